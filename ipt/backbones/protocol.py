@@ -1,0 +1,82 @@
+"""What every backbone offers: frozen weights, token ids, and a forward pass with one soft prompt per row.
+
+Letters in shapes: B rows, T tokens, P prompt length, H hidden size, C classes.
+A soft prompt is always given as ``[B, P, H]`` (row i's own prompt); ``None`` or P = 0 means no prompt.
+Rows may have any lengths; padding, masks, position ids and placement are the backbone's business.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+Family = Literal["encoder", "seq2seq", "causal"]
+TokenIds = list[int]
+
+
+@dataclass(frozen=True)
+class BackboneIdentity:
+    """What the meaning of a task vector depends on: the same identity gives the same frozen function."""
+
+    id: str
+    revision: str | None
+    weights_sha256: str
+
+
+class Backbone(ABC):
+    """A frozen pre-trained language model with its tokenizer."""
+
+    family: ClassVar[Family]
+
+    identity: BackboneIdentity
+    hidden_size: int
+    max_positions: int
+    """Most positions (prompt included) that the model can attend to in its input."""
+    model: torch.nn.Module
+    """The frozen transformers model, in eval mode, no parameter requiring a gradient."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    @abstractmethod
+    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Token ids of input texts, special tokens included, truncated to `max_positions`."""
+
+
+class TextBackbone(Backbone):
+    """A backbone that writes text (`seq2seq`, `causal`)."""
+
+    @abstractmethod
+    def tokenize_targets(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Token ids of target texts, end-of-sequence included, no start token."""
+
+    @abstractmethod
+    def target_log_likelihood(
+        self, inputs: Sequence[TokenIds], targets: Sequence[TokenIds], prompts: Tensor | None
+    ) -> Tensor:
+        """log p(target | prompt, input) of each row, summed over the target's tokens: [B], float32.
+
+        Differentiable with respect to `prompts`.
+        """
+
+    @abstractmethod
+    def score_labels(
+        self, inputs: Sequence[TokenIds], labels: Sequence[TokenIds], prompts: Tensor | None
+    ) -> Tensor:
+        """Log-likelihood of every label's text for every row, divided by its number of tokens: [B, C]."""
+
+    @abstractmethod
+    def generate(
+        self, inputs: Sequence[TokenIds], prompts: Tensor | None, *, max_new_tokens: int = 64, use_cache: bool = True
+    ) -> list[str]:
+        """Greedy continuation of each row, special tokens removed."""
