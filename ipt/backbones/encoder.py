@@ -1,0 +1,146 @@
+"""BERT-like sentence encoders: a text, with a soft prompt after its first special token, becomes one unit vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ipt.backbones.batching import length_buckets
+from ipt.backbones.protocol import Backbone, BackboneIdentity, Family, TokenIds
+from ipt.backbones.soft_prompts import checked_prompts
+from ipt.errors import BackboneError
+
+Pooling = Literal["mean", "cls"]
+
+# Sizes of one forward pass. On a CPU padding is paid in full and small batches cost little; a device wants few, large
+# ones.
+CPU_BUCKET = (8192, 0.1)
+DEVICE_BUCKET = (65536, 0.25)
+
+
+class EncoderBackbone(Backbone):
+    """A frozen sentence encoder with its tokenizer.
+
+    `max_tokens` is the length, special tokens included, that `tokenize` truncates to. The constructor freezes
+    `model` and puts it in eval mode.
+    """
+
+    family: ClassVar[Family] = "encoder"
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        identity: BackboneIdentity,
+        *,
+        pooling: Pooling = "mean",
+        max_tokens: int | None = None,
+    ) -> None:
+        config: Any = model.config
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.identity = identity
+        self.pooling = pooling
+        self.hidden_size = int(config.hidden_size)
+        self.max_positions = _positions(config)
+        self.max_tokens = min(self.max_positions, max_tokens or self.max_positions)
+
+    def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
+        """Token ids of each text, special tokens included, truncated to `max_tokens` (default: `self.max_tokens`)."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=min(max_tokens or self.max_tokens, self.max_positions),
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        ids: list[TokenIds] = encoded["input_ids"]
+        return ids
+
+    def embed(self, token_ids: Sequence[TokenIds], prompts: Tensor | None = None) -> Tensor:
+        """Sentence embeddings of unit length: `[B, H]`, float32, differentiable with respect to `prompts` `[B, P, H]`.
+
+        The prompt stands after the row's first special token, and its positions are left out of the pooling: without
+        one, this is the embedding of the stock model. A row for which prompt and text exceed `max_positions` loses
+        the tail of its text, never its last special token.
+        """
+        words = self.model.get_input_embeddings()  # type: ignore[operator]
+        table: Tensor = words.weight
+        prompts = checked_prompts(prompts, len(token_ids), self.hidden_size, table)
+        prompt_length = 0 if prompts is None else prompts.shape[1]
+        rows = self._fit(token_ids, prompt_length)
+        if not rows:
+            return torch.zeros(0, self.hidden_size, device=table.device)
+
+        buckets = length_buckets(
+            [prompt_length + len(row) for row in rows], *(CPU_BUCKET if table.device.type == "cpu" else DEVICE_BUCKET)
+        )
+        if len(buckets) == 1 and buckets[0] == list(range(len(rows))):
+            return self._embed_bucket(rows, prompts, words)
+        embedded = []
+        for bucket in buckets:
+            picked = None if prompts is None else prompts[torch.tensor(bucket, device=prompts.device)]
+            embedded.append(self._embed_bucket([rows[row] for row in bucket], picked, words))
+        back = torch.empty(len(rows), dtype=torch.long)
+        back[torch.tensor([row for bucket in buckets for row in bucket])] = torch.arange(len(rows))
+        return torch.cat(embedded)[back.to(table.device)]
+
+    def _fit(self, token_ids: Sequence[TokenIds], prompt_length: int) -> list[TokenIds]:
+        room = self.max_positions - prompt_length
+        if room < 2:
+            raise BackboneError(
+                f"a soft prompt of {prompt_length} positions leaves no room for text: the model attends to "
+                f"{self.max_positions} positions",
+                param="prompts",
+            )
+        rows = []
+        for position, row in enumerate(token_ids):
+            if not row:
+                raise BackboneError(f"row {position} has no tokens", param=f"token_ids[{position}]")
+            rows.append(row if len(row) <= room else [*row[: room - 1], row[-1]])
+        return rows
+
+    def _embed_bucket(self, rows: list[TokenIds], prompts: Tensor | None, words: torch.nn.Module) -> Tensor:
+        """`[B, H]` of rows that are forwarded as one padded batch."""
+        device = self.device
+        lengths = torch.tensor([len(row) for row in rows])
+        longest = int(lengths.max())
+        # The padding id is never looked at: the mask hides it from attention and the pooling.
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        for position, row in enumerate(rows):
+            ids[position, : len(row)] = torch.tensor(row)
+        embeds = words(ids.to(device))
+        prompt_length = 0
+        if prompts is not None:
+            prompt_length = prompts.shape[1]
+            embeds = torch.cat([embeds[:, :1], prompts, embeds[:, 1:]], dim=1)
+
+        mask = None
+        if int(lengths.min()) < longest:
+            positions = torch.arange(prompt_length + longest)
+            mask = (positions < (prompt_length + lengths)[:, None]).to(device, torch.long)
+        hidden: Tensor = self.model(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
+        return normalize(self._pool(hidden, lengths.to(device), prompt_length, mask), dim=-1)
+
+    def _pool(self, hidden: Tensor, lengths: Tensor, prompt_length: int, mask: Tensor | None) -> Tensor:
+        first, rest = hidden[:, 0].float(), hidden[:, 1 + prompt_length :].float()
+        if self.pooling == "cls":
+            return first
+        if mask is not None:
+            rest = rest * mask[:, 1 + prompt_length :, None]
+        return (first + rest.sum(dim=1)) / lengths[:, None]
+
+
+def _positions(config: Any) -> int:
+    """Positions that the model has embeddings for; RoBERTa-like models spend the first ones on padding."""
+    positions = int(config.max_position_embeddings)
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        positions -= int(config.pad_token_id) + 1
+    return positions
