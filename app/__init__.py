@@ -1,0 +1,1 @@
+"""The HTTP service: adaptations, tasks, predictions and subspaces over PostgreSQL."""

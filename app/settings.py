@@ -1,0 +1,122 @@
+"""All that can be configured, read from `IPT_*` variables and checked once at start."""
+
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEFAULT_TENANT = "default"
+_SECRET_FIELDS = ("database_url", "redis_url")
+
+
+class SettingsError(Exception):
+    """The settings are each valid but must not be used together; the message says what to change."""
+
+
+class Settings(BaseSettings):
+    """One instance is made at the edge (command line, app factory, worker entry) and passed on from there."""
+
+    model_config = SettingsConfigDict(env_prefix="IPT_", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    database_url: str | None = Field(
+        default=None, repr=False, description="PostgreSQL; without it an embedded one is started"
+    )
+    redis_url: str | None = Field(default=None, repr=False, description="Celery broker; without it workers poll")
+    data_dir: Path = Field(default=Path(".ipt"), description="the folder that holds all data of the embedded mode")
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    api_key: SecretStr | None = Field(default=None, description="a first key, of the tenant 'default'")
+
+    backbone: str = "default"
+    backbone_revision: str | None = None
+    subspace: str = "default"
+    device: str | None = None
+
+    lease_seconds: float = Field(default=60, gt=0)
+    heartbeat_seconds: float = Field(default=5, gt=0)
+    reap_seconds: float = Field(default=10, gt=0)
+    max_attempts: int = Field(default=3, ge=1)
+    checkpoint_every_steps: int = Field(default=10, ge=1)
+    jobs_per_batch: int = Field(default=8, ge=1)
+    poll_seconds: float = Field(default=0.5, gt=0)
+
+    max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1)
+    max_examples: int = Field(default=10_000, ge=2)
+    max_text_chars: int = Field(default=10_000, ge=1)
+    max_labels: int = Field(default=200, ge=2, le=200)
+    max_predict_inputs: int = Field(default=256, ge=1)
+
+    predict_wait_ms: float = Field(default=3, ge=0, description="how long the first row of a batch waits for company")
+    predict_batch_rows: int = Field(default=128, ge=1)
+    predict_queue_rows: int = Field(
+        default=4096, ge=1, description="rows that may wait before callers are sent away with 429"
+    )
+    predict_cached_tasks: int = Field(
+        default=4096, ge=1, description="task heads kept in memory, 1 kB and a readout each"
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _psycopg_url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        scheme, separator, rest = url.partition("://")
+        if not separator or scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
+            raise ValueError("must start with postgresql:// (PostgreSQL is the only database)")
+        return f"postgresql+psycopg://{rest}"
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_scheme(cls, url: str | None) -> str | None:
+        if url is not None and url.partition("://")[0] not in ("redis", "rediss", "redis+socket"):
+            raise ValueError("must start with redis://, rediss:// or redis+socket://")
+        return url
+
+    @field_validator("api_key")
+    @classmethod
+    def _long_enough(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and (len(key.get_secret_value()) < 16 or not key.get_secret_value().isascii()):
+            raise ValueError("must have at least 16 ASCII characters")
+        return key
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this machine runs its own PostgreSQL under `data_dir`."""
+        return self.database_url is None
+
+    @property
+    def open_access(self) -> bool:
+        """Whether callers need no API key: only one machine's own user can reach the service."""
+        return self.embedded and self.api_key is None and is_loopback(self.host)
+
+    def check_bind(self) -> None:
+        """Refuse to be reachable from outside without a key.
+
+        Raises:
+            SettingsError: `host` is not loopback and `api_key` is not set.
+        """
+        if not is_loopback(self.host) and self.api_key is None:
+            raise SettingsError(
+                f"IPT_HOST={self.host} can be reached from other machines, and no API key is set: "
+                "set IPT_API_KEY (16 characters or more), or bind to 127.0.0.1"
+            )
+
+    def described(self) -> dict[str, Any]:
+        """Every setting by its variable's name, secrets masked, for a command to print."""
+        values = self.model_dump(mode="json")
+        for name in _SECRET_FIELDS:
+            if values[name] is not None:
+                values[name] = "**********"
+        return {f"IPT_{name.upper()}": value for name, value in values.items()}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is an address, or the name, of this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,66 @@
+"""What every test may stand on: a real PostgreSQL, started once, and a fresh migrated database for each test."""
+
+import os
+import secrets
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.engine import URL, make_url
+
+from app.db import migrate
+from app.db.embedded import embedded_postgres
+from app.db.session import make_engine
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+for _name in [name for name in os.environ if name.startswith("IPT_")]:
+    del os.environ[_name]  # a test never meets the settings, or the database, of whoever runs it
+
+_TEMPLATE = "template_migrated"
+
+
+def _run_outside_transaction(url: URL, statement: str) -> None:
+    engine = make_engine(url.render_as_string(hide_password=False))
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(statement))
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
+    """A PostgreSQL server with a migrated template database."""
+    with embedded_postgres(tmp_path_factory.mktemp("embedded")) as url_text:
+        url = make_url(url_text)
+        _run_outside_transaction(url, f"CREATE DATABASE {_TEMPLATE}")
+        engine = make_engine(url.set(database=_TEMPLATE).render_as_string(hide_password=False))
+        migrate.upgrade(engine)
+        engine.dispose()
+        yield url
+
+
+@pytest.fixture
+def database_url(postgres_url: URL) -> Iterator[str]:
+    """A fresh migrated database of this test alone."""
+    name = f"test_{secrets.token_hex(6)}"
+    _run_outside_transaction(postgres_url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
+    yield postgres_url.set(database=name).render_as_string(hide_password=False)
+    _run_outside_transaction(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_database_url(postgres_url: URL) -> Iterator[str]:
+    """A fresh database with no table in it."""
+    name = f"test_{secrets.token_hex(6)}"
+    _run_outside_transaction(postgres_url, f"CREATE DATABASE {name}")
+    yield postgres_url.set(database=name).render_as_string(hide_password=False)
+    _run_outside_transaction(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An engine on this test's database."""
+    engine = make_engine(database_url)
+    yield engine
+    engine.dispose()
