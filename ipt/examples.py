@@ -1,0 +1,112 @@
+"""Few-shot examples: what one is, and the checks a dataset passes before anything is tuned on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from ipt.errors import DatasetError
+
+TaskKind = Literal["classification", "text2text"]
+
+MIN_LABELS = 2
+MAX_LABELS = 200
+MIN_TEXT_PAIRS = 2
+# Outputs that repeat, and are short, name classes; anything else is text to be written.
+MAX_LABEL_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One few-shot example: an input text and the output (a label, or a text) wanted for it."""
+
+    input: str
+    output: str
+
+
+def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The distinct outputs in order of first appearance: the order of a task's classes."""
+    return tuple(dict.fromkeys(example.output for example in examples))
+
+
+def check_examples(
+    examples: Sequence[Example],
+    validation_examples: Sequence[Example] | None = None,
+    kind: TaskKind | None = None,
+) -> TaskKind:
+    """Check a dataset and say what kind of task it is.
+
+    `kind` is inferred when None: outputs that repeat are labels (at least two examples a label on average, at most
+    200 labels), anything else is text to text.
+
+    Raises:
+        DatasetError: naming the offending field in `param`, and what to do.
+    """
+    if not examples:
+        raise DatasetError("the dataset is empty: give at least two examples with different outputs", param="examples")
+    for field, rows in (("examples", examples), ("validation_examples", validation_examples or ())):
+        for index, example in enumerate(rows):
+            check_text(example.input, f"{field}[{index}].input")
+            check_text(example.output, f"{field}[{index}].output")
+    if kind is None:
+        kind = _infer_kind(examples)
+    if kind == "classification":
+        _check_labels(examples, validation_examples or ())
+    elif kind == "text2text":
+        if len(examples) < MIN_TEXT_PAIRS:
+            raise DatasetError(f"text2text needs at least {MIN_TEXT_PAIRS} examples, got 1", param="examples")
+    else:
+        raise DatasetError(f"kind must be 'classification' or 'text2text', got {kind!r}", param="kind")
+    return kind
+
+
+def check_text(text: object, param: str) -> str:
+    """The text itself if it can be tokenized and stored.
+
+    Raises:
+        DatasetError: when it is no text, is empty, or holds a NUL or a lone surrogate (which UTF-8 cannot carry).
+    """
+    if not isinstance(text, str):
+        raise DatasetError(f"{param} must be a string, got {type(text).__name__}", param=param)
+    if not text.strip():
+        raise DatasetError(f"{param} is empty: every input and output needs some text", param=param)
+    if "\x00" in text:
+        raise DatasetError(f"{param} contains a NUL character, which cannot be stored: remove it", param=param)
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DatasetError(f"{param} contains a lone surrogate, which is not valid Unicode text", param=param)
+    return text
+
+
+def _infer_kind(examples: Sequence[Example]) -> TaskKind:
+    labels = labels_of(examples)
+    short = all(len(label) <= MAX_LABEL_CHARS for label in labels)
+    looks_like_labels = short and (len(labels) == 1 or len(labels) * 2 <= len(examples) or len(examples) <= 4)
+    return cast(TaskKind, "classification" if looks_like_labels else "text2text")
+
+
+def _check_labels(examples: Sequence[Example], validation_examples: Sequence[Example]) -> None:
+    counts = Counter(example.output for example in examples)
+    if len(counts) < MIN_LABELS:
+        raise DatasetError(
+            f"all examples have the same output: a classifier needs at least {MIN_LABELS} labels", param="examples"
+        )
+    if len(counts) > MAX_LABELS:
+        raise DatasetError(
+            f"the examples have {len(counts)} labels, at most {MAX_LABELS} are supported: "
+            "merge labels, or set kind to 'text2text' on a backbone that writes text",
+            param="examples",
+        )
+    for index, example in enumerate(examples):
+        if counts[example.output] < 2:
+            raise DatasetError(
+                "this label has a single example: give at least 2 examples of every label",
+                param=f"examples[{index}].output",
+            )
+    for index, example in enumerate(validation_examples):
+        if example.output not in counts:
+            raise DatasetError(
+                "this label does not occur among the training examples",
+                param=f"validation_examples[{index}].output",
+            )

@@ -1,0 +1,43 @@
+"""The auto-encoder over soft prompts: the encoder compresses a prompt, the decoder makes one from a task vector.
+
+Source: "Exploring Universal Intrinsic Task Subspace via Prompt Tuning", arXiv 2110.07867, section 3.2.
+Letters: J task vectors, D intrinsic dimension, P prompt length, H hidden size of the backbone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class SubspaceEncoder(nn.Module):
+    """Compress soft prompts to task vectors with one linear layer (the paper's Proj)."""
+
+    def __init__(self, intrinsic_dim: int, prompt_length: int, hidden_size: int) -> None:
+        super().__init__()
+        self.compress = nn.Linear(prompt_length * hidden_size, intrinsic_dim)
+
+    def forward(self, prompts: Tensor) -> Tensor:
+        """Soft prompts [J, P, H] to task vectors [J, D]."""
+        vectors: Tensor = self.compress(prompts.flatten(1))
+        return vectors
+
+
+class SubspaceDecoder(nn.Module):
+    """Make soft prompts from task vectors: linear, tanh, linear (the paper's Proj_b, two layers)."""
+
+    def __init__(self, intrinsic_dim: int, decoder_hidden: int, prompt_length: int, hidden_size: int) -> None:
+        super().__init__()
+        self.prompt_length = prompt_length
+        self.hidden_size = hidden_size
+        self.expand = nn.Linear(intrinsic_dim, decoder_hidden)
+        self.project = nn.Linear(decoder_hidden, prompt_length * hidden_size)
+
+    @property
+    def intrinsic_dim(self) -> int:
+        return self.expand.in_features
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Task vectors [J, D] to soft prompts [J, P, H]."""
+        prompts: Tensor = self.project(torch.tanh(self.expand(vectors)))
+        return prompts.unflatten(1, (self.prompt_length, self.hidden_size))
