@@ -70,9 +70,7 @@ class TextBackbone(Backbone):
         """
 
     @abstractmethod
-    def score_labels(
-        self, inputs: Sequence[TokenIds], labels: Sequence[TokenIds], prompts: Tensor | None
-    ) -> Tensor:
+    def score_labels(self, inputs: Sequence[TokenIds], labels: Sequence[TokenIds], prompts: Tensor | None) -> Tensor:
         """Log-likelihood of every label's text for every row, divided by its number of tokens: [B, C]."""
 
     @abstractmethod
