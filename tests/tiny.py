@@ -20,13 +20,13 @@ WORDS = (
     "movie film book food place room staff phone card bank money bill pay paid refund order late lost broken login "
     "password account help please thanks ticket charge charged twice invoice app crash crashed error screen start "
     "weather rain sun play music song alarm light home call send mail cat dog sat mat hello world"
-).split()
+)
 
 
 def vocabulary(special: list[str]) -> dict[str, int]:
-    """Special tokens, then words, then letters and their continuations, so that any lower-case ASCII text has tokens."""
+    """Special tokens, words, letters and their continuations: any lower-case ASCII text has tokens."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!?:;-_'\"()/@#$%&*+="
-    entries = dict.fromkeys([*special, *WORDS, *letters, *(f"##{letter}" for letter in letters)])
+    entries = dict.fromkeys([*special, *WORDS.split(), *letters, *(f"##{letter}" for letter in letters)])
     return {entry: index for index, entry in enumerate(entries)}
 
 
@@ -38,9 +38,9 @@ def build_tiny_encoder(folder: Path, kind: EncoderKind = "bert", seed: int = 0) 
     special = ["<s>", "<pad>", "</s>", "<unk>"] if roberta else ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     first, last, unknown, pad = ("<s>", "</s>", "<unk>", "<pad>") if roberta else ("[CLS]", "[SEP]", "[UNK]", "[PAD]")
     vocab = vocabulary(special)
-    sizes: dict[str, Any] = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     if kind == "distilbert":
-        sizes = dict(dim=32, n_layers=2, n_heads=2, hidden_dim=64)
+        sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
     config = AutoConfig.for_model(
         kind,
         vocab_size=len(vocab),
@@ -48,6 +48,7 @@ def build_tiny_encoder(folder: Path, kind: EncoderKind = "bert", seed: int = 0) 
         pad_token_id=vocab[pad],
         bos_token_id=vocab[first],
         eos_token_id=vocab[last],
+        intermediate_size=64,
         initializer_range=0.2,
         **sizes,
     )

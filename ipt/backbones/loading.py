@@ -45,16 +45,18 @@ def load_backbone(
 ) -> Backbone:
     """The frozen backbone that `spec` names: ``"default"``, a local folder, or a hub id (`revision`: its commit).
 
-    `device` is a CUDA device where there is one, and else the CPU, unless given; `dtype` is float32 on a CPU and the checkpoint's own elsewhere unless given.
-    Only safetensors are read and no code that comes with a model is run. Raises `BackboneError`, in one line that
-    says what to do, when the files are missing, damaged, of another hash than expected, or of a model type that is
-    not supported.
+    Unless given, `device` is CUDA where there is one and else the CPU, and `dtype` is float32 on a CPU and the
+    checkpoint's own elsewhere. Only safetensors are read and no code that comes with a model is run. Raises
+    `BackboneError`, in one line that says what to do, when the files are missing, damaged, of another hash than
+    expected, or of a model type that is not supported.
     """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if spec == DEFAULT:
         if revision is not None:
             raise BackboneError("the default backbone has one revision: leave `revision` out", param="revision")
         return _load_folder(_default_folder(), DEFAULT_ID, None, target, dtype, expected_sha256=DEFAULT_SHA256)
+    if not spec.strip():
+        raise BackboneError('no backbone is named: give "default", a local folder or a hub id', param="backbone")
     folder = Path(spec).expanduser()
     if folder.is_dir():
         if revision is not None:

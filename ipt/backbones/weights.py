@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +34,7 @@ def weight_files(folder: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
         # A name that is a path could point anywhere on the machine.
-        sound = bool(names) and all(os.path.basename(name) == name and name.endswith(".safetensors") for name in names)
+        sound = bool(names) and all(Path(name).name == name and name.endswith(".safetensors") for name in names)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
@@ -115,7 +114,9 @@ def _first_line(error: BaseException) -> str:
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
     """No progress bar for loading a local file, and no report of tensors that are not used; both are global."""
-    from transformers.utils import logging
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
