@@ -1,0 +1,1 @@
+"""Adaptations: runs that tune a task."""

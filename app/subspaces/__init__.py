@@ -1,0 +1,1 @@
+"""Subspaces that this service has vectors of."""
