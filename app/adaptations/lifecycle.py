@@ -23,7 +23,7 @@ ErrorBody = dict[str, str | None]
 WORKER_LOST: ErrorBody = {
     "message": "Every worker that took this adaptation up was lost before it was done. Please try again, "
     "and with fewer or shorter examples should it happen again.",
-    "type": "server_error",
+    "type": "internal_error",
     "param": None,
     "code": "worker_lost",
 }

@@ -1,0 +1,38 @@
+"""`python -m worker`: Celery's worker where a broker is configured, else one that polls."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from app.settings import Settings
+from worker import log
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a worker until it is told to stop; returns the exit status, 2 for settings that cannot work."""
+    parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
+    parser.add_argument("--poll", action="store_true", help="poll, although IPT_REDIS_URL names a broker")
+    parser.add_argument("--worker-id", help="the name of a worker that this one replaces, to inherit its work at once")
+    parser.add_argument("--parent-pid", type=int, help="end when this process is no longer the parent")
+    arguments = parser.parse_args(argv)
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        wrong = "; ".join(f"IPT_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
+        parser.error(wrong)
+    if settings.database_url is None:
+        parser.error("IPT_DATABASE_URL is not set; in the embedded mode `ipt serve` runs the worker itself")
+    log.configure()
+    if settings.redis_url is not None and not arguments.poll:
+        from worker.celery_app import run
+
+        return run()
+    from worker.polling import new_worker_id, poll
+
+    return poll(settings, settings.database_url, arguments.worker_id or new_worker_id(), arguments.parent_pid)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""What went wrong in a tuning step, told apart by what there is to do about it."""
+
+import torch
+
+from app.adaptations.lifecycle import ErrorBody
+from ipt.errors import DatasetError, IptError
+
+INTERNAL: ErrorBody = {
+    "message": "The adaptation stopped at an internal error each time it was tried.",
+    "type": "internal_error",
+    "param": None,
+    "code": "internal_error",
+}
+OUT_OF_MEMORY: ErrorBody = {
+    "message": "The adaptation does not fit into the worker's memory even alone: "
+    "use a smaller batch_size, or shorter examples.",
+    "type": "internal_error",
+    "param": None,
+    "code": "out_of_memory",
+}
+_CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
+
+
+class DeviceLostError(Exception):
+    """The accelerator answers with errors alone from now on; only a new process gets it back."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether fewer jobs at a time may help."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _CPU_OUT_OF_MEMORY)
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether every later call to the device would fail as well, as after an illegal memory access."""
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+
+
+def refused(error: IptError) -> ErrorBody:
+    """The error body of what the core refuses on purpose: trying it again would end the same."""
+    code = "invalid_dataset" if isinstance(error, DatasetError) else "adaptation_refused"
+    return {"message": error.message, "type": "validation_error", "param": error.param, "code": code}
+
+
+def unforeseen(error: BaseException) -> ErrorBody:
+    """The error body for when the last attempt has gone wrong; it quotes nothing of the error itself."""
+    return OUT_OF_MEMORY if is_out_of_memory(error) else INTERNAL

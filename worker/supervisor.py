@@ -1,0 +1,110 @@
+"""Keeps one polling worker process alive beside `serve`, and ends it with it."""
+
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from pydantic import SecretStr
+
+from app.settings import Settings
+from worker.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+# A worker that lived this long was not killed by what it started with.
+_HEALTHY_SECONDS = 60.0
+# Longer than a step and the worker's last words to the database.
+_STOP_SECONDS = 15.0
+# The worker answers no callers, and polls although there may be a broker.
+_NOT_PASSED_ON = frozenset({"api_key", "redis_url", "database_url"})
+
+
+class Supervisor:
+    """A context manager; entering it starts the worker and leaving it stops the worker, which hands its work back."""
+
+    def __init__(self, settings: Settings, database_url: str) -> None:
+        self._environment = _environment(settings, database_url)
+        # The same for every child, so that one inherits at once what the one before was killed with.
+        self._worker_id = f"{socket.gethostname()}:supervised:{secrets.token_hex(4)}"
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._keep_alive, name="worker-supervisor", daemon=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the worker that runs now."""
+        child = self._child
+        return child.pid if child is not None and child.returncode is None else None
+
+    def start(self) -> None:
+        """Start the worker; returns at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the worker to hand back and end, and kill it when it does not; nothing is left when this returns."""
+        with self._lock:
+            self._stopping.set()
+            child = self._child
+        if child is not None:
+            child.terminate()
+        self._thread.join(_STOP_SECONDS)
+        if self._thread.is_alive() and child is not None:
+            log.error("worker_killed pid=%d", child.pid)
+            child.kill()
+            self._thread.join()
+
+    def _keep_alive(self) -> None:
+        backoff = Backoff(first=0.5, most=30.0)
+        while True:
+            began = time.monotonic()
+            with self._lock:
+                if self._stopping.is_set():
+                    return
+                self._child = self._spawn()
+            status = None if self._child is None else self._child.wait()
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - began > _HEALTHY_SECONDS:
+                backoff.succeeded()
+            wait = backoff.failed()
+            log.error("worker_died status=%s restart_in=%.1f", status, wait)
+            self._stopping.wait(wait)
+
+    def _spawn(self) -> subprocess.Popen[bytes] | None:
+        command = [sys.executable, "-m", "worker", "--poll"]
+        command += ["--worker-id", self._worker_id, "--parent-pid", str(os.getpid())]
+        try:
+            # Ctrl-C reaches a terminal's whole foreground group; in a session of its own the worker
+            # is stopped by `stop` alone, while the database is still there to hand the work back to.
+            return subprocess.Popen(  # noqa: S603 - a fixed command
+                command, env=self._environment, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        except OSError as error:
+            log.error("worker_not_started error=%s", error.strerror)
+            return None
+
+
+def _environment(settings: Settings, database_url: str) -> dict[str, str]:
+    """This process's environment with exactly these settings, wherever they came from."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("IPT_")}
+    for name, value in settings:
+        if value is not None and name not in _NOT_PASSED_ON and not isinstance(value, SecretStr):
+            environment[f"IPT_{name.upper()}"] = str(value)
+    return environment | {"IPT_DATABASE_URL": database_url}
