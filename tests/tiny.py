@@ -7,12 +7,15 @@ from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer
+from tokenizers.decoders import WordPiece as WordPieceDecoder
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
 EncoderKind = Literal["bert", "distilbert", "mpnet", "roberta", "xlm-roberta"]
+Seq2SeqKind = Literal["bart", "t5"]
+CausalKind = Literal["gpt2", "llama", "mistral", "qwen2", "qwen3"]
 
 WORDS = (
     "the a an i my me it is was not no and or to of in on for with you your we how what when where why do does can "
@@ -52,20 +55,91 @@ def build_tiny_encoder(folder: Path, kind: EncoderKind = "bert", seed: int = 0) 
         initializer_range=0.2,
         **sizes,
     )
-    torch.manual_seed(seed)
-    AutoModel.from_config(config).save_pretrained(folder)
-    tokenizer = _word_piece(vocab, unknown)
-    tokenizer.post_processor = TemplateProcessing(
-        single=f"{first} $A {last}", special_tokens=[(first, vocab[first]), (last, vocab[last])]
-    )
+    _save_model(AutoModel, config, folder, seed)
+    tokenizer = _word_piece(vocab, unknown, f"{first} $A {last}")
     _save_tokenizer(tokenizer, folder, pad_token=pad, unk_token=unknown, cls_token=first, sep_token=last)
     return folder
 
 
-def _word_piece(vocab: dict[str, int], unknown: str) -> Tokenizer:
+def build_tiny_seq2seq(folder: Path, kind: Seq2SeqKind, seed: int = 0) -> Path:
+    """A text-to-text model of 2 + 2 layers and hidden size 32; BART has 64 positions, T5 as many as one likes."""
+    from transformers import AutoModelForSeq2SeqLM, BartConfig, T5Config
+
+    vocab = vocabulary(["<s>", "<pad>", "</s>", "<unk>"])
+    ids = {"pad_token_id": vocab["<pad>"], "bos_token_id": vocab["<s>"], "eos_token_id": vocab["</s>"]}
+    if kind == "bart":
+        config: Any = BartConfig(
+            vocab_size=len(vocab),
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            max_position_embeddings=64,
+            init_std=0.2,
+            decoder_start_token_id=vocab["</s>"],
+            **ids,
+        )
+    else:
+        config = T5Config(
+            vocab_size=len(vocab),
+            d_model=32,
+            d_kv=16,
+            d_ff=64,
+            num_layers=2,
+            num_heads=2,
+            decoder_start_token_id=vocab["<pad>"],
+            **ids,
+        )
+    _save_model(AutoModelForSeq2SeqLM, config, folder, seed)
+    tokenizer = _word_piece(vocab, "<unk>", "<s> $A </s>" if kind == "bart" else "$A </s>")
+    _save_tokenizer(tokenizer, folder, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    return folder
+
+
+def build_tiny_causal(folder: Path, kind: CausalKind, seed: int = 0) -> Path:
+    """A two-layer decoder-only model of hidden size 32, for 64 positions."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    vocab = vocabulary(["<s>", "</s>", "<unk>"])
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    if kind == "gpt2":
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    else:
+        sizes |= {"num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=len(vocab),
+        initializer_range=0.2,
+        bos_token_id=vocab["<s>"],
+        eos_token_id=vocab["</s>"],
+        **sizes,
+    )
+    _save_model(AutoModelForCausalLM, config, folder, seed)
+    # As the real ones: Llama opens a text with a token, GPT-2 and Qwen do not.
+    tokenizer = _word_piece(vocab, "<unk>", "<s> $A" if kind in ("llama", "mistral") else "$A")
+    _save_tokenizer(tokenizer, folder, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    return folder
+
+
+def _save_model(auto: Any, config: Any, folder: Path, seed: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = auto.from_config(config)
+    model.save_pretrained(folder)
+
+
+def _word_piece(vocab: dict[str, int], unknown: str, template: str) -> Tokenizer:
     tokenizer = Tokenizer(WordPiece(vocab, unk_token=unknown))
     tokenizer.normalizer = BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.decoder = WordPieceDecoder()
+    special = [piece for piece in template.split() if piece != "$A"]
+    tokenizer.post_processor = TemplateProcessing(
+        single=template, special_tokens=[(piece, vocab[piece]) for piece in special]
+    )
     return tokenizer
 
 

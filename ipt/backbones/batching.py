@@ -2,7 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+# Most positions of one forward pass, and the largest share of them that may be padding. On a CPU padding is paid in
+# full and small batches cost little; a device wants few, large ones.
+CPU_BUCKETS = (8192, 0.1)
+DEVICE_BUCKETS = (65536, 0.25)
+
+
+def buckets_for(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
+    """`length_buckets` with the sizes that suit the device."""
+    return length_buckets(lengths, *(CPU_BUCKETS if device.type == "cpu" else DEVICE_BUCKETS))
+
+
+def forward_in_buckets(
+    lengths: Sequence[int],
+    prompts: Tensor | None,
+    device: torch.device,
+    forward: Callable[[list[int], Tensor | None], Tensor],
+) -> Tensor:
+    """Results `[B, …]` of rows forwarded bucket by bucket, in the rows' order; gradients flow through.
+
+    `forward` is given the rows of one bucket and their prompts `[rows, P, H]`, and answers `[rows, …]`.
+    """
+    buckets = buckets_for(lengths, device)
+    order = torch.tensor([row for bucket in buckets for row in bucket], device=device)
+    picked: Sequence[Tensor | None] = [None] * len(buckets)
+    if prompts is not None:
+        picked = torch.split(prompts[order], [len(bucket) for bucket in buckets])
+    results = [forward(bucket, own) for bucket, own in zip(buckets, picked, strict=True)]
+    return torch.cat(results)[torch.argsort(order)]
 
 
 def length_buckets(lengths: Sequence[int], max_padded_tokens: int, max_waste: float) -> list[list[int]]:
@@ -26,3 +58,11 @@ def length_buckets(lengths: Sequence[int], max_padded_tokens: int, max_waste: fl
         buckets.append([row])
         longest = filled = length
     return buckets
+
+
+def right_padded(rows: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows as one tensor of integers `[B, T]`, filled up at the end, and their lengths `[B]`; both on the CPU."""
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    filled = [[*row, *[padding] * (longest - len(row))] for row in rows]
+    return torch.tensor(filled, dtype=torch.long), torch.tensor(lengths)

@@ -9,17 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ipt.backbones.batching import length_buckets
+from ipt.backbones.batching import forward_in_buckets, right_padded
 from ipt.backbones.protocol import Backbone, BackboneIdentity, Family, TokenIds
 from ipt.backbones.soft_prompts import checked_prompts
 from ipt.errors import BackboneError
 
 Pooling = Literal["mean", "cls"]
-
-# Sizes of one forward pass. On a CPU padding is paid in full and small batches cost little; a device wants few, large
-# ones.
-CPU_BUCKET = (8192, 0.1)
-DEVICE_BUCKET = (65536, 0.25)
 
 
 class EncoderBackbone(Backbone):
@@ -78,19 +73,12 @@ class EncoderBackbone(Backbone):
         rows = self._fit(token_ids, prompt_length)
         if not rows:
             return torch.zeros(0, self.hidden_size, device=table.device)
-
-        buckets = length_buckets(
-            [prompt_length + len(row) for row in rows], *(CPU_BUCKET if table.device.type == "cpu" else DEVICE_BUCKET)
+        return forward_in_buckets(
+            [prompt_length + len(row) for row in rows],
+            prompts,
+            table.device,
+            lambda bucket, own: self._embed_bucket([rows[row] for row in bucket], own, words),
         )
-        if len(buckets) == 1 and buckets[0] == list(range(len(rows))):
-            return self._embed_bucket(rows, prompts, words)
-        embedded = []
-        for bucket in buckets:
-            picked = None if prompts is None else prompts[torch.tensor(bucket, device=prompts.device)]
-            embedded.append(self._embed_bucket([rows[row] for row in bucket], picked, words))
-        back = torch.empty(len(rows), dtype=torch.long)
-        back[torch.tensor([row for bucket in buckets for row in bucket])] = torch.arange(len(rows))
-        return torch.cat(embedded)[back.to(table.device)]
 
     def _fit(self, token_ids: Sequence[TokenIds], prompt_length: int) -> list[TokenIds]:
         room = self.max_positions - prompt_length
@@ -110,12 +98,8 @@ class EncoderBackbone(Backbone):
     def _embed_bucket(self, rows: list[TokenIds], prompts: Tensor | None, words: torch.nn.Module) -> Tensor:
         """`[B, H]` of rows that are forwarded as one padded batch."""
         device = self.device
-        lengths = torch.tensor([len(row) for row in rows])
-        longest = int(lengths.max())
-        # The padding id is never looked at: the mask hides it from attention and the pooling.
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        for position, row in enumerate(rows):
-            ids[position, : len(row)] = torch.tensor(row)
+        ids, lengths = right_padded(rows)
+        longest = ids.shape[1]
         embeds = words(ids.to(device))
         prompt_length = 0
         if prompts is not None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from ipt.backbones.causal import CausalBackbone
 from ipt.backbones.encoder import EncoderBackbone, Pooling
 from ipt.backbones.protocol import Backbone, BackboneIdentity, Family
+from ipt.backbones.seq2seq import Seq2SeqBackbone
 from ipt.backbones.weights import check_weights, hash_weights, load_frozen, weight_files
 from ipt.errors import BackboneError
 
@@ -111,7 +113,7 @@ def _load_folder(
         return EncoderBackbone(
             model, tokenizer, identity, pooling=_pooling(folder), max_tokens=_sentence_length(folder, tokenizer)
         )
-    raise AssertionError(family)
+    return (Seq2SeqBackbone if family == "seq2seq" else CausalBackbone)(model, tokenizer, identity)
 
 
 def _family(config: dict[str, Any], name: str) -> Family:

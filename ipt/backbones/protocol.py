@@ -54,11 +54,15 @@ class Backbone(ABC):
 
 
 class TextBackbone(Backbone):
-    """A backbone that writes text (`seq2seq`, `causal`)."""
+    """A backbone that writes text (`seq2seq`, `causal`).
+
+    Inputs are what `tokenize` gives, targets and labels what `tokenize_targets` gives. An input that does not fit
+    beside the prompt (and, for `causal`, the target) is shortened as `tokenize` shortens it.
+    """
 
     @abstractmethod
     def tokenize_targets(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Token ids of target texts, end-of-sequence included, no start token."""
+        """Token ids of target texts, end-of-sequence included, no start token, truncated to half of `max_positions`."""
 
     @abstractmethod
     def target_log_likelihood(
@@ -70,11 +74,29 @@ class TextBackbone(Backbone):
         """
 
     @abstractmethod
+    def target_cross_entropy(
+        self,
+        inputs: Sequence[TokenIds],
+        targets: Sequence[TokenIds],
+        prompts: Tensor | None,
+        *,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Cross-entropy of each row's target, the mean over its tokens: [B], float32.
+
+        With `label_smoothing` s, each token's target is 1 - s on the token and s spread evenly over the vocabulary.
+        Differentiable with respect to `prompts`.
+        """
+
+    @abstractmethod
     def score_labels(self, inputs: Sequence[TokenIds], labels: Sequence[TokenIds], prompts: Tensor | None) -> Tensor:
-        """Log-likelihood of every label's text for every row, divided by its number of tokens: [B, C]."""
+        """Log-likelihood of every label's text for every row, divided by its number of tokens: [B, C], float32."""
 
     @abstractmethod
     def generate(
         self, inputs: Sequence[TokenIds], prompts: Tensor | None, *, max_new_tokens: int = 64, use_cache: bool = True
     ) -> list[str]:
-        """Greedy continuation of each row, special tokens removed."""
+        """Greedy continuation of each row, special tokens and surrounding white space removed.
+
+        `use_cache=False` reads the whole row again for each token: slow, and the measure of the cached path.
+        """

@@ -1,0 +1,136 @@
+"""Encoder-decoder backbones (BART, T5): the soft prompt stands before the encoder's input, the decoder writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from ipt.backbones.batching import right_padded
+from ipt.backbones.protocol import BackboneIdentity, Family, TokenIds
+from ipt.backbones.text import Decoding, PromptedTextBackbone, copied_layers
+from ipt.errors import BackboneError
+
+# What T5 was trained on; its relative positions set no limit, and some of its tokenizers name none.
+POSITIONS_WHERE_NONE_ARE_NAMED = 512
+
+
+class Seq2SeqBackbone(PromptedTextBackbone):
+    """A frozen BART or T5.
+
+    The prompt is put before the embedded input, so that BART adds its position embeddings to the prompt as well.
+    The decoder starts with the model's start token and, where the tokenizer opens every text with one (BART), the
+    begin-of-sequence token: neither is part of a target, so neither counts in a likelihood.
+    """
+
+    family: ClassVar[Family] = "seq2seq"
+
+    def __init__(self, model: torch.nn.Module, tokenizer: Any, identity: BackboneIdentity) -> None:
+        config: Any = model.config
+        positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+        # transformers writes a huge number where a tokenizer knows no limit.
+        super().__init__(
+            model,
+            tokenizer,
+            identity,
+            max_positions=int(positions) if positions < 1_000_000 else POSITIONS_WHERE_NONE_ARE_NAMED,
+        )
+        if config.decoder_start_token_id is None:
+            raise BackboneError(f"{identity.id}: config.json names no decoder_start_token_id", param="backbone")
+        opening = tokenizer("a")["input_ids"][0]
+        self.start_tokens = [config.decoder_start_token_id, *([opening] if opening == tokenizer.bos_token_id else [])]
+
+    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Token ids of each text, special tokens included; a long text loses its tail, never its last token."""
+        if not texts:
+            return []
+        ids: list[TokenIds] = self.tokenizer(list(texts), truncation=True, max_length=self.max_positions)["input_ids"]
+        return ids
+
+    def tokenize_targets(self, texts: Sequence[str]) -> list[TokenIds]:
+        if not texts:
+            return []
+        bare = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return [[*row[: self.max_target_tokens - 1], self.tokenizer.eos_token_id] for row in bare]
+
+    def _shorten(self, row: TokenIds, room: int) -> TokenIds:
+        return [*row[: room - 1], row[-1]]
+
+    def _room(self, prompt_length: int, target_length: int) -> int:  # noqa: ARG002 - targets have positions of their own
+        return self.max_positions - prompt_length
+
+    def _encode(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Encoder states [B, P + T, H], and their mask [B, P + T] where there is padding."""
+        model: Any = self.model
+        ids, lengths = right_padded(inputs)
+        embeds = model.get_input_embeddings()(ids.to(self.device))
+        prompt_length = 0
+        if prompts is not None:
+            prompt_length = prompts.shape[1]
+            embeds = torch.cat([prompts, embeds], dim=1)
+        mask = None
+        if int(lengths.min()) < ids.shape[1]:
+            positions = torch.arange(embeds.shape[1])
+            mask = (positions < (prompt_length + lengths)[:, None]).to(self.device, torch.long)
+        return model.get_encoder()(inputs_embeds=embeds, attention_mask=mask).last_hidden_state, mask
+
+    def _started(self, rows: int) -> Tensor:
+        return torch.tensor([self.start_tokens], device=self.device).expand(rows, -1)
+
+    def _target_logits(self, inputs: Sequence[TokenIds], targets: Tensor, prompts: Tensor | None) -> Tensor:
+        states, mask = self._encode(inputs, prompts)
+        read = torch.cat([self._started(len(inputs)), targets[:, :-1]], dim=1)
+        # Targets are padded at the end, where a causal decoder's earlier positions cannot see it.
+        answer = self.model(encoder_outputs=(states,), attention_mask=mask, decoder_input_ids=read, use_cache=False)
+        logits: Tensor = answer.logits
+        return logits[:, len(self.start_tokens) - 1 :]
+
+    def _begin(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
+        states, mask = self._encode(inputs, prompts)
+        answer = self.model(
+            encoder_outputs=(states,),
+            attention_mask=mask,
+            decoder_input_ids=self._started(len(inputs)),
+            use_cache=True,
+        )
+        return _Seq2SeqDecoding(self.model, answer.logits[:, -1], states, mask, answer.past_key_values)
+
+
+@dataclass
+class _Seq2SeqDecoding:
+    model: Any
+    logits: Tensor
+    states: Tensor
+    mask: Tensor | None
+    cache: Any
+
+    def extend(self, tokens: Tensor) -> Tensor:
+        answer = self.model(
+            encoder_outputs=(self.states,),
+            attention_mask=self.mask,
+            decoder_input_ids=tokens,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache = answer.past_key_values
+        logits: Tensor = answer.logits
+        self.logits = logits[:, -1]
+        return logits
+
+    def repeated(self, times: int) -> Self:
+        from transformers import EncoderDecoderCache
+
+        return type(self)(
+            self.model,
+            self.logits.repeat_interleave(times, dim=0),
+            self.states.repeat_interleave(times, dim=0),
+            None if self.mask is None else self.mask.repeat_interleave(times, dim=0),
+            # The encoder's keys and values are copied, not computed again for each label.
+            EncoderDecoderCache(
+                copied_layers(self.cache.self_attention_cache, times),
+                copied_layers(self.cache.cross_attention_cache, times),
+            ),
+        )

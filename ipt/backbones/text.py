@@ -1,0 +1,242 @@
+"""What `seq2seq` and `causal` backbones share: loss, label scores and greedy text on top of two forward passes."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, log_softmax
+
+from ipt.backbones.batching import buckets_for, forward_in_buckets, right_padded
+from ipt.backbones.protocol import BackboneIdentity, TextBackbone, TokenIds
+from ipt.backbones.soft_prompts import checked_prompts
+from ipt.errors import BackboneError
+
+# The target of a position that counts for nothing.
+IGNORED = -100
+# Label tokens scored in one pass: each has logits over the whole vocabulary.
+SCORED_TOKENS = 512
+
+
+class Decoding(Protocol):
+    """Rows that have been read (prompt, input and start tokens), ready to be continued."""
+
+    logits: Tensor
+    """Of the next token: [B, V]."""
+
+    def extend(self, tokens: Tensor) -> Tensor:
+        """Read `tokens` [B, L]; the logits after each of them, [B, L, V]. Advances the state."""
+
+    def repeated(self, times: int) -> Self:
+        """A copy in which each row stands `times` times in a row; the original stays as it is."""
+
+
+class PromptedTextBackbone(TextBackbone):
+    """A frozen text backbone; a family adds how a row is read, whole (`_target_logits`) or step by step (`_begin`)."""
+
+    max_target_tokens: int
+
+    def __init__(
+        self, model: torch.nn.Module, tokenizer: Any, identity: BackboneIdentity, *, max_positions: int
+    ) -> None:
+        config: Any = model.config
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.identity = identity
+        self.hidden_size = int(config.hidden_size)
+        self.max_positions = max_positions
+        self.max_target_tokens = max_positions // 2
+        self.stop_tokens = _stop_tokens(model, tokenizer)
+
+    @abstractmethod
+    def _target_logits(self, inputs: Sequence[TokenIds], targets: Tensor, prompts: Tensor | None) -> Tensor:
+        """Logits [B, L, V] for each token of right-padded `targets` [B, L], given the tokens before it."""
+
+    @abstractmethod
+    def _begin(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
+        """Read prompt and input of each row once, keeping keys and values."""
+
+    @abstractmethod
+    def _shorten(self, row: TokenIds, room: int) -> TokenIds:
+        """The row cut to `room` tokens."""
+
+    @abstractmethod
+    def _room(self, prompt_length: int, target_length: int) -> int:
+        """Input tokens that fit beside a prompt and a target of these lengths."""
+
+    def target_log_likelihood(
+        self, inputs: Sequence[TokenIds], targets: Sequence[TokenIds], prompts: Tensor | None
+    ) -> Tensor:
+        return -self._target_losses(inputs, targets, prompts, label_smoothing=0.0)
+
+    def target_cross_entropy(
+        self,
+        inputs: Sequence[TokenIds],
+        targets: Sequence[TokenIds],
+        prompts: Tensor | None,
+        *,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        losses = self._target_losses(inputs, targets, prompts, label_smoothing=label_smoothing)
+        return losses / torch.tensor([len(target) for target in targets], device=losses.device)
+
+    def _target_losses(
+        self,
+        inputs: Sequence[TokenIds],
+        targets: Sequence[TokenIds],
+        prompts: Tensor | None,
+        *,
+        label_smoothing: float,
+    ) -> Tensor:
+        """Cross-entropy summed over each row's target: [B], float32."""
+        if len(targets) != len(inputs):
+            raise BackboneError(f"{len(inputs)} inputs have {len(targets)} targets", param="targets")
+        self._check_targets(targets, "targets")
+        rows, prompts = self._prepare(inputs, prompts, max(map(len, targets), default=0))
+        if not rows:
+            return torch.zeros(0, device=self.device)
+
+        def losses(bucket: list[int], own: Tensor | None) -> Tensor:
+            padded, _ = right_padded([targets[row] for row in bucket], padding=IGNORED)
+            padded = padded.to(self.device)
+            logits = self._target_logits([rows[row] for row in bucket], padded.clamp(min=0), own)
+            flat = cross_entropy(
+                logits.flatten(0, 1).float(), padded.flatten(), reduction="none", label_smoothing=label_smoothing
+            )
+            return flat.view(padded.shape).sum(dim=1)
+
+        prompt_length = 0 if prompts is None else prompts.shape[1]
+        lengths = [prompt_length + len(row) + len(target) for row, target in zip(rows, targets, strict=True)]
+        return forward_in_buckets(lengths, prompts, self.device, losses)
+
+    def score_labels(self, inputs: Sequence[TokenIds], labels: Sequence[TokenIds], prompts: Tensor | None) -> Tensor:
+        self._check_targets(labels, "labels")
+        rows, prompts = self._prepare(inputs, prompts, max(map(len, labels), default=0))
+        if not rows or not labels:
+            return torch.zeros(len(rows), len(labels), device=self.device)
+        lengths = torch.tensor([len(label) for label in labels], device=self.device)
+
+        def scores(bucket: list[int], own: Tensor | None) -> Tensor:
+            return self._label_sums(self._begin([rows[row] for row in bucket], own), labels) / lengths
+
+        prompt_length = 0 if prompts is None else prompts.shape[1]
+        return forward_in_buckets([prompt_length + len(row) for row in rows], prompts, self.device, scores)
+
+    def _label_sums(self, decoding: Decoding, labels: Sequence[TokenIds]) -> Tensor:
+        """Summed log-probabilities [B, C] of labels that continue rows read once: only the labels' tokens are new."""
+        device, rows = self.device, decoding.logits.shape[0]
+        first = log_softmax(decoding.logits.float(), dim=-1)[:, [label[0] for label in labels]]
+        longest_tail = max(len(label) for label in labels) - 1
+        if longest_tail == 0:
+            return first
+        at_once = max(1, SCORED_TOKENS // (rows * longest_tail))
+        sums = []
+        for start in range(0, len(labels), at_once):
+            group = labels[start : start + at_once]
+            read, _ = right_padded([label[:-1] for label in group])
+            wanted, _ = right_padded([label[1:] for label in group], padding=IGNORED)
+            if wanted.shape[1] == 0:
+                sums.append(torch.zeros(rows, len(group), device=device))
+                continue
+            logits = decoding.repeated(len(group)).extend(read.to(device).repeat(rows, 1))
+            wanted = wanted.to(device).repeat(rows, 1)
+            losses = cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="none")
+            sums.append(-losses.view(rows, len(group), -1).sum(dim=2))
+        return first + torch.cat(sums, dim=1)
+
+    def generate(
+        self, inputs: Sequence[TokenIds], prompts: Tensor | None, *, max_new_tokens: int = 64, use_cache: bool = True
+    ) -> list[str]:
+        max_new_tokens = min(max_new_tokens, self.max_target_tokens)
+        rows, prompts = self._prepare(inputs, prompts, max_new_tokens)
+        prompt_length = 0 if prompts is None else prompts.shape[1]
+        written: list[TokenIds] = [[] for _ in rows]
+        with torch.no_grad():
+            for bucket in buckets_for([prompt_length + len(row) for row in rows], self.device):
+                own = None if prompts is None else prompts[bucket]
+                answers = self._greedy([rows[row] for row in bucket], own, max_new_tokens, use_cache)
+                for row, answer in zip(bucket, answers, strict=True):
+                    written[row] = answer
+        return [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+
+    def _greedy(
+        self, rows: list[TokenIds], prompts: Tensor | None, max_new_tokens: int, use_cache: bool
+    ) -> list[TokenIds]:
+        decoding = self._begin(rows, prompts) if use_cache else None
+        written: list[TokenIds] = [[] for _ in rows]
+        open_rows = set(range(len(rows)))
+        for step in range(max_new_tokens):
+            if decoding is None:
+                # One token more than was written: the logits of a target's last token do not depend on it.
+                logits = self._target_logits(
+                    rows, torch.tensor([[*answer, 0] for answer in written], device=self.device), prompts
+                )[:, -1]
+            elif step == 0:
+                logits = decoding.logits
+            else:
+                logits = decoding.extend(torch.tensor([[answer[-1]] for answer in written], device=self.device))[:, -1]
+            for row, token in enumerate(logits.argmax(dim=-1).tolist()):
+                # A row that has stopped goes on unread, so that the batch keeps its shape.
+                written[row].append(token)
+                if token in self.stop_tokens:
+                    open_rows.discard(row)
+            if not open_rows:
+                break
+        return [self._until_stop(answer) for answer in written]
+
+    def _until_stop(self, answer: TokenIds) -> TokenIds:
+        ends = [position for position, token in enumerate(answer) if token in self.stop_tokens]
+        return answer[: ends[0]] if ends else answer
+
+    def _prepare(
+        self, inputs: Sequence[TokenIds], prompts: Tensor | None, target_length: int
+    ) -> tuple[list[TokenIds], Tensor | None]:
+        """Rows short enough to be read with prompt and target, and the checked prompts."""
+        table: Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
+        prompts = checked_prompts(prompts, len(inputs), self.hidden_size, table)
+        prompt_length = 0 if prompts is None else prompts.shape[1]
+        room = self._room(prompt_length, target_length)
+        if room < 1:
+            raise BackboneError(
+                f"a soft prompt of {prompt_length} and a target of {target_length} positions leave no room for text: "
+                f"the model attends to {self.max_positions} positions",
+                param="prompts",
+            )
+        for position, row in enumerate(inputs):
+            if not row:
+                raise BackboneError(f"row {position} has no tokens", param=f"inputs[{position}]")
+        return [row if len(row) <= room else self._shorten(row, room) for row in inputs], prompts
+
+    def _check_targets(self, targets: Sequence[TokenIds], param: str) -> None:
+        for position, target in enumerate(targets):
+            if not 0 < len(target) <= self.max_target_tokens:
+                raise BackboneError(
+                    f"a target has {len(target)} tokens, expected 1 to {self.max_target_tokens}",
+                    param=f"{param}[{position}]",
+                )
+
+
+def copied_layers(cache: Any, times: int) -> Any:
+    """The key-value cache with each row `times` times in a row; the original stays as it is.
+
+    A deep copy would refuse tensors that carry gradients. A shallow one is enough: a layer replaces its tensors when
+    it grows, it never writes into them.
+    """
+    twin = copy.copy(cache)
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
+    twin.batch_repeat_interleave(times)
+    return twin
+
+
+def _stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer: the tokenizer's, and those of the model's own generation settings."""
+    settings = model.generation_config.eos_token_id
+    stops = set(settings if isinstance(settings, list) else [settings]) | {tokenizer.eos_token_id}
+    stops.discard(None)
+    if tokenizer.eos_token_id is None:
+        raise BackboneError("the tokenizer has no end-of-sequence token, so no target could end", param="backbone")
+    return frozenset(stops)
