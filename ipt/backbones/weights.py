@@ -73,7 +73,7 @@ def load_frozen(
 ) -> tuple[torch.nn.Module, Any]:
     """Model, on `device`, and tokenizer of a local folder. Every weight the model uses comes from the files."""
     # Imported here: these imports take seconds, and only a process that loads a backbone needs them.
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     auto: Any = {"encoder": AutoModel, "seq2seq": AutoModelForSeq2SeqLM, "causal": AutoModelForCausalLM}[family]
     if dtype is None and device.type == "cpu":
@@ -88,7 +88,7 @@ def load_frozen(
                 local_files_only=True,
                 output_loading_info=True,
             )
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            tokenizer = _load_tokenizer(folder, model.config)
     except Exception as error:  # a hostile config makes transformers raise anything at all
         raise BackboneError(f"{name} cannot be loaded: {_first_line(error)}", param="backbone") from error
     # Sentence encoders often come without the pooler, which is never used.
@@ -105,6 +105,22 @@ def load_frozen(
     if not all(bool(torch.isfinite(weights).all()) for weights in model.parameters()):
         raise BackboneError(f"{name}: the weights hold NaN or infinity", param="backbone")
     return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def _load_tokenizer(folder: Path, config: Any) -> Any:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    # tokenizer.json says all there is to say. AutoTokenizer rebuilds some model types' tokenizers from their class
+    # instead, and so gives other tokens than the file where the two differ.
+    whole = (folder / "tokenizer.json").is_file()
+    loader: Any = PreTrainedTokenizerFast if whole else AutoTokenizer
+    tokenizer = loader.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    for name in ("bos_token", "eos_token"):
+        index = getattr(config, f"{name}_id", None)
+        # Older repositories leave these to the tokenizer's class; config.json names them.
+        if getattr(tokenizer, name) is None and isinstance(index, int):
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(index))
+    return tokenizer
 
 
 def _first_line(error: BaseException) -> str:
