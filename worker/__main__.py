@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.redis_url is not None and not arguments.poll:
         from worker.celery_app import run
 
-        return run()
+        run()
     from worker.polling import new_worker_id, poll
 
     return poll(settings, settings.database_url, arguments.worker_id or new_worker_id(), arguments.parent_pid)

@@ -4,7 +4,7 @@ Also for `celery -A worker.celery_app worker`; `python -m worker` does the same 
 """
 
 import os
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import Celery, signals
 
@@ -42,10 +42,9 @@ def create_celery_app(settings: Settings) -> Celery:
 app = create_celery_app(Settings())
 
 
-def run() -> int:
-    """Run the worker until it is told to stop; returns the exit status."""
+def run() -> NoReturn:
+    """Run the worker until it is told to stop, then exit."""
     app.worker_main(["worker", "--without-gossip", "--without-mingle", "--without-heartbeat"])
-    return 0
 
 
 @signals.setup_logging.connect

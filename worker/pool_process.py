@@ -1,4 +1,4 @@
-"""What lives in the process of Celery's pool: one drainer, woken by messages and, should these be lost, by the clock."""
+"""What lives in the process of Celery's pool: one drainer, woken by messages and, for when these are lost, a clock."""
 
 import logging
 import os
