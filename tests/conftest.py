@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
@@ -11,6 +12,7 @@ from sqlalchemy.engine import URL, make_url
 from app.db import migrate
 from app.db.embedded import embedded_postgres
 from app.db.session import make_engine
+from tests.tiny import build_tiny_encoder
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 for _name in [name for name in os.environ if name.startswith("IPT_")]:
@@ -64,3 +66,25 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine = make_engine(database_url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence encoder of two layers and random weights, for `IPT_BACKBONE`."""
+    return build_tiny_encoder(tmp_path_factory.mktemp("tiny") / "backbone")
+
+
+@pytest.fixture(scope="session")
+def tiny_subspace_dir(tiny_backbone_dir: Path) -> Path:
+    """A subspace of 8 dimensions for the tiny backbone, untrained, for `IPT_SUBSPACE`."""
+    import torch
+
+    import ipt
+    from ipt.subspace.modules import SubspaceDecoder
+
+    folder = tiny_backbone_dir.parent / "subspace"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        decoder = SubspaceDecoder(intrinsic_dim=8, decoder_hidden=16, prompt_length=4, hidden_size=32)
+    ipt.save_subspace(folder, decoder, ipt.load_backbone(str(tiny_backbone_dir), device="cpu"))
+    return folder

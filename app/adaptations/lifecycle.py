@@ -15,7 +15,7 @@ import numpy as np
 from sqlalchemy import exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from app.db.models import Adaptation, AdaptationEvent, Dataset, Task, TaskVersion
+from app.db.models import Adaptation, AdaptationEvent, Dataset, State, Task, TaskVersion
 
 # The shape that the API gives to every error: {"message", "type", "param", "code"}.
 ErrorBody = dict[str, str | None]
@@ -332,7 +332,7 @@ def _locked(session: Session, lease: Lease) -> Adaptation | None:
     ).one_or_none()
 
 
-def _end(row: Adaptation, state: str) -> None:
+def _end(row: Adaptation, state: State) -> None:
     row.state = state
     row.finished_at = func.now()
     row.checkpoint = None

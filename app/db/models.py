@@ -2,21 +2,21 @@
 
 import uuid
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from pgvector.sqlalchemy import VECTOR
-from sqlalchemy import CheckConstraint, ForeignKey, Index, MetaData, UniqueConstraint, func, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, MetaData, String, UniqueConstraint, func, text
 from sqlalchemy.dialects.postgresql import BYTEA, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-ADAPTATION_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
-KINDS = ("classification", "text2text")
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Kind = Literal["classification", "text2text"]
 
 _NOW = func.now()
 
 
-def _one_of(column: str, values: tuple[str, ...]) -> str:
-    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+def _one_of(column: str, values: object) -> str:
+    return f"{column} IN ({', '.join(repr(value) for value in get_args(values))})"
 
 
 class Base(DeclarativeBase):
@@ -108,8 +108,8 @@ class Adaptation(Base):
 
     __tablename__ = "adaptations"
     __table_args__ = (
-        CheckConstraint(_one_of("state", ADAPTATION_STATES), name="state"),
-        CheckConstraint(_one_of("kind", KINDS), name="kind"),
+        CheckConstraint(_one_of("state", State), name="state"),
+        CheckConstraint(_one_of("kind", Kind), name="kind"),
         UniqueConstraint("tenant_id", "idempotency_key"),
         UniqueConstraint("task_id", "task_version"),
         Index("ix_adaptations_tenant_id_created_at_id", "tenant_id", "created_at", "id"),
@@ -124,8 +124,8 @@ class Adaptation(Base):
     task_version: Mapped[int]
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
     subspace_id: Mapped[str | None] = mapped_column(ForeignKey("subspaces.id"))
-    kind: Mapped[str]
-    state: Mapped[str] = mapped_column(server_default=text("'queued'"))
+    kind: Mapped[Kind] = mapped_column(String)
+    state: Mapped[State] = mapped_column(String, server_default=text("'queued'"))
     hyperparameters: Mapped[dict[str, Any]]
     # `metadata` itself is an attribute of every SQLAlchemy model.
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
@@ -167,7 +167,7 @@ class TaskVersion(Base):
 
     __tablename__ = "task_versions"
     __table_args__ = (
-        CheckConstraint(_one_of("kind", KINDS), name="kind"),
+        CheckConstraint(_one_of("kind", Kind), name="kind"),
         Index("ix_task_versions_tenant_id_subspace_id", "tenant_id", "subspace_id"),
     )
 
@@ -176,7 +176,7 @@ class TaskVersion(Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
     adaptation_id: Mapped[str] = mapped_column(ForeignKey("adaptations.id", ondelete="CASCADE"), unique=True)
     subspace_id: Mapped[str] = mapped_column(ForeignKey("subspaces.id"))
-    kind: Mapped[str]
+    kind: Mapped[Kind] = mapped_column(String)
     labels: Mapped[list[Any]]
     vector: Mapped[list[float]] = mapped_column(VECTOR())  # [D]; D differs by subspace; takes a numpy array too
     readout: Mapped[bytes | None]

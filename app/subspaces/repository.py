@@ -1,7 +1,5 @@
 """Rows of `subspaces`, which belong to the operator and are the same for every tenant."""
 
-from typing import Any
-
 from sqlalchemy import Select, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -27,6 +25,6 @@ def exists(session: Session, subspace_id: str) -> bool:
     return session.get(SubspaceRow, subspace_id) is not None
 
 
-def every() -> Select[Any]:
+def every() -> Select[SubspaceRow]:
     """All subspaces, for a list."""
     return select(SubspaceRow)

@@ -1,0 +1,95 @@
+"""`/v1/adaptations`."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
+
+from app.adaptations import repository, service
+from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView
+from app.adaptations.wake import wake
+from app.db.models import Adaptation, State
+from app.dependencies import ServicesDep, SessionDep, TenantDep
+from app.errors import ConflictError, NotFoundError, documented
+from app.pagination import After, Limit, Page, page_of
+
+router = APIRouter(prefix="/v1/adaptations", tags=["adaptations"])
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="the same key and body always give the same adaptation, however often they are sent",
+    ),
+]
+_CREATED: dict[int | str, dict[str, Any]] = {
+    202: {"headers": {"Location": {"description": "where to follow it", "schema": {"type": "string"}}}}
+}
+
+
+@router.post(
+    "", status_code=202, summary="Adapt to a task", responses=documented([NotFoundError, ConflictError]) | _CREATED
+)
+def create_adaptation(
+    body: AdaptationInput,
+    made: ServicesDep,
+    session: SessionDep,
+    tenant: TenantDep,
+    background: BackgroundTasks,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> AdaptationView:
+    """Queue the tuning of a task on a few examples.
+
+    The task's id is in the answer and can be asked for predictions as soon as the adaptation has succeeded.
+    """
+    adaptation, _ = service.create(session, made.settings, tenant, body, idempotency_key)
+    response.headers["Location"] = f"/v1/adaptations/{adaptation.id}"
+    background.add_task(wake, made.settings)
+    return AdaptationView.of(adaptation)
+
+
+@router.get("", summary="List adaptations", responses=documented([NotFoundError]))
+def list_adaptations(
+    session: SessionDep,
+    tenant: TenantDep,
+    state: State | None = None,
+    task_id: Annotated[str | None, Query(max_length=64)] = None,
+    after: After = None,
+    limit: Limit = 20,
+) -> Page[AdaptationView]:
+    """Adaptations, newest first."""
+    query = repository.of_tenant(tenant, state, task_id)
+    rows, has_more = page_of(session, query, (Adaptation.created_at, Adaptation.id), after=after, limit=limit)
+    return Page(data=[AdaptationView.of(row) for row in rows], has_more=has_more)
+
+
+@router.get("/{adaptation_id}", summary="Look at an adaptation", responses=documented([NotFoundError]))
+def get_adaptation(adaptation_id: str, session: SessionDep, tenant: TenantDep) -> AdaptationView:
+    """State, progress, and at the end metrics or the error."""
+    return AdaptationView.of(service.get(session, tenant, adaptation_id))
+
+
+@router.get("/{adaptation_id}/events", summary="What happened to an adaptation", responses=documented([NotFoundError]))
+def list_events(
+    adaptation_id: str,
+    session: SessionDep,
+    tenant: TenantDep,
+    after: Annotated[int, Query(ge=0, le=2**31 - 1, description="the `seq` of the last event you have")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Page[EventView]:
+    """Events, oldest first."""
+    service.get(session, tenant, adaptation_id)
+    rows, has_more = repository.events(session, adaptation_id, after=after, limit=limit)
+    return Page(data=[EventView.of(row) for row in rows], has_more=has_more)
+
+
+@router.post(
+    "/{adaptation_id}/cancel",
+    summary="Cancel an adaptation",
+    responses=documented([NotFoundError, ConflictError]),
+)
+def cancel_adaptation(adaptation_id: str, session: SessionDep, tenant: TenantDep) -> AdaptationView:
+    """A queued adaptation is cancelled at once; a running one within seconds, `cancel_requested` until then."""
+    return AdaptationView.of(service.cancel(session, tenant, adaptation_id))

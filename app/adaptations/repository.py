@@ -1,0 +1,70 @@
+"""Rows of `adaptations`, their events and datasets, as a tenant sees them; what workers do is in `lifecycle`."""
+
+import hashlib
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from app.db.models import Adaptation, AdaptationEvent, Dataset
+from app.ids import new_id
+
+
+def of_tenant(tenant_id: str, state: str | None = None, task_id: str | None = None) -> Select[Adaptation]:
+    """A tenant's adaptations, for a list."""
+    query = select(Adaptation).where(Adaptation.tenant_id == tenant_id)
+    if state is not None:
+        query = query.where(Adaptation.state == state)
+    if task_id is not None:
+        query = query.where(Adaptation.task_id == task_id)
+    return query
+
+
+def get(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation | None:
+    """One adaptation, if it is the tenant's."""
+    return session.scalar(of_tenant(tenant_id).where(Adaptation.id == adaptation_id))
+
+
+def by_idempotency_key(session: Session, tenant_id: str, key: str) -> Adaptation | None:
+    """What an earlier request with this key made; requests with the same key wait here for each other's commit."""
+    lock = int.from_bytes(hashlib.sha256(f"{tenant_id}\0{key}".encode()).digest()[:8], signed=True)
+    session.execute(select(func.pg_advisory_xact_lock(lock)))
+    return session.scalar(of_tenant(tenant_id).where(Adaptation.idempotency_key == key))
+
+
+def keep_dataset(
+    session: Session,
+    tenant_id: str,
+    content_hash: str,
+    examples: list[dict[str, str]],
+    validation_examples: list[dict[str, str]] | None,
+) -> str:
+    """The id of the tenant's dataset of this content, which is added if it is new.
+
+    The row is locked until the transaction ends, so that nobody deletes it as unused in between.
+    """
+    made = insert(Dataset).values(
+        id=new_id("dat"),
+        tenant_id=tenant_id,
+        content_hash=content_hash,
+        examples=examples,
+        validation_examples=validation_examples,
+    )
+    # Updating a column to itself is what makes a conflict return, and lock, the row that is there.
+    kept = made.on_conflict_do_update(
+        index_elements=[Dataset.tenant_id, Dataset.content_hash], set_={"content_hash": made.excluded.content_hash}
+    )
+    return session.execute(kept.returning(Dataset.id)).scalar_one()
+
+
+def events(session: Session, adaptation_id: str, *, after: int, limit: int) -> tuple[list[AdaptationEvent], bool]:
+    """Events with a number above `after`, oldest first, and whether more follow."""
+    rows = list(
+        session.scalars(
+            select(AdaptationEvent)
+            .where(AdaptationEvent.adaptation_id == adaptation_id, AdaptationEvent.seq > after)
+            .order_by(AdaptationEvent.seq)
+            .limit(limit + 1)
+        )
+    )
+    return rows[:limit], len(rows) > limit

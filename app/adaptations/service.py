@@ -1,0 +1,164 @@
+"""Take an adaptation in, and cancel one."""
+
+import dataclasses
+import hashlib
+import json
+import secrets
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+import ipt
+from app.adaptations import lifecycle, repository
+from app.adaptations.schemas import AdaptationInput, ExampleInput, HyperparametersInput
+from app.db.models import Adaptation, Kind
+from app.errors import ConflictError, InvalidError, NotFoundError
+from app.ids import new_id
+from app.settings import Settings
+from app.subspaces import repository as subspaces
+from app.tasks import repository as tasks
+from ipt.errors import DatasetError, IptError
+
+
+def create(
+    session: Session, settings: Settings, tenant_id: str, body: AdaptationInput, idempotency_key: str | None
+) -> tuple[Adaptation, bool]:
+    """Queue an adaptation; True when an earlier request with the same key had already made it.
+
+    Raises:
+        InvalidError: a dataset that nothing can be tuned on.
+        NotFoundError: a task or subspace that does not exist.
+        ConflictError: the key was used for another body.
+    """
+    body_hash = _hash(body.model_dump(mode="json"))
+    if idempotency_key is not None:
+        earlier = repository.by_idempotency_key(session, tenant_id, idempotency_key)
+        if earlier is not None:
+            if earlier.body_hash != body_hash:
+                raise ConflictError(
+                    "this Idempotency-Key was used for another body: take a new key for a new adaptation",
+                    code="idempotency_key_reused",
+                    param="Idempotency-Key",
+                )
+            return earlier, True
+    kind = _check_dataset(settings, body)
+    if body.subspace is not None and not subspaces.exists(session, body.subspace):
+        raise NotFoundError(
+            "there is no subspace with this id; see GET /v1/subspaces", code="subspace_not_found", param="subspace"
+        )
+    task_id, version = _next_version(session, tenant_id, body)
+    hyperparameters = _resolved(body.hyperparameters)
+    adaptation = Adaptation(
+        id=new_id("adp"),
+        tenant_id=tenant_id,
+        task_id=task_id,
+        task_version=version,
+        dataset_id=_keep_dataset(session, tenant_id, body),
+        subspace_id=body.subspace,
+        kind=kind,
+        hyperparameters=hyperparameters,
+        metadata_=body.metadata,
+        steps=hyperparameters["steps"],
+        idempotency_key=idempotency_key,
+        body_hash=body_hash,
+    )
+    session.add(adaptation)
+    session.flush()
+    lifecycle.append_event(session, adaptation.id, "queued")
+    session.refresh(adaptation)
+    return adaptation, False
+
+
+def get(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation:
+    """One adaptation.
+
+    Raises:
+        NotFoundError: the tenant has none of this id.
+    """
+    adaptation = repository.get(session, tenant_id, adaptation_id)
+    if adaptation is None:
+        raise _not_found()
+    return adaptation
+
+
+def cancel(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation:
+    """Cancel what is queued at once, what runs soon; cancelling again changes nothing.
+
+    Raises:
+        NotFoundError: the tenant has none of this id.
+        ConflictError: it has succeeded or failed.
+    """
+    adaptation = lifecycle.request_cancel(session, tenant_id, adaptation_id)
+    if adaptation is None:
+        raise _not_found()
+    if adaptation.state in ("succeeded", "failed"):
+        raise ConflictError(f"this adaptation has {adaptation.state} already", code="adaptation_finished")
+    return adaptation
+
+
+def _not_found() -> NotFoundError:
+    return NotFoundError("there is no adaptation with this id", code="adaptation_not_found", param="adaptation_id")
+
+
+def _check_dataset(settings: Settings, body: AdaptationInput) -> Kind:
+    fields = {"examples": body.examples, "validation_examples": body.validation_examples or []}
+    if len(body.examples) + len(fields["validation_examples"]) > settings.max_examples:
+        raise InvalidError(
+            f"at most {settings.max_examples} examples altogether", code="too_many_examples", param="examples"
+        )
+    for name, examples in fields.items():
+        for index, example in enumerate(examples):
+            for part in ("input", "output"):
+                if len(getattr(example, part)) > settings.max_text_chars:
+                    raise InvalidError(
+                        f"at most {settings.max_text_chars} characters",
+                        code="text_too_long",
+                        param=f"{name}[{index}].{part}",
+                    )
+    validation = None if body.validation_examples is None else _core(body.validation_examples)
+    try:
+        kind = ipt.check_examples(_core(body.examples), validation, body.kind)
+    except DatasetError as error:
+        raise InvalidError(error.message, code="invalid_dataset", param=error.param) from error
+    labels = {example.output for example in body.examples}
+    if kind == "classification" and len(labels) > settings.max_labels:
+        raise InvalidError(
+            f"at most {settings.max_labels} labels, got {len(labels)}", code="too_many_labels", param="examples"
+        )
+    return kind
+
+
+def _core(examples: list[ExampleInput]) -> list[ipt.Example]:
+    return [ipt.Example(example.input, example.output) for example in examples]
+
+
+def _next_version(session: Session, tenant_id: str, body: AdaptationInput) -> tuple[str, int]:
+    if body.task_id is None:
+        assert body.name is not None  # noqa: S101 - the schema wants one of the two
+        return tasks.add(session, tenant_id, body.name), 1
+    version = tasks.take_next_version(session, tenant_id, body.task_id)
+    if version is None:
+        raise NotFoundError("there is no task with this id", code="task_not_found", param="task_id")
+    return body.task_id, version
+
+
+def _keep_dataset(session: Session, tenant_id: str, body: AdaptationInput) -> str:
+    content = body.model_dump(mode="json", include={"examples", "validation_examples"})
+    examples, validation_examples = content["examples"], content["validation_examples"]
+    return repository.keep_dataset(session, tenant_id, _hash(content), examples, validation_examples)
+
+
+def _resolved(given: HyperparametersInput) -> dict[str, Any]:
+    """All hyperparameters, so that the run is the same whenever, and by whichever release, it is taken up."""
+    values = given.model_dump(exclude_none=True)
+    if values.get("seed") == "auto":
+        values["seed"] = secrets.randbelow(2**32)
+    try:
+        return dataclasses.asdict(ipt.Hyperparameters(**values))
+    except IptError as error:
+        raise InvalidError(error.message, code="invalid_value", param=f"hyperparameters.{error.param}") from error
+
+
+def _hash(content: Any) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,93 @@
+"""What endpoints ask for: the process's services, the caller's tenant, and one transaction."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from app.api_keys import service as api_keys
+from app.db.session import transaction
+from app.errors import AuthenticationError, BadRequestError
+from app.predictions.service import Predictions
+from app.settings import DEFAULT_TENANT, Settings, is_loopback
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """All that lives as long as the process."""
+
+    settings: Settings
+    engine: Engine
+    predictions: Predictions
+
+
+def services(request: Request) -> Services:
+    """The services that the app's lifespan made."""
+    made = request.app.state.services
+    assert isinstance(made, Services)  # noqa: S101
+    return made
+
+
+ServicesDep = Annotated[Services, Depends(services)]
+_bearer = HTTPBearer(auto_error=False, description="an API key; none is needed on one's own machine")
+
+
+async def tenant(
+    request: Request, made: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> str:
+    """The tenant who calls.
+
+    Raises:
+        AuthenticationError: no key, or one that is not known.
+    """
+    settings = made.settings
+    if settings.open_access:
+        _check_own_machine(request)
+        return DEFAULT_TENANT
+    if credentials is None:
+        raise AuthenticationError("send an API key: Authorization: Bearer KEY", code="api_key_missing")
+    key = credentials.credentials
+    if settings.api_key is not None and api_keys.same_key(key, settings.api_key.get_secret_value()):
+        return DEFAULT_TENANT
+    owner = await run_in_threadpool(_owner, made.engine, key)
+    if owner is None:
+        raise AuthenticationError("this API key is not known", code="api_key_unknown")
+    return owner
+
+
+def _owner(engine: Engine, key: str) -> str | None:
+    with transaction(engine) as session:
+        return api_keys.tenant_of(session, key)
+
+
+def _check_own_machine(request: Request) -> None:
+    """Without keys, being on this machine is the only proof there is, so nothing may stand in between.
+
+    The settings vouch for the address that `serve` binds, but another server may have been told to bind elsewhere;
+    and a web page can point a name of its own at 127.0.0.1, which the `Host` header gives away.
+    """
+    if request.client is not None and not is_loopback(request.client.host):
+        raise AuthenticationError(
+            "this service takes callers of its own machine alone; set IPT_API_KEY to open it", code="api_key_missing"
+        )
+    if not is_loopback(request.url.hostname or ""):
+        raise BadRequestError(
+            "without API keys this service answers to localhost and loopback addresses alone",
+            code="unknown_host",
+            param="host",
+        )
+
+
+def session(made: ServicesDep) -> Iterator[Session]:
+    """One transaction, committed before the response goes out; endpoints never commit."""
+    with transaction(made.engine) as opened:
+        yield opened
+
+
+TenantDep = Annotated[str, Depends(tenant)]
+SessionDep = Annotated[Session, Depends(session, scope="function")]

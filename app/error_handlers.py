@@ -1,0 +1,145 @@
+"""Turn everything that can go wrong in a request into the one error shape, without quoting what was sent."""
+
+import logging
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+
+from app.errors import AppError, InvalidError, UnavailableError, error_body, type_of_status
+
+log = logging.getLogger(__name__)
+
+_DATABASE_RETRY_SECONDS = 2
+_HARMLESS_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+# Pydantic's wording, but for the places where it would quote the input or speak of Python.
+_MESSAGES = {
+    "missing": "this field is required",
+    "extra_forbidden": "there is no such field",
+    "string_type": "must be text, in quotes",
+    "string_unicode": "holds a lone surrogate, which is not text",
+    "finite_number": "must be a finite number",
+    "json_invalid": "the body is not valid JSON",
+    "model_attributes_type": "must be a JSON object",
+    "dict_type": "must be a JSON object",
+    "list_type": "must be a JSON list",
+}
+_CODES = {
+    "missing": "missing_field",
+    "extra_forbidden": "unknown_field",
+    "json_invalid": "invalid_json",
+    "string_type": "not_text",
+    "string_unicode": "not_text",
+}
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers."""
+    app.add_exception_handler(AppError, _app_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(SQLAlchemyError, _database_error)
+
+
+def respond(error: AppError) -> JSONResponse:
+    """The response of an error."""
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    body = error_body(error.message, type=error.type, code=error.code, param=error.param)
+    return JSONResponse(body, status_code=error.status, headers=headers)
+
+
+def internal_error() -> JSONResponse:
+    """What a caller sees of an error that nobody foresaw."""
+    body = error_body("the service failed; the request id finds it in the log", type="internal_error", code="internal")
+    return JSONResponse(body, status_code=500)
+
+
+def log_unforeseen(error: BaseException) -> None:
+    """Log where an error came from but not its message, which may quote a dataset's text."""
+    frames: list[str] = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        frames.append(f"{code.co_filename}:{traceback.tb_lineno} in {code.co_name}")
+        traceback = traceback.tb_next
+    log.error("unforeseen %s.%s\n  %s", type(error).__module__, type(error).__name__, "\n  ".join(frames))
+
+
+def _app_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, AppError)  # noqa: S101 - the framework's signature is wider than what it is given
+    return respond(error)
+
+
+def _validation_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    first = error.errors()[0]
+    kind: str = first["type"]
+    message = _MESSAGES.get(kind, first["msg"].removeprefix("Value error, "))
+    location = () if kind == "json_invalid" else first["loc"]
+    return respond(InvalidError(message, code=_CODES.get(kind, "invalid_value"), param=_param(location)))
+
+
+def _param(location: Sequence[Any]) -> str | None:
+    """`("body", "examples", 3, "output")` as `examples[3].output`; a name the caller made up is not repeated."""
+    path = ""
+    for part in location[1:]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += ("." if path else "") + (part if _HARMLESS_NAME.fullmatch(part) else "?")
+    return path or None
+
+
+def _http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    code, message = {
+        404: ("route_not_found", "there is no such path; see /docs"),
+        405: ("method_not_allowed", f"this path does not take {request.method}"),
+        # FastAPI's answer to a body that it cannot read at all.
+        400: ("invalid_json", "the body cannot be read as JSON: not UTF-8, nested too deeply, or cut off"),
+        413: ("body_too_large", str(error.detail)),
+    }.get(error.status_code, ("http_error", str(error.detail)))
+    body = error_body(message, type=type_of_status(error.status_code), code=code)
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+
+def _database_error(_: Request, error: Exception) -> JSONResponse:
+    if not database_is_gone(error):
+        log_unforeseen(error)
+        return internal_error()
+    sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
+    log.error("database unavailable: %s, SQLSTATE %s", type(error).__name__, sqlstate)
+    return respond(database_unavailable())
+
+
+def database_unavailable() -> UnavailableError:
+    """What callers are told while the database cannot be used."""
+    return UnavailableError(
+        "the database cannot be used at the moment; nothing was saved, try again",
+        code="database_unavailable",
+        retry_after=_DATABASE_RETRY_SECONDS,
+    )
+
+
+def database_is_gone(error: BaseException) -> bool:
+    """Whether an error means that the database is away, full, or no longer takes writes."""
+    if isinstance(error, PoolTimeoutError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    if sqlstate is None:  # the driver's own: it got no connection, or lost it
+        return True
+    # 08 connection, 25006 read only, 40 try again, 53 disk, memory or connections used up,
+    # 55 object in use, 57 shut down or cancelled, 58 input and output, XX file damage
+    return sqlstate == "25006" or sqlstate[:2] in ("08", "40", "53", "55", "57", "58", "XX")

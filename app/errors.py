@@ -1,0 +1,117 @@
+"""The service's errors, each of which carries its status and code, and their one shape on the wire."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, Field
+
+
+class ErrorDetail(BaseModel):
+    message: str = Field(description="what was wrong, what was expected and what to do; for people, may change")
+    type: str = Field(description="the family of the error, one per status")
+    param: str | None = Field(description="the field, parameter or header at fault")
+    code: str = Field(description="what went wrong, for programs; does not change")
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail = Field(
+        examples=[
+            {
+                "message": "there is no task tsk_0000",
+                "type": "not_found_error",
+                "param": "task_id",
+                "code": "task_not_found",
+            }
+        ]
+    )
+
+
+class AppError(Exception):
+    """An error meant for the caller. The message must never quote a dataset's text."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, code: str, param: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
+
+
+class BadRequestError(AppError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class AuthenticationError(AppError):
+    status = 401
+    type = "authentication_error"
+
+
+class NotFoundError(AppError):
+    status = 404
+    type = "not_found_error"
+
+
+class ConflictError(AppError):
+    status = 409
+    type = "conflict_error"
+
+
+class TooLargeError(AppError):
+    status = 413
+    type = "too_large_error"
+
+
+class InvalidError(AppError):
+    status = 422
+    type = "validation_error"
+
+
+class BusyError(AppError):
+    status = 429
+    type = "rate_limit_error"
+
+
+class UnavailableError(AppError):
+    status = 503
+    type = "unavailable_error"
+
+
+_FAMILIES: tuple[type[AppError], ...] = (
+    BadRequestError,
+    AuthenticationError,
+    NotFoundError,
+    ConflictError,
+    TooLargeError,
+    InvalidError,
+    BusyError,
+    UnavailableError,
+)
+_TYPE_OF_STATUS = {family.status: family.type for family in _FAMILIES} | {405: "method_not_allowed_error"}
+
+
+def type_of_status(status: int) -> str:
+    """The `type` that goes with a status, also for those that only the framework raises."""
+    return _TYPE_OF_STATUS.get(status, "internal_error" if status >= 500 else "invalid_request_error")
+
+
+def error_body(message: str, *, type: str, code: str, param: str | None = None) -> dict[str, Any]:  # noqa: A002
+    """The agreed shape as plain JSON."""
+    return {"error": {"message": message, "type": type, "param": param, "code": code}}
+
+
+def documented(families: Sequence[type[AppError]]) -> dict[int | str, dict[str, Any]]:
+    """What an endpoint's OpenAPI entry says of the errors it may answer with."""
+    retry = {"description": "seconds to wait before trying again", "schema": {"type": "integer"}}
+    documentation: dict[int | str, dict[str, Any]] = {}
+    for family in families:
+        entry: dict[str, Any] = {"model": ErrorBody, "description": family.type.replace("_", " ")}
+        if family in (BusyError, UnavailableError):
+            entry["headers"] = {"Retry-After": retry}
+        documentation[family.status] = entry
+    return documentation

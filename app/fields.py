@@ -1,0 +1,53 @@
+"""Field types for what callers send: texts that can be stored, numbers that are finite, bodies of bounded size."""
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, model_validator
+
+_MOST_FIELDS = 32
+_MOST_METADATA = 16
+
+
+def _storable(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("holds a NUL character, which cannot be stored")
+    return text
+
+
+def _some(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+def _few(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > _MOST_METADATA:
+        raise ValueError(f"must have at most {_MOST_METADATA} entries")
+    return value
+
+
+Storable = Annotated[str, AfterValidator(_storable)]
+Text = Annotated[Storable, AfterValidator(_some)]
+"""Text with something in it. Lone surrogates are no text to Pydantic."""
+
+Item = TypeVar("Item")
+Listed = Annotated[list[Item], FailFast()]
+"""A list whose check ends at its first wrong element, so that a hostile body makes one error and not millions."""
+
+Name = Annotated[Text, Field(max_length=200)]
+Metadata = Annotated[
+    dict[Annotated[Name, Field(max_length=64)], Annotated[Storable, Field(max_length=512)]], BeforeValidator(_few)
+]
+
+
+class Body(BaseModel):
+    """Base of what callers send: no unknown field, no conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounded(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > _MOST_FIELDS:
+            raise ValueError("has far too many fields")
+        return data

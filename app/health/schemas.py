@@ -1,0 +1,29 @@
+"""Health on the wire."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from app.errors import ErrorBody
+
+
+class Alive(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class Checks(BaseModel):
+    database: Literal["ok", "unavailable"]
+    migrations: Literal["ok", "pending", "unknown"]
+    model: Literal["ok", "loading", "failed"] = Field(description="the backbone and its subspace")
+
+
+class Ready(BaseModel):
+    status: Literal["ok"] = "ok"
+    checks: Checks
+
+
+class NotReady(ErrorBody):
+    """An error body that also says how each check went."""
+
+    status: Literal["unavailable"] = "unavailable"
+    checks: Checks

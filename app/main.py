@@ -1,0 +1,103 @@
+"""The app factory: `create_app()` for `uvicorn --factory`, `create_app(settings, database_url=…)` for `serve`."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+import ipt
+from app import error_handlers
+from app.adaptations.endpoints import router as adaptations
+from app.body_limit import BodyLimit
+from app.db import migrate
+from app.db.embedded import embedded_postgres
+from app.db.session import make_engine, transaction
+from app.dependencies import Services
+from app.errors import AuthenticationError, BadRequestError, InvalidError, TooLargeError, UnavailableError, documented
+from app.health.endpoints import router as health
+from app.predictions.endpoints import router as predictions
+from app.predictions.model import Model
+from app.predictions.service import Predictions
+from app.request_context import RequestContext
+from app.settings import Settings
+from app.subspaces import repository as subspaces
+from app.subspaces.endpoints import router as subspaces_router
+from app.tasks.endpoints import router as tasks
+
+log = logging.getLogger(__name__)
+
+_DESCRIPTION = """
+Adapts one frozen language model to many few-shot tasks. Send a few examples (`POST /v1/adaptations`), follow the
+adaptation until it has `succeeded`, then ask its task (`POST /v1/tasks/{task_id}/predict`).
+
+Every error has the shape `{"error": {"message", "type", "param", "code"}}`; programs look at `code`. Every answer has
+an `x-request-id`, yours if you sent one.
+"""
+
+
+def create_app(settings: Settings | None = None, *, database_url: str | None = None) -> FastAPI:
+    """The service, complete.
+
+    Args:
+        settings: read from the environment when None.
+        database_url: a database that the caller has started for the embedded mode, and keeps running.
+
+    Raises:
+        SettingsError: settings that would open the service to others without a key.
+    """
+    settings = settings or Settings()
+    settings.check_bind()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with ExitStack() as stack:
+            app.state.services = await asyncio.to_thread(_start, settings, database_url, stack)
+            yield
+
+    app = FastAPI(
+        title="Intrinsic prompt tuning",
+        version=_version(),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+    )
+    error_handlers.install(app)
+    of_v1 = documented([BadRequestError, AuthenticationError, TooLargeError, InvalidError, UnavailableError])
+    for router in (adaptations, tasks, predictions, subspaces_router):
+        app.include_router(router, responses=of_v1)
+    app.include_router(health)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestContext)
+    return app
+
+
+def _start(settings: Settings, database_url: str | None, stack: ExitStack) -> Services:
+    """Start what lives as long as the process; `stack` ends it."""
+    url = database_url or settings.database_url or stack.enter_context(embedded_postgres(settings.data_dir))
+    engine = make_engine(url)
+    stack.callback(engine.dispose)
+    if settings.embedded:
+        migrate.upgrade(engine)
+    predictions = Predictions(settings, engine, Model(settings, lambda subspace: _register(engine, subspace)))
+    stack.callback(predictions.close)
+    return Services(settings, engine, predictions)
+
+
+def _register(engine: Engine, subspace: ipt.Subspace) -> None:
+    try:
+        with transaction(engine) as session:
+            subspaces.register(session, subspace)
+    except SQLAlchemyError as error:
+        # Answering needs no row; whichever process next reaches the database adds it.
+        log.warning("the subspace could not be registered: %s", type(error).__name__)
+
+
+def _version() -> str:
+    try:
+        return version("intrinsic-prompt-tuning")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,1 @@
+"""Predictions: the one backbone of this process answering for every task."""

@@ -1,0 +1,181 @@
+"""Gather rows of any tasks, from all requests of this process, into batches for the one backbone."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import ipt
+from app.error_handlers import log_unforeseen
+from app.errors import AppError, BusyError, UnavailableError
+
+log = logging.getLogger(__name__)
+
+Row = tuple[ipt.BoundTask, str]
+Predict = Callable[[Sequence[Row]], Sequence[ipt.Prediction]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One request's predictions, in the order of its rows, and where its time went, in seconds."""
+
+    predictions: list[ipt.Prediction]
+    queue_seconds: float
+    inference_seconds: float
+
+
+class PredictionFailedError(AppError):
+    """The model failed on rows that passed every check."""
+
+    def __init__(self) -> None:
+        super().__init__("the model failed on this input; the request id finds it in the log", code="prediction_failed")
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    rows: Sequence[Row]
+    future: "Future[Answer]"
+    queued_at: float
+    taken: int = 0
+    started_at: float | None = None
+    inference_seconds: float = 0.0
+    predictions: list[ipt.Prediction] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The rows of one request that ride in one batch."""
+
+    request: _Request
+    rows: Sequence[Row]
+
+
+class Batcher:
+    """A thread and the queue in front of it; requests are answered in the order they came, never reordered.
+
+    The first row waits at most `wait_seconds` for company; a batch has at most `batch_rows` rows; more than
+    `queue_rows` waiting rows are turned away.
+    """
+
+    def __init__(self, predict: Predict, *, wait_seconds: float, batch_rows: int, queue_rows: int) -> None:
+        self._predict = predict
+        self._wait_seconds = wait_seconds
+        self._batch_rows = batch_rows
+        self._queue_rows = queue_rows
+        self._queue: deque[_Request] = deque()
+        self._waiting_rows = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="predictions", daemon=True)
+        self._thread.start()
+
+    def submit(self, rows: Sequence[Row]) -> "Future[Answer]":
+        """Queue one request's rows; cancelling the future takes those back that have not been batched.
+
+        Raises:
+            BusyError: the queue is full.
+            UnavailableError: the service is stopping.
+        """
+        request = _Request(rows, Future(), time.monotonic())
+        with self._changed:
+            if self._closed:
+                raise _stopping()
+            # One request is let in whatever its size, or else a small queue would refuse a large one for ever.
+            if self._waiting_rows and self._waiting_rows + len(rows) > self._queue_rows:
+                raise BusyError("too many predictions are waiting", code="prediction_queue_full", retry_after=1)
+            self._queue.append(request)
+            self._waiting_rows += len(rows)
+            self._changed.notify()
+        return request.future
+
+    def close(self) -> None:
+        """Answer what is being computed, turn away what still waits, and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            parts = self._next_batch()
+            if not parts:
+                break
+            self._answer(parts)
+        for request in self._queue:
+            _fail(request, _stopping())
+
+    def _next_batch(self) -> list[_Part]:
+        """Wait for rows, then a little for company; empty when closed. This alone decides which rows ride together."""
+        parts: list[_Part] = []
+        with self._changed:
+            while not parts:
+                self._changed.wait_for(lambda: self._queue or self._closed)
+                self._changed.wait_for(
+                    lambda: self._waiting_rows >= self._batch_rows or self._closed, self._wait_seconds
+                )
+                if self._closed:
+                    break
+                parts = self._take()
+        return parts
+
+    def _take(self) -> list[_Part]:
+        """Rows from the front of the queue, up to a batch; none if all of them were for callers who have gone."""
+        parts: list[_Part] = []
+        room = self._batch_rows
+        while room and self._queue:
+            request = self._queue[0]
+            rest = len(request.rows) - request.taken
+            if request.future.done():  # the caller has gone, or an earlier part failed
+                taken = rest
+            else:
+                taken = min(rest, room)
+                parts.append(_Part(request, request.rows[request.taken : request.taken + taken]))
+                room -= taken
+                request.started_at = request.started_at or time.monotonic()
+            request.taken += taken
+            self._waiting_rows -= taken
+            if request.taken == len(request.rows):
+                self._queue.popleft()
+        return parts
+
+    def _answer(self, parts: list[_Part]) -> None:
+        start = time.monotonic()
+        try:
+            predictions = self._predict([row for part in parts for row in part.rows])
+        except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a batch does to it
+            if len(parts) == 1:
+                log_unforeseen(error)
+                _fail(parts[0].request, PredictionFailedError())
+                return
+            # Something in the batch is bad: nobody shall pay for a neighbour, so each request goes alone.
+            for part in parts:
+                self._answer([part])
+            return
+        seconds = time.monotonic() - start
+        position = 0
+        for part in parts:
+            request = part.request
+            request.predictions.extend(predictions[position : position + len(part.rows)])
+            request.inference_seconds += seconds
+            position += len(part.rows)
+            if len(request.predictions) == len(request.rows):
+                _succeed(request)
+
+
+def _succeed(request: _Request) -> None:
+    assert request.started_at is not None  # noqa: S101 - rows were taken
+    answer = Answer(request.predictions, request.started_at - request.queued_at, request.inference_seconds)
+    if request.future.set_running_or_notify_cancel():
+        request.future.set_result(answer)
+
+
+def _fail(request: _Request, error: AppError) -> None:
+    if not request.future.done() and request.future.set_running_or_notify_cancel():
+        request.future.set_exception(error)
+
+
+def _stopping() -> UnavailableError:
+    return UnavailableError("the service is stopping", code="stopping", retry_after=5)

@@ -1,0 +1,87 @@
+"""`POST /v1/tasks/{id}/predict` and `POST /v1/predict`."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from app.dependencies import ServicesDep, TenantDep
+from app.errors import BusyError, ConflictError, InvalidError, NotFoundError, documented
+from app.predictions.batcher import Answer
+from app.predictions.schemas import PredictInput, PredictionView, PredictManyInput, PredictManyView, PredictView
+from app.predictions.service import Question
+from app.settings import Settings
+
+router = APIRouter(tags=["predictions"])
+
+_TIMES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "headers": {
+            "x-queue-time": {"description": "milliseconds until the model began", "schema": {"type": "number"}},
+            "x-inference-time": {"description": "milliseconds that the model took", "schema": {"type": "number"}},
+        }
+    }
+}
+_RESPONSES = documented([NotFoundError, ConflictError, BusyError]) | _TIMES
+
+
+@router.post(
+    "/v1/tasks/{task_id}/predict",
+    summary="Predict with one task",
+    responses=_RESPONSES,
+    response_model_exclude_none=True,
+)
+async def predict_with_task(
+    task_id: str, body: PredictInput, made: ServicesDep, tenant: TenantDep, response: Response
+) -> PredictView:
+    """Answer for texts of one task.
+
+    A task answers from the first adaptation that succeeds; before that it is 409. The newest version answers unless
+    `version` names another.
+    """
+    for index, text in enumerate(body.inputs):
+        _check_length(made.settings, text, f"inputs[{index}]")
+    _check_count(made.settings, len(body.inputs), "inputs")
+    questions = [Question(task_id, body.version, text, "task_id") for text in body.inputs]
+    keys, answer = await made.predictions.ask(tenant, questions)
+    _report_times(response, answer)
+    return PredictView(task_id=task_id, task_version=keys[0][1], predictions=_views(answer))
+
+
+@router.post("/v1/predict", summary="Predict with many tasks", responses=_RESPONSES, response_model_exclude_none=True)
+async def predict_with_many_tasks(
+    body: PredictManyInput, made: ServicesDep, tenant: TenantDep, response: Response
+) -> PredictManyView:
+    """Answer for texts of any tasks, in one batch: 64 texts of 64 tasks cost about as much as 64 texts of one."""
+    _check_count(made.settings, len(body.requests), "requests")
+    for index, request in enumerate(body.requests):
+        _check_length(made.settings, request.input, f"requests[{index}].input")
+    questions = [
+        Question(request.task_id, None, request.input, f"requests[{index}].task_id")
+        for index, request in enumerate(body.requests)
+    ]
+    _, answer = await made.predictions.ask(tenant, questions)
+    _report_times(response, answer)
+    return PredictManyView(predictions=_views(answer))
+
+
+def _check_count(settings: Settings, count: int, param: str) -> None:
+    if count > settings.max_predict_inputs:
+        raise InvalidError(
+            f"at most {settings.max_predict_inputs} at a time, got {count}", code="too_many_inputs", param=param
+        )
+
+
+def _check_length(settings: Settings, text: str, param: str) -> None:
+    if len(text) > settings.max_text_chars:
+        raise InvalidError(
+            f"at most {settings.max_text_chars} characters, got {len(text)}", code="text_too_long", param=param
+        )
+
+
+def _report_times(response: Response, answer: Answer) -> None:
+    response.headers["x-queue-time"] = f"{1000 * answer.queue_seconds:.2f}"
+    response.headers["x-inference-time"] = f"{1000 * answer.inference_seconds:.2f}"
+
+
+def _views(answer: Answer) -> list[PredictionView]:
+    return [PredictionView.of(prediction) for prediction in answer.predictions]

@@ -1,0 +1,93 @@
+"""The backbone and subspace of this process, loaded once and in the background, so that the port opens at once."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import ipt
+from app.error_handlers import log_unforeseen
+from app.errors import UnavailableError
+from app.settings import Settings
+from ipt.errors import IptError
+
+log = logging.getLogger(__name__)
+
+State = Literal["loading", "ok", "failed"]
+
+
+class Model:
+    """Loads in a thread of its own; until that is done, every use answers "not yet"."""
+
+    def __init__(self, settings: Settings, on_loaded: Callable[[ipt.Subspace], None]) -> None:
+        self._settings = settings
+        self._on_loaded = on_loaded
+        self._predictor: ipt.Predictor | None = None
+        self._failure: str | None = None
+        self._thread = threading.Thread(target=self._load, name="load-model", daemon=True)
+        self._thread.start()
+
+    @property
+    def state(self) -> State:
+        """How far loading is."""
+        if self._failure is not None:
+            return "failed"
+        return "loading" if self._predictor is None else "ok"
+
+    @property
+    def failure(self) -> str | None:
+        """Why loading failed."""
+        return self._failure
+
+    @property
+    def subspace(self) -> ipt.Subspace:
+        """The loaded subspace.
+
+        Raises:
+            UnavailableError: there is none yet, or there will be none.
+        """
+        return self._loaded().subspace
+
+    def check_loaded(self) -> None:
+        """Raise UnavailableError, as everything else here does, unless the model is loaded."""
+        self._loaded()
+
+    def bind(self, head: ipt.TaskHead) -> ipt.BoundTask:
+        """Check a task against the loaded subspace, once for many predictions.
+
+        Raises:
+            UnavailableError: as `subspace` does.
+            SubspaceMismatchError, CheckpointError: the task cannot be used.
+        """
+        return self._loaded().bind(head)
+
+    def predict(self, rows: Sequence[tuple[ipt.BoundTask, str]]) -> Sequence[ipt.Prediction]:
+        """Predictions for rows of any tasks, in one batch; raises as `subspace` does."""
+        return self._loaded().predict(rows)
+
+    def _load(self) -> None:
+        settings = self._settings
+        start = time.monotonic()
+        try:
+            backbone = ipt.load_backbone(settings.backbone, revision=settings.backbone_revision, device=settings.device)
+            subspace = ipt.load_subspace(settings.subspace, backbone)
+            predictor = ipt.Predictor(backbone, subspace)
+        except IptError as error:
+            log.error("the model cannot be loaded: %s", error.message)
+            self._failure = error.message
+            return
+        except Exception as error:  # noqa: BLE001 - the API goes on without predictions and says so
+            log_unforeseen(error)
+            self._failure = f"the model cannot be loaded ({type(error).__name__}); see the log"
+            return
+        self._on_loaded(subspace)
+        self._predictor = predictor
+        log.info("model loaded in %.1f s: subspace %s", time.monotonic() - start, subspace.id)
+
+    def _loaded(self) -> ipt.Predictor:
+        if self._failure is not None:
+            raise UnavailableError(self._failure, code="model_failed", retry_after=60)
+        if self._predictor is None:
+            raise UnavailableError("the model is still loading", code="model_loading", retry_after=2)
+        return self._predictor

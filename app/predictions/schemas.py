@@ -1,0 +1,54 @@
+"""Predictions on the wire."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+import ipt
+from app.fields import Body, Listed, Storable, Text
+
+
+class PredictInput(Body):
+    """Texts for one task."""
+
+    inputs: Listed[Text] = Field(
+        min_length=1, description="texts to answer for", examples=[["I was charged twice", "The app crashes"]]
+    )
+    version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
+        default=None, description="which version of the task answers; the newest one without it", examples=[1]
+    )
+
+
+class TaskQuestion(Body):
+    task_id: Storable = Field(max_length=64, examples=["tsk_4f0m2q8z1x7c9v5b3n6k0j2h"])
+    input: Text = Field(examples=["I was charged twice"])
+
+
+class PredictManyInput(Body):
+    """One text each for any number of tasks; all of them are computed in one batch."""
+
+    requests: Listed[TaskQuestion] = Field(min_length=1)
+
+
+class PredictionView(BaseModel):
+    """`label` and `scores` for a classification task, `text` for a text-to-text task."""
+
+    label: str | None = Field(default=None, description="the most probable label", examples=["billing"])
+    scores: dict[str, float] | None = Field(
+        default=None, description="every label's probability", examples=[{"billing": 0.93, "bug": 0.07}]
+    )
+    text: str | None = Field(default=None, description="the text that was written")
+
+    @classmethod
+    def of(cls, prediction: ipt.Prediction) -> "PredictionView":
+        return cls(label=prediction.label, scores=prediction.scores, text=prediction.text)
+
+
+class PredictView(BaseModel):
+    task_id: str
+    task_version: int = Field(description="the version that answered")
+    predictions: list[PredictionView] = Field(description="one per input, in the same order")
+
+
+class PredictManyView(BaseModel):
+    predictions: list[PredictionView] = Field(description="one per request, in the same order")

@@ -1,0 +1,66 @@
+"""Give every request an id, log it, and catch what no handler caught."""
+
+import logging
+import re
+import secrets
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.error_handlers import internal_error, log_unforeseen
+
+log = logging.getLogger(__name__)
+
+_ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+class RequestContext:
+    """ASGI middleware; must be the outermost, so that even a 500 goes out in the agreed shape."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        status = 0
+        start = time.monotonic()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception as error:
+            log_unforeseen(error)
+            if status:
+                raise  # half an answer is out: the server has to cut the connection
+            await internal_error()(scope, receive, send_with_id)
+        finally:
+            log.info(
+                "%s %s %d %.1f ms %s",
+                scope["method"],
+                _route(scope),
+                status,
+                1000 * (time.monotonic() - start),
+                request_id.decode(),
+            )
+
+
+def _request_id(scope: Scope) -> bytes:
+    """The caller's own `x-request-id` where it is harmless, a random one otherwise."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _ACCEPTABLE_ID.fullmatch(value):
+            return bytes(value)
+    return b"req_" + secrets.token_hex(12).encode()
+
+
+def _route(scope: Scope) -> str:
+    """The route's pattern rather than the path, which is the caller's text."""
+    return getattr(scope.get("route"), "path", "(no route)")

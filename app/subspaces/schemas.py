@@ -1,0 +1,31 @@
+"""Subspaces on the wire."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.db.models import SubspaceRow
+
+
+class SubspaceView(BaseModel):
+    id: str = Field(description="a hash of all that changes what a vector means", examples=["sub_5f2b6c…"])
+    object: Literal["subspace"] = "subspace"
+    intrinsic_dim: int = Field(description="floats in a task vector", examples=[250])
+    prompt_length: int = Field(description="positions of the soft prompt", examples=[16])
+    hidden_size: int = Field(description="floats in one position of the soft prompt", examples=[384])
+    loaded: bool = Field(description="whether this process answers for tasks of this subspace")
+    manifest: dict[str, Any] = Field(description="backbone, training tasks and scores, as the subspace's file says")
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: SubspaceRow, loaded_id: str | None) -> "SubspaceView":
+        return cls(
+            id=row.id,
+            intrinsic_dim=row.intrinsic_dim,
+            prompt_length=row.prompt_length,
+            hidden_size=row.hidden_size,
+            loaded=row.id == loaded_id,
+            manifest=row.manifest,
+            created_at=row.created_at,
+        )

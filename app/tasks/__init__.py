@@ -1,0 +1,1 @@
+"""Tasks: what adaptations leave behind."""

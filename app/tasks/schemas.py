@@ -1,0 +1,76 @@
+"""Tasks on the wire."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.db.models import Kind, Task, TaskVersion
+
+
+class VersionView(BaseModel):
+    version: int
+    kind: Kind
+    labels: list[str] = Field(description="empty for text to text")
+    subspace_id: str
+    metrics: dict[str, Any]
+    adaptation_id: str = Field(description="the run that made it")
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: TaskVersion) -> "VersionView":
+        return cls(
+            version=row.version,
+            kind=row.kind,
+            labels=row.labels,
+            subspace_id=row.subspace_id,
+            metrics=row.metrics,
+            adaptation_id=row.adaptation_id,
+            created_at=row.created_at,
+        )
+
+
+class TaskView(BaseModel):
+    id: str = Field(examples=["tsk_4f0m2q8z1x7c9v5b3n6k0j2h"])
+    object: Literal["task"] = "task"
+    name: str = Field(examples=["tickets"])
+    version: int | None = Field(description="the newest version, the one that answers; null until there is one")
+    versions: list[VersionView] = Field(description="every version that can answer, oldest first")
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: Task, versions: Sequence[TaskVersion]) -> "TaskView":
+        return cls(
+            id=row.id,
+            name=row.name,
+            version=versions[-1].version if versions else None,
+            versions=[VersionView.of(version) for version in versions],
+            created_at=row.created_at,
+        )
+
+
+class VectorView(BaseModel):
+    object: Literal["task_vector"] = "task_vector"
+    task_id: str
+    task_version: int
+    subspace_id: str = Field(description="a vector means something in its own subspace alone")
+    vector: list[float]
+
+    @classmethod
+    def of(cls, row: TaskVersion) -> "VectorView":
+        return cls(task_id=row.task_id, task_version=row.version, subspace_id=row.subspace_id, vector=list(row.vector))
+
+
+class NeighborView(BaseModel):
+    object: Literal["neighbor"] = "neighbor"
+    task_id: str
+    task_version: int
+    name: str
+    similarity: float = Field(description="cosine of the two task vectors, 1 for the same direction")
+
+
+class DeletedView(BaseModel):
+    id: str
+    object: Literal["task"] = "task"
+    deleted: Literal[True] = True
