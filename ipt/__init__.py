@@ -1,0 +1,55 @@
+"""Intrinsic prompt tuning (arXiv 2110.07867): one frozen language model, one subspace, a few hundred floats a task.
+
+>>> import ipt
+>>> backbone = ipt.load_backbone()
+>>> subspace = ipt.load_subspace("default", backbone)
+>>> task = ipt.adapt(backbone, subspace, [ipt.Example("The parcel never came", "shipping"), ...])
+>>> ipt.Predictor(backbone, subspace).predict([(ipt.head_of(task), "Where is my order?")])
+"""
+
+from ipt.adapt import adapt, head_of
+from ipt.backbones.loading import load_backbone
+from ipt.backbones.protocol import Backbone, BackboneIdentity
+from ipt.errors import (
+    BackboneError,
+    CheckpointError,
+    DatasetError,
+    IptError,
+    SubspaceError,
+    SubspaceMismatchError,
+)
+from ipt.examples import Example, TaskKind, check_examples
+from ipt.prediction import Prediction, Predictor
+from ipt.subspace.store import Subspace, load_subspace, save_subspace
+from ipt.task import BoundTask, TaskHead
+from ipt.tuning.engine import TuningEngine
+from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
+
+__all__ = [
+    "AdaptedTask",
+    "Backbone",
+    "BackboneError",
+    "BackboneIdentity",
+    "BoundTask",
+    "CheckpointError",
+    "DatasetError",
+    "Example",
+    "Hyperparameters",
+    "IptError",
+    "Prediction",
+    "Predictor",
+    "Progress",
+    "Subspace",
+    "SubspaceError",
+    "SubspaceMismatchError",
+    "TaskHead",
+    "TaskKind",
+    "TuningEngine",
+    "TuningJob",
+    "adapt",
+    "check_examples",
+    "head_of",
+    "load_backbone",
+    "load_subspace",
+    "save_subspace",
+]

@@ -151,9 +151,7 @@ class DirectFit:
             classes = classes.to(kernel.device)
             scores = leave_one_out(kernel, class_targets(classes, int(classes.max()) + 1), self.log_ridge[mode].exp())
             losses.append(
-                F.cross_entropy(
-                    self.log_scale[mode].exp() * scores, classes, label_smoothing=options.label_smoothing
-                )
+                F.cross_entropy(self.log_scale[mode].exp() * scores, classes, label_smoothing=options.label_smoothing)
             )
             correct.append((scores.argmax(1) == classes).float().mean())
         loss = torch.stack(losses).mean()
@@ -191,10 +189,14 @@ class DirectFit:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("run") != self._run_identity():
-                raise CheckpointError(f"{path}: checkpoint of a fit with other tasks or options; remove it to start anew")
+                raise CheckpointError(
+                    f"{path}: checkpoint of a fit with other tasks or options; remove it to start anew"
+                )
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         self.completed = int(metadata["completed"])
-        self.decoder.load_state_dict({k.removeprefix("decoder."): v for k, v in state.items() if k.startswith("decoder.")})
+        self.decoder.load_state_dict(
+            {k.removeprefix("decoder."): v for k, v in state.items() if k.startswith("decoder.")}
+        )
         for name in ("vectors", "log_ridge", "log_scale"):
             getattr(self, name).data.copy_(state[name])
         for label, optimizer in self._optimizers():

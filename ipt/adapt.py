@@ -1,0 +1,51 @@
+"""Adapt one task in one call: the tuning engine with a single job, for use from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ipt.backbones.protocol import Backbone
+from ipt.examples import Example, TaskKind, check_examples
+from ipt.subspace.store import Subspace
+from ipt.task import TaskHead
+from ipt.tuning.engine import TuningEngine
+from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
+
+
+def adapt(
+    backbone: Backbone,
+    subspace: Subspace,
+    examples: Sequence[Example],
+    *,
+    validation_examples: Sequence[Example] | None = None,
+    kind: TaskKind | None = None,
+    hyperparameters: Hyperparameters | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> AdaptedTask:
+    """Tune a task vector to a few examples.
+
+    Args:
+        backbone: the frozen model, as `load_backbone` gives it.
+        subspace: found on that backbone.
+        examples: at least two of each label.
+        validation_examples: to measure on; a quarter of `examples` is held back when None.
+        kind: inferred from the outputs when None.
+        hyperparameters: the defaults when None.
+        on_step: called with the progress after every step.
+
+    Raises:
+        DatasetError: the examples cannot be tuned on.
+        SubspaceMismatchError: the subspace belongs to another backbone.
+    """
+    checked = check_examples(examples, validation_examples, kind)
+    held = None if validation_examples is None else list(validation_examples)
+    engine = TuningEngine(backbone, subspace)
+    engine.add(TuningJob("adapt", list(examples), checked, held, hyperparameters or Hyperparameters()), on_step=on_step)
+    while not engine.step()[0].done:
+        pass
+    return engine.finish("adapt")
+
+
+def head_of(task: AdaptedTask) -> TaskHead:
+    """What `Predictor.predict` needs of an adapted task."""
+    return TaskHead(task.vector, task.subspace_id, task.kind, task.labels, task.readout)

@@ -1,0 +1,220 @@
+"""A subspace on disk and in memory: `subspace.safetensors` and `subspace.json` in one folder, strictly checked.
+
+`subspace_id` is a hash over all that changes what a task vector means: the decoder's numbers, the shapes, the
+backbone's weights and where the prompt is placed. A vector is used only with the subspace whose id it carries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ipt.backbones.protocol import Backbone
+from ipt.errors import SubspaceError, SubspaceMismatchError
+from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
+
+FORMAT_VERSION = 1
+TENSORS_FILE = "subspace.safetensors"
+MANIFEST_FILE = "subspace.json"
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+PLACEMENTS = {"encoder": "after_first_token", "seq2seq": "before_input", "causal": "before_input"}
+_SHAPE_FIELDS = ("intrinsic_dim", "decoder_hidden", "prompt_length", "hidden_size")
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """A decoder with everything that says what its task vectors mean. Letters: K initial vectors, D, P, H."""
+
+    id: str
+    decoder: SubspaceDecoder
+    initial_vectors: Tensor
+    """[K, D]: where tuning may start. The first one is where it starts when nothing tells otherwise."""
+    manifest: dict[str, Any]
+    encoder: SubspaceEncoder | None = field(default=None)
+
+    @property
+    def intrinsic_dim(self) -> int:
+        return self.decoder.intrinsic_dim
+
+    @property
+    def prompt_length(self) -> int:
+        return self.decoder.prompt_length
+
+    @property
+    def hidden_size(self) -> int:
+        return self.decoder.hidden_size
+
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Raise `SubspaceMismatchError` unless this subspace was found on exactly that backbone."""
+        wanted, given = self.manifest["backbone"], backbone.identity
+        if wanted["weights_sha256"] != given.weights_sha256:
+            raise SubspaceMismatchError(
+                f"subspace {self.id} belongs to backbone {wanted['id']!r} (weights {wanted['weights_sha256'][:12]}…), "
+                f"not to {given.id!r} (weights {given.weights_sha256[:12]}…): load that backbone, or fit a subspace for this one"
+            )
+        if self.hidden_size != backbone.hidden_size:
+            raise SubspaceMismatchError(
+                f"subspace {self.id} makes prompts of hidden size {self.hidden_size}, the backbone's is {backbone.hidden_size}"
+            )
+
+
+def save_subspace(
+    folder: Path,
+    decoder: SubspaceDecoder,
+    backbone: Backbone,
+    *,
+    initial_vectors: Tensor | None = None,
+    encoder: SubspaceEncoder | None = None,
+    training: dict[str, Any] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> Subspace:
+    """Write a subspace to `folder` and give it back as it will load, with its numbers rounded to `dtype`.
+
+    Args:
+        decoder: the trained decoder.
+        backbone: the one it was trained on.
+        initial_vectors: [K, D] vectors where tuning may start; the zero vector when None.
+        encoder: shipped only where prompts are to be compressed to vectors.
+        training: free-form record for the manifest: method, options, tasks, scores.
+    """
+    starts = torch.zeros(1, decoder.intrinsic_dim) if initial_vectors is None else initial_vectors
+    tensors = {f"decoder.{name}": value for name, value in decoder.state_dict().items()}
+    if encoder is not None:
+        tensors |= {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+    tensors["initial_vectors"] = starts
+    tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in tensors.items()}
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise SubspaceError(f"{name} holds values that are not finite as {dtype}: the fit diverged")
+    manifest: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "intrinsic_dim": decoder.intrinsic_dim,
+        "decoder_hidden": decoder.expand.out_features,
+        "prompt_length": decoder.prompt_length,
+        "hidden_size": decoder.hidden_size,
+        "backbone": {
+            "family": backbone.family,
+            "id": backbone.identity.id,
+            "revision": backbone.identity.revision,
+            "weights_sha256": backbone.identity.weights_sha256,
+        },
+        "prompt_placement": PLACEMENTS[backbone.family],
+        "template": "{input}",
+        "training": training or {},
+    }
+    manifest["subspace_id"] = _subspace_id(manifest, tensors)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / TENSORS_FILE)
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
+    return load_subspace(folder, backbone)
+
+
+def load_subspace(spec: str | Path = "default", backbone: Backbone | None = None) -> Subspace:
+    """Load the shipped subspace (``"default"``) or the one in a folder, onto the backbone's device.
+
+    Raises:
+        SubspaceError: a file is missing, damaged or hostile, or the id in the manifest is not that of the numbers.
+        SubspaceMismatchError: it belongs to another backbone than `backbone`.
+    """
+    folder = Path(str(files("ipt.subspace") / "default")) if spec == "default" else Path(spec)
+    manifest = _read_manifest(folder / MANIFEST_FILE)
+    tensors = _read_tensors(folder / TENSORS_FILE)
+    subspace = _assemble(folder, manifest, tensors)
+    if backbone is not None:
+        subspace.check_backbone(backbone)
+        subspace.decoder.to(backbone.device)
+    return subspace
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise SubspaceError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes, which no manifest is")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SubspaceError(
+            f"{path}: not found; a subspace is a folder with {MANIFEST_FILE} and {TENSORS_FILE}"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise SubspaceError(f"{path}: not a readable manifest: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
+        found = manifest.get("format_version") if isinstance(manifest, dict) else type(manifest).__name__
+        raise SubspaceError(f"{path}: format version {FORMAT_VERSION} is understood, found {found!r}")
+    for name in _SHAPE_FIELDS:
+        value = manifest.get(name)
+        if type(value) is not int or not 0 < value <= 1_000_000:
+            raise SubspaceError(f"{path}: {name} must be a positive integer, found {value!r}")
+    backbone = manifest.get("backbone")
+    if not isinstance(backbone, dict) or not all(isinstance(backbone.get(k), str) for k in ("id", "weights_sha256")):
+        raise SubspaceError(f"{path}: backbone must name id and weights_sha256")
+    return manifest
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SubspaceError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def _assemble(folder: Path, manifest: dict[str, Any], tensors: dict[str, Tensor]) -> Subspace:
+    dim, hidden, length, width = (manifest[name] for name in _SHAPE_FIELDS)
+    expected = {
+        "decoder.expand.weight": (hidden, dim),
+        "decoder.expand.bias": (hidden,),
+        "decoder.project.weight": (length * width, hidden),
+        "decoder.project.bias": (length * width,),
+    }
+    has_encoder = any(name.startswith("encoder.") for name in tensors)
+    if has_encoder:
+        expected |= {"encoder.compress.weight": (dim, length * width), "encoder.compress.bias": (dim,)}
+    starts = tensors.get("initial_vectors")
+    if starts is None or starts.dim() != 2 or starts.shape[0] < 1 or starts.shape[1] != dim:
+        raise SubspaceError(f"{folder}: initial_vectors must have shape [K, {dim}]")
+    if set(tensors) != {*expected, "initial_vectors"}:
+        raise SubspaceError(
+            f"{folder}: tensors are {sorted(tensors)}, expected {sorted([*expected, 'initial_vectors'])}"
+        )
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise SubspaceError(f"{folder}: {name} has shape {list(tensors[name].shape)}, expected {list(shape)}")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise SubspaceError(f"{folder}: {name} is {tensor.dtype}, expected a floating-point type")
+        if not torch.isfinite(tensor).all():
+            raise SubspaceError(f"{folder}: {name} holds values that are not finite")
+    if manifest.get("subspace_id") != _subspace_id(manifest, tensors):
+        raise SubspaceError(
+            f"{folder}: subspace_id does not match the contents: manifest and tensors were not written together"
+        )
+    decoder = SubspaceDecoder(dim, hidden, length, width)
+    decoder.load_state_dict({n.removeprefix("decoder."): t for n, t in tensors.items() if n.startswith("decoder.")})
+    encoder = None
+    if has_encoder:
+        encoder = SubspaceEncoder(dim, length, width)
+        encoder.load_state_dict({n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")})
+        encoder.requires_grad_(False)
+    return Subspace(manifest["subspace_id"], decoder.requires_grad_(False), starts.float(), manifest, encoder)
+
+
+def _subspace_id(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    meaning = {name: manifest.get(name) for name in ("format_version", *_SHAPE_FIELDS, "prompt_placement", "template")}
+    meaning["weights_sha256"] = manifest["backbone"]["weights_sha256"]
+    digest.update(json.dumps(meaning, sort_keys=True).encode())
+    for name in sorted(tensors):
+        if name.startswith("decoder."):
+            # Little-endian float32 of the stored numbers, so that the id does not depend on how they are stored.
+            digest.update(name.encode() + tensors[name].float().numpy().astype("<f4").tobytes())
+    return f"sub_{digest.hexdigest()[:24]}"

@@ -1,0 +1,220 @@
+"""Tuning a classification task on an encoder, through the readout that will answer.
+
+The loss of a step is the leave-one-out error of a ridge readout on the step's rows (`ipt.ridge`), as in the fit of the
+subspace; validation fits a readout to the training examples and measures it on the held-back ones.
+
+Letters: L lanes, B rows of a step, N examples, C classes, H hidden size, D intrinsic dimension.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Generator, Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.examples import Example, labels_of
+from ipt.readout import Embeddings, Readout, fit_readout
+from ipt.ridge import class_targets, gram, leave_one_out
+from ipt.subspace.store import Subspace
+from ipt.tuning.job import AdaptedTask, TuningJob
+from ipt.tuning.program import Program, Steps
+from ipt.tuning.state import TuningState
+from ipt.tuning.work import NO_PROMPT, Descend, Forward, Result, Work
+
+SIDE_BY_SIDE = True
+MAX_CLASSES_PER_STEP = 6
+LABEL_SMOOTHING = 0.05
+TUNING_TOKENS = 128
+"""Longer texts are cut to this many tokens while tuning; prediction reads all that the backbone can."""
+READOUT_ROWS = 4096
+"""Most training examples that the final readout is fitted to."""
+VALIDATION_ROWS = 256
+"""Most training rows, and most held-back rows, that one validation reads."""
+FORWARD_TOKENS = 4096
+"""Tokens of one unit of work without gradients, so that no single step of the engine takes long."""
+FEW_HELD_BACK = 20
+DEFAULT_CONSTANTS = {"ridge": [0.3, 0.3], "scale": [8.0, 8.0]}
+
+
+class ClassificationProgram(Program):
+    """The work of one classification job on an encoder."""
+
+    def __init__(
+        self, job: TuningJob, subspace: Subspace, backbone: EncoderBackbone, checkpoint: bytes | None = None
+    ) -> None:
+        super().__init__(job, subspace, backbone.device, checkpoint)
+        self.started = time.monotonic()
+        self.labels = labels_of(job.examples)
+        rng = np.random.default_rng([job.hyperparameters.seed, 3])
+        self.train = _at_most(self.train, READOUT_ROWS, rng)
+        self.held_back = _at_most(self.held_back, VALIDATION_ROWS, rng)
+        texts = [example.input for example in self.train + self.held_back] + list(self.labels)
+        self.token_ids = backbone.tokenize(texts, max_tokens=TUNING_TOKENS)
+        index = {label: number for number, label in enumerate(self.labels)}
+        self.classes = torch.tensor([index[example.output] for example in self.train + self.held_back])
+        train, known = len(self.train), len(self.classes)
+        self.train_rows = list(range(train))
+        self.held_rows = list(range(train, known))
+        self.name_rows = list(range(known, known + len(self.labels)))
+        self.probe_rows = sorted(rng.permutation(train)[:VALIDATION_ROWS].tolist())
+        self.rows_of_class: dict[int, list[int]] = defaultdict(list)
+        for row in self.train_rows:
+            self.rows_of_class[int(self.classes[row])].append(row)
+        constants = subspace.manifest["training"].get("readout", DEFAULT_CONSTANTS)
+        self.ridge, self.scale = float(constants["ridge"][SIDE_BY_SIDE]), float(constants["scale"][SIDE_BY_SIDE])
+        self.frozen = torch.empty(0)
+
+    def prepare(self) -> Steps:
+        rows = range(len(self.token_ids))
+        self.frozen = yield from self._embed(None, rows)
+
+    def validation_losses(self, vectors: Tensor) -> Generator[Work, Result, list[float]]:
+        rows = self.probe_rows + self.held_rows + self.name_rows
+        losses = []
+        for vector in vectors:
+            prompted = yield from self._embed(vector, rows)
+            table = self._table(prompted, rows)
+            readout = self._fit(table, self.probe_rows)
+            losses.append(self._loss(readout, table))
+        return losses
+
+    def descend_on(self, state: TuningState, learning_rate: float) -> Descend:
+        lanes: list[int] = []
+        rows: list[int] = []
+        classes: list[int] = []
+        for lane in range(state.lanes.vectors.shape[0]):
+            for number, drawn in enumerate(self._draw(lane, state.lanes.step)):
+                rows += drawn
+                classes += [number] * len(drawn)
+                lanes += [lane] * len(drawn)
+        lane_sizes = [len(list(group)) for _, group in groupby(lanes)]
+        frozen = self.frozen[rows].to(self.device).split(lane_sizes)
+        numbers = torch.tensor(classes, device=self.device).split(lane_sizes)
+        num_classes = min(len(self.rows_of_class), MAX_CLASSES_PER_STEP)
+
+        def loss(prompted: Tensor) -> Tensor:
+            per_lane = []
+            for embedded, beside, wanted in zip(prompted.split(lane_sizes), frozen, numbers, strict=True):
+                kernel = 0.5 * (gram(embedded) + gram(beside)) if SIDE_BY_SIDE else gram(embedded)
+                scores = leave_one_out(kernel, class_targets(wanted, num_classes), self.ridge)
+                per_lane.append(F.cross_entropy(self.scale * scores, wanted, label_smoothing=LABEL_SMOOTHING))
+            return torch.stack(per_lane)
+
+        return Descend(state.lanes, lanes, [self.token_ids[row] for row in rows], loss, learning_rate)
+
+    def conclude(self, vector: Tensor) -> Generator[Work, Result, AdaptedTask]:
+        rows = list(range(len(self.token_ids)))
+        tuned = self._table((yield from self._embed(vector, rows)), rows)
+        zero = self._table((yield from self._embed(torch.zeros_like(vector), rows)), rows)
+        baseline = Embeddings(None, self.frozen)
+        readout = self._fit(tuned, self.train_rows + self.held_rows)
+        scores = [self._score(table) for table in (tuned, zero, baseline)]
+        metrics: dict[str, float | int | str | None] = {
+            "score_metric": "accuracy",
+            "score_source": "held_back" if self.held_rows else "leave_one_out",
+            "score": scores[0],
+            "zero_vector_score": scores[1],
+            "baseline_score": scores[2],
+            "baseline": "ridge readout on frozen embeddings",
+            "held_back": len(self.held_rows),
+            "loss": readout.loss,
+            "steps_run": 0 if self.state is None else self.state.lanes.step,
+            "seconds": round(time.monotonic() - self.started, 3),
+        }
+        vector_out = vector.detach().cpu().numpy().astype(np.float32)
+        return AdaptedTask(
+            vector_out, self.subspace.id, "classification", self.labels, readout.to_bytes(), metrics,
+            _warnings(*scores, held_back=len(self.held_rows)),
+        )  # fmt: skip
+
+    def _embed(self, vector: Tensor | None, rows: Sequence[int]) -> Generator[Work, Result, Tensor]:
+        """[len(rows), H] on the CPU: rows behind the prompt of `vector` [D], or frozen, a bounded unit of work at a time."""
+        lane = NO_PROMPT if vector is None else 0
+        vectors = torch.empty(0, self.subspace.intrinsic_dim) if vector is None else vector[None]
+        parts: list[Tensor] = []
+        unit: list[int] = []
+        tokens = 0
+        for row in rows:
+            length = self.subspace.prompt_length * (vector is not None) + len(self.token_ids[row])
+            if unit and tokens + length > FORWARD_TOKENS:
+                parts.append(self._taken((yield Forward(vectors, [lane] * len(unit), self._ids(unit)))))
+                unit, tokens = [], 0
+            unit.append(row)
+            tokens += length
+        parts.append(self._taken((yield Forward(vectors, [lane] * len(unit), self._ids(unit)))))
+        return torch.cat(parts)
+
+    def _ids(self, rows: Sequence[int]) -> list[list[int]]:
+        return [self.token_ids[row] for row in rows]
+
+    @staticmethod
+    def _taken(result: Result) -> Tensor:
+        assert isinstance(result, Tensor)
+        return result.float().cpu()
+
+    def _table(self, prompted: Tensor, rows: Sequence[int]) -> Embeddings:
+        """Embeddings addressed by row number, of which only `rows` were computed."""
+        table = torch.zeros_like(self.frozen)
+        table[list(rows)] = prompted
+        return Embeddings(table, self.frozen)
+
+    def _fit(self, table: Embeddings, rows: Sequence[int]) -> Readout:
+        beside = (table.prompted is not None and SIDE_BY_SIDE,)
+        return fit_readout(
+            table.rows(rows), self.classes[list(rows)], len(self.labels), table.rows(self.name_rows), beside
+        )
+
+    def _loss(self, readout: Readout, table: Embeddings) -> float:
+        if not self.held_rows:
+            return readout.loss
+        return F.cross_entropy(readout.logits(table.rows(self.held_rows)), self.classes[self.held_rows]).item()
+
+    def _score(self, table: Embeddings) -> float:
+        readout = self._fit(table, self.train_rows)
+        if not self.held_rows:
+            return readout.accuracy
+        guesses = readout.logits(table.rows(self.held_rows)).argmax(dim=1)
+        return (guesses == self.classes[self.held_rows]).float().mean().item()
+
+    def _draw(self, lane: int, step: int) -> list[list[int]]:
+        """Training rows of some classes for one lane's step, as many of each class as there are."""
+        rng = self.rng(lane, step)
+        num_classes = min(len(self.rows_of_class), MAX_CLASSES_PER_STEP)
+        per_class = max(2, self.job.hyperparameters.batch_size // num_classes)
+        chosen = rng.choice(len(self.rows_of_class), size=num_classes, replace=False)
+        return [rng.permutation(self.rows_of_class[int(c)])[:per_class].tolist() for c in chosen]
+
+
+def _at_most(examples: list[Example], limit: int, rng: np.random.Generator) -> list[Example]:
+    """At most `limit` of the examples, in their order, taking from every label in turn."""
+    if len(examples) <= limit:
+        return examples
+    taken: dict[str, int] = defaultdict(int)
+    ranked = []
+    for index in rng.permutation(len(examples)).tolist():
+        label = examples[index].output
+        ranked.append((taken[label], index))
+        taken[label] += 1
+    return [examples[index] for index in sorted(index for _, index in sorted(ranked)[:limit])]
+
+
+def _warnings(score: float, zero_vector: float, baseline: float, held_back: int) -> list[str]:
+    warnings = []
+    if score <= baseline and score <= zero_vector:
+        warnings.append(
+            f"tuning did not help: accuracy {score:.3f}, against {zero_vector:.3f} with the zero vector and "
+            f"{baseline:.3f} without a prompt; more, or cleaner, examples may"
+        )
+    if 0 < held_back < FEW_HELD_BACK:
+        warnings.append(
+            f"accuracy was measured on {held_back} held-back examples only, so it is rough; "
+            "give validation_examples for a better estimate"
+        )
+    return warnings

@@ -1,0 +1,178 @@
+"""The tuning engine: advances any number of jobs together, one unit of work of each a step, in shared batches.
+
+Jobs join with `add` and leave with `finish` or `remove` between steps. All gradient work of a step is one forward and
+one backward pass over the rows of all jobs; so is all work without gradients. A job's numbers do not depend on its
+neighbours beyond float rounding.
+
+Letters: B rows, L lanes of all jobs, D intrinsic dimension, P prompt length, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.backbones.protocol import Backbone, TextBackbone, TokenIds
+from ipt.errors import DatasetError, IptError
+from ipt.examples import check_examples
+from ipt.subspace.store import Subspace
+from ipt.tuning.classification import ClassificationProgram
+from ipt.tuning.job import AdaptedTask, Progress, TuningJob
+from ipt.tuning.optimizer import descend
+from ipt.tuning.program import Program, Steps
+from ipt.tuning.work import NO_PROMPT, Descend, Forward, Generate, Result, Work
+
+
+@dataclass
+class _Running:
+    program: Program
+    steps: Steps
+    work: Work | None = None
+    on_step: Callable[[Progress], None] | None = field(default=None)
+
+
+class TuningEngine:
+    """Tunes the vectors of many jobs on one backbone and one subspace, both frozen."""
+
+    def __init__(self, backbone: Backbone, subspace: Subspace) -> None:
+        subspace.check_backbone(backbone)
+        self.backbone = backbone
+        self.subspace = subspace
+        self._running: dict[str, _Running] = {}
+
+    @property
+    def job_ids(self) -> tuple[str, ...]:
+        """Jobs in the engine, done ones included until `finish` takes them."""
+        return tuple(self._running)
+
+    def add(
+        self, job: TuningJob, checkpoint: bytes | None = None, on_step: Callable[[Progress], None] | None = None
+    ) -> None:
+        """Take a job in; it advances from the next `step` on.
+
+        Args:
+            job: what to tune.
+            checkpoint: what `checkpoint` gave for the same job, to go on from.
+            on_step: called with the job's progress after every engine step.
+
+        Raises:
+            DatasetError: the examples cannot be tuned on.
+            CheckpointError: the checkpoint is damaged or of another job.
+            SubspaceMismatchError: the checkpoint belongs to another subspace.
+        """
+        if job.job_id in self._running:
+            raise IptError(f"job {job.job_id!r} is in the engine already", param="job_id")
+        check_examples(job.examples, job.validation_examples, job.kind)
+        program = self._program(job, checkpoint)
+        self._running[job.job_id] = _Running(program, program.run(), on_step=on_step)
+
+    def step(self) -> list[Progress]:
+        """Advance every job by one unit of work and say where each stands."""
+        active = [running for running in self._running.values() if running.program.result is None]
+        for running in active:
+            if running.work is None:
+                self._resume(running, None)
+        self._run_together(active)
+        reports = [running.program.progress() for running in active]
+        for running, report in zip(active, reports, strict=True):
+            if running.on_step:
+                running.on_step(report)
+        return reports
+
+    def checkpoint(self, job_id: str) -> bytes:
+        """The job's state as bytes to give to `add` later; empty when it has not been tuned yet."""
+        return self._running[job_id].program.checkpoint()
+
+    def finish(self, job_id: str) -> AdaptedTask:
+        """The tuned task of a job that is done; the job leaves the engine."""
+        result = self._running[job_id].program.result
+        if result is None:
+            raise IptError(f"job {job_id!r} is not done yet", param="job_id")
+        self.remove(job_id)
+        return result
+
+    def remove(self, job_id: str) -> None:
+        """Drop a job."""
+        self._running.pop(job_id).steps.close()
+
+    def _program(self, job: TuningJob, checkpoint: bytes | None) -> Program:
+        if isinstance(self.backbone, EncoderBackbone):
+            if job.kind != "classification":
+                raise DatasetError(
+                    f"backbone {self.backbone.identity.id!r} is an encoder, which classifies but does not write text: "
+                    "its outputs must be labels (at least two examples of each)",
+                    param="kind",
+                )
+            return ClassificationProgram(job, self.subspace, self.backbone, checkpoint)
+        raise IptError(f"no tuning program for backbone {type(self.backbone).__name__}")
+
+    def _resume(self, running: _Running, result: Result | None) -> None:
+        """Hand a result to the program and take its next work, if any."""
+        try:
+            running.work = next(running.steps) if result is None else running.steps.send(result)
+        except StopIteration:
+            running.work = None
+
+    def _run_together(self, active: Sequence[_Running]) -> None:
+        descends = [(r, r.work) for r in active if isinstance(r.work, Descend)]
+        forwards = [(r, r.work) for r in active if isinstance(r.work, Forward)]
+        generates = [(r, r.work) for r in active if isinstance(r.work, Generate)]
+        if descends:
+            losses = self._descend([work for _, work in descends])
+            for (running, _), loss in zip(descends, losses, strict=True):
+                self._resume(running, loss)
+        if forwards:
+            outputs = self._forward([work for _, work in forwards])
+            for (running, _), output in zip(forwards, outputs, strict=True):
+                self._resume(running, output)
+        for running, generate in generates:
+            self._resume(running, self._generate(generate))
+
+    def _descend(self, works: Sequence[Descend]) -> list[Tensor]:
+        """Loss and gradient of all lanes in one pass, then one optimizer step; the losses [L of the job] of each."""
+        vectors = torch.cat([work.state.vectors for work in works]).detach().requires_grad_(True)
+        outputs = self._outputs(works, self.subspace.decoder(vectors))
+        losses = [
+            work.loss(part) for work, part in zip(works, outputs.split([len(w.inputs) for w in works]), strict=True)
+        ]
+        (gradients,) = torch.autograd.grad(torch.cat(losses).sum(), vectors)
+        descend([work.state for work in works], gradients, [work.learning_rate for work in works])
+        return [loss.detach() for loss in losses]
+
+    @torch.no_grad()
+    def _forward(self, works: Sequence[Forward]) -> list[Tensor]:
+        """What the backbone gives for the rows of each work; those behind prompts in one pass, the others in another."""
+        results: dict[int, Tensor] = {}
+        for plain in (False, True):
+            group = [work for work in works if (NO_PROMPT in work.lanes) == plain]
+            if group:
+                prompts = None if plain else self.subspace.decoder(torch.cat([work.vectors for work in group]))
+                parts = self._outputs(group, prompts).split([len(work.inputs) for work in group])
+                results |= {id(work): part for work, part in zip(group, parts, strict=True)}
+        return [results[id(work)] for work in works]
+
+    def _outputs(self, works: Sequence[Forward] | Sequence[Descend], prompts: Tensor | None) -> Tensor:
+        """What the backbone gives for the rows of several works; `prompts` [L, P, H] of their lanes, or none."""
+        inputs: list[TokenIds] = [row for work in works for row in work.inputs]
+        per_row = None
+        if prompts is not None:
+            lanes, offset = [], 0
+            for work in works:
+                lanes += [offset + lane for lane in work.lanes]
+                offset += work.vectors.shape[0] if isinstance(work, Forward) else work.state.vectors.shape[0]
+            per_row = prompts[torch.tensor(lanes, device=prompts.device)]
+        if isinstance(self.backbone, EncoderBackbone):
+            return self.backbone.embed(inputs, per_row)
+        assert isinstance(self.backbone, TextBackbone)
+        targets = [row for work in works for row in work.targets or ()]
+        return self.backbone.target_log_likelihood(inputs, targets, per_row)
+
+    @torch.no_grad()
+    def _generate(self, work: Generate) -> list[str]:
+        assert isinstance(self.backbone, TextBackbone)
+        prompts = self.subspace.decoder(work.vectors)[torch.tensor(list(work.lanes), device=work.vectors.device)]
+        return self.backbone.generate(work.inputs, prompts, max_new_tokens=work.max_new_tokens)

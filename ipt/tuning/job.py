@@ -1,0 +1,78 @@
+"""What a tuning job is asked (data and hyperparameters), tells while it runs, and leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipt.errors import IptError
+from ipt.examples import Example, TaskKind
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """How a task vector is tuned. The defaults are the measured ones (docs/results.md).
+
+    Raises:
+        IptError: when a value is out of its range, naming it.
+    """
+
+    steps: int = 60
+    learning_rate: float = 0.03
+    batch_size: int = 18
+    restarts: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("steps", 0, 10_000),
+            ("batch_size", 4, 512),
+            ("restarts", 1, 16),
+            ("seed", 0, 2**32 - 1),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise IptError(f"{name} must be an integer from {low} to {high}, got {value!r}", param=name)
+        if not 0.0 < self.learning_rate <= 10.0:  # also false for NaN
+            raise IptError(
+                f"learning_rate must be above 0 and at most 10, got {self.learning_rate}", param="learning_rate"
+            )
+
+
+@dataclass(frozen=True)
+class TuningJob:
+    """One task to tune. Without `validation_examples` a part of `examples` is held back to measure on."""
+
+    job_id: str
+    examples: list[Example]
+    kind: TaskKind
+    validation_examples: list[Example] | None = None
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands after an engine step. `step` counts optimizer steps; `loss` is the newest step's."""
+
+    job_id: str
+    step: int
+    steps: int
+    loss: float | None
+    done: bool
+    phase: str = "tuning"
+    """"preparing", "tuning" or "finishing"."""
+
+
+@dataclass(frozen=True)
+class AdaptedTask:
+    """A tuned task: all that is needed to answer for it, besides backbone and subspace."""
+
+    vector: NDArray[np.float32]
+    subspace_id: str
+    kind: TaskKind
+    labels: tuple[str, ...]
+    readout: bytes | None
+    metrics: dict[str, float | int | str | None]
+    warnings: list[str] = field(default_factory=list)

@@ -1,0 +1,61 @@
+"""AdamW on the vectors of many jobs at once: elementwise, so that no job sees another.
+
+Clipping, learning rate and step count are per lane. Letters: L lanes, D intrinsic dimension.
+Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", algorithm 2 (with weight decay 0); the schedule
+(linear, 6 % warm-up) and the clipping follow the reference of arXiv 2110.07867.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ipt.tuning.work import LaneState
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+CLIP_NORM = 1.0
+WARMUP_FRACTION = 0.06
+
+
+def scheduled(learning_rate: float, step: int, steps: int) -> float:
+    """The learning rate of step `step` (from 0) of `steps`: a linear rise over the first 6 %, then linearly to zero."""
+    warmup = max(1, round(WARMUP_FRACTION * steps))
+    if step < warmup:
+        return learning_rate * (step + 1) / warmup
+    return learning_rate * (steps - step) / max(1, steps - warmup)
+
+
+def descend(states: Sequence[LaneState], gradients: Tensor, learning_rates: Sequence[float]) -> None:
+    """Move the vectors of every state by one step, in place.
+
+    Args:
+        states: of each job; their lanes, in order, are the rows of `gradients`.
+        gradients: [L, D].
+        learning_rates: of each job.
+    """
+    counts = [state.vectors.shape[0] for state in states]
+    per_lane = torch.tensor(
+        [
+            (rate, state.step + 1)
+            for state, rate in zip(states, learning_rates, strict=True)
+            for _ in range(state.vectors.shape[0])
+        ],
+        dtype=torch.float64,
+    )
+    rates = per_lane[:, :1]
+    corrected = rates * (1 - BETA2 ** per_lane[:, 1:]).sqrt() / (1 - BETA1 ** per_lane[:, 1:])
+    scale = corrected.to(gradients)
+    epsilon = (EPSILON * (1 - BETA2 ** per_lane[:, 1:]).sqrt()).to(gradients)
+
+    clipped = gradients * (CLIP_NORM / gradients.norm(dim=1, keepdim=True).clamp_min(CLIP_NORM))
+    first = torch.cat([state.first_moments for state in states]).lerp_(clipped, 1 - BETA1)
+    second = (
+        torch.cat([state.second_moments for state in states]).mul_(BETA2).addcmul_(clipped, clipped, value=1 - BETA2)
+    )
+    vectors = torch.cat([state.vectors for state in states]) - scale * first / (second.sqrt() + epsilon)
+    parts = zip(states, vectors.split(counts), first.split(counts), second.split(counts), strict=True)
+    for state, moved, first_part, second_part in parts:
+        state.vectors, state.first_moments, state.second_moments = moved, first_part, second_part
+        state.step += 1

@@ -1,0 +1,67 @@
+"""The units of work that tuning programs ask of the engine, which runs those of all jobs together.
+
+A program is a generator: it yields work, and is sent the result. Rows name the lane (one of the program's task
+vectors) whose prompt they stand behind, or `NO_PROMPT`. Letters: L lanes, B rows, D intrinsic dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ipt.backbones.protocol import TokenIds
+
+NO_PROMPT = -1
+
+
+@dataclass
+class Forward:
+    """Run rows without gradients. Result: what the backbone gives for each row, in order.
+
+    That is the embedding [B, H] on an encoder; on a text backbone the log-likelihood [B] of each row's target.
+    """
+
+    vectors: Tensor
+    """[L, D]."""
+    lanes: Sequence[int]
+    inputs: Sequence[TokenIds]
+    targets: Sequence[TokenIds] | None = None
+
+
+@dataclass
+class Descend:
+    """One gradient step of every lane. Result: the losses [L]; `state` is moved in place."""
+
+    state: LaneState
+    lanes: Sequence[int]
+    inputs: Sequence[TokenIds]
+    loss: Callable[[Tensor], Tensor]
+    """From what the backbone gives for the rows (see `Forward`) to the loss of each lane, [L], each of its own rows."""
+    learning_rate: float
+    targets: Sequence[TokenIds] | None = None
+
+
+@dataclass
+class Generate:
+    """Write text for rows. Result: a list of strings."""
+
+    vectors: Tensor
+    lanes: Sequence[int]
+    inputs: Sequence[TokenIds]
+    max_new_tokens: int = field(default=64)
+
+
+@dataclass
+class LaneState:
+    """The vectors of a job's lanes and the moments of their optimizer, all [L, D] float32; and steps taken."""
+
+    vectors: Tensor
+    first_moments: Tensor
+    second_moments: Tensor
+    step: int = 0
+
+
+Work = Forward | Descend | Generate
+Result = Tensor | list[str]
