@@ -1,0 +1,160 @@
+"""A client of the HTTP API, as thin as the command line needs it."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+
+from app.cli.output import CliError
+from app.settings import is_loopback
+
+Json = dict[str, Any]
+
+FINISHED_STATES = ("succeeded", "failed", "cancelled")
+_ROWS_PER_REQUEST = 64
+_PAGE = 100
+
+
+class ServiceError(CliError):
+    """The service refused a request; the message is the service's own."""
+
+    def __init__(self, message: str, *, status: int, code: str | None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class ServiceClient:
+    """One connection to one service. Every method raises `CliError` with a message for the user."""
+
+    def __init__(self, url: str, api_key: str | None = None, timeout_seconds: float = 60.0) -> None:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise CliError(f"{url!r} is not the address of a service: expected something like http://127.0.0.1:8000")
+        self.url = parts.geturl().rstrip("/")
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=timeout_seconds,
+            # A proxy from the environment cannot reach this machine's own loopback.
+            trust_env=not is_loopback(parts.hostname),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._http.close()
+
+    def ready(self) -> bool:
+        """Whether a service answers here and can take work.
+
+        Raises:
+            CliError: it answers, and will never be ready.
+        """
+        try:
+            response = self._http.get("/readyz", timeout=5.0)
+            document = response.json()
+        except (httpx.TransportError, ValueError):
+            return False
+        if response.is_success:
+            return True
+        if isinstance(document, dict) and document.get("checks", {}).get("model") == "failed":
+            raise _service_error(response.status_code, document, self.url)
+        return False
+
+    def create_adaptation(self, name: str, examples: Sequence[Json]) -> Json:
+        """Send a dataset; the answer is the queued adaptation."""
+        return self._send("POST", "/v1/adaptations", {"name": name, "examples": list(examples)})
+
+    def adaptation(self, adaptation_id: str) -> Json:
+        return self._send("GET", f"/v1/adaptations/{adaptation_id}")
+
+    def wait(
+        self, adaptation_id: str, on_update: Callable[[Json], None] | None = None, poll_seconds: float = 0.25
+    ) -> Json:
+        """The adaptation once it has finished, however it ended; `on_update` sees every state on the way."""
+        while True:
+            adaptation = self.adaptation(adaptation_id)
+            if on_update:
+                on_update(adaptation)
+            if adaptation["state"] in FINISHED_STATES:
+                return adaptation
+            time.sleep(poll_seconds)
+
+    def tasks(self) -> list[Json]:
+        """All tasks, page by page."""
+        return list(self._pages("/v1/tasks"))
+
+    def task_id(self, name_or_id: str) -> str:
+        """The id of the one task that has this id, or this name."""
+        if name_or_id.startswith("tsk_"):
+            return name_or_id
+        found = [task["id"] for task in self._pages("/v1/tasks") if task["name"] == name_or_id]
+        if not found:
+            raise CliError(f"there is no task named {name_or_id!r}: `ipt tasks` lists them")
+        if len(found) > 1:
+            raise CliError(f"{len(found)} tasks are named {name_or_id!r}: give the id, one of {', '.join(found)}")
+        return str(found[0])
+
+    def predict(self, task_id: str, inputs: Sequence[str]) -> Json:
+        """The predictions for `inputs`, in their order, sent in as many requests as it takes."""
+        answer: Json = {}
+        predictions: list[Json] = []
+        for start in range(0, len(inputs), _ROWS_PER_REQUEST):
+            answer = self._send(
+                "POST", f"/v1/tasks/{task_id}/predict", {"inputs": list(inputs[start : start + _ROWS_PER_REQUEST])}
+            )
+            predictions += answer["predictions"]
+        return answer | {"predictions": predictions}
+
+    def _pages(self, path: str) -> Iterator[Json]:
+        after = None
+        while True:
+            page = self._send("GET", path, params={"limit": _PAGE} | ({"after": after} if after else {}))
+            yield from page["data"]
+            if not page["has_more"]:
+                return
+            after = page["data"][-1]["id"]
+
+    def _send(self, method: str, path: str, body: Json | None = None, params: Json | None = None) -> Json:
+        try:
+            # Escaped to ASCII: what is not valid Unicode then reaches the service, which says what is wrong with it.
+            content = None if body is None else json.dumps(body)
+            response = self._http.request(
+                method, path, content=content, params=params, headers={"content-type": "application/json"}
+            )
+        except httpx.ConnectError as error:
+            raise CliError(
+                f"no service answers at {self.url}: start one with `ipt serve`, or name another with --url"
+            ) from error
+        except httpx.TransportError as error:
+            raise CliError(
+                f"{self.url} does not answer ({type(error).__name__}): see the log of `ipt serve`"
+            ) from error
+        try:
+            document = response.json()
+        except ValueError:
+            document = None
+        if response.is_success and isinstance(document, dict):
+            return document
+        raise _service_error(response.status_code, document, self.url)
+
+
+def _service_error(status: int, document: object, url: str) -> ServiceError:
+    detail = document.get("error") if isinstance(document, dict) else None
+    if not isinstance(detail, dict):
+        return ServiceError(f"{url} answered {status}, but not as this service does", status=status, code=None)
+    message = str(detail.get("message"))
+    param = detail.get("param")
+    if status == 401:
+        message += " (the environment variable IPT_API_KEY holds the key)"
+    return ServiceError(
+        f"{param}: {message}" if param and str(param) not in message else message,
+        status=status,
+        code=detail.get("code"),
+    )

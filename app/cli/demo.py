@@ -1,0 +1,178 @@
+"""`ipt demo`: the whole way from a dataset to answers, on the service's own REST API."""
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from app.cli.options import DEFAULT_URL, api_key
+from app.cli.output import CliError, results, score
+
+if TYPE_CHECKING:
+    from app.cli.client import ServiceClient
+    from app.cli.dataset_file import Row
+
+_DATASET = Path(__file__).parents[2] / "examples" / "support_tickets.jsonl"
+_PER_LABEL = 16
+_SHOWN_WRONG = 3
+_NAME = "support_tickets"
+_TRY = "The bill shows an amount that I never agreed to"
+
+
+def demo() -> None:
+    """Show the whole of it: start a service, adapt to examples/support_tickets.jsonl over HTTP, classify new texts.
+
+    Uses the service that runs on this machine already, or starts one of its own, with its data in .ipt
+    (IPT_DATA_DIR), and stops it at the end. Needs no other service, no network and no GPU.
+    """
+    from app.cli.child import running_service
+    from app.cli.client import ServiceClient
+    from app.cli.dataset_file import read_dataset
+    from app.settings import Settings
+
+    if not _DATASET.is_file():
+        raise CliError(f"the demo needs {_DATASET.name}, which a clone of the repository has under examples/")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    console = results()
+    seconds: dict[str, float] = {}
+    examples, new = _split(read_dataset(_DATASET))
+    labels = list(dict.fromkeys(row["output"] for row in examples))
+    console.print("[bold]Intrinsic prompt tuning: one frozen language model, one vector of 250 floats a task[/bold]\n")
+
+    with ExitStack() as stack:
+        data_dir = Settings().data_dir
+        url = DEFAULT_URL
+        with ServiceClient(url) as probe:
+            running = probe.ready()
+        if running:
+            console.print(f"[bold]1[/bold]  Using the service that runs at {url}")
+        else:
+            console.print(f"[bold]1[/bold]  Starting the service with its own PostgreSQL (data in {data_dir})")
+            with _timed(seconds, "service ready"):
+                # The demo shows the embedded mode, whatever production the environment may name.
+                embedded = {"IPT_DATABASE_URL": "", "IPT_REDIS_URL": "", "IPT_DATA_DIR": str(data_dir)}
+                url = stack.enter_context(running_service(data_dir / "demo.log", embedded))
+            console.print(f"   ready at {url} after {seconds['service ready']:.1f} s")
+        client = stack.enter_context(ServiceClient(url, api_key()))
+
+        console.print(
+            f"\n[bold]2[/bold]  Adapting to {_DATASET.name}: {len(labels)} labels, {_PER_LABEL} examples each "
+            "(POST /v1/adaptations)"
+        )
+        with _timed(seconds, "adaptation"):
+            adaptation = _adapt(console, client, examples)
+        _report(console, adaptation)
+
+        console.print(
+            f"\n[bold]3[/bold]  Classifying {len(new)} new tickets (POST /v1/tasks/{adaptation['task_id']}/predict)"
+        )
+        with _timed(seconds, f"{len(new)} predictions"):
+            answer = client.predict(adaptation["task_id"], [row["input"] for row in new])
+        _show_predictions(console, new, answer["predictions"])
+        with _timed(seconds, "stopping"):
+            stack.close()
+
+    console.print(
+        "\n[bold]4[/bold]  Time taken: " + ", ".join(f"{what} {took:.1f} s" for what, took in seconds.items())
+    )
+    _say_what_next(console, adaptation["task_id"], running=running)
+
+
+def _split(rows: "list[Row]") -> "tuple[list[Row], list[Row]]":
+    """The first examples of every label to adapt with, and the rest, which the service never sees as examples."""
+    seen: Counter[str] = Counter()
+    examples: list[Row] = []
+    rest: list[Row] = []
+    for row in rows:
+        seen[row["output"]] += 1
+        (examples if seen[row["output"]] <= _PER_LABEL else rest).append(row)
+    return examples, rest
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    seconds[stage] = time.monotonic() - began
+
+
+def _adapt(console: Console, client: "ServiceClient", examples: "list[Row]") -> dict[str, Any]:
+    from app.cli.progress import adaptation_progress
+
+    queued = client.create_adaptation(_NAME, examples)
+    with adaptation_progress(console) as show:
+        adaptation = client.wait(queued["id"], show)
+    if adaptation["state"] != "succeeded":
+        detail = adaptation.get("error") or {}
+        raise CliError(f"the adaptation {adaptation['state']}: {detail.get('message', 'no reason was given')}")
+    return adaptation
+
+
+def _report(console: Console, adaptation: dict[str, Any]) -> None:
+    from app.cli.tasks import metrics_table
+
+    console.print(metrics_table(adaptation["metrics"]))
+    for warning in adaptation.get("warnings") or []:
+        console.print(Text(f"   note: {warning}", style="yellow"))
+
+
+def _show_predictions(console: Console, new: "list[Row]", predictions: list[dict[str, Any]]) -> None:
+    from app.cli.tasks import answer_of
+
+    judged = [
+        (row, *answer_of(prediction), prediction["label"] == row["output"])
+        for row, prediction in zip(new, predictions, strict=True)
+    ]
+    right = sum(correct for *_, correct in judged)
+    first_right = {row["output"]: (row, label, sure, ok) for row, label, sure, ok in reversed(judged) if ok}
+    shown = [*first_right.values(), *[entry for entry in judged if not entry[-1]][:_SHOWN_WRONG]]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    table.add_column("ticket", overflow="ellipsis", no_wrap=True, ratio=1)
+    table.add_column("answer")
+    table.add_column("score", justify="right")
+    table.add_column("meant")
+    for row, label, sure, correct in shown:
+        mark = "[green]✓[/green]" if correct else "[red]✗[/red]"
+        table.add_row(mark, Text(row["input"]), Text(label), sure, "" if correct else Text(row["output"]))
+    console.print(table)
+    console.print(f"   {right} of {len(new)} new tickets right: [bold]{score(right / len(new))}[/bold]")
+
+
+def _say_what_next(console: Console, task_id: str, *, running: bool) -> None:
+    authorization = ' -H "authorization: Bearer $IPT_API_KEY"' if api_key() else ""
+    curl = f"curl -s {DEFAULT_URL}/v1/tasks/{task_id}/predict{authorization} -H 'content-type: application/json'"
+    program = _program()
+    console.print("\n[bold]What to try next[/bold]")
+    lines = [] if running else ["make serve                # in another terminal; it has the task that was just made"]
+    lines += [
+        f'{curl} -d \'{{"inputs": ["{_TRY}"]}}\'',
+        f"{program} adapt examples/reviews.jsonl",
+        f'{program} predict reviews "Arrived on time, well packed, and broken"',
+        f"open {DEFAULT_URL}/docs     # the whole API",
+    ]
+    for line in lines:
+        # Not wrapped, so that it can be pasted.
+        console.print(Text(f"  {line}"), soft_wrap=True)
+
+
+def _program() -> str:
+    """How the user can call `ipt` from where they are."""
+    script = Path(sys.argv[0])
+    if script.name not in ("ipt", "ipt.exe"):
+        return "python -m app.cli"
+    found = shutil.which("ipt")
+    if found is not None and Path(found).samefile(script):
+        return "ipt"
+    return shlex.quote(os.path.relpath(script))

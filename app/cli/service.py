@@ -1,0 +1,172 @@
+"""The commands that run the service: `serve`, `worker`, `migrate`."""
+
+import errno
+import os
+import signal
+import socket
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.output import CliError, notices
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+_GRACEFUL_SECONDS = 10
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; IPT_HOST, else 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; IPT_PORT, else 8000.", min=0, max=65535)] = None,
+    worker: Annotated[
+        bool | None,
+        typer.Option("--worker/--no-worker", help="Tune here as well; without IPT_DATABASE_URL, yes, else no."),
+    ] = None,
+) -> None:
+    """Run the service until Ctrl-C.
+
+    On one machine it needs nothing else: it runs its own PostgreSQL, in .ipt (IPT_DATA_DIR), and a worker.
+    With IPT_DATABASE_URL it uses that database, and workers are run apart with `ipt worker`.
+
+    \b
+    ipt serve
+    ipt serve --port 9000
+    IPT_HOST=0.0.0.0 IPT_API_KEY=… ipt serve
+    """
+    from app.settings import Settings, SettingsError
+
+    given: dict[str, Any] = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = Settings(**given)
+    try:
+        settings.check_bind()
+    except SettingsError as error:
+        raise CliError(str(error)) from error
+    # uvicorn takes these over while it runs, and hands each signal it got back here when it has shut down.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        with ExitStack() as stack:
+            _serve(settings, settings.embedded if worker is None else worker, stack)
+    except KeyboardInterrupt:
+        notices().print("stopped")
+
+
+def worker(
+    celery: Annotated[
+        bool | None,
+        typer.Option("--celery/--poll", help="Be woken by Celery, or poll; with IPT_REDIS_URL woken, else polling."),
+    ] = None,
+) -> None:
+    """Run a worker, which tunes what is queued, until SIGTERM or Ctrl-C. One for each device.
+
+    \b
+    IPT_DATABASE_URL=postgresql://… ipt worker
+    IPT_DATABASE_URL=postgresql://… IPT_REDIS_URL=redis://… ipt worker --celery
+    """
+    from app.settings import Settings
+    from worker.__main__ import main
+
+    settings = Settings()
+    if settings.database_url is None:
+        raise CliError("IPT_DATABASE_URL is not set; without it `ipt serve` runs the worker itself")
+    if celery and settings.redis_url is None:
+        raise CliError("--celery needs IPT_REDIS_URL, the broker's address")
+    raise typer.Exit(main(["--poll"] if celery is False else []))
+
+
+def migrate() -> None:
+    """Bring the database that IPT_DATABASE_URL names up to date; several may run at once, and again does no harm.
+
+    \b
+    IPT_DATABASE_URL=postgresql://… ipt migrate
+    """
+    from app.settings import Settings
+
+    settings = Settings()
+    if settings.database_url is None:
+        raise CliError("IPT_DATABASE_URL is not set; the embedded database is migrated when the service starts")
+    _migrate(settings.database_url)
+    notices().print("the database is up to date")
+
+
+def _serve(settings: "Settings", with_worker: bool, stack: ExitStack) -> None:
+    from app.db.embedded import EmbeddedDatabaseError, embedded_postgres
+    from worker import log
+    from worker.supervisor import Supervisor
+
+    listener = stack.enter_context(_listen(settings.host, settings.port))
+    log.configure()
+    try:
+        database_url = settings.database_url or stack.enter_context(embedded_postgres(settings.data_dir))
+    except EmbeddedDatabaseError as error:
+        raise CliError(str(error)) from error
+    if settings.embedded:
+        _migrate(database_url)
+    if with_worker:
+        stack.enter_context(Supervisor(settings, database_url))
+    server = _server(settings, database_url)
+    shown_host, shown_port = listener.getsockname()[:2]
+    where = f"[{shown_host}]" if ":" in shown_host else shown_host
+    kept = f"data in {settings.data_dir}, " if settings.embedded else ""
+    notices().print(f"http://{where}:{shown_port}  ({kept}API reference at /docs, Ctrl-C stops)", soft_wrap=True)
+    try:
+        server.run(sockets=[listener])
+    finally:
+        # One Ctrl-C is enough: more of them must not cut short how the worker and the database are stopped.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if not server.started:
+        raise CliError("the service could not start: the log above says why")
+
+
+def _server(settings: "Settings", database_url: str) -> Any:
+    # Imported this late because it takes seconds, in which the worker already starts.
+    import uvicorn
+
+    from app.main import create_app
+
+    config = uvicorn.Config(
+        create_app(settings, database_url=database_url),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACEFUL_SECONDS,
+    )
+    return uvicorn.Server(config)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the port before anything is started, so that a second service ends at once and touches nothing."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    try:
+        if os.name != "nt":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise CliError(
+                f"port {port} of {host} is in use, perhaps by another `ipt serve`: stop that one, or choose with --port"
+            ) from error
+        raise CliError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    return listener
+
+
+def _migrate(database_url: str) -> None:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from app.db import migrate
+    from app.db.session import make_engine
+
+    engine = make_engine(database_url)
+    try:
+        migrate.upgrade(engine)
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()
+        raise CliError(f"the database cannot be migrated: {reason[0] if reason else type(error).__name__}") from error
+    finally:
+        engine.dispose()

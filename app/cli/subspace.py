@@ -1,0 +1,138 @@
+"""`ipt subspace`: find a subspace, and look at one."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from app.cli.options import AsJson
+from app.cli.output import CliError, notices, print_json, results, score
+
+if TYPE_CHECKING:
+    from ipt.subspace.fit import DirectFit, FitProgress
+
+commands = typer.Typer(no_args_is_help=True, help="Find a subspace from many tasks, or look at one.")
+
+_CHECKPOINT = "fit.safetensors"
+_CHECKPOINT_EVERY_STEPS = 50
+_SMOOTHING = 0.98
+
+
+@commands.command()
+def fit(
+    tasks: Annotated[Path, typer.Argument(help="Folder of tasks, one JSONL file each.", metavar="TASKS")],
+    output: Annotated[Path, typer.Argument(help="Folder that the subspace is written to.", metavar="OUTPUT")],
+    split: Annotated[str | None, typer.Option(help="Only the tasks that index.json has in this split.")] = None,
+    backbone: Annotated[str, typer.Option(help="'default', a hub id, or a folder.")] = "default",
+    revision: Annotated[str | None, typer.Option(help="The hub revision of the backbone.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is without it.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimizer steps; the shipped subspace's without it.", min=1)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides the start, and the order of tasks and examples.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Find a subspace from many tasks: one decoder, and one vector a task, learned together.
+
+    Each line of a task's file is {"split": "train" or "test", "input": …, "output": …}. Stopped or killed, the same
+    command goes on where it was.
+
+    \b
+    ipt subspace fit tasks/ my-subspace --split seen
+    IPT_SUBSPACE=my-subspace ipt serve
+    """
+    import ipt
+    from app.cli.progress import progress
+    from ipt.backbones.encoder import EncoderBackbone
+    from ipt.subspace.fit import DirectFit, FitOptions, prepare_tasks
+    from ipt.task_folder import read_task_folder
+
+    options = FitOptions(seed=seed)
+    if steps is not None:
+        options = replace(options, steps=steps)
+    folder_tasks = read_task_folder(tasks, split)
+    loaded = ipt.load_backbone(backbone, revision=revision, device=device)
+    if not isinstance(loaded, EncoderBackbone):
+        raise CliError(f"{backbone} writes text; a subspace can be fitted on encoder backbones only")
+    with progress(notices()) as show:
+        prepared = prepare_tasks(loaded, folder_tasks, options, lambda done, total: show("reading tasks", done, total))
+        running = DirectFit(loaded, prepared, options)
+        checkpoint = output / _CHECKPOINT
+        if checkpoint.is_file():
+            running.load_checkpoint(checkpoint)
+            notices().print(f"going on from step {running.completed}, as {checkpoint} has it")
+        quality = _run(running, checkpoint, show)
+    training: dict[str, Any] = {
+        "method": "direct",
+        "options": asdict(options),
+        "tasks": [task.name for task in folder_tasks],
+        **quality,
+    }
+    subspace = ipt.save_subspace(output, running.decoder, loaded, training=training)
+    checkpoint.unlink(missing_ok=True)
+    if as_json:
+        print_json({"subspace_id": subspace.id, "folder": str(output), **quality})
+    else:
+        results().print(f"{subspace.id} in {output}; use it with IPT_SUBSPACE={output}", soft_wrap=True)
+
+
+@commands.command()
+def info(
+    subspace: Annotated[str, typer.Argument(help="'default', or a subspace's folder.")] = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Check a subspace's files and print what its manifest says.
+
+    \b
+    ipt subspace info
+    ipt subspace info my-subspace --json
+    """
+    import ipt
+
+    loaded = ipt.load_subspace(subspace)
+    manifest = loaded.manifest
+    if as_json:
+        print_json(manifest)
+        return
+    training = manifest["training"]
+    backbone = manifest["backbone"]
+    table = Table(box=None, pad_edge=False, show_header=False)
+    prompt = f"{loaded.prompt_length} × {loaded.hidden_size}"
+    rows = {
+        "id": loaded.id,
+        "backbone": f"{backbone['id']} ({backbone.get('family', 'family unknown')})",
+        "backbone weights": f"sha256 {backbone['weights_sha256']}",
+        "task vector": f"{loaded.intrinsic_dim} floats",
+        "soft prompt": f"{prompt}, {manifest['prompt_placement']}",
+        "decoder": f"{loaded.intrinsic_dim} → {manifest['decoder_hidden']} → {prompt}",
+        "found from": f"{len(training.get('tasks', []))} tasks, method {training.get('method', 'not recorded')}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(value, overflow="fold"))
+    results().print(table)
+
+
+def _run(running: "DirectFit", checkpoint: Path, show: Any) -> dict[str, float]:
+    """Step until done, saving now and then; give the smoothed loss and accuracy of the last steps."""
+    loss = accuracy = None
+    try:
+        while not running.done:
+            step: FitProgress = running.step()
+            loss = _smooth(loss, step.loss)
+            accuracy = _smooth(accuracy, step.accuracy)
+            show(f"fitting, loss {loss:.3f}, accuracy {score(accuracy)}", step.step, step.steps)
+            if step.step % _CHECKPOINT_EVERY_STEPS == 0:
+                running.save_checkpoint(checkpoint)
+    except KeyboardInterrupt:
+        running.save_checkpoint(checkpoint)
+        notices().print(f"stopped at step {running.completed}; the same command goes on from there")
+        raise typer.Exit(130) from None
+    running.save_checkpoint(checkpoint)
+    return {} if loss is None or accuracy is None else {"loss": loss, "accuracy": accuracy}
+
+
+def _smooth(mean: float | None, value: float) -> float:
+    return value if mean is None else _SMOOTHING * mean + (1 - _SMOOTHING) * value

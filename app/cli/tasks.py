@@ -1,0 +1,174 @@
+"""The commands that talk to a running service: `adapt`, `predict`, `tasks`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from app.cli.options import DEFAULT_URL, AsJson, Url, api_key
+from app.cli.output import CliError, notices, print_json, results, score
+
+
+def adapt(
+    file: Annotated[Path, typer.Argument(help="JSONL or CSV with one example a row.", metavar="FILE")],
+    name: Annotated[str | None, typer.Option("--name", help="The task's name; the file's name without it.")] = None,
+    input_column: Annotated[str | None, typer.Option(help="The column of the texts.")] = None,
+    output_column: Annotated[str | None, typer.Option(help="The column of the labels or wanted texts.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end, or only queue.")] = True,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Adapt to a few-shot task: send a dataset, tune a task vector, show how good it is beside the baselines.
+
+    Rows have the columns input and output, or text and label, or those named by the options.
+
+    \b
+    ipt adapt examples/support_tickets.jsonl
+    ipt adapt asked.csv --name triage --input-column question --output-column team
+    ipt adapt big.jsonl --no-wait --json
+    """
+    from app.cli.client import ServiceClient
+    from app.cli.dataset_file import read_dataset
+    from app.cli.progress import adaptation_progress
+
+    rows = read_dataset(file, input_column, output_column)
+    with ServiceClient(url, api_key()) as client:
+        adaptation = client.create_adaptation(name or file.stem, rows)
+        if wait:
+            try:
+                with adaptation_progress(notices()) as show:
+                    adaptation = client.wait(adaptation["id"], show)
+            except KeyboardInterrupt:
+                notices().print(f"stopped waiting; {adaptation['id']} goes on, and `ipt tasks` shows when it is done")
+                raise typer.Exit(130) from None
+    if as_json:
+        print_json(adaptation)
+    if adaptation["state"] in ("failed", "cancelled"):
+        detail = adaptation.get("error") or {}
+        raise CliError(f"{adaptation['id']} {adaptation['state']}: {detail.get('message', 'no reason was given')}")
+    if not as_json:
+        _print_adaptation(results(), adaptation)
+
+
+def predict(
+    task: Annotated[str, typer.Argument(help="A task's id or name.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="The texts; without any, one a line from standard input.")
+    ] = None,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Answer texts with a task that has been adapted.
+
+    \b
+    ipt predict support_tickets "where is my parcel?" "I was charged twice"
+    ipt predict tsk_5f0c… < new_messages.txt
+    """
+    from app.cli.client import ServiceClient
+
+    inputs = texts or _lines_from_stdin()
+    with ServiceClient(url, api_key()) as client:
+        answer = client.predict(client.task_id(task), inputs)
+    if as_json:
+        print_json(answer)
+    else:
+        results().print(predictions_table(inputs, answer["predictions"]))
+
+
+def tasks(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+    """List the tasks of the service.
+
+    \b
+    ipt tasks
+    ipt tasks --json | jq '.data[].id'
+    """
+    from app.cli.client import ServiceClient
+
+    with ServiceClient(url, api_key()) as client:
+        found = client.tasks()
+    if as_json:
+        print_json({"object": "list", "data": found, "has_more": False})
+        return
+    if not found:
+        notices().print("no tasks yet: `ipt adapt FILE` makes one")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("id", "name", "version", "kind", "labels"):
+        table.add_column(heading, overflow="ellipsis", no_wrap=heading in ("id", "version"))
+    for task in found:
+        newest = task["versions"][-1] if task["versions"] else {}
+        labels = newest.get("labels", [])
+        table.add_row(
+            task["id"],
+            Text(task["name"]),
+            str(newest.get("version", "–")),
+            newest.get("kind", "–"),
+            Text(", ".join(labels[:6]) + (f", … ({len(labels)})" if len(labels) > 6 else "")),
+        )
+    results().print(table)
+
+
+def predictions_table(inputs: list[str], predictions: list[dict[str, Any]]) -> Table:
+    """One row a text: the text, the answer, and how sure a classifier is."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("text", overflow="ellipsis", no_wrap=True, ratio=1)
+    table.add_column("answer")
+    table.add_column("score", justify="right")
+    for text, prediction in zip(inputs, predictions, strict=True):
+        answer, sure = answer_of(prediction)
+        table.add_row(Text(text), Text(answer), sure)
+    return table
+
+
+def answer_of(prediction: dict[str, Any]) -> tuple[str, str]:
+    """What a prediction says, and its score as text (empty for a written answer)."""
+    label = prediction.get("label")
+    if label is None:
+        return str(prediction.get("text") or ""), ""
+    return str(label), score((prediction.get("scores") or {}).get(label))
+
+
+def metrics_table(metrics: dict[str, Any]) -> Table:
+    """An adaptation's score beside what the same examples give without tuning."""
+    measure = str(metrics.get("score_metric", "score")).replace("_", " ")
+    how = {
+        "held_back": f"{measure} on {metrics.get('held_back')} held-back examples",
+        "leave_one_out": f"{measure}, every example left out once",
+    }.get(str(metrics.get("score_source")), measure)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    table.add_row("this task", f"[bold]{score(metrics.get('score'))}[/bold]", how)
+    table.add_row("without tuning", score(metrics.get("zero_vector_score")), "the zero vector")
+    if metrics.get("baseline"):
+        table.add_row("plain baseline", score(metrics.get("baseline_score")), Text(str(metrics["baseline"])))
+    return table
+
+
+def _print_adaptation(console: Console, adaptation: dict[str, Any]) -> None:
+    console.print(
+        f"task [bold]{adaptation['task_id']}[/bold] version {adaptation['task_version']}: {adaptation['state']}"
+    )
+    if adaptation.get("metrics"):
+        console.print(metrics_table(adaptation["metrics"]))
+    for warning in adaptation.get("warnings") or []:
+        console.print(Text(f"warning: {warning}", style="yellow"))
+    if adaptation["state"] == "succeeded":
+        console.print(f'try: ipt predict {adaptation["task_id"]} "some text"')
+    else:
+        console.print(f"queued as {adaptation['id']}; `ipt tasks` shows when it is done")
+
+
+def _lines_from_stdin() -> list[str]:
+    if sys.stdin.isatty():
+        raise typer.BadParameter("give at least one text, or pipe texts in, one a line", param_hint="TEXTS")
+    lines = [line.strip() for line in sys.stdin.read().splitlines()]
+    inputs = [line for line in lines if line]
+    if not inputs:
+        raise CliError("standard input holds no text: expected one text a line")
+    return inputs
