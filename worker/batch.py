@@ -111,8 +111,8 @@ class Batch:
         return done
 
     def checkpoint(self, job: RunningJob) -> None:
-        """Keep the job's state at this step, from which it would go on exactly."""
-        job.checkpoint = self._running_engine.checkpoint(job.lease.adaptation_id)
+        """Keep the job's state at this step, from which it would go on exactly; there is none before the first."""
+        job.checkpoint = self._running_engine.checkpoint(job.lease.adaptation_id) or None
         job.checkpoint_step = job.step
 
     def finish(self, job: RunningJob) -> ipt.AdaptedTask:

@@ -30,7 +30,6 @@ def create_celery_app(settings: Settings) -> Celery:
         worker_pool_start_method="spawn",
         worker_concurrency=1,
         worker_proc_alive_timeout=60.0,
-        worker_enable_remote_control=False,
         worker_send_task_events=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

@@ -1,0 +1,364 @@
+"""The drain loop on a real database and a real engine; a failure that cannot be caused is raised before a step."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sqlalchemy import Engine, text, update
+from sqlalchemy.engine import URL, make_url
+
+import ipt
+from app.adaptations import lifecycle
+from app.db.models import Adaptation, AdaptationEvent, TaskVersion
+from app.db.session import make_engine, transaction
+from app.ids import new_id
+from app.settings import DEFAULT_TENANT, Settings
+from tests.worker.conftest import EXAMPLES, Enqueue
+from worker.core import Core
+from worker.drain import Drainer
+from worker.failures import DeviceLostError
+
+Row = Callable[[str], Adaptation]
+Events = Callable[[str], list[AdaptationEvent]]
+BeforeStep = Callable[[ipt.TuningEngine], None]
+STEPS = {"steps": 24, "batch_size": 8, "learning_rate": 0.05}
+
+
+class WatchedEngine(ipt.TuningEngine):
+    """The real engine, which calls the test before each of its steps."""
+
+    before_step: BeforeStep
+
+    def step(self) -> list[ipt.Progress]:
+        self.before_step(self)
+        return super().step()
+
+
+class WatchedCore(Core):
+    def __init__(self, settings: Settings, before_step: BeforeStep) -> None:
+        super().__init__(settings)
+        self._before_step = before_step
+
+    def engine(self) -> ipt.TuningEngine:
+        engine = WatchedEngine(*self.load())
+        engine.before_step = self._before_step
+        return engine
+
+
+@pytest.fixture
+def drainer(engine: Engine, settings: Settings) -> Callable[..., Drainer]:
+    """A drainer whose every engine step is announced to the test."""
+
+    def drainer(before_step: BeforeStep = lambda _: None, **changes: Any) -> Drainer:
+        changed = settings.model_copy(update=changes)
+        return Drainer(engine, WatchedCore(changed, before_step), changed, new_id("worker"))
+
+    return drainer
+
+
+def run(drainer: Drainer, stop: threading.Event | None = None) -> None:
+    """Drain in a thread, so that a test that waits for ever fails instead."""
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            drainer.drain(stop or threading.Event())
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            failure.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive(), "the drain loop does not end"
+    if failure:
+        raise failure[0]
+
+
+def vector_of(engine: Engine, row: Adaptation) -> np.ndarray[Any, np.dtype[np.float32]]:
+    with transaction(engine) as session:
+        return np.asarray(session.get_one(TaskVersion, (row.task_id, row.task_version)).vector, dtype=np.float32)
+
+
+def undisturbed(settings: Settings, hyperparameters: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    backbone, subspace = Core(settings).load()
+    task = ipt.adapt(
+        backbone,
+        subspace,
+        [ipt.Example(**example) for example in EXAMPLES],
+        kind="classification",
+        hyperparameters=ipt.Hyperparameters(**hyperparameters),
+    )
+    return task.vector
+
+
+def test_everything_queued_is_tuned_in_one_batch(
+    drainer: Callable[..., Drainer], engine: Engine, settings: Settings, enqueue: Enqueue, row: Row, events: Events
+) -> None:
+    queued = [enqueue(hyperparameters=STEPS | {"seed": seed}) for seed in range(3)]
+    together: set[int] = set()
+    run(drainer(lambda tuning: together.add(len(tuning.job_ids))))
+    assert 3 in together
+    for seed, adaptation_id in enumerate(queued):
+        done = row(adaptation_id)
+        assert (done.state, done.attempt, done.step, done.steps) == ("succeeded", 1, done.steps, 24)
+        assert done.metrics is not None
+        assert 0.0 <= done.metrics["score"] <= 1.0
+        expected = undisturbed(settings, STEPS | {"seed": seed})
+        np.testing.assert_allclose(vector_of(engine, done), expected, rtol=1e-4, atol=1e-5)
+        kinds = [event.type for event in events(adaptation_id)]
+        assert kinds[:2] == ["queued", "running"]
+        assert kinds[-1] == "succeeded"
+        steps = [event.data["step"] for event in events(adaptation_id) if event.type == "progress"]
+        assert steps == sorted(set(steps))
+        assert 1 <= len(steps) <= 24
+
+
+def test_a_job_joins_a_running_batch(drainer: Callable[..., Drainer], enqueue: Enqueue, row: Row) -> None:
+    queued = [enqueue(hyperparameters=STEPS | {"steps": 200})]
+    seen: list[tuple[str, ...]] = []
+
+    def before_step(engine: ipt.TuningEngine) -> None:
+        seen.append(engine.job_ids)
+        if len(seen) == 5:
+            queued.append(enqueue(hyperparameters=STEPS))
+
+    run(drainer(before_step, poll_seconds=0.001))
+    assert tuple(queued) in seen
+    assert [row(adaptation_id).state for adaptation_id in queued] == ["succeeded", "succeeded"]
+
+
+def test_a_running_job_is_cancelled_within_a_few_steps_and_its_neighbour_goes_on(
+    drainer: Callable[..., Drainer], engine: Engine, enqueue: Enqueue, row: Row, events: Events
+) -> None:
+    cancelled, neighbour = enqueue(hyperparameters=STEPS | {"steps": 2000}), enqueue(hyperparameters=STEPS)
+    asked_at: list[float] = []
+    left_at: list[float] = []
+
+    def before_step(tuning: ipt.TuningEngine) -> None:
+        if not asked_at:
+            with transaction(engine) as session:
+                lifecycle.request_cancel(session, DEFAULT_TENANT, cancelled)
+            asked_at.append(time.monotonic())
+        if cancelled in tuning.job_ids:
+            left_at[:] = [time.monotonic()]
+
+    run(drainer(before_step))
+    assert row(cancelled).state == "cancelled"
+    assert row(neighbour).state == "succeeded"
+    assert events(cancelled)[-1].type == "cancelled"
+    assert left_at[0] - asked_at[0] < 5
+
+
+def test_a_lost_lease_discards_the_work(
+    drainer: Callable[..., Drainer], engine: Engine, enqueue: Enqueue, row: Row
+) -> None:
+    lost = enqueue(hyperparameters=STEPS)
+    steps: list[int] = []
+
+    def before_step(_: ipt.TuningEngine) -> None:
+        steps.append(1)
+        if len(steps) == 3:
+            with transaction(engine) as session:
+                session.execute(
+                    update(Adaptation).where(Adaptation.id == lost).values(lease_token="0" * 32, worker_id="other")
+                )
+
+    run(drainer(before_step))
+    assert (row(lost).state, row(lost).worker_id) == ("running", "other")
+    with transaction(engine) as session:
+        assert session.get(TaskVersion, (row(lost).task_id, 1)) is None
+
+
+def test_what_the_core_refuses_fails_at_once_and_says_why(
+    drainer: Callable[..., Drainer], enqueue: Enqueue, row: Row
+) -> None:
+    one_label = enqueue(examples=[{"input": f"text {i}", "output": "same"} for i in range(4)])
+    text = enqueue(kind="text2text", hyperparameters=STEPS)
+    wrong_value = enqueue(hyperparameters={"steps": -1})
+    wrong_name = enqueue(hyperparameters={"temperature": 1})
+    good = enqueue(hyperparameters=STEPS)
+    run(drainer(max_attempts=1))
+    for adaptation_id, param, code in (
+        (one_label, "examples", "invalid_dataset"),
+        (text, "kind", "invalid_dataset"),
+        (wrong_value, "steps", "adaptation_refused"),
+        (wrong_name, None, "internal_error"),
+    ):
+        failed = row(adaptation_id)
+        assert failed.error is not None
+        assert (failed.state, failed.error["param"], failed.error["code"]) == ("failed", param, code)
+        assert set(failed.error) == {"message", "type", "param", "code"}
+    assert row(good).state == "succeeded"
+
+
+def test_a_poison_job_fails_alone(drainer: Callable[..., Drainer], enqueue: Enqueue, row: Row, events: Events) -> None:
+    neighbours = [enqueue(hyperparameters=STEPS), enqueue(hyperparameters=STEPS)]
+    poison = enqueue(hyperparameters=STEPS)
+    batches: list[tuple[str, ...]] = []
+
+    def before_step(engine: ipt.TuningEngine) -> None:
+        batches.append(engine.job_ids)
+        if poison in engine.job_ids and len(batches) > 3:
+            raise ValueError("quotes the tenant's text")
+
+    run(drainer(before_step))
+    assert [row(adaptation_id).state for adaptation_id in neighbours] == ["succeeded", "succeeded"]
+    assert [row(adaptation_id).attempt for adaptation_id in neighbours] == [2, 2]
+    failed = row(poison)
+    assert failed.error is not None
+    assert (failed.state, failed.attempt, failed.error["code"]) == ("failed", 3, "internal_error")
+    assert "quotes" not in str(failed.error)
+    first_failure = next(index for index, batch in enumerate(batches[3:], 3) if poison in batch)
+    assert all(len(batch) == 1 for batch in batches[first_failure + 1 :])
+    assert [event.type for event in events(poison)].count("requeued") == 2
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved_until_it_does(
+    drainer: Callable[..., Drainer], enqueue: Enqueue, row: Row
+) -> None:
+    queued = [enqueue(hyperparameters=STEPS) for _ in range(5)]
+
+    def before_step(engine: ipt.TuningEngine) -> None:
+        if len(engine.job_ids) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    run(drainer(before_step))
+    assert [(row(one).state, row(one).attempt) for one in queued] == [("succeeded", 1)] * 5
+
+
+def test_a_job_that_does_not_fit_into_memory_alone_fails_and_says_so(
+    drainer: Callable[..., Drainer], enqueue: Enqueue, row: Row
+) -> None:
+    too_large = enqueue(hyperparameters=STEPS)
+
+    def before_step(_: ipt.TuningEngine) -> None:
+        torch.empty(10**15)  # the allocator's own error
+
+    run(drainer(before_step, max_attempts=2))
+    failed = row(too_large)
+    assert failed.error is not None
+    assert (failed.state, failed.attempt, failed.error["code"]) == ("failed", 2, "out_of_memory")
+
+
+def test_a_lost_device_gives_its_jobs_back_and_ends_the_worker(
+    drainer: Callable[..., Drainer], enqueue: Enqueue, row: Row
+) -> None:
+    adaptation_id = enqueue(hyperparameters=STEPS)
+
+    def before_step(_: ipt.TuningEngine) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(DeviceLostError):
+        run(drainer(before_step))
+    assert (row(adaptation_id).state, row(adaptation_id).attempt) == ("queued", 1)
+
+
+def test_a_worker_told_to_stop_hands_back_and_the_next_one_goes_on_exactly(
+    drainer: Callable[..., Drainer], engine: Engine, settings: Settings, enqueue: Enqueue, row: Row, events: Events
+) -> None:
+    adaptation_id = enqueue(hyperparameters=STEPS)
+    stop = threading.Event()
+
+    def before_step(tuning: ipt.TuningEngine) -> None:
+        if row(adaptation_id).checkpoint is not None:
+            stop.set()
+
+    run(drainer(before_step), stop)
+    back = row(adaptation_id)
+    assert (back.state, back.attempt, back.lease_token) == ("queued", 0, None)
+    assert back.checkpoint is not None
+    assert 0 < back.step < 24
+    run(drainer())
+    done = row(adaptation_id)
+    assert (done.state, done.attempt) == ("succeeded", 1)
+    np.testing.assert_allclose(vector_of(engine, done), undisturbed(settings, STEPS), rtol=1e-4, atol=1e-5)
+    running = [event.data for event in events(adaptation_id) if event.type == "running"]
+    assert [data["step"] for data in running] == [0, back.step]
+
+
+def test_a_checkpoint_that_cannot_be_read_starts_the_job_over(
+    drainer: Callable[..., Drainer], engine: Engine, settings: Settings, enqueue: Enqueue, row: Row
+) -> None:
+    adaptation_id = enqueue(hyperparameters=STEPS, checkpoint=b"not a checkpoint", step=10, steps=24)
+    run(drainer())
+    assert (row(adaptation_id).state, row(adaptation_id).attempt) == ("succeeded", 1)
+    np.testing.assert_allclose(
+        vector_of(engine, row(adaptation_id)), undisturbed(settings, STEPS), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_database_that_is_gone_in_mid_run_stops_nothing(
+    drainer: Callable[..., Drainer],
+    engine: Engine,
+    postgres_url: URL,
+    database_url: str,
+    enqueue: Enqueue,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    adaptation_id = enqueue(hyperparameters=STEPS)
+    name = make_url(database_url).database
+    server = make_engine(postgres_url.render_as_string(hide_password=False))
+    steps: list[int] = []
+
+    def before_step(_: ipt.TuningEngine) -> None:
+        steps.append(1)
+        if len(steps) == 4:
+            with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+                connection.execute(
+                    text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
+                )
+            back.start()
+
+    def come_back() -> None:
+        with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
+
+    back = threading.Timer(1.5, come_back)
+    run(drainer(before_step))
+    server.dispose()
+    assert row(adaptation_id).state == "succeeded"
+    messages = [record.getMessage() for record in caplog.records]
+    assert any(message.startswith("database_unavailable") for message in messages)
+
+
+def test_an_outcome_that_the_database_refuses_fails_its_adaptation_alone(
+    drainer: Callable[..., Drainer], engine: Engine, enqueue: Enqueue, row: Row
+) -> None:
+    examples = [{"input": example["input"], "output": example["output"] + "\x7f"} for example in EXAMPLES]
+    refused, good = enqueue(examples=examples, hyperparameters=STEPS), enqueue(hyperparameters=STEPS)
+    with transaction(engine) as session:
+        # A check that only this outcome violates stands for a result that the columns cannot hold.
+        session.execute(
+            text("ALTER TABLE task_versions ADD CONSTRAINT plain CHECK (position(chr(127) in labels::text) = 0)")
+        )
+    run(drainer())
+    failed = row(refused)
+    assert failed.error is not None
+    assert (failed.state, failed.error["code"]) == ("failed", "internal_error")
+    assert row(good).state == "succeeded"
+
+
+def test_no_text_of_a_dataset_is_logged(
+    drainer: Callable[..., Drainer], enqueue: Enqueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="worker")
+    enqueue(hyperparameters=STEPS)
+    enqueue(kind="text2text", hyperparameters=STEPS)
+    failures: list[int] = []
+
+    def before_step(_: ipt.TuningEngine) -> None:
+        if not failures:
+            failures.append(1)
+            raise ValueError(EXAMPLES[0]["input"])
+
+    run(drainer(before_step))
+    logged = "\n".join(record.getMessage() for record in caplog.records)
+    assert "step_failed" in logged
+    assert not [example["input"] for example in EXAMPLES if example["input"] in logged]
+    assert "\n" not in "".join(record.getMessage() for record in caplog.records)
