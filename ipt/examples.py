@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 from ipt.errors import DatasetError
 
@@ -83,7 +83,7 @@ def _infer_kind(examples: Sequence[Example]) -> TaskKind:
     labels = labels_of(examples)
     short = all(len(label) <= MAX_LABEL_CHARS for label in labels)
     looks_like_labels = short and (len(labels) == 1 or len(labels) * 2 <= len(examples) or len(examples) <= 4)
-    return cast(TaskKind, "classification" if looks_like_labels else "text2text")
+    return "classification" if looks_like_labels else "text2text"
 
 
 def _check_labels(examples: Sequence[Example], validation_examples: Sequence[Example]) -> None:

@@ -38,7 +38,8 @@ def leave_one_out(kernel: Tensor, targets: Tensor, ridge: Tensor | float) -> Ten
     """
     identity = torch.eye(kernel.shape[0], dtype=kernel.dtype, device=kernel.device)
     inverse = torch.linalg.inv(kernel + ridge * identity)
-    return targets - (inverse @ targets) / inverse.diagonal()[:, None]
+    scores: Tensor = targets - (inverse @ targets) / inverse.diagonal()[:, None]
+    return scores
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def read_task_folder(folder: Path, split: str | None = None) -> list[FolderTask]
 
 
 def sample_per_label(examples: Sequence[Example], per_label: int, seed: int) -> list[Example]:
-    """`per_label` examples of every label (all of a label that has fewer), chosen by `seed`, in the order they stand."""
+    """`per_label` examples of every label (all where there are fewer), chosen by `seed`, in the order they stand."""
     rng = np.random.default_rng([seed, per_label])
     by_label: dict[str, list[int]] = {label: [] for label in labels_of(examples)}
     for index, example in enumerate(examples):

@@ -49,9 +49,7 @@ class CausalBackbone(PromptedTextBackbone):
         lead = self.tokenizer(":", add_special_tokens=False)["input_ids"]
         led = self.tokenizer([f": {text}" for text in texts], add_special_tokens=False, verbose=False)["input_ids"]
         alone = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        bare = [
-            row[len(lead) :] if row[: len(lead)] == lead else plain for row, plain in zip(led, alone, strict=True)
-        ]
+        bare = [row[len(lead) :] if row[: len(lead)] == lead else plain for row, plain in zip(led, alone, strict=True)]
         return [[*row[: self.max_target_tokens - 1], self.tokenizer.eos_token_id] for row in bare]
 
     def _shorten(self, row: TokenIds, room: int) -> TokenIds:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -33,6 +34,9 @@ from ipt.examples import Example, labels_of
 from ipt.ridge import class_targets, gram, leave_one_out
 from ipt.subspace.modules import SubspaceDecoder
 from ipt.task_folder import FolderTask, sample_per_label
+
+VECTOR_START = 0.3
+"""Standard deviation that the tasks' vectors start with: the decoder's tanh is still near its linear part."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +104,13 @@ class DirectFit:
             options.intrinsic_dim, options.decoder_hidden, options.prompt_length, backbone.hidden_size
         )
         _start_like_words(self.decoder, backbone)
-        self.vectors = nn.Parameter(0.3 * torch.randn(len(tasks), options.intrinsic_dim))
+        start = VECTOR_START * torch.randn(len(tasks), options.intrinsic_dim)
         # Ridge λ and the scale of the logits, without and with the frozen embedding beside the prompted one.
         self.log_ridge = nn.Parameter(torch.full((2,), math.log(0.3)))
         self.log_scale = nn.Parameter(torch.full((2,), math.log(8.0)))
         device = backbone.device
         self.decoder.to(device)
-        for parameter in (self.vectors, self.log_ridge, self.log_scale):
+        for parameter in (self.log_ridge, self.log_scale):
             parameter.data = parameter.data.to(device)
         self.decoder_optimizer = torch.optim.AdamW(
             [
@@ -115,8 +119,7 @@ class DirectFit:
             ]
         )
         # SparseAdam moves the vectors of the step's tasks alone; the others keep their moments.
-        self.vector_table = nn.Embedding.from_pretrained(self.vectors.data, freeze=False, sparse=True)
-        self.vectors = self.vector_table.weight  # type: ignore[assignment]
+        self.vectors = nn.Parameter(start.to(device))
         self.vector_optimizer = torch.optim.SparseAdam([self.vectors], lr=options.vector_learning_rate)
         self._base_rates = [group["lr"] for group in self.decoder_optimizer.param_groups]
         self._task_weights = _task_weights(tasks, options.family_balance)
@@ -134,21 +137,22 @@ class DirectFit:
         keep = torch.as_tensor(rng.random(len(chosen)) >= options.zero_vector_probability, device=self.backbone.device)
         side_by_side = rng.random(len(chosen)) < options.side_by_side_probability
 
-        vectors = self.vector_table(torch.as_tensor(chosen, device=self.backbone.device)) * keep[:, None]
+        index = torch.as_tensor(chosen, device=self.backbone.device)
+        vectors = F.embedding(index, self.vectors, sparse=True) * keep[:, None]
         prompts = self.decoder(vectors)
         task_of_row = torch.cat([torch.full((len(rows),), j) for j, (rows, _) in enumerate(batches)])
         token_ids = [self.tasks[i].token_ids[r] for i, (rows, _) in zip(chosen, batches, strict=True) for r in rows]
         embedded = self.backbone.embed(token_ids, prompts[task_of_row.to(prompts.device)])
 
         losses, correct, start = [], [], 0
-        for i, (rows, classes), beside in zip(chosen, batches, side_by_side, strict=True):
+        for i, (rows, drawn), beside in zip(chosen, batches, side_by_side, strict=True):
             prompted = embedded[start : start + len(rows)]
             start += len(rows)
             kernel = gram(prompted)
             if beside:
                 kernel = 0.5 * (kernel + gram(self.tasks[i].frozen[rows].to(kernel)))
             mode = int(beside)
-            classes = classes.to(kernel.device)
+            classes = drawn.to(kernel.device)
             scores = leave_one_out(kernel, class_targets(classes, int(classes.max()) + 1), self.log_ridge[mode].exp())
             losses.append(
                 F.cross_entropy(self.log_scale[mode].exp() * scores, classes, label_smoothing=options.label_smoothing)
@@ -161,7 +165,7 @@ class DirectFit:
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.decoder.parameters(), options.gradient_clip)
         self.decoder_optimizer.step()
-        self.vector_optimizer.step()
+        self.vector_optimizer.step()  # type: ignore[no-untyped-call]
         self.completed += 1
         return FitProgress(self.completed, options.steps, loss.item(), torch.stack(correct).mean().item())
 
@@ -178,7 +182,7 @@ class DirectFit:
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
         os.close(handle)
         save_file({name: value.contiguous().cpu() for name, value in state.items()}, temporary, metadata)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
 
     def load_checkpoint(self, path: Path) -> None:
         """Go on from a checkpoint of the same run.
@@ -281,15 +285,15 @@ def _draw_rows(task: FittingTask, rng: np.random.Generator, options: FitOptions)
     return rows, torch.tensor(classes)
 
 
-def _task_weights(tasks: Sequence[FittingTask], balance: float) -> np.ndarray:
+def _task_weights(tasks: Sequence[FittingTask], balance: float) -> NDArray[np.float64]:
     sizes = {family: sum(t.family == family for t in tasks) for family in {t.family for t in tasks}}
     weights = np.array([sizes[task.family] ** (balance - 1.0) for task in tasks])
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum())
 
 
 def _start_like_words(decoder: SubspaceDecoder, backbone: EncoderBackbone) -> None:
     """Start the decoder's output as word embeddings of the backbone, which its first layer is used to."""
-    table = backbone.model.get_input_embeddings().weight.detach().float().cpu()  # type: ignore[operator, union-attr]
+    table = backbone.model.get_input_embeddings().weight.detach().float().cpu()  # type: ignore[operator]
     words = table[torch.randint(table.shape[0] // 20, table.shape[0] // 2, (decoder.prompt_length,))]
     with torch.no_grad():
         decoder.project.bias.copy_(words.flatten())

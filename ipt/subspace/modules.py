@@ -40,4 +40,4 @@ class SubspaceDecoder(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """Task vectors [J, D] to soft prompts [J, P, H]."""
         prompts: Tensor = self.project(torch.tanh(self.expand(vectors)))
-        return prompts.unflatten(1, (self.prompt_length, self.hidden_size))
+        return prompts.view(-1, self.prompt_length, self.hidden_size)

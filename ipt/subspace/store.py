@@ -60,11 +60,13 @@ class Subspace:
         if wanted["weights_sha256"] != given.weights_sha256:
             raise SubspaceMismatchError(
                 f"subspace {self.id} belongs to backbone {wanted['id']!r} (weights {wanted['weights_sha256'][:12]}…), "
-                f"not to {given.id!r} (weights {given.weights_sha256[:12]}…): load that backbone, or fit a subspace for this one"
+                f"not to {given.id!r} (weights {given.weights_sha256[:12]}…): "
+                "load that backbone, or fit a subspace for this one"
             )
         if self.hidden_size != backbone.hidden_size:
             raise SubspaceMismatchError(
-                f"subspace {self.id} makes prompts of hidden size {self.hidden_size}, the backbone's is {backbone.hidden_size}"
+                f"subspace {self.id} makes prompts of hidden size {self.hidden_size}, "
+                f"the backbone's is {backbone.hidden_size}"
             )
 
 

@@ -95,13 +95,13 @@ class ClassificationProgram(Program):
                 classes += [number] * len(drawn)
                 lanes += [lane] * len(drawn)
         lane_sizes = [len(list(group)) for _, group in groupby(lanes)]
-        frozen = self.frozen[rows].to(self.device).split(lane_sizes)
-        numbers = torch.tensor(classes, device=self.device).split(lane_sizes)
+        frozen = torch.split(self.frozen[rows].to(self.device), lane_sizes)
+        numbers = torch.split(torch.tensor(classes, device=self.device), lane_sizes)
         num_classes = min(len(self.rows_of_class), MAX_CLASSES_PER_STEP)
 
         def loss(prompted: Tensor) -> Tensor:
             per_lane = []
-            for embedded, beside, wanted in zip(prompted.split(lane_sizes), frozen, numbers, strict=True):
+            for embedded, beside, wanted in zip(torch.split(prompted, lane_sizes), frozen, numbers, strict=True):
                 kernel = 0.5 * (gram(embedded) + gram(beside)) if SIDE_BY_SIDE else gram(embedded)
                 scores = leave_one_out(kernel, class_targets(wanted, num_classes), self.ridge)
                 per_lane.append(F.cross_entropy(self.scale * scores, wanted, label_smoothing=LABEL_SMOOTHING))
@@ -115,27 +115,27 @@ class ClassificationProgram(Program):
         zero = self._table((yield from self._embed(torch.zeros_like(vector), rows)), rows)
         baseline = Embeddings(None, self.frozen)
         readout = self._fit(tuned, self.train_rows + self.held_rows)
-        scores = [self._score(table) for table in (tuned, zero, baseline)]
+        score, zero_score, baseline_score = (self._score(table) for table in (tuned, zero, baseline))
         metrics: dict[str, float | int | str | None] = {
             "score_metric": "accuracy",
             "score_source": "held_back" if self.held_rows else "leave_one_out",
-            "score": scores[0],
-            "zero_vector_score": scores[1],
-            "baseline_score": scores[2],
+            "score": score,
+            "zero_vector_score": zero_score,
+            "baseline_score": baseline_score,
             "baseline": "ridge readout on frozen embeddings",
             "held_back": len(self.held_rows),
             "loss": readout.loss,
             "steps_run": 0 if self.state is None else self.state.lanes.step,
             "seconds": round(time.monotonic() - self.started, 3),
         }
-        vector_out = vector.detach().cpu().numpy().astype(np.float32)
+        warnings = _warnings(score, zero_score, baseline_score, len(self.held_rows))
+        final = vector.detach().cpu().numpy().astype(np.float32)
         return AdaptedTask(
-            vector_out, self.subspace.id, "classification", self.labels, readout.to_bytes(), metrics,
-            _warnings(*scores, held_back=len(self.held_rows)),
-        )  # fmt: skip
+            final, self.subspace.id, "classification", self.labels, readout.to_bytes(), metrics, warnings
+        )
 
     def _embed(self, vector: Tensor | None, rows: Sequence[int]) -> Generator[Work, Result, Tensor]:
-        """[len(rows), H] on the CPU: rows behind the prompt of `vector` [D], or frozen, a bounded unit of work at a time."""
+        """[len(rows), H] on the CPU: rows behind the prompt of `vector` [D], or frozen, in bounded units of work."""
         lane = NO_PROMPT if vector is None else 0
         vectors = torch.empty(0, self.subspace.intrinsic_dim) if vector is None else vector[None]
         parts: list[Tensor] = []

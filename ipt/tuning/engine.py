@@ -137,7 +137,8 @@ class TuningEngine:
         vectors = torch.cat([work.state.vectors for work in works]).detach().requires_grad_(True)
         outputs = self._outputs(works, self.subspace.decoder(vectors))
         losses = [
-            work.loss(part) for work, part in zip(works, outputs.split([len(w.inputs) for w in works]), strict=True)
+            work.loss(part)
+            for work, part in zip(works, torch.split(outputs, [len(w.inputs) for w in works]), strict=True)
         ]
         (gradients,) = torch.autograd.grad(torch.cat(losses).sum(), vectors)
         descend([work.state for work in works], gradients, [work.learning_rate for work in works])
@@ -145,13 +146,13 @@ class TuningEngine:
 
     @torch.no_grad()
     def _forward(self, works: Sequence[Forward]) -> list[Tensor]:
-        """What the backbone gives for the rows of each work; those behind prompts in one pass, the others in another."""
+        """What the backbone gives for each work's rows; those behind prompts in one pass, the others in another."""
         results: dict[int, Tensor] = {}
         for plain in (False, True):
             group = [work for work in works if (NO_PROMPT in work.lanes) == plain]
             if group:
                 prompts = None if plain else self.subspace.decoder(torch.cat([work.vectors for work in group]))
-                parts = self._outputs(group, prompts).split([len(work.inputs) for work in group])
+                parts = torch.split(self._outputs(group, prompts), [len(work.inputs) for work in group])
                 results |= {id(work): part for work, part in zip(group, parts, strict=True)}
         return [results[id(work)] for work in works]
 

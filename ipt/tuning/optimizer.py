@@ -55,7 +55,9 @@ def descend(states: Sequence[LaneState], gradients: Tensor, learning_rates: Sequ
         torch.cat([state.second_moments for state in states]).mul_(BETA2).addcmul_(clipped, clipped, value=1 - BETA2)
     )
     vectors = torch.cat([state.vectors for state in states]) - scale * first / (second.sqrt() + epsilon)
-    parts = zip(states, vectors.split(counts), first.split(counts), second.split(counts), strict=True)
+    parts = zip(
+        states, torch.split(vectors, counts), torch.split(first, counts), torch.split(second, counts), strict=True
+    )
     for state, moved, first_part, second_part in parts:
         state.vectors, state.first_moments, state.second_moments = moved, first_part, second_part
         state.step += 1

@@ -55,7 +55,7 @@ class Program(ABC):
     @property
     def digest(self) -> str:
         """A hash of all that a resumed job must share with the one that wrote the state."""
-        described = [asdict(self.job.hyperparameters), self.job.kind]
+        described: list[object] = [asdict(self.job.hyperparameters), self.job.kind]
         described += [[(e.input, e.output) for e in rows] for rows in (self.train, self.held_back)]
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
 
@@ -79,7 +79,7 @@ class Program(ABC):
         self.result = yield from self.conclude(self.state.best_vectors[best].clone())
 
     def _choose_starts(self) -> Generator[Work, Result, Tensor]:
-        """[L, D]: the initial vectors that do best before any tuning, and noise around the best where lanes are left."""
+        """[L, D]: the initial vectors that do best before tuning, then noise around the best where lanes are left."""
         candidates = self.subspace.initial_vectors.to(self.device)
         lanes = self.job.hyperparameters.restarts
         losses = yield from self.validation_losses(candidates)

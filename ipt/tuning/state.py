@@ -14,7 +14,6 @@ from torch import Tensor
 from ipt.errors import CheckpointError, SubspaceMismatchError
 from ipt.tuning.work import LaneState
 
-
 FORMAT = "ipt-tuning-1"
 
 
