@@ -91,15 +91,13 @@ class ServiceClient:
         return list(self._pages("/v1/tasks"))
 
     def task_id(self, name_or_id: str) -> str:
-        """The id of the one task that has this id, or this name."""
+        """The id itself, or that of the newest task with this name, one that can answer before one that cannot."""
         if name_or_id.startswith("tsk_"):
             return name_or_id
-        found = [task["id"] for task in self._pages("/v1/tasks") if task["name"] == name_or_id]
+        found = [task for task in self._pages("/v1/tasks") if task["name"] == name_or_id]
         if not found:
             raise CliError(f"there is no task named {name_or_id!r}: `ipt tasks` lists them")
-        if len(found) > 1:
-            raise CliError(f"{len(found)} tasks are named {name_or_id!r}: give the id, one of {', '.join(found)}")
-        return str(found[0])
+        return str(next((task for task in found if task["versions"]), found[0])["id"])
 
     def predict(self, task_id: str, inputs: Sequence[str]) -> Json:
         """The predictions for `inputs`, in their order, sent in as many requests as it takes."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -122,7 +123,7 @@ def _adapt(console: Console, client: "ServiceClient", examples: "list[Row]") -> 
 def _report(console: Console, adaptation: dict[str, Any]) -> None:
     from app.cli.tasks import metrics_table
 
-    console.print(metrics_table(adaptation["metrics"]))
+    console.print(Padding(metrics_table(adaptation["metrics"]), (0, 0, 0, 3)))
     for warning in adaptation.get("warnings") or []:
         console.print(Text(f"   note: {warning}", style="yellow"))
 
@@ -137,15 +138,14 @@ def _show_predictions(console: Console, new: "list[Row]", predictions: list[dict
     right = sum(correct for *_, correct in judged)
     first_right = {row["output"]: (row, label, sure, ok) for row, label, sure, ok in reversed(judged) if ok}
     shown = [*first_right.values(), *[entry for entry in judged if not entry[-1]][:_SHOWN_WRONG]]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    table.add_column("ticket", overflow="ellipsis", no_wrap=True, ratio=1)
-    table.add_column("answer")
-    table.add_column("score", justify="right")
-    table.add_column("meant")
+    label_width = max(len(row["output"]) for row in new)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("  ", "answer", "score", "meant"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("ticket", no_wrap=True, overflow="ellipsis", max_width=console.width - 2 * label_width - 20)
     for row, label, sure, correct in shown:
-        mark = "[green]✓[/green]" if correct else "[red]✗[/red]"
-        table.add_row(mark, Text(row["input"]), Text(label), sure, "" if correct else Text(row["output"]))
+        mark = "[green] ✓[/green]" if correct else "[red] ✗[/red]"
+        table.add_row(mark, Text(label), sure, "" if correct else Text(row["output"]), Text(row["input"]))
     console.print(table)
     console.print(f"   {right} of {len(new)} new tickets right: [bold]{score(right / len(new))}[/bold]")
 

