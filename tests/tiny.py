@@ -90,6 +90,7 @@ def build_tiny_seq2seq(folder: Path, kind: Seq2SeqKind, seed: int = 0) -> Path:
             d_ff=64,
             num_layers=2,
             num_heads=2,
+            initializer_factor=2.0,
             tie_word_embeddings=False,
             decoder_start_token_id=vocab["<pad>"],
             **ids,

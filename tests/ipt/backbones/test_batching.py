@@ -1,0 +1,62 @@
+"""Length buckets: every row once, no bucket too large, little padding."""
+
+import random
+
+import pytest
+import torch
+
+from ipt.backbones.batching import forward_in_buckets, length_buckets, right_padded
+
+
+def test_no_rows_make_no_buckets() -> None:
+    assert length_buckets([], 100, 0.1) == []
+
+
+def test_rows_of_one_length_share_a_bucket_in_their_order() -> None:
+    assert length_buckets([7] * 5, 100, 0.0) == [[0, 1, 2, 3, 4]]
+
+
+def test_a_bucket_holds_no_more_than_its_padded_tokens() -> None:
+    assert length_buckets([10] * 5, 20, 1.0) == [[0, 1], [2, 3], [4]]
+
+
+def test_a_row_longer_than_a_bucket_still_has_one() -> None:
+    assert length_buckets([3, 50], 20, 1.0) == [[1], [0]]
+
+
+def test_a_bucket_closes_before_padding_exceeds_its_share() -> None:
+    assert length_buckets([10, 9, 1], 100, 0.1) == [[0, 1], [2]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_row_is_in_one_bucket_and_both_limits_hold(seed: int) -> None:
+    rng = random.Random(seed)
+    lengths = [rng.randint(1, 60) for _ in range(rng.randint(1, 80))]
+    limit, waste = rng.randint(60, 500), rng.random() / 2
+    buckets = length_buckets(lengths, limit, waste)
+    assert sorted(row for bucket in buckets for row in bucket) == list(range(len(lengths)))
+    for bucket in buckets:
+        padded = len(bucket) * max(lengths[row] for row in bucket)
+        assert padded <= limit
+        assert padded - sum(lengths[row] for row in bucket) <= waste * padded + 1e-9
+
+
+def test_results_come_back_in_the_rows_order_with_gradients() -> None:
+    lengths = [5, 1, 9, 1, 30, 2]
+    prompts = torch.arange(12.0).view(6, 1, 2).requires_grad_()
+
+    def forward(rows: list[int], own: torch.Tensor | None) -> torch.Tensor:
+        assert own is not None
+        return own[:, 0] * torch.tensor([[lengths[row]] for row in rows])
+
+    results = forward_in_buckets(lengths, prompts, torch.device("cpu"), forward)
+    assert torch.equal(results, prompts[:, 0] * torch.tensor(lengths)[:, None])
+    results[2].sum().backward()
+    assert prompts.grad is not None
+    assert prompts.grad.flatten().tolist() == [0, 0, 0, 0, 9, 9, 0, 0, 0, 0, 0, 0]
+
+
+def test_rows_are_padded_at_their_end() -> None:
+    padded, lengths = right_padded([[1, 2, 3], [4]], padding=-100)
+    assert padded.tolist() == [[1, 2, 3], [4, -100, -100]]
+    assert lengths.tolist() == [3, 1]

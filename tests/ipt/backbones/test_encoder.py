@@ -1,0 +1,140 @@
+"""The encoder family, on tiny models of every supported type."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.backbones.loading import load_backbone
+from ipt.errors import BackboneError
+
+TEXTS = ["hello world", "the cat sat on the mat and the dog was not happy with it at all", "i love my phone", "me"]
+
+
+def stock_embedding(backbone: EncoderBackbone, row: list[int]) -> Tensor:
+    """The sentence embedding [H] of one row alone, without any of the backbone's own code."""
+    model: Any = backbone.model
+    with torch.no_grad():
+        hidden = model(input_ids=torch.tensor([row])).last_hidden_state[0]
+    return normalize(hidden.mean(dim=0), dim=0)
+
+
+def random_prompts(backbone: EncoderBackbone, rows: int, length: int = 5, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, length, backbone.hidden_size, generator=generator)
+
+
+def test_without_a_prompt_it_is_the_stock_model(encoder: EncoderBackbone) -> None:
+    rows = encoder.tokenize(TEXTS)
+    stock = torch.stack([stock_embedding(encoder, row) for row in rows])
+    torch.testing.assert_close(encoder.embed(rows), stock, atol=1e-5, rtol=0)
+
+
+def test_a_zero_length_prompt_changes_nothing(encoder: EncoderBackbone) -> None:
+    rows = encoder.tokenize(TEXTS)
+    assert torch.equal(encoder.embed(rows, random_prompts(encoder, len(rows), 0)), encoder.embed(rows))
+
+
+def test_the_default_backbone_is_the_stock_sentence_encoder() -> None:
+    backbone = load_backbone("default", device="cpu")
+    assert isinstance(backbone, EncoderBackbone)
+    rows = backbone.tokenize(TEXTS)
+    stock = torch.stack([stock_embedding(backbone, row) for row in rows])
+    torch.testing.assert_close(backbone.embed(rows), stock, atol=1e-5, rtol=0)
+    assert (backbone.hidden_size, backbone.max_positions, backbone.max_tokens) == (384, 512, 256)
+
+
+@pytest.mark.usefixtures("one_bucket")
+def test_padding_changes_nothing(encoder: EncoderBackbone) -> None:
+    rows = encoder.tokenize(TEXTS)
+    prompts = random_prompts(encoder, len(rows))
+    alone = torch.cat([encoder.embed([row], prompts[[i]]) for i, row in enumerate(rows)])
+    torch.testing.assert_close(encoder.embed(rows, prompts), alone, atol=1e-5, rtol=0)
+
+
+def test_rows_of_any_lengths_come_back_in_order(encoder: EncoderBackbone) -> None:
+    rows = encoder.tokenize(["good " * (7 * i % 23 + 1) for i in range(30)])
+    prompts = random_prompts(encoder, len(rows))
+    alone = torch.cat([encoder.embed([row], prompts[[i]]) for i, row in enumerate(rows)])
+    torch.testing.assert_close(encoder.embed(rows, prompts), alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("one_bucket")
+def test_a_row_does_not_depend_on_its_neighbours_prompts(encoder: EncoderBackbone) -> None:
+    rows = encoder.tokenize(TEXTS)
+    prompts = random_prompts(encoder, len(rows)).requires_grad_()
+    others = random_prompts(encoder, len(rows), seed=1)
+    others[0] = prompts[0].detach()
+    embedded = encoder.embed(rows, prompts)
+    torch.testing.assert_close(encoder.embed(rows, others)[0], embedded[0], atol=1e-6, rtol=0)
+    (gradient,) = torch.autograd.grad(embedded[0].square().sum() + embedded[0, 0], prompts)
+    assert gradient[0].abs().sum() > 0
+    assert gradient[1:].abs().sum() == 0
+
+
+def test_a_prompt_stands_after_the_first_token_and_out_of_the_pooling(encoder: EncoderBackbone) -> None:
+    model: Any = encoder.model
+    first, *rest = encoder.tokenize(["the dog was happy"])[0]
+    words = encoder.tokenize(["red blue green"])[0][1:-1]
+    with torch.no_grad():
+        prompt = model.get_input_embeddings()(torch.tensor([words]))
+        hidden = model(input_ids=torch.tensor([[first, *words, *rest]])).last_hidden_state[0]
+    pooled = torch.cat([hidden[:1], hidden[1 + len(words) :]]).mean(dim=0)
+    torch.testing.assert_close(encoder.embed([[first, *rest]], prompt)[0], normalize(pooled, dim=0), atol=1e-5, rtol=0)
+
+
+def test_embeddings_have_unit_length_and_float32(encoder: EncoderBackbone) -> None:
+    rows = encoder.tokenize(TEXTS)
+    embedded = encoder.embed(rows, random_prompts(encoder, len(rows)).double())
+    assert embedded.dtype == torch.float32
+    torch.testing.assert_close(embedded.norm(dim=1), torch.ones(len(rows)))
+
+
+def test_no_rows_have_no_embeddings(encoder: EncoderBackbone) -> None:
+    assert encoder.tokenize([]) == []
+    assert encoder.embed([]).shape == (0, 32)
+
+
+def test_texts_are_cut_to_the_tokens_asked_for_but_keep_their_last(encoder: EncoderBackbone) -> None:
+    whole, cut = encoder.tokenize(["good " * 100])[0], encoder.tokenize(["good " * 100], max_tokens=10)[0]
+    assert len(whole) == encoder.max_tokens == 64
+    assert len(cut) == 10
+    assert cut[-1] == whole[-1] != cut[-2]
+
+
+def test_prompt_and_text_beyond_the_positions_shorten_the_text(encoder: EncoderBackbone) -> None:
+    row = encoder.tokenize(["good " * 100])[0]
+    prompts = random_prompts(encoder, 1, 20)
+    shorter = [*row[:43], row[-1]]
+    assert torch.equal(encoder.embed([row], prompts), encoder.embed([shorter], prompts))
+
+
+def test_a_prompt_that_leaves_no_room_for_text_is_refused(encoder: EncoderBackbone) -> None:
+    with pytest.raises(BackboneError, match="leaves no room for text"):
+        encoder.embed(encoder.tokenize(["hello"]), random_prompts(encoder, 1, 63))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 32), (2, 5, 31), (5, 32)])
+def test_prompts_of_another_shape_are_refused(encoder: EncoderBackbone, shape: tuple[int, ...]) -> None:
+    with pytest.raises(BackboneError, match=r"expected \[2, P, 32\]"):
+        encoder.embed(encoder.tokenize(["a", "b"]), torch.zeros(shape))
+
+
+def test_a_row_without_tokens_is_refused(encoder: EncoderBackbone) -> None:
+    with pytest.raises(BackboneError, match="row 1 has no tokens"):
+        encoder.embed([[1], []])
+
+
+def test_cls_pooling_takes_the_first_position(tiny_folder: Callable[[str], Path]) -> None:
+    loaded = load_backbone(str(tiny_folder("bert")), device="cpu")
+    assert isinstance(loaded, EncoderBackbone)
+    backbone = EncoderBackbone(loaded.model, loaded.tokenizer, loaded.identity, pooling="cls")
+    rows = backbone.tokenize(TEXTS)
+    model: Any = backbone.model
+    stock = [model(input_ids=torch.tensor([row])).last_hidden_state[0, 0] for row in rows]
+    torch.testing.assert_close(backbone.embed(rows), normalize(torch.stack(stock), dim=1), atol=1e-5, rtol=0)

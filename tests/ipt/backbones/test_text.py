@@ -1,0 +1,235 @@
+"""The seq2seq and causal families, on tiny models of every supported type, against plain stock forward passes."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, log_softmax
+
+from ipt.backbones import text as text_module
+from ipt.backbones.causal import CausalBackbone
+from ipt.backbones.seq2seq import Seq2SeqBackbone
+from ipt.backbones.text import PromptedTextBackbone
+from ipt.errors import BackboneError
+
+INPUTS = ["hello world", "the cat sat on the mat and the dog was not happy with it", "i love my phone", "me"]
+TARGETS = ["good", "bad film, please", "the money was lost", "red"]
+# Logits of the tiny T5 are in the hundreds.
+CLOSE: dict[str, float] = {"atol": 1e-4, "rtol": 1e-5}
+
+
+def stock_logits(backbone: PromptedTextBackbone, row: list[int], target: list[int]) -> Tensor:
+    """Logits [L, V] for a target's tokens, of one row alone, without any of the backbone's own code."""
+    model: Any = backbone.model
+    with torch.no_grad():
+        if isinstance(backbone, Seq2SeqBackbone):
+            start = [2, 0] if model.config.model_type == "bart" else [1]
+            read = torch.tensor([[*start, *target[:-1]]])
+            logits = model(input_ids=torch.tensor([row]), decoder_input_ids=read).logits[0]
+        else:
+            logits = model(input_ids=torch.tensor([[*row, *target[:-1]]])).logits[0]
+    return logits[-len(target) :]
+
+
+def stock_log_probabilities(backbone: PromptedTextBackbone, row: list[int], target: list[int]) -> Tensor:
+    """[L]"""
+    return log_softmax(stock_logits(backbone, row, target), dim=1)[torch.arange(len(target)), target]
+
+
+def random_prompts(backbone: PromptedTextBackbone, rows: int, length: int = 5, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, length, backbone.hidden_size, generator=generator)
+
+
+@pytest.mark.parametrize("prompt_length", [None, 0])
+def test_without_a_prompt_a_target_has_the_stock_models_likelihood(
+    text_backbone: PromptedTextBackbone, prompt_length: int | None
+) -> None:
+    rows, targets = text_backbone.tokenize(INPUTS), text_backbone.tokenize_targets(TARGETS)
+    prompts = None if prompt_length is None else random_prompts(text_backbone, len(rows), 0)
+    stock = [stock_log_probabilities(text_backbone, r, t).sum() for r, t in zip(rows, targets, strict=True)]
+    likelihoods = text_backbone.target_log_likelihood(rows, targets, prompts)
+    torch.testing.assert_close(likelihoods, torch.stack(stock), **CLOSE)
+
+
+def test_label_scores_are_the_stock_models_token_log_probabilities(text_backbone: PromptedTextBackbone) -> None:
+    rows, labels = text_backbone.tokenize(INPUTS), text_backbone.tokenize_targets(TARGETS)
+    stock = [[stock_log_probabilities(text_backbone, row, label).mean() for label in labels] for row in rows]
+    scores = text_backbone.score_labels(rows, labels, None)
+    torch.testing.assert_close(scores, torch.tensor(stock), **CLOSE)
+
+
+@pytest.mark.usefixtures("one_bucket")
+@pytest.mark.parametrize("at_once", [1, 7, 512])
+def test_label_scores_equal_targets_read_whole(
+    text_backbone: PromptedTextBackbone, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(text_module, "SCORED_TOKENS", at_once)
+    rows, labels = text_backbone.tokenize(INPUTS), text_backbone.tokenize_targets(["good", *TARGETS])
+    prompts = random_prompts(text_backbone, len(rows))
+    whole = [text_backbone.target_log_likelihood(rows, [label] * len(rows), prompts) / len(label) for label in labels]
+    torch.testing.assert_close(text_backbone.score_labels(rows, labels, prompts), torch.stack(whole, 1), **CLOSE)
+
+
+def test_single_token_labels_are_scored(text_backbone: PromptedTextBackbone) -> None:
+    rows = text_backbone.tokenize(INPUTS)
+    stock = [[stock_log_probabilities(text_backbone, row, [token]).item() for token in (5, 9)] for row in rows]
+    torch.testing.assert_close(text_backbone.score_labels(rows, [[5], [9]], None), torch.tensor(stock), **CLOSE)
+
+
+def test_label_scores_carry_gradients(text_backbone: PromptedTextBackbone) -> None:
+    rows, labels = text_backbone.tokenize(INPUTS), text_backbone.tokenize_targets(TARGETS)
+    prompts = random_prompts(text_backbone, len(rows)).requires_grad_()
+    (through_scores,) = torch.autograd.grad(text_backbone.score_labels(rows, labels, prompts)[:, 1].sum(), prompts)
+    whole = text_backbone.target_log_likelihood(rows, [labels[1]] * len(rows), prompts) / len(labels[1])
+    (through_targets,) = torch.autograd.grad(whole.sum(), prompts)
+    torch.testing.assert_close(through_scores, through_targets, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.usefixtures("one_bucket")
+def test_padding_changes_nothing(text_backbone: PromptedTextBackbone) -> None:
+    rows, targets = text_backbone.tokenize(INPUTS), text_backbone.tokenize_targets(TARGETS)
+    prompts = random_prompts(text_backbone, len(rows))
+    for i, row in enumerate(rows):
+        own = prompts[[i]]
+        together = text_backbone.target_log_likelihood(rows, targets, prompts)[[i]]
+        torch.testing.assert_close(together, text_backbone.target_log_likelihood([row], [targets[i]], own), **CLOSE)
+        scores = text_backbone.score_labels(rows, targets, prompts)[[i]]
+        torch.testing.assert_close(scores, text_backbone.score_labels([row], targets, own), **CLOSE)
+        written = text_backbone.generate(rows, prompts, max_new_tokens=8)[i]
+        assert text_backbone.generate([row], own, max_new_tokens=8) == [written]
+
+
+@pytest.mark.usefixtures("one_bucket")
+def test_a_row_does_not_depend_on_its_neighbours_prompts(text_backbone: PromptedTextBackbone) -> None:
+    rows, targets = text_backbone.tokenize(INPUTS), text_backbone.tokenize_targets(TARGETS)
+    prompts = random_prompts(text_backbone, len(rows)).requires_grad_()
+    others = random_prompts(text_backbone, len(rows), seed=1)
+    others[0] = prompts[0].detach()
+    likelihoods = text_backbone.target_log_likelihood(rows, targets, prompts)
+    torch.testing.assert_close(text_backbone.target_log_likelihood(rows, targets, others)[0], likelihoods[0], **CLOSE)
+    scores = [text_backbone.score_labels(rows, targets, given)[0] for given in (prompts, others)]
+    torch.testing.assert_close(*scores, **CLOSE)
+    answers = [text_backbone.generate(rows, given, max_new_tokens=8) for given in (prompts, others)]
+    assert answers[0][0] == answers[1][0]
+    (gradient,) = torch.autograd.grad(likelihoods[0], prompts)
+    assert gradient[0].abs().sum() > 0
+    assert gradient[1:].abs().sum() == 0
+
+
+def test_a_prompt_stands_before_the_input(text_backbone: PromptedTextBackbone) -> None:
+    words = text_backbone.tokenize_targets(["red blue green"])[0][:-1]
+    model: Any = text_backbone.model
+    with torch.no_grad():
+        prompt = model.get_input_embeddings()(torch.tensor([words]))
+    row, target = text_backbone.tokenize([INPUTS[1]])[0], text_backbone.tokenize_targets([TARGETS[1]])[0]
+    behind = text_backbone.target_log_likelihood([row], [target], prompt)
+    stock = stock_log_probabilities(text_backbone, [*words, *row], target).sum()
+    torch.testing.assert_close(behind[0], stock, **CLOSE)
+
+
+@pytest.mark.usefixtures("one_bucket")
+def test_generation_with_prompt_and_cache_equals_generation_without_cache(
+    text_backbone: PromptedTextBackbone,
+) -> None:
+    rows = text_backbone.tokenize(INPUTS)
+    prompts = random_prompts(text_backbone, len(rows))
+    cached = text_backbone.generate(rows, prompts, max_new_tokens=16)
+    assert cached == text_backbone.generate(rows, prompts, max_new_tokens=16, use_cache=False)
+    assert any(cached)
+
+
+def test_generation_without_a_prompt_is_the_stock_models_greedy_text(text_backbone: PromptedTextBackbone) -> None:
+    model: Any = text_backbone.model
+    rows = text_backbone.tokenize(INPUTS)
+    # BART's own settings force its last token to be the end; it comes one after those that are compared.
+    opening = {"forced_bos_token_id": 0, "forced_eos_token_id": 2} if model.config.model_type == "bart" else {}
+    for row, answer in zip(rows, text_backbone.generate(rows, None, max_new_tokens=12), strict=True):
+        written = model.generate(
+            input_ids=torch.tensor([row]),
+            attention_mask=torch.ones(1, len(row), dtype=torch.long),
+            max_new_tokens=12 + len(opening),
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=1,
+            **opening,
+        )[0].tolist()
+        if isinstance(text_backbone, CausalBackbone):
+            written = written[len(row) :]
+        assert text_backbone.tokenizer.decode(written, skip_special_tokens=True).strip() == answer
+
+
+def test_generation_ends_at_a_stop_token(text_backbone: PromptedTextBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = text_backbone.tokenize(INPUTS[:1])
+    first = int(stock_logits(text_backbone, rows[0], [0])[-1].argmax())
+    monkeypatch.setattr(text_backbone, "stop_tokens", frozenset({first}))
+    assert text_backbone.generate(rows, None, max_new_tokens=6) == [""]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_is_the_mean_over_the_targets_tokens(
+    text_backbone: PromptedTextBackbone, smoothing: float
+) -> None:
+    rows, targets = text_backbone.tokenize(INPUTS), text_backbone.tokenize_targets(TARGETS)
+    losses = text_backbone.target_cross_entropy(rows, targets, None, label_smoothing=smoothing)
+    stock = [
+        cross_entropy(stock_logits(text_backbone, row, target), torch.tensor(target), label_smoothing=smoothing)
+        for row, target in zip(rows, targets, strict=True)
+    ]
+    torch.testing.assert_close(losses, torch.stack(stock), **CLOSE)
+
+
+def test_targets_end_and_do_not_start_with_a_special_token(text_backbone: PromptedTextBackbone) -> None:
+    (target,) = text_backbone.tokenize_targets(["good film"])
+    words = text_backbone.tokenizer.convert_ids_to_tokens(target)
+    assert words == ["good", "film", "</s>"]
+
+
+def test_long_texts_are_cut_so_that_prompt_and_target_fit(text_backbone: PromptedTextBackbone) -> None:
+    long_input = " ".join(["good", *["bad"] * 3000, "film"])
+    rows, targets = text_backbone.tokenize([long_input]), text_backbone.tokenize_targets(["red " * 3000])
+    assert len(rows[0]) == text_backbone.max_positions
+    assert len(targets[0]) == text_backbone.max_target_tokens == text_backbone.max_positions // 2
+    assert targets[0][-1] == text_backbone.tokenizer.eos_token_id
+    prompts = random_prompts(text_backbone, 1)
+    assert torch.isfinite(text_backbone.target_log_likelihood(rows, targets, prompts)).all()
+    assert torch.isfinite(text_backbone.score_labels(rows, targets, prompts)).all()
+    assert len(text_backbone.generate(rows, prompts, max_new_tokens=10_000)) == 1
+    kept = text_backbone.tokenizer.convert_ids_to_tokens(rows[0])
+    if isinstance(text_backbone, CausalBackbone):
+        assert kept[-1] == "film"  # what a causal model goes on from
+    else:
+        assert kept[-1] == "</s>"
+
+
+def test_a_prompt_that_leaves_no_room_for_text_is_refused(text_backbone: PromptedTextBackbone) -> None:
+    rows = text_backbone.tokenize(["hello"])
+    with pytest.raises(BackboneError, match="leave no room for text"):
+        text_backbone.generate(rows, random_prompts(text_backbone, 1, text_backbone.max_positions))
+
+
+def test_targets_without_tokens_or_with_too_many_are_refused(text_backbone: PromptedTextBackbone) -> None:
+    rows = text_backbone.tokenize(["hello"])
+    for target in ([], [5] * (text_backbone.max_target_tokens + 1)):
+        with pytest.raises(BackboneError, match="expected 1 to"):
+            text_backbone.target_log_likelihood(rows, [target], None)
+    with pytest.raises(BackboneError, match="1 inputs have 2 targets"):
+        text_backbone.target_log_likelihood(rows, [[5], [5]], None)
+
+
+def test_no_rows_have_no_answers(text_backbone: PromptedTextBackbone) -> None:
+    assert text_backbone.tokenize([]) == []
+    assert text_backbone.generate([], None) == []
+    assert text_backbone.score_labels([], [[5], [6]], None).shape == (0, 2)
+    assert text_backbone.target_log_likelihood([], [], None).shape == (0,)
+
+
+def test_an_empty_text_can_be_continued(text_backbone: PromptedTextBackbone) -> None:
+    rows = text_backbone.tokenize([""])
+    assert torch.isfinite(text_backbone.score_labels(rows, [[5, 6]], None)).all()
+
+
+def test_nothing_of_the_model_is_trainable(text_backbone: PromptedTextBackbone) -> None:
+    assert not any(parameter.requires_grad for parameter in text_backbone.model.parameters())
+    assert not text_backbone.model.training
