@@ -1,6 +1,6 @@
 """`ipt subspace`: find a subspace, and look at one."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,13 +65,7 @@ def fit(
             running.load_checkpoint(checkpoint)
             notices().print(f"going on from step {running.completed}, as {checkpoint} has it")
         quality = _run(running, checkpoint, show)
-    training: dict[str, Any] = {
-        "method": "direct",
-        "options": asdict(options),
-        "tasks": [task.name for task in folder_tasks],
-        **quality,
-    }
-    subspace = ipt.save_subspace(output, running.decoder, loaded, training=training)
+    subspace = running.save(output, quality)
     checkpoint.unlink(missing_ok=True)
     if as_json:
         print_json({"subspace_id": subspace.id, "folder": str(output), **quality})

@@ -32,7 +32,9 @@ from ipt.backbones.protocol import TokenIds
 from ipt.errors import CheckpointError, DatasetError
 from ipt.examples import Example, labels_of
 from ipt.ridge import class_targets, gram, leave_one_out
+from ipt.subspace.initial import initial_vectors
 from ipt.subspace.modules import SubspaceDecoder
+from ipt.subspace.store import Subspace, save_subspace
 from ipt.task_folder import FolderTask, sample_per_label
 
 VECTOR_START = 0.3
@@ -46,7 +48,7 @@ class FitOptions:
     intrinsic_dim: int = 250
     decoder_hidden: int = 384
     prompt_length: int = 16
-    steps: int = 3000
+    steps: int = 2000
     tasks_per_step: int = 3
     rows_per_task: int = 18
     classes_per_task: int = 6
@@ -168,6 +170,21 @@ class DirectFit:
         self.vector_optimizer.step()  # type: ignore[no-untyped-call]
         self.completed += 1
         return FitProgress(self.completed, options.steps, loss.item(), torch.stack(correct).mean().item())
+
+    def save(self, folder: Path, scores: dict[str, float]) -> Subspace:
+        """Write the subspace as it stands, with `scores` and all that is needed to fit it again in its manifest."""
+        training = {
+            "method": "direct",
+            "options": asdict(self.options),
+            "tasks": [task.name for task in self.tasks],
+            "readout": {
+                "ridge": [round(value, 6) for value in self.log_ridge.exp().tolist()],
+                "scale": [round(value, 6) for value in self.log_scale.exp().tolist()],
+            },
+            **scores,
+        }
+        starts = initial_vectors(self.vectors.detach(), [task.family for task in self.tasks])
+        return save_subspace(folder, self.decoder, self.backbone, initial_vectors=starts, training=training)
 
     def save_checkpoint(self, path: Path) -> None:
         """Write everything that `load_checkpoint` needs to go on, replacing `path` in one move."""

@@ -1,0 +1,39 @@
+"""Where and on what a figure was measured: said beside every table."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def provenance(command: str) -> str:
+    """One Markdown paragraph: command, commit, date, processor, versions."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    return (
+        f"Written by `{command}` at commit `{commit()}` on {datetime.now(UTC):%Y-%m-%d}; "
+        f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}."
+    )
+
+
+def commit() -> str:
+    """The short hash of HEAD, with a mark when the tree differs from it."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=10"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return described.stdout.strip() or "unknown"
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,112 @@
+"""The direct fit: it learns, and a run that was stopped goes on as if it had not been."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import ipt
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.subspace.fit import DirectFit, FitOptions, prepare_tasks
+from ipt.task_folder import FolderTask, read_task_folder, sample_per_label
+from tests.ipt.conftest import sentiment, topics
+
+OPTIONS = FitOptions(
+    intrinsic_dim=6, decoder_hidden=12, prompt_length=3, steps=30, tasks_per_step=2, rows_per_task=8, warmup_steps=3
+)
+
+
+@pytest.fixture(scope="module")
+def tasks() -> list[FolderTask]:
+    return [
+        FolderTask(name, name[:1], tuple(examples), ())
+        for name, examples in (("a1", sentiment(4)), ("a2", sentiment(3)), ("b1", topics() * 2))
+    ]
+
+
+def fit(encoder: EncoderBackbone, tasks: list[FolderTask], options: FitOptions) -> DirectFit:
+    return DirectFit(encoder, prepare_tasks(encoder, tasks, options), options)
+
+
+def numbers(running: DirectFit) -> dict[str, torch.Tensor]:
+    return {**running.decoder.state_dict(), "vectors": running.vectors.detach()}
+
+
+def test_a_run_stopped_anywhere_resumes_to_the_same_subspace(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path
+) -> None:
+    options = replace(OPTIONS, steps=8)
+    undisturbed = fit(encoder, tasks, options)
+    while not undisturbed.done:
+        undisturbed.step()
+    stopped = fit(encoder, tasks, options)
+    for _ in range(3):
+        stopped.step()
+    stopped.save_checkpoint(tmp_path / "fit.safetensors")
+    resumed = fit(encoder, tasks, options)
+    resumed.load_checkpoint(tmp_path / "fit.safetensors")
+    assert resumed.completed == 3
+    while not resumed.done:
+        resumed.step()
+    for name, tensor in numbers(undisturbed).items():
+        torch.testing.assert_close(numbers(resumed)[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_a_checkpoint_of_other_tasks_or_options_is_refused(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path
+) -> None:
+    running = fit(encoder, tasks, OPTIONS)
+    running.save_checkpoint(tmp_path / "fit.safetensors")
+    for other in (fit(encoder, tasks[:2], OPTIONS), fit(encoder, tasks, replace(OPTIONS, seed=1))):
+        with pytest.raises(ipt.CheckpointError, match="other tasks or options"):
+            other.load_checkpoint(tmp_path / "fit.safetensors")
+
+
+def test_the_fit_lowers_the_loss_and_moves_decoder_and_vectors_alone(
+    encoder: EncoderBackbone, tasks: list[FolderTask]
+) -> None:
+    backbone_before = {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
+    running = fit(encoder, tasks, replace(OPTIONS, steps=40, decoder_learning_rate=5e-3))
+    before = {name: tensor.clone() for name, tensor in numbers(running).items()}
+    losses = []
+    while not running.done:
+        losses.append(running.step().loss)
+    assert sum(losses[-8:]) < sum(losses[:8])
+    assert all(not torch.equal(before[name], tensor) for name, tensor in numbers(running).items())
+    assert all(torch.equal(backbone_before[n], t) for n, t in encoder.model.state_dict().items())
+
+
+def test_the_fit_sees_at_most_half_of_a_labels_rows(encoder: EncoderBackbone, tasks: list[FolderTask]) -> None:
+    (prepared,) = prepare_tasks(encoder, tasks[:1], replace(OPTIONS, examples_per_label=64))
+    assert [len(rows) for rows in prepared.rows_of_class] == [10, 10]  # of 20 and 20
+    (prepared,) = prepare_tasks(encoder, tasks[:1], replace(OPTIONS, examples_per_label=4))
+    assert [len(rows) for rows in prepared.rows_of_class] == [4, 4]
+
+
+def test_a_task_folder_is_read_and_its_split_obeyed(tmp_path: Path) -> None:
+    rows = [{"split": "train", "input": e.input, "output": e.output} for e in sentiment()]
+    rows.append({"split": "test", "input": "good", "output": "positive"})
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "index.json").write_text(json.dumps({"one": {"family": "f", "split": "seen"}}))
+    (task,) = read_task_folder(tmp_path, "seen")
+    assert (task.name, task.family, len(task.train), len(task.test)) == ("one", "f", 20, 1)
+    assert [t.name for t in read_task_folder(tmp_path)] == ["one", "two"]
+
+
+@pytest.mark.parametrize("line", ['{"split": "train"}', "not json", '{"split":"dev","input":"a","output":"b"}', "[1]",
+                                  '{"split":"train","input":"","output":"b"}'])  # fmt: skip
+def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, line: str) -> None:
+    good = json.dumps({"split": "train", "input": "a", "output": "b"})
+    (tmp_path / "task.jsonl").write_text(f"{good}\n{line}\n")
+    with pytest.raises(ipt.DatasetError, match=r"task\.jsonl:2"):
+        read_task_folder(tmp_path)
+
+
+def test_sampling_is_per_label_and_by_seed() -> None:
+    rows = sentiment(4)
+    first, again, other = (sample_per_label(rows, 5, seed) for seed in (1, 1, 2))
+    assert first == again != other
+    assert sorted(e.output for e in first) == ["negative"] * 5 + ["positive"] * 5

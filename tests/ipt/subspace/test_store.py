@@ -1,0 +1,129 @@
+"""A subspace on disk: what is saved is loaded, and whatever is not exactly that is refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ipt
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
+from ipt.subspace.store import MANIFEST_FILE, TENSORS_FILE
+from tests.tiny import build_tiny_encoder
+
+
+@pytest.fixture
+def folder(subspace_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(subspace_dir, tmp_path / "subspace"))
+
+
+def rewrite_manifest(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    change(manifest)
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+
+
+def rewrite_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / TENSORS_FILE)
+    change(tensors)
+    save_file(tensors, folder / TENSORS_FILE)
+
+
+def test_what_is_saved_is_loaded(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    decoder, compressor = SubspaceDecoder(8, 16, 4, 32), SubspaceEncoder(8, 4, 32)
+    starts = torch.randn(2, 8).half().float()
+    saved = ipt.save_subspace(tmp_path, decoder, encoder, initial_vectors=starts, encoder=compressor)
+    loaded = ipt.load_subspace(tmp_path, encoder)
+    assert loaded.id == saved.id
+    assert (loaded.intrinsic_dim, loaded.prompt_length, loaded.hidden_size) == (8, 4, 32)
+    assert torch.equal(loaded.initial_vectors, starts)
+    vectors = torch.randn(3, 8)
+    torch.testing.assert_close(loaded.decoder(vectors), decoder(vectors), atol=1e-2, rtol=0)
+    assert loaded.decoder(vectors).shape == (3, 4, 32)
+    assert loaded.encoder is not None
+    assert loaded.encoder(loaded.decoder(vectors)).shape == (3, 8)
+
+
+def test_the_id_is_that_of_the_meaning(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    decoder = SubspaceDecoder(8, 16, 4, 32)
+    one = ipt.save_subspace(tmp_path / "a", decoder, encoder, training={"note": "first"})
+    same = ipt.save_subspace(tmp_path / "b", decoder, encoder, training={"note": "other"})
+    assert one.id == same.id
+    with torch.no_grad():
+        decoder.expand.bias[0] += 0.1
+    assert ipt.save_subspace(tmp_path / "c", decoder, encoder).id != one.id
+
+
+def test_a_backbone_with_other_weights_is_refused(subspace_dir: Path, tmp_path: Path) -> None:
+    other = ipt.load_backbone(str(build_tiny_encoder(tmp_path / "other", seed=1)), device="cpu")
+    with pytest.raises(ipt.SubspaceMismatchError, match="belongs to backbone"):
+        ipt.load_subspace(subspace_dir, other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors.update({"decoder.expand.bias": torch.full((16,), torch.nan)}),
+        lambda tensors: tensors.update({"decoder.expand.bias": torch.zeros(15)}),
+        lambda tensors: tensors.update({"decoder.expand.bias": torch.zeros(16, dtype=torch.int32)}),
+        lambda tensors: tensors.pop("decoder.project.bias"),
+        lambda tensors: tensors.update({"surplus": torch.zeros(1)}),
+        lambda tensors: tensors.update({"initial_vectors": torch.zeros(1, 9)}),
+        lambda tensors: tensors["decoder.expand.bias"].add_(0.5),
+    ],
+    ids=["NaN", "shape", "integers", "missing", "surplus", "initial vectors", "other numbers"],
+)
+def test_tensors_that_are_not_what_was_saved_are_refused(
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], object]
+) -> None:
+    rewrite_tensors(folder, change)
+    with pytest.raises(ipt.SubspaceError):
+        ipt.load_subspace(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest.update(format_version=2),
+        lambda manifest: manifest.update(intrinsic_dim="8"),
+        lambda manifest: manifest.update(intrinsic_dim=10**9),
+        lambda manifest: manifest.update(prompt_length=True),
+        lambda manifest: manifest.pop("backbone"),
+        lambda manifest: manifest.update(prompt_placement="before_input"),
+        lambda manifest: manifest.update(subspace_id="sub_forged"),
+    ],
+    ids=["version", "text", "huge", "boolean", "no backbone", "placement", "id"],
+)
+def test_a_manifest_that_was_changed_is_refused(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
+    rewrite_manifest(folder, change)
+    with pytest.raises(ipt.SubspaceError):
+        ipt.load_subspace(folder)
+
+
+@pytest.mark.parametrize("name", [TENSORS_FILE, MANIFEST_FILE])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "noise", "huge header"])
+def test_damaged_files_are_refused_by_name(folder: Path, name: str, damage: str) -> None:
+    path = folder / name
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif damage == "noise":
+        path.write_bytes(b"\x80" * 200)
+    else:
+        path.write_bytes((2**40).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ipt.SubspaceError, match=name):
+        ipt.load_subspace(folder)
+
+
+def test_a_diverged_decoder_is_not_saved(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    decoder = SubspaceDecoder(8, 16, 4, 32)
+    with torch.no_grad():
+        decoder.expand.bias[0] = torch.inf
+    with pytest.raises(ipt.SubspaceError, match="not finite"):
+        ipt.save_subspace(tmp_path / "diverged", decoder, encoder)
+    assert not (tmp_path / "diverged").exists()

@@ -1,0 +1,211 @@
+"""The tuning engine: a shared batch changes nothing, and nothing but vectors changes."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+import torch
+
+import ipt
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.tuning.classification import LABEL_SMOOTHING, ClassificationProgram
+from ipt.tuning.optimizer import CLIP_NORM, scheduled
+from tests.ipt.conftest import sentiment, topics
+from tests.reference import ist
+
+TOLERANCE = {"rtol": 0.0, "atol": 2e-4}
+
+
+def job(job_id: str, examples: list[ipt.Example], **hyperparameters: object) -> ipt.TuningJob:
+    asked = ipt.Hyperparameters(**{"steps": 12, "batch_size": 8, "learning_rate": 0.05, **hyperparameters})  # type: ignore[arg-type]
+    return ipt.TuningJob(job_id, examples, "classification", hyperparameters=asked)
+
+
+def run(engine: ipt.TuningEngine, jobs: Iterable[ipt.TuningJob]) -> dict[str, ipt.AdaptedTask]:
+    for each in jobs:
+        engine.add(each)
+    finished = {}
+    while engine.job_ids:
+        for progress in engine.step():
+            if progress.done:
+                finished[progress.job_id] = engine.finish(progress.job_id)
+    return finished
+
+
+@pytest.fixture
+def engine(encoder: EncoderBackbone, subspace: ipt.Subspace) -> ipt.TuningEngine:
+    return ipt.TuningEngine(encoder, subspace)
+
+
+def test_a_fused_run_equals_the_same_jobs_alone(engine: ipt.TuningEngine) -> None:
+    jobs = [
+        job("short", sentiment(), seed=1),
+        job("other-rate", sentiment(3), learning_rate=0.02, steps=7, seed=2),
+        job("three-labels", topics(), batch_size=9, restarts=2, seed=3),
+    ]
+    alone = {each.job_id: run(engine, [each])[each.job_id] for each in jobs}
+    fused = run(engine, jobs)
+    for job_id, task in alone.items():
+        np.testing.assert_allclose(fused[job_id].vector, task.vector, **TOLERANCE)
+        assert fused[job_id].metrics["score"] == task.metrics["score"]
+        assert fused[job_id].labels == task.labels
+
+
+def test_jobs_join_and_leave_a_running_batch_without_disturbing_the_others(engine: ipt.TuningEngine) -> None:
+    first, late, doomed = job("first", sentiment()), job("late", topics(), seed=5), job("doomed", sentiment(4))
+    alone = {each.job_id: run(engine, [each])[each.job_id] for each in (first, late)}
+    engine.add(first)
+    engine.add(doomed)
+    for _ in range(6):
+        engine.step()
+    engine.remove("doomed")
+    together = run(engine, [late])
+    for job_id, task in alone.items():
+        np.testing.assert_allclose(together[job_id].vector, task.vector, **TOLERANCE)
+
+
+def test_the_batched_run_equals_a_plain_loop(engine: ipt.TuningEngine) -> None:
+    """Against torch's AdamW, one row at a time, with each row really left out (tests/reference/ist.py)."""
+    asked = job("reference", topics(), steps=6, learning_rate=0.05)
+    program = ClassificationProgram(asked, engine.subspace, engine.backbone)  # type: ignore[arg-type]
+    engine.add(asked)
+    while engine.step()[0].phase == "preparing":
+        pass
+    state = engine._running["reference"].program.state
+    assert state is not None
+    start = state.best_vectors[0].clone()
+    drawn = [program._draw(0, step) for step in range(6)]
+    rows = [
+        ([program.token_ids[r] for group in step for r in group], [n for n, group in enumerate(step) for _ in group])
+        for step in drawn
+    ]
+    expected = ist.tune(
+        start,
+        rows,
+        lambda ids, prompt: engine.backbone.embed([ids], None if prompt is None else prompt[None])[0],  # type: ignore[attr-defined]
+        lambda vector: engine.subspace.decoder(vector[None])[0],
+        ridge=program.ridge,
+        scale=program.scale,
+        smoothing=LABEL_SMOOTHING,
+        rates=[scheduled(0.05, step, 6) for step in range(6)],
+        clip=CLIP_NORM,
+    )
+    while state.lanes.step < 6 and engine.job_ids:
+        engine.step()
+    torch.testing.assert_close(state.lanes.vectors[0], expected, rtol=0.0, atol=2e-4)
+    assert not torch.allclose(expected, start, atol=1e-2), "a test in which nothing moves shows nothing"
+
+
+def test_only_the_vector_changes(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
+    modules = {"backbone": encoder.model, "decoder": subspace.decoder}
+    before = {where: {n: t.clone() for n, t in m.state_dict().items()} for where, m in modules.items()}
+    starts = subspace.initial_vectors.clone()
+    run(ipt.TuningEngine(encoder, subspace), [job("one", sentiment()), job("two", topics())])
+    for where, module in modules.items():
+        for name, tensor in module.state_dict().items():
+            assert torch.equal(tensor, before[where][name]), f"{where}.{name} changed"
+        assert all(parameter.grad is None for parameter in module.parameters())
+    assert torch.equal(subspace.initial_vectors, starts)
+
+
+def test_the_same_seed_gives_the_same_vector_and_another_seed_another(engine: ipt.TuningEngine) -> None:
+    first, again, other = (run(engine, [job("job", sentiment(3), seed=seed)])["job"].vector for seed in (4, 4, 5))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+@pytest.mark.parametrize("stopped_after", [1, 3, 7, 11, 14])
+def test_a_resumed_job_gives_the_vector_of_an_undisturbed_one(engine: ipt.TuningEngine, stopped_after: int) -> None:
+    asked = job("job", sentiment(3), seed=9, restarts=2)
+    undisturbed = run(engine, [asked])["job"]
+    engine.add(asked)
+    for _ in range(stopped_after):
+        engine.step()
+    saved = engine.checkpoint("job")
+    engine.remove("job")
+    engine.add(asked, saved)
+    while not engine.step()[0].done:
+        pass
+    resumed = engine.finish("job")
+    np.testing.assert_allclose(resumed.vector, undisturbed.vector, rtol=0.0, atol=1e-6)
+    assert resumed.readout == undisturbed.readout
+
+
+def test_a_checkpoint_is_refused_by_another_job_and_another_subspace(
+    encoder: EncoderBackbone, subspace: ipt.Subspace, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    engine = ipt.TuningEngine(encoder, subspace)
+    engine.add(job("job", sentiment()))
+    while engine.step()[0].step < 2:
+        pass
+    saved = engine.checkpoint("job")
+    with pytest.raises(ipt.CheckpointError, match="other examples or hyperparameters"):
+        engine.add(job("changed", topics()), saved)
+    with pytest.raises(ipt.CheckpointError, match="not readable"):
+        engine.add(job("cut", sentiment()), saved[:-40])
+    decoder = type(subspace.decoder)(8, 16, 4, 32)
+    elsewhere = ipt.save_subspace(tmp_path_factory.mktemp("other"), decoder, encoder)
+    with pytest.raises(ipt.SubspaceMismatchError, match=subspace.id):
+        ipt.TuningEngine(encoder, elsewhere).add(job("job", sentiment()), saved)
+
+
+def test_a_checkpoint_is_a_few_kilobytes(engine: ipt.TuningEngine) -> None:
+    engine.add(job("job", sentiment()))
+    assert engine.checkpoint("job") == b""
+    while engine.step()[0].step < 1:
+        pass
+    assert 0 < len(engine.checkpoint("job")) < 3000
+
+
+def test_two_hundred_labels_are_tuned_and_one_more_is_refused(engine: ipt.TuningEngine) -> None:
+    examples = [ipt.Example(f"{word} {n} {n * 7}", f"label {n}") for n in range(200) for word in ("good", "bad")]
+    task = run(engine, [job("many", examples, steps=1)])["many"]
+    assert len(task.labels) == 200
+    with pytest.raises(ipt.DatasetError, match="201 labels"):
+        engine.add(job("more", [*examples, *[ipt.Example("x", "one more")] * 2]))
+
+
+def test_progress_is_reported_for_every_job_and_reaches_the_end(engine: ipt.TuningEngine) -> None:
+    seen: list[ipt.Progress] = []
+    engine.add(job("job", sentiment()), on_step=seen.append)
+    while not engine.step()[0].done:
+        pass
+    assert seen[-1].done
+    assert [p.phase for p in seen] == sorted((p.phase for p in seen), key=["preparing", "tuning", "finishing"].index)
+    steps = [p.step for p in seen]
+    assert steps == sorted(steps)
+    assert all(p.steps == 12 for p in seen)
+
+
+def test_tuning_lowers_the_loss_and_says_what_it_measured(engine: ipt.TuningEngine) -> None:
+    losses: list[float] = []
+    engine.add(
+        job("job", sentiment(3), steps=40, batch_size=12, learning_rate=0.1),
+        on_step=lambda progress: losses.append(progress.loss) if progress.loss is not None else None,
+    )
+    while not engine.step()[0].done:
+        pass
+    task = engine.finish("job")
+    assert np.mean(losses[-5:]) < 0.95 * np.mean(losses[:5])
+    assert task.metrics["held_back"] == 6
+    assert task.vector.dtype == np.float32
+    assert {"score", "zero_vector_score", "baseline_score", "steps_run", "seconds"} <= set(task.metrics)
+
+
+def test_without_enough_to_hold_back_the_score_is_leave_one_out(
+    encoder: EncoderBackbone, subspace: ipt.Subspace
+) -> None:
+    few = [ipt.Example(t, label) for t, label in (("good", "a"), ("great", "a"), ("bad", "b"), ("awful", "b"))]
+    task = ipt.adapt(encoder, subspace, few, hyperparameters=ipt.Hyperparameters(steps=3))
+    assert task.metrics["score_source"] == "leave_one_out"
+    assert task.metrics["held_back"] == 0
+
+
+def test_random_labels_are_answered_with_a_warning(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
+    """The same texts under both labels: nothing can beat the baseline."""
+    texts = [example.input for example in sentiment()]
+    noise = [ipt.Example(text, label) for text in texts for label in ("heads", "tails")]
+    task = ipt.adapt(encoder, subspace, noise, hyperparameters=ipt.Hyperparameters(steps=4))
+    score, others = task.metrics["score"], (task.metrics["zero_vector_score"], task.metrics["baseline_score"])
+    warned = any("did not help" in warning for warning in task.warnings)
+    assert warned == all(float(score) <= float(other) for other in others)  # type: ignore[arg-type]

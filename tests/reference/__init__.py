@@ -1,0 +1,1 @@
+"""Plain, slow restatements that the batched code must equal."""
