@@ -29,7 +29,7 @@ class Services:
 def services(request: Request) -> Services:
     """The services that the app's lifespan made."""
     made = request.app.state.services
-    assert isinstance(made, Services)  # noqa: S101
+    assert isinstance(made, Services)
     return made
 
 

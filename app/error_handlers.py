@@ -12,20 +12,19 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from app.errors import AppError, InvalidError, UnavailableError, error_body, type_of_status
+from app.errors import AppError, BadRequestError, InvalidError, UnavailableError, error_body, type_of_status
 
 log = logging.getLogger(__name__)
 
 _DATABASE_RETRY_SECONDS = 2
-_HARMLESS_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 # Pydantic's wording, but for the places where it would quote the input or speak of Python.
 _MESSAGES = {
     "missing": "this field is required",
     "extra_forbidden": "there is no such field",
     "string_type": "must be text, in quotes",
-    "string_unicode": "holds a lone surrogate, which is not text",
     "finite_number": "must be a finite number",
-    "json_invalid": "the body is not valid JSON",
+    "model_type": "must be a JSON object",
     "model_attributes_type": "must be a JSON object",
     "dict_type": "must be a JSON object",
     "list_type": "must be a JSON list",
@@ -33,9 +32,7 @@ _MESSAGES = {
 _CODES = {
     "missing": "missing_field",
     "extra_forbidden": "unknown_field",
-    "json_invalid": "invalid_json",
     "string_type": "not_text",
-    "string_unicode": "not_text",
 }
 
 
@@ -74,32 +71,43 @@ def log_unforeseen(error: BaseException) -> None:
 
 
 def _app_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, AppError)  # noqa: S101 - the framework's signature is wider than what it is given
+    assert isinstance(error, AppError)
     return respond(error)
 
 
-def _validation_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)  # noqa: S101
+def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     kind: str = first["type"]
+    if kind == "json_invalid":
+        return respond(BadRequestError("the body is not valid JSON", code="invalid_json"))
+    if first["loc"] == ("body",) and "json" not in request.headers.get("content-type", ""):
+        return respond(BadRequestError("send a JSON object, with content-type: application/json", code="not_json"))
     message = _MESSAGES.get(kind, first["msg"].removeprefix("Value error, "))
-    location = () if kind == "json_invalid" else first["loc"]
-    return respond(InvalidError(message, code=_CODES.get(kind, "invalid_value"), param=_param(location)))
+    return respond(InvalidError(message, code=_CODES.get(kind, "invalid_value"), param=_param(first["loc"])))
 
 
 def _param(location: Sequence[Any]) -> str | None:
-    """`("body", "examples", 3, "output")` as `examples[3].output`; a name the caller made up is not repeated."""
+    """`("body", "examples", 3, "output")` as `examples[3].output`.
+
+    What looks like no field of ours ends it: it is a name that the caller made up, or Pydantic's for a kind of value.
+    """
+    where, *parts = location
+    if where != "body":
+        return str(parts[0])
     path = ""
-    for part in location[1:]:
+    for part in parts:
         if isinstance(part, int):
             path += f"[{part}]"
+        elif _FIELD_NAME.fullmatch(part):
+            path += ("." if path else "") + part
         else:
-            path += ("." if path else "") + (part if _HARMLESS_NAME.fullmatch(part) else "?")
+            break
     return path or None
 
 
 def _http_exception(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101
+    assert isinstance(error, HTTPException)
     code, message = {
         404: ("route_not_found", "there is no such path; see /docs"),
         405: ("method_not_allowed", f"this path does not take {request.method}"),

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 _MOST_FIELDS = 32
 _MOST_METADATA = 16
@@ -11,6 +11,11 @@ _MOST_METADATA = 16
 def _storable(text: str) -> str:
     if "\x00" in text:
         raise ValueError("holds a NUL character, which cannot be stored")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # The original error quotes the text, so it is not kept as the cause.
+        raise ValueError("holds a lone surrogate, which is not text") from None
     return text
 
 
@@ -28,10 +33,10 @@ def _few(value: Any) -> Any:
 
 Storable = Annotated[str, AfterValidator(_storable)]
 Text = Annotated[Storable, AfterValidator(_some)]
-"""Text with something in it. Lone surrogates are no text to Pydantic."""
+Id = Annotated[Storable, Field(max_length=64)]
 
 Item = TypeVar("Item")
-Listed = Annotated[list[Item], FailFast()]
+Listed = Annotated[list[Item], Field(fail_fast=True)]
 """A list whose check ends at its first wrong element, so that a hostile body makes one error and not millions."""
 
 Name = Annotated[Text, Field(max_length=200)]

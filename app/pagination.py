@@ -9,17 +9,18 @@ from sqlalchemy import Select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.errors import NotFoundError
+from app.fields import Id
 
-Item = TypeVar("Item")
+Listed = TypeVar("Listed")
 
 
-class Page(BaseModel, Generic[Item]):
+class Page(BaseModel, Generic[Listed]):
     object: Literal["list"] = "list"
-    data: list[Item]
+    data: list[Listed]
     has_more: bool = Field(description="whether more follow; ask for them with `after` set to the last one's id")
 
 
-After = Annotated[str | None, Query(max_length=64, description="the id of the last item of the page before")]
+After = Annotated[Id | None, Query(description="the id of the last item of the page before")]
 Limit = Annotated[int, Query(ge=1, le=100, description="how many at most")]
 
 

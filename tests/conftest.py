@@ -2,7 +2,8 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,16 @@ def _run_outside_transaction(url: URL, statement: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
+def postgres_url() -> Iterator[URL]:
     """A PostgreSQL server with a migrated template database."""
-    with embedded_postgres(tmp_path_factory.mktemp("embedded")) as url_text:
+    # Not under pytest's own folder: run by root, the server is another user, and each further pytest that starts
+    # takes the way in from others than root.
+    with tempfile.TemporaryDirectory() as folder, embedded_postgres(Path(folder)) as url_text:
         url = make_url(url_text)
+        # Nothing here outlives the tests, so nothing needs to reach the disk.
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            _run_outside_transaction(url, f"ALTER SYSTEM SET {setting} = off")
+        _run_outside_transaction(url, "SELECT pg_reload_conf()")
         _run_outside_transaction(url, f"CREATE DATABASE {_TEMPLATE}")
         engine = make_engine(url.set(database=_TEMPLATE).render_as_string(hide_password=False))
         migrate.upgrade(engine)
@@ -42,13 +49,24 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def make_database(postgres_url: URL) -> Callable[[], str]:
+    """Make a fresh migrated database; returns its URL."""
+
+    def make_database() -> str:
+        name = f"test_{secrets.token_hex(6)}"
+        _run_outside_transaction(postgres_url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
+        return postgres_url.set(database=name).render_as_string(hide_password=False)
+
+    return make_database
+
+
 @pytest.fixture
-def database_url(postgres_url: URL) -> Iterator[str]:
+def database_url(postgres_url: URL, make_database: Callable[[], str]) -> Iterator[str]:
     """A fresh migrated database of this test alone."""
-    name = f"test_{secrets.token_hex(6)}"
-    _run_outside_transaction(postgres_url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
-    yield postgres_url.set(database=name).render_as_string(hide_password=False)
-    _run_outside_transaction(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+    url = make_database()
+    yield url
+    _run_outside_transaction(postgres_url, f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from app.adaptations.wake import wake
 from app.db.models import Adaptation, State
 from app.dependencies import ServicesDep, SessionDep, TenantDep
 from app.errors import ConflictError, NotFoundError, documented
+from app.fields import Id
 from app.pagination import After, Limit, Page, page_of
 
 router = APIRouter(prefix="/v1/adaptations", tags=["adaptations"])
@@ -55,7 +56,7 @@ def list_adaptations(
     session: SessionDep,
     tenant: TenantDep,
     state: State | None = None,
-    task_id: Annotated[str | None, Query(max_length=64)] = None,
+    task_id: Annotated[Id | None, Query(description="the runs of one task")] = None,
     after: After = None,
     limit: Limit = 20,
 ) -> Page[AdaptationView]:
@@ -66,14 +67,14 @@ def list_adaptations(
 
 
 @router.get("/{adaptation_id}", summary="Look at an adaptation", responses=documented([NotFoundError]))
-def get_adaptation(adaptation_id: str, session: SessionDep, tenant: TenantDep) -> AdaptationView:
+def get_adaptation(adaptation_id: Id, session: SessionDep, tenant: TenantDep) -> AdaptationView:
     """State, progress, and at the end metrics or the error."""
     return AdaptationView.of(service.get(session, tenant, adaptation_id))
 
 
 @router.get("/{adaptation_id}/events", summary="What happened to an adaptation", responses=documented([NotFoundError]))
 def list_events(
-    adaptation_id: str,
+    adaptation_id: Id,
     session: SessionDep,
     tenant: TenantDep,
     after: Annotated[int, Query(ge=0, le=2**31 - 1, description="the `seq` of the last event you have")] = 0,
@@ -90,6 +91,6 @@ def list_events(
     summary="Cancel an adaptation",
     responses=documented([NotFoundError, ConflictError]),
 )
-def cancel_adaptation(adaptation_id: str, session: SessionDep, tenant: TenantDep) -> AdaptationView:
+def cancel_adaptation(adaptation_id: Id, session: SessionDep, tenant: TenantDep) -> AdaptationView:
     """A queued adaptation is cancelled at once; a running one within seconds, `cancel_requested` until then."""
     return AdaptationView.of(service.cancel(session, tenant, adaptation_id))

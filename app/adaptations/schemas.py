@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from app.db.models import Adaptation, AdaptationEvent, Kind, State
 from app.errors import ErrorDetail
-from app.fields import Body, Listed, Metadata, Name, Storable, Text
+from app.fields import Body, Id, Listed, Metadata, Name, Storable, Text
 
 _LARGEST_SEED = 2**32 - 1
 
@@ -39,9 +39,7 @@ class AdaptationInput(Body):
     name: Name | None = Field(
         default=None, description="a label for the new task; several tasks may have the same", examples=["tickets"]
     )
-    task_id: Storable | None = Field(
-        default=None, max_length=64, description="the task to make a further version of, in place of `name`"
-    )
+    task_id: Id | None = Field(default=None, description="the task to make a further version of, in place of `name`")
     examples: Listed[ExampleInput] = Field(
         min_length=1,
         description="about 16 a label are enough; for classification, at least 2 of each",

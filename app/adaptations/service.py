@@ -134,7 +134,7 @@ def _core(examples: list[ExampleInput]) -> list[ipt.Example]:
 
 def _next_version(session: Session, tenant_id: str, body: AdaptationInput) -> tuple[str, int]:
     if body.task_id is None:
-        assert body.name is not None  # noqa: S101 - the schema wants one of the two
+        assert body.name is not None
         return tasks.add(session, tenant_id, body.name), 1
     version = tasks.take_next_version(session, tenant_id, body.task_id)
     if version is None:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Response
 
 from app.dependencies import ServicesDep, TenantDep
 from app.errors import BusyError, ConflictError, InvalidError, NotFoundError, documented
+from app.fields import Id
 from app.predictions.batcher import Answer
 from app.predictions.schemas import PredictInput, PredictionView, PredictManyInput, PredictManyView, PredictView
 from app.predictions.service import Question
@@ -31,7 +32,7 @@ _RESPONSES = documented([NotFoundError, ConflictError, BusyError]) | _TIMES
     response_model_exclude_none=True,
 )
 async def predict_with_task(
-    task_id: str, body: PredictInput, made: ServicesDep, tenant: TenantDep, response: Response
+    task_id: Id, body: PredictInput, made: ServicesDep, tenant: TenantDep, response: Response
 ) -> PredictView:
     """Answer for texts of one task.
 

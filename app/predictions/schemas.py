@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 import ipt
-from app.fields import Body, Listed, Storable, Text
+from app.fields import Body, Id, Listed, Text
 
 
 class PredictInput(Body):
@@ -20,7 +20,7 @@ class PredictInput(Body):
 
 
 class TaskQuestion(Body):
-    task_id: Storable = Field(max_length=64, examples=["tsk_4f0m2q8z1x7c9v5b3n6k0j2h"])
+    task_id: Id = Field(examples=["tsk_4f0m2q8z1x7c9v5b3n6k0j2h"])
     input: Text = Field(examples=["I was charged twice"])
 
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from app.db.models import Task
 from app.dependencies import SessionDep, TenantDep
 from app.errors import ConflictError, NotFoundError, documented
+from app.fields import Id
 from app.pagination import After, Limit, Page, page_of
 from app.tasks import repository, service
 from app.tasks.schemas import DeletedView, NeighborView, TaskView, VectorView
@@ -26,28 +27,28 @@ def list_tasks(session: SessionDep, tenant: TenantDep, after: After = None, limi
 
 
 @router.get("/{task_id}", summary="Look at a task", responses=documented([NotFoundError]))
-def get_task(task_id: str, session: SessionDep, tenant: TenantDep) -> TaskView:
+def get_task(task_id: Id, session: SessionDep, tenant: TenantDep) -> TaskView:
     """A task with all its versions."""
     task = service.get(session, tenant, task_id)
     return TaskView.of(task, repository.versions(session, tenant, [task.id])[task.id])
 
 
 @router.delete("/{task_id}", summary="Delete a task", responses=documented([NotFoundError]))
-def delete_task(task_id: str, session: SessionDep, tenant: TenantDep) -> DeletedView:
+def delete_task(task_id: Id, session: SessionDep, tenant: TenantDep) -> DeletedView:
     """Delete a task, its versions, its adaptations, and the datasets that nothing else uses."""
     service.remove(session, tenant, task_id)
     return DeletedView(id=task_id)
 
 
 @router.get("/{task_id}/vector", summary="Read a task's vector", responses=documented([NotFoundError, ConflictError]))
-def get_vector(task_id: str, session: SessionDep, tenant: TenantDep, version: Version = None) -> VectorView:
+def get_vector(task_id: Id, session: SessionDep, tenant: TenantDep, version: Version = None) -> VectorView:
     """The numbers that were tuned, all that a task is."""
     return VectorView.of(service.version(session, tenant, task_id, version))
 
 
 @router.get("/{task_id}/neighbors", summary="Find similar tasks", responses=documented([NotFoundError, ConflictError]))
 def list_neighbors(
-    task_id: str,
+    task_id: Id,
     session: SessionDep,
     tenant: TenantDep,
     limit: Annotated[int, Query(ge=1, le=100, description="how many at most")] = 10,

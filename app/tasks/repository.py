@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from sqlalchemy import Select, delete, select, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from app.db.models import Adaptation, Dataset, Task, TaskVersion
@@ -68,7 +69,7 @@ def neighbors(session: Session, tenant_id: str, of: TaskVersion, limit: int) -> 
         select(TaskVersion.task_id, TaskVersion.version, TaskVersion.vector)
         .where(TaskVersion.tenant_id == tenant_id, TaskVersion.subspace_id == of.subspace_id)
         .where(TaskVersion.task_id != of.task_id)
-        .distinct(TaskVersion.task_id)
+        .ext(distinct_on(TaskVersion.task_id))
         .order_by(TaskVersion.task_id, TaskVersion.version.desc())
         .subquery()
     )

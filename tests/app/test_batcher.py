@@ -1,0 +1,146 @@
+"""Which rows ride together, and that nobody pays for a neighbour: the batcher, with a function for a model."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import pytest
+
+import ipt
+from app.errors import BusyError, UnavailableError
+from app.predictions.batcher import Batcher, PredictionFailedError, Row
+
+Predict = Callable[[Sequence[Row]], Sequence[ipt.Prediction]]
+
+
+class Recorder:
+    """Answers each text with itself, keeps the batches it saw, fails on "bad", and stops at `gate` if it is closed."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, rows: Sequence[Row]) -> list[ipt.Prediction]:
+        self.batches.append([text for _, text in rows])
+        self.gate.wait()
+        if any(text == "bad" for _, text in rows):
+            raise RuntimeError("bad")
+        return [ipt.Prediction(text=text) for _, text in rows]
+
+
+@pytest.fixture
+def model() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def make(model: Recorder) -> Iterator[Callable[..., Batcher]]:
+    made: list[Batcher] = []
+
+    def make(**changes: Any) -> Batcher:
+        made.append(Batcher(model, **({"wait_seconds": 0.2, "batch_rows": 8, "queue_rows": 100} | changes)))
+        return made[-1]
+
+    yield make
+    model.gate.set()
+    for batcher in made:
+        batcher.close()
+
+
+def rows(*texts: str) -> list[Row]:
+    return [(cast("ipt.BoundTask", None), text) for text in texts]
+
+
+def texts(future: Any) -> list[str]:
+    return [prediction.text for prediction in future.result(timeout=10).predictions]
+
+
+def test_requests_that_come_together_ride_together(make: Callable[..., Batcher], model: Recorder) -> None:
+    batcher = make()
+    futures = [batcher.submit(rows(f"a{n}", f"b{n}")) for n in range(3)]
+    assert [texts(future) for future in futures] == [["a0", "b0"], ["a1", "b1"], ["a2", "b2"]]
+    assert model.batches == [["a0", "b0", "a1", "b1", "a2", "b2"]]
+
+
+def test_a_full_batch_does_not_wait(make: Callable[..., Batcher]) -> None:
+    batcher = make(wait_seconds=30)
+    start = time.monotonic()
+    texts(batcher.submit(rows(*"12345678")))
+    assert time.monotonic() - start < 10
+
+
+def test_a_large_request_is_answered_in_order_over_several_batches(
+    make: Callable[..., Batcher], model: Recorder
+) -> None:
+    names = [str(n) for n in range(20)]
+    answer = make(wait_seconds=0).submit(rows(*names)).result(timeout=10)
+    assert [prediction.text for prediction in answer.predictions] == names
+    assert [len(batch) for batch in model.batches] == [8, 8, 4]
+    assert answer.queue_seconds >= 0
+    assert answer.inference_seconds > 0
+
+
+def test_a_bad_request_fails_alone(make: Callable[..., Batcher]) -> None:
+    batcher = make()
+    before, bad, after = (batcher.submit(rows(*names)) for names in (["x", "y"], ["z", "bad"], ["w"]))
+    assert (texts(before), texts(after)) == (["x", "y"], ["w"])
+    with pytest.raises(PredictionFailedError):
+        bad.result(timeout=10)
+    assert texts(batcher.submit(rows("later"))) == ["later"]
+
+
+def test_a_bad_part_fails_its_whole_request_and_nothing_after_it(make: Callable[..., Batcher], model: Recorder) -> None:
+    batcher = make(wait_seconds=0, batch_rows=2)
+    bad, after = batcher.submit(rows("bad", *"bcdefgh")), batcher.submit(rows("x"))
+    with pytest.raises(PredictionFailedError):
+        bad.result(timeout=10)
+    assert texts(after) == ["x"]
+    assert ["g", "h"] not in model.batches
+
+
+def test_a_full_queue_sends_callers_away(make: Callable[..., Batcher], model: Recorder) -> None:
+    batcher = make(wait_seconds=0, batch_rows=1, queue_rows=3)
+    model.gate.clear()
+    running = batcher.submit(rows("0"))
+    while not model.batches:
+        time.sleep(0.001)
+    waiting = [batcher.submit(rows(str(n))) for n in range(1, 4)]
+    with pytest.raises(BusyError) as refused:
+        batcher.submit(rows("4"))
+    assert refused.value.retry_after
+    model.gate.set()
+    assert [texts(future) for future in [running, *waiting]] == [["0"], ["1"], ["2"], ["3"]]
+    assert texts(batcher.submit(rows(*"more than the queue takes"))) == list("more than the queue takes")
+
+
+def test_rows_of_callers_who_have_gone_are_not_computed(make: Callable[..., Batcher], model: Recorder) -> None:
+    batcher = make(wait_seconds=0, batch_rows=2)
+    model.gate.clear()
+    batcher.submit(rows("0"))
+    while not model.batches:
+        time.sleep(0.001)
+    gone, stays = batcher.submit(rows("a", "b")), batcher.submit(rows("c"))
+    assert gone.cancel()
+    model.gate.set()
+    assert texts(stays) == ["c"]
+    assert model.batches == [["0"], ["c"]]
+
+
+def test_closing_answers_what_runs_and_turns_away_what_waits(make: Callable[..., Batcher], model: Recorder) -> None:
+    batcher = make(wait_seconds=0, batch_rows=1)
+    model.gate.clear()
+    running = batcher.submit(rows("running"))
+    while not model.batches:
+        time.sleep(0.001)
+    waiting = batcher.submit(rows("waiting"))
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    model.gate.set()
+    closing.join(timeout=10)
+    assert texts(running) == ["running"]
+    with pytest.raises(UnavailableError):
+        waiting.result(timeout=10)
+    with pytest.raises(UnavailableError):
+        batcher.submit(rows("late"))
