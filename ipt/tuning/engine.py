@@ -24,7 +24,8 @@ from ipt.tuning.classification import ClassificationProgram
 from ipt.tuning.job import AdaptedTask, Progress, TuningJob
 from ipt.tuning.optimizer import descend
 from ipt.tuning.program import Program, Steps
-from ipt.tuning.work import NO_PROMPT, Descend, Forward, Generate, Result, Work
+from ipt.tuning.text_objective import TextProgram
+from ipt.tuning.work import LABEL_SMOOTHING, NO_PROMPT, Descend, Forward, Generate, Result, ScoreLabels, Work
 
 
 @dataclass
@@ -108,7 +109,8 @@ class TuningEngine:
                     param="kind",
                 )
             return ClassificationProgram(job, self.subspace, self.backbone, checkpoint)
-        raise IptError(f"no tuning program for backbone {type(self.backbone).__name__}")
+        assert isinstance(self.backbone, TextBackbone)
+        return TextProgram(job, self.subspace, self.backbone, checkpoint)
 
     def _resume(self, running: _Running, result: Result | None) -> None:
         """Hand a result to the program and take its next work, if any."""
@@ -120,7 +122,7 @@ class TuningEngine:
     def _run_together(self, active: Sequence[_Running]) -> None:
         descends = [(r, r.work) for r in active if isinstance(r.work, Descend)]
         forwards = [(r, r.work) for r in active if isinstance(r.work, Forward)]
-        generates = [(r, r.work) for r in active if isinstance(r.work, Generate)]
+        texts = [(r, r.work) for r in active if isinstance(r.work, ScoreLabels | Generate)]
         if descends:
             losses = self._descend([work for _, work in descends])
             for (running, _), loss in zip(descends, losses, strict=True):
@@ -129,13 +131,13 @@ class TuningEngine:
             outputs = self._forward([work for _, work in forwards])
             for (running, _), output in zip(forwards, outputs, strict=True):
                 self._resume(running, output)
-        for running, generate in generates:
-            self._resume(running, self._generate(generate))
+        for running, alone in texts:
+            self._resume(running, self._run_alone(alone))
 
     def _descend(self, works: Sequence[Descend]) -> list[Tensor]:
         """Loss and gradient of all lanes in one pass, then one optimizer step; the losses [L of the job] of each."""
         vectors = torch.cat([work.state.vectors for work in works]).detach().requires_grad_(True)
-        outputs = self._outputs(works, self.subspace.decoder(vectors))
+        outputs = self._outputs(works, self.subspace.decoder(vectors), LABEL_SMOOTHING)
         losses = [
             work.loss(part)
             for work, part in zip(works, torch.split(outputs, [len(w.inputs) for w in works]), strict=True)
@@ -156,7 +158,9 @@ class TuningEngine:
                 results |= {id(work): part for work, part in zip(group, parts, strict=True)}
         return [results[id(work)] for work in works]
 
-    def _outputs(self, works: Sequence[Forward] | Sequence[Descend], prompts: Tensor | None) -> Tensor:
+    def _outputs(
+        self, works: Sequence[Forward] | Sequence[Descend], prompts: Tensor | None, label_smoothing: float = 0.0
+    ) -> Tensor:
         """What the backbone gives for the rows of several works; `prompts` [L, P, H] of their lanes, or none."""
         inputs: list[TokenIds] = [row for work in works for row in work.inputs]
         per_row = None
@@ -170,10 +174,15 @@ class TuningEngine:
             return self.backbone.embed(inputs, per_row)
         assert isinstance(self.backbone, TextBackbone)
         targets = [row for work in works for row in work.targets or ()]
-        return self.backbone.target_log_likelihood(inputs, targets, per_row)
+        return self.backbone.target_cross_entropy(inputs, targets, per_row, label_smoothing=label_smoothing)
 
     @torch.no_grad()
-    def _generate(self, work: Generate) -> list[str]:
+    def _run_alone(self, work: ScoreLabels | Generate) -> Result:
+        """Work whose shape (labels, length of the answers) no other job shares."""
         assert isinstance(self.backbone, TextBackbone)
-        prompts = self.subspace.decoder(work.vectors)[torch.tensor(list(work.lanes), device=work.vectors.device)]
+        prompts = None
+        if NO_PROMPT not in work.lanes:
+            prompts = self.subspace.decoder(work.vectors)[torch.tensor(work.lanes, device=work.vectors.device)]
+        if isinstance(work, ScoreLabels):
+            return self.backbone.score_labels(work.inputs, work.labels, prompts)
         return self.backbone.generate(work.inputs, prompts, max_new_tokens=work.max_new_tokens)

@@ -14,13 +14,16 @@ from torch import Tensor
 from ipt.backbones.protocol import TokenIds
 
 NO_PROMPT = -1
+LABEL_SMOOTHING = 0.1
+"""Of the targets that a text backbone is tuned on, as in the reference."""
 
 
 @dataclass
 class Forward:
     """Run rows without gradients. Result: what the backbone gives for each row, in order.
 
-    That is the embedding [B, H] on an encoder; on a text backbone the log-likelihood [B] of each row's target.
+    That is the embedding [B, H] on an encoder; on a text backbone the cross-entropy [B] of each row's target, the mean
+    over its tokens (with label smoothing only where gradients are taken).
     """
 
     vectors: Tensor
@@ -44,6 +47,16 @@ class Descend:
 
 
 @dataclass
+class ScoreLabels:
+    """Compare the same labels for every row. Result: [B, C], as `TextBackbone.score_labels` gives it."""
+
+    vectors: Tensor
+    lanes: Sequence[int]
+    inputs: Sequence[TokenIds]
+    labels: Sequence[TokenIds]
+
+
+@dataclass
 class Generate:
     """Write text for rows. Result: a list of strings."""
 
@@ -63,5 +76,5 @@ class LaneState:
     step: int = 0
 
 
-Work = Forward | Descend | Generate
+Work = Forward | Descend | ScoreLabels | Generate
 Result = Tensor | list[str]
