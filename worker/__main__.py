@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from worker.celery_app import run
 
         run()
+        return 0
     from worker.polling import new_worker_id, poll
 
     return poll(settings, settings.database_url, arguments.worker_id or new_worker_id(), arguments.parent_pid)

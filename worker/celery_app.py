@@ -4,7 +4,7 @@ Also for `celery -A worker.celery_app worker`; `python -m worker` does the same 
 """
 
 import os
-from typing import Any, NoReturn
+from typing import Any
 
 from celery import Celery, signals
 
@@ -41,8 +41,8 @@ def create_celery_app(settings: Settings) -> Celery:
 app = create_celery_app(Settings())
 
 
-def run() -> NoReturn:
-    """Run the worker until it is told to stop, then exit."""
+def run() -> None:
+    """Run the worker until it is told to stop."""
     app.worker_main(["worker", "--without-gossip", "--without-mingle", "--without-heartbeat"])
 
 
