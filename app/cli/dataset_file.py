@@ -1,6 +1,7 @@
 """Read a few-shot dataset from a JSONL or CSV file; what its rows may hold is for the service to judge."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,9 @@ def read_dataset(path: Path, input_column: str | None = None, output_column: str
         CliError: naming file, line and column, and what was expected.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        # Line ends are left as they are: inside quotes they belong to the text.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            text = file.read()
     except UnicodeDecodeError as error:
         raise CliError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except OSError as error:
@@ -53,9 +56,8 @@ def _jsonl_records(path: Path, text: str) -> Iterator[tuple[int, dict[str, objec
 
 
 def _csv_records(path: Path, text: str) -> Iterator[tuple[int, dict[str, object]]]:
-    reader = csv.DictReader(
-        text.splitlines(keepends=True), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
-    )
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for row in reader:
             if None in row:
@@ -64,7 +66,7 @@ def _csv_records(path: Path, text: str) -> Iterator[tuple[int, dict[str, object]
                 )
             yield reader.line_num, dict(row)
     except csv.Error as error:
-        raise CliError(f"{path}:{reader.line_num}: {error}") from error
+        raise CliError(f"{path}:{reader.line_num + 1}: {error}") from error
 
 
 def _choose_columns(

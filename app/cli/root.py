@@ -38,7 +38,7 @@ def run(arguments: list[str] | None = None) -> int:
     logging.captureWarnings(True)
     warnings.simplefilter("ignore", FutureWarning)
     try:
-        cli(args=arguments)
+        cli(args=arguments, prog_name="ipt")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     except CliError as error:

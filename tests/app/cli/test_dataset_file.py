@@ -1,0 +1,87 @@
+"""Reading datasets from files: what is understood, and what is said of the rest."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from app.cli.dataset_file import read_dataset
+from app.cli.output import CliError
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_jsonl_with_the_projects_columns(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"input": "x", "output": "y", "id": 7}\n\n{"input": "é", "output": "z"}\n')
+    assert read_dataset(path) == [{"input": "x", "output": "y"}, {"input": "é", "output": "z"}]
+
+
+def test_csv_with_quoted_commas_line_breaks_and_a_byte_order_mark(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", '\ufefftext,label\r\n"one, two\r\nthree",a\r\nfour,b\r\n')
+    assert read_dataset(path) == [
+        {"input": "one, two\r\nthree", "output": "a"},
+        {"input": "four", "output": "b"},
+    ]
+
+
+def test_tab_separated_files(tmp_path: Path) -> None:
+    assert read_dataset(write(tmp_path, "a.tsv", "text\tlabel\nx, y\ta\n")) == [{"input": "x, y", "output": "a"}]
+
+
+def test_columns_named_by_the_caller_come_before_the_usual_ones(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "input,output,team\nx,y,z\n")
+    assert read_dataset(path, output_column="team") == [{"input": "x", "output": "z"}]
+
+
+def test_line_separators_inside_json_text_do_not_split_a_row(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"input": "a\u2028b", "output": "c"}\n')
+    assert read_dataset(path)[0]["input"] == "a\u2028b"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", "", "no rows"),
+        ("a.jsonl", "\n\n", "no rows"),
+        ("a.csv", "text,label\n", "no rows"),
+        ("a.jsonl", '{"input": "x", "output": "y"}\n{"input": "x"\n', "a.jsonl:2: not JSON"),
+        ("a.jsonl", "[" * 100_000, "a.jsonl:1: not JSON"),
+        ("a.jsonl", '["x", "y"]\n', "expected a JSON object"),
+        ("a.jsonl", '{"input": "x", "output": "y"}\n{"input": "x"}\n', "a.jsonl:2: expected a value in 'output'"),
+        ("a.jsonl", '{"input": "x", "output": 3}\n', "expected a text in 'output', got 3"),
+        ("a.jsonl", '{"input": NaN, "output": "y"}\n', "expected a text in 'input', got NaN"),
+        ("a.jsonl", '{"question": "x", "team": "y"}\n', "the columns are 'question', 'team'"),
+        ("a.csv", "text,label\nx,y,z\n", "a.csv:2: more cells"),
+        ("a.csv", "text,label\nx\n", "a.csv:2: expected a value in 'label'"),
+        ("a.csv", 'text,label\n"x" y,z\n', "a.csv:2"),
+        ("a.csv", b"text,label\n\xff\xfe,z\n", "not UTF-8"),
+        ("a.xlsx", "x", "expected a .jsonl"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, name: str, content: str | bytes, said: str) -> None:
+    with pytest.raises(CliError) as caught:
+        read_dataset(write(tmp_path, name, content))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(CliError, match="No such file"):
+        read_dataset(tmp_path / "none.jsonl")
+    with pytest.raises(CliError, match="directory"):
+        read_dataset(tmp_path)
+
+
+def test_a_column_that_is_not_there(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "text,label\nx,y\n")
+    with pytest.raises(CliError, match="no column 'team'"):
+        read_dataset(path, input_column="text", output_column="team")
+
+
+def test_lone_surrogates_are_left_for_the_service_to_judge(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", json.dumps({"input": "\ud800", "output": "x"}) + "\n")
+    assert read_dataset(path) == [{"input": "\ud800", "output": "x"}]

@@ -1,0 +1,201 @@
+"""The command line against a real `ipt serve` in a process of its own, on the tiny backbone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from app.cli.child import running_service
+from app.cli.client import ServiceClient
+from app.cli.output import CliError
+from app.cli.root import run
+
+Captured = pytest.CaptureFixture[str]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_backbone_dir: Path, tiny_subspace_dir: Path) -> dict[str, str]:
+    """Settings for a service on the tiny backbone."""
+    return {"IPT_BACKBONE": str(tiny_backbone_dir), "IPT_SUBSPACE": str(tiny_subspace_dir), "IPT_DEVICE": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def service(tiny: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running service."""
+    folder = tmp_path_factory.mktemp("service")
+    with running_service(folder / "log", tiny | {"IPT_DATA_DIR": str(folder / "data")}) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("dataset") / "colours.csv"
+    rows = [
+        f'"{word}, number {number}",{label}' for number in range(6) for word, label in (("red", "r"), ("blue", "b"))
+    ]
+    path.write_text("text,label\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def task(service: str, dataset: Path) -> str:
+    """The id of an adapted task named 'colours'."""
+    with ServiceClient(service) as client:
+        rows = [{"input": f"{word} {n}", "output": word} for n in range(6) for word in ("red", "blue")]
+        adaptation = client.wait(client.create_adaptation("colours", rows)["id"])
+    assert adaptation["state"] == "succeeded"
+    return str(adaptation["task_id"])
+
+
+def test_adapt_waits_and_prints_the_score_beside_the_baselines(service: str, dataset: Path, capsys: Captured) -> None:
+    assert run(["adapt", str(dataset), "--name", "by file", "--url", service]) == 0
+    said = capsys.readouterr()
+    assert "succeeded" in said.out
+    assert "without tuning" in said.out
+    assert "tuning" in said.err
+
+
+def test_adapt_as_json_prints_the_adaptation_and_nothing_else(service: str, dataset: Path, capsys: Captured) -> None:
+    assert run(["adapt", str(dataset), "--json", "--url", service]) == 0
+    adaptation = json.loads(capsys.readouterr().out)
+    assert adaptation["object"] == "adaptation"
+    assert adaptation["state"] == "succeeded"
+    assert 0 <= adaptation["metrics"]["score"] <= 1
+
+
+def test_adapt_without_waiting_only_queues(service: str, dataset: Path, capsys: Captured) -> None:
+    assert run(["adapt", str(dataset), "--no-wait", "--json", "--url", service]) == 0
+    queued = json.loads(capsys.readouterr().out)
+    assert queued["state"] in ("queued", "running")
+    with ServiceClient(service) as client:
+        assert client.wait(queued["id"])["state"] == "succeeded"
+
+
+def test_predict_takes_a_tasks_id_or_name(service: str, task: str, capsys: Captured) -> None:
+    answers = []
+    for name in (task, "colours"):
+        assert run(["predict", name, "red", "blue", "--json", "--url", service]) == 0
+        answers.append(json.loads(capsys.readouterr().out)["predictions"])
+    assert answers[0] == answers[1]
+    assert [set(answer["scores"]) for answer in answers[0]] == [{"red", "blue"}] * 2
+    assert run(["predict", task, "some red text", "--url", service]) == 0
+    assert "some red text" in capsys.readouterr().out
+
+
+def test_predict_reads_standard_input_line_by_line_in_as_many_requests_as_it_takes(service: str, task: str) -> None:
+    texts = "\n\n".join(f"text {number}" for number in range(130))
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", "predict", task, "--json", "--url", service],
+        input=texts,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["predictions"]) == 130
+
+
+def test_tasks_lists_what_there_is(service: str, task: str, capsys: Captured) -> None:
+    assert run(["tasks", "--json", "--url", service]) == 0
+    listed = json.loads(capsys.readouterr().out)["data"]
+    assert task in [entry["id"] for entry in listed]
+    assert run(["tasks", "--url", service]) == 0
+    assert "colours" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([("a", "x"), ("b", "x")], "label"),
+        ([("a", "x"), ("  ", "y")], "empty"),
+        ([("a", "x"), ("\ud800", "y")], "surrogate"),
+        ([("a", "x"), ("\x00", "y")], "NUL"),
+    ],
+)
+def test_the_services_own_words_are_what_a_bad_dataset_gets(
+    service: str, tmp_path: Path, capsys: Captured, rows: list[tuple[str, str]], said: str
+) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text("\n".join(json.dumps({"input": text, "output": label}) for text, label in rows))
+    assert run(["adapt", str(path), "--url", service]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert said in error
+
+
+def test_unknown_tasks(service: str, capsys: Captured) -> None:
+    assert run(["predict", "no such name", "text", "--url", service]) == 1
+    assert "no task named" in capsys.readouterr().err
+    assert run(["predict", "tsk_000000000000000000000000", "text", "--url", service]) == 1
+    assert "tsk_000000000000000000000000" in capsys.readouterr().err
+
+
+def test_a_second_service_on_the_same_port_or_data_says_so_in_one_line(
+    service: str, tiny: dict[str, str], tmp_path: Path
+) -> None:
+    port = service.rpartition(":")[2]
+    second = subprocess.run(
+        [sys.executable, "-m", "app.cli", "serve", "--port", port],
+        env=os.environ | tiny | {"IPT_DATA_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert second.stderr.startswith(f"error: port {port} of 127.0.0.1 is in use")
+    assert second.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_service_leaves_no_process_and_its_data_behind(
+    number: signal.Signals, tiny: dict[str, str], tmp_path: Path
+) -> None:
+    environment = tiny | {"IPT_DATA_DIR": str(tmp_path / "data")}
+    before = set(psutil.Process().children(recursive=True))
+    with running_service(tmp_path / "log", environment) as url:
+        serving = next(child for child in psutil.Process().children() if child not in before)
+        everything = [serving, *serving.children(recursive=True)]
+        postgres = int((tmp_path / "data" / "postgres" / "postmaster.pid").read_text().split()[0])
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        # What a terminal sends on Ctrl-C goes to the foreground group, in which the worker and PostgreSQL are not.
+        os.killpg(serving.pid, number)
+        assert serving.wait(timeout=60) == 0
+    assert psutil.wait_procs(everything, timeout=5)[1] == []
+    assert not psutil.pid_exists(postgres)
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_service_that_cannot_start_is_an_error_in_its_own_words(tiny: dict[str, str], tmp_path: Path) -> None:
+    nowhere = tiny | {"IPT_BACKBONE": str(tmp_path / "none"), "IPT_DATA_DIR": str(tmp_path / "data")}
+    with pytest.raises(CliError, match="none"), running_service(tmp_path / "log", nowhere):
+        pytest.fail("a service without a backbone is not ready")
+
+
+def test_the_demo_works_without_a_terminal(tiny: dict[str, str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", "demo"],
+        cwd=ROOT,
+        env=os.environ | tiny | {"IPT_DATA_DIR": str(tmp_path / "data"), "IPT_URL": ""},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for said in (
+        "plain baseline",
+        "of 72 new tickets right",
+        "Time taken",
+        "curl -s http://127.0.0.1:8000/v1/tasks/tsk_",
+    ):
+        assert said in done.stdout
+    assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
