@@ -161,7 +161,7 @@ class PromptedTextBackbone(TextBackbone):
                 answers = self._greedy([rows[row] for row in bucket], own, max_new_tokens, use_cache)
                 for row, answer in zip(bucket, answers, strict=True):
                     written[row] = answer
-        return [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+        return [self.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in written]
 
     def _greedy(
         self, rows: list[TokenIds], prompts: Tensor | None, max_new_tokens: int, use_cache: bool
