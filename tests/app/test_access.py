@@ -1,0 +1,94 @@
+"""Who may call: API keys, and the one case that needs none."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from pydantic import ValidationError
+from sqlalchemy import Engine, text
+
+from app.api_keys import service as api_keys
+from app.db.session import transaction
+from app.main import create_app
+from app.settings import Settings, SettingsError
+from tests.app.conftest import Serve, error_of
+
+KEY = "a-key-of-sixteen-characters-or-more"
+
+
+def test_without_a_key_only_health_is_answered(client: httpx.Client) -> None:
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "Basic eA=="},
+        {"Authorization": "Bearer"},
+    ):
+        with httpx.Client(base_url=client.base_url, headers=headers) as stranger:
+            for path in ("/v1/tasks", "/v1/adaptations", "/v1/subspaces"):
+                response = stranger.get(path)
+                assert response.status_code == 401
+                assert error_of(response)["type"] == "authentication_error"
+                assert response.headers["www-authenticate"] == "Bearer"
+            assert stranger.get("/healthz").status_code == stranger.get("/readyz").status_code == 200
+
+
+def test_a_key_that_was_issued_or_set_is_let_in_and_a_revoked_one_is_not(serve: Serve, engine: Engine) -> None:
+    with serve(wait=False, embedded=False, api_key=KEY) as client:
+        with transaction(engine) as session:
+            issued = api_keys.issue(session, "somebody")
+
+        def status(key: str) -> int:
+            return client.get("/v1/tasks", headers={"Authorization": f"Bearer {key}"}).status_code
+
+        assert (status(KEY), status(issued), status(issued[:-1] + "x"), status(KEY + "x")) == (200, 200, 401, 401)
+        with transaction(engine) as session:
+            session.execute(text("UPDATE api_keys SET revoked_at = now()"))
+        assert (status(KEY), status(issued)) == (200, 401)
+
+
+def test_keys_are_kept_as_hashes_alone(service_engine: Engine, new_client: Callable[[], httpx.Client]) -> None:
+    key = new_client().headers["authorization"].removeprefix("Bearer ")
+    with transaction(service_engine) as session:
+        rows = str(session.execute(text("SELECT * FROM api_keys")).all())
+    assert key not in rows
+    assert key[:12] in rows
+
+
+def test_on_ones_own_machine_no_key_is_needed_but_a_loopback_name(serve: Serve) -> None:
+    with serve(wait=False) as client:
+        assert client.get("/v1/tasks").status_code == 200
+        assert client.get("/v1/tasks", headers={"Host": "localhost:1"}).status_code == 200
+        response = client.get("/v1/tasks", headers={"Host": "evil.example"})
+        assert (response.status_code, error_of(response)["code"]) == (400, "unknown_host")
+
+
+def test_a_key_that_is_set_is_wanted_on_ones_own_machine_too(serve: Serve) -> None:
+    with serve(wait=False, api_key=KEY) as client:
+        assert client.get("/v1/tasks").status_code == 401
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
+def test_opening_to_others_without_a_key_is_refused(host: str) -> None:
+    with pytest.raises(SettingsError, match="IPT_API_KEY"):
+        create_app(Settings.model_construct(**{**Settings().model_dump(), "host": host}))
+    create_app(Settings(host=host, api_key=KEY))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_needs_no_key(host: str) -> None:
+    assert Settings(host=host).open_access
+
+
+def test_settings_are_checked_at_start_and_shown_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("DATABASE_URL", "mysql://x"), ("API_KEY", "short"), ("PORT", "-1"), ("LEASE_SECONDS", "0")):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"IPT_{name}", value)
+            with pytest.raises(ValidationError):
+                Settings()
+    monkeypatch.setenv("IPT_DATABASE_URL", "postgres://user:hunter2@db/ipt")
+    monkeypatch.setenv("IPT_API_KEY", KEY)
+    settings = Settings()
+    assert settings.database_url == "postgresql+psycopg://user:hunter2@db/ipt"
+    for shown in (repr(settings), str(settings.described())):
+        assert "hunter2" not in shown
+        assert KEY not in shown

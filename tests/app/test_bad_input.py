@@ -1,0 +1,239 @@
+"""Whatever is sent: a clear error in the agreed shape, nothing half-written, and the service goes on."""
+
+import json
+import logging
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import Engine, func, select
+
+from app.db.models import Adaptation, Dataset, Task
+from app.db.session import transaction
+from tests.app.conftest import EXAMPLES, adaptation_body, error_of
+
+SECRET = "a text that nobody else may see"
+
+
+@pytest.fixture(autouse=True)
+def nothing_half_written(client: httpx.Client, service_engine: Engine) -> Any:
+    yield
+    with transaction(service_engine) as session:
+        for table in (Adaptation, Dataset, Task):
+            assert session.scalar(select(func.count()).select_from(table)) == 0
+    assert client.get("/readyz").status_code == 200
+
+
+def _examples(**changes: object) -> list[dict[str, object]]:
+    return [{**EXAMPLES[0], **changes}, *EXAMPLES[1:]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"examples": []}, "examples"),
+        ({"examples": None}, "examples"),
+        ({"examples": {}}, "examples"),
+        ({"examples": [1]}, "examples[0]"),
+        ({"examples": [{"input": "x"}]}, "examples[0].output"),
+        ({"examples": _examples(output=1)}, "examples[0].output"),
+        ({"examples": _examples(output=True)}, "examples[0].output"),
+        ({"examples": _examples(output=None)}, "examples[0].output"),
+        ({"examples": _examples(input=["x"])}, "examples[0].input"),
+        ({"examples": _examples(input="")}, "examples[0].input"),
+        ({"examples": _examples(input=" \n\t")}, "examples[0].input"),
+        ({"examples": _examples(input="a\0b")}, "examples[0].input"),
+        ({"examples": _examples(input="\ud800")}, "examples[0].input"),
+        ({"examples": _examples(output="\udfff")}, "examples[0].output"),
+        ({"examples": _examples(more=1)}, "examples[0].more"),
+        ({"examples": _examples(input="x" * 10_001)}, "examples[0].input"),
+        ({"examples": EXAMPLES[:4]}, "examples"),
+        ({"examples": [*EXAMPLES, {"input": "x", "output": "rare"}], "kind": "classification"}, "examples[8].output"),
+        ({"examples": EXAMPLES * 1251}, "examples"),
+        ({"examples": [{"input": "x", "output": str(n // 2)} for n in range(402)]}, "examples"),
+        ({"validation_examples": [{"input": "x", "output": "unseen"}]}, "validation_examples[0].output"),
+        ({"kind": "regression"}, "kind"),
+        ({"name": ""}, "name"),
+        ({"name": "x" * 201}, "name"),
+        ({"name": "\0"}, "name"),
+        ({"name": "\ud83d"}, "name"),
+        ({"name": 7}, "name"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"metadata": {"a": "\0"}}, "metadata.a"),
+        ({"metadata": {str(n): "x" for n in range(17)}}, "metadata"),
+        ({"metadata": []}, "metadata"),
+        ({"subspace": "\0"}, "subspace"),
+        ({"hyperparameters": {"steps": 0}}, "hyperparameters.steps"),
+        ({"hyperparameters": {"steps": 1.5}}, "hyperparameters.steps"),
+        ({"hyperparameters": {"steps": True}}, "hyperparameters.steps"),
+        ({"hyperparameters": {"steps": 10**400}}, "hyperparameters.steps"),
+        ({"hyperparameters": {"learning_rate": float("nan")}}, "hyperparameters.learning_rate"),
+        ({"hyperparameters": {"learning_rate": float("inf")}}, "hyperparameters.learning_rate"),
+        ({"hyperparameters": {"learning_rate": "0.1"}}, "hyperparameters.learning_rate"),
+        ({"hyperparameters": {"seed": -1}}, "hyperparameters.seed"),
+        ({"hyperparameters": {"seed": "random"}}, "hyperparameters.seed"),
+        ({"hyperparameters": {"momentum": 1}}, "hyperparameters.momentum"),
+        ({"unknown": 1}, "unknown"),
+        ({"an unknown name, made up \ud800": 1}, None),
+    ],
+)
+def test_what_cannot_be_tuned_on_is_named(client: httpx.Client, changes: dict[str, Any], param: str | None) -> None:
+    content = json.dumps(adaptation_body(**changes))
+    response = client.post("/v1/adaptations", content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 422
+    error = error_of(response)
+    assert (error["param"], error["type"]) == (param, "validation_error")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"\xff\xfe\xfa",
+        b'{"name": "\xc3\x28"}',
+        b'{"name": "\xed\xa0\x80"}',
+        b'{"name": "x", "examples": 1e999}',
+        b'{"name": NaN}',
+        b'{"hyperparameters": {"learning_rate": 1e999}}',
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"examples":' + b"[" * 100_000,
+        b"1" * 10_000,
+        b'{"name": "x", "name": "x", ' + b",".join(b'"k%d": 1' % n for n in range(100_000)) + b"}",
+        b'{"name": "x", "examples": [' + b"1," * 1_000_000 + b"1]}",
+    ],
+    ids=lambda content: repr(content[:24]),
+)
+def test_a_body_that_makes_no_sense_is_refused(client: httpx.Client, content: bytes) -> None:
+    for path in ("/v1/adaptations", "/v1/predict", "/v1/tasks/tsk_any/predict"):
+        response = client.post(path, content=content, headers={"content-type": "application/json"})
+        assert response.status_code in (400, 422)
+        error_of(response)
+        assert len(response.content) < 1000
+
+
+def test_a_body_of_another_type_is_told_what_to_send(client: httpx.Client) -> None:
+    for headers in ({}, {"content-type": "text/csv"}):
+        response = client.post("/v1/adaptations", content=b"input,output\n", headers=headers)
+        assert (response.status_code, error_of(response)["code"]) == (400, "not_json")
+
+
+def test_a_large_body_is_refused_before_it_is_read(client: httpx.Client) -> None:
+    response = client.post("/v1/adaptations", content=b" " * 50_000_000, headers={"content-type": "application/json"})
+    assert (response.status_code, error_of(response)["code"]) == (413, "body_too_large")
+
+
+def test_a_large_body_of_undeclared_length_is_cut_off(client: httpx.Client) -> None:
+    def chunks() -> Any:
+        for _ in range(50):
+            yield b" " * 1_000_000
+
+    response = client.post("/v1/adaptations", content=chunks(), headers={"content-type": "application/json"})
+    assert (response.status_code, error_of(response)["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("length", [b"99999999999999999999", b"-1", b"many"])
+def test_a_wrong_content_length_harms_nobody(client: httpx.Client, length: bytes) -> None:
+    address = (client.base_url.host, client.base_url.port)
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + length + b"\r\n\r\n{}")
+        assert connection.recv(4096)[:12] in (b"HTTP/1.1 413", b"HTTP/1.1 400")
+
+
+def test_unknown_paths_and_methods_have_the_agreed_shape(client: httpx.Client) -> None:
+    for method, path, status, code in (
+        ("GET", "/", 404, "route_not_found"),
+        ("GET", "/v1/nothing", 404, "route_not_found"),
+        ("GET", "/v1/%00%ff", 404, "route_not_found"),
+        ("PUT", "/v1/tasks", 405, "method_not_allowed"),
+        ("DELETE", "/healthz", 405, "method_not_allowed"),
+    ):
+        response = client.request(method, path)
+        assert (response.status_code, error_of(response)["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/tasks/%00",
+        "/v1/tasks/%00/vector",
+        "/v1/tasks/" + "x" * 65,
+        "/v1/adaptations/%00",
+        "/v1/adaptations?after=%00",
+        "/v1/adaptations?task_id=%00",
+        "/v1/tasks?limit=0",
+        "/v1/tasks?limit=101",
+        "/v1/tasks?limit=99999999999999999999999",
+        "/v1/tasks?limit=NaN",
+        "/v1/tasks/tsk_a/vector?version=99999999999999999999",
+        "/v1/adaptations/adp_a/events?after=-1",
+    ],
+)
+def test_parameters_out_of_range_are_refused(client: httpx.Client, path: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 422
+    assert error_of(response)["param"]
+
+
+def test_ids_of_any_characters_are_merely_unknown(client: httpx.Client) -> None:
+    for path in ("/v1/tasks/%ED%A0%80", "/v1/tasks/%F0%9F%98%80", "/v1/tasks/'; DROP TABLE tasks; --"):
+        assert client.get(path).status_code == 404
+
+
+def test_nothing_that_was_sent_is_repeated_in_an_error_or_the_log(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    bodies: list[dict[str, Any]] = [
+        adaptation_body(examples=_examples(input=SECRET, more=SECRET)),
+        adaptation_body(examples=_examples(input=SECRET + "\0")),
+        adaptation_body(examples=_examples(input=SECRET + "\ud800")),
+        adaptation_body(examples=[{"input": SECRET, "output": SECRET}] * 4),
+        adaptation_body(kind=SECRET),
+        adaptation_body(**{SECRET: SECRET}),
+        adaptation_body(hyperparameters={"seed": SECRET, "steps": SECRET}),
+        adaptation_body(subspace=SECRET),
+    ]
+    with caplog.at_level(logging.DEBUG):
+        for body in bodies:
+            content = json.dumps(body)
+            response = client.post("/v1/adaptations", content=content, headers={"content-type": "application/json"})
+            assert response.status_code in (404, 422)
+            assert SECRET not in response.text
+    assert SECRET not in "".join(record.getMessage() for record in caplog.records if record.name.startswith("app"))
+
+
+def test_the_request_id_is_the_callers_where_it_is_harmless(client: httpx.Client) -> None:
+    assert client.get("/healthz", headers={"x-request-id": "my-id.1"}).headers["x-request-id"] == "my-id.1"
+    for bad in ("x" * 129, "a b", "<script>"):
+        assert client.get("/healthz", headers={"x-request-id": bad}).headers["x-request-id"].startswith("req_")
+    assert client.get("/v1/nothing").headers["x-request-id"].startswith("req_")
+
+
+def test_every_endpoint_documents_its_errors_in_the_agreed_shape(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    for path, methods in document["paths"].items():
+        for method, entry in methods.items():
+            assert entry["summary"], (method, path)
+            if path.startswith("/v1/"):
+                assert {"401", "422", "503"} <= set(entry["responses"]), (method, path)
+            for status, response in entry["responses"].items():
+                if int(status) >= 400:
+                    schema = response["content"]["application/json"]["schema"]["$ref"]
+                    assert schema.rpartition("/")[2] in ("ErrorBody", "NotReady")
+
+
+def test_deleting_while_creating_leaves_nothing_broken(client: httpx.Client) -> None:
+    def make_and_delete(_: int) -> tuple[int, int]:
+        made = client.post("/v1/adaptations", json=adaptation_body())
+        return made.status_code, client.delete(f"/v1/tasks/{made.json()['task_id']}").status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(make_and_delete, range(40))) == {(202, 200)}

@@ -1,0 +1,171 @@
+"""A database that is away, full or behind: callers are told, nothing is lost, and the service recovers by itself."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+
+from app.db import migrate
+from app.db.embedded import EmbeddedDatabaseError, embedded_postgres
+from app.db.session import make_engine, transaction
+from app.settings import Settings
+from tests.app.conftest import Serve, adaptation_body, error_of, running
+
+KEY = "a-key-of-sixteen-characters-or-more"
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
+
+
+def test_a_database_that_never_was_is_reported_and_the_process_lives(tiny_settings: dict[str, Any]) -> None:
+    url = "postgresql://nobody@127.0.0.1:1/none"
+    settings = Settings(database_url=url, api_key=KEY, **tiny_settings)
+    with running(settings, None, wait=False) as client:
+        assert client.get("/healthz").status_code == 200
+        ready = client.get("/readyz")
+        assert ready.status_code == 503
+        assert ready.json()["checks"]["database"] == "unavailable"
+        response = client.post("/v1/adaptations", json=adaptation_body(), headers=AUTHORIZED)
+        assert (response.status_code, error_of(response)["code"]) == (503, "database_unavailable")
+        assert int(response.headers["retry-after"]) > 0
+
+
+def test_the_service_recovers_when_its_connections_are_cut(serve: Serve, database_url: str) -> None:
+    with serve() as client:
+        assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
+        engine = make_engine(database_url)
+        cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+        with engine.connect() as connection:
+            connection.execute(text(f"{cut} AND pid <> pg_backend_pid()"))
+        engine.dispose()
+        assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
+        assert len(client.get("/v1/adaptations").json()["data"]) == 2
+
+
+def test_a_database_that_takes_no_writes_is_reported_and_nothing_is_half_written(
+    serve: Serve, database_url: str
+) -> None:
+    name = make_url(database_url).database
+    with serve() as client:
+        server = create_engine(database_url, isolation_level="AUTOCOMMIT")
+        with server.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+        response = client.post("/v1/adaptations", json=adaptation_body())
+        assert (response.status_code, error_of(response)["code"]) == (503, "database_unavailable")
+        assert client.get("/v1/adaptations").json()["data"] == []
+        server.dispose()
+
+
+def test_a_full_disk_is_reported_and_nothing_is_half_written(serve: Serve, database_url: str) -> None:
+    """The disk is full for the last of the rows that a request writes."""
+    engine = make_engine(database_url)
+    with transaction(engine) as session:
+        session.execute(
+            text(
+                "CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$"
+            )
+        )
+        session.execute(
+            text("CREATE TRIGGER full_disk BEFORE INSERT ON adaptation_events EXECUTE FUNCTION disk_full()")
+        )
+    with serve() as client:
+        response = client.post("/v1/adaptations", json=adaptation_body())
+        assert (response.status_code, error_of(response)["code"]) == (503, "database_unavailable")
+        assert client.get("/v1/tasks").json()["data"] == client.get("/v1/adaptations").json()["data"] == []
+        with transaction(engine) as session:
+            session.execute(text("DROP TRIGGER full_disk ON adaptation_events"))
+        assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
+    engine.dispose()
+
+
+def test_an_error_that_nobody_foresaw_is_a_500_in_shape_that_quotes_nothing(
+    serve: Serve, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_engine(database_url)
+    with transaction(engine) as session:
+        session.execute(text("ALTER TABLE datasets DROP COLUMN content_hash"))
+    with serve(wait=False) as client:
+        response = client.post("/v1/adaptations", json=adaptation_body())
+        assert (response.status_code, error_of(response)["code"]) == (500, "internal")
+    assert "i was charged twice" not in caplog.text
+    assert "ProgrammingError" in caplog.text
+    engine.dispose()
+
+
+def test_a_database_of_another_release_is_not_ready(serve: Serve, database_url: str) -> None:
+    engine = make_engine(database_url)
+    with serve() as client:
+        migrate.downgrade(engine, "base")
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["checks"]["migrations"]) == (503, "pending")
+    engine.dispose()
+
+
+def test_a_second_service_on_the_same_folder_is_told_who_has_it(tmp_path: Path) -> None:
+    with (
+        embedded_postgres(tmp_path),
+        pytest.raises(EmbeddedDatabaseError, match="in use"),
+        embedded_postgres(tmp_path),
+    ):
+        pass
+
+
+def test_data_outlives_a_restart_and_leftovers_of_a_killed_process(tmp_path: Path) -> None:
+    holder = (
+        "import sys, time; from pathlib import Path; from app.db.embedded import embedded_postgres\n"
+        "with embedded_postgres(Path(sys.argv[1])) as url: print(url, flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", holder, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        engine = make_engine(process.stdout.readline().strip())
+        with transaction(engine) as session:
+            session.execute(text("CREATE TABLE kept AS SELECT 42 AS answer"))
+        engine.dispose()
+        process.kill()
+    # The server is still there, without its owner; the next one takes it over, and stops it.
+    with embedded_postgres(tmp_path) as url:
+        engine = make_engine(url)
+        with transaction(engine) as session:
+            assert session.execute(text("SELECT answer FROM kept")).scalar() == 42
+        engine.dispose()
+        postmaster = int((tmp_path / "postgres/postmaster.pid").read_text().splitlines()[0])
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(postmaster):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    # A number that has gone to another process meanwhile, as after a reboot.
+    (tmp_path / "postgres/postmaster.pid").write_text(f"1\n{tmp_path}/postgres\n1\n5432\n{tmp_path}\n\n1 1\nready\n")
+    with embedded_postgres(tmp_path) as url:
+        engine = make_engine(url)
+        with transaction(engine) as session:
+            assert session.execute(text("SELECT answer FROM kept")).scalar() == 42
+        engine.dispose()
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EmbeddedDatabaseError, match="IPT_DATA_DIR"), embedded_postgres(tmp_path / "file"):
+        pass
+
+
+def test_the_embedded_service_starts_its_own_database(tiny_settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data", **tiny_settings)
+    for expected in (1, 2):
+        with running(settings, None) as client:
+            assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
+            assert len(client.get("/v1/adaptations").json()["data"]) == expected
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(str(client.base_url))
