@@ -72,16 +72,13 @@ class Predictor:
         token_ids: Sequence[TokenIds],
         prompts: Tensor,
     ) -> list[Prediction]:
-        prompted = backbone.embed(token_ids, prompts).cpu()
-        frozen = torch.zeros_like(prompted)
-        beside = [i for i, number in enumerate(task_of_row) if _readout(tasks[number]).side_by_side]
-        if beside:
-            frozen[beside] = backbone.embed([token_ids[i] for i in beside], None).cpu()
-        embeddings = Embeddings(prompted, frozen)
+        features = Embeddings(
+            backbone.embed(token_ids, prompts).cpu(), backbone.embed(token_ids, None).cpu()
+        ).features()
         answers: dict[int, Prediction] = {}
         for number, task in enumerate(tasks):
             own = [i for i, of in enumerate(task_of_row) if of == number]
-            probabilities = _readout(task).logits(embeddings.rows(own)).softmax(dim=1)
+            probabilities = _readout(task).logits(features[own]).softmax(dim=1)
             for i, row in zip(own, probabilities.tolist(), strict=True):
                 scores = dict(zip(task.labels, row, strict=True))
                 answers[i] = Prediction(label=max(scores, key=scores.__getitem__), scores=scores)

@@ -32,7 +32,6 @@ from ipt.backbones.protocol import TokenIds
 from ipt.errors import CheckpointError, DatasetError
 from ipt.examples import Example, labels_of
 from ipt.ridge import class_targets, gram, leave_one_out
-from ipt.subspace.initial import initial_vectors
 from ipt.subspace.modules import SubspaceDecoder
 from ipt.subspace.store import Subspace, save_subspace
 from ipt.task_folder import FolderTask, sample_per_label
@@ -183,8 +182,7 @@ class DirectFit:
             },
             **scores,
         }
-        starts = initial_vectors(self.vectors.detach(), [task.family for task in self.tasks])
-        return save_subspace(folder, self.decoder, self.backbone, initial_vectors=starts, training=training)
+        return save_subspace(folder, self.decoder, self.backbone, training=training)
 
     def save_checkpoint(self, path: Path) -> None:
         """Write everything that `load_checkpoint` needs to go on, replacing `path` in one move."""

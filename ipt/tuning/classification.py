@@ -1,7 +1,7 @@
 """Tuning a classification task on an encoder, through the readout that will answer.
 
-The loss of a step is the leave-one-out error of a ridge readout on the step's rows (`ipt.ridge`), as in the fit of the
-subspace; validation fits a readout to the training examples and measures it on the held-back ones.
+The loss of a step is the leave-one-out error of a ridge classifier on its rows (`ipt.ridge`), as in the fit of
+the subspace; validation fits the readout (`ipt.readout`) to the training examples and measures it on the held-back ones.
 
 Letters: L lanes, B rows of a step, N examples, C classes, H hidden size, D intrinsic dimension.
 """
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.examples import Example, labels_of
-from ipt.readout import Embeddings, Readout, fit_readout
+from ipt.readout import Embeddings, fit_readout
 from ipt.ridge import class_targets, gram, leave_one_out
 from ipt.subspace.store import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
@@ -28,7 +28,6 @@ from ipt.tuning.program import Program, Steps
 from ipt.tuning.state import TuningState
 from ipt.tuning.work import NO_PROMPT, Descend, Forward, Result, Work
 
-SIDE_BY_SIDE = True
 MAX_CLASSES_PER_STEP = 6
 LABEL_SMOOTHING = 0.05
 TUNING_TOKENS = 128
@@ -55,34 +54,31 @@ class ClassificationProgram(Program):
         rng = np.random.default_rng([job.hyperparameters.seed, 3])
         self.train = _at_most(self.train, READOUT_ROWS, rng)
         self.held_back = _at_most(self.held_back, VALIDATION_ROWS, rng)
-        texts = [example.input for example in self.train + self.held_back] + list(self.labels)
-        self.token_ids = backbone.tokenize(texts, max_tokens=TUNING_TOKENS)
+        examples = self.train + self.held_back
+        self.token_ids = backbone.tokenize([example.input for example in examples], max_tokens=TUNING_TOKENS)
         index = {label: number for number, label in enumerate(self.labels)}
-        self.classes = torch.tensor([index[example.output] for example in self.train + self.held_back])
-        train, known = len(self.train), len(self.classes)
-        self.train_rows = list(range(train))
-        self.held_rows = list(range(train, known))
-        self.name_rows = list(range(known, known + len(self.labels)))
-        self.probe_rows = sorted(rng.permutation(train)[:VALIDATION_ROWS].tolist())
+        self.classes = torch.tensor([index[example.output] for example in examples])
+        self.train_rows = list(range(len(self.train)))
+        self.held_rows = list(range(len(self.train), len(examples)))
+        self.probe_rows = sorted(rng.permutation(len(self.train))[:VALIDATION_ROWS].tolist())
         self.rows_of_class: dict[int, list[int]] = defaultdict(list)
         for row in self.train_rows:
             self.rows_of_class[int(self.classes[row])].append(row)
+        # Learned with the subspace: for the kernel of the prompted embedding alone, and for the two side by side.
         constants = subspace.manifest["training"].get("readout", DEFAULT_CONSTANTS)
-        self.ridge, self.scale = float(constants["ridge"][SIDE_BY_SIDE]), float(constants["scale"][SIDE_BY_SIDE])
+        self.ridge, self.scale = float(constants["ridge"][1]), float(constants["scale"][1])
         self.frozen = torch.empty(0)
 
     def prepare(self) -> Steps:
-        rows = range(len(self.token_ids))
-        self.frozen = yield from self._embed(None, rows)
+        self.frozen = yield from self._embed(None, range(len(self.token_ids)))
 
     def validation_losses(self, vectors: Tensor) -> Generator[Work, Result, list[float]]:
-        rows = self.probe_rows + self.held_rows + self.name_rows
+        rows = self.probe_rows + self.held_rows
         losses = []
         for vector in vectors:
-            prompted = yield from self._embed(vector, rows)
-            table = self._table(prompted, rows)
-            readout = self._fit(table, self.probe_rows)
-            losses.append(self._loss(readout, table))
+            features = yield from self._features(vector, rows)
+            logits, classes = self._held_back_logits(features, self.classes[rows], len(self.probe_rows))
+            losses.append(F.cross_entropy(logits, classes).item())
         return losses
 
     def descend_on(self, state: TuningState, learning_rate: float) -> Descend:
@@ -102,7 +98,7 @@ class ClassificationProgram(Program):
         def loss(prompted: Tensor) -> Tensor:
             per_lane = []
             for embedded, beside, wanted in zip(torch.split(prompted, lane_sizes), frozen, numbers, strict=True):
-                kernel = 0.5 * (gram(embedded) + gram(beside)) if SIDE_BY_SIDE else gram(embedded)
+                kernel = gram(Embeddings(embedded, beside).features())
                 scores = leave_one_out(kernel, class_targets(wanted, num_classes), self.ridge)
                 per_lane.append(F.cross_entropy(self.scale * scores, wanted, label_smoothing=LABEL_SMOOTHING))
             return torch.stack(per_lane)
@@ -110,21 +106,19 @@ class ClassificationProgram(Program):
         return Descend(state.lanes, lanes, [self.token_ids[row] for row in rows], loss, learning_rate)
 
     def conclude(self, vector: Tensor) -> Generator[Work, Result, AdaptedTask]:
-        rows = list(range(len(self.token_ids)))
-        tuned = self._table((yield from self._embed(vector, rows)), rows)
-        zero = self._table((yield from self._embed(torch.zeros_like(vector), rows)), rows)
-        baseline = Embeddings(None, self.frozen)
-        readout = self._fit(tuned, self.train_rows + self.held_rows)
-        score, zero_score, baseline_score = (self._score(table) for table in (tuned, zero, baseline))
+        rows = self.train_rows + self.held_rows
+        tuned = yield from self._features(vector, rows)
+        zero = yield from self._features(torch.zeros_like(vector), rows)
+        readout = fit_readout(tuned, self.classes, len(self.labels))
+        score, zero_score, baseline_score = (self._score(features) for features in (tuned, zero, self.frozen))
         metrics: dict[str, float | int | str | None] = {
             "score_metric": "accuracy",
             "score_source": "held_back" if self.held_rows else "leave_one_out",
             "score": score,
             "zero_vector_score": zero_score,
             "baseline_score": baseline_score,
-            "baseline": "ridge readout on frozen embeddings",
+            "baseline": "logistic regression on frozen embeddings",
             "held_back": len(self.held_rows),
-            "loss": readout.loss,
             "steps_run": 0 if self.state is None else self.state.lanes.step,
             "seconds": round(time.monotonic() - self.started, 3),
         }
@@ -133,6 +127,27 @@ class ClassificationProgram(Program):
         return AdaptedTask(
             final, self.subspace.id, "classification", self.labels, readout.to_bytes(), metrics, warnings
         )
+
+    def _held_back_logits(self, features: Tensor, classes: Tensor, train: int) -> tuple[Tensor, Tensor]:
+        """Logits of rows by a classifier that was not fitted on them, and their classes.
+
+        The rows after the first `train` ones, by the readout fitted on those; where there are none, every row by the
+        ridge classifier of the others.
+        """
+        if train < len(features):
+            readout = fit_readout(features[:train], classes[:train], len(self.labels))
+            return readout.logits(features[train:]), classes[train:]
+        targets = class_targets(classes, len(self.labels))
+        return self.scale * leave_one_out(gram(features), targets, self.ridge), classes
+
+    def _score(self, features: Tensor) -> float:
+        logits, classes = self._held_back_logits(features, self.classes, len(self.train_rows))
+        return (logits.argmax(dim=1) == classes).float().mean().item()
+
+    def _features(self, vector: Tensor, rows: Sequence[int]) -> Generator[Work, Result, Tensor]:
+        """[len(rows), 2H]: what the readout of `vector` [D] sees of the rows."""
+        prompted = yield from self._embed(vector, rows)
+        return Embeddings(prompted, self.frozen[list(rows)]).features()
 
     def _embed(self, vector: Tensor | None, rows: Sequence[int]) -> Generator[Work, Result, Tensor]:
         """[len(rows), H] on the CPU: rows behind the prompt of `vector` [D], or frozen, in bounded units of work."""
@@ -158,30 +173,6 @@ class ClassificationProgram(Program):
     def _taken(result: Result) -> Tensor:
         assert isinstance(result, Tensor)
         return result.float().cpu()
-
-    def _table(self, prompted: Tensor, rows: Sequence[int]) -> Embeddings:
-        """Embeddings addressed by row number, of which only `rows` were computed."""
-        table = torch.zeros_like(self.frozen)
-        table[list(rows)] = prompted
-        return Embeddings(table, self.frozen)
-
-    def _fit(self, table: Embeddings, rows: Sequence[int]) -> Readout:
-        beside = (table.prompted is not None and SIDE_BY_SIDE,)
-        return fit_readout(
-            table.rows(rows), self.classes[list(rows)], len(self.labels), table.rows(self.name_rows), beside
-        )
-
-    def _loss(self, readout: Readout, table: Embeddings) -> float:
-        if not self.held_rows:
-            return readout.loss
-        return F.cross_entropy(readout.logits(table.rows(self.held_rows)), self.classes[self.held_rows]).item()
-
-    def _score(self, table: Embeddings) -> float:
-        readout = self._fit(table, self.train_rows)
-        if not self.held_rows:
-            return readout.accuracy
-        guesses = readout.logits(table.rows(self.held_rows)).argmax(dim=1)
-        return (guesses == self.classes[self.held_rows]).float().mean().item()
 
     def _draw(self, lane: int, step: int) -> list[list[int]]:
         """Training rows of some classes for one lane's step, as many of each class as there are."""

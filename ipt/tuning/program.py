@@ -82,8 +82,10 @@ class Program(ABC):
         """[L, D]: the initial vectors that do best before tuning, then noise around the best where lanes are left."""
         candidates = self.subspace.initial_vectors.to(self.device)
         lanes = self.job.hyperparameters.restarts
-        losses = yield from self.validation_losses(candidates)
-        order = np.argsort(losses, kind="stable")[:lanes].tolist()
+        order = [0]
+        if len(candidates) > 1:
+            losses = yield from self.validation_losses(candidates)
+            order = np.argsort(losses, kind="stable")[:lanes].tolist()
         starts = candidates[order]
         if len(order) < lanes:
             rng = np.random.default_rng([self.job.hyperparameters.seed, 1])
