@@ -137,13 +137,16 @@ class Drainer:
         for job in self._batch:
             cancel_requested = held.get(job.lease.adaptation_id)
             if cancel_requested is None:
-                self._batch.remove(job)
-                log.warning("lease_lost adaptation=%s step=%d", job.lease.adaptation_id, job.step)
+                self._let_go(job)
             elif cancel_requested:
                 self._batch.remove(job)
                 store = partial(lifecycle.cancel_running, lease=job.lease)
                 self._unsaved.append(_Outcome("cancelled", job.lease, store))
         self._save_outcomes()
+
+    def _let_go(self, job: RunningJob) -> None:
+        self._batch.remove(job)
+        log.warning("lease_lost adaptation=%s step=%d", job.lease.adaptation_id, job.step)
 
     def _report(self, now: float) -> None:
         """Renew the leases of jobs that made progress, and save the progress and checkpoints that are due."""
@@ -157,7 +160,7 @@ class Drainer:
                 self._batch.checkpoint(job)
             announced = job.progress_due
             with transaction(self._database) as session:
-                lifecycle.report(
+                renewed = lifecycle.report(
                     session,
                     job.lease,
                     lease_seconds=self._settings.lease_seconds,
@@ -166,7 +169,10 @@ class Drainer:
                     checkpoint=job.checkpoint if checkpoint_due else None,
                     event=job.progress if announced else None,
                 )
-            job.reported(announced=announced)
+            if renewed:
+                job.reported(announced=announced)
+            else:
+                self._let_go(job)
         if heartbeat:
             self._renewed_at = now
 

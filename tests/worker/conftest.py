@@ -1,21 +1,17 @@
-"""A tiny core to tune with, rows to work on, and reading back what became of them."""
+"""Rows to work on, and reading back what became of them."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from sqlalchemy import Engine, select
 
-import ipt
 from app.adaptations import lifecycle
 from app.db.models import Adaptation, AdaptationEvent, Dataset, SubspaceRow, Task, Tenant
 from app.db.session import transaction
 from app.ids import new_id
 from app.settings import DEFAULT_TENANT, Settings
-from ipt.subspace.modules import SubspaceDecoder
-from tests.tiny import build_tiny_encoder
 
 EXAMPLES = [
     {"input": text, "output": label}
@@ -28,27 +24,6 @@ EXAMPLES = [
 ]
 
 Enqueue = Callable[..., str]
-
-
-@pytest.fixture(scope="session")
-def tiny_backbone_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer encoder with random weights."""
-    return build_tiny_encoder(tmp_path_factory.mktemp("backbone"))
-
-
-@pytest.fixture(scope="session")
-def tiny_backbone(tiny_backbone_dir: Path) -> ipt.Backbone:
-    """The tiny encoder, loaded."""
-    return ipt.load_backbone(str(tiny_backbone_dir))
-
-
-@pytest.fixture(scope="session")
-def tiny_subspace_dir(tiny_backbone: ipt.Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained subspace of the tiny encoder."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("subspace")
-    ipt.save_subspace(folder, SubspaceDecoder(10, 12, 3, tiny_backbone.hidden_size), tiny_backbone)
-    return folder
 
 
 @pytest.fixture
