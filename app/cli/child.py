@@ -12,7 +12,7 @@ from pathlib import Path
 from app.cli.client import ServiceClient
 from app.cli.output import CliError
 
-_READY_SECONDS = 120.0
+_READY_SECONDS = 180.0
 _STOP_SECONDS = 60.0
 
 
@@ -63,7 +63,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log_file: Path
                 )
             if time.monotonic() > deadline:
                 raise CliError(f"the service is not ready after {_READY_SECONDS:.0f} s: see {log_file}")
-            time.sleep(0.05)
+            time.sleep(0.2)
 
 
 def _last_error(log_file: Path) -> str | None:

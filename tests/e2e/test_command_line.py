@@ -17,6 +17,9 @@ from app.cli.client import ServiceClient
 from app.cli.output import CliError
 from app.cli.root import run
 
+# A service of its own is started for several of these tests, which takes its time where others use the machine too.
+pytestmark = pytest.mark.timeout(400)
+
 Captured = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[2]
 
