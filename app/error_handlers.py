@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,6 +16,9 @@ from starlette.exceptions import HTTPException
 from app.errors import AppError, BadRequestError, InvalidError, UnavailableError, error_body, type_of_status
 
 log = logging.getLogger(__name__)
+
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+"""The id of the request that this context serves."""
 
 _DATABASE_RETRY_SECONDS = 2
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -67,11 +71,14 @@ def log_unforeseen(error: BaseException) -> None:
         code = traceback.tb_frame.f_code
         frames.append(f"{code.co_filename}:{traceback.tb_lineno} in {code.co_name}")
         traceback = traceback.tb_next
-    log.error("unforeseen %s.%s\n  %s", type(error).__module__, type(error).__name__, "\n  ".join(frames))
+    kind = f"{type(error).__module__}.{type(error).__name__}"
+    log.error("request %s: unforeseen %s\n  %s", request_id.get(), kind, "\n  ".join(frames))
 
 
 def _app_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AppError)
+    if error.status == 500:
+        log_unforeseen(error.__cause__ or error)
     return respond(error)
 
 
@@ -124,7 +131,7 @@ def _database_error(_: Request, error: Exception) -> JSONResponse:
         log_unforeseen(error)
         return internal_error()
     sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
-    log.error("database unavailable: %s, SQLSTATE %s", type(error).__name__, sqlstate)
+    log.error("request %s: database unavailable: %s, SQLSTATE %s", request_id.get(), type(error).__name__, sqlstate)
     return respond(database_unavailable())
 
 

@@ -7,7 +7,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.error_handlers import internal_error, log_unforeseen
+from app.error_handlers import internal_error, log_unforeseen, request_id
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = _request_id(scope)
+        own_id = _request_id(scope)
+        request_id.set(own_id.decode())
         status = 0
         start = time.monotonic()
 
@@ -32,7 +33,7 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                message["headers"] = [*message["headers"], (b"x-request-id", own_id)]
             await send(message)
 
         try:
@@ -49,7 +50,7 @@ class RequestContext:
                 _route(scope),
                 status,
                 1000 * (time.monotonic() - start),
-                request_id.decode(),
+                own_id.decode(),
             )
 
 

@@ -31,12 +31,22 @@ def _run_outside_transaction(url: URL, statement: str) -> None:
         engine.dispose()
 
 
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A folder for an embedded PostgreSQL, in place of `tmp_path`.
+
+    Run by root, the server is another user, and each further pytest that starts takes the way into pytest's own
+    folders from others than root.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[URL]:
     """A PostgreSQL server with a migrated template database."""
-    # Not under pytest's own folder: run by root, the server is another user, and each further pytest that starts
-    # takes the way in from others than root.
-    with tempfile.TemporaryDirectory() as folder, embedded_postgres(Path(folder)) as url_text:
+    # Not in pytest's own folders, as `data_dir` says.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, embedded_postgres(Path(folder)) as url_text:
         url = make_url(url_text)
         # Nothing here outlives the tests, so nothing needs to reach the disk.
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):

