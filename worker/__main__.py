@@ -1,7 +1,8 @@
 """`python -m worker`: Celery's worker where a broker is configured, else one that polls."""
 
 import argparse
-import sys
+import logging
+import os
 from collections.abc import Sequence
 
 from pydantic import ValidationError
@@ -36,4 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    # Everything is handed back. The interpreter's own end is slow with torch loaded, and the thread that watches for
+    # the parent's end does not outlive its beginning: should it hang, nobody would be left to end an orphan.
+    logging.shutdown()
+    os._exit(status)

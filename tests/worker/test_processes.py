@@ -152,7 +152,7 @@ def test_a_supervised_worker_is_replaced_at_once_and_ends_with_its_supervisor(
     finally:
         parent.kill()
         parent.wait(10)
-    until(lambda: gone(replaced.pid), 30)
+    until(lambda: gone(replaced.pid))
     back = row(adaptation_id)
     assert (back.state, back.attempt) == ("queued", 1)
 
