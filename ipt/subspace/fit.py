@@ -47,7 +47,7 @@ class FitOptions:
     intrinsic_dim: int = 250
     decoder_hidden: int = 384
     prompt_length: int = 16
-    steps: int = 2000
+    steps: int = 1700
     tasks_per_step: int = 3
     rows_per_task: int = 18
     classes_per_task: int = 6

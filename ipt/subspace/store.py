@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ipt.backbones.protocol import Backbone
@@ -116,7 +116,7 @@ def save_subspace(
     }
     manifest["subspace_id"] = _subspace_id(manifest, tensors)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / TENSORS_FILE)
+    (folder / TENSORS_FILE).write_bytes(save(tensors))
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
     return load_subspace(folder, backbone)
 
