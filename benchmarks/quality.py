@@ -126,8 +126,8 @@ def render(rows: list[dict[str, Any]], per_label: int, seeds: int) -> str:
     seconds = [row["seconds"] for row in rows]
     command = f"python -m benchmarks.quality TASKS --seeds {seeds} --per-label {per_label}"
     description = (
-        f"Test accuracy in per cent on {len(by_task)} tasks of domains that the subspace was not fitted on, {per_label} "
-        f"examples a label, mean over {seeds} draws of the examples. Subspace `{rows[0]['subspace']}`, "
+        f"Test accuracy in per cent on {len(by_task)} tasks of domains that the subspace was not fitted on, {per_label}"
+        f" examples a label, mean over {seeds} draws of the examples. Subspace `{rows[0]['subspace']}`, "
         f"{rows[0]['steps']} steps. Class names: the nearest label name by frozen embedding. Logistic regression: "
         "scikit-learn's defaults on frozen embeddings. Ours: `ipt.adapt`, which sees the same examples and holds a "
         "quarter of them back to stop on."

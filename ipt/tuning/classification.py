@@ -1,7 +1,7 @@
 """Tuning a classification task on an encoder, through the readout that will answer.
 
-The loss of a step is the leave-one-out error of a ridge classifier on its rows (`ipt.ridge`), as in the fit of
-the subspace; validation fits the readout (`ipt.readout`) to the training examples and measures it on the held-back ones.
+The loss of a step is the leave-one-out error of a ridge classifier on its rows (`ipt.ridge`), as in the fit of the
+subspace; validation fits the readout (`ipt.readout`) to the training examples and measures it on the held-back ones.
 
 Letters: L lanes, B rows of a step, N examples, C classes, H hidden size, D intrinsic dimension.
 """

@@ -19,7 +19,7 @@ class Hyperparameters:
         IptError: when a value is out of its range, naming it.
     """
 
-    steps: int = 60
+    steps: int = 40
     learning_rate: float = 0.03
     batch_size: int = 18
     restarts: int = 1

@@ -30,6 +30,10 @@ VALIDATIONS = 4
 """Validations over a run, besides the one before the first step."""
 PATIENCE = 2
 """Validations without a better loss in any lane after which a job stops early."""
+AVERAGING = 0.1
+"""Weight of the newest vector in the moving average of a lane's vectors: few-shot gradients are noisy."""
+START_HANDICAP = 1.05
+"""The start's validation loss counts this much: on a few held-back rows, a tuned vector need not win by a hair."""
 RESTART_NOISE = 0.02
 """Standard deviation of the start of lanes beyond the subspace's initial vectors, as in the reference."""
 HELD_BACK_FRACTION = 0.25
@@ -100,21 +104,24 @@ class Program(ABC):
         while True:
             step = state.lanes.step
             if (step % every == 0 or step == asked.steps) and state.validated_step < step:
-                losses = yield from self.validation_losses(state.lanes.vectors)
+                losses = yield from self.validation_losses(state.averages)
                 self._note_validation(state, losses)
             if step == asked.steps or state.stale_validations >= PATIENCE:
                 return
             rate = scheduled(asked.learning_rate, step, asked.steps)
             lane_losses = yield self.descend_on(state, rate)
             assert isinstance(lane_losses, Tensor)
+            state.averages.lerp_(state.lanes.vectors, AVERAGING)
             self.loss = float(lane_losses.mean())
 
     def _note_validation(self, state: TuningState, losses: Sequence[float]) -> None:
         improved = False
-        for lane, loss in enumerate(losses):
+        handicap = START_HANDICAP if state.lanes.step == 0 else 1.0
+        for lane, measured in enumerate(losses):
+            loss = measured * handicap
             if loss < state.best_losses[lane]:
                 state.best_losses[lane] = loss
-                state.best_vectors[lane] = state.lanes.vectors[lane]
+                state.best_vectors[lane] = state.averages[lane]
                 improved = True
         state.validated_step = state.lanes.step
         state.stale_validations = 0 if improved else state.stale_validations + 1

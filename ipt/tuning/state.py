@@ -22,8 +22,10 @@ class TuningState:
     """Everything that changes while a job is tuned. Letters: L lanes (restarts), D intrinsic dimension."""
 
     lanes: LaneState
+    averages: Tensor
+    """[L, D]: exponential moving average of each lane's vector, which is what is validated and kept."""
     best_vectors: Tensor
-    """[L, D]: each lane's vector of least validation loss so far."""
+    """[L, D]: each lane's average of least validation loss so far."""
     best_losses: list[float]
     validated_step: int = -1
     stale_validations: int = 0
@@ -33,7 +35,7 @@ class TuningState:
     def start(cls, vectors: Tensor) -> TuningState:
         """Begin at `vectors` [L, D]."""
         lanes = LaneState(vectors.clone(), torch.zeros_like(vectors), torch.zeros_like(vectors))
-        return cls(lanes, vectors.clone(), [float("inf")] * vectors.shape[0])
+        return cls(lanes, vectors.clone(), vectors.clone(), [float("inf")] * vectors.shape[0])
 
     def to_bytes(self, subspace_id: str, job_digest: str) -> bytes:
         """Safetensors bytes that name the subspace and the job they belong to."""
@@ -41,6 +43,7 @@ class TuningState:
             "vectors": self.lanes.vectors,
             "first_moments": self.lanes.first_moments,
             "second_moments": self.lanes.second_moments,
+            "averages": self.averages,
             "best_vectors": self.best_vectors,
         }
         record = {
@@ -81,10 +84,10 @@ class TuningState:
             raise SubspaceMismatchError(f"the tuning state belongs to subspace {found_subspace}, not {subspace_id}")
         if found_job != job_digest:
             raise CheckpointError("the tuning state belongs to a job with other examples or hyperparameters")
-        names = ("vectors", "first_moments", "second_moments", "best_vectors")
+        names = ("vectors", "first_moments", "second_moments", "averages", "best_vectors")
         for name in names:
             tensor = tensors.get(name)
             if tensor is None or tuple(tensor.shape) != shape or not torch.isfinite(tensor).all():
                 raise CheckpointError(f"the tuning state's {name} must be finite and of shape {list(shape)}")
-        vectors, first, second, best = (tensors[name].to(device, torch.float32) for name in names)
-        return cls(LaneState(vectors, first, second, step), best, losses, validated, stale)
+        vectors, first, second, averages, best = (tensors[name].to(device, torch.float32) for name in names)
+        return cls(LaneState(vectors, first, second, step), averages, best, losses, validated, stale)

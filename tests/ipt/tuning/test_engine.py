@@ -180,13 +180,13 @@ def test_progress_is_reported_for_every_job_and_reaches_the_end(engine: ipt.Tuni
 def test_tuning_lowers_the_loss_and_says_what_it_measured(engine: ipt.TuningEngine) -> None:
     losses: list[float] = []
     engine.add(
-        job("job", sentiment(3), steps=40, batch_size=12, learning_rate=0.1),
+        job("job", sentiment(3), steps=24, batch_size=512, learning_rate=0.1),  # all rows in every step
         on_step=lambda progress: losses.append(progress.loss) if progress.loss is not None else None,
     )
     while not engine.step()[0].done:
         pass
     task = engine.finish("job")
-    assert np.mean(losses[-5:]) < 0.95 * np.mean(losses[:5])
+    assert losses[-1] < 0.98 * losses[0]
     assert task.metrics["held_back"] == 6
     assert task.vector.dtype == np.float32
     assert {"score", "zero_vector_score", "baseline_score", "steps_run", "seconds"} <= set(task.metrics)
