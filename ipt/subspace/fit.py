@@ -100,19 +100,18 @@ class DirectFit:
         self.tasks = tasks
         self.options = options
         self.completed = 0
-        torch.manual_seed(options.seed)
-        self.decoder = SubspaceDecoder(
-            options.intrinsic_dim, options.decoder_hidden, options.prompt_length, backbone.hidden_size
-        )
-        _start_like_words(self.decoder, backbone)
-        start = VECTOR_START * torch.randn(len(tasks), options.intrinsic_dim)
-        # Ridge λ and the scale of the logits, without and with the frozen embedding beside the prompted one.
-        self.log_ridge = nn.Parameter(torch.full((2,), math.log(0.3)))
-        self.log_scale = nn.Parameter(torch.full((2,), math.log(8.0)))
         device = backbone.device
-        self.decoder.to(device)
-        for parameter in (self.log_ridge, self.log_scale):
-            parameter.data = parameter.data.to(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            decoder = SubspaceDecoder(
+                options.intrinsic_dim, options.decoder_hidden, options.prompt_length, backbone.hidden_size
+            )
+            _start_like_words(decoder, backbone)
+            start = VECTOR_START * torch.randn(len(tasks), options.intrinsic_dim)
+        self.decoder = decoder.to(device)
+        # Ridge λ and the scale of the logits, without and with the frozen embedding beside the prompted one.
+        self.log_ridge = nn.Parameter(torch.full((2,), math.log(0.3), device=device))
+        self.log_scale = nn.Parameter(torch.full((2,), math.log(8.0), device=device))
         self.decoder_optimizer = torch.optim.AdamW(
             [
                 {"params": list(self.decoder.parameters()), "lr": options.decoder_learning_rate, "weight_decay": 1e-4},
@@ -310,6 +309,8 @@ def _start_like_words(decoder: SubspaceDecoder, backbone: EncoderBackbone) -> No
     """Start the decoder's output as word embeddings of the backbone, which its first layer is used to."""
     table = backbone.model.get_input_embeddings().weight.detach().float().cpu()  # type: ignore[operator]
     words = table[torch.randint(table.shape[0] // 20, table.shape[0] // 2, (decoder.prompt_length,))]
+    # Before training, prompts of different vectors differ by about twice the spread of word embeddings.
+    spread = 2.0 * float(table.std()) / math.sqrt(decoder.expand.out_features)
     with torch.no_grad():
         decoder.project.bias.copy_(words.flatten())
-        decoder.project.weight.mul_(float(table.std()) / float(decoder.project.weight.std()) / math.sqrt(384) * 2)
+        decoder.project.weight.mul_(spread / float(decoder.project.weight.std()))
