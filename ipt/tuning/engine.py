@@ -20,11 +20,11 @@ from ipt.backbones.protocol import Backbone, TextBackbone, TokenIds
 from ipt.errors import DatasetError, IptError
 from ipt.examples import check_examples
 from ipt.subspace.store import Subspace
-from ipt.tuning.classification import ClassificationProgram
+from ipt.tuning.encoder_program import EncoderProgram
 from ipt.tuning.job import AdaptedTask, Progress, TuningJob
 from ipt.tuning.optimizer import descend
 from ipt.tuning.program import Program, Steps
-from ipt.tuning.text_objective import TextProgram
+from ipt.tuning.text_program import TextProgram
 from ipt.tuning.work import LABEL_SMOOTHING, NO_PROMPT, Descend, Forward, Generate, Result, ScoreLabels, Work
 
 
@@ -108,7 +108,7 @@ class TuningEngine:
                     "its outputs must be labels (at least two examples of each)",
                     param="kind",
                 )
-            return ClassificationProgram(job, self.subspace, self.backbone, checkpoint)
+            return EncoderProgram(job, self.subspace, self.backbone, checkpoint)
         assert isinstance(self.backbone, TextBackbone)
         return TextProgram(job, self.subspace, self.backbone, checkpoint)
 

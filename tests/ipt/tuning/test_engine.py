@@ -8,7 +8,7 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.tuning.classification import LABEL_SMOOTHING, ClassificationProgram
+from ipt.tuning.encoder_program import LABEL_SMOOTHING, EncoderProgram
 from ipt.tuning.optimizer import CLIP_NORM, scheduled
 from tests.ipt.conftest import sentiment, topics
 from tests.reference import ist
@@ -67,7 +67,7 @@ def test_jobs_join_and_leave_a_running_batch_without_disturbing_the_others(engin
 def test_the_batched_run_equals_a_plain_loop(engine: ipt.TuningEngine) -> None:
     """Against torch's AdamW, one row at a time, with each row really left out (tests/reference/ist.py)."""
     asked = job("reference", topics(), steps=6, learning_rate=0.05)
-    program = ClassificationProgram(asked, engine.subspace, engine.backbone)  # type: ignore[arg-type]
+    program = EncoderProgram(asked, engine.subspace, engine.backbone)  # type: ignore[arg-type]
     engine.add(asked)
     while engine.step()[0].phase == "preparing":
         pass

@@ -1,4 +1,4 @@
-"""Tuning a classification task on an encoder, through the readout that will answer.
+"""Tuning a classification task on an encoder.
 
 The loss of a step is the leave-one-out error of a ridge classifier on its rows (`ipt.ridge`), as in the fit of the
 subspace; validation fits the readout (`ipt.readout`) to the training examples and measures it on the held-back ones.
@@ -25,6 +25,7 @@ from ipt.ridge import class_targets, gram, leave_one_out
 from ipt.subspace.store import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
 from ipt.tuning.program import Program, Steps
+from ipt.tuning.quality import quality_warnings
 from ipt.tuning.state import TuningState
 from ipt.tuning.work import NO_PROMPT, Descend, Forward, Result, Work
 
@@ -38,11 +39,10 @@ VALIDATION_ROWS = 256
 """Most training rows, and most held-back rows, that one validation reads."""
 FORWARD_TOKENS = 4096
 """Tokens of one unit of work without gradients, so that no single step of the engine takes long."""
-FEW_HELD_BACK = 20
 DEFAULT_CONSTANTS = {"ridge": [0.3, 0.3], "scale": [8.0, 8.0]}
 
 
-class ClassificationProgram(Program):
+class EncoderProgram(Program):
     """The work of one classification job on an encoder."""
 
     def __init__(
@@ -122,7 +122,7 @@ class ClassificationProgram(Program):
             "steps_run": 0 if self.state is None else self.state.lanes.step,
             "seconds": round(time.monotonic() - self.started, 3),
         }
-        warnings = _warnings(score, zero_score, baseline_score, len(self.held_rows))
+        warnings = quality_warnings(score, zero_score, baseline_score, len(self.held_rows))
         final = vector.detach().cpu().numpy().astype(np.float32)
         return AdaptedTask(
             final, self.subspace.id, "classification", self.labels, readout.to_bytes(), metrics, warnings
@@ -194,18 +194,3 @@ def _at_most(examples: list[Example], limit: int, rng: np.random.Generator) -> l
         ranked.append((taken[label], index))
         taken[label] += 1
     return [examples[index] for index in sorted(index for _, index in sorted(ranked)[:limit])]
-
-
-def _warnings(score: float, zero_vector: float, baseline: float, held_back: int) -> list[str]:
-    warnings = []
-    if score <= baseline and score <= zero_vector:
-        warnings.append(
-            f"tuning did not help: accuracy {score:.3f}, against {zero_vector:.3f} with the zero vector and "
-            f"{baseline:.3f} without a prompt; more, or cleaner, examples may"
-        )
-    if 0 < held_back < FEW_HELD_BACK:
-        warnings.append(
-            f"accuracy was measured on {held_back} held-back examples only, so it is rough; "
-            "give validation_examples for a better estimate"
-        )
-    return warnings

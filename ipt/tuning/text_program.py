@@ -24,6 +24,7 @@ from ipt.examples import Example, labels_of
 from ipt.subspace.store import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
 from ipt.tuning.program import Program, Steps
+from ipt.tuning.quality import quality_warnings
 from ipt.tuning.state import TuningState
 from ipt.tuning.work import NO_PROMPT, Descend, Forward, Generate, Result, ScoreLabels, Work
 
@@ -31,7 +32,6 @@ VALIDATION_ROWS = 128
 """Most held-back rows that one validation reads."""
 UNIT_TOKENS = 4096
 """Tokens of one unit of work without gradients, so that no single step of the engine takes long."""
-FEW_HELD_BACK = 20
 
 
 class TextProgram(Program):
@@ -109,7 +109,7 @@ class TextProgram(Program):
             "seconds": round(time.monotonic() - self.started, 3),
         }
         final = vector.detach().cpu().numpy().astype(np.float32)
-        warnings = _warnings(tuned, zero, without_prompt, len(self.measured))
+        warnings = quality_warnings(tuned, zero, without_prompt, len(self.measured))
         return AdaptedTask(final, self.subspace.id, self.job.kind, self.labels, None, metrics, warnings)
 
     def _score(self, vector: Tensor | None) -> Generator[Work, Result, float | None]:
@@ -188,20 +188,3 @@ def _check_distinct(labels: Sequence[str], label_ids: Sequence[TokenIds]) -> Non
 
 def _bare(text: str) -> str:
     return " ".join(text.split())
-
-
-def _warnings(score: float | None, zero_vector: float | None, baseline: float | None, held_back: int) -> list[str]:
-    if score is None or zero_vector is None or baseline is None:
-        return ["too few examples to hold any back, so nothing was measured; give validation_examples for a score"]
-    warnings = []
-    if score <= baseline and score <= zero_vector:
-        warnings.append(
-            f"tuning did not help: score {score:.3f}, against {zero_vector:.3f} with the zero vector and "
-            f"{baseline:.3f} without a prompt; more, or cleaner, examples may"
-        )
-    if held_back < FEW_HELD_BACK:
-        warnings.append(
-            f"the score was measured on {held_back} held-back examples only, so it is rough; "
-            "give validation_examples for a better estimate"
-        )
-    return warnings

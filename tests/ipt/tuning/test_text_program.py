@@ -14,7 +14,7 @@ from ipt.backbones.seq2seq import Seq2SeqBackbone
 from ipt.backbones.text import PromptedTextBackbone
 from ipt.subspace.modules import SubspaceDecoder
 from ipt.tuning.optimizer import CLIP_NORM, scheduled
-from ipt.tuning.text_objective import TextProgram
+from ipt.tuning.text_program import TextProgram
 from tests.ipt.conftest import sentiment, topics
 from tests.tiny import build_tiny_causal, build_tiny_seq2seq
 
