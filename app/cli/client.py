@@ -67,9 +67,14 @@ class ServiceClient:
             raise _service_error(response.status_code, document, self.url)
         return False
 
-    def create_adaptation(self, name: str, examples: Sequence[Json]) -> Json:
-        """Send a dataset; the answer is the queued adaptation."""
-        return self._send("POST", "/v1/adaptations", {"name": name, "examples": list(examples)})
+    def create_adaptation(
+        self, name: str, examples: Sequence[Json], validation_examples: Sequence[Json] | None = None
+    ) -> Json:
+        """Send a dataset; the answer is the queued adaptation. Without `validation_examples` some are held back."""
+        body: Json = {"name": name, "examples": list(examples)}
+        if validation_examples is not None:
+            body["validation_examples"] = list(validation_examples)
+        return self._send("POST", "/v1/adaptations", body)
 
     def adaptation(self, adaptation_id: str) -> Json:
         return self._send("GET", f"/v1/adaptations/{adaptation_id}")

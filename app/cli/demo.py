@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _DATASET = Path(__file__).parents[2] / "examples" / "support_tickets.jsonl"
 _PER_LABEL = 16
+_HELD_BACK_PER_LABEL = 6
 _SHOWN_WRONG = 3
 _NAME = "support_tickets"
 _TRY = "The bill shows an amount that I never agreed to"
@@ -47,7 +48,7 @@ def demo() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = results()
     seconds: dict[str, float] = {}
-    examples, new = _split(read_dataset(_DATASET))
+    examples, held_back, new = _split(read_dataset(_DATASET))
     labels = list(dict.fromkeys(row["output"] for row in examples))
     console.print("[bold]Intrinsic prompt tuning: one frozen language model, one vector of 250 floats a task[/bold]\n")
 
@@ -68,11 +69,11 @@ def demo() -> None:
         client = stack.enter_context(ServiceClient(url, api_key()))
 
         console.print(
-            f"\n[bold]2[/bold]  Adapting to {_DATASET.name}: {len(labels)} labels, {_PER_LABEL} examples each "
-            "(POST /v1/adaptations)"
+            f"\n[bold]2[/bold]  Adapting to {_DATASET.name}: {len(labels)} labels, {_PER_LABEL} examples each, "
+            f"{len(held_back)} held back (POST /v1/adaptations)"
         )
         with _timed(seconds, "adaptation"):
-            adaptation = _adapt(console, client, examples)
+            adaptation = _adapt(console, client, examples, held_back)
         _report(console, adaptation)
 
         console.print(
@@ -90,15 +91,21 @@ def demo() -> None:
     _say_what_next(console, adaptation["task_id"], running=running)
 
 
-def _split(rows: "list[Row]") -> "tuple[list[Row], list[Row]]":
-    """The first examples of every label to adapt with, and the rest, which the service never sees as examples."""
+def _split(rows: "list[Row]") -> "tuple[list[Row], list[Row], list[Row]]":
+    """Of every label the first rows to adapt with, the next to measure on, and the rest, new to the service."""
     seen: Counter[str] = Counter()
     examples: list[Row] = []
-    rest: list[Row] = []
+    held_back: list[Row] = []
+    new: list[Row] = []
     for row in rows:
         seen[row["output"]] += 1
-        (examples if seen[row["output"]] <= _PER_LABEL else rest).append(row)
-    return examples, rest
+        if seen[row["output"]] <= _PER_LABEL:
+            examples.append(row)
+        elif seen[row["output"]] <= _PER_LABEL + _HELD_BACK_PER_LABEL:
+            held_back.append(row)
+        else:
+            new.append(row)
+    return examples, held_back, new
 
 
 @contextmanager
@@ -108,10 +115,10 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = time.monotonic() - began
 
 
-def _adapt(console: Console, client: "ServiceClient", examples: "list[Row]") -> dict[str, Any]:
+def _adapt(console: Console, client: "ServiceClient", examples: "list[Row]", held_back: "list[Row]") -> dict[str, Any]:
     from app.cli.progress import adaptation_progress
 
-    queued = client.create_adaptation(_NAME, examples)
+    queued = client.create_adaptation(_NAME, examples, validation_examples=held_back)
     with adaptation_progress(console) as show:
         adaptation = client.wait(queued["id"], show)
     if adaptation["state"] != "succeeded":
