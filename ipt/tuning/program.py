@@ -47,6 +47,7 @@ class Program(ABC):
         self.job = job
         self.subspace = subspace
         self.device = device
+        self.digest = _digest(job)
         self.train, self.held_back = split_examples(job)
         self.state: TuningState | None = None
         self.phase = "preparing"
@@ -55,13 +56,6 @@ class Program(ABC):
         if checkpoint is not None and checkpoint != b"":
             shape = (job.hyperparameters.restarts, subspace.intrinsic_dim)
             self.state = TuningState.from_bytes(checkpoint, subspace.id, self.digest, shape, device)
-
-    @property
-    def digest(self) -> str:
-        """A hash of all that a resumed job must share with the one that wrote the state."""
-        described: list[object] = [asdict(self.job.hyperparameters), self.job.kind]
-        described += [[(e.input, e.output) for e in rows] for rows in (self.train, self.held_back)]
-        return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
 
     def checkpoint(self) -> bytes:
         """State to resume from; empty while nothing has been tuned yet."""
@@ -145,6 +139,16 @@ class Program(ABC):
     @abstractmethod
     def conclude(self, vector: Tensor) -> Generator[Work, Result, AdaptedTask]:
         """Make the task from its final vector [D]."""
+
+
+def _digest(job: TuningJob) -> str:
+    """A hash of all that a resumed job must share with the one that wrote the state."""
+    described: list[object] = [asdict(job.hyperparameters), job.kind]
+    described += [
+        None if rows is None else [(e.input, e.output) for e in rows]
+        for rows in (job.examples, job.validation_examples)
+    ]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
 
 
 def split_examples(job: TuningJob) -> tuple[list[Example], list[Example]]:

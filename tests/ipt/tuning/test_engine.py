@@ -131,6 +131,17 @@ def test_a_resumed_job_gives_the_vector_of_an_undisturbed_one(engine: ipt.Tuning
     assert resumed.readout == undisturbed.readout
 
 
+def test_a_job_with_more_held_back_than_is_validated_on_resumes(engine: ipt.TuningEngine) -> None:
+    asked = job("large", sentiment(110), steps=2)
+    engine.add(asked)
+    while engine.step()[0].step < 1:
+        pass
+    saved = engine.checkpoint("large")
+    engine.remove("large")
+    engine.add(asked, saved)
+    assert engine.step()[0].step >= 1
+
+
 def test_a_checkpoint_is_refused_by_another_job_and_another_subspace(
     encoder: EncoderBackbone, subspace: ipt.Subspace, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
