@@ -1,7 +1,9 @@
 """The readout of an encoder task: the linear classifier that turns its embeddings into label scores.
 
-It is multinomial logistic regression on the prompted and the frozen embedding side by side: convex, so examples alone
-decide it. docs/decisions/0001 has what it was chosen against.
+It blends two multinomial logistic regressions: one on the prompted and the frozen embedding side by side, one on the
+frozen embedding alone, which is the baseline that every task is measured against. Both are convex, so examples alone
+decide them. The logits of two linear classifiers blend to those of one, which is what is stored.
+docs/decisions/0001 and 0008 have what this was chosen against.
 
 Letters: B rows, N examples, C classes, H hidden size, F features (2H).
 """
@@ -20,8 +22,10 @@ from torch.nn import functional as F
 
 from ipt.errors import CheckpointError
 
-PROMPTED_SHARE = 0.7
+PROMPTED_SHARE = 0.5
 """Share of a feature vector's squared length that the prompted embedding has; the rest is the frozen one's."""
+BLEND = 0.5
+"""Weight of the classifier on both embeddings; the one on the frozen embedding alone has the rest."""
 PENALTY = 1.0
 """Half of the sum of squared weights counts as much as the loss of this many examples."""
 MAX_ITERATIONS = 200
@@ -85,21 +89,41 @@ class Readout:
         return cls(weight, row_scale.float(), bias.float())
 
 
-def fit_readout(features: Tensor, classes: Tensor, num_classes: int) -> Readout:
+def frozen_half(features: Tensor) -> Tensor:
+    """The frozen embeddings [N, H] in features [N, 2H], of unit length again."""
+    return features[:, features.shape[1] // 2 :] / math.sqrt(1.0 - PROMPTED_SHARE)
+
+
+def fit_readout(features: Tensor, classes: Tensor, num_classes: int, blend: float = BLEND) -> Readout:
     """Fit a readout to examples.
 
     Args:
-        features: [N, F].
+        features: [N, F], as `Embeddings.features` gives them.
         classes: [N], the class of each.
         num_classes: C.
+        blend: from 0, the frozen half of the features alone, to 1, both halves.
     """
+    weight = torch.zeros(num_classes, features.shape[1], dtype=torch.double)
+    bias = torch.zeros(num_classes, dtype=torch.double)
+    if blend > 0.0:
+        of_both = _fit_linear(features, classes, num_classes)
+        weight += blend * of_both[0]
+        bias += blend * of_both[1]
+    if blend < 1.0:
+        of_frozen = _fit_linear(frozen_half(features), classes, num_classes)
+        weight[:, features.shape[1] // 2 :] += (1.0 - blend) / math.sqrt(1.0 - PROMPTED_SHARE) * of_frozen[0]
+        bias += (1.0 - blend) * of_frozen[1]
+    row_scale = weight.abs().amax(dim=1).clamp_min(1e-12) / 127.0
+    rounded = torch.round(weight / row_scale[:, None]).to(torch.int8)
+    return Readout(rounded.contiguous(), row_scale.float(), bias.float())
+
+
+def _fit_linear(features: Tensor, classes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Weights [C, F] and biases [C], double."""
     # The weights lie in the span of the examples, which for a few-shot task is much smaller than F.
     basis, coordinates = torch.linalg.qr(features.double().mT)
     solution, bias = _logistic_regression(coordinates.mT.contiguous(), classes, num_classes)
-    weight = (solution @ basis.mT).float()
-    row_scale = weight.abs().amax(dim=1).clamp_min(1e-12) / 127.0
-    rounded = torch.round(weight / row_scale[:, None]).to(torch.int8)
-    return Readout(rounded.contiguous(), row_scale, bias.float())
+    return solution @ basis.mT, bias
 
 
 def _logistic_regression(features: Tensor, classes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

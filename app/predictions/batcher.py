@@ -109,8 +109,10 @@ class Batcher:
         with self._changed:
             while not parts:
                 self._changed.wait_for(lambda: self._queue or self._closed)
+                # What came while the model was busy has waited already.
+                waited = time.monotonic() - self._queue[0].queued_at if self._queue else 0.0
                 self._changed.wait_for(
-                    lambda: self._waiting_rows >= self._batch_rows or self._closed, self._wait_seconds
+                    lambda: self._waiting_rows >= self._batch_rows or self._closed, self._wait_seconds - waited
                 )
                 if self._closed:
                     break

@@ -1,9 +1,12 @@
 """Multi-task subspace finding, the direct way: one decoder and one vector per task, learned together end to end.
 
 Every step draws a few tasks and a few examples of each, makes each task's soft prompt with the decoder, embeds the
-examples behind it, and takes the leave-one-out error of the ridge readout (`ipt.ridge`) as the loss: the readout that
-answers at inference is the one the subspace is found through. With a fixed probability a task is given the zero vector
-instead of its own, so that the zero vector comes to mean the average task, where tuning of a new task can start.
+examples behind it, and takes the leave-one-out error of the ridge classifier (`ipt.ridge`) on the readout's features
+(`ipt.readout`) as the loss: the subspace is found through what answers at inference.
+
+A task's vector is its family's vector plus a difference of its own. With fixed probabilities a task is given its
+family's vector alone, or the zero vector: so the zero vector comes to mean the average task, where tuning of a new
+task starts, and a family's vector the average task of the family.
 
 All randomness of step s is drawn from (seed, s): a run resumed from a checkpoint goes on as if it had not stopped.
 """
@@ -31,13 +34,14 @@ from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.protocol import TokenIds
 from ipt.errors import CheckpointError, DatasetError
 from ipt.examples import Example, labels_of
+from ipt.readout import Embeddings
 from ipt.ridge import class_targets, gram, leave_one_out
 from ipt.subspace.modules import SubspaceDecoder
 from ipt.subspace.store import Subspace, save_subspace
 from ipt.task_folder import FolderTask, sample_per_label
 
-VECTOR_START = 0.3
-"""Standard deviation that the tasks' vectors start with: the decoder's tanh is still near its linear part."""
+VECTOR_START = 0.02
+"""Standard deviation that the vectors start with, as in the reference."""
 
 
 @dataclass(frozen=True)
@@ -47,24 +51,23 @@ class FitOptions:
     intrinsic_dim: int = 250
     decoder_hidden: int = 384
     prompt_length: int = 16
-    steps: int = 1700
+    steps: int = 3000
     tasks_per_step: int = 3
     rows_per_task: int = 18
     classes_per_task: int = 6
-    examples_per_label: int = 64
+    examples_per_label: int = 128
     """Most examples a label that the fit may see of each task, and never more than half of the label's training rows:
     the others stay for measuring the seen tasks with other data."""
     max_tokens: int = 64
     decoder_learning_rate: float = 1e-3
-    vector_learning_rate: float = 2e-2
+    vector_learning_rate: float = 1e-2
     warmup_steps: int = 60
     decay_fraction: float = 0.3
     """The learning rate falls linearly to zero over this last part of the steps."""
     label_smoothing: float = 0.05
     gradient_clip: float = 1.0
-    zero_vector_probability: float = 0.25
-    side_by_side_probability: float = 0.5
-    """How often the readout sees the frozen embedding beside the prompted one."""
+    zero_vector_probability: float = 0.2
+    family_vector_probability: float = 0.4
     family_balance: float = 0.5
     """Families are drawn in proportion to their number of tasks to this power: 1 is uniform over tasks."""
     seed: int = 0
@@ -101,28 +104,42 @@ class DirectFit:
         self.options = options
         self.completed = 0
         device = backbone.device
+        sizes = Counter(task.family for task in tasks)
+        self.families = [family for family, _ in sizes.most_common()]
+        self._family_of = [self.families.index(task.family) for task in tasks]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             decoder = SubspaceDecoder(
                 options.intrinsic_dim, options.decoder_hidden, options.prompt_length, backbone.hidden_size
             )
             _start_like_words(decoder, backbone)
-            start = VECTOR_START * torch.randn(len(tasks), options.intrinsic_dim)
+            start = VECTOR_START * torch.randn(len(self.families) + len(tasks), options.intrinsic_dim)
         self.decoder = decoder.to(device)
-        # Ridge λ and the scale of the logits, without and with the frozen embedding beside the prompted one.
-        self.log_ridge = nn.Parameter(torch.full((2,), math.log(0.3), device=device))
-        self.log_scale = nn.Parameter(torch.full((2,), math.log(8.0), device=device))
+        # Ridge λ and the scale of the logits.
+        self.log_ridge = nn.Parameter(torch.tensor(math.log(0.3), device=device))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(8.0), device=device))
         self.decoder_optimizer = torch.optim.AdamW(
             [
                 {"params": list(self.decoder.parameters()), "lr": options.decoder_learning_rate, "weight_decay": 1e-4},
                 {"params": [self.log_ridge, self.log_scale], "lr": 1e-2, "weight_decay": 0.0},
             ]
         )
-        # SparseAdam moves the vectors of the step's tasks alone; the others keep their moments.
+        # The families' vectors, then each task's difference from its family's. SparseAdam moves those that a step
+        # used alone; the others keep their moments.
         self.vectors = nn.Parameter(start.to(device))
         self.vector_optimizer = torch.optim.SparseAdam([self.vectors], lr=options.vector_learning_rate)
         self._base_rates = [group["lr"] for group in self.decoder_optimizer.param_groups]
         self._task_weights = _task_weights(tasks, options.family_balance)
+
+    @property
+    def family_vectors(self) -> Tensor:
+        """[families, D], in the order of `families`: the largest family first."""
+        return self.vectors.detach()[: len(self.families)]
+
+    @property
+    def task_vectors(self) -> Tensor:
+        """[tasks, D], in the order of `tasks`."""
+        return self.family_vectors[self._family_of] + self.vectors.detach()[len(self.families) :]
 
     @property
     def done(self) -> bool:
@@ -134,28 +151,21 @@ class DirectFit:
         rng = np.random.default_rng([options.seed, self.completed])
         chosen = rng.choice(len(self.tasks), size=options.tasks_per_step, replace=False, p=self._task_weights)
         batches = [_draw_rows(self.tasks[i], rng, options) for i in chosen]
-        keep = torch.as_tensor(rng.random(len(chosen)) >= options.zero_vector_probability, device=self.backbone.device)
-        side_by_side = rng.random(len(chosen)) < options.side_by_side_probability
-
-        index = torch.as_tensor(chosen, device=self.backbone.device)
-        vectors = F.embedding(index, self.vectors, sparse=True) * keep[:, None]
+        vectors = self._draw_vectors(chosen, rng)
         prompts = self.decoder(vectors)
         task_of_row = torch.cat([torch.full((len(rows),), j) for j, (rows, _) in enumerate(batches)])
         token_ids = [self.tasks[i].token_ids[r] for i, (rows, _) in zip(chosen, batches, strict=True) for r in rows]
         embedded = self.backbone.embed(token_ids, prompts[task_of_row.to(prompts.device)])
 
         losses, correct, start = [], [], 0
-        for i, (rows, drawn), beside in zip(chosen, batches, side_by_side, strict=True):
+        for i, (rows, drawn) in zip(chosen, batches, strict=True):
             prompted = embedded[start : start + len(rows)]
             start += len(rows)
-            kernel = gram(prompted)
-            if beside:
-                kernel = 0.5 * (kernel + gram(self.tasks[i].frozen[rows].to(kernel)))
-            mode = int(beside)
+            kernel = gram(Embeddings(prompted, self.tasks[i].frozen[rows].to(prompted)).features())
             classes = drawn.to(kernel.device)
-            scores = leave_one_out(kernel, class_targets(classes, int(classes.max()) + 1), self.log_ridge[mode].exp())
+            scores = leave_one_out(kernel, class_targets(classes, int(classes.max()) + 1), self.log_ridge.exp())
             losses.append(
-                F.cross_entropy(self.log_scale[mode].exp() * scores, classes, label_smoothing=options.label_smoothing)
+                F.cross_entropy(self.log_scale.exp() * scores, classes, label_smoothing=options.label_smoothing)
             )
             correct.append((scores.argmax(1) == classes).float().mean())
         loss = torch.stack(losses).mean()
@@ -175,13 +185,14 @@ class DirectFit:
             "method": "direct",
             "options": asdict(self.options),
             "tasks": [task.name for task in self.tasks],
+            "families": self.families,
             "readout": {
-                "ridge": [round(value, 6) for value in self.log_ridge.exp().tolist()],
-                "scale": [round(value, 6) for value in self.log_scale.exp().tolist()],
+                "ridge": round(self.log_ridge.exp().item(), 6),
+                "scale": round(self.log_scale.exp().item(), 6),
             },
             **scores,
         }
-        return save_subspace(folder, self.decoder, self.backbone, training=training)
+        return save_subspace(folder, self.decoder, self.backbone, task_vectors=self.task_vectors, training=training)
 
     def save_checkpoint(self, path: Path) -> None:
         """Write everything that `load_checkpoint` needs to go on, replacing `path` in one move."""
@@ -229,13 +240,30 @@ class DirectFit:
                     moment["step"] = int(moment["step"])  # type: ignore[assignment]
             optimizer.load_state_dict({"state": moments, "param_groups": blank["param_groups"]})
 
+    def _draw_vectors(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
+        """[len(chosen), D]: for each task zero, its family's vector, or that and the task's own difference."""
+        options = self.options
+        slots: list[int] = []
+        used: list[int] = []
+        for slot, (task, luck) in enumerate(zip(chosen.tolist(), rng.random(len(chosen)).tolist(), strict=True)):
+            if luck >= options.zero_vector_probability:
+                slots.append(slot)
+                used.append(self._family_of[task])
+            if luck >= options.zero_vector_probability + options.family_vector_probability:
+                slots.append(slot)
+                used.append(len(self.families) + task)
+        device = self.vectors.device
+        looked_up = F.embedding(torch.tensor(used, dtype=torch.long, device=device), self.vectors, sparse=True)
+        vectors = torch.zeros(len(chosen), options.intrinsic_dim, device=device)
+        return vectors.index_add(0, torch.tensor(slots, dtype=torch.long, device=device), looked_up)
+
     def _optimizers(self) -> list[tuple[str, torch.optim.Optimizer]]:
         return [("decoder_optimizer", self.decoder_optimizer), ("vector_optimizer", self.vector_optimizer)]
 
     def _run_identity(self) -> str:
         options = asdict(self.options)
         options.pop("steps")
-        data = [(task.name, task.token_ids, task.classes.tolist()) for task in self.tasks]
+        data = [(t.name, t.family, t.token_ids, t.classes.tolist()) for t in self.tasks]
         described = repr((sorted(options.items()), data, self.backbone.identity.weights_sha256))
         return hashlib.sha256(described.encode()).hexdigest()
 

@@ -41,6 +41,8 @@ class Subspace:
     """[K, D]: where tuning may start. The first one is where it starts when nothing tells otherwise."""
     manifest: dict[str, Any]
     encoder: SubspaceEncoder | None = field(default=None)
+    task_vectors: Tensor | None = field(default=None)
+    """[N, D]: the vectors of the tasks it was found from, in the manifest's order; None when they were not kept."""
 
     @property
     def intrinsic_dim(self) -> int:
@@ -77,6 +79,7 @@ def save_subspace(
     *,
     initial_vectors: Tensor | None = None,
     encoder: SubspaceEncoder | None = None,
+    task_vectors: Tensor | None = None,
     training: dict[str, Any] | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> Subspace:
@@ -87,6 +90,7 @@ def save_subspace(
         backbone: the one it was trained on.
         initial_vectors: [K, D] vectors where tuning may start; the zero vector when None.
         encoder: shipped only where prompts are to be compressed to vectors.
+        task_vectors: [N, D] vectors of the tasks it was found from, in the order of ``training["tasks"]``.
         training: free-form record for the manifest: method, options, tasks, scores.
     """
     starts = torch.zeros(1, decoder.intrinsic_dim) if initial_vectors is None else initial_vectors
@@ -94,6 +98,8 @@ def save_subspace(
     if encoder is not None:
         tensors |= {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     tensors["initial_vectors"] = starts
+    if task_vectors is not None:
+        tensors["task_vectors"] = task_vectors
     tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in tensors.items()}
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
@@ -184,6 +190,8 @@ def _assemble(folder: Path, manifest: dict[str, Any], tensors: dict[str, Tensor]
     starts = tensors.get("initial_vectors")
     if starts is None or starts.dim() != 2 or starts.shape[0] < 1 or starts.shape[1] != dim:
         raise SubspaceError(f"{folder}: initial_vectors must have shape [K, {dim}]")
+    if "task_vectors" in tensors:
+        expected["task_vectors"] = (len(_tasks_of(manifest)), dim)
     if set(tensors) != {*expected, "initial_vectors"}:
         raise SubspaceError(
             f"{folder}: tensors are {sorted(tensors)}, expected {sorted([*expected, 'initial_vectors'])}"
@@ -207,7 +215,14 @@ def _assemble(folder: Path, manifest: dict[str, Any], tensors: dict[str, Tensor]
         encoder = SubspaceEncoder(dim, length, width)
         encoder.load_state_dict({n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")})
         encoder.requires_grad_(False)
-    return Subspace(manifest["subspace_id"], decoder.requires_grad_(False), starts.float(), manifest, encoder)
+    vectors = tensors["task_vectors"].float() if "task_vectors" in tensors else None
+    return Subspace(manifest["subspace_id"], decoder.requires_grad_(False), starts.float(), manifest, encoder, vectors)
+
+
+def _tasks_of(manifest: dict[str, Any]) -> list[str]:
+    training = manifest.get("training")
+    tasks = training.get("tasks") if isinstance(training, dict) else None
+    return tasks if isinstance(tasks, list) else []
 
 
 def _subspace_id(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> str:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.examples import Example, labels_of
-from ipt.readout import Embeddings, fit_readout
+from ipt.readout import BLEND, Embeddings, fit_readout, frozen_half
 from ipt.ridge import class_targets, gram, leave_one_out
 from ipt.subspace.store import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
@@ -39,7 +39,7 @@ VALIDATION_ROWS = 256
 """Most training rows, and most held-back rows, that one validation reads."""
 FORWARD_TOKENS = 4096
 """Tokens of one unit of work without gradients, so that no single step of the engine takes long."""
-DEFAULT_CONSTANTS = {"ridge": [0.3, 0.3], "scale": [8.0, 8.0]}
+DEFAULT_CONSTANTS = {"ridge": 0.3, "scale": 8.0}
 
 
 class EncoderProgram(Program):
@@ -64,9 +64,9 @@ class EncoderProgram(Program):
         self.rows_of_class: dict[int, list[int]] = defaultdict(list)
         for row in self.train_rows:
             self.rows_of_class[int(self.classes[row])].append(row)
-        # Learned with the subspace: for the kernel of the prompted embedding alone, and for the two side by side.
+        # Learned with the subspace.
         constants = subspace.manifest["training"].get("readout", DEFAULT_CONSTANTS)
-        self.ridge, self.scale = float(constants["ridge"][1]), float(constants["scale"][1])
+        self.ridge, self.scale = float(constants["ridge"]), float(constants["scale"])
         self.frozen = torch.empty(0)
 
     def prepare(self) -> Steps:
@@ -110,7 +110,7 @@ class EncoderProgram(Program):
         tuned = yield from self._features(vector, rows)
         zero = yield from self._features(torch.zeros_like(vector), rows)
         readout = fit_readout(tuned, self.classes, len(self.labels))
-        score, zero_score, baseline_score = (self._score(features) for features in (tuned, zero, self.frozen))
+        score, zero_score, baseline_score = self._score(tuned), self._score(zero), self._score(tuned, blend=0.0)
         metrics: dict[str, float | int | str | None] = {
             "score_metric": "accuracy",
             "score_source": "held_back" if self.held_rows else "leave_one_out",
@@ -128,20 +128,25 @@ class EncoderProgram(Program):
             final, self.subspace.id, "classification", self.labels, readout.to_bytes(), metrics, warnings
         )
 
-    def _held_back_logits(self, features: Tensor, classes: Tensor, train: int) -> tuple[Tensor, Tensor]:
+    def _held_back_logits(
+        self, features: Tensor, classes: Tensor, train: int, blend: float = BLEND
+    ) -> tuple[Tensor, Tensor]:
         """Logits of rows by a classifier that was not fitted on them, and their classes.
 
         The rows after the first `train` ones, by the readout fitted on those; where there are none, every row by the
         ridge classifier of the others.
         """
         if train < len(features):
-            readout = fit_readout(features[:train], classes[:train], len(self.labels))
+            readout = fit_readout(features[:train], classes[:train], len(self.labels), blend)
             return readout.logits(features[train:]), classes[train:]
         targets = class_targets(classes, len(self.labels))
-        return self.scale * leave_one_out(gram(features), targets, self.ridge), classes
+        of_both, of_frozen = (
+            self.scale * leave_one_out(gram(part), targets, self.ridge) for part in (features, frozen_half(features))
+        )
+        return blend * of_both + (1.0 - blend) * of_frozen, classes
 
-    def _score(self, features: Tensor) -> float:
-        logits, classes = self._held_back_logits(features, self.classes, len(self.train_rows))
+    def _score(self, features: Tensor, blend: float = BLEND) -> float:
+        logits, classes = self._held_back_logits(features, self.classes, len(self.train_rows), blend)
         return (logits.argmax(dim=1) == classes).float().mean().item()
 
     def _features(self, vector: Tensor, rows: Sequence[int]) -> Generator[Work, Result, Tensor]:

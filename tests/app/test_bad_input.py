@@ -55,6 +55,7 @@ def _examples(**changes: object) -> list[dict[str, object]]:
         ({"examples": [{"input": "x", "output": str(n // 2)} for n in range(402)]}, "examples"),
         ({"validation_examples": [{"input": "x", "output": "unseen"}]}, "validation_examples[0].output"),
         ({"kind": "regression"}, "kind"),
+        ({"kind": "text2text"}, "kind"),
         ({"name": ""}, "name"),
         ({"name": "x" * 201}, "name"),
         ({"name": "\0"}, "name"),

@@ -71,6 +71,20 @@ def test_a_full_batch_does_not_wait(make: Callable[..., Batcher]) -> None:
     assert time.monotonic() - start < 10
 
 
+def test_what_came_while_the_model_was_busy_has_waited_already(make: Callable[..., Batcher], model: Recorder) -> None:
+    batcher = make(wait_seconds=1.5)
+    model.gate.clear()
+    first = batcher.submit(rows("first"))
+    while not model.batches:
+        time.sleep(0.001)
+    second = batcher.submit(rows("second"))
+    time.sleep(1.6)
+    freed = time.monotonic()
+    model.gate.set()
+    assert (texts(first), texts(second)) == (["first"], ["second"])
+    assert time.monotonic() - freed < 1.0
+
+
 def test_a_large_request_is_answered_in_order_over_several_batches(
     make: Callable[..., Batcher], model: Recorder
 ) -> None:

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save
 
 from ipt.errors import CheckpointError
-from ipt.readout import Embeddings, Readout, fit_readout
+from ipt.readout import Embeddings, Readout, fit_readout, frozen_half
 
 C, H, PER_CLASS = 4, 24, 12
 
@@ -23,7 +23,7 @@ def clusters(spread: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_fit_is_the_minimum_of_the_penalized_loss() -> None:
     """Against Newton steps in double precision on the full feature space."""
     rows, classes = clusters(spread=0.3)
-    readout = fit_readout(rows, classes, C)
+    readout = fit_readout(rows, classes, C, blend=1.0)
     weight, bias = torch.zeros(C, H, dtype=torch.double), torch.zeros(C, dtype=torch.double)
 
     def objective(parameters: torch.Tensor) -> torch.Tensor:
@@ -43,15 +43,26 @@ def test_the_fit_is_the_minimum_of_the_penalized_loss() -> None:
     torch.testing.assert_close(centred[0], centred[1], atol=0.03, rtol=0)  # eight bits a weight
 
 
+def test_a_blend_is_the_blend_of_the_two_classifiers_logits() -> None:
+    prompted, classes = clusters(spread=0.2)
+    frozen, _ = clusters(spread=0.4, seed=1)
+    features = Embeddings(prompted, frozen).features()
+    torch.testing.assert_close(frozen_half(features), frozen)
+    both, blend, alone = (fit_readout(features, classes, C, weight).logits(features) for weight in (1.0, 0.3, 0.0))
+    torch.testing.assert_close(blend, 0.3 * both + 0.7 * alone, atol=0.02, rtol=0)  # eight bits a weight
+    torch.testing.assert_close(alone, fit_readout(frozen, classes, C, blend=1.0).logits(frozen), atol=0.02, rtol=0)
+    assert (both - alone).abs().max() > 0.2, "a test in which both are the same shows nothing"
+
+
 def test_separated_classes_are_read_without_error() -> None:
     rows, classes = clusters(spread=0.05)
-    assert (fit_readout(rows, classes, C).logits(rows).argmax(1) == classes).all()
+    assert (fit_readout(rows, classes, C, blend=1.0).logits(rows).argmax(1) == classes).all()
 
 
 def test_more_examples_than_features_and_fewer_are_both_fitted() -> None:
     rows, classes = clusters(spread=0.2)
     for count in (C, len(rows)):
-        readout = fit_readout(rows[:count], classes[:count], C)
+        readout = fit_readout(rows[:count], classes[:count], C, blend=1.0)
         assert readout.weight.shape == (C, H)
         assert (readout.logits(rows[:count]).argmax(1) == classes[:count]).all()
 

@@ -78,6 +78,32 @@ def test_the_fit_lowers_the_loss_and_moves_decoder_and_vectors_alone(
     assert all(torch.equal(backbone_before[n], t) for n, t in encoder.model.state_dict().items())
 
 
+def test_tasks_of_a_family_share_its_vector_and_all_vectors_are_saved(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path
+) -> None:
+    running = fit(encoder, tasks, OPTIONS)
+    assert running.families == ["a", "b"]
+    with torch.no_grad():
+        running.vectors[0] += 1.0
+    a1, a2, b1 = running.task_vectors
+    assert [round(v.mean().item()) for v in (a1, a2, b1)] == [1, 1, 0]
+    saved = running.save(tmp_path, {})
+    torch.testing.assert_close(saved.initial_vectors, torch.zeros(1, 6))
+    assert saved.task_vectors is not None
+    torch.testing.assert_close(saved.task_vectors, running.task_vectors, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("zero", "family", "moved"), [(1.0, 0.0, set()), (0.0, 1.0, {0, 1}), (0.0, 0.0, {0, 1, 2, 3})])
+def test_a_step_moves_the_vectors_it_drew_alone(
+    encoder: EncoderBackbone, tasks: list[FolderTask], zero: float, family: float, moved: set[int]
+) -> None:
+    options = replace(OPTIONS, zero_vector_probability=zero, family_vector_probability=family)
+    running = fit(encoder, tasks[1:], options)  # one task a family, and both in every step
+    before = running.vectors.detach().clone()
+    running.step()
+    assert {row for row in range(4) if not torch.equal(before[row], running.vectors[row])} == moved
+
+
 def test_the_fit_sees_at_most_half_of_a_labels_rows(encoder: EncoderBackbone, tasks: list[FolderTask]) -> None:
     (prepared,) = prepare_tasks(encoder, tasks[:1], replace(OPTIONS, examples_per_label=64))
     assert [len(rows) for rows in prepared.rows_of_class] == [10, 10]  # of 20 and 20

@@ -73,9 +73,10 @@ def test_a_backbone_with_other_weights_is_refused(subspace_dir: Path, tmp_path: 
         lambda tensors: tensors.pop("decoder.project.bias"),
         lambda tensors: tensors.update({"surplus": torch.zeros(1)}),
         lambda tensors: tensors.update({"initial_vectors": torch.zeros(1, 9)}),
+        lambda tensors: tensors.update({"task_vectors": torch.zeros(2, 8)}),
         lambda tensors: tensors["decoder.expand.bias"].add_(0.5),
     ],
-    ids=["NaN", "shape", "integers", "missing", "surplus", "initial vectors", "other numbers"],
+    ids=["NaN", "shape", "integers", "missing", "surplus", "initial vectors", "vectors of no task", "other numbers"],
 )
 def test_tensors_that_are_not_what_was_saved_are_refused(
     folder: Path, change: Callable[[dict[str, torch.Tensor]], object]

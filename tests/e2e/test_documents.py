@@ -1,0 +1,90 @@
+"""What README.md and docs/api.md tell people to paste works when it is pasted."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.cli.child import running_service
+
+pytestmark = [
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed"),
+]
+
+ROOT = Path(__file__).parents[2]
+PRINTED_URL = "http://127.0.0.1:8000"
+
+
+@pytest.fixture(scope="module")
+def service(
+    tiny_backbone_dir: Path, tiny_subspace_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The address of a service on the tiny backbone."""
+    folder = tmp_path_factory.mktemp("documents")
+    tiny = {"IPT_BACKBONE": str(tiny_backbone_dir), "IPT_SUBSPACE": str(tiny_subspace_dir), "IPT_DEVICE": "cpu"}
+    with running_service(folder / "log", tiny | {"IPT_DATA_DIR": str(folder / "data")}) as url:
+        yield url
+
+
+def blocks(document: str, language: str, *, below: str = "") -> list[str]:
+    """The fenced blocks of one language, of the whole document or below a heading."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text[text.index(below) :], flags=re.DOTALL | re.MULTILINE)
+
+
+def bash(script: str) -> str:
+    """What the script prints; every command in it must succeed, and every answer that curl gets too."""
+    script = script.replace("curl -s", "curl --fail-with-body -s").replace(".venv/bin/python", sys.executable)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], check=False, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_readmes_requests(service: str) -> None:
+    adapt, follow, ask = re.split(r"\n\n", blocks("README.md", "sh", below="## The API by example")[0].strip())
+    queued = json.loads(bash(adapt.replace(PRINTED_URL, service)))
+    assert queued["state"] == "queued"
+    ids = {"adp_…": queued["id"], "tsk_…": queued["task_id"]}
+
+    def pasted(block: str) -> dict[str, Any]:
+        for printed, real in {PRINTED_URL: service, **ids}.items():
+            block = block.replace(printed, real)
+        answer: dict[str, Any] = json.loads(bash(block))
+        return answer
+
+    deadline = time.monotonic() + 120
+    while pasted(follow)["state"] != "succeeded":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    [prediction] = pasted(ask)["predictions"]
+    assert set(prediction["scores"]) == {"billing", "delivery"}
+
+
+def test_the_api_document_from_top_to_bottom(service: str, tmp_path: Path) -> None:
+    script = "\n".join(blocks("docs/api.md", "sh"))
+    assert f"url={PRINTED_URL}" in script
+    bash(script.replace(PRINTED_URL, service).replace("/tmp/", f"{tmp_path}/"))
+    states = [row["state"] for row in httpx.get(f"{service}/v1/adaptations").json()["data"]]
+    assert "cancelled" in states
+
+
+def test_the_readmes_python(capsys: pytest.CaptureFixture[str]) -> None:
+    """On the real default backbone and the shipped subspace, with two more examples where it says '...'."""
+    [block] = blocks("README.md", "python")
+    more = 'ipt.Example("The invoice is wrong", "billing"), ipt.Example("The courier lost my box", "delivery")'
+    assert "...]" in block
+    exec(block.replace("...]", f"{more}]"), {})
+    scores, answer = capsys.readouterr().out.strip().splitlines()
+    assert scores.endswith("(250,)")
+    assert answer.startswith("billing")
