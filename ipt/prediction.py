@@ -72,9 +72,8 @@ class Predictor:
         token_ids: Sequence[TokenIds],
         prompts: Tensor,
     ) -> list[Prediction]:
-        features = Embeddings(
-            backbone.embed(token_ids, prompts).cpu(), backbone.embed(token_ids, None).cpu()
-        ).features()
+        prompted, frozen = backbone.embed_both(token_ids, prompts)
+        features = Embeddings(prompted.cpu(), frozen.cpu()).features()
         answers: dict[int, Prediction] = {}
         for number, task in enumerate(tasks):
             own = [i for i, of in enumerate(task_of_row) if of == number]

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-# Most positions of one forward pass, and the largest share of them that may be padding. On a CPU padding is paid in
-# full and small batches cost little; a device wants few, large ones.
-CPU_BUCKETS = (8192, 0.1)
-DEVICE_BUCKETS = (65536, 0.25)
+# Most positions of one forward pass, the largest share of them that may be padding, and how many may be in any case,
+# because a pass of its own would cost as much. On a CPU padding is paid in full and small batches cost little; a
+# device wants few, large ones.
+CPU_BUCKETS = (8192, 0.1, 32)
+DEVICE_BUCKETS = (65536, 0.25, 2048)
 
 
 def buckets_for(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
@@ -37,12 +38,15 @@ def forward_in_buckets(
     return torch.cat(results)[torch.argsort(order)]
 
 
-def length_buckets(lengths: Sequence[int], max_padded_tokens: int, max_waste: float) -> list[list[int]]:
+def length_buckets(
+    lengths: Sequence[int], max_padded_tokens: int, max_waste: float, free_padding: int = 0
+) -> list[list[int]]:
     """Split rows into buckets of similar length; every row is in exactly one bucket.
 
     Rows are taken from the longest down. A bucket is closed when one more row would make it larger than
-    `max_padded_tokens` (rows x its longest row; a single row may exceed it) or would make more than the share
-    `max_waste` of its positions padding. The result depends on nothing but the arguments.
+    `max_padded_tokens` (rows x its longest row; a single row may exceed it), or would make padding of more than
+    `free_padding` positions and more than the share `max_waste` of them all. The result depends on nothing but the
+    arguments.
     """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     buckets: list[list[int]] = []
@@ -51,7 +55,7 @@ def length_buckets(lengths: Sequence[int], max_padded_tokens: int, max_waste: fl
         length = lengths[row]
         if buckets:
             padded = (len(buckets[-1]) + 1) * longest
-            if padded <= max_padded_tokens and padded - (filled + length) <= max_waste * padded:
+            if padded <= max_padded_tokens and padded - (filled + length) <= max(max_waste * padded, free_padding):
                 buckets[-1].append(row)
                 filled += length
                 continue

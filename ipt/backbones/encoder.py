@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.functional import normalize
 
 from ipt.backbones.batching import forward_in_buckets, right_padded
@@ -66,60 +67,82 @@ class EncoderBackbone(Backbone):
         one, this is the embedding of the stock model. A row for which prompt and text exceed `max_positions` loses
         the tail of its text, never its last special token.
         """
+        return self._embed(token_ids, prompts, [prompts is not None] * len(token_ids))
+
+    def embed_both(self, token_ids: Sequence[TokenIds], prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """What `embed` gives with the prompts and without them, `[B, H]` each, computed in the same forward passes."""
+        rows = len(token_ids)
+        both = self._embed([*token_ids, *token_ids], torch.cat([prompts, prompts]), [True] * rows + [False] * rows)
+        return both[:rows], both[rows:]
+
+    def _embed(self, token_ids: Sequence[TokenIds], prompts: Tensor | None, prompted: Sequence[bool]) -> Tensor:
+        """`[B, H]`; `prompted` says which rows stand behind their prompt."""
         words = self.model.get_input_embeddings()  # type: ignore[operator]
         table: Tensor = words.weight
         prompts = checked_prompts(prompts, len(token_ids), self.hidden_size, table)
         prompt_length = 0 if prompts is None else prompts.shape[1]
-        rows = self._fit(token_ids, prompt_length)
+        prompt_lengths = [prompt_length * behind for behind in prompted]
+        rows = self._fit(token_ids, prompt_lengths)
         if not rows:
             return torch.zeros(0, self.hidden_size, device=table.device)
         return forward_in_buckets(
-            [prompt_length + len(row) for row in rows],
+            [length + len(row) for length, row in zip(prompt_lengths, rows, strict=True)],
             prompts,
             table.device,
-            lambda bucket, own: self._embed_bucket([rows[row] for row in bucket], own, words),
+            lambda bucket, own: self._embed_bucket(
+                [rows[row] for row in bucket], own, [prompted[row] for row in bucket], words
+            ),
         )
 
-    def _fit(self, token_ids: Sequence[TokenIds], prompt_length: int) -> list[TokenIds]:
-        room = self.max_positions - prompt_length
-        if room < 2:
-            raise BackboneError(
-                f"a soft prompt of {prompt_length} positions leaves no room for text: the model attends to "
-                f"{self.max_positions} positions",
-                param="prompts",
-            )
+    def _fit(self, token_ids: Sequence[TokenIds], prompt_lengths: Sequence[int]) -> list[TokenIds]:
         rows = []
-        for position, row in enumerate(token_ids):
+        for position, (row, prompt_length) in enumerate(zip(token_ids, prompt_lengths, strict=True)):
+            room = self.max_positions - prompt_length
+            if room < 2:
+                raise BackboneError(
+                    f"a soft prompt of {prompt_length} positions leaves no room for text: the model attends to "
+                    f"{self.max_positions} positions",
+                    param="prompts",
+                )
             if not row:
                 raise BackboneError(f"row {position} has no tokens", param=f"token_ids[{position}]")
             rows.append(row if len(row) <= room else [*row[: room - 1], row[-1]])
         return rows
 
-    def _embed_bucket(self, rows: list[TokenIds], prompts: Tensor | None, words: torch.nn.Module) -> Tensor:
+    def _embed_bucket(
+        self, rows: list[TokenIds], prompts: Tensor | None, prompted: list[bool], words: torch.nn.Module
+    ) -> Tensor:
         """`[B, H]` of rows that are forwarded as one padded batch."""
         device = self.device
-        ids, lengths = right_padded(rows)
-        longest = ids.shape[1]
+        ids, text_lengths = right_padded(rows)
         embeds = words(ids.to(device))
+        behind = torch.tensor(prompted)
         prompt_length = 0
-        if prompts is not None:
+        if prompts is not None and any(prompted):
             prompt_length = prompts.shape[1]
-            embeds = torch.cat([embeds[:, :1], prompts, embeds[:, 1:]], dim=1)
+            with_prompts = torch.cat([embeds[:, :1], prompts, embeds[:, 1:]], dim=1)
+            if all(prompted):
+                embeds = with_prompts
+            else:
+                without = F.pad(embeds, (0, 0, 0, prompt_length))
+                embeds = torch.where(behind.to(device)[:, None, None], with_prompts, without)
+        lengths = text_lengths + prompt_length * behind
+        longest = int(lengths.max())
+        embeds = embeds[:, :longest]
 
-        mask = None
-        if int(lengths.min()) < longest:
-            positions = torch.arange(prompt_length + longest)
-            mask = (positions < (prompt_length + lengths)[:, None]).to(device, torch.long)
+        positions = torch.arange(longest)
+        present = positions < lengths[:, None]
+        mask = None if bool(present.all()) else present.to(device, torch.long)
         hidden: Tensor = self.model(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
-        return normalize(self._pool(hidden, lengths.to(device), prompt_length, mask), dim=-1)
+        of_prompt = (positions > 0) & (positions <= prompt_length) & behind[:, None]
+        return normalize(self._pool(hidden, present & ~of_prompt), dim=-1)
 
-    def _pool(self, hidden: Tensor, lengths: Tensor, prompt_length: int, mask: Tensor | None) -> Tensor:
-        first, rest = hidden[:, 0].float(), hidden[:, 1 + prompt_length :].float()
+    def _pool(self, hidden: Tensor, text: Tensor) -> Tensor:
+        """`hidden` [B, T, H] to [B, H], over the positions [B, T] that are `text`."""
         if self.pooling == "cls":
-            return first
-        if mask is not None:
-            rest = rest * mask[:, 1 + prompt_length :, None]
-        return (first + rest.sum(dim=1)) / lengths[:, None]
+            return hidden[:, 0].float()
+        weights = (text / text.sum(dim=1, keepdim=True)).to(hidden.device)
+        return (weights[:, None] @ hidden.float())[:, 0]
 
 
 def _positions(config: Any) -> int:

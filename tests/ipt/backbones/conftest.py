@@ -54,4 +54,4 @@ def text_backbone(request: pytest.FixtureRequest, tiny_folder: Callable[[str], P
 @pytest.fixture
 def one_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put all rows into one batch, however much of it is padding."""
-    monkeypatch.setattr(batching, "CPU_BUCKETS", (1_000_000, 1.0))
+    monkeypatch.setattr(batching, "CPU_BUCKETS", (1_000_000, 1.0, 0))

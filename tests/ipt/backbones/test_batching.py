@@ -28,6 +28,12 @@ def test_a_bucket_closes_before_padding_exceeds_its_share() -> None:
     assert length_buckets([10, 9, 1], 100, 0.1) == [[0, 1], [2]]
 
 
+def test_little_padding_is_cheaper_than_another_bucket_whatever_its_share() -> None:
+    assert length_buckets([24, 8], 100, 0.1, free_padding=16) == [[0, 1]]
+    assert length_buckets([24, 8], 100, 0.1, free_padding=15) == [[0], [1]]
+    assert length_buckets([24, 8], 47, 0.1, free_padding=16) == [[0], [1]]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_every_row_is_in_one_bucket_and_both_limits_hold(seed: int) -> None:
     rng = random.Random(seed)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ipt.backbones import batching
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.loading import load_backbone
 from ipt.errors import BackboneError
@@ -86,6 +87,20 @@ def test_a_prompt_stands_after_the_first_token_and_out_of_the_pooling(encoder: E
         hidden = model(input_ids=torch.tensor([[first, *words, *rest]])).last_hidden_state[0]
     pooled = torch.cat([hidden[:1], hidden[1 + len(words) :]]).mean(dim=0)
     torch.testing.assert_close(encoder.embed([[first, *rest]], prompt)[0], normalize(pooled, dim=0), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("bucketing", ["one bucket", "as they are"])
+def test_rows_with_and_without_prompts_share_a_batch_and_nothing_else(
+    encoder: EncoderBackbone, monkeypatch: pytest.MonkeyPatch, bucketing: str
+) -> None:
+    if bucketing == "one bucket":
+        monkeypatch.setattr(batching, "CPU_BUCKETS", (1_000_000, 1.0, 0))
+    rows = encoder.tokenize([*TEXTS, "hello " * 100])
+    prompts = random_prompts(encoder, len(rows))
+    prompted, plain = encoder.embed_both(rows, prompts)
+    torch.testing.assert_close(prompted, encoder.embed(rows, prompts), atol=1e-5, rtol=0)
+    torch.testing.assert_close(plain, encoder.embed(rows), atol=1e-5, rtol=0)
+    assert not torch.allclose(prompted, plain, atol=1e-2)
 
 
 def test_embeddings_have_unit_length_and_float32(encoder: EncoderBackbone) -> None:
