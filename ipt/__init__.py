@@ -9,7 +9,7 @@
 
 from ipt.adapt import adapt, head_of
 from ipt.backbones.loading import load_backbone
-from ipt.backbones.protocol import Backbone, BackboneIdentity
+from ipt.backbones.protocol import Backbone, BackboneIdentity, Family
 from ipt.errors import (
     BackboneError,
     CheckpointError,
@@ -34,6 +34,7 @@ __all__ = [
     "CheckpointError",
     "DatasetError",
     "Example",
+    "Family",
     "Hyperparameters",
     "IptError",
     "Prediction",

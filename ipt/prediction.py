@@ -73,11 +73,11 @@ class Predictor:
         prompts: Tensor,
     ) -> list[Prediction]:
         prompted, frozen = backbone.embed_both(token_ids, prompts)
-        features = Embeddings(prompted.cpu(), frozen.cpu()).features()
+        prompted, frozen = prompted.cpu(), frozen.cpu()
         answers: dict[int, Prediction] = {}
         for number, task in enumerate(tasks):
             own = [i for i, of in enumerate(task_of_row) if of == number]
-            probabilities = _readout(task).logits(features[own]).softmax(dim=1)
+            probabilities = _readout(task).logits(Embeddings(prompted[own], frozen[own])).softmax(dim=1)
             for i, row in zip(own, probabilities.tolist(), strict=True):
                 scores = dict(zip(task.labels, row, strict=True))
                 answers[i] = Prediction(label=max(scores, key=scores.__getitem__), scores=scores)

@@ -5,13 +5,14 @@ frozen embedding alone, which is the baseline that every task is measured agains
 decide them. The logits of two linear classifiers blend to those of one, which is what is stored.
 docs/decisions/0001 and 0008 have what this was chosen against.
 
-Letters: B rows, N examples, C classes, H hidden size, F features (2H).
+Letters: B rows, N examples, C classes, H hidden size, F features.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -38,32 +39,54 @@ class Embeddings:
     prompted: Tensor
     frozen: Tensor
 
+    def __len__(self) -> int:
+        return len(self.prompted)
+
+    def rows(self, which: slice) -> Embeddings:
+        """Those of some rows."""
+        return Embeddings(self.prompted[which], self.frozen[which])
+
     def features(self) -> Tensor:
-        """[B, 2H], of unit length again."""
+        """Side by side, [B, 2H], of unit length again."""
         return torch.cat(
             [self.prompted * math.sqrt(PROMPTED_SHARE), self.frozen * math.sqrt(1.0 - PROMPTED_SHARE)], dim=1
         )
 
 
-@dataclass(frozen=True)
-class Readout:
-    """A linear classifier, its weights in eight bits: `weight` [C, F] int8, `row_scale` [C], `bias` [C]."""
+class LinearClassifier(NamedTuple):
+    """`weight` [C, F] and `bias` [C], both double."""
 
     weight: Tensor
+    bias: Tensor
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features [B, F] to logits [B, C]."""
+        return features.to(self.weight) @ self.weight.mT + self.bias
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A linear classifier of embeddings, its weights in eight bits.
+
+    `weights` [C, 2H] int8 are for the prompted and then the frozen embedding as they are, unscaled; `row_scale` [C],
+    `bias` [C].
+    """
+
+    weights: Tensor
     row_scale: Tensor
     bias: Tensor
     _dense: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_dense", self.weight.float() * self.row_scale[:, None])
+        object.__setattr__(self, "_dense", self.weights.float() * self.row_scale[:, None])
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Features [B, F] to logits [B, C]."""
-        return features @ self._dense.mT + self.bias
+    def logits(self, embeddings: Embeddings) -> Tensor:
+        """[B, C]."""
+        return torch.cat([embeddings.prompted, embeddings.frozen], dim=1) @ self._dense.mT + self.bias
 
     def to_bytes(self) -> bytes:
-        """Safetensors bytes, about C · F of them."""
-        data: bytes = save_safetensors({"weight": self.weight, "row_scale": self.row_scale, "bias": self.bias})
+        """Safetensors bytes, about C · 2H of them."""
+        data: bytes = save_safetensors({"weights": self.weights, "row_scale": self.row_scale, "bias": self.bias})
         return data
 
     @classmethod
@@ -77,53 +100,51 @@ class Readout:
             tensors = load_safetensors(data)
         except (SafetensorError, ValueError, KeyError) as error:
             raise CheckpointError(f"the readout is not readable: {error}") from None
-        expected = {"weight": (num_classes, 2 * hidden_size), "row_scale": (num_classes,), "bias": (num_classes,)}
+        expected = {"weights": (num_classes, 2 * hidden_size), "row_scale": (num_classes,), "bias": (num_classes,)}
         found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if found != expected:
             raise CheckpointError(f"a readout of {num_classes} classes has tensors {expected}, found {found}")
-        weight, row_scale, bias = (tensors[name] for name in expected)
-        if weight.dtype != torch.int8 or not (row_scale.is_floating_point() and bias.is_floating_point()):
+        weights, row_scale, bias = (tensors[name] for name in expected)
+        if weights.dtype != torch.int8 or not (row_scale.is_floating_point() and bias.is_floating_point()):
             raise CheckpointError("a readout has eight-bit weights and floating-point scales and biases")
         if not (torch.isfinite(row_scale).all() and torch.isfinite(bias).all()):
             raise CheckpointError("the readout holds values that are not finite")
-        return cls(weight, row_scale.float(), bias.float())
+        return cls(weights, row_scale.float(), bias.float())
 
 
-def frozen_half(features: Tensor) -> Tensor:
-    """The frozen embeddings [N, H] in features [N, 2H], of unit length again."""
-    return features[:, features.shape[1] // 2 :] / math.sqrt(1.0 - PROMPTED_SHARE)
-
-
-def fit_readout(features: Tensor, classes: Tensor, num_classes: int, blend: float = BLEND) -> Readout:
-    """Fit a readout to examples.
+def fit_readout(
+    embeddings: Embeddings, classes: Tensor, num_classes: int, baseline: LinearClassifier | None = None
+) -> Readout:
+    """Fit a readout to examples, all on the CPU.
 
     Args:
-        features: [N, F], as `Embeddings.features` gives them.
+        embeddings: of N examples.
         classes: [N], the class of each.
         num_classes: C.
-        blend: from 0, the frozen half of the features alone, to 1, both halves.
+        baseline: what `fit_linear` gives for the frozen embeddings, where the caller has it already.
     """
-    weight = torch.zeros(num_classes, features.shape[1], dtype=torch.double)
-    bias = torch.zeros(num_classes, dtype=torch.double)
-    if blend > 0.0:
-        of_both = _fit_linear(features, classes, num_classes)
-        weight += blend * of_both[0]
-        bias += blend * of_both[1]
-    if blend < 1.0:
-        of_frozen = _fit_linear(frozen_half(features), classes, num_classes)
-        weight[:, features.shape[1] // 2 :] += (1.0 - blend) / math.sqrt(1.0 - PROMPTED_SHARE) * of_frozen[0]
-        bias += (1.0 - blend) * of_frozen[1]
-    row_scale = weight.abs().amax(dim=1).clamp_min(1e-12) / 127.0
-    rounded = torch.round(weight / row_scale[:, None]).to(torch.int8)
+    of_both = fit_linear(embeddings.features(), classes, num_classes)
+    of_frozen = baseline or fit_linear(embeddings.frozen, classes, num_classes)
+    prompted, frozen = of_both.weight.chunk(2, dim=1)
+    weights = torch.cat(
+        [
+            BLEND * math.sqrt(PROMPTED_SHARE) * prompted,
+            BLEND * math.sqrt(1.0 - PROMPTED_SHARE) * frozen + (1.0 - BLEND) * of_frozen.weight,
+        ],
+        dim=1,
+    )
+    bias = BLEND * of_both.bias + (1.0 - BLEND) * of_frozen.bias
+    row_scale = weights.abs().amax(dim=1).clamp_min(1e-12) / 127.0
+    rounded = torch.round(weights / row_scale[:, None]).to(torch.int8)
     return Readout(rounded.contiguous(), row_scale.float(), bias.float())
 
 
-def _fit_linear(features: Tensor, classes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Weights [C, F] and biases [C], double."""
+def fit_linear(features: Tensor, classes: Tensor, num_classes: int) -> LinearClassifier:
+    """Multinomial logistic regression on features [N, F] of classes [N]: the minimum of the penalized loss."""
     # The weights lie in the span of the examples, which for a few-shot task is much smaller than F.
     basis, coordinates = torch.linalg.qr(features.double().mT)
     solution, bias = _logistic_regression(coordinates.mT.contiguous(), classes, num_classes)
-    return solution @ basis.mT, bias
+    return LinearClassifier(solution @ basis.mT, bias)
 
 
 def _logistic_regression(features: Tensor, classes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -45,7 +45,7 @@ def create_adaptation(
 
     The task's id is in the answer and can be asked for predictions as soon as the adaptation has succeeded.
     """
-    adaptation, _ = service.create(session, made.settings, tenant, body, idempotency_key)
+    adaptation, _ = service.create(session, made.settings, tenant, body, idempotency_key, made.predictions.model.family)
     response.headers["Location"] = f"/v1/adaptations/{adaptation.id}"
     background.add_task(wake, made.settings)
     return AdaptationView.of(adaptation)

@@ -21,9 +21,16 @@ from ipt.errors import DatasetError, IptError
 
 
 def create(
-    session: Session, settings: Settings, tenant_id: str, body: AdaptationInput, idempotency_key: str | None
+    session: Session,
+    settings: Settings,
+    tenant_id: str,
+    body: AdaptationInput,
+    idempotency_key: str | None,
+    family: ipt.Family | None = None,
 ) -> tuple[Adaptation, bool]:
     """Queue an adaptation; True when an earlier request with the same key had already made it.
+
+    `family` is that of the backbone, where this process knows it yet.
 
     Raises:
         InvalidError: a dataset that nothing can be tuned on.
@@ -46,7 +53,7 @@ def create(
         raise NotFoundError(
             "there is no subspace with this id; see GET /v1/subspaces", code="subspace_not_found", param="subspace"
         )
-    if kind == "text2text" and subspaces.families(session, body.subspace) == {"encoder"}:
+    if kind == "text2text" and family == "encoder":
         raise InvalidError(
             "this service's backbone is an encoder, which classifies but does not write text: outputs must be labels, "
             "with at least two examples of each",

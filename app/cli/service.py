@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
@@ -127,14 +127,15 @@ def _start_embedded_postgres(settings: "Settings", stack: ExitStack) -> str:
     """Its URL; `stack` stops it."""
     from app.db.embedded import EmbeddedDatabaseError, embedded_postgres
 
-    with ThreadPoolExecutor(1, "start-postgres") as pool:
-        starting = pool.submit(stack.enter_context, embedded_postgres(settings.data_dir))
-        # The service needs it in any case, and its seconds are those in which PostgreSQL starts.
-        import_module("app.main")
-        try:
-            return starting.result()
-        except EmbeddedDatabaseError as error:
-            raise CliError(str(error)) from error
+    # The service needs it in any case, and its seconds are those in which PostgreSQL starts.
+    importing = threading.Thread(target=import_module, args=("app.main",), name="import-service", daemon=True)
+    importing.start()
+    try:
+        url = stack.enter_context(embedded_postgres(settings.data_dir))
+    except EmbeddedDatabaseError as error:
+        raise CliError(str(error)) from error
+    importing.join()
+    return url
 
 
 def _server(settings: "Settings", database_url: str) -> Any:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -12,6 +12,7 @@ from app.cli.options import AsJson
 from app.cli.output import CliError, notices, print_json, results, score
 
 if TYPE_CHECKING:
+    from app.cli.progress import Update
     from ipt.subspace.fit import DirectFit, FitProgress
 
 commands = typer.Typer(no_args_is_help=True, help="Find a subspace from many tasks, or look at one.")
@@ -109,7 +110,7 @@ def info(
     results().print(table)
 
 
-def _run(running: "DirectFit", checkpoint: Path, show: Any) -> dict[str, float]:
+def _run(running: "DirectFit", checkpoint: Path, show: "Update") -> dict[str, float]:
     """Step until done, saving now and then; give the smoothed loss and accuracy of the last steps."""
     loss = accuracy = None
     try:

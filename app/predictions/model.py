@@ -41,6 +41,11 @@ class Model:
         return self._failure
 
     @property
+    def family(self) -> ipt.Family | None:
+        """The loaded backbone's family, None while there is none."""
+        return None if self._predictor is None else self._predictor.backbone.family
+
+    @property
     def subspace(self) -> ipt.Subspace:
         """The loaded subspace.
 

@@ -25,15 +25,6 @@ def exists(session: Session, subspace_id: str) -> bool:
     return session.get(SubspaceRow, subspace_id) is not None
 
 
-def families(session: Session, subspace_id: str | None) -> set[str]:
-    """The backbone families of one subspace, or of all that have been loaded here."""
-    family = SubspaceRow.manifest["backbone"]["family"].astext
-    query = select(family).distinct()
-    if subspace_id is not None:
-        query = query.where(SubspaceRow.id == subspace_id)
-    return {found for found in session.scalars(query) if found is not None}
-
-
 def every() -> Select[SubspaceRow]:
     """All subspaces, for a list."""
     return select(SubspaceRow)

@@ -70,8 +70,10 @@ class EncoderBackbone(Backbone):
         return self._embed(token_ids, prompts, [prompts is not None] * len(token_ids))
 
     def embed_both(self, token_ids: Sequence[TokenIds], prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """What `embed` gives with the prompts and without them, `[B, H]` each, computed in the same forward passes."""
+        """What `embed` gives with the prompts and without them, `[B, H]` each; one row costs one forward pass."""
         rows = len(token_ids)
+        if rows > 1:  # there is enough of each kind to fill passes of its own, with less padding
+            return self.embed(token_ids, prompts), self.embed(token_ids)
         both = self._embed([*token_ids, *token_ids], torch.cat([prompts, prompts]), [True] * rows + [False] * rows)
         return both[:rows], both[rows:]
 

@@ -96,7 +96,7 @@ class FittingTask:
 
 
 class DirectFit:
-    """A running fit: make one, call `step` until `done`, then take `decoder` and `vectors`."""
+    """A running fit: make one, call `step` until `done`, then take `decoder` and `task_vectors`."""
 
     def __init__(self, backbone: EncoderBackbone, tasks: Sequence[FittingTask], options: FitOptions) -> None:
         self.backbone = backbone
@@ -185,7 +185,7 @@ class DirectFit:
             "method": "direct",
             "options": asdict(self.options),
             "tasks": [task.name for task in self.tasks],
-            "families": self.families,
+            "families": [task.family for task in self.tasks],
             "readout": {
                 "ridge": round(self.log_ridge.exp().item(), 6),
                 "scale": round(self.log_scale.exp().item(), 6),
@@ -337,7 +337,7 @@ def _start_like_words(decoder: SubspaceDecoder, backbone: EncoderBackbone) -> No
     """Start the decoder's output as word embeddings of the backbone, which its first layer is used to."""
     table = backbone.model.get_input_embeddings().weight.detach().float().cpu()  # type: ignore[operator]
     words = table[torch.randint(table.shape[0] // 20, table.shape[0] // 2, (decoder.prompt_length,))]
-    # Before training, prompts of different vectors differ by about twice the spread of word embeddings.
+    # Vectors of standard deviation 0.3 or more make prompts that differ by the spread of word embeddings.
     spread = 2.0 * float(table.std()) / math.sqrt(decoder.expand.out_features)
     with torch.no_grad():
         decoder.project.bias.copy_(words.flatten())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -165,7 +166,17 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     backbone = manifest.get("backbone")
     if not isinstance(backbone, dict) or not all(isinstance(backbone.get(k), str) for k in ("id", "weights_sha256")):
         raise SubspaceError(f"{path}: backbone must name id and weights_sha256")
+    training = manifest.get("training")
+    if not isinstance(training, dict):
+        raise SubspaceError(f"{path}: training must be an object, found {type(training).__name__}")
+    constants = training.get("readout", {"ridge": 1.0, "scale": 1.0})
+    if not isinstance(constants, dict) or not all(_positive(constants.get(name)) for name in ("ridge", "scale")):
+        raise SubspaceError(f"{path}: training.readout must give ridge and scale, each a positive number")
     return manifest
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 < value < math.inf
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -220,8 +231,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], tensors: dict[str, Tensor]
 
 
 def _tasks_of(manifest: dict[str, Any]) -> list[str]:
-    training = manifest.get("training")
-    tasks = training.get("tasks") if isinstance(training, dict) else None
+    tasks = manifest["training"].get("tasks")
     return tasks if isinstance(tasks, list) else []
 
 

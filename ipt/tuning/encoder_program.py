@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.examples import Example, labels_of
-from ipt.readout import BLEND, Embeddings, fit_readout, frozen_half
+from ipt.readout import BLEND, Embeddings, LinearClassifier, fit_linear, fit_readout
 from ipt.ridge import class_targets, gram, leave_one_out
 from ipt.subspace.store import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
@@ -68,16 +68,20 @@ class EncoderProgram(Program):
         constants = subspace.manifest["training"].get("readout", DEFAULT_CONSTANTS)
         self.ridge, self.scale = float(constants["ridge"]), float(constants["scale"])
         self.frozen = torch.empty(0)
+        self.baseline: LinearClassifier | None = None
+        """On the frozen embeddings of the probe rows: no vector changes it, so it is fitted once."""
 
     def prepare(self) -> Steps:
         self.frozen = yield from self._embed(None, range(len(self.token_ids)))
+        if self.held_rows:
+            self.baseline = self._fit_baseline(self.probe_rows)
 
     def validation_losses(self, vectors: Tensor) -> Generator[Work, Result, list[float]]:
         rows = self.probe_rows + self.held_rows
         losses = []
         for vector in vectors:
-            features = yield from self._features(vector, rows)
-            logits, classes = self._held_back_logits(features, self.classes[rows], len(self.probe_rows))
+            embeddings = yield from self._embeddings(vector, rows)
+            logits, classes = self._unseen_logits(embeddings, self.classes[rows], len(self.probe_rows), self.baseline)
             losses.append(F.cross_entropy(logits, classes).item())
         return losses
 
@@ -107,17 +111,17 @@ class EncoderProgram(Program):
 
     def conclude(self, vector: Tensor) -> Generator[Work, Result, AdaptedTask]:
         rows = self.train_rows + self.held_rows
-        tuned = yield from self._features(vector, rows)
-        zero = yield from self._features(torch.zeros_like(vector), rows)
+        tuned = yield from self._embeddings(vector, rows)
+        zero = yield from self._embeddings(torch.zeros_like(vector), rows)
         readout = fit_readout(tuned, self.classes, len(self.labels))
-        score, zero_score, baseline_score = self._score(tuned), self._score(zero), self._score(tuned, blend=0.0)
+        score, zero_score, baseline_score = self._scores(tuned, zero)
         metrics: dict[str, float | int | str | None] = {
             "score_metric": "accuracy",
             "score_source": "held_back" if self.held_rows else "leave_one_out",
             "score": score,
             "zero_vector_score": zero_score,
             "baseline_score": baseline_score,
-            "baseline": "logistic regression on frozen embeddings",
+            "baseline": f"{'logistic regression' if self.held_rows else 'ridge classifier'} on frozen embeddings",
             "held_back": len(self.held_rows),
             "steps_run": 0 if self.state is None else self.state.lanes.step,
             "seconds": round(time.monotonic() - self.started, 3),
@@ -128,31 +132,47 @@ class EncoderProgram(Program):
             final, self.subspace.id, "classification", self.labels, readout.to_bytes(), metrics, warnings
         )
 
-    def _held_back_logits(
-        self, features: Tensor, classes: Tensor, train: int, blend: float = BLEND
+    def _scores(self, tuned: Embeddings, zero: Embeddings) -> tuple[float, float, float]:
+        """Accuracy of the tuned vector, of the zero vector and of the baseline, on rows that they did not see."""
+        train = len(self.train_rows)
+        baseline = self.baseline if train == len(self.probe_rows) else self._fit_baseline(self.train_rows)
+        if self.held_rows:
+            assert baseline is not None
+            of_baseline, classes = baseline.logits(self.frozen[train:]), self.classes[train:]
+        else:
+            of_baseline, classes = self._leave_one_out_logits(self.frozen, self.classes), self.classes
+        of_vectors = [self._unseen_logits(each, self.classes, train, baseline)[0] for each in (tuned, zero)]
+        score, zero_score, baseline_score = (
+            (logits.argmax(dim=1) == classes).float().mean().item() for logits in (*of_vectors, of_baseline)
+        )
+        return score, zero_score, baseline_score
+
+    def _unseen_logits(
+        self, embeddings: Embeddings, classes: Tensor, train: int, baseline: LinearClassifier | None
     ) -> tuple[Tensor, Tensor]:
         """Logits of rows by a classifier that was not fitted on them, and their classes.
 
-        The rows after the first `train` ones, by the readout fitted on those; where there are none, every row by the
-        ridge classifier of the others.
+        The rows after the first `train` ones, by the readout fitted on those (`baseline` is its frozen part); where
+        there are none, every row, by the same blend of ridge classifiers of the others.
         """
-        if train < len(features):
-            readout = fit_readout(features[:train], classes[:train], len(self.labels), blend)
-            return readout.logits(features[train:]), classes[train:]
+        if train < len(embeddings):
+            readout = fit_readout(embeddings.rows(slice(train)), classes[:train], len(self.labels), baseline)
+            return readout.logits(embeddings.rows(slice(train, None))), classes[train:]
+        of_both = self._leave_one_out_logits(embeddings.features(), classes)
+        of_frozen = self._leave_one_out_logits(embeddings.frozen, classes)
+        return BLEND * of_both + (1.0 - BLEND) * of_frozen, classes
+
+    def _leave_one_out_logits(self, features: Tensor, classes: Tensor) -> Tensor:
         targets = class_targets(classes, len(self.labels))
-        of_both, of_frozen = (
-            self.scale * leave_one_out(gram(part), targets, self.ridge) for part in (features, frozen_half(features))
-        )
-        return blend * of_both + (1.0 - blend) * of_frozen, classes
+        return self.scale * leave_one_out(gram(features), targets, self.ridge)
 
-    def _score(self, features: Tensor, blend: float = BLEND) -> float:
-        logits, classes = self._held_back_logits(features, self.classes, len(self.train_rows), blend)
-        return (logits.argmax(dim=1) == classes).float().mean().item()
+    def _fit_baseline(self, rows: Sequence[int]) -> LinearClassifier:
+        return fit_linear(self.frozen[list(rows)], self.classes[list(rows)], len(self.labels))
 
-    def _features(self, vector: Tensor, rows: Sequence[int]) -> Generator[Work, Result, Tensor]:
-        """[len(rows), 2H]: what the readout of `vector` [D] sees of the rows."""
+    def _embeddings(self, vector: Tensor, rows: Sequence[int]) -> Generator[Work, Result, Embeddings]:
+        """What the readout of `vector` [D] sees of the rows."""
         prompted = yield from self._embed(vector, rows)
-        return Embeddings(prompted, self.frozen[list(rows)]).features()
+        return Embeddings(prompted, self.frozen[list(rows)])
 
     def _embed(self, vector: Tensor | None, rows: Sequence[int]) -> Generator[Work, Result, Tensor]:
         """[len(rows), H] on the CPU: rows behind the prompt of `vector` [D], or frozen, in bounded units of work."""

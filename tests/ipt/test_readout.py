@@ -5,8 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from ipt import readout as module
 from ipt.errors import CheckpointError
-from ipt.readout import Embeddings, Readout, fit_readout, frozen_half
+from ipt.readout import Embeddings, Readout, fit_linear, fit_readout
 
 C, H, PER_CLASS = 4, 24, 12
 
@@ -23,7 +24,6 @@ def clusters(spread: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_fit_is_the_minimum_of_the_penalized_loss() -> None:
     """Against Newton steps in double precision on the full feature space."""
     rows, classes = clusters(spread=0.3)
-    readout = fit_readout(rows, classes, C, blend=1.0)
     weight, bias = torch.zeros(C, H, dtype=torch.double), torch.zeros(C, dtype=torch.double)
 
     def objective(parameters: torch.Tensor) -> torch.Tensor:
@@ -38,33 +38,37 @@ def test_the_fit_is_the_minimum_of_the_penalized_loss() -> None:
         hessian = torch.func.hessian(objective)(point)
         point = point - torch.linalg.solve(hessian, gradient)
     expected = rows.double() @ point[: C * H].view(C, H).mT + point[C * H :]
-    fitted = readout.logits(rows).double()
+    fitted = fit_linear(rows, classes, C).logits(rows)
     centred = [logits - logits.mean(dim=1, keepdim=True) for logits in (fitted, expected)]
-    torch.testing.assert_close(centred[0], centred[1], atol=0.03, rtol=0)  # eight bits a weight
+    torch.testing.assert_close(centred[0], centred[1], atol=1e-4, rtol=0)
 
 
-def test_a_blend_is_the_blend_of_the_two_classifiers_logits() -> None:
+def test_a_readout_blends_the_logits_of_both_classifiers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PROMPTED_SHARE", 0.7)
+    monkeypatch.setattr(module, "BLEND", 0.4)
     prompted, classes = clusters(spread=0.2)
     frozen, _ = clusters(spread=0.4, seed=1)
-    features = Embeddings(prompted, frozen).features()
-    torch.testing.assert_close(frozen_half(features), frozen)
-    both, blend, alone = (fit_readout(features, classes, C, weight).logits(features) for weight in (1.0, 0.3, 0.0))
-    torch.testing.assert_close(blend, 0.3 * both + 0.7 * alone, atol=0.02, rtol=0)  # eight bits a weight
-    torch.testing.assert_close(alone, fit_readout(frozen, classes, C, blend=1.0).logits(frozen), atol=0.02, rtol=0)
-    assert (both - alone).abs().max() > 0.2, "a test in which both are the same shows nothing"
+    both = Embeddings(prompted, frozen)
+    side_by_side = torch.cat([0.7**0.5 * prompted, 0.3**0.5 * frozen], dim=1)
+    baseline = fit_linear(frozen, classes, C)
+    expected = 0.4 * fit_linear(side_by_side, classes, C).logits(side_by_side) + 0.6 * baseline.logits(frozen)
+    for given in (None, baseline):
+        logits = fit_readout(both, classes, C, given).logits(both).double()
+        torch.testing.assert_close(logits, expected, atol=0.03, rtol=0)  # eight bits a weight
 
 
 def test_separated_classes_are_read_without_error() -> None:
     rows, classes = clusters(spread=0.05)
-    assert (fit_readout(rows, classes, C, blend=1.0).logits(rows).argmax(1) == classes).all()
+    embeddings = Embeddings(rows, rows)
+    assert (fit_readout(embeddings, classes, C).logits(embeddings).argmax(1) == classes).all()
 
 
 def test_more_examples_than_features_and_fewer_are_both_fitted() -> None:
     rows, classes = clusters(spread=0.2)
     for count in (C, len(rows)):
-        readout = fit_readout(rows[:count], classes[:count], C, blend=1.0)
-        assert readout.weight.shape == (C, H)
-        assert (readout.logits(rows[:count]).argmax(1) == classes[:count]).all()
+        fitted = fit_linear(rows[:count], classes[:count], C)
+        assert fitted.weight.shape == (C, H)
+        assert (fitted.logits(rows[:count]).argmax(1) == classes[:count]).all()
 
 
 def test_features_are_unit_vectors_of_both_embeddings() -> None:
@@ -78,23 +82,23 @@ def test_features_are_unit_vectors_of_both_embeddings() -> None:
 
 def test_eight_bits_survive_the_round_trip() -> None:
     rows, classes = clusters(spread=0.2)
-    features = Embeddings(rows, rows).features()
-    readout = fit_readout(features, classes, C)
+    embeddings = Embeddings(rows, rows.flip(1))
+    readout = fit_readout(embeddings, classes, C)
     data = readout.to_bytes()
     assert len(data) < C * 2 * H + 600
     loaded = Readout.from_bytes(data, C, H)
-    np.testing.assert_array_equal(loaded.logits(features), readout.logits(features))
+    np.testing.assert_array_equal(loaded.logits(embeddings), readout.logits(embeddings))
 
 
 @pytest.mark.parametrize(
     "tensors",
     [
-        {"weight": torch.zeros(C, 2 * H, dtype=torch.int8)},
-        {"weight": torch.zeros(C, 2 * H), "row_scale": torch.ones(C), "bias": torch.ones(C)},
-        {"weight": torch.zeros(C, H, dtype=torch.int8), "row_scale": torch.ones(C), "bias": torch.ones(C)},
-        {"weight": torch.zeros(C + 1, 2 * H, dtype=torch.int8), "row_scale": torch.ones(C), "bias": torch.ones(C)},
+        {"weights": torch.zeros(C, 2 * H, dtype=torch.int8)},
+        {"weights": torch.zeros(C, 2 * H), "row_scale": torch.ones(C), "bias": torch.ones(C)},
+        {"weights": torch.zeros(C, H, dtype=torch.int8), "row_scale": torch.ones(C), "bias": torch.ones(C)},
+        {"weights": torch.zeros(C + 1, 2 * H, dtype=torch.int8), "row_scale": torch.ones(C), "bias": torch.ones(C)},
         {
-            "weight": torch.zeros(C, 2 * H, dtype=torch.int8),
+            "weights": torch.zeros(C, 2 * H, dtype=torch.int8),
             "row_scale": torch.full((C,), torch.nan),
             "bias": torch.ones(C),
         },

@@ -33,6 +33,7 @@ def tune(
     *,
     ridge: float,
     scale: float,
+    share: float,
     smoothing: float,
     rates: Sequence[float],
     clip: float,
@@ -44,7 +45,7 @@ def tune(
         prompt = decode(vector)
         prompted = torch.stack([embed_row(row, prompt) for row in token_ids])
         frozen = torch.stack([embed_row(row, None) for row in token_ids])
-        features = torch.cat([0.5**0.5 * prompted, 0.5**0.5 * frozen], dim=1)
+        features = torch.cat([share**0.5 * prompted, (1 - share) ** 0.5 * frozen], dim=1)
         count = len(set(classes))
         targets = F.one_hot(torch.tensor(classes), count).float() - 1.0 / count
         scores = leave_one_out_by_refitting(features, targets, ridge)

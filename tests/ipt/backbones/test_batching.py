@@ -38,13 +38,13 @@ def test_little_padding_is_cheaper_than_another_bucket_whatever_its_share() -> N
 def test_every_row_is_in_one_bucket_and_both_limits_hold(seed: int) -> None:
     rng = random.Random(seed)
     lengths = [rng.randint(1, 60) for _ in range(rng.randint(1, 80))]
-    limit, waste = rng.randint(60, 500), rng.random() / 2
-    buckets = length_buckets(lengths, limit, waste)
+    limit, waste, free = rng.randint(60, 500), rng.random() / 2, rng.choice([0, 20, 100])
+    buckets = length_buckets(lengths, limit, waste, free)
     assert sorted(row for bucket in buckets for row in bucket) == list(range(len(lengths)))
     for bucket in buckets:
         padded = len(bucket) * max(lengths[row] for row in bucket)
         assert padded <= limit
-        assert padded - sum(lengths[row] for row in bucket) <= waste * padded + 1e-9
+        assert padded - sum(lengths[row] for row in bucket) <= max(waste * padded, free) + 1e-9
 
 
 def test_results_come_back_in_the_rows_order_with_gradients() -> None:

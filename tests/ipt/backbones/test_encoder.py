@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ipt.backbones import batching
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.loading import load_backbone
 from ipt.errors import BackboneError
@@ -89,18 +88,24 @@ def test_a_prompt_stands_after_the_first_token_and_out_of_the_pooling(encoder: E
     torch.testing.assert_close(encoder.embed([[first, *rest]], prompt)[0], normalize(pooled, dim=0), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("bucketing", ["one bucket", "as they are"])
-def test_rows_with_and_without_prompts_share_a_batch_and_nothing_else(
-    encoder: EncoderBackbone, monkeypatch: pytest.MonkeyPatch, bucketing: str
-) -> None:
-    if bucketing == "one bucket":
-        monkeypatch.setattr(batching, "CPU_BUCKETS", (1_000_000, 1.0, 0))
-    rows = encoder.tokenize([*TEXTS, "hello " * 100])
+@pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS[1:2], ["hello " * 100], TEXTS, []])
+def test_rows_with_and_without_their_prompts(encoder: EncoderBackbone, texts: list[str]) -> None:
+    rows = encoder.tokenize(texts)
     prompts = random_prompts(encoder, len(rows))
     prompted, plain = encoder.embed_both(rows, prompts)
     torch.testing.assert_close(prompted, encoder.embed(rows, prompts), atol=1e-5, rtol=0)
     torch.testing.assert_close(plain, encoder.embed(rows), atol=1e-5, rtol=0)
-    assert not torch.allclose(prompted, plain, atol=1e-2)
+    assert not texts or not torch.allclose(prompted, plain, atol=1e-2)
+
+
+def test_one_short_row_with_and_without_its_prompt_is_one_forward_pass(encoder: EncoderBackbone) -> None:
+    passes: list[int] = []
+    counting = encoder.model.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        encoder.embed_both(encoder.tokenize(TEXTS[:1]), random_prompts(encoder, 1))
+    finally:
+        counting.remove()
+    assert len(passes) == 1
 
 
 def test_embeddings_have_unit_length_and_float32(encoder: EncoderBackbone) -> None:

@@ -96,8 +96,22 @@ def test_tensors_that_are_not_what_was_saved_are_refused(
         lambda manifest: manifest.pop("backbone"),
         lambda manifest: manifest.update(prompt_placement="before_input"),
         lambda manifest: manifest.update(subspace_id="sub_forged"),
+        lambda manifest: manifest.update(training=None),
+        lambda manifest: manifest.update(training={"readout": {"ridge": [0.1, 0.2], "scale": [4.0, 5.0]}}),
+        lambda manifest: manifest.update(training={"readout": {"ridge": 0.1, "scale": float("nan")}}),
     ],
-    ids=["version", "text", "huge", "boolean", "no backbone", "placement", "id"],
+    ids=[
+        "version",
+        "text",
+        "huge",
+        "boolean",
+        "no backbone",
+        "placement",
+        "id",
+        "no training",
+        "two readouts",
+        "NaN",
+    ],
 )
 def test_a_manifest_that_was_changed_is_refused(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
     rewrite_manifest(folder, change)

@@ -8,6 +8,7 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
+from ipt.readout import PROMPTED_SHARE
 from ipt.tuning.encoder_program import LABEL_SMOOTHING, EncoderProgram
 from ipt.tuning.optimizer import CLIP_NORM, scheduled
 from tests.ipt.conftest import sentiment, topics
@@ -86,6 +87,7 @@ def test_the_batched_run_equals_a_plain_loop(engine: ipt.TuningEngine) -> None:
         lambda vector: engine.subspace.decoder(vector[None])[0],
         ridge=program.ridge,
         scale=program.scale,
+        share=PROMPTED_SHARE,
         smoothing=LABEL_SMOOTHING,
         rates=[scheduled(0.05, step, 6) for step in range(6)],
         clip=CLIP_NORM,
