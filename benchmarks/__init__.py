@@ -1,1 +1,1 @@
-"""What is measured, against what; `python -m benchmarks` (or `make bench`) writes it to docs/."""
+"""What is measured, against what; `make bench` and `make bench-quality` write it to docs/."""
