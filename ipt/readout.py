@@ -42,7 +42,7 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.prompted)
 
-    def rows(self, which: slice) -> Embeddings:
+    def rows(self, which: slice | Tensor) -> Embeddings:
         """Those of some rows."""
         return Embeddings(self.prompted[which], self.frozen[which])
 
@@ -137,6 +137,43 @@ def fit_readout(
     row_scale = weights.abs().amax(dim=1).clamp_min(1e-12) / 127.0
     rounded = torch.round(weights / row_scale[:, None]).to(torch.int8)
     return Readout(rounded.contiguous(), row_scale.float(), bias.float())
+
+
+def cross_validation_folds(classes: Tensor, num_folds: int) -> Tensor:
+    """[N]: in which fold each example of classes [N] is left out, every class dealt out evenly.
+
+    The only example of its class is never left out: its fold is -1.
+    """
+    folds = torch.full_like(classes, -1)
+    for c in range(int(classes.max()) + 1):
+        rows = torch.nonzero(classes == c).flatten()
+        if len(rows) > 1:
+            folds[rows] = (torch.arange(len(rows)) + c) % num_folds
+    return folds
+
+
+class CrossValidation:
+    """Compares embeddings of the same examples by how well their readouts do on what those were not fitted on."""
+
+    def __init__(self, frozen: Tensor, classes: Tensor, num_classes: int, num_folds: int) -> None:
+        self.classes = classes
+        self.num_classes = num_classes
+        self.folds = cross_validation_folds(classes, num_folds)
+        # The same for all embeddings that are compared.
+        self._baselines = {
+            fold: fit_linear(frozen[self.folds != fold], classes[self.folds != fold], num_classes)
+            for fold in sorted(set(self.folds.tolist()) - {-1})
+        }
+
+    def loss(self, embeddings: Embeddings) -> float:
+        """Mean cross-entropy of the examples left out; 0 where every example is the only one of its class."""
+        total = 0.0
+        for fold, baseline in self._baselines.items():
+            left_out = self.folds == fold
+            readout = fit_readout(embeddings.rows(~left_out), self.classes[~left_out], self.num_classes, baseline)
+            logits = readout.logits(embeddings.rows(left_out))
+            total += F.cross_entropy(logits, self.classes[left_out], reduction="sum").item()
+        return total / max(1, int((self.folds >= 0).sum()))
 
 
 def fit_linear(features: Tensor, classes: Tensor, num_classes: int) -> LinearClassifier:

@@ -5,8 +5,8 @@ examples behind it, and takes the leave-one-out error of the ridge classifier (`
 (`ipt.readout`) as the loss: the subspace is found through what answers at inference.
 
 A task's vector is its family's vector plus a difference of its own. With fixed probabilities a task is given its
-family's vector alone, or the zero vector: so the zero vector comes to mean the average task, where tuning of a new
-task starts, and a family's vector the average task of the family.
+family's vector alone, or the zero vector: so the zero vector comes to mean the average task, and a family's vector the
+average task of the family. Tuning of a new task starts at one of them.
 
 All randomness of step s is drawn from (seed, s): a run resumed from a checkpoint goes on as if it had not stopped.
 """
@@ -42,6 +42,9 @@ from ipt.task_folder import FolderTask, sample_per_label
 
 VECTOR_START = 0.02
 """Standard deviation that the vectors start with, as in the reference."""
+
+MAX_STARTS = 8
+"""Most vectors that tuning may start at: each costs a pass over a new task's examples."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,13 @@ class DirectFit:
         return self.family_vectors[self._family_of] + self.vectors.detach()[len(self.families) :]
 
     @property
+    def initial_vectors(self) -> Tensor:
+        """[K, D]: the zero vector, then the mean vector of the tasks of each of the largest families."""
+        families = torch.tensor(self._family_of)
+        means = [self.task_vectors[families == f].mean(dim=0) for f in range(len(self.families))[: MAX_STARTS - 1]]
+        return torch.stack([torch.zeros_like(means[0]), *means])
+
+    @property
     def done(self) -> bool:
         return self.completed >= self.options.steps
 
@@ -192,7 +202,14 @@ class DirectFit:
             },
             **scores,
         }
-        return save_subspace(folder, self.decoder, self.backbone, task_vectors=self.task_vectors, training=training)
+        return save_subspace(
+            folder,
+            self.decoder,
+            self.backbone,
+            initial_vectors=self.initial_vectors,
+            task_vectors=self.task_vectors,
+            training=training,
+        )
 
     def save_checkpoint(self, path: Path) -> None:
         """Write everything that `load_checkpoint` needs to go on, replacing `path` in one move."""

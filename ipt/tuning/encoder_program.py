@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.examples import Example, labels_of
-from ipt.readout import BLEND, Embeddings, LinearClassifier, fit_linear, fit_readout
+from ipt.readout import BLEND, CrossValidation, Embeddings, LinearClassifier, fit_linear, fit_readout
 from ipt.ridge import class_targets, gram, leave_one_out
 from ipt.subspace.store import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
@@ -37,6 +37,8 @@ READOUT_ROWS = 4096
 """Most training examples that the final readout is fitted to."""
 VALIDATION_ROWS = 256
 """Most training rows, and most held-back rows, that one validation reads."""
+START_FOLDS = 5
+"""Parts that the examples are cut into to compare the vectors that tuning may start at."""
 FORWARD_TOKENS = 4096
 """Tokens of one unit of work without gradients, so that no single step of the engine takes long."""
 DEFAULT_CONSTANTS = {"ridge": 0.3, "scale": 8.0}
@@ -83,6 +85,16 @@ class EncoderProgram(Program):
             embeddings = yield from self._embeddings(vector, rows)
             logits, classes = self._unseen_logits(embeddings, self.classes[rows], len(self.probe_rows), self.baseline)
             losses.append(F.cross_entropy(logits, classes).item())
+        return losses
+
+    def start_losses(self, vectors: Tensor) -> Generator[Work, Result, list[float]]:
+        """By cross-validation on all rows: none has tuned a vector yet, and few are too few to compare on."""
+        rows = self.probe_rows + self.held_rows
+        compared = CrossValidation(self.frozen[rows], self.classes[rows], len(self.labels), START_FOLDS)
+        losses = []
+        for vector in vectors:
+            embeddings = yield from self._embeddings(vector, rows)
+            losses.append(compared.loss(embeddings))
         return losses
 
     def descend_on(self, state: TuningState, learning_rate: float) -> Descend:

@@ -32,8 +32,6 @@ PATIENCE = 2
 """Validations without a better loss in any lane after which a job stops early."""
 AVERAGING = 0.1
 """Weight of the newest vector in the moving average of a lane's vectors: few-shot gradients are noisy."""
-START_HANDICAP = 1.05
-"""The start's validation loss counts this much: on a few held-back rows, a tuned vector need not win by a hair."""
 RESTART_NOISE = 0.02
 """Standard deviation of the start of lanes beyond the subspace's initial vectors, as in the reference."""
 HELD_BACK_FRACTION = 0.25
@@ -82,7 +80,7 @@ class Program(ABC):
         lanes = self.job.hyperparameters.restarts
         order = [0]
         if len(candidates) > 1:
-            losses = yield from self.validation_losses(candidates)
+            losses = yield from self.start_losses(candidates)
             order = np.argsort(losses, kind="stable")[:lanes].tolist()
         starts = candidates[order]
         if len(order) < lanes:
@@ -110,9 +108,7 @@ class Program(ABC):
 
     def _note_validation(self, state: TuningState, losses: Sequence[float]) -> None:
         improved = False
-        handicap = START_HANDICAP if state.lanes.step == 0 else 1.0
-        for lane, measured in enumerate(losses):
-            loss = measured * handicap
+        for lane, loss in enumerate(losses):
             if loss < state.best_losses[lane]:
                 state.best_losses[lane] = loss
                 state.best_vectors[lane] = state.averages[lane]
@@ -131,6 +127,10 @@ class Program(ABC):
     @abstractmethod
     def validation_losses(self, vectors: Tensor) -> Generator[Work, Result, list[float]]:
         """How well each of `vectors` [L, D] does on what is held back (lower is better)."""
+
+    def start_losses(self, vectors: Tensor) -> Generator[Work, Result, list[float]]:
+        """How well each of `vectors` [K, D] does before any tuning (lower is better)."""
+        return (yield from self.validation_losses(vectors))
 
     @abstractmethod
     def descend_on(self, state: TuningState, learning_rate: float) -> Descend:

@@ -7,7 +7,7 @@ from safetensors.torch import save
 
 from ipt import readout as module
 from ipt.errors import CheckpointError
-from ipt.readout import Embeddings, Readout, fit_linear, fit_readout
+from ipt.readout import CrossValidation, Embeddings, Readout, cross_validation_folds, fit_linear, fit_readout
 
 C, H, PER_CLASS = 4, 24, 12
 
@@ -69,6 +69,29 @@ def test_more_examples_than_features_and_fewer_are_both_fitted() -> None:
         fitted = fit_linear(rows[:count], classes[:count], C)
         assert fitted.weight.shape == (C, H)
         assert (fitted.logits(rows[:count]).argmax(1) == classes[:count]).all()
+
+
+def test_folds_share_out_every_class_and_never_leave_out_a_classes_only_example() -> None:
+    folds = cross_validation_folds(torch.tensor([0] * 7 + [1] * 5 + [2]), 5)
+    assert folds[-1] == -1
+    for rows in (folds[:7], folds[7:12]):
+        counts = torch.bincount(rows, minlength=5)
+        assert counts.max() - counts.min() <= 1
+        assert len(counts) == 5
+
+
+def test_cross_validation_prefers_the_embeddings_that_tell_the_classes_apart() -> None:
+    frozen, classes = clusters(spread=0.6, seed=1)
+    compared = CrossValidation(frozen, classes, C, 5)
+    clear, blurred = (Embeddings(clusters(spread, seed=2)[0], frozen) for spread in (0.1, 2.0))
+    assert compared.loss(clear) < compared.loss(blurred)
+    mislabelled = classes[torch.randperm(len(classes), generator=torch.Generator().manual_seed(0))]
+    assert CrossValidation(frozen, mislabelled, C, 5).loss(clear) > np.log(C), "unseen noise is not predicted"
+
+
+def test_nothing_is_compared_where_no_class_has_two_examples() -> None:
+    rows = clusters(spread=0.1)[0][:C]
+    assert CrossValidation(rows, torch.arange(C), C, 5).loss(Embeddings(rows, rows)) == 0.0
 
 
 def test_features_are_unit_vectors_of_both_embeddings() -> None:

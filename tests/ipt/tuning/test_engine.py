@@ -8,7 +8,7 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.readout import PROMPTED_SHARE
+from ipt.readout import PROMPTED_SHARE, Embeddings, fit_readout
 from ipt.tuning.encoder_program import LABEL_SMOOTHING, EncoderProgram
 from ipt.tuning.optimizer import CLIP_NORM, scheduled
 from tests.ipt.conftest import sentiment, topics
@@ -65,8 +65,9 @@ def test_jobs_join_and_leave_a_running_batch_without_disturbing_the_others(engin
         np.testing.assert_allclose(together[job_id].vector, task.vector, **TOLERANCE)
 
 
-def test_the_batched_run_equals_a_plain_loop(engine: ipt.TuningEngine) -> None:
+def test_the_batched_run_equals_a_plain_loop(engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against torch's AdamW, one row at a time, with each row really left out (tests/reference/ist.py)."""
+    monkeypatch.setattr("ipt.tuning.program.PATIENCE", 99)
     asked = job("reference", topics(), steps=6, learning_rate=0.05)
     program = EncoderProgram(asked, engine.subspace, engine.backbone)  # type: ignore[arg-type]
     engine.add(asked)
@@ -96,6 +97,41 @@ def test_the_batched_run_equals_a_plain_loop(engine: ipt.TuningEngine) -> None:
         engine.step()
     torch.testing.assert_close(state.lanes.vectors[0], expected, rtol=0.0, atol=2e-4)
     assert not torch.allclose(expected, start, atol=1e-2), "a test in which nothing moves shows nothing"
+
+
+def test_tuning_starts_where_cross_validation_over_the_examples_is_best(engine: ipt.TuningEngine) -> None:
+    task = run(engine, [job("start", topics(), steps=0)])["start"]
+    texts, labels = [e.input for e in topics()], [e.output for e in topics()]
+    ids = engine.backbone.tokenize(texts)
+    starts = engine.subspace.initial_vectors
+    assert len(starts) == 4
+    with torch.no_grad():
+        frozen = engine.backbone.embed(ids, None)  # type: ignore[attr-defined]
+        prompts = engine.subspace.decoder(starts)
+        losses = [
+            leave_groups_out(engine.backbone.embed(ids, prompt.expand(len(ids), -1, -1)), frozen, labels)  # type: ignore[attr-defined]
+            for prompt in prompts
+        ]
+    best = int(np.argmin(losses))
+    assert best != 0, "a test in which the first one is best does not show a choice"
+    np.testing.assert_array_equal(task.vector, starts[best].numpy())
+
+
+def leave_groups_out(prompted: torch.Tensor, frozen: torch.Tensor, labels: list[str]) -> float:
+    """Loss of readouts that were each fitted without one example of every label."""
+    names = sorted(set(labels), key=labels.index)
+    classes = torch.tensor([names.index(label) for label in labels])
+    turn = torch.tensor([(labels[:i].count(label) + names.index(label)) % 5 for i, label in enumerate(labels)])
+    loss = 0.0
+    for n in range(5):
+        kept, out = turn != n, turn == n
+        readout = fit_readout(Embeddings(prompted[kept], frozen[kept]), classes[kept], len(names))
+        loss += float(
+            torch.nn.functional.cross_entropy(
+                readout.logits(Embeddings(prompted[out], frozen[out])), classes[out], reduction="sum"
+            )
+        )
+    return loss
 
 
 def test_only_the_vector_changes(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
