@@ -3,11 +3,14 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from pydantic import Field
 
 from app.adaptations import repository, service
+from app.adaptations.event_stream import follow
 from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView
 from app.adaptations.wake import wake
-from app.db.models import Adaptation, State
+from app.db.models import FINISHED, Adaptation, State
 from app.dependencies import ServicesDep, SessionDep, TenantDep
 from app.errors import ConflictError, NotFoundError, documented
 from app.fields import Id
@@ -26,6 +29,12 @@ IdempotencyKey = Annotated[
 ]
 _CREATED: dict[int | str, dict[str, Any]] = {
     202: {"headers": {"Location": {"description": "where to follow it", "schema": {"type": "string"}}}}
+}
+SeqField = Annotated[int, Field(ge=0, le=2**31 - 1)]
+_EVENT_STREAM = "text/event-stream"
+_STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {_EVENT_STREAM: {"schema": {"type": "string"}}}},
+    204: {"description": "a stream was asked for, and nothing will ever follow the last event"},
 }
 
 
@@ -72,18 +81,38 @@ def get_adaptation(adaptation_id: Id, session: SessionDep, tenant: TenantDep) ->
     return AdaptationView.of(service.get(session, tenant, adaptation_id))
 
 
-@router.get("/{adaptation_id}/events", summary="What happened to an adaptation", responses=documented([NotFoundError]))
+@router.get(
+    "/{adaptation_id}/events",
+    summary="What happened to an adaptation",
+    response_model=Page[EventView],
+    responses=documented([NotFoundError]) | _STREAMED,
+)
 def list_events(
     adaptation_id: Id,
+    made: ServicesDep,
     session: SessionDep,
     tenant: TenantDep,
-    after: Annotated[int, Query(ge=0, le=2**31 - 1, description="the `seq` of the last event you have")] = 0,
+    after: Annotated[SeqField, Query(description="the `seq` of the last event you have")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> Page[EventView]:
-    """Events, oldest first."""
-    service.get(session, tenant, adaptation_id)
-    rows, has_more = repository.events(session, adaptation_id, after=after, limit=limit)
-    return Page(data=[EventView.of(row) for row in rows], has_more=has_more)
+    accept: Annotated[str, Header(description="`text/event-stream` for a stream that ends with the adaptation")] = "",
+    last_event_id: Annotated[SeqField | None, Header(description="in a stream, the same as `after`")] = None,
+) -> Response | Page[EventView]:
+    """Events, oldest first: a page of them, or a stream of server-sent events that goes on while new ones come.
+
+    A stream that is taken up again when all is over is answered with 204, which tells browsers to stop asking.
+    """
+    adaptation = service.get(session, tenant, adaptation_id)
+    if _EVENT_STREAM not in accept:
+        rows, has_more = repository.events(session, adaptation_id, after=after, limit=limit)
+        return Page(data=[EventView.of(row) for row in rows], has_more=has_more)
+    after = after if last_event_id is None else last_event_id
+    if adaptation.state in FINISHED and not repository.events(session, adaptation_id, after=after, limit=1)[0]:
+        return Response(status_code=204)
+    return StreamingResponse(
+        follow(made.engine, tenant, adaptation_id, after),
+        media_type=_EVENT_STREAM,
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
 
 
 @router.post(

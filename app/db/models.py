@@ -11,6 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Kind = Literal["classification", "text2text"]
+FINISHED: frozenset[State] = frozenset(("succeeded", "failed", "cancelled"))
 
 _NOW = func.now()
 

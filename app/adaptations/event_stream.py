@@ -1,0 +1,60 @@
+"""An adaptation's events as they happen: server-sent events, which browsers and most HTTP clients can follow."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+
+from fastapi.concurrency import run_in_threadpool
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.adaptations import repository
+from app.adaptations.schemas import EventView
+from app.db.models import FINISHED, AdaptationEvent
+from app.db.session import transaction
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+KEEP_ALIVE_SECONDS = 15.0
+"""After so long without an event a comment is sent, before a proxy takes the connection for dead."""
+_PAGE = 100
+
+
+async def follow(engine: Engine, tenant_id: str, adaptation_id: str, after: int) -> AsyncIterator[bytes]:
+    """Events numbered above `after`, then new ones until the adaptation has ended.
+
+    No connection to the database is held in between. A stream that breaks off, as it does when the database is away,
+    is taken up again by the client with the number of its last event.
+    """
+    quiet_since = time.monotonic()
+    while True:
+        try:
+            events, finished = await run_in_threadpool(_newer, engine, tenant_id, adaptation_id, after)
+        except SQLAlchemyError as error:
+            log.warning("an event stream breaks off: %s", type(error).__name__)
+            return
+        for event in events:
+            after = event.seq
+            data = EventView.of(event).model_dump_json()
+            yield format_sse_event(event=event.type, id=str(event.seq), data_str=data)
+        if events:
+            quiet_since = time.monotonic()
+        elif finished:
+            return
+        elif time.monotonic() - quiet_since > KEEP_ALIVE_SECONDS:
+            yield KEEPALIVE_COMMENT
+            quiet_since = time.monotonic()
+        if len(events) < _PAGE and not finished:
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def _newer(engine: Engine, tenant_id: str, adaptation_id: str, after: int) -> tuple[list[AdaptationEvent], bool]:
+    """The next events, and whether no others can follow them but those already there."""
+    with transaction(engine) as session:
+        # In this order: the last event is written together with the last state.
+        adaptation = repository.get(session, tenant_id, adaptation_id)
+        events, _ = repository.events(session, adaptation_id, after=after, limit=_PAGE)
+        return events, adaptation is None or adaptation.state in FINISHED
