@@ -2,8 +2,8 @@
 
 It blends two multinomial logistic regressions: one on the prompted and the frozen embedding side by side, one on the
 frozen embedding alone, which is the baseline that every task is measured against. Both are convex, so examples alone
-decide them. The logits of two linear classifiers blend to those of one, which is what is stored.
-docs/decisions/0001 and 0008 have what this was chosen against.
+decide them. The logits of two linear classifiers blend to those of one, which is what is stored. How much each one
+counts is decided by cross-validation. docs/decisions/0001 and 0008 have what this was chosen against.
 
 Letters: B rows, N examples, C classes, H hidden size, F features.
 """
@@ -25,8 +25,6 @@ from ipt.errors import CheckpointError
 
 PROMPTED_SHARE = 0.5
 """Share of a feature vector's squared length that the prompted embedding has; the rest is the frozen one's."""
-BLEND = 0.5
-"""Weight of the classifier on both embeddings; the one on the frozen embedding alone has the rest."""
 PENALTY = 1.0
 """Half of the sum of squared weights counts as much as the loss of this many examples."""
 MAX_ITERATIONS = 200
@@ -42,7 +40,7 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.prompted)
 
-    def rows(self, which: slice | Tensor) -> Embeddings:
+    def rows(self, which: slice) -> Embeddings:
         """Those of some rows."""
         return Embeddings(self.prompted[which], self.frozen[which])
 
@@ -113,7 +111,7 @@ class Readout:
 
 
 def fit_readout(
-    embeddings: Embeddings, classes: Tensor, num_classes: int, baseline: LinearClassifier | None = None
+    embeddings: Embeddings, classes: Tensor, num_classes: int, blend: float, baseline: LinearClassifier | None = None
 ) -> Readout:
     """Fit a readout to examples, all on the CPU.
 
@@ -121,6 +119,7 @@ def fit_readout(
         embeddings: of N examples.
         classes: [N], the class of each.
         num_classes: C.
+        blend: weight, from 0 to 1, of the classifier on both embeddings; the one on the frozen ones has the rest.
         baseline: what `fit_linear` gives for the frozen embeddings, where the caller has it already.
     """
     of_both = fit_linear(embeddings.features(), classes, num_classes)
@@ -128,12 +127,12 @@ def fit_readout(
     prompted, frozen = of_both.weight.chunk(2, dim=1)
     weights = torch.cat(
         [
-            BLEND * math.sqrt(PROMPTED_SHARE) * prompted,
-            BLEND * math.sqrt(1.0 - PROMPTED_SHARE) * frozen + (1.0 - BLEND) * of_frozen.weight,
+            blend * math.sqrt(PROMPTED_SHARE) * prompted,
+            blend * math.sqrt(1.0 - PROMPTED_SHARE) * frozen + (1.0 - blend) * of_frozen.weight,
         ],
         dim=1,
     )
-    bias = BLEND * of_both.bias + (1.0 - BLEND) * of_frozen.bias
+    bias = blend * of_both.bias + (1.0 - blend) * of_frozen.bias
     row_scale = weights.abs().amax(dim=1).clamp_min(1e-12) / 127.0
     rounded = torch.round(weights / row_scale[:, None]).to(torch.int8)
     return Readout(rounded.contiguous(), row_scale.float(), bias.float())
@@ -153,27 +152,27 @@ def cross_validation_folds(classes: Tensor, num_folds: int) -> Tensor:
 
 
 class CrossValidation:
-    """Compares embeddings of the same examples by how well their readouts do on what those were not fitted on."""
+    """Compares prompts by how likely they make examples to classifiers that were not fitted on them."""
 
     def __init__(self, frozen: Tensor, classes: Tensor, num_classes: int, num_folds: int) -> None:
-        self.classes = classes
-        self.num_classes = num_classes
-        self.folds = cross_validation_folds(classes, num_folds)
-        # The same for all embeddings that are compared.
-        self._baselines = {
-            fold: fit_linear(frozen[self.folds != fold], classes[self.folds != fold], num_classes)
-            for fold in sorted(set(self.folds.tolist()) - {-1})
-        }
+        self._classes = classes
+        self._num_classes = num_classes
+        folds = cross_validation_folds(classes, num_folds)
+        self._left_out = [folds == fold for fold in sorted(set(folds.tolist()) - {-1})]
+        self.baseline = self._log_likelihood(frozen)
+        """Of the classifier on the frozen embeddings alone."""
 
-    def loss(self, embeddings: Embeddings) -> float:
-        """Mean cross-entropy of the examples left out; 0 where every example is the only one of its class."""
+    def prompted(self, embeddings: Embeddings) -> float:
+        """Of the classifier on both embeddings: the sum over the examples left out, in nats."""
+        return self._log_likelihood(embeddings.features())
+
+    def _log_likelihood(self, features: Tensor) -> float:
         total = 0.0
-        for fold, baseline in self._baselines.items():
-            left_out = self.folds == fold
-            readout = fit_readout(embeddings.rows(~left_out), self.classes[~left_out], self.num_classes, baseline)
-            logits = readout.logits(embeddings.rows(left_out))
-            total += F.cross_entropy(logits, self.classes[left_out], reduction="sum").item()
-        return total / max(1, int((self.folds >= 0).sum()))
+        for left_out in self._left_out:
+            fitted = fit_linear(features[~left_out], self._classes[~left_out], self._num_classes)
+            logits = fitted.logits(features[left_out])
+            total -= F.cross_entropy(logits, self._classes[left_out], reduction="sum").item()
+        return total
 
 
 def fit_linear(features: Tensor, classes: Tensor, num_classes: int) -> LinearClassifier:

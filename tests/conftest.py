@@ -116,3 +116,9 @@ def tiny_subspace_dir(tiny_backbone_dir: Path) -> Path:
         decoder = SubspaceDecoder(intrinsic_dim=8, decoder_hidden=16, prompt_length=4, hidden_size=32)
     ipt.save_subspace(folder, decoder, ipt.load_backbone(str(tiny_backbone_dir), device="cpu"))
     return folder
+
+
+@pytest.fixture
+def keep_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every tuned vector, whatever its start was worth: for tests that compare what tuning did."""
+    monkeypatch.setattr("ipt.tuning.program.KEEP_NATS", -1e9)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.examples import Example, labels_of
-from ipt.readout import BLEND, CrossValidation, Embeddings, LinearClassifier, fit_linear, fit_readout
+from ipt.readout import CrossValidation, Embeddings, LinearClassifier, fit_linear, fit_readout
 from ipt.ridge import class_targets, gram, leave_one_out
 from ipt.subspace.store import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
@@ -37,8 +37,12 @@ READOUT_ROWS = 4096
 """Most training examples that the final readout is fitted to."""
 VALIDATION_ROWS = 256
 """Most training rows, and most held-back rows, that one validation reads."""
-START_FOLDS = 5
-"""Parts that the examples are cut into to compare the vectors that tuning may start at."""
+FOLDS = 5
+"""Parts that the examples are cut into for cross-validation."""
+PROMPT_PENALTY = 1.0
+"""Nats by which the examples must be likelier with a prompt than without for both to count the same in the readout."""
+FAMILY_PENALTY = 4.0
+"""Nats by which they must be likelier with another initial vector than with the first one for tuning to start there."""
 FORWARD_TOKENS = 4096
 """Tokens of one unit of work without gradients, so that no single step of the engine takes long."""
 DEFAULT_CONSTANTS = {"ridge": 0.3, "scale": 8.0}
@@ -72,11 +76,16 @@ class EncoderProgram(Program):
         self.frozen = torch.empty(0)
         self.baseline: LinearClassifier | None = None
         """On the frozen embeddings of the probe rows: no vector changes it, so it is fitted once."""
+        self.blend = 0.5
+        """Weight of the prompted embeddings' classifier in the readout, see `_compare_starts`."""
+        self.evidence: list[float] = []
+        self.measured_rows = len(self.held_rows) or len(self.probe_rows)
 
     def prepare(self) -> Steps:
         self.frozen = yield from self._embed(None, range(len(self.token_ids)))
         if self.held_rows:
             self.baseline = self._fit_baseline(self.probe_rows)
+        yield from self._compare_starts()
 
     def validation_losses(self, vectors: Tensor) -> Generator[Work, Result, list[float]]:
         rows = self.probe_rows + self.held_rows
@@ -87,15 +96,24 @@ class EncoderProgram(Program):
             losses.append(F.cross_entropy(logits, classes).item())
         return losses
 
-    def start_losses(self, vectors: Tensor) -> Generator[Work, Result, list[float]]:
-        """By cross-validation on all rows: none has tuned a vector yet, and few are too few to compare on."""
+    def start_losses(self) -> Generator[Work, Result, list[float]]:
+        yield from ()
+        return [-evidence for evidence in self.evidence]
+
+    def _compare_starts(self) -> Steps:
+        """Log evidence for every initial vector, and from it the weight of the prompted embeddings in the readout.
+
+        All rows take part, because few are too few, and because no vector has been tuned on any of them yet: with a
+        tuned vector, cross-validation over the rows it was tuned on would always find in its favour.
+        """
         rows = self.probe_rows + self.held_rows
-        compared = CrossValidation(self.frozen[rows], self.classes[rows], len(self.labels), START_FOLDS)
-        losses = []
-        for vector in vectors:
+        likelihood = CrossValidation(self.frozen[rows], self.classes[rows], len(self.labels), FOLDS)
+        self.evidence = []
+        for number, vector in enumerate(self.subspace.initial_vectors.to(self.device)):
             embeddings = yield from self._embeddings(vector, rows)
-            losses.append(compared.loss(embeddings))
-        return losses
+            self.evidence.append(likelihood.prompted(embeddings) - (FAMILY_PENALTY if number else 0.0))
+        odds = max(self.evidence) - likelihood.baseline - PROMPT_PENALTY
+        self.blend = torch.tensor(odds, dtype=torch.float64).sigmoid().item()
 
     def descend_on(self, state: TuningState, learning_rate: float) -> Descend:
         lanes: list[int] = []
@@ -125,7 +143,7 @@ class EncoderProgram(Program):
         rows = self.train_rows + self.held_rows
         tuned = yield from self._embeddings(vector, rows)
         zero = yield from self._embeddings(torch.zeros_like(vector), rows)
-        readout = fit_readout(tuned, self.classes, len(self.labels))
+        readout = fit_readout(tuned, self.classes, len(self.labels), self.blend)
         score, zero_score, baseline_score = self._scores(tuned, zero)
         metrics: dict[str, float | int | str | None] = {
             "score_metric": "accuracy",
@@ -133,6 +151,7 @@ class EncoderProgram(Program):
             "score": score,
             "zero_vector_score": zero_score,
             "baseline_score": baseline_score,
+            "prompt_weight": round(self.blend, 3),
             "baseline": f"{'logistic regression' if self.held_rows else 'ridge classifier'} on frozen embeddings",
             "held_back": len(self.held_rows),
             "steps_run": 0 if self.state is None else self.state.lanes.step,
@@ -168,11 +187,13 @@ class EncoderProgram(Program):
         there are none, every row, by the same blend of ridge classifiers of the others.
         """
         if train < len(embeddings):
-            readout = fit_readout(embeddings.rows(slice(train)), classes[:train], len(self.labels), baseline)
+            readout = fit_readout(
+                embeddings.rows(slice(train)), classes[:train], len(self.labels), self.blend, baseline
+            )
             return readout.logits(embeddings.rows(slice(train, None))), classes[train:]
         of_both = self._leave_one_out_logits(embeddings.features(), classes)
         of_frozen = self._leave_one_out_logits(embeddings.frozen, classes)
-        return BLEND * of_both + (1.0 - BLEND) * of_frozen, classes
+        return self.blend * of_both + (1.0 - self.blend) * of_frozen, classes
 
     def _leave_one_out_logits(self, features: Tensor, classes: Tensor) -> Tensor:
         targets = class_targets(classes, len(self.labels))

@@ -32,6 +32,8 @@ PATIENCE = 2
 """Validations without a better loss in any lane after which a job stops early."""
 AVERAGING = 0.1
 """Weight of the newest vector in the moving average of a lane's vectors: few-shot gradients are noisy."""
+KEEP_NATS = 0.5
+"""A tuned vector replaces its start if it makes the rows it is measured on likelier by this much altogether."""
 RESTART_NOISE = 0.02
 """Standard deviation of the start of lanes beyond the subspace's initial vectors, as in the reference."""
 HELD_BACK_FRACTION = 0.25
@@ -40,6 +42,9 @@ MIN_PER_LABEL_TO_HOLD_BACK = 4
 
 class Program(ABC):
     """The work of one job. Letters: L lanes (restarts), K initial vectors, D intrinsic dimension."""
+
+    measured_rows: int
+    """How many rows a validation's mean loss is over."""
 
     def __init__(self, job: TuningJob, subspace: Subspace, device: torch.device, checkpoint: bytes | None) -> None:
         self.job = job
@@ -80,7 +85,7 @@ class Program(ABC):
         lanes = self.job.hyperparameters.restarts
         order = [0]
         if len(candidates) > 1:
-            losses = yield from self.start_losses(candidates)
+            losses = yield from self.start_losses()
             order = np.argsort(losses, kind="stable")[:lanes].tolist()
         starts = candidates[order]
         if len(order) < lanes:
@@ -108,7 +113,9 @@ class Program(ABC):
 
     def _note_validation(self, state: TuningState, losses: Sequence[float]) -> None:
         improved = False
-        for lane, loss in enumerate(losses):
+        advantage = KEEP_NATS / self.measured_rows if state.lanes.step == 0 else 0.0
+        for lane, measured in enumerate(losses):
+            loss = measured - advantage
             if loss < state.best_losses[lane]:
                 state.best_losses[lane] = loss
                 state.best_vectors[lane] = state.averages[lane]
@@ -128,9 +135,9 @@ class Program(ABC):
     def validation_losses(self, vectors: Tensor) -> Generator[Work, Result, list[float]]:
         """How well each of `vectors` [L, D] does on what is held back (lower is better)."""
 
-    def start_losses(self, vectors: Tensor) -> Generator[Work, Result, list[float]]:
-        """How well each of `vectors` [K, D] does before any tuning (lower is better)."""
-        return (yield from self.validation_losses(vectors))
+    def start_losses(self) -> Generator[Work, Result, list[float]]:
+        """How well each of the subspace's initial vectors does before any tuning (lower is better)."""
+        return (yield from self.validation_losses(self.subspace.initial_vectors.to(self.device)))
 
     @abstractmethod
     def descend_on(self, state: TuningState, learning_rate: float) -> Descend:

@@ -47,6 +47,7 @@ class TextProgram(Program):
         _check_distinct(self.labels, self.label_ids)
         # Where too few examples were given to hold any back, the rows tuned on are all there is to choose by.
         chosen_by = (self.held_back or self.train)[:VALIDATION_ROWS]
+        self.measured_rows = len(chosen_by)
         self.measured = self.held_back[:VALIDATION_ROWS]
         self.train_rows = range(len(self.train))
         self.chosen_by_rows = range(len(self.train), len(self.train) + len(chosen_by))

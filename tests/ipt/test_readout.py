@@ -45,7 +45,6 @@ def test_the_fit_is_the_minimum_of_the_penalized_loss() -> None:
 
 def test_a_readout_blends_the_logits_of_both_classifiers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PROMPTED_SHARE", 0.7)
-    monkeypatch.setattr(module, "BLEND", 0.4)
     prompted, classes = clusters(spread=0.2)
     frozen, _ = clusters(spread=0.4, seed=1)
     both = Embeddings(prompted, frozen)
@@ -53,14 +52,14 @@ def test_a_readout_blends_the_logits_of_both_classifiers(monkeypatch: pytest.Mon
     baseline = fit_linear(frozen, classes, C)
     expected = 0.4 * fit_linear(side_by_side, classes, C).logits(side_by_side) + 0.6 * baseline.logits(frozen)
     for given in (None, baseline):
-        logits = fit_readout(both, classes, C, given).logits(both).double()
+        logits = fit_readout(both, classes, C, 0.4, given).logits(both).double()
         torch.testing.assert_close(logits, expected, atol=0.03, rtol=0)  # eight bits a weight
 
 
 def test_separated_classes_are_read_without_error() -> None:
     rows, classes = clusters(spread=0.05)
     embeddings = Embeddings(rows, rows)
-    assert (fit_readout(embeddings, classes, C).logits(embeddings).argmax(1) == classes).all()
+    assert (fit_readout(embeddings, classes, C, 0.5).logits(embeddings).argmax(1) == classes).all()
 
 
 def test_more_examples_than_features_and_fewer_are_both_fitted() -> None:
@@ -80,18 +79,25 @@ def test_folds_share_out_every_class_and_never_leave_out_a_classes_only_example(
         assert len(counts) == 5
 
 
-def test_cross_validation_prefers_the_embeddings_that_tell_the_classes_apart() -> None:
+def test_cross_validation_finds_the_prompt_that_tells_the_classes_apart() -> None:
     frozen, classes = clusters(spread=0.6, seed=1)
-    compared = CrossValidation(frozen, classes, C, 5)
+    likelihood = CrossValidation(frozen, classes, C, 5)
     clear, blurred = (Embeddings(clusters(spread, seed=2)[0], frozen) for spread in (0.1, 2.0))
-    assert compared.loss(clear) < compared.loss(blurred)
-    mislabelled = classes[torch.randperm(len(classes), generator=torch.Generator().manual_seed(0))]
-    assert CrossValidation(frozen, mislabelled, C, 5).loss(clear) > np.log(C), "unseen noise is not predicted"
+    assert likelihood.prompted(clear) > likelihood.baseline > likelihood.prompted(blurred)
+
+
+def test_what_was_left_out_was_not_seen() -> None:
+    """Labels at random can be learned by heart, but not guessed."""
+    frozen, classes = clusters(spread=0.1)
+    random = classes[torch.randperm(len(classes), generator=torch.Generator().manual_seed(0))]
+    likelihood = CrossValidation(frozen, random, C, 5)
+    assert max(likelihood.baseline, likelihood.prompted(Embeddings(frozen, frozen))) < -len(classes) * np.log(C)
 
 
 def test_nothing_is_compared_where_no_class_has_two_examples() -> None:
     rows = clusters(spread=0.1)[0][:C]
-    assert CrossValidation(rows, torch.arange(C), C, 5).loss(Embeddings(rows, rows)) == 0.0
+    likelihood = CrossValidation(rows, torch.arange(C), C, 5)
+    assert likelihood.prompted(Embeddings(rows, rows)) == likelihood.baseline == 0.0
 
 
 def test_features_are_unit_vectors_of_both_embeddings() -> None:
@@ -106,7 +112,7 @@ def test_features_are_unit_vectors_of_both_embeddings() -> None:
 def test_eight_bits_survive_the_round_trip() -> None:
     rows, classes = clusters(spread=0.2)
     embeddings = Embeddings(rows, rows.flip(1))
-    readout = fit_readout(embeddings, classes, C)
+    readout = fit_readout(embeddings, classes, C, 0.5)
     data = readout.to_bytes()
     assert len(data) < C * 2 * H + 600
     loaded = Readout.from_bytes(data, C, H)

@@ -22,6 +22,8 @@ from worker.core import Core
 from worker.drain import Drainer
 from worker.failures import DeviceLostError
 
+pytestmark = pytest.mark.usefixtures("keep_tuned")
+
 Row = Callable[[str], Adaptation]
 Events = Callable[[str], list[AdaptationEvent]]
 BeforeStep = Callable[[ipt.TuningEngine], None]
@@ -92,6 +94,7 @@ def undisturbed(settings: Settings, hyperparameters: dict[str, Any]) -> np.ndarr
         kind="classification",
         hyperparameters=ipt.Hyperparameters(**hyperparameters),
     )
+    assert task.vector.any(), "where nothing was tuned there is nothing to compare"
     return task.vector
 
 

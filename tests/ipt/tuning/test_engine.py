@@ -8,11 +8,14 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.readout import PROMPTED_SHARE, Embeddings, fit_readout
-from ipt.tuning.encoder_program import LABEL_SMOOTHING, EncoderProgram
+from ipt.readout import PROMPTED_SHARE, Embeddings, fit_linear
+from ipt.tuning.encoder_program import LABEL_SMOOTHING, PROMPT_PENALTY, EncoderProgram
 from ipt.tuning.optimizer import CLIP_NORM, scheduled
+from ipt.tuning.program import split_examples
 from tests.ipt.conftest import sentiment, topics
 from tests.reference import ist
+
+pytestmark = pytest.mark.usefixtures("keep_tuned")
 
 TOLERANCE = {"rtol": 0.0, "atol": 2e-4}
 
@@ -45,6 +48,8 @@ def test_a_fused_run_equals_the_same_jobs_alone(engine: ipt.TuningEngine) -> Non
         job("three-labels", topics(), batch_size=9, restarts=2, seed=3),
     ]
     alone = {each.job_id: run(engine, [each])[each.job_id] for each in jobs}
+    for task in alone.values():
+        assert not any(np.allclose(task.vector, start) for start in engine.subspace.initial_vectors.numpy())
     fused = run(engine, jobs)
     for job_id, task in alone.items():
         np.testing.assert_allclose(fused[job_id].vector, task.vector, **TOLERANCE)
@@ -99,39 +104,54 @@ def test_the_batched_run_equals_a_plain_loop(engine: ipt.TuningEngine, monkeypat
     assert not torch.allclose(expected, start, atol=1e-2), "a test in which nothing moves shows nothing"
 
 
-def test_tuning_starts_where_cross_validation_over_the_examples_is_best(engine: ipt.TuningEngine) -> None:
-    task = run(engine, [job("start", topics(), steps=0)])["start"]
-    texts, labels = [e.input for e in topics()], [e.output for e in topics()]
-    ids = engine.backbone.tokenize(texts)
+@pytest.mark.parametrize("penalty", [0.0, 1e9])
+def test_tuning_starts_where_the_examples_are_likeliest(
+    engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch, penalty: float
+) -> None:
+    monkeypatch.setattr("ipt.tuning.encoder_program.FAMILY_PENALTY", penalty)
     starts = engine.subspace.initial_vectors
-    assert len(starts) == 4
-    with torch.no_grad():
-        frozen = engine.backbone.embed(ids, None)  # type: ignore[attr-defined]
-        prompts = engine.subspace.decoder(starts)
-        losses = [
-            leave_groups_out(engine.backbone.embed(ids, prompt.expand(len(ids), -1, -1)), frozen, labels)  # type: ignore[attr-defined]
-            for prompt in prompts
-        ]
-    best = int(np.argmin(losses))
+    evidence = [log_likelihood(engine, start) for start in starts]
+    best = int(np.argmax(evidence))
     assert best != 0, "a test in which the first one is best does not show a choice"
-    np.testing.assert_array_equal(task.vector, starts[best].numpy())
+    expected = 0 if penalty else best
+    task = run(engine, [job("start", topics(), steps=0)])["start"]
+    np.testing.assert_array_equal(task.vector, starts[expected].numpy())
+    odds = evidence[expected] - log_likelihood(engine, None) - PROMPT_PENALTY
+    assert task.metrics["prompt_weight"] == pytest.approx(1 / (1 + np.exp(-odds)), abs=2e-3)
 
 
-def leave_groups_out(prompted: torch.Tensor, frozen: torch.Tensor, labels: list[str]) -> float:
-    """Loss of readouts that were each fitted without one example of every label."""
-    names = sorted(set(labels), key=labels.index)
-    classes = torch.tensor([names.index(label) for label in labels])
-    turn = torch.tensor([(labels[:i].count(label) + names.index(label)) % 5 for i, label in enumerate(labels)])
-    loss = 0.0
+def log_likelihood(engine: ipt.TuningEngine, vector: torch.Tensor | None) -> float:
+    """Of the topics' labels, by classifiers that were each fitted without one example of every label."""
+    train, held_back = split_examples(job("start", topics()))
+    examples = train + held_back
+    names = list(dict.fromkeys(example.output for example in examples))
+    classes = torch.tensor([names.index(example.output) for example in examples])
+    ids = engine.backbone.tokenize([example.input for example in examples])
+    backbone = engine.backbone
+    assert isinstance(backbone, EncoderBackbone)
+    with torch.no_grad():
+        features = backbone.embed(ids, None)
+        if vector is not None:
+            prompted = backbone.embed(ids, engine.subspace.decoder(vector[None]).expand(len(ids), -1, -1))
+            features = Embeddings(prompted, features).features()
+    turn = torch.tensor([((classes[:i] == c).sum() + c) % 5 for i, c in enumerate(classes)])
+    likelihood = 0.0
     for n in range(5):
         kept, out = turn != n, turn == n
-        readout = fit_readout(Embeddings(prompted[kept], frozen[kept]), classes[kept], len(names))
-        loss += float(
-            torch.nn.functional.cross_entropy(
-                readout.logits(Embeddings(prompted[out], frozen[out])), classes[out], reduction="sum"
-            )
-        )
-    return loss
+        logits = fit_linear(features[kept], classes[kept], len(names)).logits(features[out])
+        likelihood -= float(torch.nn.functional.cross_entropy(logits, classes[out], reduction="sum"))
+    return likelihood
+
+
+def test_a_start_is_left_for_a_clear_gain_alone(engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = job("job", sentiment(3), steps=24, batch_size=512, learning_rate=0.1)
+    kept = {}
+    for nats in (0.0, 1e9):
+        monkeypatch.setattr("ipt.tuning.program.KEEP_NATS", nats)
+        kept[nats] = run(engine, [asked])["job"].vector
+    start = run(engine, [job("job", sentiment(3), steps=0)])["job"].vector
+    np.testing.assert_array_equal(kept[1e9], start)
+    assert not np.array_equal(kept[0.0], start)
 
 
 def test_only_the_vector_changes(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
