@@ -102,7 +102,7 @@ def list_events(
     A stream that is taken up again when all is over is answered with 204, which tells browsers to stop asking.
     """
     adaptation = service.get(session, tenant, adaptation_id)
-    if _EVENT_STREAM not in accept:
+    if _EVENT_STREAM not in accept.lower():
         rows, has_more = repository.events(session, adaptation_id, after=after, limit=limit)
         return Page(data=[EventView.of(row) for row in rows], has_more=has_more)
     after = after if last_event_id is None else last_event_id

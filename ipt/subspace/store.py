@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -29,6 +28,8 @@ MANIFEST_FILE = "subspace.json"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 PLACEMENTS = {"encoder": "after_first_token", "seq2seq": "before_input", "causal": "before_input"}
 _SHAPE_FIELDS = ("intrinsic_dim", "decoder_hidden", "prompt_length", "hidden_size")
+_LARGEST_CONSTANT = 1e6
+_MAX_STARTS = 64
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -166,6 +167,14 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     backbone = manifest.get("backbone")
     if not isinstance(backbone, dict) or not all(isinstance(backbone.get(k), str) for k in ("id", "weights_sha256")):
         raise SubspaceError(f"{path}: backbone must name id and weights_sha256")
+    try:
+        # What a database can keep and an answer can carry, wherever in the manifest it stands.
+        storable = "\\u0000" not in json.dumps(manifest, allow_nan=False)
+        json.dumps(manifest, ensure_ascii=False).encode()
+    except ValueError:
+        storable = False
+    if not storable:
+        raise SubspaceError(f"{path}: holds a NUL character, a lone surrogate or a number that is not finite")
     training = manifest.get("training")
     if not isinstance(training, dict):
         raise SubspaceError(f"{path}: training must be an object, found {type(training).__name__}")
@@ -176,7 +185,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 < value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 < value < _LARGEST_CONSTANT
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -199,8 +208,8 @@ def _assemble(folder: Path, manifest: dict[str, Any], tensors: dict[str, Tensor]
     if has_encoder:
         expected |= {"encoder.compress.weight": (dim, length * width), "encoder.compress.bias": (dim,)}
     starts = tensors.get("initial_vectors")
-    if starts is None or starts.dim() != 2 or starts.shape[0] < 1 or starts.shape[1] != dim:
-        raise SubspaceError(f"{folder}: initial_vectors must have shape [K, {dim}]")
+    if starts is None or starts.dim() != 2 or not 1 <= starts.shape[0] <= _MAX_STARTS or starts.shape[1] != dim:
+        raise SubspaceError(f"{folder}: initial_vectors must have shape [K, {dim}], K at most {_MAX_STARTS}")
     if "task_vectors" in tensors:
         expected["task_vectors"] = (len(_tasks_of(manifest)), dim)
     if set(tensors) != {*expected, "initial_vectors"}:

@@ -99,6 +99,9 @@ def test_tensors_that_are_not_what_was_saved_are_refused(
         lambda manifest: manifest.update(training=None),
         lambda manifest: manifest.update(training={"readout": {"ridge": [0.1, 0.2], "scale": [4.0, 5.0]}}),
         lambda manifest: manifest.update(training={"readout": {"ridge": 0.1, "scale": float("nan")}}),
+        lambda manifest: manifest.update(training={"readout": {"ridge": 10**400, "scale": 8.0}}),
+        lambda manifest: manifest.update(training={"note": "a\x00b"}),
+        lambda manifest: manifest.update(training={"note": "\ud800"}),
     ],
     ids=[
         "version",
@@ -111,6 +114,9 @@ def test_tensors_that_are_not_what_was_saved_are_refused(
         "no training",
         "two readouts",
         "NaN",
+        "astronomic",
+        "NUL",
+        "lone surrogate",
     ],
 )
 def test_a_manifest_that_was_changed_is_refused(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
