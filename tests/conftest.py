@@ -14,6 +14,7 @@ from app.db import migrate
 from app.db.embedded import embedded_postgres
 from app.db.session import make_engine
 from tests.tiny import build_tiny_encoder
+from tests.tuned import keep_tuned  # noqa: F401, a fixture
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 for _name in [name for name in os.environ if name.startswith("IPT_")]:
@@ -116,9 +117,3 @@ def tiny_subspace_dir(tiny_backbone_dir: Path) -> Path:
         decoder = SubspaceDecoder(intrinsic_dim=8, decoder_hidden=16, prompt_length=4, hidden_size=32)
     ipt.save_subspace(folder, decoder, ipt.load_backbone(str(tiny_backbone_dir), device="cpu"))
     return folder
-
-
-@pytest.fixture
-def keep_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep every tuned vector, whatever its start was worth: for tests that compare what tuning did."""
-    monkeypatch.setattr("ipt.tuning.program.KEEP_NATS", -1e9)

@@ -10,6 +10,7 @@ import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.subspace.modules import SubspaceDecoder
 from tests.tiny import build_tiny_encoder
+from tests.tuned import keep_tuned  # noqa: F401, a fixture
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
