@@ -9,10 +9,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from app.db.session import is_gone
 from app.errors import AppError, BadRequestError, InvalidError, UnavailableError, error_body, type_of_status
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
 
 
 def _database_error(_: Request, error: Exception) -> JSONResponse:
-    if not database_is_gone(error):
+    if not is_gone(error):
         log_unforeseen(error)
         return internal_error()
     sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
@@ -142,19 +142,3 @@ def database_unavailable() -> UnavailableError:
         code="database_unavailable",
         retry_after=_DATABASE_RETRY_SECONDS,
     )
-
-
-def database_is_gone(error: BaseException) -> bool:
-    """Whether an error means that the database is away, full, or no longer takes writes."""
-    if isinstance(error, PoolTimeoutError):
-        return True
-    if not isinstance(error, DBAPIError):
-        return False
-    if error.connection_invalidated:
-        return True
-    sqlstate = getattr(error.orig, "sqlstate", None)
-    if sqlstate is None:  # the driver's own: it got no connection, or lost it
-        return True
-    # 08 connection, 25006 read only, 40 try again, 53 disk, memory or connections used up,
-    # 55 object in use, 57 shut down or cancelled, 58 input and output, XX file damage
-    return sqlstate == "25006" or sqlstate[:2] in ("08", "40", "53", "55", "57", "58", "XX")

@@ -10,12 +10,12 @@ from functools import partial
 
 import torch
 from sqlalchemy import Engine
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import SQLAlchemyError, StatementError
 from sqlalchemy.orm import Session
 
 from app.adaptations import lifecycle
 from app.adaptations.lifecycle import Claimed, Lease, Tuned
-from app.db.session import transaction
+from app.db.session import is_gone, transaction
 from app.settings import Settings
 from app.subspaces import repository as subspaces
 from ipt.errors import CheckpointError, IptError, SubspaceMismatchError
@@ -66,7 +66,8 @@ class Drainer:
         """Run whatever is queued until nothing is left; once `stop` is set, hand back what runs, and return.
 
         Raises:
-            BackboneError, SubspaceError: nothing can be tuned here; what was queued stays queued.
+            BackboneError, SubspaceError: nothing can be tuned here, or the database does not take the subspace;
+                what was queued stays queued.
             DeviceLostError: this process is of no use any more; what ran has been given back.
         """
         while not stop.is_set():
@@ -99,7 +100,8 @@ class Drainer:
         except SQLAlchemyError as error:
             wait = self._trouble.failed()
             self._try_again_at = time.monotonic() + wait
-            log.warning("database_unavailable running=%d retry_in=%.1f %s", len(self._batch), wait, where(error))
+            trouble = "database_unavailable" if is_gone(error) else "database_refuses"
+            log.warning("%s running=%d retry_in=%.1f %s", trouble, len(self._batch), wait, where(error))
             return
         if self._trouble.failures:
             log.info("database_back failures=%d", self._trouble.failures)
@@ -113,7 +115,7 @@ class Drainer:
                 with transaction(self._database) as session:
                     stored = outcome.store(session)
             except StatementError as error:
-                if isinstance(error, OperationalError | InterfaceError | InternalError):
+                if is_gone(error):
                     raise
                 # The database is there and refuses this very outcome: kept, it would hold up all that follow.
                 log.error("outcome_refused adaptation=%s outcome=%s %s", adaptation_id, outcome.name, where(error))

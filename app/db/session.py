@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 
@@ -28,3 +30,19 @@ def transaction(engine: Engine) -> Iterator[Session]:
     """
     with Session(engine, expire_on_commit=False) as session, session.begin():
         yield session
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether an error means that the database is away, full, or no longer takes writes."""
+    if isinstance(error, PoolTimeoutError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    if sqlstate is None:  # the driver's own: it got no connection, or lost it
+        return True
+    # 08 connection, 25006 read only, 40 try again, 53 disk, memory or connections used up,
+    # 55 object in use, 57 shut down or cancelled, 58 input and output, XX file damage
+    return sqlstate == "25006" or sqlstate[:2] in ("08", "40", "53", "55", "57", "58", "XX")

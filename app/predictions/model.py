@@ -78,6 +78,7 @@ class Model:
             backbone = ipt.load_backbone(settings.backbone, revision=settings.backbone_revision, device=settings.device)
             subspace = ipt.load_subspace(settings.subspace, backbone)
             predictor = ipt.Predictor(backbone, subspace)
+            self._on_loaded(subspace)
         except IptError as error:
             log.error("the model cannot be loaded: %s", error.message)
             self._failure = error.message
@@ -86,7 +87,6 @@ class Model:
             log_unforeseen(error)
             self._failure = f"the model cannot be loaded ({type(error).__name__}); see the log"
             return
-        self._on_loaded(subspace)
         self._predictor = predictor
         log.info("model loaded in %.1f s: subspace %s", time.monotonic() - start, subspace.id)
 

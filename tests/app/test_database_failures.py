@@ -13,6 +13,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
+import ipt
 from app.db import migrate
 from app.db.embedded import EmbeddedDatabaseError, embedded_postgres
 from app.db.session import make_engine, transaction
@@ -112,6 +113,26 @@ def test_a_database_of_another_release_is_not_ready(serve: Serve, database_url: 
         ready = client.get("/readyz")
         assert (ready.status_code, ready.json()["checks"]["migrations"]) == (503, "pending")
     engine.dispose()
+
+
+def test_a_subspace_that_the_database_refuses_is_not_ready_and_says_why(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = ipt.load_subspace
+
+    def load_with_nul(*given: Any) -> ipt.Subspace:
+        subspace = load(*given)
+        subspace.manifest["note"] = "\0"
+        return subspace
+
+    monkeypatch.setattr(ipt, "load_subspace", load_with_nul)
+    with serve(wait=False) as client:
+        deadline = time.monotonic() + 60
+        while (ready := client.get("/readyz")).json()["checks"]["model"] == "loading":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert (ready.status_code, ready.json()["checks"]["model"]) == (503, "failed")
+        assert "manifest" in ready.json()["error"]["message"]
 
 
 def test_a_second_service_on_the_same_folder_is_told_who_has_it(data_dir: Path) -> None:

@@ -17,6 +17,7 @@ from app.db.models import Adaptation, AdaptationEvent, TaskVersion
 from app.db.session import make_engine, transaction
 from app.ids import new_id
 from app.settings import DEFAULT_TENANT, Settings
+from ipt.errors import SubspaceError
 from tests.worker.conftest import EXAMPLES, Enqueue
 from worker.core import Core
 from worker.drain import Drainer
@@ -345,6 +346,17 @@ def test_an_outcome_that_the_database_refuses_fails_its_adaptation_alone(
     assert failed.error is not None
     assert (failed.state, failed.error["code"]) == ("failed", "internal_error")
     assert row(good).state == "succeeded"
+
+
+def test_a_subspace_that_the_database_refuses_ends_the_worker_and_keeps_the_queue(
+    engine: Engine, settings: Settings, enqueue: Enqueue, row: Row
+) -> None:
+    core = Core(settings)
+    core.load()[1].manifest["note"] = "\0"
+    adaptation_id = enqueue(hyperparameters=STEPS)
+    with pytest.raises(SubspaceError, match="manifest"):
+        run(Drainer(engine, core, settings, new_id("worker")))
+    assert (row(adaptation_id).state, row(adaptation_id).attempt) == ("queued", 0)
 
 
 def test_no_text_of_a_dataset_is_logged(
