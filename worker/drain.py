@@ -18,6 +18,7 @@ from app.adaptations.lifecycle import Claimed, Lease, Tuned
 from app.db.session import is_gone, transaction
 from app.settings import Settings
 from app.subspaces import repository as subspaces
+from app.workers import repository as workers
 from ipt.errors import CheckpointError, IptError, SubspaceMismatchError
 from worker import failures
 from worker.backoff import Backoff
@@ -60,7 +61,7 @@ class Drainer:
         self._trouble = Backoff(first=0.5, most=10.0)
         self._try_again_at = float("-inf")
         self._inherited = self._registered = False
-        self._renewed_at = self._looked_at = self._claimed_at = self._reaped_at = float("-inf")
+        self._renewed_at = self._looked_at = self._claimed_at = self._reaped_at = self._announced_at = float("-inf")
 
     def drain(self, stop: threading.Event) -> None:
         """Run whatever is queued until nothing is left; once `stop` is set, hand back what runs, and return.
@@ -85,6 +86,7 @@ class Drainer:
         while not stop.is_set():
             self.drain(stop)
             stop.wait(self._settings.poll_seconds)
+        self._leave()
 
     def _exchange(self) -> None:
         """Everything between two steps that needs the database; without one, the steps go on."""
@@ -97,6 +99,7 @@ class Drainer:
             self._report(now)
             self._reap(now)
             self._claim(now)
+            self._announce(now)
         except SQLAlchemyError as error:
             wait = self._trouble.failed()
             self._try_again_at = time.monotonic() + wait
@@ -219,6 +222,15 @@ class Drainer:
         for adaptation in claimed:
             self._take_up(adaptation)
 
+    def _announce(self, now: float) -> None:
+        """Say that this worker is there, and in which subspace it tunes."""
+        if now - self._announced_at < self._settings.heartbeat_seconds:
+            return
+        subspace_id = self._core.load()[1].id if self._core.loaded else None
+        with transaction(self._database) as session:
+            workers.announce(session, self._worker_id, subspace_id, len(self._batch))
+        self._announced_at = now
+
     def _take_up(self, claimed: Claimed) -> None:
         adaptation_id = claimed.lease.adaptation_id
         log.info("adaptation_claimed adaptation=%s attempt=%d step=%d", adaptation_id, claimed.attempt, claimed.step)
@@ -296,6 +308,13 @@ class Drainer:
                 self._join(job)
             except Exception as error:  # noqa: BLE001 - the other jobs go on
                 self._retry(job.lease, error)
+
+    def _leave(self) -> None:
+        try:
+            with transaction(self._database) as session:
+                workers.leave(session, self._worker_id)
+        except SQLAlchemyError as error:
+            log.warning("not_signed_off %s", where(error))
 
     def _hand_back(self) -> None:
         for job in self._batch:

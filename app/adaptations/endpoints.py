@@ -54,7 +54,8 @@ def create_adaptation(
 
     The task's id is in the answer and can be asked for predictions as soon as the adaptation has succeeded.
     """
-    adaptation, _ = service.create(session, made.settings, tenant, body, idempotency_key, made.predictions.model.family)
+    family, loaded_id = made.predictions.model.family, made.predictions.loaded_subspace_id
+    adaptation, _ = service.create(session, made.settings, tenant, body, idempotency_key, family, loaded_id)
     response.headers["Location"] = f"/v1/adaptations/{adaptation.id}"
     background.add_task(wake, made.settings)
     return AdaptationView.of(adaptation)

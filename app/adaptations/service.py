@@ -12,12 +12,15 @@ import ipt
 from app.adaptations import lifecycle, repository
 from app.adaptations.schemas import AdaptationInput, ExampleInput, HyperparametersInput
 from app.db.models import Adaptation, Kind
-from app.errors import ConflictError, InvalidError, NotFoundError
+from app.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
 from app.ids import new_id
 from app.settings import Settings
 from app.subspaces import repository as subspaces
 from app.tasks import repository as tasks
+from app.workers import repository as workers
 from ipt.errors import DatasetError, IptError
+
+_WORKER_RETRY_SECONDS = 30
 
 
 def create(
@@ -27,15 +30,17 @@ def create(
     body: AdaptationInput,
     idempotency_key: str | None,
     family: ipt.Family | None = None,
+    loaded_subspace_id: str | None = None,
 ) -> tuple[Adaptation, bool]:
     """Queue an adaptation; True when an earlier request with the same key had already made it.
 
-    `family` is that of the backbone, where this process knows it yet.
+    `family` is that of the backbone, and `loaded_subspace_id` the subspace, where this process knows them yet.
 
     Raises:
         InvalidError: a dataset that nothing can be tuned on.
         NotFoundError: a task or subspace that does not exist.
         ConflictError: the key was used for another body.
+        UnavailableError: nobody tunes in that subspace.
     """
     body_hash = _hash(body.model_dump(mode="json"))
     if idempotency_key is not None:
@@ -49,10 +54,8 @@ def create(
                 )
             return earlier, True
     kind = _check_dataset(settings, body)
-    if body.subspace is not None and not subspaces.exists(session, body.subspace):
-        raise NotFoundError(
-            "there is no subspace with this id; see GET /v1/subspaces", code="subspace_not_found", param="subspace"
-        )
+    if body.subspace is not None:
+        _check_subspace(session, body.subspace, loaded_subspace_id)
     if kind == "text2text" and family == "encoder":
         raise InvalidError(
             "this service's backbone is an encoder, which classifies but does not write text: outputs must be labels, "
@@ -140,6 +143,21 @@ def _check_dataset(settings: Settings, body: AdaptationInput) -> Kind:
             f"at most {settings.max_labels} labels, got {len(labels)}", code="too_many_labels", param="examples"
         )
     return kind
+
+
+def _check_subspace(session: Session, subspace_id: str, loaded_id: str | None) -> None:
+    if not subspaces.exists(session, subspace_id):
+        raise NotFoundError(
+            "there is no subspace with this id; see GET /v1/subspaces", code="subspace_not_found", param="subspace"
+        )
+    # The service's own is taken in any case: its workers may be starting just now.
+    if subspace_id != loaded_id and not workers.serving(session, subspace_id):
+        raise UnavailableError(
+            "no worker tunes in this subspace now: leave it out for the service's own, or run a worker with it",
+            code="subspace_not_served",
+            param="subspace",
+            retry_after=_WORKER_RETRY_SECONDS,
+        )
 
 
 def _core(examples: list[ExampleInput]) -> list[ipt.Example]:

@@ -1,4 +1,4 @@
-"""The tables. All but `subspaces` belong to a tenant, and every query on them names it."""
+"""The tables. All but `subspaces` and `workers` belong to a tenant, and every query on them names it."""
 
 import uuid
 from datetime import datetime
@@ -71,6 +71,18 @@ class SubspaceRow(Base):
     hidden_size: Mapped[int]
     manifest: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
+class Worker(Base):
+    """A process that tunes, as it said last; `subspace_id` is null until it has loaded one."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    subspace_id: Mapped[str | None]
+    jobs: Mapped[int]
+    started_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    seen_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
 
 class Dataset(Base):

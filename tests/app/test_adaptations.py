@@ -1,13 +1,15 @@
 """Adaptations through the API: taken in, listed, followed, cancelled."""
 
 import threading
+from datetime import timedelta
 
 import httpx
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, delete, func, select, update
 
-from app.db.models import Adaptation, Dataset, Task
+from app.db.models import Adaptation, Dataset, SubspaceRow, Task, Worker
 from app.db.session import transaction
+from app.workers import repository as workers
 from tests.app.conftest import EXAMPLES, Serve, WorkOff, adaptation_body, error_of
 
 
@@ -123,6 +125,32 @@ def test_unknown_tasks_and_subspaces_are_named(client: httpx.Client, service_eng
     response = client.post("/v1/adaptations", json=adaptation_body(subspace="sub_unknown"))
     assert (response.status_code, error_of(response)["param"]) == (404, "subspace")
     assert _count(service_engine, Task) == _count(service_engine, Dataset) == 0
+
+
+def test_a_subspace_in_which_nobody_tunes_is_refused_until_a_worker_says_that_it_does(
+    client: httpx.Client, service_engine: Engine
+) -> None:
+    other = "sub_of_a_year_ago"
+    with transaction(service_engine) as session:
+        session.add(SubspaceRow(id=other, intrinsic_dim=4, prompt_length=2, hidden_size=8, manifest={}))
+    try:
+        body = adaptation_body(subspace=other)
+        refused = client.post("/v1/adaptations", json=body)
+        assert (refused.status_code, error_of(refused)["code"]) == (503, "subspace_not_served")
+        assert int(refused.headers["retry-after"]) > 0
+        assert client.get("/v1/tasks").json()["data"] == []
+        with transaction(service_engine) as session:
+            workers.announce(session, "worker-1", other, jobs=0)
+        accepted = client.post("/v1/adaptations", json=body)
+        assert (accepted.status_code, accepted.json()["subspace_id"]) == (202, other)
+        with transaction(service_engine) as session:
+            session.execute(update(Worker).values(seen_at=func.now() - timedelta(seconds=workers.LIVE_SECONDS + 1)))
+        assert client.post("/v1/adaptations", json=body).status_code == 503
+    finally:
+        with transaction(service_engine) as session:
+            for table in (Worker, Adaptation):
+                session.execute(delete(table))
+            session.execute(delete(SubspaceRow).where(SubspaceRow.id == other))
 
 
 def test_a_subspace_that_is_loaded_may_be_asked_for(client: httpx.Client) -> None:

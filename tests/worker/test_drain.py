@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sqlalchemy import Engine, text, update
+from sqlalchemy import Engine, select, text, update
 from sqlalchemy.engine import URL, make_url
 
 import ipt
 from app.adaptations import lifecycle
-from app.db.models import Adaptation, AdaptationEvent, TaskVersion
+from app.db.models import Adaptation, AdaptationEvent, TaskVersion, Worker
 from app.db.session import make_engine, transaction
 from app.ids import new_id
 from app.settings import DEFAULT_TENANT, Settings
@@ -133,6 +133,37 @@ def test_a_job_joins_a_running_batch(drainer: Callable[..., Drainer], enqueue: E
     run(drainer(before_step, poll_seconds=0.001))
     assert tuple(queued) in seen
     assert [row(adaptation_id).state for adaptation_id in queued] == ["succeeded", "succeeded"]
+
+
+def test_a_worker_says_that_it_is_there_and_when_it_ends(
+    drainer: Callable[..., Drainer], engine: Engine, enqueue: Enqueue
+) -> None:
+    enqueue(hyperparameters=STEPS)
+    subspace_ids: set[str | None] = set()
+    most_jobs = 0
+
+    def look(_: ipt.TuningEngine) -> None:
+        nonlocal most_jobs
+        with transaction(engine) as session:
+            [worker] = session.scalars(select(Worker))
+            subspace_ids.add(worker.subspace_id)
+            most_jobs = max(most_jobs, worker.jobs)
+
+    stop = threading.Event()
+    polling = drainer(look, heartbeat_seconds=0.001)
+    thread = threading.Thread(target=polling.poll, args=(stop,), daemon=True)
+    thread.start()
+    with transaction(engine) as session:
+        loaded = select(Adaptation.subspace_id).where(Adaptation.state == "succeeded")
+        deadline = time.monotonic() + 60
+        while (subspace_id := session.scalar(loaded)) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    stop.set()
+    thread.join(60)
+    assert (subspace_ids, most_jobs) == ({subspace_id}, 1)
+    with transaction(engine) as session:
+        assert session.scalars(select(Worker)).all() == []
 
 
 def test_a_running_job_is_cancelled_within_a_few_steps_and_its_neighbour_goes_on(
