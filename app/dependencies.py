@@ -1,7 +1,8 @@
 """What endpoints ask for: the process's services, the caller's tenant, and one transaction."""
 
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -24,6 +25,8 @@ class Services:
     settings: Settings
     engine: Engine
     predictions: Predictions
+    ending: threading.Event = field(default_factory=threading.Event)
+    """Set when the server has been told to stop: what could go on for ever must end now."""
 
 
 def services(request: Request) -> Services:

@@ -110,7 +110,7 @@ def list_events(
     if adaptation.state in FINISHED and not repository.events(session, adaptation_id, after=after, limit=1)[0]:
         return Response(status_code=204)
     return StreamingResponse(
-        follow(made.engine, tenant, adaptation_id, after),
+        follow(made.engine, tenant, adaptation_id, after, made.ending),
         media_type=_EVENT_STREAM,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator
 
@@ -23,14 +24,16 @@ KEEP_ALIVE_SECONDS = 15.0
 _PAGE = 100
 
 
-async def follow(engine: Engine, tenant_id: str, adaptation_id: str, after: int) -> AsyncIterator[bytes]:
+async def follow(
+    engine: Engine, tenant_id: str, adaptation_id: str, after: int, ending: threading.Event
+) -> AsyncIterator[bytes]:
     """Events numbered above `after`, then new ones until the adaptation has ended.
 
-    No connection to the database is held in between. A stream that breaks off, as it does when the database is away,
-    is taken up again by the client with the number of its last event.
+    No connection to the database is held in between. A stream that breaks off, as it does when the database is away
+    or the service is `ending`, is taken up again by the client with the number of its last event.
     """
     quiet_since = time.monotonic()
-    while True:
+    while not ending.is_set():
         try:
             events, finished = await run_in_threadpool(_newer, engine, tenant_id, adaptation_id, after)
         except SQLAlchemyError as error:

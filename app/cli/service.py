@@ -142,6 +142,7 @@ def _server(settings: "Settings", database_url: str) -> Any:
     import uvicorn
 
     from app.main import create_app
+    from app.server import Server
 
     config = uvicorn.Config(
         create_app(settings, database_url=database_url),
@@ -150,7 +151,7 @@ def _server(settings: "Settings", database_url: str) -> Any:
         server_header=False,
         timeout_graceful_shutdown=_GRACEFUL_SECONDS,
     )
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def _listen(host: str, port: int) -> socket.socket:

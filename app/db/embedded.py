@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 import psutil
 from sqlalchemy import text
@@ -142,11 +142,14 @@ def _server(pgdata: Path, stack: ExitStack) -> "PostgresServer":
         # The package hands the socket's folder, which is this one, to a shell without quotes.
         sockets = Path(tempfile.mkdtemp(prefix="ipt-postgres-"))
         stack.callback(shutil.rmtree, sockets, ignore_errors=True)
-        find = postgres_server.find_suitable_socket_dir
-        stack.callback(setattr, postgres_server, "find_suitable_socket_dir", find)
-        postgres_server.find_suitable_socket_dir = lambda folder, *rest: (
-            sockets if folder == pgdata else find(folder, *rest)
-        )
+        names = vars(postgres_server)
+        find = names["find_suitable_socket_dir"]
+        stack.callback(names.update, find_suitable_socket_dir=find)
+
+        def found(folder: Path, runtime_path: Path) -> Path:
+            return sockets if folder == pgdata else cast(Path, find(folder, runtime_path))
+
+        names["find_suitable_socket_dir"] = found
     return server
 
 

@@ -20,6 +20,7 @@ from app.db.models import Tenant
 from app.db.session import make_engine, transaction
 from app.ids import new_id
 from app.main import create_app
+from app.server import Server
 from app.settings import Settings
 
 EXAMPLES = [
@@ -38,7 +39,7 @@ WorkOff = Callable[[], list[str]]
 @contextmanager
 def running(settings: Settings, database_url: str | None, *, wait: bool = True) -> Iterator[httpx.Client]:
     """The service on a real port, and a client of it."""
-    server = uvicorn.Server(uvicorn.Config(create_app(settings, database_url=database_url), port=0, log_config=None))
+    server = Server(uvicorn.Config(create_app(settings, database_url=database_url), port=0, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

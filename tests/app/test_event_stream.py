@@ -111,3 +111,22 @@ def test_many_streams_leave_room_for_other_requests(serve: Serve) -> None:
         for thread in threads:
             thread.join(timeout=30)
         assert ended == [["cancelled"]] * 60
+
+
+def test_a_service_that_ends_ends_its_streams_first(serve: Serve) -> None:
+    opened, ended = threading.Event(), threading.Event()
+
+    def listen(path: str) -> None:
+        with httpx.stream("GET", path, headers=STREAM, timeout=30) as response:
+            received = messages(response.iter_lines())
+            next(received)
+            opened.set()
+            list(received)  # a stream that is cut off raises here
+            ended.set()
+
+    with serve() as own:
+        made = own.post("/v1/adaptations", json=adaptation_body()).json()
+        path = f"{str(own.base_url).rstrip('/')}/v1/adaptations/{made['id']}/events"
+        threading.Thread(target=listen, args=(path,), daemon=True).start()
+        assert opened.wait(30)
+    assert ended.wait(5)
