@@ -82,6 +82,10 @@ def demo() -> None:
         with _timed(seconds, f"{len(new)} predictions"):
             answer = client.predict(adaptation["task_id"], [row["input"] for row in new])
         _show_predictions(console, new, answer["predictions"])
+        with _timed(seconds, "baseline"), console.status("fitting a plain classifier to compare with"):
+            baseline = _baseline_accuracy(examples + held_back, new)
+        if baseline is not None:
+            console.print(f"   plain baseline, fitted on the same tickets: {score(baseline)}")
         with _timed(seconds, "stopping"):
             stack.close()
 
@@ -155,6 +159,28 @@ def _show_predictions(console: Console, new: "list[Row]", predictions: list[dict
         table.add_row(mark, Text(label), sure, "" if correct else Text(row["output"]), Text(row["input"]))
     console.print(table)
     console.print(f"   {right} of {len(new)} new tickets right: [bold]{score(right / len(new))}[/bold]")
+
+
+def _baseline_accuracy(examples: "list[Row]", new: "list[Row]") -> float | None:
+    """Share of the new tickets that logistic regression on frozen embeddings gets right, where these are to be had."""
+    import torch
+
+    import ipt
+    from app.settings import Settings
+    from ipt.backbones.encoder import EncoderBackbone
+    from ipt.readout import fit_linear
+
+    settings = Settings()
+    backbone = ipt.load_backbone(settings.backbone, revision=settings.backbone_revision, device=settings.device)
+    if not isinstance(backbone, EncoderBackbone):
+        return None
+    with torch.inference_mode():
+        embeddings = backbone.embed(backbone.tokenize([row["input"] for row in examples + new]), None).float().cpu()
+    labels = sorted({row["output"] for row in examples})
+    classes = torch.tensor([labels.index(row["output"]) for row in examples + new])
+    classifier = fit_linear(embeddings[: len(examples)], classes[: len(examples)], len(labels))
+    answers = classifier.logits(embeddings[len(examples) :]).argmax(dim=1)
+    return (answers == classes[len(examples) :]).float().mean().item()
 
 
 def _say_what_next(console: Console, task_id: str, *, running: bool) -> None:

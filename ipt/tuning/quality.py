@@ -18,9 +18,10 @@ def quality_warnings(
         return ["too few examples to hold any back, so nothing was measured; give validation_examples for a score"]
     warnings = []
     if score <= baseline and score <= zero_vector:
+        measured_on = f"{held_back} held-back examples" if held_back else "examples left out in turn"
         warnings.append(
-            f"tuning did not help: score {score:.3f}, against {zero_vector:.3f} with the zero vector and "
-            f"{baseline:.3f} without a prompt; more, or cleaner, examples may"
+            f"on {measured_on} the tuned task is no better than its baselines: {score:.1%} right, {zero_vector:.1%} "
+            f"with the zero vector, {baseline:.1%} without a prompt; more examples may tell them apart"
         )
     if 0 < held_back < FEW_HELD_BACK:
         warnings.append(

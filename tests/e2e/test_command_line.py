@@ -213,6 +213,7 @@ def test_the_demo_works_without_a_terminal(tiny: dict[str, str], tmp_path: Path)
         "plain baseline",
         "36 held back",
         "of 36 new tickets right",
+        "plain baseline, fitted on the same tickets",
         "Time taken",
         "curl -s http://127.0.0.1:8000/v1/tasks/tsk_",
     ):
