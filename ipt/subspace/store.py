@@ -146,6 +146,8 @@ def load_subspace(spec: str | Path = "default", backbone: Backbone | None = None
             known here, or its id or hash in the manifest is not that of the numbers.
         SubspaceMismatchError: it belongs to another backbone than `backbone`.
     """
+    if not isinstance(spec, str | Path):
+        raise SubspaceError(f"a subspace is named by 'default' or by the path of its folder, got {type(spec).__name__}")
     folder = Path(str(files("ipt.subspace") / "default")) if spec == "default" else Path(spec)
     manifest = _read_manifest(folder / MANIFEST_FILE)
     tensors = _read_tensors(folder / TENSORS_FILE)

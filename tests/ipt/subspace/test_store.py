@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -180,6 +181,12 @@ def test_a_manifest_without_the_hash_of_the_tensors_is_refused(folder: Path) -> 
     rewrite_manifest(folder, lambda manifest: manifest.pop("tensors_sha256"))
     with pytest.raises(ipt.SubspaceError, match="tensors_sha256"):
         ipt.load_subspace(folder)
+
+
+@pytest.mark.parametrize("spec", [None, 3, b"folder"])
+def test_a_subspace_is_named_by_text_or_path(spec: Any) -> None:
+    with pytest.raises(ipt.SubspaceError, match="path of its folder, got"):
+        ipt.load_subspace(spec)
 
 
 def test_the_shipped_subspace_is_whole_and_keeps_its_id() -> None:
