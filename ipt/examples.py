@@ -48,6 +48,11 @@ def check_examples(
         raise DatasetError("the dataset is empty: give at least two examples with different outputs", param="examples")
     for field, rows in (("examples", examples), ("validation_examples", validation_examples or ())):
         for index, example in enumerate(rows):
+            if not isinstance(example, Example):
+                raise DatasetError(
+                    f"{field}[{index}] must be an ipt.Example(input, output), got {type(example).__name__}",
+                    param=f"{field}[{index}]",
+                )
             check_text(example.input, f"{field}[{index}].input")
             check_text(example.output, f"{field}[{index}].output")
     if kind is None:
@@ -68,15 +73,26 @@ def check_text(text: object, param: str) -> str:
     Raises:
         DatasetError: when it is no text, is empty, or holds a NUL or a lone surrogate (which UTF-8 cannot carry).
     """
-    if not isinstance(text, str):
-        raise DatasetError(f"{param} must be a string, got {type(text).__name__}", param=param)
+    fault = text_fault(text)
+    if fault:
+        raise DatasetError(f"{param} {fault}", param=param)
+    assert isinstance(text, str)
     if not text.strip():
         raise DatasetError(f"{param} is empty: every input and output needs some text", param=param)
-    if "\x00" in text:
-        raise DatasetError(f"{param} contains a NUL character, which cannot be stored: remove it", param=param)
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise DatasetError(f"{param} contains a lone surrogate, which is not valid Unicode text", param=param)
     return text
+
+
+def text_fault(text: object) -> str | None:
+    """What keeps a text, empty or not, from being tokenized and stored; None where nothing does."""
+    if not isinstance(text, str):
+        return f"must be a string, got {type(text).__name__}"
+    if "\x00" in text:
+        return "contains a NUL character, which cannot be stored: remove it"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "contains a lone surrogate, which is not valid Unicode text"
+    return None
 
 
 def _infer_kind(examples: Sequence[Example]) -> TaskKind:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.protocol import Backbone, TextBackbone, TokenIds
-from ipt.errors import CheckpointError
+from ipt.errors import CheckpointError, IptError
+from ipt.examples import text_fault
 from ipt.readout import Embeddings, Readout
 from ipt.subspace.store import Subspace
 from ipt.task import BoundTask, TaskHead, bind
@@ -45,9 +46,15 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, rows: Sequence[tuple[TaskHead | BoundTask, str]]) -> list[Prediction]:
-        """One prediction for each (task, text), in order. Raises what `bind` raises, before anything is computed."""
+        """One prediction for each (task, text), in order.
+
+        Raises, before anything is computed:
+            IptError: a row is not a task and a text, or its text cannot be tokenized; and what `bind` raises.
+        """
         if not rows:
             return []
+        for number, row in enumerate(rows):
+            _check_row(row, f"rows[{number}]")
         bound: dict[int, BoundTask] = {}
         for task, _ in rows:
             if id(task) not in bound:
@@ -105,6 +112,15 @@ class Predictor:
                     scores = dict(zip(task.labels, row, strict=True))
                     answers[i] = Prediction(label=max(scores, key=scores.__getitem__), scores=scores)
         return [answers[i] for i in range(len(task_of_row))]
+
+
+def _check_row(row: object, param: str) -> None:
+    if not isinstance(row, tuple) or len(row) != 2 or not isinstance(row[0], TaskHead | BoundTask):
+        found = [type(part).__name__ for part in row] if isinstance(row, tuple) else type(row).__name__
+        raise IptError(f"{param} must be a pair of a TaskHead (or BoundTask) and a text, got {found}", param=param)
+    fault = text_fault(row[1])
+    if fault:
+        raise IptError(f"the text of {param} {fault}", param=param)
 
 
 def _readout(task: BoundTask) -> Readout:

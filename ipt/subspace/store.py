@@ -1,7 +1,8 @@
 """A subspace on disk and in memory: `subspace.safetensors` and `subspace.json` in one folder, strictly checked.
 
 `subspace_id` is a hash over all that changes what a task vector means: the decoder's numbers, the shapes, the
-backbone's weights and where the prompt is placed. A vector is used only with the subspace whose id it carries.
+backbone's weights and where the prompt is placed. A vector is used only with the subspace whose id it carries. What
+the id leaves out (where tuning may start, the fitted tasks' vectors) is under `tensors_sha256`, a hash of the file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ipt.backbones.protocol import Backbone
+from ipt.backbones.weights import hash_weights
 from ipt.errors import SubspaceError, SubspaceMismatchError
 from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
 
@@ -27,6 +29,7 @@ TENSORS_FILE = "subspace.safetensors"
 MANIFEST_FILE = "subspace.json"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 PLACEMENTS = {"encoder": "after_first_token", "seq2seq": "before_input", "causal": "before_input"}
+TEMPLATE = "{input}"
 _SHAPE_FIELDS = ("intrinsic_dim", "decoder_hidden", "prompt_length", "hidden_size")
 _LARGEST_CONSTANT = 1e6
 _MAX_STARTS = 64
@@ -61,6 +64,11 @@ class Subspace:
     def check_backbone(self, backbone: Backbone) -> None:
         """Raise `SubspaceMismatchError` unless this subspace was found on exactly that backbone."""
         wanted, given = self.manifest["backbone"], backbone.identity
+        if wanted["family"] != backbone.family:
+            raise SubspaceMismatchError(
+                f"subspace {self.id} belongs to a backbone of family {wanted['family']!r}, "
+                f"{given.id!r} is of family {backbone.family!r}: load that backbone, or fit a subspace for this one"
+            )
         if wanted["weights_sha256"] != given.weights_sha256:
             raise SubspaceMismatchError(
                 f"subspace {self.id} belongs to backbone {wanted['id']!r} (weights {wanted['weights_sha256'][:12]}…), "
@@ -119,12 +127,13 @@ def save_subspace(
             "weights_sha256": backbone.identity.weights_sha256,
         },
         "prompt_placement": PLACEMENTS[backbone.family],
-        "template": "{input}",
+        "template": TEMPLATE,
         "training": training or {},
     }
     manifest["subspace_id"] = _subspace_id(manifest, tensors)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TENSORS_FILE).write_bytes(save(tensors))
+    manifest["tensors_sha256"] = hash_weights([folder / TENSORS_FILE])
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
     return load_subspace(folder, backbone)
 
@@ -133,9 +142,12 @@ def load_subspace(spec: str | Path = "default", backbone: Backbone | None = None
     """Load the shipped subspace (``"default"``) or the one in a folder, onto the backbone's device.
 
     Raises:
-        SubspaceError: a file is missing, damaged or hostile, or the id in the manifest is not that of the numbers.
+        SubspaceError: a file is missing, damaged or hostile, made for a placement, template or family that is not
+            known here, or its id or hash in the manifest is not that of the numbers.
         SubspaceMismatchError: it belongs to another backbone than `backbone`.
     """
+    if not isinstance(spec, str | Path):
+        raise SubspaceError(f"a subspace is named by 'default' or by the path of its folder, got {type(spec).__name__}")
     folder = Path(str(files("ipt.subspace") / "default")) if spec == "default" else Path(spec)
     manifest = _read_manifest(folder / MANIFEST_FILE)
     tensors = _read_tensors(folder / TENSORS_FILE)
@@ -165,8 +177,18 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         if type(value) is not int or not 0 < value <= 1_000_000:
             raise SubspaceError(f"{path}: {name} must be a positive integer, found {value!r}")
     backbone = manifest.get("backbone")
-    if not isinstance(backbone, dict) or not all(isinstance(backbone.get(k), str) for k in ("id", "weights_sha256")):
-        raise SubspaceError(f"{path}: backbone must name id and weights_sha256")
+    names = ("family", "id", "weights_sha256")
+    if not isinstance(backbone, dict) or not all(isinstance(backbone.get(name), str) for name in names):
+        raise SubspaceError(f"{path}: backbone must name family, id and weights_sha256")
+    # Only what this code does: vectors made for anything else would be used in a way that they do not fit.
+    for name, found, done in (
+        ("backbone.family", backbone["family"], tuple(PLACEMENTS)),
+        ("prompt_placement", manifest.get("prompt_placement"), (PLACEMENTS.get(backbone["family"]),)),
+        ("template", manifest.get("template"), (TEMPLATE,)),
+    ):
+        if found not in done:
+            wanted = " or ".join(map(repr, done))
+            raise SubspaceError(f"{path}: {name} must be {wanted} for this version of ipt, found {found!r}")
     try:
         # What a database can keep and an answer can carry, wherever in the manifest it stands.
         storable = "\\u0000" not in json.dumps(manifest, allow_nan=False)
@@ -227,6 +249,11 @@ def _assemble(folder: Path, manifest: dict[str, Any], tensors: dict[str, Tensor]
     if manifest.get("subspace_id") != _subspace_id(manifest, tensors):
         raise SubspaceError(
             f"{folder}: subspace_id does not match the contents: manifest and tensors were not written together"
+        )
+    if manifest.get("tensors_sha256") != hash_weights([folder / TENSORS_FILE]):
+        raise SubspaceError(
+            f"{folder / TENSORS_FILE}: its sha256 is not the manifest's tensors_sha256: "
+            "the file is damaged, or was not written with this manifest; fetch both again"
         )
     decoder = SubspaceDecoder(dim, hidden, length, width)
     decoder.load_state_dict({n.removeprefix("decoder."): t for n, t in tensors.items() if n.startswith("decoder.")})

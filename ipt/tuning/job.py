@@ -35,9 +35,10 @@ class Hyperparameters:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise IptError(f"{name} must be an integer from {low} to {high}, got {value!r}", param=name)
-        if not 0.0 < self.learning_rate <= 10.0:  # also false for NaN
+        rate = self.learning_rate
+        if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0.0 < rate <= 10.0:  # as NaN is not
             raise IptError(
-                f"learning_rate must be above 0 and at most 10, got {self.learning_rate}", param="learning_rate"
+                f"learning_rate must be a number above 0 and at most 10, got {rate!r}", param="learning_rate"
             )
 
 

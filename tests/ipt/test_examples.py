@@ -25,6 +25,7 @@ def test_outputs_that_repeat_are_labels_and_others_are_text() -> None:
         ([ipt.Example("a\x00", "x"), ipt.Example("b", "y")], "examples[0].input", "NUL"),
         ([ipt.Example("a", "x"), ipt.Example("\ud800", "y")], "examples[1].input", "surrogate"),
         ([ipt.Example(1, "x"), ipt.Example("b", "y")], "examples[0].input", "must be a string, got int"),  # type: ignore[arg-type]
+        ([("a", "x"), ("b", "y")], "examples[0]", r"must be an ipt.Example\(input, output\), got tuple"),
         ([ipt.Example("a", f"l{n}") for n in range(MAX_LABELS + 1) for _ in "ab"], "examples", "201 labels"),
     ],
 )
@@ -41,9 +42,19 @@ def test_validation_examples_may_not_bring_a_new_label() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": -1}, {"batch_size": 3}, {"restarts": 0}, {"seed": -1}, {"learning_rate": float("nan")}]
+    "wrong",
+    [
+        {"steps": -1},
+        {"batch_size": 3},
+        {"restarts": 0},
+        {"seed": -1},
+        {"learning_rate": float("nan")},
+        {"learning_rate": "x"},
+        {"learning_rate": None},
+        {"learning_rate": True},
+    ],
 )
-def test_hyperparameters_out_of_range_are_refused_by_name(wrong: dict[str, float]) -> None:
+def test_hyperparameters_out_of_range_are_refused_by_name(wrong: dict[str, object]) -> None:
     with pytest.raises(ipt.IptError) as caught:
         ipt.Hyperparameters(**wrong)  # type: ignore[arg-type]
     assert caught.value.param == next(iter(wrong))

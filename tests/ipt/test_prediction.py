@@ -1,6 +1,7 @@
 """Prediction for rows of many tasks: each row is answered by its own task, whoever its neighbours are."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,24 @@ def test_the_vector_decides_the_answer(predictor: ipt.Predictor, heads: list[ipt
 
 def test_no_rows_give_no_answers(predictor: ipt.Predictor) -> None:
     assert predictor.predict([]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [(3, "must be a string, got int"), ("a\x00b", "NUL"), ("a\ud800", "lone surrogate"), (None, "must be a string")],
+)
+def test_a_text_that_is_none_is_refused_by_row(
+    predictor: ipt.Predictor, heads: list[ipt.TaskHead], text: str, says: str
+) -> None:
+    with pytest.raises(ipt.IptError, match=says) as caught:
+        predictor.predict([(heads[0], "good"), (heads[0], text)])
+    assert caught.value.param == "rows[1]"
+
+
+@pytest.mark.parametrize("row", ["good", ("good", "movie"), ("good",), 3])
+def test_a_row_that_is_no_task_and_text_is_refused(predictor: ipt.Predictor, row: Any) -> None:
+    with pytest.raises(ipt.IptError, match=r"rows\[0\] must be a pair"):
+        predictor.predict([row])
 
 
 def test_a_vector_of_another_subspace_is_an_error(predictor: ipt.Predictor, heads: list[ipt.TaskHead]) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from safetensors.torch import load_file, save_file
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
+from ipt.backbones.weights import hash_weights
 from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
-from ipt.subspace.store import MANIFEST_FILE, TENSORS_FILE
-from tests.tiny import build_tiny_encoder
+from ipt.subspace.store import MANIFEST_FILE, TENSORS_FILE, _subspace_id
+from tests.tiny import build_tiny_causal, build_tiny_encoder
 
 
 @pytest.fixture
@@ -31,6 +33,7 @@ def rewrite_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], ob
     tensors = load_file(folder / TENSORS_FILE)
     change(tensors)
     save_file(tensors, folder / TENSORS_FILE)
+    rewrite_manifest(folder, lambda manifest: manifest.update(tensors_sha256=hash_weights([folder / TENSORS_FILE])))
 
 
 def test_what_is_saved_is_loaded(encoder: EncoderBackbone, tmp_path: Path) -> None:
@@ -94,7 +97,6 @@ def test_tensors_that_are_not_what_was_saved_are_refused(
         lambda manifest: manifest.update(intrinsic_dim=10**9),
         lambda manifest: manifest.update(prompt_length=True),
         lambda manifest: manifest.pop("backbone"),
-        lambda manifest: manifest.update(prompt_placement="before_input"),
         lambda manifest: manifest.update(subspace_id="sub_forged"),
         lambda manifest: manifest.update(training=None),
         lambda manifest: manifest.update(training={"readout": {"ridge": [0.1, 0.2], "scale": [4.0, 5.0]}}),
@@ -109,7 +111,6 @@ def test_tensors_that_are_not_what_was_saved_are_refused(
         "huge",
         "boolean",
         "no backbone",
-        "placement",
         "id",
         "no training",
         "two readouts",
@@ -123,6 +124,73 @@ def test_a_manifest_that_was_changed_is_refused(folder: Path, change: Callable[[
     rewrite_manifest(folder, change)
     with pytest.raises(ipt.SubspaceError):
         ipt.load_subspace(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("prompt_placement", lambda manifest: manifest.update(prompt_placement="before_input")),
+        ("prompt_placement", lambda manifest: manifest.update(prompt_placement=["after_first_token"])),
+        ("template", lambda manifest: manifest.update(template="Text: {input}")),
+        ("template", lambda manifest: manifest.pop("template")),
+        ("backbone.family", lambda manifest: manifest["backbone"].update(family="decoder")),
+        ("prompt_placement", lambda manifest: manifest["backbone"].update(family="causal")),
+        ("family", lambda manifest: manifest["backbone"].pop("family")),
+    ],
+)
+def test_what_is_not_done_here_is_refused_even_with_the_right_id(
+    folder: Path, name: str, change: Callable[[dict[str, object]], object]
+) -> None:
+    rewrite_manifest(folder, change)
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    rewrite_manifest(
+        folder, lambda found: found.update(subspace_id=_subspace_id(manifest, load_file(folder / TENSORS_FILE)))
+    )
+    with pytest.raises(ipt.SubspaceError, match=f"{MANIFEST_FILE}: .*{name}"):
+        ipt.load_subspace(folder)
+
+
+def test_a_backbone_of_another_family_is_refused(tmp_path: Path) -> None:
+    causal = ipt.load_backbone(str(build_tiny_causal(tmp_path / "backbone", "gpt2")), device="cpu")
+    ipt.save_subspace(tmp_path / "subspace", SubspaceDecoder(8, 16, 4, 32), causal)
+    rewrite_manifest(tmp_path / "subspace", lambda manifest: manifest["backbone"].update(family="seq2seq"))  # type: ignore[attr-defined]
+    with pytest.raises(ipt.SubspaceMismatchError, match="family 'seq2seq'"):
+        ipt.load_subspace(tmp_path / "subspace", causal)
+
+
+@pytest.mark.parametrize("name", ["initial_vectors", "task_vectors", "encoder.compress.bias", "decoder.expand.bias"])
+def test_a_flipped_bit_of_any_tensor_is_refused(encoder: EncoderBackbone, tmp_path: Path, name: str) -> None:
+    ipt.save_subspace(
+        tmp_path,
+        SubspaceDecoder(8, 16, 4, 32),
+        encoder,
+        encoder=SubspaceEncoder(8, 4, 32),
+        task_vectors=torch.randn(2, 8),
+        training={"tasks": ["one", "two"]},
+    )
+    path = tmp_path / TENSORS_FILE
+    data = bytearray(path.read_bytes())
+    header_length = int.from_bytes(data[:8], "little")
+    data[8 + header_length + json.loads(data[8 : 8 + header_length])[name]["data_offsets"][0]] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ipt.SubspaceError, match=r"sha256|subspace_id"):
+        ipt.load_subspace(tmp_path)
+
+
+def test_a_manifest_without_the_hash_of_the_tensors_is_refused(folder: Path) -> None:
+    rewrite_manifest(folder, lambda manifest: manifest.pop("tensors_sha256"))
+    with pytest.raises(ipt.SubspaceError, match="tensors_sha256"):
+        ipt.load_subspace(folder)
+
+
+@pytest.mark.parametrize("spec", [None, 3, b"folder"])
+def test_a_subspace_is_named_by_text_or_path(spec: Any) -> None:
+    with pytest.raises(ipt.SubspaceError, match="path of its folder, got"):
+        ipt.load_subspace(spec)
+
+
+def test_the_shipped_subspace_is_whole_and_keeps_its_id() -> None:
+    assert ipt.load_subspace().id == "sub_03e08a8bca008187e52b3bac"
 
 
 @pytest.mark.parametrize("name", [TENSORS_FILE, MANIFEST_FILE])
