@@ -80,7 +80,8 @@ def test_loopback_needs_no_key(host: str) -> None:
 
 
 def test_settings_are_checked_at_start_and_shown_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("DATABASE_URL", "mysql://x"), ("API_KEY", "short"), ("PORT", "-1"), ("LEASE_SECONDS", "0")):
+    wrong = [("DATABASE_URL", "mysql://x"), ("API_KEY", "short"), ("PORT", "-1"), ("LEASE_SECONDS", "0")]
+    for name, value in [*wrong, ("API_KEY", f"{KEY}\n{KEY}"), ("API_KEY", f"{KEY} ")]:
         with monkeypatch.context() as patch:
             patch.setenv(f"IPT_{name}", value)
             with pytest.raises(ValidationError):
