@@ -1,5 +1,6 @@
 """What endpoints ask for: the process's services, the caller's tenant, and one transaction."""
 
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ def services(request: Request) -> Services:
 
 
 ServicesDep = Annotated[Services, Depends(services)]
+_HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]*:[0-9a-f:.]*)\]|(?P<name>[a-z0-9.-]+))(:[0-9]{0,5})?")
 _bearer = HTTPBearer(auto_error=False, description="an API key; none is needed on one's own machine")
 
 
@@ -78,12 +80,18 @@ def _check_own_machine(request: Request) -> None:
         raise AuthenticationError(
             "this service takes callers of its own machine alone; set IPT_API_KEY to open it", code="api_key_missing"
         )
-    if not is_loopback(request.url.hostname or ""):
+    if not _names_loopback(request.headers.getlist("host")):
         raise BadRequestError(
             "without API keys this service answers to localhost and loopback addresses alone",
             code="unknown_host",
             param="host",
         )
+
+
+def _names_loopback(hosts: list[str]) -> bool:
+    """Whether there is one `Host`, nothing but a loopback name or address and perhaps a port."""
+    named = _HOST.fullmatch(hosts[0].lower()) if len(hosts) == 1 else None
+    return named is not None and is_loopback(named["address"] or named["name"])
 
 
 def session(made: ServicesDep) -> Iterator[Session]:

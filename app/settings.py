@@ -77,8 +77,8 @@ class Settings(BaseSettings):
     @field_validator("api_key")
     @classmethod
     def _long_enough(cls, key: SecretStr | None) -> SecretStr | None:
-        if key is not None and (len(key.get_secret_value()) < 16 or not key.get_secret_value().isascii()):
-            raise ValueError("must have at least 16 ASCII characters")
+        if key is not None and (len(key.get_secret_value()) < 16 or not is_sendable(key.get_secret_value())):
+            raise ValueError("must have at least 16 visible ASCII characters, and no line break")
         return key
 
     @property
@@ -110,6 +110,11 @@ class Settings(BaseSettings):
             if values[name] is not None:
                 values[name] = "**********"
         return {f"IPT_{name.upper()}": value for name, value in values.items()}
+
+
+def is_sendable(key: str) -> bool:
+    """Whether a header can carry an API key as it is."""
+    return key.isascii() and key.isprintable() and key == key.strip()
 
 
 def is_loopback(host: str) -> bool:

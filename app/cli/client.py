@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import httpx
 
 from app.cli.output import CliError
-from app.settings import is_loopback
+from app.settings import is_loopback, is_sendable
 
 Json = dict[str, Any]
 
@@ -32,16 +31,16 @@ class ServiceClient:
     """One connection to one service. Every method raises `CliError` with a message for the user."""
 
     def __init__(self, url: str, api_key: str | None = None, timeout_seconds: float = 60.0) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise CliError(f"{url!r} is not the address of a service: expected something like http://127.0.0.1:8000")
-        self.url = parts.geturl().rstrip("/")
+        address = _address(url)
+        if api_key and not is_sendable(api_key):
+            raise CliError("IPT_API_KEY cannot be sent: a key has visible ASCII characters, and no line break")
+        self.url = str(address).rstrip("/")
         self._http = httpx.Client(
             base_url=self.url,
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=timeout_seconds,
             # A proxy from the environment cannot reach this machine's own loopback.
-            trust_env=not is_loopback(parts.hostname),
+            trust_env=not is_loopback(address.host),
         )
 
     def __enter__(self) -> Self:
@@ -146,6 +145,20 @@ class ServiceClient:
         if response.is_success and isinstance(document, dict):
             return document
         raise _service_error(response.status_code, document, self.url)
+
+
+def _address(url: str) -> httpx.URL:
+    try:
+        address = httpx.URL(url if "://" in url else f"http://{url}")
+        address.host.encode("idna")  # as the look-up of the name will
+    except (httpx.InvalidURL, UnicodeError):
+        address = httpx.URL()
+    port = 80 if address.port is None else address.port
+    # What no name can hold comes escaped.
+    named = bool(address.host) and "%" not in address.host
+    if address.scheme not in ("http", "https") or not named or not 0 < port < 65536:
+        raise CliError(f"{url!r} is not the address of a service: expected something like http://127.0.0.1:8000")
+    return address
 
 
 def _service_error(status: int, document: object, url: str) -> ServiceError:

@@ -1,5 +1,6 @@
 """What every command prints with: results on stdout, progress and errors on stderr, and errors in one line."""
 
+import io
 import json
 import os
 import sys
@@ -15,6 +16,44 @@ class CliError(Exception):
     """Ends the command with exit code 1; the message is all that the user sees."""
 
 
+class _Stdout(io.TextIOWrapper):
+    """Standard output on which a full disk or a closed pipe is a `CliError`, once."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> CliError:
+        # What is held back goes nowhere; else the interpreter would try once more as it ends, and complain.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        return CliError(f"the result cannot be written to standard output: {error.strerror}")
+
+
+def take_over_stdout() -> None:
+    """Make failures of standard output errors in one line, and show what its encoding does not have as escapes."""
+    stdout = sys.stdout
+    if not isinstance(stdout, io.TextIOWrapper):  # it was closed before the command began
+        sys.stdout = io.StringIO()
+        return
+    sys.stdout = _Stdout(
+        stdout.buffer,
+        encoding=stdout.encoding,
+        errors="backslashreplace",
+        line_buffering=stdout.line_buffering,
+        write_through=stdout.write_through,
+    )
+
+
 def results() -> Console:
     """Where a command's result goes."""
     return _console(stderr=False)
@@ -27,7 +66,8 @@ def notices() -> Console:
 
 def print_json(document: Any) -> None:
     """One JSON document, and nothing else, on stdout."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    escaped = not sys.stdout.encoding.lower().startswith("utf")  # as JSON does it, not as Python does
+    sys.stdout.write(json.dumps(document, ensure_ascii=escaped, indent=2, allow_nan=False) + "\n")
 
 
 def print_error(message: str) -> None:

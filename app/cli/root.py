@@ -1,6 +1,7 @@
 """The command `ipt` with all its subcommands, and how a command that fails ends."""
 
 import logging
+import sys
 import warnings
 
 import typer
@@ -34,13 +35,18 @@ for _command in (service.worker, service.migrate, settings.settings):
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage."""
+    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C."""
     logging.captureWarnings(True)
     warnings.simplefilter("ignore", FutureWarning)
     try:
-        cli(args=arguments, prog_name="ipt")
+        try:
+            cli(args=arguments, prog_name="ipt")
+        finally:
+            sys.stdout.flush()
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
+    except KeyboardInterrupt:
+        return 130
     except CliError as error:
         print_error(str(error))
         return 1

@@ -5,10 +5,11 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import import_module
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +17,8 @@ import typer
 from app.cli.output import CliError, notices
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from app.settings import Settings
 
 _GRACEFUL_SECONDS = 10
@@ -47,13 +50,13 @@ def serve(
         settings.check_bind()
     except SettingsError as error:
         raise CliError(str(error)) from error
-    # uvicorn takes these over while it runs, and hands each signal it got back here when it has shut down.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    _on_stop(_interrupt_once)
     try:
         with ExitStack() as stack:
             _serve(settings, settings.embedded if worker is None else worker, stack)
     except KeyboardInterrupt:
-        notices().print("stopped")
+        pass
+    notices().print("stopped")
 
 
 def worker(
@@ -113,14 +116,24 @@ def _serve(settings: "Settings", with_worker: bool, stack: ExitStack) -> None:
     where = f"[{shown_host}]" if ":" in shown_host else shown_host
     kept = f"data in {settings.data_dir}, " if settings.embedded else ""
     notices().print(f"http://{where}:{shown_port}  ({kept}API reference at /docs, Ctrl-C stops)", soft_wrap=True)
+    _on_stop(server.handle_exit)
     try:
         server.run(sockets=[listener])
     finally:
-        # One Ctrl-C is enough: more of them must not cut short how the worker and the database are stopped.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _on_stop(signal.SIG_IGN)
     if not server.started:
         raise CliError("the service could not start: the log above says why")
+
+
+def _on_stop(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def _interrupt_once(*_: object) -> None:
+    # One Ctrl-C is enough: more of them must not cut short how the worker and the database are stopped.
+    _on_stop(signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _start_embedded_postgres(settings: "Settings", stack: ExitStack) -> str:
@@ -138,11 +151,16 @@ def _start_embedded_postgres(settings: "Settings", stack: ExitStack) -> str:
     return url
 
 
-def _server(settings: "Settings", database_url: str) -> Any:
+def _server(settings: "Settings", database_url: str) -> "uvicorn.Server":
     import uvicorn
 
     from app.main import create_app
     from app.server import Server
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+            # uvicorn's own breaks off at the second Ctrl-C, with a traceback, and raises every signal again at the end.
+            self.should_exit = True
 
     config = uvicorn.Config(
         create_app(settings, database_url=database_url),

@@ -1,5 +1,6 @@
 """Who may call: API keys, and the one case that needs none."""
 
+import socket
 from collections.abc import Callable
 
 import httpx
@@ -57,9 +58,18 @@ def test_keys_are_kept_as_hashes_alone(service_engine: Engine, new_client: Calla
 def test_on_ones_own_machine_no_key_is_needed_but_a_loopback_name(serve: Serve) -> None:
     with serve(wait=False) as client:
         assert client.get("/v1/tasks").status_code == 200
-        assert client.get("/v1/tasks", headers={"Host": "localhost:1"}).status_code == 200
-        response = client.get("/v1/tasks", headers={"Host": "evil.example"})
-        assert (response.status_code, error_of(response)["code"]) == (400, "unknown_host")
+        for host in ("localhost:1", "LocalHost", "127.0.0.1", "[::1]", "[::1]:8000"):
+            assert client.get("/v1/tasks", headers={"Host": host}).status_code == 200, host
+        foreign = ["evil.example", "localhost.evil.example", "10.0.0.1:8000", "[2001:db8::1]"]
+        malformed = ["", ":8000", "localhost:port", "localhost:80:80", "localhost:8000#", "localhost/", "localhost, x"]
+        malformed += ["127.0.0.1@evil.example", "evil.example@127.0.0.1", "[::1", "::1", "[[::1]]", "[127.0.0.1]"]
+        for host in foreign + malformed:
+            response = client.get("/v1/tasks", headers={"Host": host})
+            assert (response.status_code, error_of(response)["code"]) == (400, "unknown_host"), host
+        for none_or_two in (b"", b"Host: localhost\r\nHost: evil.example\r\n"):
+            with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as connection:
+                connection.sendall(b"GET /v1/tasks HTTP/1.1\r\n" + none_or_two + b"\r\n")
+                assert connection.recv(4096).startswith(b"HTTP/1.1 400")
 
 
 def test_a_key_that_is_set_is_wanted_on_ones_own_machine_too(serve: Serve) -> None:
@@ -80,7 +90,8 @@ def test_loopback_needs_no_key(host: str) -> None:
 
 
 def test_settings_are_checked_at_start_and_shown_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("DATABASE_URL", "mysql://x"), ("API_KEY", "short"), ("PORT", "-1"), ("LEASE_SECONDS", "0")):
+    wrong = [("DATABASE_URL", "mysql://x"), ("API_KEY", "short"), ("PORT", "-1"), ("LEASE_SECONDS", "0")]
+    for name, value in [*wrong, ("API_KEY", f"{KEY}\n{KEY}"), ("API_KEY", f"{KEY} ")]:
         with monkeypatch.context() as patch:
             patch.setenv(f"IPT_{name}", value)
             with pytest.raises(ValidationError):

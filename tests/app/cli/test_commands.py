@@ -1,11 +1,15 @@
 """Commands that end without a service: usage, settings, and errors in one line."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,10 +117,74 @@ def test_the_service_may_be_named_by_the_environment(
     assert str(free_port) in one_error_line(capsys)
 
 
-@pytest.mark.parametrize("url", ["", "ftp://127.0.0.1", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    ["", "ftp://127.0.0.1", "http://", "http://[", "http://a b", "http://a..b", "http://a\nb", "::1"]
+    + [f"http://127.0.0.1:{port}" for port in ("99999", "0", "-1", "http")],
+)
 def test_an_address_that_is_none(url: str, capsys: Captured) -> None:
     assert run(["tasks", "--url", url]) == 1
     assert "not the address of a service" in one_error_line(capsys)
+
+
+@pytest.mark.parametrize("key", ["schl\u00fcssel", "two\nlines", "tab\tbed", "ends in a space "])
+def test_a_key_that_no_header_can_hold(key: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setenv("IPT_API_KEY", key)
+    assert run(["tasks"]) == 1
+    assert "IPT_API_KEY cannot be sent" in one_error_line(capsys)
+
+
+def ipt(*arguments: str, before: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `ipt` in a process of its own, after some lines of Python."""
+    code = f"{before}\nfrom app.cli import main\nmain()"
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.run([sys.executable, "-c", code, *arguments], text=True, check=False, **streams)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("command", ["settings", "settings --json", "--help"])
+def test_a_full_disk_is_one_line(command: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = ipt(*command.split(), stdout=full)
+    assert done.returncode == 1
+    assert done.stderr == "error: the result cannot be written to standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("command", ["settings", "settings --json", "--help"])
+def test_a_closed_pipe_is_one_line(command: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = ipt(*command.split(), stdout=writing)
+    finally:
+        os.close(writing)
+    assert done.returncode == 1
+    assert done.stderr == "error: the result cannot be written to standard output: Broken pipe\n"
+
+
+def test_what_a_terminal_cannot_show_is_escaped() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "IPT_DATA_DIR": "f\u00fcr \U0001f600", "PYTHONUTF8": "1"}
+    done = ipt("settings", env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"f\xfcr \U0001f600" in done.stdout
+    as_json = ipt("settings", "--json", env=environment)
+    assert json.loads(as_json.stdout)["IPT_DATA_DIR"] == "f\u00fcr \U0001f600"
+
+
+@pytest.mark.parametrize("module", ["app.cli.root", "typer", "httpx"])
+def test_ctrl_c_while_a_command_is_loaded_is_quiet(module: str) -> None:
+    interrupt = f"""
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+"""
+    done = ipt("tasks", before=interrupt)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_a_server_that_is_not_ours_is_recognized(another_server: str, capsys: Captured) -> None:
