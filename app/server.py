@@ -1,15 +1,21 @@
-"""uvicorn's server, which tells the app that it ends before it waits for open responses rather than after."""
+"""uvicorn's server, which ends in peace however often it is told to."""
 
 import socket
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 
 class Server(uvicorn.Server):
-    """Runs the app of `create_app`; event streams, which would go on, end as soon as it is told to stop."""
+    """Runs the app of `create_app`."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Stop; uvicorn's own breaks off at the second Ctrl-C, and raises every signal again at the end."""
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the event streams, which would go on, before waiting for open responses."""
         app = self.config.app
         if isinstance(app, FastAPI) and hasattr(app.state, "services"):
             app.state.services.ending.set()

@@ -157,11 +157,6 @@ def _server(settings: "Settings", database_url: str) -> "uvicorn.Server":
     from app.main import create_app
     from app.server import Server
 
-    class Server(uvicorn.Server):
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-            # uvicorn's own breaks off at the second Ctrl-C, with a traceback, and raises every signal again at the end.
-            self.should_exit = True
-
     config = uvicorn.Config(
         create_app(settings, database_url=database_url),
         log_config=None,

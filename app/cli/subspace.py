@@ -68,10 +68,7 @@ def fit(
         quality = _run(running, checkpoint, show)
     subspace = running.save(output, quality)
     checkpoint.unlink(missing_ok=True)
-    if as_json:
-        print_json({"subspace_id": subspace.id, "folder": str(output), **quality})
-    else:
-        results().print(f"{subspace.id} in {output}; use it with IPT_SUBSPACE={output}", soft_wrap=True)
+    _say_where(subspace.id, output, quality, as_json=as_json)
 
 
 @commands.command()
@@ -102,12 +99,64 @@ def info(
         "backbone weights": f"sha256 {backbone['weights_sha256']}",
         "task vector": f"{loaded.intrinsic_dim} floats",
         "soft prompt": f"{prompt}, {manifest['prompt_placement']}",
-        "decoder": f"{loaded.intrinsic_dim} → {manifest['decoder_hidden']} → {prompt}",
+        "decoder": " → ".join(map(str, filter(None, (loaded.intrinsic_dim, manifest["decoder_hidden"], prompt)))),
+        "encoder": "none" if loaded.encoder is None else f"{prompt} → {loaded.intrinsic_dim}",
         "found from": f"{len(training.get('tasks', []))} tasks, method {training.get('method', 'not recorded')}",
     }
     for name, value in rows.items():
         table.add_row(name, Text(value, overflow="fold"))
     results().print(table)
+
+
+@commands.command("import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of the reference implementation (….pt).")],
+    output: Annotated[Path, typer.Argument(help="Folder that the subspace is written to.", metavar="OUTPUT")],
+    backbone: Annotated[str, typer.Option(help="The backbone that it was made with: a hub id, or a folder.")],
+    revision: Annotated[str | None, typer.Option(help="The hub revision of the backbone.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rewrite the paper's authors' checkpoint as a subspace, with its encoder.
+
+    Only tensors are read from it (weights_only), so a hostile file can run nothing.
+
+    \b
+    ipt subspace import last-ckpt.pt bart-subspace --backbone facebook/bart-base
+    IPT_BACKBONE=facebook/bart-base IPT_SUBSPACE=bart-subspace ipt serve
+    """
+    import ipt
+    from ipt.subspace.reference import import_checkpoint
+
+    loaded = ipt.load_backbone(backbone, revision=revision, device="cpu")
+    subspace = import_checkpoint(checkpoint, loaded, output)
+    _say_where(subspace.id, output, {}, as_json=as_json)
+
+
+@commands.command()
+def compress(
+    prompts: Annotated[Path, typer.Argument(help="Soft prompts: a safetensors file of [P, H] tensors.")],
+    subspace: Annotated[str, typer.Option(help="A subspace's folder; it must have its encoder.")],
+) -> None:
+    """Compress soft prompts to task vectors with a subspace's encoder; prints one JSON object, by name.
+
+    \b
+    ipt subspace compress prompts.safetensors --subspace bart-subspace
+    """
+    import ipt
+    from ipt.soft_prompts import read_prompts
+
+    loaded = ipt.load_subspace(subspace)
+    vectors = {
+        name: loaded.compress(prompt[None])[0].tolist() for name, prompt in read_prompts(prompts).items()
+    }
+    print_json({"subspace_id": loaded.id, "vectors": vectors})
+
+
+def _say_where(subspace_id: str, output: Path, more: dict[str, float], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"subspace_id": subspace_id, "folder": str(output), **more})
+    else:
+        results().print(f"{subspace_id} in {output}; use it with IPT_SUBSPACE={output}", soft_wrap=True)
 
 
 def _run(running: "DirectFit", checkpoint: Path, show: "Update") -> dict[str, float]:

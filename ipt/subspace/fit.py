@@ -355,7 +355,7 @@ def _start_like_words(decoder: SubspaceDecoder, backbone: EncoderBackbone) -> No
     table = backbone.model.get_input_embeddings().weight.detach().float().cpu()  # type: ignore[operator]
     words = table[torch.randint(table.shape[0] // 20, table.shape[0] // 2, (decoder.prompt_length,))]
     # Vectors of standard deviation 0.3 or more make prompts that differ by the spread of word embeddings.
-    spread = 2.0 * float(table.std()) / math.sqrt(decoder.expand.out_features)
+    spread = 2.0 * float(table.std()) / math.sqrt(decoder.project.in_features)
     with torch.no_grad():
         decoder.project.bias.copy_(words.flatten())
         decoder.project.weight.mul_(spread / float(decoder.project.weight.std()))

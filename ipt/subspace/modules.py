@@ -24,20 +24,25 @@ class SubspaceEncoder(nn.Module):
 
 
 class SubspaceDecoder(nn.Module):
-    """Make soft prompts from task vectors: linear, tanh, linear (the paper's Proj_b, two layers)."""
+    """Make soft prompts from task vectors: linear, tanh, linear (the paper's Proj_b); one linear layer without hidden.
+
+    Args:
+        intrinsic_dim: D.
+        decoder_hidden: width of the hidden layer; 0 for none.
+        prompt_length, hidden_size: P and H.
+    """
 
     def __init__(self, intrinsic_dim: int, decoder_hidden: int, prompt_length: int, hidden_size: int) -> None:
         super().__init__()
+        self.intrinsic_dim = intrinsic_dim
+        self.decoder_hidden = decoder_hidden
         self.prompt_length = prompt_length
         self.hidden_size = hidden_size
-        self.expand = nn.Linear(intrinsic_dim, decoder_hidden)
-        self.project = nn.Linear(decoder_hidden, prompt_length * hidden_size)
-
-    @property
-    def intrinsic_dim(self) -> int:
-        return self.expand.in_features
+        self.expand = nn.Linear(intrinsic_dim, decoder_hidden) if decoder_hidden else None
+        self.project = nn.Linear(decoder_hidden or intrinsic_dim, prompt_length * hidden_size)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Task vectors [J, D] to soft prompts [J, P, H]."""
-        prompts: Tensor = self.project(torch.tanh(self.expand(vectors)))
+        hidden = vectors if self.expand is None else torch.tanh(self.expand(vectors))
+        prompts: Tensor = self.project(hidden)
         return prompts.view(-1, self.prompt_length, self.hidden_size)

@@ -61,6 +61,23 @@ class Subspace:
     def hidden_size(self) -> int:
         return self.decoder.hidden_size
 
+    @torch.no_grad()
+    def compress(self, prompts: Tensor) -> Tensor:
+        """Soft prompts [J, P, H] of this subspace's backbone to the task vectors [J, D] that come nearest to them.
+
+        Raises:
+            SubspaceError: the subspace came without its encoder, or the prompts have another shape.
+        """
+        if self.encoder is None:
+            raise SubspaceError(f"subspace {self.id} has no encoder, so it cannot compress prompts")
+        if prompts.dim() != 3 or prompts.shape[1:] != (self.prompt_length, self.hidden_size):
+            raise SubspaceError(
+                f"subspace {self.id} compresses prompts of shape [J, {self.prompt_length}, {self.hidden_size}], "
+                f"got {list(prompts.shape)}"
+            )
+        vectors: Tensor = self.encoder(prompts.float())
+        return vectors
+
     def check_backbone(self, backbone: Backbone) -> None:
         """Raise `SubspaceMismatchError` unless this subspace was found on exactly that backbone."""
         wanted, given = self.manifest["backbone"], backbone.identity
@@ -117,7 +134,7 @@ def save_subspace(
     manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "intrinsic_dim": decoder.intrinsic_dim,
-        "decoder_hidden": decoder.expand.out_features,
+        "decoder_hidden": decoder.decoder_hidden,
         "prompt_length": decoder.prompt_length,
         "hidden_size": decoder.hidden_size,
         "backbone": {
@@ -155,6 +172,8 @@ def load_subspace(spec: str | Path = "default", backbone: Backbone | None = None
     if backbone is not None:
         subspace.check_backbone(backbone)
         subspace.decoder.to(backbone.device)
+        if subspace.encoder is not None:
+            subspace.encoder.to(backbone.device)
     return subspace
 
 
@@ -174,8 +193,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise SubspaceError(f"{path}: format version {FORMAT_VERSION} is understood, found {found!r}")
     for name in _SHAPE_FIELDS:
         value = manifest.get(name)
-        if type(value) is not int or not 0 < value <= 1_000_000:
-            raise SubspaceError(f"{path}: {name} must be a positive integer, found {value!r}")
+        least = 0 if name == "decoder_hidden" else 1
+        if type(value) is not int or not least <= value <= 1_000_000:
+            raise SubspaceError(f"{path}: {name} must be an integer of at least {least}, found {value!r}")
     backbone = manifest.get("backbone")
     names = ("family", "id", "weights_sha256")
     if not isinstance(backbone, dict) or not all(isinstance(backbone.get(name), str) for name in names):
@@ -220,12 +240,12 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _assemble(folder: Path, manifest: dict[str, Any], tensors: dict[str, Tensor]) -> Subspace:
     dim, hidden, length, width = (manifest[name] for name in _SHAPE_FIELDS)
-    expected = {
-        "decoder.expand.weight": (hidden, dim),
-        "decoder.expand.bias": (hidden,),
-        "decoder.project.weight": (length * width, hidden),
+    expected: dict[str, tuple[int, ...]] = {
+        "decoder.project.weight": (length * width, hidden or dim),
         "decoder.project.bias": (length * width,),
     }
+    if hidden:
+        expected |= {"decoder.expand.weight": (hidden, dim), "decoder.expand.bias": (hidden,)}
     has_encoder = any(name.startswith("encoder.") for name in tensors)
     if has_encoder:
         expected |= {"encoder.compress.weight": (dim, length * width), "encoder.compress.bias": (dim,)}
