@@ -146,9 +146,7 @@ def compress(
     from ipt.soft_prompts import read_prompts
 
     loaded = ipt.load_subspace(subspace)
-    vectors = {
-        name: loaded.compress(prompt[None])[0].tolist() for name, prompt in read_prompts(prompts).items()
-    }
+    vectors = {name: loaded.compress(prompt[None])[0].tolist() for name, prompt in read_prompts(prompts).items()}
     print_json({"subspace_id": loaded.id, "vectors": vectors})
 
 

@@ -23,7 +23,15 @@ class SubspaceEncoder(nn.Module):
         return vectors
 
 
-class SubspaceDecoder(nn.Module):
+class PromptMaker(nn.Module):
+    """Whatever makes soft prompts [J, P, H] from vectors [J, D]."""
+
+    intrinsic_dim: int
+    prompt_length: int
+    hidden_size: int
+
+
+class SubspaceDecoder(PromptMaker):
     """Make soft prompts from task vectors: linear, tanh, linear (the paper's Proj_b); one linear layer without hidden.
 
     Args:

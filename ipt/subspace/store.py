@@ -22,7 +22,7 @@ from torch import Tensor
 from ipt.backbones.protocol import Backbone
 from ipt.backbones.weights import hash_weights
 from ipt.errors import SubspaceError, SubspaceMismatchError
-from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
+from ipt.subspace.modules import PromptMaker, SubspaceDecoder, SubspaceEncoder
 
 FORMAT_VERSION = 1
 TENSORS_FILE = "subspace.safetensors"
@@ -41,7 +41,7 @@ class Subspace:
     """A decoder with everything that says what its task vectors mean. Letters: K initial vectors, D, P, H."""
 
     id: str
-    decoder: SubspaceDecoder
+    decoder: PromptMaker
     initial_vectors: Tensor
     """[K, D]: where tuning may start. The first one is where it starts when nothing tells otherwise."""
     manifest: dict[str, Any]

@@ -1,0 +1,56 @@
+"""Soft prompts on disk: a safetensors file of one tensor [P, H] a task, named after it.
+
+So are the files that PEFT's prompt tuning writes, whose one tensor is `prompt_embeddings`.
+Letters: P prompt length, H hidden size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ipt.backbones.protocol import Backbone
+from ipt.errors import CheckpointError
+
+
+def save_prompts(path: Path, prompts: Mapping[str, Tensor], backbone: Backbone) -> None:
+    """Write prompts [P, H] by name, with the id and the weights' hash of the backbone that they were tuned on."""
+    identity = {"id": backbone.identity.id, "weights_sha256": backbone.identity.weights_sha256}
+    tensors = {name: prompt.detach().float().cpu().contiguous() for name, prompt in prompts.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, {"backbone": json.dumps(identity)})
+
+
+def read_prompts(path: Path, backbone: Backbone | None = None) -> dict[str, Tensor]:
+    """Prompts [P, H] in float32, by name.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, holds something else, or says that its prompts were tuned on
+            another backbone than `backbone`.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            prompts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+        identity = json.loads(metadata.get("backbone", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable file of soft prompts: {error}") from None
+    if not prompts:
+        raise CheckpointError(f"{path}: holds no prompt")
+    for name, prompt in prompts.items():
+        if prompt.dim() != 2 or not prompt.is_floating_point() or not torch.isfinite(prompt).all():
+            raise CheckpointError(f"{path}: {name} is no prompt, which is a [P, H] tensor of finite numbers")
+        if backbone is not None and prompt.shape[1] != backbone.hidden_size:
+            raise CheckpointError(
+                f"{path}: {name} has hidden size {prompt.shape[1]}, the backbone's is {backbone.hidden_size}"
+            )
+    tuned_on = identity.get("weights_sha256") if isinstance(identity, dict) else None
+    if backbone is not None and tuned_on not in (None, backbone.identity.weights_sha256):
+        raise CheckpointError(f"{path}: its prompts were tuned on {identity.get('id')!r}, not {backbone.identity.id!r}")
+    return {name: prompt.float() for name, prompt in prompts.items()}

@@ -1,0 +1,80 @@
+"""Plain prompt tuning (PT): the whole space of soft prompts in place of a subspace of it.
+
+There the vector is the prompt itself, flattened, and the decoder changes nothing. So everything that tunes, fuses,
+resumes and answers in a subspace does it for PT too, on every family of backbones, and what is compared with PT differs
+from it in nothing else. Letters: K starts, D = P·H intrinsic dimension, P prompt length, H hidden size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ipt.backbones.protocol import Backbone
+from ipt.errors import SubspaceError
+from ipt.subspace.modules import PromptMaker
+from ipt.subspace.store import PLACEMENTS, TEMPLATE, Subspace
+
+
+class WholePrompts(PromptMaker):
+    """Vectors that are prompts already."""
+
+    def __init__(self, prompt_length: int, hidden_size: int) -> None:
+        super().__init__()
+        self.intrinsic_dim = prompt_length * hidden_size
+        self.prompt_length = prompt_length
+        self.hidden_size = hidden_size
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """[J, P·H] to [J, P, H]."""
+        return vectors.view(-1, self.prompt_length, self.hidden_size)
+
+
+def prompt_space(backbone: Backbone, prompt_length: int, starts: Tensor | None = None) -> Subspace:
+    """A "subspace" that leaves nothing out, to tune whole prompts in with `adapt` or the engine.
+
+    Args:
+        backbone: the frozen model.
+        prompt_length: P.
+        starts: [K, P, H] prompts where tuning may start; `word_prompts` with seed 0 when None. What IST found is such
+            a start for "IST, then PT".
+
+    Raises:
+        SubspaceError: the starts have another shape.
+    """
+    if prompt_length < 1:
+        raise SubspaceError(f"a prompt has at least one position, got prompt_length {prompt_length}")
+    if starts is None:
+        starts = word_prompts(backbone, prompt_length, seed=0)
+    if starts.dim() != 3 or starts.shape[1:] != (prompt_length, backbone.hidden_size):
+        raise SubspaceError(
+            f"starts must have shape [K, {prompt_length}, {backbone.hidden_size}], got {list(starts.shape)}"
+        )
+    identity = backbone.identity
+    manifest = {
+        "backbone": {"family": backbone.family, "id": identity.id, "weights_sha256": identity.weights_sha256},
+        "prompt_placement": PLACEMENTS[backbone.family],
+        "template": TEMPLATE,
+        "training": {},
+    }
+    return Subspace(
+        id=f"prompts_{prompt_length}_{identity.weights_sha256[:24]}",
+        decoder=WholePrompts(prompt_length, backbone.hidden_size),
+        initial_vectors=starts.detach().float().cpu().flatten(1),
+        manifest=manifest,
+    )
+
+
+@torch.no_grad()
+def word_prompts(backbone: Backbone, prompt_length: int, *, seed: int, count: int = 1) -> Tensor:
+    """[count, P, H]: embeddings of words drawn from the frequent half of the vocabulary, where PT commonly starts.
+
+    Source: Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", section 2.
+    """
+    embeddings = backbone.model.get_input_embeddings()  # type: ignore[operator]
+    words = embeddings.num_embeddings
+    generator = torch.Generator().manual_seed(seed)
+    # The first entries of a vocabulary are special tokens, unused ones and single bytes.
+    drawn = torch.randint(words // 20, max(words // 2, words // 20 + 1), (count, prompt_length), generator=generator)
+    prompts: Tensor = embeddings(drawn.to(backbone.device))
+    return prompts.float().cpu()
