@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -118,9 +119,10 @@ def tasks(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
 def predictions_table(inputs: list[str], predictions: list[dict[str, Any]], width: int) -> Table:
     """One row a text: the answer, how sure a classifier is, and as much of the text as fits."""
     rows = [(*answer_of(prediction), one_line(text)) for text, prediction in zip(inputs, predictions, strict=True)]
-    answer_width = min(max(len(answer) for answer, *_ in rows), width // 2)
+    heading = "answer"
+    answer_width = min(max(cell_len(answer) for answer in (heading, *(answer for answer, *_ in rows))), width // 2)
     table = Table(box=None, pad_edge=False)
-    table.add_column("answer", max_width=answer_width)
+    table.add_column(heading, max_width=answer_width)
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("text", no_wrap=True, overflow="ellipsis", max_width=width - answer_width - _SCORE_AND_GAPS)
     for answer, sure, text in rows:
@@ -160,8 +162,10 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
 
 
 def _print_adaptation(console: Console, adaptation: dict[str, Any]) -> None:
+    progress = adaptation["progress"]
+    after = f" after {progress['step']} of {progress['steps']} steps" if adaptation["state"] == "succeeded" else ""
     console.print(
-        f"task [bold]{adaptation['task_id']}[/bold] version {adaptation['task_version']}: {adaptation['state']}"
+        f"task [bold]{adaptation['task_id']}[/bold] version {adaptation['task_version']}: {adaptation['state']}{after}"
     )
     if adaptation.get("metrics"):
         console.print(metrics_table(adaptation["metrics"]))
