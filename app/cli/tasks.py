@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.options import DEFAULT_URL, AsJson, Url, api_key
-from app.cli.output import CliError, notices, print_json, results, score
+from app.cli.output import CliError, notices, print_json, program, results, score
 
 _SCORE_AND_GAPS = 10
 
@@ -46,7 +46,11 @@ def adapt(
                 with adaptation_progress(notices()) as show:
                     adaptation = client.wait(adaptation["id"], show)
             except KeyboardInterrupt:
-                notices().print(f"stopped waiting; {adaptation['id']} goes on, and `ipt tasks` shows when it is done")
+                notices().print(
+                    f"stopped waiting; {adaptation['id']} goes on, and `{program()} tasks` shows when it is done",
+                    markup=False,
+                    soft_wrap=True,
+                )
                 raise typer.Exit(130) from None
     if as_json:
         print_json(adaptation)
@@ -98,7 +102,7 @@ def tasks(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
         print_json({"object": "list", "data": found, "has_more": False})
         return
     if not found:
-        notices().print("no tasks yet: `ipt adapt FILE` makes one")
+        notices().print(f"no tasks yet: `{program()} adapt FILE` makes one", markup=False, soft_wrap=True)
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("id", "name", "version", "kind", "labels"):
@@ -172,9 +176,11 @@ def _print_adaptation(console: Console, adaptation: dict[str, Any]) -> None:
     for warning in adaptation.get("warnings") or []:
         console.print(Text(f"warning: {warning}", style="yellow"))
     if adaptation["state"] == "succeeded":
-        console.print(f'try: ipt predict {adaptation["task_id"]} "some text"')
+        console.print(Text(f'try: {program()} predict {adaptation["task_id"]} "some text"'), soft_wrap=True)
     else:
-        console.print(f"queued as {adaptation['id']}; `ipt tasks` shows when it is done")
+        console.print(
+            f"queued as {adaptation['id']}; `{program()} tasks` shows when it is done", markup=False, soft_wrap=True
+        )
 
 
 def _lines_from_stdin() -> list[str]:

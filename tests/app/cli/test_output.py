@@ -1,10 +1,13 @@
 """What people see of answers and of progress, on a terminal and without one."""
 
 import io
+import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from app.cli.output import program
 from app.cli.progress import adaptation_progress
 from app.cli.tasks import predictions_table
 
@@ -33,3 +36,21 @@ def test_tuning_that_stopped_early_is_at_its_end_and_claims_no_more_steps(termin
             show({"state": state, "progress": {"step": 27, "steps": 40}})
     assert isinstance(console.file, io.StringIO)
     assert said in console.file.getvalue()
+
+
+def test_commands_to_try_are_called_as_this_one_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def called(*original: str, script: str) -> str:
+        monkeypatch.setattr(sys, "orig_argv", list(original))
+        monkeypatch.setattr(sys, "argv", [script])
+        return program()
+
+    installed = tmp_path / "ipt"
+    installed.touch(mode=0o755)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert called("python", str(installed), script=str(installed)) == str(installed)
+    assert called("python", ".venv/bin/ipt", script=".venv/bin/ipt") == ".venv/bin/ipt"
+    assert called("python", "my venv/ipt", script="my venv/ipt") == "'my venv/ipt'"
+    module = "/somewhere/app/cli/__main__.py"
+    assert called(".venv/bin/python", "-m", "app.cli", script=module) == ".venv/bin/python -m app.cli"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert called("python", str(installed), script=str(installed)) == "ipt"
