@@ -27,7 +27,7 @@ def _some(text: str) -> str:
 
 def _few(value: Any) -> Any:
     if isinstance(value, dict) and len(value) > _MOST_METADATA:
-        raise ValueError(f"must have at most {_MOST_METADATA} entries")
+        raise ValueError(f"has {len(value)} entries; at most {_MOST_METADATA} are taken")
     return value
 
 
@@ -54,5 +54,5 @@ class Body(BaseModel):
     @classmethod
     def _bounded(cls, data: Any) -> Any:
         if isinstance(data, dict) and len(data) > _MOST_FIELDS:
-            raise ValueError("has far too many fields")
+            raise ValueError(f"has {len(data)} fields; at most {_MOST_FIELDS} are taken")
         return data

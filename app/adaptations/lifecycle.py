@@ -202,7 +202,7 @@ def succeed(session: Session, lease: Lease, tuned: Tuned) -> bool:
     _end(row, "succeeded")
     row.metrics = tuned.metrics
     row.warnings = list(tuned.warnings)
-    row.step = row.steps
+    row.step = tuned.metrics.get("steps_run", row.step)
     session.add(
         TaskVersion(
             task_id=row.task_id,

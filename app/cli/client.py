@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import httpx
 
-from app.cli.output import CliError
+from app.cli.output import CliError, program
 from app.settings import is_loopback, is_sendable
 
 Json = dict[str, Any]
@@ -100,7 +100,7 @@ class ServiceClient:
             return name_or_id
         found = [task for task in self._pages("/v1/tasks") if task["name"] == name_or_id]
         if not found:
-            raise CliError(f"there is no task named {name_or_id!r}: `ipt tasks` lists them")
+            raise CliError(f"there is no task named {name_or_id!r}: `{program()} tasks` lists them")
         return str(next((task for task in found if task["versions"]), found[0])["id"])
 
     def predict(self, task_id: str, inputs: Sequence[str]) -> Json:
@@ -132,7 +132,7 @@ class ServiceClient:
             )
         except httpx.ConnectError as error:
             raise CliError(
-                f"no service answers at {self.url}: start one with `ipt serve`, or name another with --url"
+                f"no service answers at {self.url}: start one with `{program()} serve`, or name another with --url"
             ) from error
         except httpx.TransportError as error:
             raise CliError(

@@ -3,7 +3,10 @@
 import io
 import json
 import os
+import shlex
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -73,6 +76,18 @@ def print_json(document: Any) -> None:
 def print_error(message: str) -> None:
     """The one line that a failed command leaves on stderr."""
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
+
+
+def program() -> str:
+    """`ipt` as whoever called it can call it again."""
+    script = Path(sys.argv[0])
+    if script.name == "__main__.py" and script.parent.name == "cli":
+        return f"{shlex.quote(sys.orig_argv[0])} -m app.cli"
+    found = shutil.which("ipt")
+    on_path = found is not None and Path(found).resolve() == script.resolve()
+    if script.name not in ("ipt", "ipt.exe") or on_path:
+        return "ipt"
+    return shlex.quote(sys.argv[0])
 
 
 def score(value: Any) -> str:

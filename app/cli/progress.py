@@ -20,9 +20,9 @@ _SECONDS_WITHOUT_LINE = 60.0
 
 
 class Update(Protocol):
-    """Takes what is going on, steps done, steps in all (0: not known yet), and how it goes."""
+    """Takes what is going on, steps done, steps in all (0: not known yet), how it goes, and whether it is over."""
 
-    def __call__(self, what: str, done: int, total: int, detail: str = "") -> None: ...
+    def __call__(self, what: str, done: int, total: int, detail: str = "", *, over: bool = False) -> None: ...
 
 
 @contextmanager
@@ -43,6 +43,7 @@ def adaptation_progress(console: Console) -> Iterator[Callable[[dict[str, Any]],
             "waiting for a worker" if adaptation["state"] == "queued" else _describe(adaptation),
             int(adaptation["progress"]["step"]),
             int(adaptation["progress"]["steps"]),
+            over=adaptation["state"] == "succeeded",
         )
 
 
@@ -62,8 +63,9 @@ def _live(console: Console) -> Iterator[Update]:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("starting", total=None)
 
-        def update(what: str, done: int, total: int, detail: str = "") -> None:
-            bar.update(task, description=what + detail, completed=done, total=total or None)
+        def update(what: str, done: int, total: int, detail: str = "", *, over: bool = False) -> None:
+            # What stopped early has come to its end as well.
+            bar.update(task, description=what + detail, completed=done, total=done if over else total or None)
 
         yield update
 
@@ -76,7 +78,7 @@ class _Lines:
         self._shown: tuple[str, int] | None = None
         self._printed_at = 0.0
 
-    def __call__(self, what: str, done: int, total: int, detail: str = "") -> None:
+    def __call__(self, what: str, done: int, total: int, detail: str = "", *, over: bool = False) -> None:  # noqa: ARG002
         part = done * _LINES_WITHOUT_TERMINAL // total if total else 0
         now = time.monotonic()
         if (what, part) != self._shown or now - self._printed_at >= _SECONDS_WITHOUT_LINE:

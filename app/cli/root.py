@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from app.cli import demo, service, settings, subspace, tasks
 from app.cli.output import CliError, print_error
+from app.validation import explain
 
 _ABOUT = """Adapt one frozen language model to many few-shot tasks; each task is one vector of 250 floats.
 
@@ -53,7 +54,7 @@ def run(arguments: list[str] | None = None) -> int:
     except ValidationError as error:
         # Settings are the only pydantic model that a command makes from what the user wrote.
         problem = error.errors(include_url=False, include_input=False)[0]
-        print_error(f"IPT_{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}")
+        print_error(f"IPT_{'_'.join(str(part) for part in problem['loc']).upper()}: {explain(problem)}")
         return 1
     except Exception as error:
         if not _is_core_error(error):

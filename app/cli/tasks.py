@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from app.cli.options import DEFAULT_URL, AsJson, Url, api_key
-from app.cli.output import CliError, notices, print_json, results, score
+from app.cli.output import CliError, notices, print_json, program, results, score
 
 _SCORE_AND_GAPS = 10
 
@@ -45,7 +46,11 @@ def adapt(
                 with adaptation_progress(notices()) as show:
                     adaptation = client.wait(adaptation["id"], show)
             except KeyboardInterrupt:
-                notices().print(f"stopped waiting; {adaptation['id']} goes on, and `ipt tasks` shows when it is done")
+                notices().print(
+                    f"stopped waiting; {adaptation['id']} goes on, and `{program()} tasks` shows when it is done",
+                    markup=False,
+                    soft_wrap=True,
+                )
                 raise typer.Exit(130) from None
     if as_json:
         print_json(adaptation)
@@ -97,7 +102,7 @@ def tasks(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
         print_json({"object": "list", "data": found, "has_more": False})
         return
     if not found:
-        notices().print("no tasks yet: `ipt adapt FILE` makes one")
+        notices().print(f"no tasks yet: `{program()} adapt FILE` makes one", markup=False, soft_wrap=True)
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("id", "name", "version", "kind", "labels"):
@@ -118,9 +123,10 @@ def tasks(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
 def predictions_table(inputs: list[str], predictions: list[dict[str, Any]], width: int) -> Table:
     """One row a text: the answer, how sure a classifier is, and as much of the text as fits."""
     rows = [(*answer_of(prediction), one_line(text)) for text, prediction in zip(inputs, predictions, strict=True)]
-    answer_width = min(max(len(answer) for answer, *_ in rows), width // 2)
+    heading = "answer"
+    answer_width = min(max(cell_len(answer) for answer in (heading, *(answer for answer, *_ in rows))), width // 2)
     table = Table(box=None, pad_edge=False)
-    table.add_column("answer", max_width=answer_width)
+    table.add_column(heading, max_width=answer_width)
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("text", no_wrap=True, overflow="ellipsis", max_width=width - answer_width - _SCORE_AND_GAPS)
     for answer, sure, text in rows:
@@ -160,17 +166,21 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
 
 
 def _print_adaptation(console: Console, adaptation: dict[str, Any]) -> None:
+    progress = adaptation["progress"]
+    after = f" after {progress['step']} of {progress['steps']} steps" if adaptation["state"] == "succeeded" else ""
     console.print(
-        f"task [bold]{adaptation['task_id']}[/bold] version {adaptation['task_version']}: {adaptation['state']}"
+        f"task [bold]{adaptation['task_id']}[/bold] version {adaptation['task_version']}: {adaptation['state']}{after}"
     )
     if adaptation.get("metrics"):
         console.print(metrics_table(adaptation["metrics"]))
     for warning in adaptation.get("warnings") or []:
         console.print(Text(f"warning: {warning}", style="yellow"))
     if adaptation["state"] == "succeeded":
-        console.print(f'try: ipt predict {adaptation["task_id"]} "some text"')
+        console.print(Text(f'try: {program()} predict {adaptation["task_id"]} "some text"'), soft_wrap=True)
     else:
-        console.print(f"queued as {adaptation['id']}; `ipt tasks` shows when it is done")
+        console.print(
+            f"queued as {adaptation['id']}; `{program()} tasks` shows when it is done", markup=False, soft_wrap=True
+        )
 
 
 def _lines_from_stdin() -> list[str]:

@@ -57,6 +57,10 @@ def test_the_same_key_and_body_give_the_same_adaptation(client: httpx.Client, se
     again = client.post("/v1/adaptations", json=adaptation_body(), headers=headers)
     assert again.status_code == 202
     assert again.json() == first.json()
+    turned_round = client.post("/v1/adaptations", json=dict(reversed(adaptation_body().items())), headers=headers)
+    assert turned_round.json() == first.json()
+    spelled_out = adaptation_body(hyperparameters=first.json()["hyperparameters"])
+    assert client.post("/v1/adaptations", json=spelled_out, headers=headers).status_code == 409
     other = client.post("/v1/adaptations", json=adaptation_body(name="other"), headers=headers)
     assert other.status_code == 409
     assert error_of(other)["code"] == "idempotency_key_reused"

@@ -89,6 +89,46 @@ def test_what_cannot_be_tuned_on_is_named(client: httpx.Client, changes: dict[st
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"examples": []}, "has 0 entries; at least 1 must be there"),
+        ({"examples": [{"input": "x"}]}, "this field is required"),
+        ({"examples": {}}, "must be a JSON list"),
+        ({"examples": [1]}, "must be a JSON object"),
+        ({"name": "x" * 201}, "has 201 characters; at most 200 are taken"),
+        ({"name": 7}, "must be text, in quotes"),
+        ({"name": " "}, "must not be empty"),
+        ({"task_id": "tsk_1"}, "the body needs either name, for a new task, or task_id, for a further version of one"),
+        ({"metadata": {str(n): "x" for n in range(17)}}, "has 17 entries; at most 16 are taken"),
+        ({str(n): "x" for n in range(31)}, "the body has 34 fields; at most 32 are taken"),
+        ({"unknown": 1}, "there is no such field"),
+        ({"kind": "regression"}, "must be 'classification' or 'text2text'"),
+        ({"hyperparameters": {"steps": 0}}, "must be at least 1"),
+        ({"hyperparameters": {"steps": 10_001}}, "must be at most 10000"),
+        ({"hyperparameters": {"steps": "5"}}, "must be a whole number"),
+        ({"hyperparameters": {"seed": "random"}}, "must be a whole number, or must be 'auto'"),
+        ({"hyperparameters": {"learning_rate": "0.1"}}, "must be a number"),
+        ({"hyperparameters": {"learning_rate": 0}}, "must be more than 0"),
+    ],
+)
+def test_errors_speak_of_the_callers_values_and_not_of_python(
+    client: httpx.Client, changes: dict[str, Any], message: str
+) -> None:
+    assert error_of(client.post("/v1/adaptations", json=adaptation_body(**changes)))["message"] == message
+
+
+def test_a_body_that_holds_nothing_or_no_json_is_told_so(client: httpx.Client) -> None:
+    as_json = {"content-type": "application/json"}
+    for content, headers, said in (
+        (b"", as_json, "the body is empty"),
+        (b"", {}, "the body is empty"),
+        (b"null", as_json, "the body must be a JSON object"),
+        (b'{"name": x}', as_json, "not valid JSON: it goes wrong at character 10"),
+    ):
+        assert said in error_of(client.post("/v1/adaptations", content=content, headers=headers))["message"]
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"",
@@ -155,6 +195,8 @@ def test_unknown_paths_and_methods_have_the_agreed_shape(client: httpx.Client) -
         ("GET", "/v1/%00%ff", 404, "route_not_found"),
         ("PUT", "/v1/tasks", 405, "method_not_allowed"),
         ("DELETE", "/healthz", 405, "method_not_allowed"),
+        ("GET", "/v1/adaptations/", 404, "route_not_found"),
+        ("POST", "/v1/adaptations/", 404, "route_not_found"),
     ):
         response = client.request(method, path)
         assert (response.status_code, error_of(response)["code"]) == (status, code)
@@ -180,7 +222,9 @@ def test_unknown_paths_and_methods_have_the_agreed_shape(client: httpx.Client) -
 def test_parameters_out_of_range_are_refused(client: httpx.Client, path: str) -> None:
     response = client.get(path)
     assert response.status_code == 422
-    assert error_of(response)["param"]
+    error = error_of(response)
+    assert error["param"]
+    assert error["message"].startswith(("must ", "has ", "holds "))
 
 
 def test_ids_of_any_characters_are_merely_unknown(client: httpx.Client) -> None:

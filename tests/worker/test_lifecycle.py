@@ -23,7 +23,7 @@ TUNED = Tuned(
     readout=b"readout",
     labels=["a", "b"],
     kind="classification",
-    metrics={"score": 0.75},
+    metrics={"score": 0.75, "steps_run": 27},
     warnings=["small"],
 )
 
@@ -133,12 +133,13 @@ def test_a_report_renews_the_lease_and_keeps_progress_and_checkpoint(
 def test_success_keeps_the_task_version_and_ends_the_lease(
     engine: Engine, enqueue: Enqueue, row: Row, events: Events
 ) -> None:
-    adaptation_id = enqueue()
+    adaptation_id = enqueue(step=20, steps=40)
     lease = claim_one(engine)
     with transaction(engine) as session:
         assert lifecycle.succeed(session, lease, TUNED)
     done = row(adaptation_id)
-    assert (done.state, done.metrics, done.warnings) == ("succeeded", {"score": 0.75}, ["small"])
+    assert (done.state, done.metrics, done.warnings) == ("succeeded", TUNED.metrics, ["small"])
+    assert (done.step, done.steps) == (27, 40), "tuning that stopped early claims no more steps than it took"
     assert done.lease_token is None
     assert done.checkpoint is None
     assert done.finished_at is not None

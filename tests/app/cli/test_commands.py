@@ -93,10 +93,21 @@ def test_settings_are_printed_with_secrets_masked(monkeypatch: pytest.MonkeyPatc
     assert "hidden-word" not in printed
 
 
-def test_a_wrong_setting_is_named_as_its_variable(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    monkeypatch.setenv("IPT_MAX_ATTEMPTS", "many")
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("IPT_MAX_ATTEMPTS", "many", "must be a whole number"),
+        ("IPT_PORT", "70000", "must be at most 65535"),
+        ("IPT_LEASE_SECONDS", "0", "must be more than 0"),
+        ("IPT_REDIS_URL", "amqp://broker", "must start with redis://, rediss:// or redis+socket://"),
+    ],
+)
+def test_a_wrong_setting_is_named_as_its_variable(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv(name, value)
     assert run(["settings"]) == 1
-    assert "IPT_MAX_ATTEMPTS" in one_error_line(capsys)
+    assert one_error_line(capsys) == f"error: {name}: {message}\n"
 
 
 @pytest.mark.parametrize("command", [["tasks"], ["predict", "tsk_1", "text"], ["adapt", "rows.jsonl"]])
