@@ -68,7 +68,9 @@ def test_nobody_imports_the_command_line() -> None:
 
 
 def test_the_worker_uses_only_settings_database_and_repositories_of_the_app() -> None:
-    allowed = ("app.settings", "app.db", "app.ids", "app.adaptations.lifecycle", "app.adaptations.wake")
+    allowed = (
+        *("app.settings", "app.validation", "app.db", "app.ids", "app.adaptations.lifecycle", "app.adaptations.wake"),
+    )
     wrong = [
         (module, name)
         for module, name in imports_of("worker")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from app.settings import Settings
+from app.validation import explain
 from worker import log
 
 
@@ -21,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        wrong = "; ".join(f"IPT_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
+        wrong = "; ".join(f"IPT_{str(item['loc'][0]).upper()}: {explain(item)}" for item in error.errors())
         parser.error(wrong)
     if settings.database_url is None:
         parser.error("IPT_DATABASE_URL is not set; in the embedded mode `ipt serve` runs the worker itself")

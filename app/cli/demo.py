@@ -1,8 +1,5 @@
 """`ipt demo`: the whole way from a dataset to answers, on the service's own REST API."""
 
-import os
-import shlex
-import shutil
 import signal
 import sys
 import time
@@ -18,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.options import DEFAULT_URL, api_key
-from app.cli.output import CliError, results, score
+from app.cli.output import CliError, program, results, score
 
 if TYPE_CHECKING:
     from app.cli.client import ServiceClient
@@ -186,26 +183,15 @@ def _baseline_accuracy(examples: "list[Row]", new: "list[Row]") -> float | None:
 def _say_what_next(console: Console, task_id: str, *, running: bool) -> None:
     authorization = ' -H "authorization: Bearer $IPT_API_KEY"' if api_key() else ""
     curl = f"curl -s {DEFAULT_URL}/v1/tasks/{task_id}/predict{authorization} -H 'content-type: application/json'"
-    program = _program()
+    ipt = program()
     console.print("\n[bold]What to try next[/bold]")
     lines = [] if running else ["make serve                # in another terminal; it has the task that was just made"]
     lines += [
         f'{curl} -d \'{{"inputs": ["{_TRY}"]}}\'',
-        f"{program} adapt examples/reviews.jsonl",
-        f'{program} predict reviews "Arrived on time, well packed, and broken"',
+        f"{ipt} adapt examples/reviews.jsonl",
+        f'{ipt} predict reviews "Arrived on time, well packed, and broken"',
         f"open {DEFAULT_URL}/docs     # the whole API",
     ]
     for line in lines:
         # Not wrapped, so that it can be pasted.
         console.print(Text(f"  {line}"), soft_wrap=True)
-
-
-def _program() -> str:
-    """How the user can call `ipt` from where they are."""
-    script = Path(sys.argv[0])
-    if script.name not in ("ipt", "ipt.exe"):
-        return "python -m app.cli"
-    found = shutil.which("ipt")
-    if found is not None and Path(found).samefile(script):
-        return "ipt"
-    return shlex.quote(os.path.relpath(script))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from app.cli.root import run
+from tests.tiny import build_tiny_seq2seq
 
 Captured = pytest.CaptureFixture[str]
 
@@ -72,7 +73,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     "command",
     [
         *["", "demo", "serve", "adapt", "predict", "tasks", "worker", "migrate", "settings"],
-        *["subspace", "subspace fit", "subspace info"],
+        *["subspace", "subspace fit", "subspace info", "subspace import", "subspace compress"],
     ],
 )
 def test_every_command_explains_itself(command: str, capsys: Captured) -> None:
@@ -280,3 +281,32 @@ def test_a_subspace_is_fitted_from_a_folder_of_tasks_and_can_be_used(
     assert manifest["subspace_id"] == fitted["subspace_id"]
     assert manifest["training"]["tasks"] == ["one", "three", "two"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["subspace.json", "subspace.safetensors"]
+
+
+def test_a_checkpoint_is_imported_and_compresses_prompts(tmp_path: Path, capsys: Captured) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    bart = str(build_tiny_seq2seq(tmp_path / "bart", "bart"))
+    flat, dim = 4 * 32, 3
+    shapes = {"prompt_W1": (dim, flat), "prompt_W2": (flat, dim)}
+    model = {f"{name}.weight": torch.ones(shape) for name, shape in shapes.items()}
+    model |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
+    torch.save({"model": model}, tmp_path / "last-ckpt.pt")
+    output = tmp_path / "subspace"
+    assert run(["subspace", "import", str(tmp_path / "last-ckpt.pt"), str(output), "--backbone", bart, "--json"]) == 0
+    imported = json.loads(capsys.readouterr().out)
+    assert run(["subspace", "info", str(output)]) == 0
+    assert imported["subspace_id"] in capsys.readouterr().out
+    save_file({"tickets": torch.full((4, 32), 0.5)}, tmp_path / "prompts.safetensors")
+    assert run(["subspace", "compress", str(tmp_path / "prompts.safetensors"), "--subspace", str(output)]) == 0
+    compressed = json.loads(capsys.readouterr().out)
+    assert compressed == {"subspace_id": imported["subspace_id"], "vectors": {"tickets": [flat / 2] * dim}}
+
+
+def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path: Path, capsys: Captured) -> None:
+    bart = str(build_tiny_seq2seq(tmp_path / "bart", "bart"))
+    (tmp_path / "ckpt.pt").write_bytes(b"junk")
+    capsys.readouterr()
+    assert run(["subspace", "import", str(tmp_path / "ckpt.pt"), str(tmp_path / "out"), "--backbone", bart]) == 1
+    assert "ckpt.pt" in one_error_line(capsys)
