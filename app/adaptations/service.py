@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import secrets
+import unicodedata
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -133,13 +134,33 @@ def _check_dataset(settings: Settings, body: AdaptationInput) -> Kind:
     try:
         kind = ipt.check_examples(_core(body.examples), validation, body.kind)
     except DatasetError as error:
+        # A label that is rare, or unknown, may be another one written differently.
+        _check_labels_differ(fields)
         raise InvalidError(error.message, code="invalid_dataset", param=error.param) from error
+    if kind == "classification":
+        _check_labels_differ(fields)
     labels = {example.output for example in body.examples}
     if kind == "classification" and len(labels) > settings.max_labels:
         raise InvalidError(
             f"at most {settings.max_labels} labels, got {len(labels)}", code="too_many_labels", param="examples"
         )
     return kind
+
+
+def _check_labels_differ(fields: dict[str, list[ExampleInput]]) -> None:
+    """Refuse labels that look the same: two labels are hardly ever meant, and nobody could tell their answers apart."""
+    first_of: dict[str, tuple[str, str]] = {}
+    for name, examples in fields.items():
+        for index, example in enumerate(examples):
+            seen = unicodedata.normalize("NFC", example.output.strip())
+            label, first = first_of.setdefault(seen, (example.output, f"{name}[{index}]"))
+            if label != example.output:
+                raise InvalidError(
+                    f"this label and that of {first} differ only in the white space around them, or in how Unicode "
+                    "composes their characters: write both alike",
+                    code="labels_alike",
+                    param=f"{name}[{index}].output",
+                )
 
 
 def _core(examples: list[ExampleInput]) -> list[ipt.Example]:
