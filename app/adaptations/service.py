@@ -147,6 +147,10 @@ def _check_dataset(settings: Settings, body: AdaptationInput) -> Kind:
     return kind
 
 
+def _core(examples: list[ExampleInput]) -> list[ipt.Example]:
+    return [ipt.Example(example.input, example.output) for example in examples]
+
+
 def _check_labels_differ(fields: dict[str, list[ExampleInput]]) -> None:
     """Refuse labels that look the same: two labels are hardly ever meant, and nobody could tell their answers apart."""
     first_of: dict[str, tuple[str, str]] = {}
@@ -161,10 +165,6 @@ def _check_labels_differ(fields: dict[str, list[ExampleInput]]) -> None:
                     code="labels_alike",
                     param=f"{name}[{index}].output",
                 )
-
-
-def _core(examples: list[ExampleInput]) -> list[ipt.Example]:
-    return [ipt.Example(example.input, example.output) for example in examples]
 
 
 def _next_version(session: Session, tenant_id: str, body: AdaptationInput) -> tuple[str, int]:
