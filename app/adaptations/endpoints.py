@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from app.adaptations import repository, service
 from app.adaptations.event_stream import follow
 from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView
+from app.adaptations.upload import Form, FormRoute, documented_form, naming_lines, read_body, read_form
 from app.adaptations.wake import wake
 from app.db.models import FINISHED, Adaptation, State
 from app.dependencies import ServicesDep, SessionDep, TenantDep
@@ -38,8 +39,38 @@ _STREAMED: dict[int | str, dict[str, Any]] = {
 }
 
 
+def create_adaptation_from_form(
+    form: Annotated[Form, Depends(read_form)],
+    made: ServicesDep,
+    session: SessionDep,
+    tenant: TenantDep,
+    background: BackgroundTasks,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> AdaptationView:
+    """The same as `create_adaptation`, which documents both."""
+    body, lines = read_body(form, made.settings.max_examples)
+    with naming_lines(lines):
+        return create_adaptation(body, made, session, tenant, background, response, idempotency_key)
+
+
+# Before the route for JSON, which would take every body.
+router.add_api_route(
+    "",
+    create_adaptation_from_form,
+    methods=["POST"],
+    status_code=202,
+    include_in_schema=False,
+    route_class_override=FormRoute,
+)
+
+
 @router.post(
-    "", status_code=202, summary="Adapt to a task", responses=documented([NotFoundError, ConflictError]) | _CREATED
+    "",
+    status_code=202,
+    summary="Adapt to a task",
+    responses=documented([NotFoundError, ConflictError]) | _CREATED,
+    openapi_extra=documented_form(),
 )
 def create_adaptation(
     body: AdaptationInput,
@@ -50,7 +81,7 @@ def create_adaptation(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> AdaptationView:
-    """Queue the tuning of a task on a few examples.
+    """Queue the tuning of a task on a few examples, sent in JSON or, in a form, as a JSONL or CSV file.
 
     The task's id is in the answer and can be asked for predictions as soon as the adaptation has succeeded.
     """

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import secrets
+import unicodedata
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -136,7 +137,11 @@ def _check_dataset(settings: Settings, body: AdaptationInput) -> Kind:
     try:
         kind = ipt.check_examples(_core(body.examples), validation, body.kind)
     except DatasetError as error:
+        # A label that is rare, or unknown, may be another one written differently.
+        _check_labels_differ(fields)
         raise InvalidError(error.message, code="invalid_dataset", param=error.param) from error
+    if kind == "classification":
+        _check_labels_differ(fields)
     labels = {example.output for example in body.examples}
     if kind == "classification" and len(labels) > settings.max_labels:
         raise InvalidError(
@@ -162,6 +167,22 @@ def _check_subspace(session: Session, subspace_id: str, loaded_id: str | None) -
 
 def _core(examples: list[ExampleInput]) -> list[ipt.Example]:
     return [ipt.Example(example.input, example.output) for example in examples]
+
+
+def _check_labels_differ(fields: dict[str, list[ExampleInput]]) -> None:
+    """Refuse labels that look the same: two labels are hardly ever meant, and nobody could tell their answers apart."""
+    first_of: dict[str, tuple[str, str]] = {}
+    for name, examples in fields.items():
+        for index, example in enumerate(examples):
+            seen = unicodedata.normalize("NFC", example.output.strip())
+            label, first = first_of.setdefault(seen, (example.output, f"{name}[{index}]"))
+            if label != example.output:
+                raise InvalidError(
+                    f"this label and that of {first} differ only in the white space around them, or in how Unicode "
+                    "composes their characters: write both alike",
+                    code="labels_alike",
+                    param=f"{name}[{index}].output",
+                )
 
 
 def _next_version(session: Session, tenant_id: str, body: AdaptationInput) -> tuple[str, int]:

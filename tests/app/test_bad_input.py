@@ -54,8 +54,16 @@ def _examples(**changes: object) -> list[dict[str, object]]:
         ({"examples": EXAMPLES * 1251}, "examples"),
         ({"examples": [{"input": "x", "output": str(n // 2)} for n in range(402)]}, "examples"),
         ({"validation_examples": [{"input": "x", "output": "unseen"}]}, "validation_examples[0].output"),
+        ({"examples": _examples(output="billing ")}, "examples[1].output"),
+        ({"examples": _examples(output="\u2003login\n")}, "examples[4].output"),
+        ({"validation_examples": [{"input": "x", "output": " login"}]}, "validation_examples[0].output"),
+        (
+            {"examples": [{"input": "x", "output": label} for label in ("café", "cafe\u0301", "a", "a")]},
+            "examples[1].output",
+        ),
         ({"kind": "regression"}, "kind"),
         ({"kind": "text2text"}, "kind"),
+        ({"kind": "text2text", "examples": _examples(output="billing ")}, "kind"),  # texts may well differ so little
         ({"name": ""}, "name"),
         ({"name": "x" * 201}, "name"),
         ({"name": "\0"}, "name"),
@@ -86,6 +94,14 @@ def test_what_cannot_be_tuned_on_is_named(client: httpx.Client, changes: dict[st
     assert response.status_code == 422
     error = error_of(response)
     assert (error["param"], error["type"]) == (param, "validation_error")
+
+
+def test_labels_that_look_the_same_are_both_named(client: httpx.Client) -> None:
+    error = error_of(
+        client.post("/v1/adaptations", json=adaptation_body(examples=[*EXAMPLES, _examples(output="login ")[0]]))
+    )
+    assert (error["param"], error["code"]) == ("examples[8].output", "labels_alike")
+    assert "that of examples[4] differ only in the white space" in error["message"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,242 @@
+"""Datasets from bytes: what is understood, what is said of the rest, and that nothing else ever happens."""
+
+import csv
+import io
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.adaptations.dataset import FORMATS, ColumnsError, DatasetFileError, Row, format_of, load_json, read_rows
+
+SECRET = "a text that nobody else may see"
+# All that UTF-8 can carry, but for NUL, which is refused.
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
+TRICKY_TEXTS = st.text(st.sampled_from("\",\t\r\n\\ '{}:é\u2028\x85\x1c😀")) | TEXTS
+
+
+def rows_of(content: str | bytes, file_format: str = "jsonl", **columns: str) -> list[Row]:
+    data = content.encode() if isinstance(content, str) else content
+    return [row for _, row in read_rows(data, file_format, **columns)]
+
+
+def row(text: str, label: str) -> Row:
+    return {"input": text, "output": label}
+
+
+@pytest.mark.parametrize(
+    ("file_format", "content", "expected"),
+    [
+        ("jsonl", '{"input": "x", "output": "y", "id": 7}\n\n \t\r\n{"input": "é", "output": "z"}', ["xy", "éz"]),
+        ("ndjson", '{"text": "x", "label": "y"}\r\n{"text": "a", "label": "b"}\r\n', ["xy", "ab"]),
+        ("jsonl", '{"input": "x", "output": "y", "more": {"a": [1, null, 1e999]}}', ["xy"]),
+        ("jsonl", '{"input": "x", "output": "y", "n": ' + "1" * 10_000 + "}", ["xy"]),
+        ("jsonl", '{"input": "\u2028", "output": "\x85"}\n', ["\u2028\x85"]),
+        ("jsonl", '{"input": "\\ud83d\\ude00", "output": "y"}', ["😀y"]),
+        ("jsonl", '\ufeff{"input": "x", "output": "y"}', ["xy"]),
+        ("csv", "text,label\nx,y\n", ["xy"]),
+        ("csv", "\r\n\n  \ntext,label\n\n\nx,y\r\n \n\n", ["xy"]),
+        ("csv", "text,label\rx,y\r", ["xy"]),
+        ("csv", '\ufefftext,label\r\n"one, ""two""\r\nthree",a\r\nfour,b', ['one, "two"\r\nthreea', "fourb"]),
+        ("csv", "id,output,input\n1,y,x\n", ["xy"]),
+        ("csv", "text,label,input,output\n1,2,x,y\n", ["xy"]),
+        ("csv", "text,label\n,\n", [""]),
+        ("tsv", 'text\tlabel\nx, 5" \ty\n', ['x, 5" y']),
+        ("csv", "text,label\nü,y\n".encode("utf-16"), ["üy"]),
+        ("tsv", "\ufefftext\tlabel\n😀\ty\n".encode("utf-16-be"), ["😀y"]),
+        ("csv", "\ufefftext,label\nü,y\n".encode("utf-16-le"), ["üy"]),
+        ("csv", "text,label\nü,y\n".encode("utf-32"), ["üy"]),
+        ("jsonl", '\ufeff{"input": "x", "output": "y"}'.encode("utf-32-be"), ["xy"]),
+    ],
+)
+def test_what_is_understood(file_format: str, content: str | bytes, expected: list[str]) -> None:
+    assert [found["input"] + found["output"] for found in rows_of(content, file_format)] == expected
+
+
+def test_columns_named_by_the_caller_come_before_the_usual_ones() -> None:
+    content = "input,output,team\nx,y,z\n"
+    assert rows_of(content, "csv", output_column="team") == [row("x", "z")]
+    assert rows_of(content, "csv", input_column="team", output_column="input") == [row("z", "x")]
+    assert rows_of("text,label,team\nx,y,z\n", "csv", output_column="team") == [row("x", "z")]
+    assert rows_of(",output\nx,y\n", "csv", input_column="") == [row("x", "y")]
+
+
+@pytest.mark.parametrize(
+    ("file_format", "content", "line", "field", "said"),
+    [
+        ("jsonl", "", None, None, "no rows"),
+        ("jsonl", "\n \n", None, None, "no rows"),
+        ("csv", "", None, None, "no rows"),
+        ("csv", "text,label\n", None, None, "no rows"),
+        ("jsonl", '{"input": "x", "output": "y"}\n\n{"input": "x"\n', 3, None, "not JSON"),
+        ("jsonl", '{"input": "x", "output": "y"}{"input": "x", "output": "y"}', 1, None, "character 30"),
+        ("jsonl", '{"input": "x", "output": "y",}', 1, None, "not JSON"),
+        ("jsonl", "{'input': 'x', 'output': 'y'}", 1, None, "not JSON"),
+        ("jsonl", '[{"input": "x",\n"output": "y"}]', 1, None, "not JSON"),
+        ("jsonl", '{"input": "x\n", "output": "y"}', 1, None, "not JSON"),
+        ("jsonl", '\n["x", "y"]\n', 2, None, "expected a JSON object"),
+        ("jsonl", '{"input": "x", "output": "y", "n": NaN}', 1, None, "NaN"),
+        ("jsonl", '{"input": "x", "output": -Infinity}', 1, None, "Infinity"),
+        ("jsonl", '{"input": "x", "output": "y", "input": "z"}', 1, None, "the same key twice"),
+        ("jsonl", '{"input": "x", "output": "y", "more": {"a": 1, "\\u0061": 1}}', 1, None, "the same key twice"),
+        ("jsonl", "[" * 100_000, 1, None, "nested too deeply"),
+        ("jsonl", '{"a":' * 100_000, 1, None, "nested too deeply"),
+        ("jsonl", '{"input": "x", "output": "y"}\n{"input": "x"}\n', 2, "output", "expected a text"),
+        ("jsonl", '{"input": "x", "output": 3}', 1, "output", "got a number"),
+        ("jsonl", '{"input": "x", "output": 3.5}', 1, "output", "got a number"),
+        ("jsonl", '{"input": "x", "output": true}', 1, "output", "got true or false"),
+        ("jsonl", '{"input": null, "output": "y"}', 1, "input", "expected a text"),
+        ("jsonl", '{"input": ["x"], "output": "y"}', 1, "input", "got a list"),
+        ("jsonl", '{"input": {}, "output": "y"}', 1, "input", "got an object"),
+        ("jsonl", '{"input": "\\ud800", "output": "y"}', 1, "input", "lone surrogate"),
+        ("jsonl", '{"input": "x", "output": "\\u0000"}', 1, "output", "NUL"),
+        ("jsonl", '{"input": "x", "output": "y"}\n{"input": "\0", "output": "y"}', 2, None, "NUL"),
+        ("jsonl", b'{"input": "x", "output": "y"}\n{"input": "\xed\xa0\x80"}', 2, None, "byte 0xed at offset 41"),
+        ("csv", "text,label\nx,y\nx,y,z\n", 3, None, "more cells than the header's 2"),
+        ("csv", 'text,label\n"x\n\n",y\nx\n', 5, None, "fewer cells than the header's 2"),
+        ("csv", 'text,label\n\n"x\ny",z,1\n', 3, None, "more cells"),
+        ("csv", 'text,label\n"x" y,z\n', 2, None, "not CSV"),
+        ("csv", 'text,label\n\n"x,y\nx,y\n', 3, None, "unexpected end of data"),
+        ("csv", "text,label\n" + "x" * 200_000 + ",y", 2, None, "field limit"),
+        ("csv", "\ntext,label,id,text\nx,y,1,z\n", 2, None, "columns 1 and 4"),
+        ("csv", "text,label\nx\0,y\n", 2, None, "NUL"),
+        ("csv", b"text,label\n\xff\xfe,z\n", 2, None, "not UTF-8 text: byte 0xff at offset 11"),
+        ("csv", "text,label\nü,y\n".encode("latin-1"), 2, None, "not UTF-8 text: byte 0xfc at offset 11"),
+        ("csv", "text,label\nx,y\n".encode("utf-16-le"), 1, None, "NUL"),
+        ("csv", "text,label\nx,y\n".encode("utf-16")[:-1], 2, None, "not UTF-16-LE text: byte 0x0a at offset 30"),
+        ("csv", b"\xef\xbb\xbftext,label\n\xff", 2, None, "byte 0xff at offset 14"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(
+    file_format: str, content: str | bytes, line: int | None, field: str | None, said: str
+) -> None:
+    with pytest.raises(DatasetFileError) as caught:
+        rows_of(content, file_format)
+    assert (caught.value.line, caught.value.field) == (line, field)
+    assert said in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_the_lines_are_those_in_which_rows_start() -> None:
+    numbered = read_rows(b'\ntext,label\n"a\r\nb\rc\nd",x\n\n"e\n",y\nf,z', "csv")
+    assert [(line, found["output"]) for line, found in numbered] == [(3, "x"), (8, "y"), (10, "z")]
+
+
+@pytest.mark.parametrize("columns", [{}, {"input_column": "team"}, {"input_column": "a", "output_column": "team"}])
+def test_columns_that_are_not_there(columns: dict[str, str]) -> None:
+    for file_format, content in (("csv", "a,b\nx,y\n"), ("jsonl", '{"a": "x", "b": "y"}')):
+        with pytest.raises(ColumnsError) as caught:
+            rows_of(content, file_format, **columns)
+        assert caught.value.columns == ["a", "b"]
+        assert caught.value.wanted == ("team" if columns else None)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "content"),
+    [
+        ("jsonl", f'{{"input": "{SECRET}", "output": 1}}'),
+        ("jsonl", f'{{"{SECRET}": 1, "{SECRET}": 2}}'),
+        ("jsonl", f'{{"{SECRET}": 1}}'),
+        ("jsonl", f'"{SECRET}"'),
+        ("jsonl", SECRET),
+        ("jsonl", f'{{"input": "{SECRET}\\ud800", "output": "x"}}'),
+        ("csv", f"{SECRET},{SECRET}\n"),
+        ("csv", f"{SECRET},billing\nx,y\n"),
+        ("csv", f"text,label\n{SECRET}\n"),
+        ("csv", f'text,label\n"{SECRET}" {SECRET},x\n'),
+        ("csv", f'text,label\n"{SECRET}'),
+        ("csv", f"text,label\n{SECRET}\ud800".encode("utf-8", "surrogatepass")),
+    ],
+)
+def test_no_error_quotes_the_file(file_format: str, content: str | bytes) -> None:
+    with pytest.raises(DatasetFileError) as caught:
+        rows_of(content, file_format)
+    assert SECRET not in str(caught.value)
+
+
+def test_rows_are_read_as_they_are_asked_for() -> None:
+    numbered = read_rows(b"text,label\nx,y\nwrong\n", "csv")
+    assert next(numbered) == (2, row("x", "y"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content_type", "expected"),
+    [
+        ("a.jsonl", "", "jsonl"),
+        ("a.b.CSV", "application/json", "csv"),
+        ("a.tsv", "text/csv", "tsv"),
+        ("a", "text/csv; charset=utf-8", "csv"),
+        ("a.txt", "Application/X-NDJSON", "ndjson"),
+        ("csv", "", None),
+        ("a.xlsx", "application/octet-stream", None),
+        ("", "", None),
+        ("\0/..\udcff", "", None),
+    ],
+)
+def test_the_format_is_told_from_the_suffix_or_else_the_type(
+    name: str, content_type: str, expected: str | None
+) -> None:
+    assert format_of(name, content_type) == expected
+
+
+@given(
+    data=st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")),
+    file_format=st.sampled_from(FORMATS),
+)
+def test_any_bytes_are_rows_or_an_error_of_ones_own(data: bytes, file_format: str) -> None:
+    for content in (data, b"text,label\n" + data, b'{"input": "x", "output": "y"}\n' + data):
+        try:
+            found = rows_of(content, file_format)
+        except DatasetFileError as error:
+            line = error.line or 1
+        else:
+            line = 1
+            "".join(one["input"] + one["output"] for one in found).encode()
+        assert 1 <= line <= content.count(b"\n") + content.count(b"\r") + 1
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+_COLUMNS = st.sampled_from(["input", "output", "text", "label"])
+
+
+@given(lines=st.lists(st.dictionaries(_COLUMNS, _VALUES) | _VALUES, max_size=4))
+def test_any_json_is_rows_or_an_error_of_ones_own(lines: list[object]) -> None:
+    with suppress(DatasetFileError):
+        rows_of("\n".join(map(json.dumps, lines)))
+
+
+@given(texts=st.lists(st.tuples(TRICKY_TEXTS, TRICKY_TEXTS), min_size=1), ascii_only=st.booleans())
+def test_rows_that_json_wrote_are_read_back(texts: list[tuple[str, str]], ascii_only: bool) -> None:
+    rows = [row(text, label) for text, label in texts]
+    assert rows_of("\n".join(json.dumps(one, ensure_ascii=ascii_only) for one in rows)) == rows
+
+
+@given(
+    texts=st.lists(st.tuples(TRICKY_TEXTS, TRICKY_TEXTS), min_size=1),
+    file_format=st.sampled_from(["csv", "tsv"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+)
+def test_rows_that_csv_wrote_are_read_back(
+    texts: list[tuple[str, str]], file_format: str, encoding: str, quoting: int
+) -> None:
+    written = io.StringIO(newline="")
+    writer = csv.writer(written, delimiter="\t" if file_format == "tsv" else ",", quoting=quoting)
+    writer.writerows([("text", "label"), *texts])
+    assert rows_of(written.getvalue().encode(encoding), file_format) == [row(*one) for one in texts]
+
+
+@pytest.mark.parametrize("text", ["", "{", "NaN", '{"a": 1, "a": 1}', "[" * 100_000, "1 1"])
+def test_what_is_no_json(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^(?!.*sys\.)"):
+        load_json(text)
+
+
+def test_json_that_is_as_the_standard_has_it() -> None:
+    assert load_json('{"a": [1, 2.5, "x", true, null]}') == {"a": [1, 2.5, "x", True, None]}
