@@ -106,7 +106,7 @@ async def read_form(request: Request, _: TenantDep) -> Form:
     except (ClientDisconnect, ValueError) as error:  # cut off; a charset that is none
         raise BadRequestError("the form cannot be read", code="invalid_form") from error
     if "file" not in form.files:
-        raise _invalid("missing", ("body", "file"))
+        raise _invalid("missing", "file")
     return form
 
 
@@ -132,8 +132,8 @@ def read_body(form: Form, max_examples: int) -> tuple[AdaptationInput, Lines]:
         return AdaptationInput.model_validate(body), lines
     except ValidationError as error:
         # Not kept as the cause: it quotes the examples.
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise _invalid(first["type"], _location(first["loc"], lines), first["msg"]) from None
+        errors = error.errors(include_url=False, include_input=False)
+        raise RequestValidationError([{**each, "loc": _location(each["loc"], lines)} for each in errors]) from None
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def naming_lines(lines: Lines) -> Iterator[None]:
 
 def _check_part(form: Form, name: str, value: str | UploadFile) -> None:
     if name not in (*_FILES, *_READING, *_SAME):
-        raise _invalid("extra_forbidden", ("body", name))
+        raise _invalid("extra_forbidden", name)
     if name in form.texts or name in form.files:
         raise InvalidError("given more than once", code="invalid_value", param=name)
     if name in _FILES and isinstance(value, str):
@@ -172,8 +172,8 @@ def _rows(form: Form, part: str, file: File) -> Iterator[tuple[int, dict[str, st
         raise InvalidError(error.message, code="invalid_dataset_file", param=f"{part}{place}{field}") from error
 
 
-def _invalid(kind: str, location: Sequence[Any], message: str = "") -> RequestValidationError:
-    return RequestValidationError([{"type": kind, "loc": tuple(location), "msg": message}])
+def _invalid(kind: str, part: str) -> RequestValidationError:
+    return RequestValidationError([{"type": kind, "loc": ("body", part), "msg": ""}])
 
 
 def _location(location: Sequence[Any], lines: Lines) -> tuple[Any, ...]:
