@@ -33,7 +33,7 @@ define make_venv
 	@test -x $(1)/bin/python || { echo "── making $(1) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(1); }
 endef
 
-.PHONY: help demo serve test test-core chaos lint format bench bench-quality lock clean
+.PHONY: help demo serve migrate test test-core chaos lint format bench bench-quality lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ demo: $(READY) ## adapt an example dataset through the REST API and show what ca
 
 serve: $(READY) ## run the service on one machine until Ctrl-C (data in .ipt)
 	@exec $(VENV)/bin/ipt serve
+
+migrate: $(READY) ## bring the database that IPT_DATABASE_URL names up to date
+	@$(VENV)/bin/ipt migrate
 
 test: $(READY) ## run all tests (PYTEST_ARGS='-k name' for some)
 	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
