@@ -1,6 +1,7 @@
 """The tuning engine: a shared batch changes nothing, and nothing but vectors changes."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.readout import PROMPTED_SHARE, Embeddings, fit_linear
-from ipt.tuning.encoder_program import LABEL_SMOOTHING, PROMPT_PENALTY, EncoderProgram
+from ipt.readout import PROMPTED_SHARE, Embeddings, LinearClassifier, fit_linear
+from ipt.tuning.encoder_program import FOLDS, LABEL_SMOOTHING, PROMPT_PENALTY, EncoderProgram
 from ipt.tuning.optimizer import CLIP_NORM, scheduled
 from ipt.tuning.program import split_examples
 from tests.ipt.conftest import sentiment, topics
@@ -175,6 +176,57 @@ def test_the_same_seed_gives_the_same_vector_and_another_seed_another(engine: ip
 @pytest.mark.parametrize("stopped_after", [1, 3, 7, 11, 14])
 def test_a_resumed_job_gives_the_vector_of_an_undisturbed_one(engine: ipt.TuningEngine, stopped_after: int) -> None:
     asked = job("job", sentiment(3), seed=9, restarts=2)
+    undisturbed = run(engine, [asked])["job"]
+    engine.add(asked)
+    for _ in range(stopped_after):
+        engine.step()
+    saved = engine.checkpoint("job")
+    engine.remove("job")
+    engine.add(asked, saved)
+    while not engine.step()[0].done:
+        pass
+    resumed = engine.finish("job")
+    np.testing.assert_allclose(resumed.vector, undisturbed.vector, rtol=0.0, atol=1e-6)
+    assert resumed.readout == undisturbed.readout
+
+
+def test_a_step_makes_the_large_fits_of_one_job_at_most(
+    engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipt.readout.LARGE_FIT", 0)
+    fits: list[int] = []
+
+    def counted(*given: Any) -> LinearClassifier:
+        fits.append(len(given[0]))
+        return fit_linear(*given)
+
+    for place in ("ipt.readout", "ipt.tuning.encoder_program"):
+        monkeypatch.setattr(f"{place}.fit_linear", counted)
+    jobs = [job("first", sentiment(), steps=3), job("second", topics(), steps=3)]
+    alone = {each.job_id: run(engine, [each])[each.job_id] for each in jobs}
+    made = len(fits)
+    fits.clear()
+    for each in jobs:
+        engine.add(each)
+    together = {}
+    while engine.job_ids:
+        before = len(fits)
+        reports = engine.step()
+        assert len(fits) - before <= FOLDS
+        assert [report.job_id for report in reports] == list(engine.job_ids), "one that waits is reported, too"
+        together |= {report.job_id: engine.finish(report.job_id) for report in reports if report.done}
+    assert len(fits) == made
+    for job_id, task in alone.items():
+        np.testing.assert_allclose(together[job_id].vector, task.vector, **TOLERANCE)
+        assert together[job_id].metrics["score"] == task.metrics["score"]
+
+
+@pytest.mark.parametrize("stopped_after", [2, 12, 18])
+def test_a_job_of_large_fits_resumes_as_undisturbed(
+    engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch, stopped_after: int
+) -> None:
+    monkeypatch.setattr("ipt.readout.LARGE_FIT", 0)
+    asked = job("job", topics(), steps=4)
     undisturbed = run(engine, [asked])["job"]
     engine.add(asked)
     for _ in range(stopped_after):
