@@ -112,7 +112,7 @@ class EncoderProgram(Program):
         yield from self._turn(len(rows))
         likelihood = CrossValidation(self.frozen[rows], self.classes[rows], len(self.labels), FOLDS)
         self.evidence = []
-        for number, vector in enumerate(self.subspace.initial_vectors.to(self.device)):
+        for number, vector in enumerate(self.initial_vectors):
             embeddings = yield from self._embeddings(vector, rows)
             yield from self._turn(len(rows))
             self.evidence.append(likelihood.prompted(embeddings) - (FAMILY_PENALTY if number else 0.0))

@@ -55,6 +55,8 @@ class TuningJob:
     kind: TaskKind
     validation_examples: list[Example] | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
+    initial_vectors: NDArray[np.float32] | None = field(default=None, compare=False)
+    """[K, D]: where tuning may start, in place of the subspace's own: vectors of like tasks, say."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """The tuning engine: a shared batch changes nothing, and nothing but vectors changes."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
@@ -330,3 +332,31 @@ def test_random_labels_are_answered_with_a_warning(encoder: EncoderBackbone, sub
     score, others = task.metrics["score"], (task.metrics["zero_vector_score"], task.metrics["baseline_score"])
     warned = any("no better than" in warning for warning in task.warnings)
     assert warned == all(float(score) <= float(other) for other in others)  # type: ignore[arg-type]
+
+
+def test_tuning_starts_at_the_jobs_own_vectors_where_it_has_any(
+    encoder: EncoderBackbone, subspace: ipt.Subspace
+) -> None:
+    start = np.full((1, 8), 0.25, dtype=np.float32)
+    still = ipt.Hyperparameters(steps=0)
+    assert (ipt.adapt(encoder, subspace, sentiment(), hyperparameters=still).vector == 0).all()
+    own = ipt.adapt(encoder, subspace, sentiment(), hyperparameters=still, initial_vectors=start)
+    assert (own.vector == start[0]).all()
+    engine = ipt.TuningEngine(encoder, subspace)
+    asked = replace(job("job", sentiment()), initial_vectors=start)
+    engine.add(asked)
+    while not engine.checkpoint("job"):
+        engine.step()
+    saved = engine.checkpoint("job")
+    engine.remove("job")
+    with pytest.raises(ipt.CheckpointError):
+        engine.add(replace(asked, initial_vectors=start + 1), saved)
+    engine.add(replace(asked, initial_vectors=start.copy()), saved)
+
+
+@pytest.mark.parametrize("vectors", [np.zeros(8), np.zeros((0, 8)), np.zeros((1, 7)), np.full((1, 8), np.nan)])
+def test_initial_vectors_of_another_shape_are_refused(
+    encoder: EncoderBackbone, subspace: ipt.Subspace, vectors: NDArray[np.float32]
+) -> None:
+    with pytest.raises(ipt.IptError, match="initial_vectors"):
+        ipt.adapt(encoder, subspace, sentiment(), initial_vectors=vectors)
