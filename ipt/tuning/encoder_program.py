@@ -58,15 +58,15 @@ class EncoderProgram(Program):
         self.started = time.monotonic()
         self.labels = labels_of(job.examples)
         rng = np.random.default_rng([job.hyperparameters.seed, 3])
-        self.train = _at_most(self.train, READOUT_ROWS, rng)
-        self.held_back = _at_most(self.held_back, VALIDATION_ROWS, rng)
+        self.train = [self.train[i] for i in _at_most(self.train, READOUT_ROWS, rng)]
+        self.held_back = [self.held_back[i] for i in _at_most(self.held_back, VALIDATION_ROWS, rng)]
         examples = self.train + self.held_back
         self.token_ids = backbone.tokenize([example.input for example in examples], max_tokens=TUNING_TOKENS)
         index = {label: number for number, label in enumerate(self.labels)}
         self.classes = torch.tensor([index[example.output] for example in examples])
         self.train_rows = list(range(len(self.train)))
         self.held_rows = list(range(len(self.train), len(examples)))
-        self.probe_rows = sorted(rng.permutation(len(self.train))[:VALIDATION_ROWS].tolist())
+        self.probe_rows = _at_most(self.train, VALIDATION_ROWS, rng)
         self.rows_of_class: dict[int, list[int]] = defaultdict(list)
         for row in self.train_rows:
             self.rows_of_class[int(self.classes[row])].append(row)
@@ -259,14 +259,14 @@ class EncoderProgram(Program):
         return [rng.permutation(self.rows_of_class[int(c)])[:per_class].tolist() for c in chosen]
 
 
-def _at_most(examples: list[Example], limit: int, rng: np.random.Generator) -> list[Example]:
-    """At most `limit` of the examples, in their order, taking from every label in turn."""
+def _at_most(examples: list[Example], limit: int, rng: np.random.Generator) -> list[int]:
+    """Indices of at most `limit` of the examples, in their order, taking from every label in turn."""
     if len(examples) <= limit:
-        return examples
+        return list(range(len(examples)))
     taken: dict[str, int] = defaultdict(int)
     ranked = []
     for index in rng.permutation(len(examples)).tolist():
         label = examples[index].output
         ranked.append((taken[label], index))
         taken[label] += 1
-    return [examples[index] for index in sorted(index for _, index in sorted(ranked)[:limit])]
+    return sorted(index for _, index in sorted(ranked)[:limit])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.readout import PROMPTED_SHARE, Embeddings, LinearClassifier, fit_linear
-from ipt.tuning.encoder_program import FOLDS, LABEL_SMOOTHING, PROMPT_PENALTY, EncoderProgram
+from ipt.tuning.encoder_program import FOLDS, LABEL_SMOOTHING, PROMPT_PENALTY, VALIDATION_ROWS, EncoderProgram
 from ipt.tuning.optimizer import CLIP_NORM, scheduled
 from ipt.tuning.program import split_examples
 from tests.ipt.conftest import sentiment, topics
@@ -286,6 +286,15 @@ def test_two_hundred_labels_are_tuned_and_one_more_is_refused(engine: ipt.Tuning
     assert len(task.labels) == 200
     with pytest.raises(ipt.DatasetError, match="201 labels"):
         engine.add(job("more", [*examples, *[ipt.Example("x", "one more")] * 2]))
+
+
+def test_every_label_takes_part_in_a_validation(engine: ipt.TuningEngine) -> None:
+    examples = [ipt.Example(f"good {n} {turn}", f"label {n}") for turn in range(20) for n in range(20)] + [
+        ipt.Example(f"bad {n} {turn}", f"rare {n}") for turn in range(4) for n in range(60)
+    ]
+    program = EncoderProgram(job("many", examples), engine.subspace, engine.backbone)  # type: ignore[arg-type]
+    assert len(program.probe_rows) == VALIDATION_ROWS < len(program.train)
+    assert set(program.classes[program.probe_rows].tolist()) == set(range(80))
 
 
 def test_progress_is_reported_for_every_job_and_reaches_the_end(engine: ipt.TuningEngine) -> None:
