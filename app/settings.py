@@ -28,6 +28,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     api_key: SecretStr | None = Field(default=None, description="a first key, of the tenant 'default'")
+    metrics_port: int | None = Field(default=None, ge=1, le=65535, description="where a worker serves its metrics")
+    open_metrics: bool = Field(default=False, description="whoever reaches the port may read the metrics")
 
     backbone: str = "default"
     backbone_revision: str | None = None

@@ -12,6 +12,7 @@ from celery import shared_task, signals
 
 from app.adaptations.wake import WAKE_TASK
 from app.settings import Settings
+from worker import metrics
 
 if TYPE_CHECKING:
     from worker.drain import Drainer
@@ -36,6 +37,7 @@ class PoolProcess:
         """Install the signals and begin to wake up by the clock."""
         signal.signal(HAND_BACK_SIGNAL, self._on_hand_back)
         signal.signal(signal.SIGTERM, self._on_terminate)
+        metrics.serve(self._settings)
         threading.Thread(target=self._wake_by_the_clock, name="clock", daemon=True).start()
 
     def drain(self) -> None:
