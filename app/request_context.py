@@ -55,7 +55,7 @@ class RequestContext:
                 method,
                 route,
                 status,
-                1000 * (end - start),
+                round(1000 * (end - start), 1),
                 own_id.decode(),
             )
 
