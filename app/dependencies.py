@@ -9,12 +9,14 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import SecretStr
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.api_keys import service as api_keys
 from app.db.session import transaction
 from app.errors import AuthenticationError, BadRequestError
+from app.metrics.collector import StateCollector
 from app.predictions.service import Predictions
 from app.settings import DEFAULT_TENANT, Settings, is_loopback
 
@@ -26,6 +28,7 @@ class Services:
     settings: Settings
     engine: Engine
     predictions: Predictions
+    state: StateCollector
     ending: threading.Event = field(default_factory=threading.Event)
     """Set when the server has been told to stop: what could go on for ever must end now."""
 
@@ -57,12 +60,36 @@ async def tenant(
     if credentials is None:
         raise AuthenticationError("send an API key: Authorization: Bearer KEY", code="api_key_missing")
     key = credentials.credentials
-    if settings.api_key is not None and api_keys.same_key(key, settings.api_key.get_secret_value()):
+    if settings.api_key is not None and _is_operators(settings.api_key, credentials):
         return DEFAULT_TENANT
     owner = await run_in_threadpool(_owner, made.engine, key)
     if owner is None:
         raise AuthenticationError("this API key is not known", code="api_key_unknown")
     return owner
+
+
+async def metrics_reader(
+    request: Request, made: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> None:
+    """Let in the operator alone, unless the metrics are open: a tenant's key does not open what spans tenants.
+
+    Raises:
+        AuthenticationError: somebody else, or there is no operator's key to know one by.
+    """
+    settings = made.settings
+    if settings.open_metrics:
+        return
+    if settings.open_access:
+        _check_own_machine(request)
+    elif settings.api_key is None or credentials is None or not _is_operators(settings.api_key, credentials):
+        raise AuthenticationError(
+            "metrics are for the operator: send IPT_API_KEY (Authorization: Bearer KEY), or set IPT_OPEN_METRICS=true",
+            code="operator_key_required",
+        )
+
+
+def _is_operators(key: SecretStr, credentials: HTTPAuthorizationCredentials) -> bool:
+    return api_keys.same_key(credentials.credentials, key.get_secret_value())
 
 
 def _owner(engine: Engine, key: str) -> str | None:

@@ -20,6 +20,8 @@ from app.db.session import make_engine, transaction
 from app.dependencies import Services
 from app.errors import AuthenticationError, BadRequestError, InvalidError, TooLargeError, UnavailableError, documented
 from app.health.endpoints import router as health
+from app.metrics.collector import StateCollector
+from app.metrics.endpoints import router as metrics
 from app.predictions.endpoints import router as predictions
 from app.predictions.model import Model
 from app.predictions.service import Predictions
@@ -70,6 +72,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     for router in (adaptations, tasks, predictions, subspaces_router):
         app.include_router(router, responses=of_v1)
     app.include_router(health)
+    app.include_router(metrics)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestContext)
     return app
@@ -82,9 +85,10 @@ def _start(settings: Settings, database_url: str | None, stack: ExitStack) -> Se
     stack.callback(engine.dispose)
     if settings.embedded:
         migrate.upgrade(engine)
-    predictions = Predictions(settings, engine, Model(settings, lambda subspace: _register(engine, subspace)))
+    model = Model(settings, lambda subspace: _register(engine, subspace))
+    predictions = Predictions(settings, engine, model)
     stack.callback(predictions.close)
-    return Services(settings, engine, predictions)
+    return Services(settings, engine, predictions, StateCollector(engine, model))
 
 
 def _register(engine: Engine, subspace: ipt.Subspace) -> None:

@@ -2,12 +2,13 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_TENANT = "default"
+LogFormat = Literal["text", "json"]
 _SECRET_FIELDS = ("database_url", "redis_url")
 
 
@@ -28,6 +29,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     api_key: SecretStr | None = Field(default=None, description="a first key, of the tenant 'default'")
+    log_format: LogFormat = Field(default="text", description="`text`, or `json`: one object a line")
+    metrics_port: int | None = Field(default=None, ge=1, le=65535, description="where a worker serves its metrics")
+    open_metrics: bool = Field(default=False, description="whoever reaches the port may read the metrics")
 
     backbone: str = "default"
     backbone_revision: str | None = None

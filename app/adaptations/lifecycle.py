@@ -5,17 +5,21 @@ the `Lease` that `claim` gave out: a row whose token has changed belongs to some
 Leases are counted on the database's clock alone.
 """
 
+import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
 from sqlalchemy import exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from app.db.models import Adaptation, AdaptationEvent, Dataset, State, Task, TaskVersion
+from app.adaptations import metrics
+from app.db.models import FINISHED, Adaptation, AdaptationEvent, Dataset, State, Task, TaskVersion
+from app.db.session import after_commit
 
 # The shape that the API gives to every error: {"message", "type", "param", "code"}.
 ErrorBody = dict[str, str | None]
@@ -36,6 +40,7 @@ class Lease:
     adaptation_id: str
     task_id: str
     token: uuid.UUID
+    taken_at: float = field(default_factory=time.monotonic, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,8 @@ def append_event(session: Session, adaptation_id: str, event_type: str, data: di
     seq = session.execute(last).scalar_one() + 1
     session.add(AdaptationEvent(adaptation_id=adaptation_id, seq=seq, type=event_type, data=data or {}))
     session.flush()
+    if event_type in FINISHED:
+        after_commit(session, metrics.FINISHED.labels(event_type).inc)
 
 
 def any_queued(session: Session) -> bool:
@@ -105,8 +112,8 @@ def claim(
 
     Rows that another worker is claiming at this moment are skipped, never waited for.
     """
-    queued = session.scalars(
-        select(Adaptation)
+    queued = session.execute(
+        select(Adaptation, func.extract("epoch", func.now() - Adaptation.created_at))
         .where(
             Adaptation.state == "queued",
             or_(Adaptation.subspace_id == subspace_id, Adaptation.subspace_id.is_(None)),
@@ -116,7 +123,9 @@ def claim(
         .with_for_update(skip_locked=True)
     ).all()
     claimed = []
-    for row in queued[: may_share_a_batch([row.attempt for row in queued], running)]:
+    for row, waited in queued[: may_share_a_batch([row.attempt for row, _ in queued], running)]:
+        if row.started_at is None:
+            after_commit(session, partial(metrics.QUEUE_SECONDS.observe, float(waited)))
         dataset = session.get_one(Dataset, row.dataset_id)
         token = uuid.uuid4()
         row.state = "running"

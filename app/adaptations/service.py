@@ -3,8 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import secrets
 import unicodedata
+from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -13,6 +15,8 @@ import ipt
 from app.adaptations import lifecycle, repository
 from app.adaptations.schemas import AdaptationInput, ExampleInput, HyperparametersInput
 from app.db.models import Adaptation, Kind
+from app.db.session import after_commit
+from app.error_handlers import request_id
 from app.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
 from app.ids import new_id
 from app.settings import Settings
@@ -20,6 +24,8 @@ from app.subspaces import repository as subspaces
 from app.tasks import repository as tasks
 from app.workers import repository as workers
 from ipt.errors import DatasetError, IptError
+
+log = logging.getLogger(__name__)
 
 _WORKER_RETRY_SECONDS = 30
 
@@ -83,6 +89,8 @@ def create(
     session.add(adaptation)
     session.flush()
     lifecycle.append_event(session, adaptation.id, "queued")
+    line = "adaptation_created adaptation=%s task=%s request=%s"
+    after_commit(session, partial(log.info, line, adaptation.id, task_id, request_id.get()))
     session.refresh(adaptation)
     return adaptation, False
 
