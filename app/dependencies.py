@@ -5,15 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
 from fastapi.concurrency import run_in_threadpool
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.api_keys import service as api_keys
+from app.api_keys.service import Caller
 from app.db.session import transaction
-from app.errors import AuthenticationError, BadRequestError
+from app.errors import AuthenticationError, BadRequestError, PermissionDeniedError
 from app.predictions.service import Predictions
 from app.settings import DEFAULT_TENANT, Settings, is_loopback
 
@@ -37,13 +38,14 @@ def services(request: Request) -> Services:
 
 
 ServicesDep = Annotated[Services, Depends(services)]
+_OPERATOR = Caller(DEFAULT_TENANT, "operator", frozenset({"admin"}))
 _bearer = HTTPBearer(auto_error=False, description="an API key; none is needed on one's own machine")
 
 
-async def tenant(
+async def caller(
     request: Request, made: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> str:
-    """The tenant who calls.
+) -> Caller:
+    """Who calls. The key of the settings may do everything, and so may everybody where none is needed.
 
     Raises:
         AuthenticationError: no key, or one that is not known.
@@ -51,21 +53,35 @@ async def tenant(
     settings = made.settings
     if settings.open_access:
         _check_own_machine(request)
-        return DEFAULT_TENANT
+        return _OPERATOR
     if credentials is None:
         raise AuthenticationError("send an API key: Authorization: Bearer KEY", code="api_key_missing")
     key = credentials.credentials
     if settings.api_key is not None and api_keys.same_key(key, settings.api_key.get_secret_value()):
-        return DEFAULT_TENANT
-    owner = await run_in_threadpool(_owner, made.engine, key)
-    if owner is None:
-        raise AuthenticationError("this API key is not known", code="api_key_unknown")
-    return owner
+        return _OPERATOR
+    known = await run_in_threadpool(_caller_with, made.engine, key)
+    if known is None:
+        raise AuthenticationError("this API key is unknown, expired or revoked", code="api_key_unknown")
+    return known
 
 
-def _owner(engine: Engine, key: str) -> str | None:
+async def tenant(caller: Annotated[Caller, Depends(caller)], needed: SecurityScopes) -> str:
+    """The tenant who calls, with a key that has the scopes which the route names.
+
+    Raises:
+        PermissionDeniedError: it lacks one of them.
+    """
+    for scope in needed.scopes:
+        if not caller.may(scope):
+            raise PermissionDeniedError(
+                f"this API key lacks the scope '{scope}': use one that has it", code="scope_missing"
+            )
+    return caller.tenant_id
+
+
+def _caller_with(engine: Engine, key: str) -> Caller | None:
     with transaction(engine) as session:
-        return api_keys.tenant_of(session, key)
+        return api_keys.caller_with(session, key)
 
 
 def _check_own_machine(request: Request) -> None:
@@ -92,5 +108,8 @@ def session(made: ServicesDep) -> Iterator[Session]:
         yield opened
 
 
-TenantDep = Annotated[str, Depends(tenant)]
+# Every route takes one of these three, and so says which scope it needs; any key may read tasks and subspaces.
+TenantDep = Annotated[str, Security(tenant)]
+AdaptingTenantDep = Annotated[str, Security(tenant, scopes=["adapt"])]
+PredictingTenantDep = Annotated[str, Security(tenant, scopes=["predict"])]
 SessionDep = Annotated[Session, Depends(session, scope="function")]

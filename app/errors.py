@@ -52,6 +52,11 @@ class AuthenticationError(AppError):
     type = "authentication_error"
 
 
+class PermissionDeniedError(AppError):
+    status = 403
+    type = "permission_error"
+
+
 class NotFoundError(AppError):
     status = 404
     type = "not_found_error"
@@ -85,6 +90,7 @@ class UnavailableError(AppError):
 _FAMILIES: tuple[type[AppError], ...] = (
     BadRequestError,
     AuthenticationError,
+    PermissionDeniedError,
     NotFoundError,
     ConflictError,
     TooLargeError,

@@ -5,12 +5,13 @@ from datetime import datetime
 from typing import Any, ClassVar, Literal, get_args
 
 from pgvector.sqlalchemy import VECTOR
-from sqlalchemy import CheckConstraint, ForeignKey, Index, MetaData, String, UniqueConstraint, func, text
-from sqlalchemy.dialects.postgresql import BYTEA, JSONB, TIMESTAMP
+from sqlalchemy import CheckConstraint, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, func, text
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Kind = Literal["classification", "text2text"]
+Scope = Literal["adapt", "predict", "admin"]
 FINISHED: frozenset[State] = frozenset(("succeeded", "failed", "cancelled"))
 
 _NOW = func.now()
@@ -51,12 +52,16 @@ class ApiKey(Base):
     """A key is looked up by its prefix and known by its SHA-256 alone."""
 
     __tablename__ = "api_keys"
+    __table_args__ = (CheckConstraint(f"scopes <@ ARRAY{list(get_args(Scope))}::text[]", name="scopes"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
     prefix: Mapped[str] = mapped_column(index=True)
     sha256: Mapped[bytes] = mapped_column(unique=True)
+    name: Mapped[str | None]
+    scopes: Mapped[list[Scope]] = mapped_column(ARRAY(Text))
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 
 
