@@ -11,10 +11,10 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from app.db.models import ApiKey, Scope, Tenant
+from app.db.models import ApiKey, Tenant
 from app.ids import new_id
 
-DEFAULT_SCOPES: tuple[Scope, ...] = ("adapt", "predict")
+DEFAULT_SCOPES = ("adapt", "predict")
 _PREFIX_CHARS = 12
 
 
@@ -35,7 +35,7 @@ def issue(
     session: Session,
     tenant_id: str,
     *,
-    scopes: Sequence[Scope] = DEFAULT_SCOPES,
+    scopes: Sequence[str] = DEFAULT_SCOPES,
     lifetime: timedelta | None = None,
     name: str | None = None,
 ) -> tuple[ApiKey, str]:

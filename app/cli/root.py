@@ -6,7 +6,7 @@ import warnings
 import typer
 from pydantic import ValidationError
 
-from app.cli import demo, service, settings, subspace, tasks
+from app.cli import demo, keys, service, settings, subspace, tasks
 from app.cli.output import CliError, print_error
 
 _ABOUT = """Adapt one frozen language model to many few-shot tasks; each task is one vector of 250 floats.
@@ -31,6 +31,7 @@ for _command in (demo.demo, service.serve, tasks.adapt, tasks.predict, tasks.tas
 cli.add_typer(subspace.commands, name="subspace")
 for _command in (service.worker, service.migrate, settings.settings):
     cli.command(rich_help_panel="Operating")(_command)
+cli.add_typer(keys.commands, name="keys", rich_help_panel="Operating")
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -59,7 +59,7 @@ class ApiKey(Base):
     prefix: Mapped[str] = mapped_column(index=True)
     sha256: Mapped[bytes] = mapped_column(unique=True)
     name: Mapped[str | None]
-    scopes: Mapped[list[Scope]] = mapped_column(ARRAY(Text))
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
