@@ -12,9 +12,10 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy import exists, func, select, update
 from sqlalchemy.orm import Session
 
+from app.adaptations import turns
 from app.db.models import Adaptation, AdaptationEvent, Dataset, State, Task, TaskVersion
 
 # The shape that the API gives to every error: {"message", "type", "param", "code"}.
@@ -88,10 +89,11 @@ def any_queued(session: Session) -> bool:
 
 
 def may_share_a_batch(attempts: Sequence[int], running: int) -> int:
-    """How many of the oldest queued adaptations may join a batch in which `running` are at work.
+    """How many of the queued adaptations may join a batch in which `running` are at work.
 
-    `attempts` counts what each one has behind it, oldest first. One that has failed before runs alone, so that what
-    it does to its process it does to nobody else; and it is never overtaken, or else a busy queue would starve it.
+    `attempts` counts what each one has behind it, in the order of their turns. One that has failed before runs alone,
+    so that what it does to its process it does to nobody else; and once its turn has come it is not overtaken, or
+    else a busy queue would starve it.
     """
     if attempts and attempts[0] > 0:
         return 0 if running else 1
@@ -101,22 +103,16 @@ def may_share_a_batch(attempts: Sequence[int], running: int) -> int:
 def claim(
     session: Session, *, subspace_id: str, worker_id: str, lease_seconds: float, room: int, running: int
 ) -> list[Claimed]:
-    """Take the oldest queued adaptations, at most `room`, that may share a batch in this subspace.
+    """Take up the queued adaptations whose turn it is, at most `room`, that may share a batch in this subspace.
 
     Rows that another worker is claiming at this moment are skipped, never waited for.
     """
-    queued = session.scalars(
-        select(Adaptation)
-        .where(
-            Adaptation.state == "queued",
-            or_(Adaptation.subspace_id == subspace_id, Adaptation.subspace_id.is_(None)),
-        )
-        .order_by(Adaptation.created_at, Adaptation.id)
-        .limit(room)
-        .with_for_update(skip_locked=True)
-    ).all()
+    queued = turns.next_in_turn(session, subspace_id, room)
+    joining = queued[: may_share_a_batch([row.attempt for row in queued], running)]
+    if joining:
+        turns.serve(session, {row.tenant_id for row in joining})
     claimed = []
-    for row in queued[: may_share_a_batch([row.attempt for row in queued], running)]:
+    for row in joining:
         dataset = session.get_one(Dataset, row.dataset_id)
         token = uuid.uuid4()
         row.state = "running"

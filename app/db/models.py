@@ -42,10 +42,13 @@ class Base(DeclarativeBase):
 
 
 class Tenant(Base):
+    """`served_at` is when a worker last took up an adaptation of this tenant's; it orders their turns."""
+
     __tablename__ = "tenants"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    served_at: Mapped[datetime | None]
 
 
 class ApiKey(Base):
@@ -131,7 +134,7 @@ class Adaptation(Base):
         UniqueConstraint("tenant_id", "idempotency_key"),
         UniqueConstraint("task_id", "task_version"),
         Index("ix_adaptations_tenant_id_created_at_id", "tenant_id", "created_at", "id"),
-        Index("ix_adaptations_queued", "created_at", "id", postgresql_where=text("state = 'queued'")),
+        Index("ix_adaptations_queued", "tenant_id", "created_at", "id", postgresql_where=text("state = 'queued'")),
         Index("ix_adaptations_leases", "lease_until", postgresql_where=text("state = 'running'")),
         Index("ix_adaptations_dataset_id", "dataset_id"),
     )
