@@ -1,11 +1,12 @@
 """What endpoints ask for: the process's services, the caller's tenant, and one transaction."""
 
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Request, Response, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from sqlalchemy import Engine
@@ -14,8 +15,9 @@ from sqlalchemy.orm import Session
 from app.api_keys import service as api_keys
 from app.api_keys.service import Caller
 from app.db.session import transaction
-from app.errors import AuthenticationError, BadRequestError, PermissionDeniedError
+from app.errors import AuthenticationError, BadRequestError, BusyError, PermissionDeniedError
 from app.predictions.service import Predictions
+from app.rate_limit import RateLimit
 from app.settings import DEFAULT_TENANT, Settings, is_loopback
 
 
@@ -26,6 +28,8 @@ class Services:
     settings: Settings
     engine: Engine
     predictions: Predictions
+    rate_limit: RateLimit | None = None
+    """None where a key may send any number of requests."""
     ending: threading.Event = field(default_factory=threading.Event)
     """Set when the server has been told to stop: what could go on for ever must end now."""
 
@@ -65,12 +69,25 @@ async def caller(
     return known
 
 
-async def tenant(caller: Annotated[Caller, Depends(caller)], needed: SecurityScopes) -> str:
-    """The tenant who calls, with a key that has the scopes which the route names.
+async def tenant(
+    caller: Annotated[Caller, Depends(caller)], needed: SecurityScopes, made: ServicesDep, response: Response
+) -> str:
+    """The tenant who calls, with a key that has the scopes which the route names and a request to spare.
 
     Raises:
-        PermissionDeniedError: it lacks one of them.
+        BusyError: the key has sent more requests than it may.
+        PermissionDeniedError: it lacks one of the scopes.
     """
+    if made.rate_limit is not None:
+        taken = await run_in_threadpool(made.rate_limit.take, caller.key_id)
+        if taken.wait_seconds:
+            raise BusyError(
+                f"this API key may send {taken.limit} requests a minute",
+                code="rate_limited",
+                retry_after=math.ceil(taken.wait_seconds),
+                headers=taken.headers(),
+            )
+        response.headers.update(taken.headers())
     for scope in needed.scopes:
         if not caller.may(scope):
             raise PermissionDeniedError(

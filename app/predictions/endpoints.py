@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from app.dependencies import PredictingTenantDep, ServicesDep
-from app.errors import BusyError, ConflictError, InvalidError, NotFoundError, PermissionDeniedError, documented
+from app.errors import ConflictError, InvalidError, NotFoundError, PermissionDeniedError, documented
 from app.fields import Id
 from app.predictions.batcher import Answer
 from app.predictions.schemas import PredictInput, PredictionView, PredictManyInput, PredictManyView, PredictView
@@ -22,7 +22,7 @@ _TIMES: dict[int | str, dict[str, Any]] = {
         }
     }
 }
-_RESPONSES = documented([PermissionDeniedError, NotFoundError, ConflictError, BusyError]) | _TIMES
+_RESPONSES = documented([PermissionDeniedError, NotFoundError, ConflictError]) | _TIMES
 
 
 @router.post(
