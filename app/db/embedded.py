@@ -90,7 +90,7 @@ def running_url(data_dir: Path) -> str:
         raise EmbeddedDatabaseError(
             f"no database runs in {data_dir}: start `ipt serve` there, or set IPT_DATA_DIR or IPT_DATABASE_URL"
         )
-    return cast(str, info.get_uri(database=_DATABASE, driver="psycopg"))
+    return info.get_uri(database=_DATABASE, driver="psycopg")
 
 
 def _lock_folder(data_dir: Path) -> IO[str]:
