@@ -3,14 +3,15 @@
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from sqlalchemy import Engine
 
 from app.api_keys import service
+from app.cli.keys import Scope
 from app.cli.root import run
-from app.db import migrate
+from app.db import migrate, models
 from app.db.embedded import embedded_postgres
 from app.db.session import make_engine, transaction
 
@@ -39,6 +40,12 @@ def test_a_new_key_is_alone_on_stdout_and_opens_what_was_asked_for(engine: Engin
     assert caller is not None
     assert (caller.tenant_id, caller.scopes) == ("acme", {"predict"})
     assert caller.key_id in said.err
+
+
+def test_every_scope_that_there_is_can_be_asked_for(capsys: Captured) -> None:
+    options = [part for scope in get_args(models.Scope) for part in ("--scope", scope)]
+    assert run(["keys", "create", "--json", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["scopes"] == sorted(Scope)
 
 
 def test_without_options_a_key_of_the_default_tenant_adapts_and_predicts_for_ever(capsys: Captured) -> None:
