@@ -42,7 +42,9 @@ def install(app: FastAPI) -> None:
 
 def respond(error: AppError) -> JSONResponse:
     """The response of an error."""
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    headers = dict(error.headers)
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     body = error_body(error.message, type=error.type, code=error.code, param=error.param)

@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     jobs_per_batch: int = Field(default=8, ge=1)
     poll_seconds: float = Field(default=0.5, gt=0)
 
+    max_open_adaptations: int = Field(default=1000, ge=1, description="queued and running ones of one tenant")
+    requests_per_minute: int | None = Field(default=None, ge=1, description="of one API key; any number without it")
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1)
     max_examples: int = Field(default=10_000, ge=2)
     max_text_chars: int = Field(default=10_000, ge=1)

@@ -17,7 +17,7 @@ from app.adaptations.schemas import AdaptationInput, ExampleInput, Hyperparamete
 from app.db.models import Adaptation, Kind
 from app.db.session import after_commit
 from app.error_handlers import request_id
-from app.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
+from app.errors import BusyError, ConflictError, InvalidError, NotFoundError, UnavailableError
 from app.ids import new_id
 from app.settings import Settings
 from app.subspaces import repository as subspaces
@@ -28,6 +28,7 @@ from ipt.errors import DatasetError, IptError
 log = logging.getLogger(__name__)
 
 _WORKER_RETRY_SECONDS = 30
+_QUEUE_RETRY_SECONDS = 30
 
 
 def create(
@@ -47,6 +48,7 @@ def create(
         InvalidError: a dataset that nothing can be tuned on.
         NotFoundError: a task or subspace that does not exist.
         ConflictError: the key was used for another body.
+        BusyError: the tenant has as many that have not ended as one may have.
         UnavailableError: nobody tunes in that subspace.
     """
     body_hash = _hash(body.model_dump(mode="json"))
@@ -69,6 +71,14 @@ def create(
             "with at least two examples of each",
             code="kind_not_supported",
             param="kind",
+        )
+    # Requests of the same moment may pass together, a few too many: not worth making them wait for each other.
+    if repository.count_open(session, tenant_id) >= settings.max_open_adaptations:
+        raise BusyError(
+            f"{settings.max_open_adaptations} of your adaptations are queued or running, which is the most there may "
+            "be: wait for some to end, or cancel some",
+            code="too_many_adaptations",
+            retry_after=_QUEUE_RETRY_SECONDS,
         )
     task_id, version = _next_version(session, tenant_id, body)
     hyperparameters = _resolved(body.hyperparameters)

@@ -4,7 +4,7 @@ import threading
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, inspect
+from sqlalchemy import Engine, inspect, text
 
 from app.db import migrate
 from app.db.models import Base
@@ -25,6 +25,18 @@ def test_migrations_come_down_and_go_up_again(engine: Engine) -> None:
     migrate.upgrade(engine)
     with engine.connect() as connection:
         assert not migrate.pending(connection)
+
+
+def test_keys_that_are_there_may_adapt_and_predict(engine: Engine) -> None:
+    migrate.downgrade(engine, "0002")
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO api_keys (id, tenant_id, prefix, sha256) VALUES ('key_1', 'default', 'ipt_', 'x')")
+        )
+    migrate.upgrade(engine)
+    with engine.connect() as connection:
+        row = connection.execute(text("SELECT scopes, expires_at FROM api_keys")).one()
+    assert (set(row.scopes), row.expires_at) == ({"adapt", "predict"}, None)
 
 
 def test_two_processes_may_migrate_at_once(empty_database_url: str) -> None:

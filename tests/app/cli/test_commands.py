@@ -74,6 +74,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     [
         *["", "demo", "serve", "adapt", "predict", "tasks", "worker", "migrate", "settings"],
         *["subspace", "subspace fit", "subspace info", "subspace import", "subspace compress"],
+        *["keys", "keys create", "keys list", "keys revoke"],
     ],
 )
 def test_every_command_explains_itself(command: str, capsys: Captured) -> None:
