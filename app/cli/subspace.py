@@ -9,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.options import AsJson
-from app.cli.output import CliError, notices, print_json, results, score
+from app.cli.output import notices, print_json, results, score
 
 if TYPE_CHECKING:
     from app.cli.progress import Update
-    from ipt.subspace.fit import DirectFit, FitProgress
+    from ipt.subspace.resumable import FitProgress, ResumableFit
 
 commands = typer.Typer(no_args_is_help=True, help="Find a subspace from many tasks, or look at one.")
 
@@ -47,8 +47,8 @@ def fit(
     """
     import ipt
     from app.cli.progress import progress
-    from ipt.backbones.encoder import EncoderBackbone
-    from ipt.subspace.fit import DirectFit, FitOptions, prepare_tasks
+    from ipt.subspace.fit import DirectFit, FitOptions
+    from ipt.subspace.task_losses import prepare_tasks
     from ipt.task_folder import read_task_folder
 
     options = FitOptions(seed=seed)
@@ -56,11 +56,9 @@ def fit(
         options = replace(options, steps=steps)
     folder_tasks = read_task_folder(tasks, split)
     loaded = ipt.load_backbone(backbone, revision=revision, device=device)
-    if not isinstance(loaded, EncoderBackbone):
-        raise CliError(f"{backbone} writes text; a subspace can be fitted on encoder backbones only")
     with progress(notices()) as show:
         prepared = prepare_tasks(loaded, folder_tasks, options, lambda done, total: show("reading tasks", done, total))
-        running = DirectFit(loaded, prepared, options)
+        running = DirectFit(prepared, options)
         checkpoint = output / _CHECKPOINT
         if checkpoint.is_file():
             running.load_checkpoint(checkpoint)
@@ -157,15 +155,17 @@ def _say_where(subspace_id: str, output: Path, more: dict[str, float], *, as_jso
         results().print(f"{subspace_id} in {output}; use it with IPT_SUBSPACE={output}", soft_wrap=True)
 
 
-def _run(running: "DirectFit", checkpoint: Path, show: "Update") -> dict[str, float]:
-    """Step until done, saving now and then; give the smoothed loss and accuracy of the last steps."""
-    loss = accuracy = None
+def _run(running: "ResumableFit", checkpoint: Path, show: "Update") -> dict[str, float]:
+    """Step until done, saving now and then; give the smoothed measures of the last steps, by name."""
+    means: dict[str, float] = {}
     try:
         while not running.done:
             step: FitProgress = running.step()
-            loss = _smooth(loss, step.loss)
-            accuracy = _smooth(accuracy, step.accuracy)
-            detail = f", loss {loss:.3f}, accuracy {score(accuracy)}"
+            for name in ("loss", "accuracy", "reconstruction"):
+                value = getattr(step, name)
+                if value is not None:
+                    means[name] = _SMOOTHING * means.get(name, value) + (1 - _SMOOTHING) * value
+            detail = "".join(f", {name} {_shown(name, mean)}" for name, mean in means.items())
             show("fitting", step.step, step.steps, detail)
             if step.step % _CHECKPOINT_EVERY_STEPS == 0:
                 running.save_checkpoint(checkpoint)
@@ -174,8 +174,8 @@ def _run(running: "DirectFit", checkpoint: Path, show: "Update") -> dict[str, fl
         notices().print(f"stopped at step {running.completed}; the same command goes on from there")
         raise typer.Exit(130) from None
     running.save_checkpoint(checkpoint)
-    return {} if loss is None or accuracy is None else {"loss": loss, "accuracy": accuracy}
+    return means
 
 
-def _smooth(mean: float | None, value: float) -> float:
-    return value if mean is None else _SMOOTHING * mean + (1 - _SMOOTHING) * value
+def _shown(name: str, mean: float) -> str:
+    return score(mean) if name == "accuracy" else f"{mean:.3g}"
