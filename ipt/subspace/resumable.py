@@ -5,8 +5,6 @@ All randomness of step s is drawn from (seed, s): a run resumed from a checkpoin
 
 from __future__ import annotations
 
-import os
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ipt.errors import CheckpointError
+from ipt.replacing import replacing
 from ipt.subspace.store import Subspace
 
 
@@ -73,11 +72,8 @@ class ResumableFit(ABC):
                 for key, value in moments.items():
                     state[f"{label}.{index}.{key}"] = torch.as_tensor(value, dtype=torch.float32)
         metadata = {"completed": str(self.completed), "run": self._run_identity()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-        os.close(handle)
-        save_file({name: value.contiguous().cpu() for name, value in state.items()}, temporary, metadata)
-        Path(temporary).replace(path)
+        with replacing(path) as temporary:
+            save_file({name: value.contiguous().cpu() for name, value in state.items()}, temporary, metadata)
 
     def load_checkpoint(self, path: Path) -> None:
         """Go on from a checkpoint of the same run.
