@@ -76,7 +76,7 @@ def every_command(command: Any, name: str = "") -> Iterator[str]:
         yield from every_command(child, f"{name} {part}".strip())
 
 
-@pytest.mark.parametrize("command", every_command(get_command(cli)))
+@pytest.mark.parametrize("command", list(every_command(get_command(cli))))
 def test_every_command_explains_itself(command: str, capsys: Captured) -> None:
     assert run([*command.split(), "--help"]) == 0
     assert "Usage: ipt" in capsys.readouterr().out
