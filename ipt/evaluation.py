@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from ipt.task_folder import FolderTask, sample_per_label
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
 
+METHODS = ("class names", "logistic regression", "nearest neighbours", "random", "PT", "IST", "IST then PT")
 NEIGHBOURS = 5
 BATCH_ROWS = 64
 
@@ -42,7 +43,7 @@ class EvaluationOptions:
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     pt_steps: int = 200
     pt_learning_rates: tuple[float, ...] = (0.001, 0.003, 0.01)
-    methods: tuple[str, ...] = ("class names", "logistic regression", "nearest neighbours", "random", "PT", "IST")
+    methods: tuple[str, ...] = METHODS
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,22 @@ class Evaluation:
         self.subspace = subspace
         self.options = options
 
+    @property
+    def identity(self) -> dict[str, object]:
+        """All that makes measurements comparable, as JSON keeps it."""
+        described = asdict(self.options)
+        del described["methods"], described["hyperparameters"]["seed"]
+        described["pt_learning_rates"] = list(described["pt_learning_rates"])
+        return {"subspace": self.subspace.id, **described}
+
     def measure(
-        self, task: FolderTask, seed: int, on_step: Callable[[str, Progress], None] | None = None
+        self,
+        task: FolderTask,
+        seed: int,
+        methods: Sequence[str] | None = None,
+        on_step: Callable[[str, Progress], None] | None = None,
     ) -> Iterator[Measurement]:
-        """Every method on examples drawn by `seed`; those that the backbone's family cannot do are left out.
+        """These methods, or all, on examples drawn by `seed`; what the backbone's family cannot do is left out.
 
         Raises:
             DatasetError: the task cannot be tuned on, or has no test rows.
@@ -86,7 +99,7 @@ class Evaluation:
             "logistic regression": self._logistic_regression,
             "nearest neighbours": self._nearest_neighbours,
         }
-        for method in options.methods:
+        for method in options.methods if methods is None else methods:
             started = time.perf_counter()
             detail: dict[str, float | int | str | None] = {}
             if method in plain:

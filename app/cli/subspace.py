@@ -173,6 +173,78 @@ def tune_prompts_(
 
 
 @commands.command()
+def evaluate(
+    tasks: Tasks,
+    output: Annotated[
+        Path, typer.Argument(help="Markdown file of the report; the measurements are kept beside it.", metavar="OUTPUT")
+    ],
+    subspace: Annotated[str, typer.Option(help="'default', or a subspace's folder.")] = "default",
+    split: Split = None,
+    backbone: BackboneName = "default",
+    revision: Revision = None,
+    device: Device = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Only this, of what a report has; may be given several times.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Draws of examples.", min=1)] = 3,
+    first_seed: Annotated[int, typer.Option(help="The first draw; a fit has used seed 0.", min=0)] = 100,
+    per_label: Annotated[int, typer.Option(help="Examples of each label that are tuned on.", min=2)] = 16,
+    test_rows: Annotated[int, typer.Option(help="Most test rows of a task that are scored.", min=1)] = 500,
+    steps: Annotated[int | None, typer.Option(help="Steps in the subspace; the service's without it.", min=1)] = None,
+    pt_steps: Annotated[int, typer.Option(help="Steps of plain prompt tuning, at three rates.", min=1)] = 200,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a subspace on the test rows of tasks: tuning in it (IST) against plain prompt tuning (PT) and baselines.
+
+    E_rel is IST's score divided by PT's. Stopped or killed, the same command goes on where it was.
+
+    \b
+    ipt subspace evaluate tasks/ evaluation.md --split unseen
+    ipt subspace evaluate tasks/ evaluation.md --split seen --subspace my-subspace --method IST --method PT
+    """
+    import ipt
+    from app.cli.progress import progress
+    from ipt.evaluation import METHODS, Evaluation, EvaluationOptions, e_rel
+    from ipt.evaluation_report import MeasurementFile, render
+    from ipt.task_folder import read_task_folder
+
+    if unknown := set(method or ()) - set(METHODS):
+        raise CliError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")
+    folder_tasks = read_task_folder(tasks, split)
+    loaded = ipt.load_backbone(backbone, revision=revision, device=device)
+    options = EvaluationOptions(
+        per_label=per_label,
+        test_rows=test_rows,
+        hyperparameters=ipt.Hyperparameters(**_given(steps=steps)),
+        pt_steps=pt_steps,
+        methods=tuple(method or METHODS),
+    )
+    evaluation = Evaluation(loaded, ipt.load_subspace(subspace, loaded), options)
+    kept = MeasurementFile(output.with_suffix(".jsonl"), evaluation.identity)
+    pairs = [(task, seed) for seed in range(first_seed, first_seed + seeds) for task in folder_tasks]
+    with progress(notices()) as show:
+        for number, (task, seed) in enumerate(pairs):
+            missing = tuple(one for one in options.methods if not kept.has(task.name, seed, one))
+            show("measuring", number, len(pairs), f", {task.name}")
+            for measured in evaluation.measure(task, seed, missing):
+                kept.add(measured)
+        show("measuring", len(pairs), len(pairs), over=True)
+    wanted = {(task.name, seed) for task, seed in pairs}
+    found = [one for one in kept.measurements if (one.task, one.seed) in wanted and one.method in options.methods]
+    about = (
+        f"Subspace `{evaluation.subspace.id}` on `{loaded.identity.id}`: mean over {seeds} draws of {per_label} "
+        f"examples a label, at most {test_rows} test rows a task, {options.hyperparameters.steps} steps in the subspace, "
+        f"{pt_steps} of plain prompt tuning at its best rate of {len(options.pt_learning_rates)} on held-back examples."
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(render(found, options.methods, about), encoding="utf-8")
+    if as_json:
+        print_json({"report": str(output), "e_rel": e_rel(found)})
+    else:
+        results().print(f"written to {output}", soft_wrap=True)
+
+
+@commands.command()
 def info(
     subspace: Annotated[str, typer.Argument(help="'default', or a subspace's folder.")] = "default",
     as_json: AsJson = False,

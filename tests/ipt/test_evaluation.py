@@ -10,6 +10,7 @@ import torch
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.evaluation import Evaluation, EvaluationOptions, Measurement, e_rel, random_subspace
+from ipt.evaluation_report import MeasurementFile, render
 from ipt.subspace.modules import SubspaceDecoder
 from ipt.task_folder import FolderTask
 from tests.ipt.conftest import sentiment
@@ -20,7 +21,6 @@ OPTIONS = EvaluationOptions(
     hyperparameters=ipt.Hyperparameters(steps=3, batch_size=8),
     pt_steps=4,
     pt_learning_rates=(0.01, 0.1),
-    methods=("class names", "logistic regression", "nearest neighbours", "random", "PT", "IST", "IST then PT"),
 )
 
 
@@ -107,3 +107,37 @@ def test_a_random_subspace_has_the_shape_of_the_other_and_starts_like_words(
         drawn.decoder(torch.ones(1, 8)), random_subspace(encoder, subspace, seed=0).decoder(torch.ones(1, 8))
     )
     assert not torch.equal(start, random_subspace(encoder, subspace, seed=1).decoder(torch.zeros(1, 8))[0])
+
+
+def test_measurements_are_kept_at_once_and_a_torn_line_is_measured_again(
+    encoder: EncoderBackbone, subspace: ipt.Subspace, tmp_path: Path
+) -> None:
+    evaluation = Evaluation(encoder, subspace, OPTIONS)
+    path = tmp_path / "new" / "measured.jsonl"
+    kept = MeasurementFile(path, evaluation.identity)
+    for measured in evaluation.measure(task(), 0, ("class names", "IST")):
+        kept.add(measured)
+    path.write_bytes(path.read_bytes()[:-20])
+    again = MeasurementFile(path, evaluation.identity)
+    assert [again.has("sentiment", 0, method) for method in ("class names", "IST")] == [True, False]
+    for measured in evaluation.measure(task(), 0, ("IST",)):
+        again.add(measured)
+    read = MeasurementFile(path, evaluation.identity).measurements
+    assert [(each.method, each.score) for each in read] == [(each.method, each.score) for each in kept.measurements]
+    other = Evaluation(encoder, subspace, replace(OPTIONS, pt_steps=5))
+    assert MeasurementFile(path, other.identity).measurements == []
+
+
+def test_a_report_has_means_spreads_and_e_rel() -> None:
+    def of(name: str, method: str, seed: int, score: float) -> Measurement:
+        return Measurement(name, "f", seed, method, score, 1.0, {})
+
+    measured = [
+        *(of("a", "IST", 0, 0.6), of("a", "IST", 1, 0.8), of("a", "PT", 0, 0.5), of("a", "PT", 1, 0.5)),
+        *(of("b", "IST", 0, 0.3), of("b", "PT", 0, 0.6), of("a", "class names", 0, 0.25)),
+    ]
+    lines = render(measured, ("class names", "PT", "IST", "random"), "About.").splitlines()
+    assert "| task | class names | PT | IST | sd of IST | sd of PT | E_rel |" in lines
+    assert "| a | 25.0 | 50.0 | 70.0 | 14.1 | 0.0 | 1.400 |" in lines
+    assert "| b | – | 60.0 | 30.0 | 0.0 | 0.0 | 0.500 |" in lines
+    assert "| **mean** | 25.0 | 55.0 | 50.0 | 7.1 | 0.0 | 0.950 |" in lines

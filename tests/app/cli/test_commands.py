@@ -395,3 +395,29 @@ def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path: Path, capsys: Captur
     capsys.readouterr()
     assert run(["subspace", "import", str(tmp_path / "ckpt.pt"), str(tmp_path / "out"), "--backbone", bart]) == 1
     assert "ckpt.pt" in one_error_line(capsys)
+
+
+def test_a_subspace_is_evaluated_and_a_second_run_measures_nothing_again(
+    tiny_backbone_dir: Path, tiny_subspace_dir: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    rows = [
+        {"split": split, "input": f"{word} {thing}", "output": label}
+        for thing in ("movie", "book", "food", "place", "room", "staff", "phone", "app")
+        for split, thing_of in (("train", thing), ("test", f"the {thing}"))
+        for label, word in (("yes", f"good {thing_of}"), ("no", f"bad {thing_of}"))
+    ]
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "one.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report = tmp_path / "report.md"
+    command = ["subspace", "evaluate", str(tmp_path / "tasks"), str(report), "--backbone", str(tiny_backbone_dir)]
+    command += ["--subspace", str(tiny_subspace_dir), "--device", "cpu", "--seeds", "1", "--steps", "2"]
+    command += ["--pt-steps", "2", "--method", "logistic regression", "--method", "PT", "--method", "IST"]
+    assert run([*command, "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["e_rel"]) == {"one"}
+    assert "| task | logistic regression | PT | IST | sd of IST | sd of PT | E_rel |" in report.read_text()
+    measured = report.with_suffix(".jsonl").read_text()
+    assert measured.count("\n") == 3
+    assert run(command) == 0
+    assert report.with_suffix(".jsonl").read_text() == measured
+    assert run([*command, "--method", "magic"]) == 1
+    assert "no method 'magic'" in capsys.readouterr().err
