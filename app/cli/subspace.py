@@ -234,8 +234,8 @@ def evaluate(
     about = (
         f"Subspace `{evaluation.subspace.id}` on `{loaded.identity.id}`: mean over {seeds} draws of {per_label} "
         f"examples a label, at most {test_rows} test rows a task; {options.hyperparameters.steps} steps in the "
-        f"subspace, {pt_steps} of plain prompt tuning at the best of {len(options.pt_learning_rates)} learning rates on "
-        "held-back examples."
+        f"subspace, {pt_steps} of plain prompt tuning at the best of {len(options.pt_learning_rates)} learning rates "
+        "on held-back examples."
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(render(found, options.methods, about), encoding="utf-8")
