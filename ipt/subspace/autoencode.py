@@ -40,7 +40,7 @@ class AutoencoderOptions(RowOptions):
     intrinsic_dim: int = 250
     decoder_hidden: int = 768
     steps: int = 2000
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     gradient_clip: float = 0.1
     reconstruction_weight: float = 200.0
     task_weight: float = 1.0
