@@ -56,7 +56,8 @@ def serve(
             _serve(settings, settings.embedded if worker is None else worker, stack)
     except KeyboardInterrupt:
         pass
-    notices().print("stopped")
+    if settings.log_format == "text":
+        notices().print("stopped")
 
 
 def worker(
