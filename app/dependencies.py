@@ -1,21 +1,26 @@
 """What endpoints ask for: the process's services, the caller's tenant, and one transaction."""
 
+import math
 import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response, Security
 from fastapi.concurrency import run_in_threadpool
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from pydantic import SecretStr
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.api_keys import service as api_keys
+from app.api_keys.service import Caller
 from app.db.session import transaction
-from app.errors import AuthenticationError, BadRequestError
+from app.errors import AuthenticationError, BadRequestError, BusyError, PermissionDeniedError
+from app.metrics.collector import StateCollector
 from app.predictions.service import Predictions
+from app.rate_limit import RateLimit
 from app.settings import DEFAULT_TENANT, Settings, is_loopback
 
 
@@ -26,6 +31,9 @@ class Services:
     settings: Settings
     engine: Engine
     predictions: Predictions
+    state: StateCollector
+    rate_limit: RateLimit | None = None
+    """None where a key may send any number of requests."""
     ending: threading.Event = field(default_factory=threading.Event)
     """Set when the server has been told to stop: what could go on for ever must end now."""
 
@@ -39,13 +47,14 @@ def services(request: Request) -> Services:
 
 ServicesDep = Annotated[Services, Depends(services)]
 _HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]*:[0-9a-f:.]*)\]|(?P<name>[a-z0-9.-]+))(:[0-9]{0,5})?")
+_OPERATOR = Caller(DEFAULT_TENANT, "operator", frozenset({"admin"}))
 _bearer = HTTPBearer(auto_error=False, description="an API key; none is needed on one's own machine")
 
 
-async def tenant(
+async def caller(
     request: Request, made: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> str:
-    """The tenant who calls.
+) -> Caller:
+    """Who calls. The key of the settings may do everything, and so may everybody where none is needed.
 
     Raises:
         AuthenticationError: no key, or one that is not known.
@@ -53,21 +62,72 @@ async def tenant(
     settings = made.settings
     if settings.open_access:
         _check_own_machine(request)
-        return DEFAULT_TENANT
+        return _OPERATOR
     if credentials is None:
         raise AuthenticationError("send an API key: Authorization: Bearer KEY", code="api_key_missing")
     key = credentials.credentials
-    if settings.api_key is not None and api_keys.same_key(key, settings.api_key.get_secret_value()):
-        return DEFAULT_TENANT
-    owner = await run_in_threadpool(_owner, made.engine, key)
-    if owner is None:
-        raise AuthenticationError("this API key is not known", code="api_key_unknown")
-    return owner
+    if settings.api_key is not None and _is_operators(settings.api_key, credentials):
+        return _OPERATOR
+    known = await run_in_threadpool(_caller_with, made.engine, key)
+    if known is None:
+        raise AuthenticationError("this API key is unknown, expired or revoked", code="api_key_unknown")
+    return known
 
 
-def _owner(engine: Engine, key: str) -> str | None:
+async def metrics_reader(
+    request: Request, made: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> None:
+    """Let in the operator alone, unless the metrics are open: a tenant's key does not open what spans tenants.
+
+    Raises:
+        AuthenticationError: somebody else, or there is no operator's key to know one by.
+    """
+    settings = made.settings
+    if settings.open_metrics:
+        return
+    if settings.open_access:
+        _check_own_machine(request)
+    elif settings.api_key is None or credentials is None or not _is_operators(settings.api_key, credentials):
+        raise AuthenticationError(
+            "metrics are for the operator: send IPT_API_KEY (Authorization: Bearer KEY), or set IPT_OPEN_METRICS=true",
+            code="operator_key_required",
+        )
+
+
+def _is_operators(key: SecretStr, credentials: HTTPAuthorizationCredentials) -> bool:
+    return api_keys.same_key(credentials.credentials, key.get_secret_value())
+
+
+async def tenant(
+    caller: Annotated[Caller, Depends(caller)], needed: SecurityScopes, made: ServicesDep, response: Response
+) -> str:
+    """The tenant who calls, with a key that has the scopes which the route names and a request to spare.
+
+    Raises:
+        BusyError: the key has sent more requests than it may.
+        PermissionDeniedError: it lacks one of the scopes.
+    """
+    if made.rate_limit is not None:
+        taken = await run_in_threadpool(made.rate_limit.take, caller.key_id)
+        if taken.wait_seconds:
+            raise BusyError(
+                f"this API key may send {taken.limit} requests a minute",
+                code="rate_limited",
+                retry_after=math.ceil(taken.wait_seconds),
+                headers=taken.headers(),
+            )
+        response.headers.update(taken.headers())
+    for scope in needed.scopes:
+        if not caller.may(scope):
+            raise PermissionDeniedError(
+                f"this API key lacks the scope '{scope}': use one that has it", code="scope_missing"
+            )
+    return caller.tenant_id
+
+
+def _caller_with(engine: Engine, key: str) -> Caller | None:
     with transaction(engine) as session:
-        return api_keys.tenant_of(session, key)
+        return api_keys.caller_with(session, key)
 
 
 def _check_own_machine(request: Request) -> None:
@@ -100,5 +160,8 @@ def session(made: ServicesDep) -> Iterator[Session]:
         yield opened
 
 
-TenantDep = Annotated[str, Depends(tenant)]
+# Every route takes one of these three, and so says which scope it needs; any key may read tasks and subspaces.
+TenantDep = Annotated[str, Security(tenant)]
+AdaptingTenantDep = Annotated[str, Security(tenant, scopes=["adapt"])]
+PredictingTenantDep = Annotated[str, Security(tenant, scopes=["predict"])]
 SessionDep = Annotated[Session, Depends(session, scope="function")]

@@ -42,7 +42,9 @@ def install(app: FastAPI) -> None:
 
 def respond(error: AppError) -> JSONResponse:
     """The response of an error."""
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    headers = dict(error.headers)
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     body = error_body(error.message, type=error.type, code=error.code, param=error.param)
@@ -64,7 +66,7 @@ def log_unforeseen(error: BaseException) -> None:
         frames.append(f"{code.co_filename}:{traceback.tb_lineno} in {code.co_name}")
         traceback = traceback.tb_next
     kind = f"{type(error).__module__}.{type(error).__name__}"
-    log.error("request %s: unforeseen %s\n  %s", request_id.get(), kind, "\n  ".join(frames))
+    log.error("unforeseen_error request=%s error=%s\n  %s", request_id.get(), kind, "\n  ".join(frames))
 
 
 def _app_error(_: Request, error: Exception) -> JSONResponse:
@@ -130,7 +132,7 @@ def _database_error(_: Request, error: Exception) -> JSONResponse:
         log_unforeseen(error)
         return internal_error()
     sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
-    log.error("request %s: database unavailable: %s, SQLSTATE %s", request_id.get(), type(error).__name__, sqlstate)
+    log.error("database_unavailable request=%s error=%s sqlstate=%s", request_id.get(), type(error).__name__, sqlstate)
     return respond(database_unavailable())
 
 

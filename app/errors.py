@@ -1,6 +1,6 @@
 """The service's errors, each of which carries its status and code, and their one shape on the wire."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field
@@ -34,12 +34,21 @@ class AppError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "internal_error"
 
-    def __init__(self, message: str, *, code: str, param: str | None = None, retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
         self.param = param
         self.retry_after = retry_after
+        self.headers = headers or {}
 
 
 class BadRequestError(AppError):
@@ -50,6 +59,11 @@ class BadRequestError(AppError):
 class AuthenticationError(AppError):
     status = 401
     type = "authentication_error"
+
+
+class PermissionDeniedError(AppError):
+    status = 403
+    type = "permission_error"
 
 
 class NotFoundError(AppError):
@@ -85,6 +99,7 @@ class UnavailableError(AppError):
 _FAMILIES: tuple[type[AppError], ...] = (
     BadRequestError,
     AuthenticationError,
+    PermissionDeniedError,
     NotFoundError,
     ConflictError,
     TooLargeError,

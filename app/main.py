@@ -18,11 +18,22 @@ from app.db import migrate
 from app.db.embedded import embedded_postgres
 from app.db.session import make_engine, transaction
 from app.dependencies import Services
-from app.errors import AuthenticationError, BadRequestError, InvalidError, TooLargeError, UnavailableError, documented
+from app.errors import (
+    AuthenticationError,
+    BadRequestError,
+    BusyError,
+    InvalidError,
+    TooLargeError,
+    UnavailableError,
+    documented,
+)
 from app.health.endpoints import router as health
+from app.metrics.collector import StateCollector
+from app.metrics.endpoints import router as metrics
 from app.predictions.endpoints import router as predictions
 from app.predictions.model import Model
 from app.predictions.service import Predictions
+from app.rate_limit import RateLimit
 from app.request_context import RequestContext
 from app.settings import Settings
 from app.subspaces import repository as subspaces
@@ -66,10 +77,11 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
         lifespan=lifespan,
     )
     error_handlers.install(app)
-    of_v1 = documented([BadRequestError, AuthenticationError, TooLargeError, InvalidError, UnavailableError])
+    of_v1 = documented([BadRequestError, AuthenticationError, TooLargeError, InvalidError, BusyError, UnavailableError])
     for router in (adaptations, tasks, predictions, subspaces_router):
         app.include_router(router, responses=of_v1)
     app.include_router(health)
+    app.include_router(metrics)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestContext)
     return app
@@ -82,9 +94,12 @@ def _start(settings: Settings, database_url: str | None, stack: ExitStack) -> Se
     stack.callback(engine.dispose)
     if settings.embedded:
         migrate.upgrade(engine)
-    predictions = Predictions(settings, engine, Model(settings, lambda subspace: _register(engine, subspace)))
+    model = Model(settings, lambda subspace: _register(engine, subspace))
+    predictions = Predictions(settings, engine, model)
     stack.callback(predictions.close)
-    return Services(settings, engine, predictions)
+    per_minute = settings.requests_per_minute
+    rate_limit = None if per_minute is None else RateLimit(per_minute, settings.redis_url)
+    return Services(settings, engine, predictions, StateCollector(engine, model), rate_limit)
 
 
 def _register(engine: Engine, subspace: ipt.Subspace) -> None:

@@ -8,6 +8,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.error_handlers import internal_error, log_unforeseen, request_id
+from app.metrics import http
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +29,13 @@ class RequestContext:
         request_id.set(own_id.decode())
         status = 0
         start = time.monotonic()
+        answered_at: float | None = None
+        http.IN_FLIGHT.inc()
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered_at
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered_at = message["status"], time.monotonic()
                 message["headers"] = [*message["headers"], (b"x-request-id", own_id)]
             await send(message)
 
@@ -44,12 +47,15 @@ class RequestContext:
                 raise  # half an answer is out: the server has to cut the connection
             await internal_error()(scope, receive, send_with_id)
         finally:
+            method, route, end = scope["method"], _route(scope), time.monotonic()
+            http.IN_FLIGHT.dec()
+            http.answered(method, route, status, (answered_at or end) - start)
             log.info(
-                "%s %s %d %.1f ms %s",
-                scope["method"],
-                _route(scope),
+                "request_served method=%s route=%s status=%d ms=%.1f request=%s",
+                method,
+                route,
                 status,
-                1000 * (time.monotonic() - start),
+                round(1000 * (end - start), 1),
                 own_id.decode(),
             )
 
@@ -64,4 +70,4 @@ def _request_id(scope: Scope) -> bytes:
 
 def _route(scope: Scope) -> str:
     """The route's pattern rather than the path, which is the caller's text."""
-    return getattr(scope.get("route"), "path", "(no route)")
+    return getattr(scope.get("route"), "path", "none")

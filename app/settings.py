@@ -2,12 +2,13 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_TENANT = "default"
+LogFormat = Literal["text", "json"]
 _SECRET_FIELDS = ("database_url", "redis_url")
 
 
@@ -28,6 +29,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     api_key: SecretStr | None = Field(default=None, description="a first key, of the tenant 'default'")
+    log_format: LogFormat = Field(default="text", description="`text`, or `json`: one object a line")
+    metrics_port: int | None = Field(default=None, ge=1, le=65535, description="where a worker serves its metrics")
+    open_metrics: bool = Field(default=False, description="whoever reaches the port may read the metrics")
 
     backbone: str = "default"
     backbone_revision: str | None = None
@@ -42,6 +46,8 @@ class Settings(BaseSettings):
     jobs_per_batch: int = Field(default=8, ge=1)
     poll_seconds: float = Field(default=0.5, gt=0)
 
+    max_open_adaptations: int = Field(default=1000, ge=1, description="queued and running ones of one tenant")
+    requests_per_minute: int | None = Field(default=None, ge=1, description="of one API key; any number without it")
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1)
     max_examples: int = Field(default=10_000, ge=2)
     max_text_chars: int = Field(default=10_000, ge=1)

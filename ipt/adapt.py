@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ipt.backbones.protocol import Backbone
 from ipt.examples import Example, TaskKind, check_examples
 from ipt.subspace.store import Subspace
@@ -20,6 +23,7 @@ def adapt(
     validation_examples: Sequence[Example] | None = None,
     kind: TaskKind | None = None,
     hyperparameters: Hyperparameters | None = None,
+    initial_vectors: NDArray[np.float32] | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> AdaptedTask:
     """Tune a task vector to a few examples.
@@ -31,6 +35,7 @@ def adapt(
         validation_examples: to measure on; a quarter of `examples` is held back when None.
         kind: inferred from the outputs when None.
         hyperparameters: the defaults when None.
+        initial_vectors: [K, D], where tuning may start, in place of the subspace's own: vectors of like tasks, say.
         on_step: called with the progress after every step.
 
     Raises:
@@ -40,7 +45,8 @@ def adapt(
     checked = check_examples(examples, validation_examples, kind)
     held = None if validation_examples is None else list(validation_examples)
     engine = TuningEngine(backbone, subspace)
-    engine.add(TuningJob("adapt", list(examples), checked, held, hyperparameters or Hyperparameters()), on_step=on_step)
+    asked = hyperparameters or Hyperparameters()
+    engine.add(TuningJob("adapt", list(examples), checked, held, asked, initial_vectors), on_step=on_step)
     while not engine.step()[0].done:
         pass
     return engine.finish("adapt")

@@ -56,7 +56,7 @@ def check_examples(
             check_text(example.input, f"{field}[{index}].input")
             check_text(example.output, f"{field}[{index}].output")
     if kind is None:
-        kind = _infer_kind(examples)
+        kind = infer_kind(examples)
     if kind == "classification":
         _check_labels(examples, validation_examples or ())
     elif kind == "text2text":
@@ -95,7 +95,8 @@ def text_fault(text: object) -> str | None:
     return None
 
 
-def _infer_kind(examples: Sequence[Example]) -> TaskKind:
+def infer_kind(examples: Sequence[Example]) -> TaskKind:
+    """Outputs that repeat, at least two examples a label on average, are labels; anything else is text to text."""
     labels = labels_of(examples)
     short = all(len(label) <= MAX_LABEL_CHARS for label in labels)
     looks_like_labels = short and (len(labels) == 1 or len(labels) * 2 <= len(examples) or len(examples) <= 4)

@@ -28,6 +28,9 @@ PROMPTED_SHARE = 0.5
 PENALTY = 1.0
 """Half of the sum of squared weights counts as much as the loss of this many examples."""
 MAX_ITERATIONS = 200
+LARGE_FIT = 4096
+"""Examples times classes above which a fit is in single precision: four times as fast, and off by less than the eight
+bits a weight are (docs/decisions/0001)."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +180,16 @@ class CrossValidation:
 
 def fit_linear(features: Tensor, classes: Tensor, num_classes: int) -> LinearClassifier:
     """Multinomial logistic regression on features [N, F] of classes [N]: the minimum of the penalized loss."""
+    features = features.float() if is_large(len(features), num_classes) else features.double()
     # The weights lie in the span of the examples, which for a few-shot task is much smaller than F.
-    basis, coordinates = torch.linalg.qr(features.double().mT)
+    basis, coordinates = torch.linalg.qr(features.mT)
     solution, bias = _logistic_regression(coordinates.mT.contiguous(), classes, num_classes)
-    return LinearClassifier(solution @ basis.mT, bias)
+    return LinearClassifier((solution @ basis.mT).double(), bias.double())
+
+
+def is_large(num_examples: int, num_classes: int) -> bool:
+    """Whether a fit takes so long that precision is traded for speed."""
+    return num_examples * num_classes > LARGE_FIT
 
 
 def _logistic_regression(features: Tensor, classes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -17,14 +17,18 @@ from torch import Tensor
 
 from ipt.backbones.protocol import Backbone
 from ipt.errors import CheckpointError
+from ipt.replacing import replacing
 
 
 def save_prompts(path: Path, prompts: Mapping[str, Tensor], backbone: Backbone) -> None:
-    """Write prompts [P, H] by name, with the id and the weights' hash of the backbone that they were tuned on."""
+    """Write prompts [P, H] by name, with the id and the weights' hash of the backbone that they were tuned on.
+
+    `path` is replaced in one move.
+    """
     identity = {"id": backbone.identity.id, "weights_sha256": backbone.identity.weights_sha256}
     tensors = {name: prompt.detach().float().cpu().contiguous() for name, prompt in prompts.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, {"backbone": json.dumps(identity)})
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"backbone": json.dumps(identity)})
 
 
 def read_prompts(path: Path, backbone: Backbone | None = None) -> dict[str, Tensor]:

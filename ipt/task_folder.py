@@ -1,4 +1,13 @@
-"""Read a folder of tasks, one JSONL file each: ``{"split": "train"|"test", "input": str, "output": str}`` a line.
+"""Read a folder of tasks, each a file of JSONL or a folder of TSV files.
+
+``<task>.jsonl`` has ``{"split": "train"|"test", "input": str, "output": str}`` a line. A folder ``<task>`` has files
+``<task>_<k>_<seed>_{train,dev,test}.tsv`` as CrossFit writes them: input, tab, output a line, further outputs behind
+further tabs, no header. There
+
+- the first output counts, as in CrossFit's loss;
+- the rows of dev are training rows as well: a fit and a tuning run hold some of these back on their own;
+- of several draws (k, seed) the smallest is read;
+- an input may stand once: a row twice is a row too many, and one with two outputs, or in train and test, is an error.
 
 An optional ``index.json`` maps each task's name to ``{"family": str, "split": "seen"|"unseen"}``.
 """
@@ -6,14 +15,16 @@ An optional ``index.json`` maps each task's name to ``{"family": str, "split": "
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ipt.errors import DatasetError
-from ipt.examples import Example, check_text, labels_of
+from ipt.examples import Example, check_text, infer_kind, labels_of
 
 
 @dataclass(frozen=True)
@@ -32,36 +43,69 @@ def read_task_folder(folder: Path, split: str | None = None) -> list[FolderTask]
     Raises:
         DatasetError: naming file and line of the first bad row, or saying what the folder lacks.
     """
-    index_path = folder / "index.json"
-    index: dict[str, dict[str, object]] = json.loads(index_path.read_text()) if index_path.is_file() else {}
+    index = _read_index(folder / "index.json")
     if split is not None and not index:
         raise DatasetError(f"{folder}: a split was asked for, but there is no index.json that names one")
+    paths = {path.stem: path for path in folder.glob("*.jsonl")}
+    for path in folder.glob("*/"):
+        if any(path.glob("*.tsv")):
+            if path.name in paths:
+                raise DatasetError(f"{folder}: task {path.name!r} is there twice, as JSONL and as TSV; remove one")
+            paths[path.name] = path
     tasks = []
-    for path in sorted(folder.glob("*.jsonl")):
-        entry = index.get(path.stem, {})
+    for name, path in sorted(paths.items()):
+        entry = index.get(name, {})
         if split is None or entry.get("split") == split:
-            tasks.append(_read_task(path, family=str(entry.get("family", path.stem))))
+            family = str(entry.get("family", name))
+            tasks.append(_read_tsv_task(path, family) if path.is_dir() else _read_task(path, family))
     if not tasks:
-        raise DatasetError(f"{folder}: no task files (*.jsonl)" + (f" of split {split!r}" if split else ""))
+        wanted = f" of split {split!r}" if split else ""
+        raise DatasetError(f"{folder}: no tasks (*.jsonl, or */*_train.tsv){wanted}")
     return tasks
 
 
 def sample_per_label(examples: Sequence[Example], per_label: int, seed: int) -> list[Example]:
     """`per_label` examples of every label (all where there are fewer), chosen by `seed`, in the order they stand."""
+    return [examples[index] for index in rows_per_label(examples, per_label, seed)]
+
+
+def rows_per_label(examples: Sequence[Example], per_label: int, seed: int) -> list[int]:
+    """Where in `examples` those stand that `sample_per_label` chooses."""
     rng = np.random.default_rng([seed, per_label])
     by_label: dict[str, list[int]] = {label: [] for label in labels_of(examples)}
     for index, example in enumerate(examples):
         by_label[example.output].append(index)
     chosen = [index for rows in by_label.values() for index in rng.permutation(rows)[:per_label].tolist()]
-    return [examples[index] for index in sorted(chosen)]
+    return sorted(chosen)
+
+
+def _read_index(path: Path) -> dict[str, dict[str, object]]:
+    if not path.is_file():
+        return {}
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DatasetError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(index, dict) or not all(isinstance(entry, dict) for entry in index.values()):
+        raise DatasetError(f'{path}: must map names of tasks to {{"family": …, "split": …}}')
+    return index
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Each line that is not empty, after "file:number"."""
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        where = f"{path.name}:{number}"
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            raise DatasetError(f"{where}: not UTF-8 text: save the file as UTF-8") from None
+        if text.strip(" \r"):
+            yield where, text.removesuffix("\r")
 
 
 def _read_task(path: Path, family: str) -> FolderTask:
     rows: dict[str, list[Example]] = {"train": [], "test": []}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{path.name}:{number}"
+    for where, line in _lines(path):
         try:
             row = json.loads(line)
             split = row["split"]
@@ -74,3 +118,63 @@ def _read_task(path: Path, family: str) -> FolderTask:
     if len(labels_of(rows["train"])) < 2:
         raise DatasetError(f"{path.name}: a task needs training rows of at least two labels")
     return FolderTask(path.stem, family, tuple(rows["train"]), tuple(rows["test"]))
+
+
+def _read_tsv_task(folder: Path, family: str) -> FolderTask:
+    name = folder.name
+    draws = {
+        (int(found[1]), int(found[2])): f"{name}_{found[1]}_{found[2]}"
+        for path in folder.glob("*_train.tsv")
+        if (found := re.fullmatch(re.escape(name) + r"_(\d+)_(\d+)_train\.tsv", path.name))
+    }
+    if not draws:
+        raise DatasetError(f"{folder}: no file {name}_<k>_<seed>_train.tsv, as CrossFit names them")
+    stem = draws[min(draws)]
+    seen: dict[str, tuple[str, str]] = {}
+    train = _read_tsv(folder / f"{stem}_train.tsv", seen)
+    for part in ("dev", "test"):
+        path = folder / f"{stem}_{part}.tsv"
+        rows = _read_tsv(path, seen) if path.is_file() else []
+        if part == "dev":
+            train += rows
+    _check_train(folder / f"{stem}_train.tsv", train)
+    return FolderTask(name, family, tuple(example for _, example in train), tuple(example for _, example in rows))
+
+
+def _read_tsv(path: Path, seen: dict[str, tuple[str, str]]) -> list[tuple[str, Example]]:
+    """The rows, each after where it stands; `seen` is where each input of the task stood first, and its output."""
+    rows = []
+    for where, line in _lines(path):
+        columns = line.split("\t")
+        if len(columns) < 2:
+            raise DatasetError(f"{where}: a row must be an input, a tab and an output; there is no tab")
+        text, output = (check_text(column, where).strip() for column in columns[:2])
+        first, wanted = seen.setdefault(text, (where, output))
+        if first != where:
+            fault = (
+                f"the row of {first} again: remove one"
+                if wanted == output
+                else f"the output is {output[:50]!r}, but for the same input {wanted[:50]!r} in {first}: decide for one"
+            )
+            raise DatasetError(f"{where}: {fault}")
+        rows.append((where, Example(text, output)))
+    return rows
+
+
+def _check_train(path: Path, rows: Sequence[tuple[str, Example]]) -> None:
+    if len(rows) < 2:
+        where = rows[0][0] if rows else f"{path.name}:1"
+        raise DatasetError(f"{where}: a task needs at least two training rows, found {len(rows)}")
+    examples = [example for _, example in rows]
+    counts = Counter(example.output for example in examples)
+    if len(counts) == 1:
+        raise DatasetError(
+            f"{rows[0][0]}: this and all other training rows have the output {examples[0].output[:50]!r}; "
+            "a task needs at least two"
+        )
+    if infer_kind(examples) == "classification":
+        for where, example in rows:
+            if counts[example.output] < 2:
+                raise DatasetError(
+                    f"{where}: the only training row with the label {example.output[:50]!r}; a label needs at least two"
+                )

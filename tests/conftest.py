@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import URL, make_url
 
@@ -17,6 +18,9 @@ from tests.tiny import build_tiny_encoder
 from tests.tuned import keep_tuned  # noqa: F401, a fixture
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tiny models gain nothing by threads, which wait for each other where tests, or services, run side by side.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 for _name in [name for name in os.environ if name.startswith("IPT_")]:
     del os.environ[_name]  # a test never meets the settings, or the database, of whoever runs it
 
@@ -106,8 +110,6 @@ def tiny_backbone_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_subspace_dir(tiny_backbone_dir: Path) -> Path:
     """A subspace of 8 dimensions for the tiny backbone, untrained, for `IPT_SUBSPACE`."""
-    import torch
-
     import ipt
     from ipt.subspace.modules import SubspaceDecoder
 

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(wrong)
     if settings.database_url is None:
         parser.error("IPT_DATABASE_URL is not set; in the embedded mode `ipt serve` runs the worker itself")
-    log.configure()
+    log.configure(settings.log_format)
     if settings.redis_url is not None and not arguments.poll:
         from worker.celery_app import run
 

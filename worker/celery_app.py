@@ -10,7 +10,6 @@ from celery import Celery, signals
 
 from app.adaptations.wake import WAKE_QUEUE
 from app.settings import Settings
-from worker import log
 from worker.pool_process import HAND_BACK_SIGNAL
 
 
@@ -43,12 +42,7 @@ app = create_celery_app(Settings())
 
 def run() -> None:
     """Run the worker until it is told to stop."""
-    app.worker_main(["worker", "--without-gossip", "--without-mingle", "--without-heartbeat"])
-
-
-@signals.setup_logging.connect
-def _log_as_the_other_processes_do(**_: Any) -> None:
-    log.configure()
+    app.worker_main(["--quiet", "worker", "--without-gossip", "--without-mingle", "--without-heartbeat"])
 
 
 @signals.celeryd_after_setup.connect

@@ -5,6 +5,7 @@ import time
 
 import ipt
 from app.settings import Settings
+from worker import metrics
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Core:
             backbone = ipt.load_backbone(settings.backbone, revision=settings.backbone_revision, device=settings.device)
             subspace = ipt.load_subspace(settings.subspace, backbone)
             self._parts = (backbone, subspace)
+            metrics.MODEL_LOADED.set(1)
             log.info("core_loaded subspace=%s seconds=%.1f", subspace.id, time.monotonic() - began)
         return self._parts
 

@@ -20,7 +20,7 @@ from app.settings import Settings
 from app.subspaces import repository as subspaces
 from app.workers import repository as workers
 from ipt.errors import CheckpointError, IptError, SubspaceMismatchError
-from worker import failures
+from worker import failures, metrics
 from worker.backoff import Backoff
 from worker.batch import Batch, RunningJob
 from worker.core import Core
@@ -128,8 +128,10 @@ class Drainer:
                 continue
             del self._unsaved[0]
             if stored:
+                metrics.left(outcome.name, time.monotonic() - outcome.lease.taken_at)
                 log.info("adaptation_%s adaptation=%s", outcome.name, adaptation_id)
             else:
+                metrics.LEASES_LOST.inc()
                 log.warning("lease_lost adaptation=%s discarded=%s", adaptation_id, outcome.name)
 
     def _look(self, now: float) -> None:
@@ -151,6 +153,7 @@ class Drainer:
 
     def _let_go(self, job: RunningJob) -> None:
         self._batch.remove(job)
+        metrics.LEASES_LOST.inc()
         log.warning("lease_lost adaptation=%s step=%d", job.lease.adaptation_id, job.step)
 
     def _report(self, now: float) -> None:
@@ -191,6 +194,7 @@ class Drainer:
         with transaction(self._database) as session:
             reaped = lifecycle.reap(session, max_attempts=self._settings.max_attempts)
         self._reaped_at = now
+        metrics.LEASES_EXPIRED.inc(len(reaped))
         for row in reaped:
             log.warning(
                 "adaptation_reaped adaptation=%s attempt=%d state=%s", row.adaptation_id, row.attempt, row.state
@@ -253,11 +257,13 @@ class Drainer:
             self._batch.add(job)
 
     def _advance(self) -> None:
+        jobs = len(self._batch)
         try:
             done = self._batch.step()
         except Exception as error:  # noqa: BLE001 - told apart below
             self._recover(error)
             return
+        metrics.stepped(jobs)
         for job in done:
             self._finish(job)
         if not self._batch:
@@ -300,6 +306,7 @@ class Drainer:
 
     def _halve(self, jobs: list[RunningJob]) -> None:
         self._capacity = len(jobs) // 2
+        metrics.HALVINGS.inc()
         log.warning("batch_halved from=%d to=%d", len(jobs), self._capacity)
         for job in jobs[self._capacity :]:
             self._hand_back_one(job, "out_of_memory")

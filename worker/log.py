@@ -1,18 +1,61 @@
 """One line per event, `key=value` after the event's name; never a text of a tenant's dataset."""
 
+import json
 import logging
+import re
 import sys
 import traceback
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+from app.settings import LogFormat
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s pid=%(process)d %(message)s"
+_EVENT = re.compile(r"[a-z]+(?:_[a-z]+)+(?![^\s:])")
+_PLACEHOLDER = re.compile(r"%%|(?:\b(\w+)=)?%[-+ #0]*\d*(?:\.\d+)?[a-zA-Z]")
+_PAIRS = re.compile(r"\w+=\S+(?: \w+=\S+)*")
 
 
-def configure() -> None:
-    """Write the log to standard error, as the processes of this package do."""
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line; what an event says as `key=value` is a field of that name too, numbers as numbers."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        line = _fields(record) | {
+            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "pid": record.process,
+            "message": message,
+        }
+        if event := _EVENT.match(message):
+            line["event"] = event[0]
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """The arguments that the message names, and those that are themselves made of `key=value`, as `where` is."""
+    if not isinstance(record.msg, str) or not isinstance(record.args, tuple):
+        return {}
+    fields: dict[str, Any] = {}
+    names = [found[1] for found in _PLACEHOLDER.finditer(record.msg) if found[0] != "%%"]
+    for name, value in zip(names, record.args, strict=False):
+        if name is not None:
+            fields[name] = value
+        elif isinstance(value, str) and _PAIRS.fullmatch(value):
+            fields |= dict(pair.split("=", 1) for pair in value.split(" "))
+    return fields
+
+
+def configure(log_format: LogFormat) -> None:
+    """Write the log, and Python's warnings with it, to standard error, as the processes of this package do."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)
 
 
 def where(error: BaseException) -> str:

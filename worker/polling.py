@@ -11,6 +11,7 @@ from types import FrameType
 from app.db.session import make_engine
 from app.settings import Settings
 from ipt.errors import IptError
+from worker import metrics
 from worker.core import Core
 from worker.drain import Drainer
 from worker.failures import DeviceLostError
@@ -37,6 +38,7 @@ def poll(settings: Settings, database_url: str, worker_id: str, parent_pid: int 
     if parent_pid is not None:
         end_with(parent_pid, stop)
     log.info("worker_started worker=%s", worker_id)
+    metrics.serve(settings)
     database = make_engine(database_url, pool_size=1)
     core = Core(settings)
     try:

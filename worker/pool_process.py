@@ -12,6 +12,8 @@ from celery import shared_task, signals
 
 from app.adaptations.wake import WAKE_TASK
 from app.settings import Settings
+from worker import metrics
+from worker.log import configure
 
 if TYPE_CHECKING:
     from worker.drain import Drainer
@@ -36,6 +38,7 @@ class PoolProcess:
         """Install the signals and begin to wake up by the clock."""
         signal.signal(HAND_BACK_SIGNAL, self._on_hand_back)
         signal.signal(signal.SIGTERM, self._on_terminate)
+        metrics.serve(self._settings)
         threading.Thread(target=self._wake_by_the_clock, name="clock", daemon=True).start()
 
     def drain(self) -> None:
@@ -100,6 +103,12 @@ def drain() -> None:
     if _process is None:
         raise RuntimeError("this task runs in a worker's pool only")
     _process.drain()
+
+
+@signals.setup_logging.connect
+def _log_as_the_other_processes_do(**_: Any) -> None:
+    # Here, because this module is all that the pool's process imports; Celery's own does so too.
+    configure(Settings().log_format)
 
 
 @signals.worker_process_init.connect

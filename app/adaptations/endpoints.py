@@ -12,12 +12,12 @@ from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView
 from app.adaptations.upload import Form, FormRoute, documented_form, naming_lines, read_body, read_form
 from app.adaptations.wake import wake
 from app.db.models import FINISHED, Adaptation, State
-from app.dependencies import ServicesDep, SessionDep, TenantDep
-from app.errors import ConflictError, NotFoundError, documented
+from app.dependencies import AdaptingTenantDep, ServicesDep, SessionDep
+from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
 from app.fields import Id
 from app.pagination import After, Limit, Page, page_of
 
-router = APIRouter(prefix="/v1/adaptations", tags=["adaptations"])
+router = APIRouter(prefix="/v1/adaptations", tags=["adaptations"], responses=documented([PermissionDeniedError]))
 
 IdempotencyKey = Annotated[
     str | None,
@@ -43,7 +43,7 @@ def create_adaptation_from_form(
     form: Annotated[Form, Depends(read_form)],
     made: ServicesDep,
     session: SessionDep,
-    tenant: TenantDep,
+    tenant: AdaptingTenantDep,
     background: BackgroundTasks,
     response: Response,
     idempotency_key: IdempotencyKey = None,
@@ -76,7 +76,7 @@ def create_adaptation(
     body: AdaptationInput,
     made: ServicesDep,
     session: SessionDep,
-    tenant: TenantDep,
+    tenant: AdaptingTenantDep,
     background: BackgroundTasks,
     response: Response,
     idempotency_key: IdempotencyKey = None,
@@ -95,7 +95,7 @@ def create_adaptation(
 @router.get("", summary="List adaptations", responses=documented([NotFoundError]))
 def list_adaptations(
     session: SessionDep,
-    tenant: TenantDep,
+    tenant: AdaptingTenantDep,
     state: State | None = None,
     task_id: Annotated[Id | None, Query(description="the runs of one task")] = None,
     after: After = None,
@@ -108,7 +108,7 @@ def list_adaptations(
 
 
 @router.get("/{adaptation_id}", summary="Look at an adaptation", responses=documented([NotFoundError]))
-def get_adaptation(adaptation_id: Id, session: SessionDep, tenant: TenantDep) -> AdaptationView:
+def get_adaptation(adaptation_id: Id, session: SessionDep, tenant: AdaptingTenantDep) -> AdaptationView:
     """State, progress, and at the end metrics or the error."""
     return AdaptationView.of(service.get(session, tenant, adaptation_id))
 
@@ -123,7 +123,7 @@ def list_events(
     adaptation_id: Id,
     made: ServicesDep,
     session: SessionDep,
-    tenant: TenantDep,
+    tenant: AdaptingTenantDep,
     after: Annotated[SeqField, Query(description="the `seq` of the last event you have")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     accept: Annotated[str, Header(description="`text/event-stream` for a stream that ends with the adaptation")] = "",
@@ -152,6 +152,6 @@ def list_events(
     summary="Cancel an adaptation",
     responses=documented([NotFoundError, ConflictError]),
 )
-def cancel_adaptation(adaptation_id: Id, session: SessionDep, tenant: TenantDep) -> AdaptationView:
+def cancel_adaptation(adaptation_id: Id, session: SessionDep, tenant: AdaptingTenantDep) -> AdaptationView:
     """A queued adaptation is cancelled at once; a running one within seconds, `cancel_requested` until then."""
     return AdaptationView.of(service.cancel(session, tenant, adaptation_id))

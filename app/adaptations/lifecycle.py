@@ -5,17 +5,21 @@ the `Lease` that `claim` gave out: a row whose token has changed belongs to some
 Leases are counted on the database's clock alone.
 """
 
+import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
-from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy import exists, func, select, update
 from sqlalchemy.orm import Session
 
-from app.db.models import Adaptation, AdaptationEvent, Dataset, State, Task, TaskVersion
+from app.adaptations import metrics, turns
+from app.db.models import FINISHED, Adaptation, AdaptationEvent, Dataset, State, Task, TaskVersion
+from app.db.session import after_commit
 
 # The shape that the API gives to every error: {"message", "type", "param", "code"}.
 ErrorBody = dict[str, str | None]
@@ -36,6 +40,7 @@ class Lease:
     adaptation_id: str
     task_id: str
     token: uuid.UUID
+    taken_at: float = field(default_factory=time.monotonic, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,8 @@ def append_event(session: Session, adaptation_id: str, event_type: str, data: di
     seq = session.execute(last).scalar_one() + 1
     session.add(AdaptationEvent(adaptation_id=adaptation_id, seq=seq, type=event_type, data=data or {}))
     session.flush()
+    if event_type in FINISHED:
+        after_commit(session, metrics.FINISHED.labels(event_type).inc)
 
 
 def any_queued(session: Session) -> bool:
@@ -88,10 +95,11 @@ def any_queued(session: Session) -> bool:
 
 
 def may_share_a_batch(attempts: Sequence[int], running: int) -> int:
-    """How many of the oldest queued adaptations may join a batch in which `running` are at work.
+    """How many of the queued adaptations may join a batch in which `running` are at work.
 
-    `attempts` counts what each one has behind it, oldest first. One that has failed before runs alone, so that what
-    it does to its process it does to nobody else; and it is never overtaken, or else a busy queue would starve it.
+    `attempts` counts what each one has behind it, in the order of their turns. One that has failed before runs alone,
+    so that what it does to its process it does to nobody else; and once its turn has come it is not overtaken, or
+    else a busy queue would starve it.
     """
     if attempts and attempts[0] > 0:
         return 0 if running else 1
@@ -101,22 +109,20 @@ def may_share_a_batch(attempts: Sequence[int], running: int) -> int:
 def claim(
     session: Session, *, subspace_id: str, worker_id: str, lease_seconds: float, room: int, running: int
 ) -> list[Claimed]:
-    """Take the oldest queued adaptations, at most `room`, that may share a batch in this subspace.
+    """Take up the queued adaptations whose turn it is, at most `room`, that may share a batch in this subspace.
 
     Rows that another worker is claiming at this moment are skipped, never waited for.
     """
-    queued = session.scalars(
-        select(Adaptation)
-        .where(
-            Adaptation.state == "queued",
-            or_(Adaptation.subspace_id == subspace_id, Adaptation.subspace_id.is_(None)),
-        )
-        .order_by(Adaptation.created_at, Adaptation.id)
-        .limit(room)
-        .with_for_update(skip_locked=True)
-    ).all()
+    queued = turns.next_in_turn(session, subspace_id, room)
+    joining = queued[: may_share_a_batch([row.attempt for row in queued], running)]
+    if joining:
+        turns.serve(session, {row.tenant_id for row in joining})
+    now = session.execute(select(func.now())).scalar_one()
     claimed = []
-    for row in queued[: may_share_a_batch([row.attempt for row in queued], running)]:
+    for row in joining:
+        if row.started_at is None:
+            waited = (now - row.created_at).total_seconds()
+            after_commit(session, partial(metrics.QUEUE_SECONDS.observe, waited))
         dataset = session.get_one(Dataset, row.dataset_id)
         token = uuid.uuid4()
         row.state = "running"

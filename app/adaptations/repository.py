@@ -25,6 +25,16 @@ def get(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation | No
     return session.scalar(of_tenant(tenant_id).where(Adaptation.id == adaptation_id))
 
 
+def count_open(session: Session, tenant_id: str) -> int:
+    """How many of a tenant's adaptations have not ended."""
+    # Each state by itself has its index; both at once would read all that the tenant ever had.
+    counts = (
+        select(func.count()).where(Adaptation.tenant_id == tenant_id, Adaptation.state == state)
+        for state in ("queued", "running")
+    )
+    return sum(session.execute(count).scalar_one() for count in counts)
+
+
 def by_idempotency_key(session: Session, tenant_id: str, key: str) -> Adaptation | None:
     """What an earlier request with this key made; requests with the same key wait here for each other's commit."""
     lock = int.from_bytes(hashlib.sha256(f"{tenant_id}\0{key}".encode()).digest()[:8], signed=True)

@@ -3,8 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import secrets
 import unicodedata
+from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -13,7 +15,9 @@ import ipt
 from app.adaptations import lifecycle, repository
 from app.adaptations.schemas import AdaptationInput, ExampleInput, HyperparametersInput
 from app.db.models import Adaptation, Kind
-from app.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
+from app.db.session import after_commit
+from app.error_handlers import request_id
+from app.errors import BusyError, ConflictError, InvalidError, NotFoundError, UnavailableError
 from app.ids import new_id
 from app.settings import Settings
 from app.subspaces import repository as subspaces
@@ -21,7 +25,10 @@ from app.tasks import repository as tasks
 from app.workers import repository as workers
 from ipt.errors import DatasetError, IptError
 
+log = logging.getLogger(__name__)
+
 _WORKER_RETRY_SECONDS = 30
+_QUEUE_RETRY_SECONDS = 30
 
 
 def create(
@@ -41,6 +48,7 @@ def create(
         InvalidError: a dataset that nothing can be tuned on.
         NotFoundError: a task or subspace that does not exist.
         ConflictError: the key was used for another body.
+        BusyError: the tenant has as many that have not ended as one may have.
         UnavailableError: nobody tunes in that subspace.
     """
     body_hash = _hash(body.model_dump(mode="json"))
@@ -64,6 +72,14 @@ def create(
             code="kind_not_supported",
             param="kind",
         )
+    # Requests of the same moment may pass together, a few too many: not worth making them wait for each other.
+    if repository.count_open(session, tenant_id) >= settings.max_open_adaptations:
+        raise BusyError(
+            f"{settings.max_open_adaptations} of your adaptations are queued or running, which is the most there may "
+            "be: wait for some to end, or cancel some",
+            code="too_many_adaptations",
+            retry_after=_QUEUE_RETRY_SECONDS,
+        )
     task_id, version = _next_version(session, tenant_id, body)
     hyperparameters = _resolved(body.hyperparameters)
     adaptation = Adaptation(
@@ -83,6 +99,8 @@ def create(
     session.add(adaptation)
     session.flush()
     lifecycle.append_event(session, adaptation.id, "queued")
+    line = "adaptation_created adaptation=%s task=%s request=%s"
+    after_commit(session, partial(log.info, line, adaptation.id, task_id, request_id.get()))
     session.refresh(adaptation)
     return adaptation, False
 

@@ -19,7 +19,7 @@ from starlette.types import Scope
 
 from app.adaptations.dataset import FORMATS, DatasetFileError, format_of, load_json, read_rows
 from app.adaptations.schemas import AdaptationInput
-from app.dependencies import TenantDep
+from app.dependencies import AdaptingTenantDep
 from app.errors import BadRequestError, InvalidError
 
 _FORM = "multipart/form-data"
@@ -82,7 +82,7 @@ def documented_form() -> dict[str, Any]:
     return {"requestBody": {"content": {_FORM: {"schema": schema}}}}
 
 
-async def read_form(request: Request, _: TenantDep) -> Form:
+async def read_form(request: Request, _: AdaptingTenantDep) -> Form:
     """The form of a caller who is known.
 
     Raises:

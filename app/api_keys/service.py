@@ -1,35 +1,95 @@
-"""Issue API keys and find out whose a key is; only a key's SHA-256 is ever kept."""
+"""Issue, list and revoke API keys, and find out who calls with one; only a key's SHA-256 is ever kept."""
 
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 
-from sqlalchemy import select
+from sqlalchemy import func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.db.models import ApiKey, Tenant
 from app.ids import new_id
 
+DEFAULT_SCOPES = ("adapt", "predict")
 _PREFIX_CHARS = 12
 
 
-def issue(session: Session, tenant_id: str) -> str:
-    """Make a key of a tenant, who is added if new. The key itself is kept nowhere: this is the one time it is seen."""
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever calls: as which tenant, with which key, and what that key may be used for."""
+
+    tenant_id: str
+    key_id: str
+    scopes: frozenset[str]
+
+    def may(self, scope: str) -> bool:
+        """Whether the key has this scope; `admin` includes the others."""
+        return scope in self.scopes or "admin" in self.scopes
+
+
+def issue(
+    session: Session,
+    tenant_id: str,
+    *,
+    scopes: Sequence[str] = DEFAULT_SCOPES,
+    lifetime: timedelta | None = None,
+    name: str | None = None,
+) -> tuple[ApiKey, str]:
+    """Make a key of a tenant, who is added if new; without a `lifetime` it is good until it is revoked.
+
+    Returns its row and the key itself, which is kept nowhere: this is the one time it is seen.
+    """
     session.execute(insert(Tenant).values(id=tenant_id).on_conflict_do_nothing())
     key = f"ipt_{secrets.token_urlsafe(32)}"
-    session.add(ApiKey(id=new_id("key"), tenant_id=tenant_id, prefix=key[:_PREFIX_CHARS], sha256=_digest(key)))
-    return key
+    row = ApiKey(
+        id=new_id("key"),
+        tenant_id=tenant_id,
+        prefix=key[:_PREFIX_CHARS],
+        sha256=_digest(key),
+        name=name,
+        scopes=sorted(set(scopes)),
+        expires_at=None if lifetime is None else func.now() + lifetime,
+    )
+    session.add(row)
+    session.flush()
+    session.refresh(row)
+    return row, key
 
 
-def tenant_of(session: Session, key: str) -> str | None:
-    """The tenant whose key this is, None for a key that is unknown or revoked."""
+def listed(session: Session, tenant_id: str | None = None) -> Sequence[ApiKey]:
+    """All keys, or those of one tenant, oldest first; also those that are good no more."""
+    query = select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)
+    return session.scalars(query if tenant_id is None else query.where(ApiKey.tenant_id == tenant_id)).all()
+
+
+def revoke(session: Session, key_id: str) -> ApiKey | None:
+    """Let a key in no more, from its next request on; None if there is none of this id. Again changes nothing."""
+    row = session.get(ApiKey, key_id, with_for_update=True)
+    if row is not None and row.revoked_at is None:
+        row.revoked_at = func.now()
+        session.flush()
+        session.refresh(row)
+    return row
+
+
+def caller_with(session: Session, key: str) -> Caller | None:
+    """Who calls with this key, None for one that is unknown, expired or revoked."""
     rows = session.execute(
-        select(ApiKey.tenant_id, ApiKey.sha256).where(ApiKey.prefix == key[:_PREFIX_CHARS], ApiKey.revoked_at.is_(None))
+        select(ApiKey.id, ApiKey.tenant_id, ApiKey.scopes, ApiKey.sha256).where(
+            ApiKey.prefix == key[:_PREFIX_CHARS],
+            ApiKey.revoked_at.is_(None),
+            or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()),
+        )
     )
     digest = _digest(key)
-    owners = [row.tenant_id for row in rows if hmac.compare_digest(row.sha256, digest)]
-    return owners[0] if owners else None
+    callers = [
+        Caller(row.tenant_id, row.id, frozenset(row.scopes)) for row in rows if hmac.compare_digest(row.sha256, digest)
+    ]
+    return callers[0] if callers else None
 
 
 def same_key(one: str, other: str) -> bool:

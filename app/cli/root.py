@@ -7,7 +7,7 @@ import warnings
 import typer
 from pydantic import ValidationError
 
-from app.cli import demo, service, settings, subspace, tasks
+from app.cli import demo, keys, service, settings, subspace, tasks
 from app.cli.output import CliError, print_error
 from app.validation import explain
 
@@ -33,6 +33,7 @@ for _command in (demo.demo, service.serve, tasks.adapt, tasks.predict, tasks.tas
 cli.add_typer(subspace.commands, name="subspace")
 for _command in (service.worker, service.migrate, settings.settings):
     cli.command(rich_help_panel="Operating")(_command)
+cli.add_typer(keys.commands, name="keys", rich_help_panel="Operating")
 
 
 def run(arguments: list[str] | None = None) -> int:

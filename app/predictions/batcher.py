@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import ipt
 from app.errors import AppError, BusyError, UnavailableError
+from app.predictions import metrics
 
 Row = tuple[ipt.BoundTask, str]
 Predict = Callable[[Sequence[Row]], Sequence[ipt.Prediction]]
@@ -154,6 +155,7 @@ class Batcher:
                 self._answer([part])
             return
         seconds = time.monotonic() - start
+        metrics.predicted(predictions)
         position = 0
         for part in parts:
             request = part.request

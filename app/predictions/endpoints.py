@@ -4,8 +4,8 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from app.dependencies import ServicesDep, TenantDep
-from app.errors import BusyError, ConflictError, InvalidError, NotFoundError, documented
+from app.dependencies import PredictingTenantDep, ServicesDep
+from app.errors import ConflictError, InvalidError, NotFoundError, PermissionDeniedError, documented
 from app.fields import Id
 from app.predictions.batcher import Answer
 from app.predictions.schemas import PredictInput, PredictionView, PredictManyInput, PredictManyView, PredictView
@@ -22,7 +22,7 @@ _TIMES: dict[int | str, dict[str, Any]] = {
         }
     }
 }
-_RESPONSES = documented([NotFoundError, ConflictError, BusyError]) | _TIMES
+_RESPONSES = documented([PermissionDeniedError, NotFoundError, ConflictError]) | _TIMES
 
 
 @router.post(
@@ -32,7 +32,7 @@ _RESPONSES = documented([NotFoundError, ConflictError, BusyError]) | _TIMES
     response_model_exclude_none=True,
 )
 async def predict_with_task(
-    task_id: Id, body: PredictInput, made: ServicesDep, tenant: TenantDep, response: Response
+    task_id: Id, body: PredictInput, made: ServicesDep, tenant: PredictingTenantDep, response: Response
 ) -> PredictView:
     """Answer for texts of one task.
 
@@ -50,7 +50,7 @@ async def predict_with_task(
 
 @router.post("/v1/predict", summary="Predict with many tasks", responses=_RESPONSES, response_model_exclude_none=True)
 async def predict_with_many_tasks(
-    body: PredictManyInput, made: ServicesDep, tenant: TenantDep, response: Response
+    body: PredictManyInput, made: ServicesDep, tenant: PredictingTenantDep, response: Response
 ) -> PredictManyView:
     """Answer for texts of any tasks, in one batch: 64 texts of 64 tasks cost about as much as 64 texts of one."""
     _check_count(made.settings, len(body.requests), "requests")

@@ -88,7 +88,7 @@ class Model:
             self._failure = f"the model cannot be loaded ({type(error).__name__}); see the log"
             return
         self._predictor = predictor
-        log.info("model loaded in %.1f s: subspace %s", time.monotonic() - start, subspace.id)
+        log.info("model_loaded subspace=%s seconds=%.1f", subspace.id, time.monotonic() - start)
 
     def _loaded(self) -> ipt.Predictor:
         if self._failure is not None:

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from app.db.models import Task
-from app.dependencies import SessionDep, TenantDep
-from app.errors import ConflictError, NotFoundError, documented
+from app.dependencies import AdaptingTenantDep, SessionDep, TenantDep
+from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
 from app.fields import Id
 from app.pagination import After, Limit, Page, page_of
 from app.tasks import repository, service
@@ -33,8 +33,8 @@ def get_task(task_id: Id, session: SessionDep, tenant: TenantDep) -> TaskView:
     return TaskView.of(task, repository.versions(session, tenant, [task.id])[task.id])
 
 
-@router.delete("/{task_id}", summary="Delete a task", responses=documented([NotFoundError]))
-def delete_task(task_id: Id, session: SessionDep, tenant: TenantDep) -> DeletedView:
+@router.delete("/{task_id}", summary="Delete a task", responses=documented([PermissionDeniedError, NotFoundError]))
+def delete_task(task_id: Id, session: SessionDep, tenant: AdaptingTenantDep) -> DeletedView:
     """Delete a task, its versions, its adaptations, and the datasets that nothing else uses."""
     service.remove(session, tenant, task_id)
     return DeletedView(id=task_id)

@@ -31,7 +31,7 @@ class CausalBackbone(PromptedTextBackbone):
             positions = min(positions, int(config.sliding_window))
         super().__init__(model, tokenizer, identity, max_positions=positions)
 
-    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+    def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
         """Token ids of each text, special tokens included; a long text loses its beginning: its end leads on."""
         if not texts:
             return []
@@ -39,7 +39,8 @@ class CausalBackbone(PromptedTextBackbone):
         start = self.tokenizer.bos_token_id
         # An empty text must still have a token to go on from.
         nothing = [self.tokenizer.eos_token_id if start is None else start]
-        return [self._shorten(row, self.max_positions) if row else nothing for row in ids]
+        longest = min(max_tokens or self.max_positions, self.max_positions)
+        return [self._shorten(row, longest) if row else nothing for row in ids]
 
     def tokenize_targets(self, texts: Sequence[str]) -> list[TokenIds]:
         """Token ids of each text as it reads after a space, end-of-sequence included."""

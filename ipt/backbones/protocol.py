@@ -49,8 +49,8 @@ class Backbone(ABC):
         return next(self.model.parameters()).dtype
 
     @abstractmethod
-    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Token ids of input texts, special tokens included, truncated to `max_positions`."""
+    def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
+        """Token ids of input texts, special tokens included, truncated to `max_tokens` and to `max_positions`."""
 
 
 class TextBackbone(Backbone):

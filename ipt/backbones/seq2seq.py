@@ -43,11 +43,12 @@ class Seq2SeqBackbone(PromptedTextBackbone):
         opening = tokenizer("a")["input_ids"][0]
         self.start_tokens = [config.decoder_start_token_id, *([opening] if opening == tokenizer.bos_token_id else [])]
 
-    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+    def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
         """Token ids of each text, special tokens included; a long text loses its tail, never its last token."""
         if not texts:
             return []
-        ids: list[TokenIds] = self.tokenizer(list(texts), truncation=True, max_length=self.max_positions)["input_ids"]
+        longest = min(max_tokens or self.max_positions, self.max_positions)
+        ids: list[TokenIds] = self.tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
         return ids
 
     def tokenize_targets(self, texts: Sequence[str]) -> list[TokenIds]:

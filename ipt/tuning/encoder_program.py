@@ -20,14 +20,14 @@ from torch.nn import functional as F
 
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.examples import Example, labels_of
-from ipt.readout import CrossValidation, Embeddings, LinearClassifier, fit_linear, fit_readout
+from ipt.readout import CrossValidation, Embeddings, LinearClassifier, fit_linear, fit_readout, is_large
 from ipt.ridge import class_targets, gram, leave_one_out
 from ipt.subspace.store import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
 from ipt.tuning.program import Program, Steps
 from ipt.tuning.quality import quality_warnings
 from ipt.tuning.state import TuningState
-from ipt.tuning.work import NO_PROMPT, Descend, Forward, Result, Work
+from ipt.tuning.work import NO_PROMPT, Descend, Forward, Pause, Result, Work
 
 MAX_CLASSES_PER_STEP = 6
 LABEL_SMOOTHING = 0.05
@@ -58,15 +58,15 @@ class EncoderProgram(Program):
         self.started = time.monotonic()
         self.labels = labels_of(job.examples)
         rng = np.random.default_rng([job.hyperparameters.seed, 3])
-        self.train = _at_most(self.train, READOUT_ROWS, rng)
-        self.held_back = _at_most(self.held_back, VALIDATION_ROWS, rng)
+        self.train = [self.train[i] for i in _at_most(self.train, READOUT_ROWS, rng)]
+        self.held_back = [self.held_back[i] for i in _at_most(self.held_back, VALIDATION_ROWS, rng)]
         examples = self.train + self.held_back
         self.token_ids = backbone.tokenize([example.input for example in examples], max_tokens=TUNING_TOKENS)
         index = {label: number for number, label in enumerate(self.labels)}
         self.classes = torch.tensor([index[example.output] for example in examples])
         self.train_rows = list(range(len(self.train)))
         self.held_rows = list(range(len(self.train), len(examples)))
-        self.probe_rows = sorted(rng.permutation(len(self.train))[:VALIDATION_ROWS].tolist())
+        self.probe_rows = _at_most(self.train, VALIDATION_ROWS, rng)
         self.rows_of_class: dict[int, list[int]] = defaultdict(list)
         for row in self.train_rows:
             self.rows_of_class[int(self.classes[row])].append(row)
@@ -84,7 +84,7 @@ class EncoderProgram(Program):
     def prepare(self) -> Steps:
         self.frozen = yield from self._embed(None, range(len(self.token_ids)))
         if self.held_rows:
-            self.baseline = self._fit_baseline(self.probe_rows)
+            self.baseline = yield from self._fit_baseline(self.probe_rows)
         yield from self._compare_starts()
 
     def validation_losses(self, vectors: Tensor) -> Generator[Work, Result, list[float]]:
@@ -92,7 +92,9 @@ class EncoderProgram(Program):
         losses = []
         for vector in vectors:
             embeddings = yield from self._embeddings(vector, rows)
-            logits, classes = self._unseen_logits(embeddings, self.classes[rows], len(self.probe_rows), self.baseline)
+            logits, classes = yield from self._unseen_logits(
+                embeddings, self.classes[rows], len(self.probe_rows), self.baseline
+            )
             losses.append(F.cross_entropy(logits, classes).item())
         return losses
 
@@ -107,10 +109,12 @@ class EncoderProgram(Program):
         tuned vector, cross-validation over the rows it was tuned on would always find in its favour.
         """
         rows = self.probe_rows + self.held_rows
+        yield from self._turn(len(rows))
         likelihood = CrossValidation(self.frozen[rows], self.classes[rows], len(self.labels), FOLDS)
         self.evidence = []
-        for number, vector in enumerate(self.subspace.initial_vectors.to(self.device)):
+        for number, vector in enumerate(self.initial_vectors):
             embeddings = yield from self._embeddings(vector, rows)
+            yield from self._turn(len(rows))
             self.evidence.append(likelihood.prompted(embeddings) - (FAMILY_PENALTY if number else 0.0))
         odds = max(self.evidence) - likelihood.baseline - PROMPT_PENALTY
         self.blend = torch.tensor(odds, dtype=torch.float64).sigmoid().item()
@@ -143,8 +147,9 @@ class EncoderProgram(Program):
         rows = self.train_rows + self.held_rows
         tuned = yield from self._embeddings(vector, rows)
         zero = yield from self._embeddings(torch.zeros_like(vector), rows)
+        yield from self._turn(len(rows))
         readout = fit_readout(tuned, self.classes, len(self.labels), self.blend)
-        score, zero_score, baseline_score = self._scores(tuned, zero)
+        score, zero_score, baseline_score = yield from self._scores(tuned, zero)
         metrics: dict[str, float | int | str | None] = {
             "score_metric": "accuracy",
             "score_source": "held_back" if self.held_rows else "leave_one_out",
@@ -163,16 +168,21 @@ class EncoderProgram(Program):
             final, self.subspace.id, "classification", self.labels, readout.to_bytes(), metrics, warnings
         )
 
-    def _scores(self, tuned: Embeddings, zero: Embeddings) -> tuple[float, float, float]:
+    def _scores(self, tuned: Embeddings, zero: Embeddings) -> Generator[Work, Result, tuple[float, float, float]]:
         """Accuracy of the tuned vector, of the zero vector and of the baseline, on rows that they did not see."""
         train = len(self.train_rows)
-        baseline = self.baseline if train == len(self.probe_rows) else self._fit_baseline(self.train_rows)
+        baseline = self.baseline
         if self.held_rows:
-            assert baseline is not None
+            if baseline is None or train > len(self.probe_rows):
+                baseline = yield from self._fit_baseline(self.train_rows)
             of_baseline, classes = baseline.logits(self.frozen[train:]), self.classes[train:]
         else:
-            of_baseline, classes = self._leave_one_out_logits(self.frozen, self.classes), self.classes
-        of_vectors = [self._unseen_logits(each, self.classes, train, baseline)[0] for each in (tuned, zero)]
+            of_baseline = yield from self._leave_one_out_logits(self.frozen, self.classes)
+            classes = self.classes
+        of_vectors = []
+        for each in (tuned, zero):
+            logits, _ = yield from self._unseen_logits(each, self.classes, train, baseline)
+            of_vectors.append(logits)
         score, zero_score, baseline_score = (
             (logits.argmax(dim=1) == classes).float().mean().item() for logits in (*of_vectors, of_baseline)
         )
@@ -180,27 +190,35 @@ class EncoderProgram(Program):
 
     def _unseen_logits(
         self, embeddings: Embeddings, classes: Tensor, train: int, baseline: LinearClassifier | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Generator[Work, Result, tuple[Tensor, Tensor]]:
         """Logits of rows by a classifier that was not fitted on them, and their classes.
 
         The rows after the first `train` ones, by the readout fitted on those (`baseline` is its frozen part); where
         there are none, every row, by the same blend of ridge classifiers of the others.
         """
         if train < len(embeddings):
+            yield from self._turn(train)
             readout = fit_readout(
                 embeddings.rows(slice(train)), classes[:train], len(self.labels), self.blend, baseline
             )
             return readout.logits(embeddings.rows(slice(train, None))), classes[train:]
-        of_both = self._leave_one_out_logits(embeddings.features(), classes)
-        of_frozen = self._leave_one_out_logits(embeddings.frozen, classes)
+        of_both = yield from self._leave_one_out_logits(embeddings.features(), classes)
+        of_frozen = yield from self._leave_one_out_logits(embeddings.frozen, classes)
         return self.blend * of_both + (1.0 - self.blend) * of_frozen, classes
 
-    def _leave_one_out_logits(self, features: Tensor, classes: Tensor) -> Tensor:
+    def _leave_one_out_logits(self, features: Tensor, classes: Tensor) -> Generator[Work, Result, Tensor]:
+        yield from self._turn(len(features))
         targets = class_targets(classes, len(self.labels))
         return self.scale * leave_one_out(gram(features), targets, self.ridge)
 
-    def _fit_baseline(self, rows: Sequence[int]) -> LinearClassifier:
+    def _fit_baseline(self, rows: Sequence[int]) -> Generator[Work, Result, LinearClassifier]:
+        yield from self._turn(len(rows))
         return fit_linear(self.frozen[list(rows)], self.classes[list(rows)], len(self.labels))
+
+    def _turn(self, rows: int) -> Steps:
+        """To be taken before a fit to so many rows: a large one has an engine step of its own."""
+        if is_large(rows, len(self.labels)):
+            yield Pause()
 
     def _embeddings(self, vector: Tensor, rows: Sequence[int]) -> Generator[Work, Result, Embeddings]:
         """What the readout of `vector` [D] sees of the rows."""
@@ -241,14 +259,14 @@ class EncoderProgram(Program):
         return [rng.permutation(self.rows_of_class[int(c)])[:per_class].tolist() for c in chosen]
 
 
-def _at_most(examples: list[Example], limit: int, rng: np.random.Generator) -> list[Example]:
-    """At most `limit` of the examples, in their order, taking from every label in turn."""
+def _at_most(examples: list[Example], limit: int, rng: np.random.Generator) -> list[int]:
+    """Indices of at most `limit` of the examples, in their order, taking from every label in turn."""
     if len(examples) <= limit:
-        return examples
+        return list(range(len(examples)))
     taken: dict[str, int] = defaultdict(int)
     ranked = []
     for index in rng.permutation(len(examples)).tolist():
         label = examples[index].output
         ranked.append((taken[label], index))
         taken[label] += 1
-    return [examples[index] for index in sorted(index for _, index in sorted(ranked)[:limit])]
+    return sorted(index for _, index in sorted(ranked)[:limit])

@@ -1,8 +1,9 @@
 """The tuning engine: advances any number of jobs together, one unit of work of each a step, in shared batches.
 
 Jobs join with `add` and leave with `finish` or `remove` between steps. All gradient work of a step is one forward and
-one backward pass over the rows of all jobs; so is all work without gradients. A job's numbers do not depend on its
-neighbours beyond float rounding.
+one backward pass over the rows of all jobs; so is all work without gradients. Long fits are done for one job a step, so
+that no step takes the longer the more jobs there are. A job's numbers do not depend on its neighbours beyond float
+rounding.
 
 Letters: B rows, L lanes of all jobs, D intrinsic dimension, P prompt length, H hidden size.
 """
@@ -25,7 +26,7 @@ from ipt.tuning.job import AdaptedTask, Progress, TuningJob
 from ipt.tuning.optimizer import descend
 from ipt.tuning.program import Program, Steps
 from ipt.tuning.text_program import TextProgram
-from ipt.tuning.work import LABEL_SMOOTHING, NO_PROMPT, Descend, Forward, Generate, Result, ScoreLabels, Work
+from ipt.tuning.work import LABEL_SMOOTHING, NO_PROMPT, Descend, Forward, Generate, Pause, Result, ScoreLabels, Work
 
 
 @dataclass
@@ -72,7 +73,7 @@ class TuningEngine:
         self._running[job.job_id] = _Running(program, program.run(), on_step=on_step)
 
     def step(self) -> list[Progress]:
-        """Advance every job by one unit of work and say where each stands."""
+        """Advance every job by one unit of work, or let it wait in a `Pause`, and say where each stands."""
         active = [running for running in self._running.values() if running.program.result is None]
         for running in active:
             if running.work is None:
@@ -123,6 +124,7 @@ class TuningEngine:
         descends = [(r, r.work) for r in active if isinstance(r.work, Descend)]
         forwards = [(r, r.work) for r in active if isinstance(r.work, Forward)]
         texts = [(r, r.work) for r in active if isinstance(r.work, ScoreLabels | Generate)]
+        pauses = [r for r in active if isinstance(r.work, Pause)]
         if descends:
             losses = self._descend([work for _, work in descends])
             for (running, _), loss in zip(descends, losses, strict=True):
@@ -133,6 +135,8 @@ class TuningEngine:
                 self._resume(running, output)
         for running, alone in texts:
             self._resume(running, self._run_alone(alone))
+        if pauses:
+            self._resume(pauses[0], None)
 
     def _descend(self, works: Sequence[Descend]) -> list[Tensor]:
         """Loss and gradient of all lanes in one pass, then one optimizer step; the losses [L of the job] of each."""

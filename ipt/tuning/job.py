@@ -35,11 +35,15 @@ class Hyperparameters:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise IptError(f"{name} must be an integer from {low} to {high}, got {value!r}", param=name)
-        rate: object = self.learning_rate
-        if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0.0 < rate <= 10.0:  # as NaN is not
+        rate = self.learning_rate
+        if not _is_number(rate) or not 0.0 < rate <= 10.0:  # also false for NaN
             raise IptError(
                 f"learning_rate must be a number above 0 and at most 10, got {rate!r}", param="learning_rate"
             )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class TuningJob:
     kind: TaskKind
     validation_examples: list[Example] | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
+    initial_vectors: NDArray[np.float32] | None = field(default=None, compare=False)
+    """[K, D]: where tuning may start, in place of the subspace's own: vectors of like tasks, say."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ipt.errors import IptError
 from ipt.examples import Example, labels_of
 from ipt.subspace.store import Subspace
 from ipt.tuning.job import AdaptedTask, Progress, TuningJob
@@ -51,6 +52,7 @@ class Program(ABC):
         self.subspace = subspace
         self.device = device
         self.digest = _digest(job)
+        self.initial_vectors = _initial_vectors(job, subspace).to(device)
         self.train, self.held_back = split_examples(job)
         self.state: TuningState | None = None
         self.phase = "preparing"
@@ -81,7 +83,7 @@ class Program(ABC):
 
     def _choose_starts(self) -> Generator[Work, Result, Tensor]:
         """[L, D]: the initial vectors that do best before tuning, then noise around the best where lanes are left."""
-        candidates = self.subspace.initial_vectors.to(self.device)
+        candidates = self.initial_vectors
         lanes = self.job.hyperparameters.restarts
         order = [0]
         if len(candidates) > 1:
@@ -136,8 +138,8 @@ class Program(ABC):
         """How well each of `vectors` [L, D] does on what is held back (lower is better)."""
 
     def start_losses(self) -> Generator[Work, Result, list[float]]:
-        """How well each of the subspace's initial vectors does before any tuning (lower is better)."""
-        return (yield from self.validation_losses(self.subspace.initial_vectors.to(self.device)))
+        """How well each of the initial vectors does before any tuning (lower is better)."""
+        return (yield from self.validation_losses(self.initial_vectors))
 
     @abstractmethod
     def descend_on(self, state: TuningState, learning_rate: float) -> Descend:
@@ -151,11 +153,27 @@ class Program(ABC):
 def _digest(job: TuningJob) -> str:
     """A hash of all that a resumed job must share with the one that wrote the state."""
     described: list[object] = [asdict(job.hyperparameters), job.kind]
+    if job.initial_vectors is not None:
+        described.append(np.asarray(job.initial_vectors).tolist())
     described += [
         None if rows is None else [(e.input, e.output) for e in rows]
         for rows in (job.examples, job.validation_examples)
     ]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
+
+
+def _initial_vectors(job: TuningJob, subspace: Subspace) -> Tensor:
+    if job.initial_vectors is None:
+        return subspace.initial_vectors
+    vectors = torch.as_tensor(np.asarray(job.initial_vectors, dtype=np.float32))
+    if vectors.dim() != 2 or not len(vectors) or vectors.shape[1] != subspace.intrinsic_dim:
+        raise IptError(
+            f"initial_vectors must have shape [K, {subspace.intrinsic_dim}], got {list(vectors.shape)}",
+            param="initial_vectors",
+        )
+    if not torch.isfinite(vectors).all():
+        raise IptError("initial_vectors must be finite numbers", param="initial_vectors")
+    return vectors
 
 
 def split_examples(job: TuningJob) -> tuple[list[Example], list[Example]]:

@@ -67,6 +67,14 @@ class Generate:
 
 
 @dataclass
+class Pause:
+    """Wait for the turn to compute something long without the backbone: one program has it in a step.
+
+    Result: nothing.
+    """
+
+
+@dataclass
 class LaneState:
     """The vectors of a job's lanes and the moments of their optimizer, all [L, D] float32; and steps taken."""
 
@@ -76,5 +84,5 @@ class LaneState:
     step: int = 0
 
 
-Work = Forward | Descend | ScoreLabels | Generate
+Work = Forward | Descend | ScoreLabels | Generate | Pause
 Result = Tensor | list[str]

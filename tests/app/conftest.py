@@ -104,14 +104,14 @@ def service_engine(shared: Shared) -> Engine:
 
 
 @pytest.fixture
-def new_client(shared: Shared) -> Iterator[Callable[[], httpx.Client]]:
+def new_client(shared: Shared) -> Iterator[Callable[..., httpx.Client]]:
     """Make clients of the shared service, each a new tenant; nothing of them is left when the test ends."""
     with ExitStack() as stack:
 
-        def new_client() -> httpx.Client:
+        def new_client(**key_options: Any) -> httpx.Client:
             tenant = new_id("tenant")
             with transaction(shared.engine) as session:
-                key = api_keys.issue(session, tenant)
+                _, key = api_keys.issue(session, tenant, **key_options)
             stack.callback(remove, tenant)
             headers = {"Authorization": f"Bearer {key}"}
             return stack.enter_context(httpx.Client(base_url=shared.base_url, headers=headers, timeout=60))

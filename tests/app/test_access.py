@@ -2,13 +2,15 @@
 
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 
 import httpx
 import pytest
 from pydantic import ValidationError
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, func, text, update
 
 from app.api_keys import service as api_keys
+from app.db.models import ApiKey
 from app.db.session import transaction
 from app.main import create_app
 from app.settings import Settings, SettingsError
@@ -36,7 +38,7 @@ def test_without_a_key_only_health_is_answered(client: httpx.Client) -> None:
 def test_a_key_that_was_issued_or_set_is_let_in_and_a_revoked_one_is_not(serve: Serve, engine: Engine) -> None:
     with serve(wait=False, embedded=False, api_key=KEY) as client:
         with transaction(engine) as session:
-            issued = api_keys.issue(session, "somebody")
+            _, issued = api_keys.issue(session, "somebody")
 
         def status(key: str) -> int:
             return client.get("/v1/tasks", headers={"Authorization": f"Bearer {key}"}).status_code
@@ -45,6 +47,44 @@ def test_a_key_that_was_issued_or_set_is_let_in_and_a_revoked_one_is_not(serve: 
         with transaction(engine) as session:
             session.execute(text("UPDATE api_keys SET revoked_at = now()"))
         assert (status(KEY), status(issued)) == (200, 401)
+
+
+def test_an_expired_key_is_let_in_no_more(service_engine: Engine, new_client: Callable[..., httpx.Client]) -> None:
+    client = new_client(lifetime=timedelta(days=30))
+    assert client.get("/v1/tasks").status_code == 200
+    with transaction(service_engine) as session:
+        session.execute(update(ApiKey).where(ApiKey.expires_at.is_not(None)).values(expires_at=func.now()))
+    response = client.get("/v1/tasks")
+    assert (response.status_code, error_of(response)["code"]) == (401, "api_key_unknown")
+
+
+@pytest.mark.parametrize("scopes", [("predict",), ("adapt",), ("adapt", "predict"), ("admin",)])
+def test_a_key_opens_what_its_scopes_name_and_nothing_else(
+    new_client: Callable[..., httpx.Client], scopes: tuple[str, ...]
+) -> None:
+    client = new_client(scopes=scopes)
+    wanted = set()
+    for path, methods in client.get("/openapi.json").json()["paths"].items():
+        for method, entry in methods.items():
+            needed = {scope for way in entry.get("security", []) for scope in way["HTTPBearer"]}
+            assert ("403" in entry["responses"]) == bool(needed), (method, path)
+            refused = bool(needed - set(scopes)) and scopes != ("admin",)
+            response = client.request(method, path.replace("{", "").replace("}", ""))
+            assert (response.status_code == 403) == refused, (method, path)
+            if refused:
+                error = error_of(response)
+                assert (error["type"], error["code"]) == ("permission_error", "scope_missing")
+                assert all(f"'{scope}'" in error["message"] for scope in needed)
+            wanted |= needed
+    assert wanted == {"adapt", "predict"}
+
+
+def test_a_key_of_the_settings_and_no_key_at_all_may_do_everything(serve: Serve) -> None:
+    unknown = "/v1/adaptations/adp_unknown/cancel"
+    with serve(wait=False) as client:
+        assert client.post(unknown).status_code == 404
+    with serve(wait=False, api_key=KEY) as client:
+        assert client.post(unknown, headers={"Authorization": f"Bearer {KEY}"}).status_code == 404
 
 
 def test_keys_are_kept_as_hashes_alone(service_engine: Engine, new_client: Callable[[], httpx.Client]) -> None:

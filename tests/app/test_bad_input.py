@@ -13,6 +13,7 @@ from sqlalchemy import Engine, func, select
 from app.db.models import Adaptation, Dataset, Task
 from app.db.session import transaction
 from tests.app.conftest import EXAMPLES, adaptation_body, error_of
+from worker.log import JsonFormatter
 
 SECRET = "a text that nobody else may see"
 
@@ -267,7 +268,8 @@ def test_nothing_that_was_sent_is_repeated_in_an_error_or_the_log(
             response = client.post("/v1/adaptations", content=content, headers={"content-type": "application/json"})
             assert response.status_code in (404, 422)
             assert SECRET not in response.text
-    assert SECRET not in "".join(record.getMessage() for record in caplog.records if record.name.startswith("app"))
+    logged = [record for record in caplog.records if record.name.startswith("app")]
+    assert SECRET not in "".join(record.getMessage() + JsonFormatter().format(record) for record in logged)
 
 
 def test_the_request_id_is_the_callers_where_it_is_harmless(client: httpx.Client) -> None:

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -72,12 +72,6 @@ def test_a_stream_ends_when_the_task_is_deleted(client: httpx.Client) -> None:
         next(received)
         assert client.delete(f"/v1/tasks/{made['task_id']}").is_success
         assert list(received) == []
-
-
-def test_nobody_elses_adaptation_is_streamed(client: httpx.Client, new_client: Callable[[], httpx.Client]) -> None:
-    made = client.post("/v1/adaptations", json=adaptation_body()).json()
-    response = new_client().get(f"/v1/adaptations/{made['id']}/events", headers=STREAM)
-    assert (response.status_code, error_of(response)["code"]) == (404, "adaptation_not_found")
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1e3", str(2**31)])

@@ -33,6 +33,18 @@ def test_migrations_come_down_and_go_up_again(engine: Engine) -> None:
         assert not migrate.pending(connection)
 
 
+def test_keys_that_are_there_may_adapt_and_predict(engine: Engine) -> None:
+    migrate.downgrade(engine, "0002")
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO api_keys (id, tenant_id, prefix, sha256) VALUES ('key_1', 'default', 'ipt_', 'x')")
+        )
+    migrate.upgrade(engine)
+    with engine.connect() as connection:
+        row = connection.execute(text("SELECT scopes, expires_at FROM api_keys")).one()
+    assert (set(row.scopes), row.expires_at) == ({"adapt", "predict"}, None)
+
+
 def test_two_processes_may_migrate_at_once(empty_database_url: str) -> None:
     engines = [make_engine(empty_database_url) for _ in range(2)]
     threads = [threading.Thread(target=migrate.upgrade, args=(engine,)) for engine in engines]

@@ -7,7 +7,7 @@ from sqlalchemy import Engine, func, select
 
 from app.db.models import AdaptationEvent, Dataset, TaskVersion
 from app.db.session import transaction
-from tests.app.conftest import EXAMPLES, WorkOff, adaptation_body, error_of
+from tests.app.conftest import WorkOff, adaptation_body, error_of
 
 
 def _adapt(client: httpx.Client, **changes: object) -> str:
@@ -97,29 +97,3 @@ def test_deleting_a_task_takes_its_waiting_adaptations_along(client: httpx.Clien
     client.delete(f"/v1/tasks/{_adapt(client)}")
     assert work_off() == []
     assert client.get("/v1/adaptations").json()["data"] == []
-
-
-def test_another_tenants_ids_are_unknown(
-    client: httpx.Client, new_client: Callable[[], httpx.Client], work_off: WorkOff
-) -> None:
-    task_id = _adapt(client)
-    [adaptation_id] = work_off()
-    stranger = new_client()
-    for method, path in (
-        ("GET", f"/v1/tasks/{task_id}"),
-        ("DELETE", f"/v1/tasks/{task_id}"),
-        ("GET", f"/v1/tasks/{task_id}/vector"),
-        ("GET", f"/v1/tasks/{task_id}/neighbors"),
-        ("GET", f"/v1/adaptations/{adaptation_id}"),
-        ("GET", f"/v1/adaptations/{adaptation_id}/events"),
-        ("POST", f"/v1/adaptations/{adaptation_id}/cancel"),
-        ("GET", f"/v1/tasks?after={task_id}"),
-        ("GET", f"/v1/adaptations?after={adaptation_id}"),
-    ):
-        assert stranger.request(method, path).status_code == 404, path
-    assert stranger.post(f"/v1/tasks/{task_id}/predict", json={"inputs": ["hello"]}).status_code == 404
-    many = {"requests": [{"task_id": task_id, "input": "hello"}]}
-    assert stranger.post("/v1/predict", json=many).status_code == 404
-    assert stranger.post("/v1/adaptations", json={"task_id": task_id, "examples": EXAMPLES}).status_code == 404
-    assert stranger.get("/v1/tasks").json()["data"] == stranger.get("/v1/adaptations").json()["data"] == []
-    assert client.get(f"/v1/tasks/{task_id}").status_code == 200

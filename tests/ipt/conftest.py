@@ -13,6 +13,9 @@ from tests.tiny import build_tiny_encoder
 from tests.tuned import keep_tuned  # noqa: F401, a fixture
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tiny models gain nothing by threads, which wait for each other where tests, or services, run side by side.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 POSITIVE = ["good movie", "great food i love it", "fine place and happy staff", "i like the new phone", "love this app"]
 NEGATIVE = ["bad movie", "awful food i hate it", "the room is sad and slow", "the old phone is broken", "hate this app"]

@@ -70,6 +70,19 @@ def test_more_examples_than_features_and_fewer_are_both_fitted() -> None:
         assert (fitted.logits(rows[:count]).argmax(1) == classes[:count]).all()
 
 
+def test_a_large_fit_is_as_good_as_an_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, classes = clusters(spread=0.3)
+    exact = fit_linear(rows, classes, C)
+    monkeypatch.setattr(module, "LARGE_FIT", len(rows) * C - 1)
+    quick = fit_linear(rows, classes, C)
+    assert quick.weight.dtype == exact.weight.dtype == torch.double
+    assert not torch.equal(quick.weight, exact.weight), "both were fitted in double precision"
+    centred = [logits - logits.mean(dim=1, keepdim=True) for logits in (quick.logits(rows), exact.logits(rows))]
+    torch.testing.assert_close(centred[0], centred[1], atol=0.01, rtol=0)  # eight bits a weight lose more
+    monkeypatch.setattr(module, "LARGE_FIT", len(rows) * C)
+    assert torch.equal(fit_linear(rows, classes, C).weight, exact.weight)
+
+
 def test_folds_share_out_every_class_and_never_leave_out_a_classes_only_example() -> None:
     folds = cross_validation_folds(torch.tensor([0] * 7 + [1] * 5 + [2]), 5)
     assert folds[-1] == -1

@@ -46,6 +46,7 @@ def enqueue(engine: Engine) -> Enqueue:
 
     def enqueue(
         *,
+        tenant: str = DEFAULT_TENANT,
         examples: list[dict[str, str]] | None = None,
         kind: str = "classification",
         subspace_id: str | None = None,
@@ -53,23 +54,23 @@ def enqueue(engine: Engine) -> Enqueue:
         **columns: Any,
     ) -> str:
         with transaction(engine) as session:
-            if session.get(Tenant, DEFAULT_TENANT) is None:
-                session.add(Tenant(id=DEFAULT_TENANT))
+            if session.get(Tenant, tenant) is None:
+                session.add(Tenant(id=tenant))
             if subspace_id is not None and session.get(SubspaceRow, subspace_id) is None:
                 session.add(SubspaceRow(id=subspace_id, intrinsic_dim=4, prompt_length=2, hidden_size=8, manifest={}))
             session.flush()
             dataset = Dataset(
                 id=new_id("dat"),
-                tenant_id=DEFAULT_TENANT,
+                tenant_id=tenant,
                 content_hash=new_id("hash"),
                 examples=EXAMPLES if examples is None else examples,
             )
-            task = Task(id=new_id("tsk"), tenant_id=DEFAULT_TENANT, name="tickets", last_version=1)
+            task = Task(id=new_id("tsk"), tenant_id=tenant, name="tickets", last_version=1)
             session.add_all([dataset, task])
             session.flush()
             adaptation = Adaptation(
                 id=new_id("adp"),
-                tenant_id=DEFAULT_TENANT,
+                tenant_id=tenant,
                 task_id=task.id,
                 task_version=1,
                 dataset_id=dataset.id,

@@ -22,6 +22,7 @@ from tests.worker.conftest import EXAMPLES, Enqueue
 from worker.core import Core
 from worker.drain import Drainer
 from worker.failures import DeviceLostError
+from worker.log import JsonFormatter
 
 pytestmark = pytest.mark.usefixtures("keep_tuned")
 
@@ -405,7 +406,7 @@ def test_no_text_of_a_dataset_is_logged(
             raise ValueError(EXAMPLES[0]["input"])
 
     run(drainer(before_step))
-    logged = "\n".join(record.getMessage() for record in caplog.records)
+    logged = "\n".join(record.getMessage() + JsonFormatter().format(record) for record in caplog.records)
     assert "step_failed" in logged
     assert not [example["input"] for example in EXAMPLES if example["input"] in logged]
     assert "\n" not in "".join(record.getMessage() for record in caplog.records)

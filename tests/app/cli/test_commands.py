@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
-from app.cli.root import run
+from app.cli.root import cli, run
 from tests.tiny import build_tiny_seq2seq
 
 Captured = pytest.CaptureFixture[str]
@@ -69,13 +70,13 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     assert run(arguments) == 2
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *["", "demo", "serve", "adapt", "predict", "tasks", "worker", "migrate", "settings"],
-        *["subspace", "subspace fit", "subspace info", "subspace import", "subspace compress"],
-    ],
-)
+def every_command(command: Any, name: str = "") -> Iterator[str]:
+    yield name
+    for part, child in getattr(command, "commands", {}).items():
+        yield from every_command(child, f"{name} {part}".strip())
+
+
+@pytest.mark.parametrize("command", list(every_command(get_command(cli))))
 def test_every_command_explains_itself(command: str, capsys: Captured) -> None:
     assert run([*command.split(), "--help"]) == 0
     assert "Usage: ipt" in capsys.readouterr().out
@@ -283,6 +284,90 @@ def test_a_subspace_is_fitted_from_a_folder_of_tasks_and_can_be_used(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["subspace.json", "subspace.safetensors"]
 
 
+@pytest.fixture
+def crossfit_tasks(tmp_path: Path) -> Path:
+    """A folder of two tasks as TSV files."""
+    for name, labels in (("one", ("yes", "no")), ("two", ("good", "bad"))):
+        folder = tmp_path / "tasks" / name
+        folder.mkdir(parents=True)
+        for part in ("train", "dev", "test"):
+            rows = [
+                f"the {word} {part} {number}\t{label}"
+                for number in range(4)
+                for word, label in zip("ab", labels, strict=True)
+            ]
+            (folder / f"{name}_4_13_{part}.tsv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "tasks"
+
+
+@pytest.mark.parametrize("dim", [5, 10])
+def test_a_subspace_is_learned_from_tuned_prompts_of_a_backbone_that_writes(
+    crossfit_tasks: Path, tmp_path: Path, capsys: Captured, dim: int
+) -> None:
+    bart = ["--backbone", str(build_tiny_seq2seq(tmp_path / "bart", "bart")), "--device", "cpu"]
+    files = []
+    for seed in ("0", "1"):
+        files.append(str(tmp_path / f"prompts{seed}.safetensors"))
+        tune = ["subspace", "tune-prompts", str(crossfit_tasks), files[-1], *bart, "--steps", "2", "--seed", seed]
+        assert run([*tune, "--prompt-length", "3", "--per-label", "4", "--batch-tasks", "1", "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert set(report["tasks"]) == {"one", "two"}
+    assert json.loads((tmp_path / "prompts1.json").read_text()) == report
+    command = ["subspace", "fit", str(crossfit_tasks), str(tmp_path / "out"), *bart, "--steps", "2"]
+    command += ["--method", "autoencoder", "--prompts", files[0], "--prompts", files[1]]
+    assert run([*command, "--intrinsic-dim", str(dim), "--learning-rate", "0.01", "--json"]) == 0
+    fitted = json.loads(capsys.readouterr().out)
+    assert fitted["reconstruction"] > 0
+    assert run(["subspace", "compress", files[0], "--subspace", str(tmp_path / "out")]) == 0
+    compressed = json.loads(capsys.readouterr().out)
+    assert compressed["subspace_id"] == fitted["subspace_id"]
+    assert {name: len(vector) for name, vector in compressed["vectors"].items()} == {"one": dim, "two": dim}
+    manifest = json.loads((tmp_path / "out" / "subspace.json").read_text())
+    assert (manifest["prompt_length"], manifest["training"]["options"]["learning_rate"]) == (3, 0.01)
+
+
+def test_a_subspace_is_found_directly_on_a_backbone_that_writes(
+    crossfit_tasks: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    bart = str(build_tiny_seq2seq(tmp_path / "bart", "bart"))
+    command = ["subspace", "fit", str(crossfit_tasks), str(tmp_path / "out"), "--backbone", bart, "--device", "cpu"]
+    command += ["--intrinsic-dim", "7", "--prompt-length", "3", "--learning-rate", "0.01"]
+    assert run([*command, "--steps", "2", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"subspace_id", "folder", "loss"}
+    manifest = json.loads((tmp_path / "out" / "subspace.json").read_text())
+    assert (manifest["intrinsic_dim"], manifest["prompt_length"]) == (7, 3)
+    assert manifest["training"]["options"]["decoder_learning_rate"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--method", "autoencoder"], "give --prompts FILE"),
+        (["--prompts", "PROMPTS"], "give --prompts FILE"),
+        (["--method", "autoencoder", "--prompts", "PROMPTS", "--prompt-length", "9"], "4 positions, not 9"),
+        (["--method", "autoencoder", "--prompts", "PROMPTS"], "no prompt of task 'two'"),
+        (["--method", "autoencoder", "--prompts", "nowhere.safetensors"], "nowhere.safetensors"),
+    ],
+)
+def test_prompts_that_do_not_fit_the_command_are_one_line(
+    options: list[str],
+    said: str,
+    crossfit_tasks: Path,
+    tiny_backbone_dir: Path,
+    tmp_path: Path,
+    capsys: Captured,
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    prompts = tmp_path / "prompts.safetensors"
+    save_file({"one": torch.zeros(4, 32)}, prompts)
+    command = ["subspace", "fit", str(crossfit_tasks), str(tmp_path / "out"), "--backbone", str(tiny_backbone_dir)]
+    arguments = [str(prompts) if option == "PROMPTS" else option for option in options]
+    assert run([*command, "--device", "cpu", *arguments]) == 1
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_checkpoint_is_imported_and_compresses_prompts(tmp_path: Path, capsys: Captured) -> None:
     import torch
     from safetensors.torch import save_file
@@ -310,3 +395,29 @@ def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path: Path, capsys: Captur
     capsys.readouterr()
     assert run(["subspace", "import", str(tmp_path / "ckpt.pt"), str(tmp_path / "out"), "--backbone", bart]) == 1
     assert "ckpt.pt" in one_error_line(capsys)
+
+
+def test_a_subspace_is_evaluated_and_a_second_run_measures_nothing_again(
+    tiny_backbone_dir: Path, tiny_subspace_dir: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    rows = [
+        {"split": split, "input": f"{word} {thing}", "output": label}
+        for thing in ("movie", "book", "food", "place", "room", "staff", "phone", "app")
+        for split, thing_of in (("train", thing), ("test", f"the {thing}"))
+        for label, word in (("yes", f"good {thing_of}"), ("no", f"bad {thing_of}"))
+    ]
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "one.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report = tmp_path / "report.md"
+    command = ["subspace", "evaluate", str(tmp_path / "tasks"), str(report), "--backbone", str(tiny_backbone_dir)]
+    command += ["--subspace", str(tiny_subspace_dir), "--device", "cpu", "--seeds", "1", "--steps", "2"]
+    command += ["--pt-steps", "2", "--method", "logistic regression", "--method", "PT", "--method", "IST"]
+    assert run([*command, "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["e_rel"]) == {"one"}
+    assert "| task | logistic regression | PT | IST | sd of IST | sd of PT | E_rel |" in report.read_text()
+    measured = report.with_suffix(".jsonl").read_text()
+    assert measured.count("\n") == 3
+    assert run(command) == 0
+    assert report.with_suffix(".jsonl").read_text() == measured
+    assert run([*command, "--method", "magic"]) == 1
+    assert "no method 'magic'" in capsys.readouterr().err

@@ -9,7 +9,8 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.subspace.fit import DirectFit, FitOptions, prepare_tasks
+from ipt.subspace.fit import DirectFit, FitOptions
+from ipt.subspace.task_losses import EncoderTaskLosses, prepare_tasks
 from ipt.task_folder import FolderTask, read_task_folder, sample_per_label
 from tests.ipt.conftest import sentiment, topics
 
@@ -27,7 +28,7 @@ def tasks() -> list[FolderTask]:
 
 
 def fit(encoder: EncoderBackbone, tasks: list[FolderTask], options: FitOptions) -> DirectFit:
-    return DirectFit(encoder, prepare_tasks(encoder, tasks, options), options)
+    return DirectFit(prepare_tasks(encoder, tasks, options), options)
 
 
 def numbers(running: DirectFit) -> dict[str, torch.Tensor]:
@@ -106,10 +107,11 @@ def test_a_step_moves_the_vectors_it_drew_alone(
 
 
 def test_the_fit_sees_at_most_half_of_a_labels_rows(encoder: EncoderBackbone, tasks: list[FolderTask]) -> None:
-    (prepared,) = prepare_tasks(encoder, tasks[:1], replace(OPTIONS, examples_per_label=64))
-    assert [len(rows) for rows in prepared.rows_of_class] == [10, 10]  # of 20 and 20
-    (prepared,) = prepare_tasks(encoder, tasks[:1], replace(OPTIONS, examples_per_label=4))
-    assert [len(rows) for rows in prepared.rows_of_class] == [4, 4]
+    for examples_per_label, seen in ((64, 10), (4, 4)):  # of 20
+        options = replace(OPTIONS, examples_per_label=examples_per_label)
+        losses = prepare_tasks(encoder, tasks[:1], options)
+        assert isinstance(losses, EncoderTaskLosses)
+        assert [len(rows) for rows in losses.tasks[0].rows_of_class] == [seen, seen]
 
 
 def test_a_task_folder_is_read_and_its_split_obeyed(tmp_path: Path) -> None:

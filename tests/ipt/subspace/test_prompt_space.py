@@ -12,21 +12,11 @@ from ipt.backbones.protocol import TextBackbone
 from ipt.soft_prompts import read_prompts, save_prompts
 from ipt.subspace.prompt_space import prompt_space, word_prompts
 from tests.ipt.conftest import sentiment, topics
-from tests.tiny import build_tiny_causal, build_tiny_seq2seq
 
 FEW = ipt.Hyperparameters(steps=3, batch_size=6, learning_rate=0.05)
 P = 4
 
 pytestmark = pytest.mark.usefixtures("keep_tuned")
-
-
-@pytest.fixture(scope="module", params=["bart", "t5", "gpt2", "llama"])
-def text(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TextBackbone:
-    folder = tmp_path_factory.mktemp(request.param)
-    build = build_tiny_seq2seq if request.param in ("bart", "t5") else build_tiny_causal
-    backbone = ipt.load_backbone(str(build(folder, request.param)), device="cpu")
-    assert isinstance(backbone, TextBackbone)
-    return backbone
 
 
 def test_the_vector_is_the_prompt(encoder: EncoderBackbone) -> None:

@@ -1,15 +1,18 @@
 """The tuning engine: a shared batch changes nothing, and nothing but vectors changes."""
 
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.readout import PROMPTED_SHARE, Embeddings, fit_linear
-from ipt.tuning.encoder_program import LABEL_SMOOTHING, PROMPT_PENALTY, EncoderProgram
+from ipt.readout import PROMPTED_SHARE, Embeddings, LinearClassifier, fit_linear
+from ipt.tuning.encoder_program import FOLDS, LABEL_SMOOTHING, PROMPT_PENALTY, VALIDATION_ROWS, EncoderProgram
 from ipt.tuning.optimizer import CLIP_NORM, scheduled
 from ipt.tuning.program import split_examples
 from tests.ipt.conftest import sentiment, topics
@@ -189,6 +192,57 @@ def test_a_resumed_job_gives_the_vector_of_an_undisturbed_one(engine: ipt.Tuning
     assert resumed.readout == undisturbed.readout
 
 
+def test_a_step_makes_the_large_fits_of_one_job_at_most(
+    engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipt.readout.LARGE_FIT", 0)
+    fits: list[int] = []
+
+    def counted(*given: Any) -> LinearClassifier:
+        fits.append(len(given[0]))
+        return fit_linear(*given)
+
+    for place in ("ipt.readout", "ipt.tuning.encoder_program"):
+        monkeypatch.setattr(f"{place}.fit_linear", counted)
+    jobs = [job("first", sentiment(), steps=3), job("second", topics(), steps=3)]
+    alone = {each.job_id: run(engine, [each])[each.job_id] for each in jobs}
+    made = len(fits)
+    fits.clear()
+    for each in jobs:
+        engine.add(each)
+    together = {}
+    while engine.job_ids:
+        before = len(fits)
+        reports = engine.step()
+        assert len(fits) - before <= FOLDS
+        assert [report.job_id for report in reports] == list(engine.job_ids), "one that waits is reported, too"
+        together |= {report.job_id: engine.finish(report.job_id) for report in reports if report.done}
+    assert len(fits) == made
+    for job_id, task in alone.items():
+        np.testing.assert_allclose(together[job_id].vector, task.vector, **TOLERANCE)
+        assert together[job_id].metrics["score"] == task.metrics["score"]
+
+
+@pytest.mark.parametrize("stopped_after", [2, 12, 18])
+def test_a_job_of_large_fits_resumes_as_undisturbed(
+    engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch, stopped_after: int
+) -> None:
+    monkeypatch.setattr("ipt.readout.LARGE_FIT", 0)
+    asked = job("job", topics(), steps=4)
+    undisturbed = run(engine, [asked])["job"]
+    engine.add(asked)
+    for _ in range(stopped_after):
+        engine.step()
+    saved = engine.checkpoint("job")
+    engine.remove("job")
+    engine.add(asked, saved)
+    while not engine.step()[0].done:
+        pass
+    resumed = engine.finish("job")
+    np.testing.assert_allclose(resumed.vector, undisturbed.vector, rtol=0.0, atol=1e-6)
+    assert resumed.readout == undisturbed.readout
+
+
 def test_a_job_with_more_held_back_than_is_validated_on_resumes(engine: ipt.TuningEngine) -> None:
     asked = job("large", sentiment(110), steps=2)
     engine.add(asked)
@@ -232,6 +286,15 @@ def test_two_hundred_labels_are_tuned_and_one_more_is_refused(engine: ipt.Tuning
     assert len(task.labels) == 200
     with pytest.raises(ipt.DatasetError, match="201 labels"):
         engine.add(job("more", [*examples, *[ipt.Example("x", "one more")] * 2]))
+
+
+def test_every_label_takes_part_in_a_validation(engine: ipt.TuningEngine) -> None:
+    examples = [ipt.Example(f"good {n} {turn}", f"label {n}") for turn in range(20) for n in range(20)] + [
+        ipt.Example(f"bad {n} {turn}", f"rare {n}") for turn in range(4) for n in range(60)
+    ]
+    program = EncoderProgram(job("many", examples), engine.subspace, engine.backbone)  # type: ignore[arg-type]
+    assert len(program.probe_rows) == VALIDATION_ROWS < len(program.train)
+    assert set(program.classes[program.probe_rows].tolist()) == set(range(80))
 
 
 def test_progress_is_reported_for_every_job_and_reaches_the_end(engine: ipt.TuningEngine) -> None:
@@ -278,3 +341,31 @@ def test_random_labels_are_answered_with_a_warning(encoder: EncoderBackbone, sub
     score, others = task.metrics["score"], (task.metrics["zero_vector_score"], task.metrics["baseline_score"])
     warned = any("no better than" in warning for warning in task.warnings)
     assert warned == all(float(score) <= float(other) for other in others)  # type: ignore[arg-type]
+
+
+def test_tuning_starts_at_the_jobs_own_vectors_where_it_has_any(
+    encoder: EncoderBackbone, subspace: ipt.Subspace
+) -> None:
+    start = np.full((1, 8), 0.25, dtype=np.float32)
+    still = ipt.Hyperparameters(steps=0)
+    assert (ipt.adapt(encoder, subspace, sentiment(), hyperparameters=still).vector == 0).all()
+    own = ipt.adapt(encoder, subspace, sentiment(), hyperparameters=still, initial_vectors=start)
+    assert (own.vector == start[0]).all()
+    engine = ipt.TuningEngine(encoder, subspace)
+    asked = replace(job("job", sentiment()), initial_vectors=start)
+    engine.add(asked)
+    while not engine.checkpoint("job"):
+        engine.step()
+    saved = engine.checkpoint("job")
+    engine.remove("job")
+    with pytest.raises(ipt.CheckpointError):
+        engine.add(replace(asked, initial_vectors=start + 1), saved)
+    engine.add(replace(asked, initial_vectors=start.copy()), saved)
+
+
+@pytest.mark.parametrize("vectors", [np.zeros(8), np.zeros((0, 8)), np.zeros((1, 7)), np.full((1, 8), np.nan)])
+def test_initial_vectors_of_another_shape_are_refused(
+    encoder: EncoderBackbone, subspace: ipt.Subspace, vectors: NDArray[np.float32]
+) -> None:
+    with pytest.raises(ipt.IptError, match="initial_vectors"):
+        ipt.adapt(encoder, subspace, sentiment(), initial_vectors=vectors)

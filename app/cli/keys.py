@@ -1,0 +1,193 @@
+"""`ipt keys`: make, list and revoke API keys, in the database itself."""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from app.cli.options import AsJson
+from app.cli.output import CliError, notices, print_json, results
+from app.settings import DEFAULT_TENANT
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from app.db.models import ApiKey
+
+commands = typer.Typer(
+    no_args_is_help=True,
+    help="Make, list and revoke API keys, in the database of IPT_DATABASE_URL or, without it, in the embedded one "
+    "while `ipt serve` runs.",
+)
+
+
+class Scope(StrEnum):
+    """What a key may be used for; `app.db.models.Scope` without importing the database."""
+
+    ADAPT = "adapt"
+    PREDICT = "predict"
+    ADMIN = "admin"
+
+
+_LIFETIME = re.compile(r"([1-9]\d{0,3})([mhdw])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def _lifetime(text: str) -> timedelta:
+    found = _LIFETIME.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no length of time: expected one like 90m, 12h, 30d or 52w")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def _readable(text: str | None) -> str | None:
+    if text is not None and not (text.strip() and text.isprintable()):
+        raise typer.BadParameter("must be text that can be printed, and not empty")
+    return text
+
+
+@commands.command()
+def create(
+    tenant: Annotated[
+        str, typer.Option(help="Whose key it is; a tenant that is new is added.", callback=_readable)
+    ] = DEFAULT_TENANT,
+    scope: Annotated[
+        list[Scope] | None,
+        typer.Option(help="What it may be used for; may be given again. Without it, adapt and predict."),
+    ] = None,
+    expires_in: Annotated[
+        timedelta | None,
+        typer.Option(
+            help="How long it is good, like 12h or 30d; until it is revoked without it.",
+            parser=_lifetime,
+            metavar="LENGTH",
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What it is for, to tell it by.", callback=_readable)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key and print it, alone on stdout. It is shown this once: the database keeps its hash.
+
+    \b
+    ipt keys create --tenant acme --name "nightly import" --expires-in 90d
+    KEY=$(ipt keys create --scope predict)
+    """
+    from app.api_keys import service
+
+    scopes = [one.value for one in scope or ()] or service.DEFAULT_SCOPES
+    with _database() as session:
+        row, key = service.issue(session, tenant, scopes=scopes, lifetime=expires_in, name=name)
+        shown = _view(row)
+    until = shown["expires_at"] or "it is revoked"
+    notices().print(
+        Text(f"{shown['id']} of tenant {tenant}: {', '.join(shown['scopes'])}; good until {until}"), soft_wrap=True
+    )
+    if as_json:
+        print_json(shown | {"key": key})
+    else:
+        sys.stdout.write(f"{key}\n")
+
+
+@commands.command("list")
+def list_keys(
+    tenant: Annotated[str | None, typer.Option(help="Only the keys of this tenant.")] = None, as_json: AsJson = False
+) -> None:
+    """List the keys of the database, also those that are good no more. IPT_API_KEY is not among them.
+
+    \b
+    ipt keys list --tenant acme
+    ipt keys list --json | jq -r '.data[] | select(.state == "valid").id'
+    """
+    from app.api_keys import service
+
+    with _database() as session:
+        found = [_view(row) for row in service.listed(session, tenant)]
+    if as_json:
+        print_json({"object": "list", "data": found, "has_more": False})
+        return
+    if not found:
+        notices().print("no keys: `ipt keys create` makes one")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("id", "tenant", "key", "scopes", "state", "until", "name"):
+        table.add_column(heading, overflow="ellipsis", no_wrap=heading == "id")
+    for key in found:
+        until = (key["expires_at"] or "–")[:10]
+        row = (key["id"], key["tenant"], f"{key['prefix']}…", ", ".join(key["scopes"]), key["state"], until)
+        table.add_row(*map(Text, row), Text(key["name"] or ""))
+    results().print(table)
+
+
+@commands.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="The id that `ipt keys list` shows, not the key.", metavar="KEY_ID")],
+    as_json: AsJson = False,
+) -> None:
+    """Revoke an API key: its next request is refused.
+
+    \b
+    ipt keys revoke key_8d3k5m1p9r7t2v4x6z0b1c3f
+    """
+    from app.api_keys import service
+
+    with _database() as session:
+        row = service.revoke(session, key_id)
+        shown = None if row is None else _view(row)
+    if shown is None:
+        raise CliError("there is no key with this id: `ipt keys list` shows them")
+    if as_json:
+        print_json(shown)
+    else:
+        notices().print(Text(f"{shown['id']} of tenant {shown['tenant']} is revoked"), soft_wrap=True)
+
+
+def _view(row: "ApiKey") -> dict[str, Any]:
+    expired = row.expires_at is not None and row.expires_at <= datetime.now(UTC)
+    return {
+        "id": row.id,
+        "object": "api_key",
+        "tenant": row.tenant_id,
+        "name": row.name,
+        "prefix": row.prefix,
+        "scopes": row.scopes,
+        "state": "revoked" if row.revoked_at else "expired" if expired else "valid",
+        **{at: _iso(getattr(row, at)) for at in ("created_at", "expires_at", "revoked_at")},
+    }
+
+
+def _iso(time: datetime | None) -> str | None:
+    return None if time is None else time.astimezone(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def _database() -> "Iterator[Session]":
+    """A transaction in the database of the settings."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from app.db.embedded import EmbeddedDatabaseError, running_url
+    from app.db.session import make_engine, transaction
+    from app.settings import Settings
+
+    settings = Settings()
+    try:
+        engine = make_engine(settings.database_url or running_url(settings.data_dir))
+    except EmbeddedDatabaseError as error:
+        raise CliError(str(error)) from error
+    try:
+        with transaction(engine) as session:
+            yield session
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()
+        raise CliError(
+            f"the database refuses ({reason[0] if reason else type(error).__name__}): "
+            "is it there, and brought up to date with `ipt migrate`?"
+        ) from error
+    finally:
+        engine.dispose()

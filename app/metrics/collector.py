@@ -1,0 +1,64 @@
+"""What is looked up when Prometheus asks: the queue and the workers, alike from every API process, and the model."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import get_args
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db.session import transaction
+from app.metrics.repository import QueueState, queue_state
+from app.predictions.model import Model, State
+
+log = logging.getLogger(__name__)
+
+CACHE_SECONDS = 2.0
+
+
+class StateCollector(Collector):
+    """Asks the database once in `CACHE_SECONDS`, however many ask; one that is away costs its own metrics alone."""
+
+    def __init__(self, engine: Engine, model: Model) -> None:
+        self._engine = engine
+        self._model = model
+        self._lock = threading.Lock()
+        self._queue: QueueState | None = None
+        self._asked_at = float("-inf")
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The gauges; those of the queue are left out while the database is away, rather than told to be 0."""
+        model = GaugeMetricFamily("ipt_model_state", "1 for the state that the model is in.", labels=["state"])
+        for state in get_args(State):
+            model.add_metric([state], state == self._model.state)
+        yield model
+        queue = self._asked()
+        yield GaugeMetricFamily("ipt_database_up", "Whether the database answers.", queue is not None)
+        if queue is None:
+            return
+        adaptations = GaugeMetricFamily("ipt_queue_adaptations", "Adaptations queued or running.", labels=["state"])
+        adaptations.add_metric(["queued"], queue.queued)
+        adaptations.add_metric(["running"], queue.running)
+        yield adaptations
+        yield GaugeMetricFamily(
+            "ipt_queue_oldest_age_seconds",
+            "Time since the oldest queued adaptation was created, 0 with none queued.",
+            queue.oldest_seconds,
+        )
+        yield GaugeMetricFamily("ipt_workers", "Workers that live.", queue.workers)
+
+    def _asked(self) -> QueueState | None:
+        with self._lock:
+            if time.monotonic() - self._asked_at > CACHE_SECONDS:
+                try:
+                    with transaction(self._engine) as session:
+                        self._queue = queue_state(session)
+                except SQLAlchemyError as error:
+                    log.warning("queue_not_counted error=%s", type(error).__name__)
+                    self._queue = None
+                self._asked_at = time.monotonic()
+            return self._queue

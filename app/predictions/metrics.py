@@ -1,0 +1,24 @@
+"""What is counted of predictions."""
+
+from collections.abc import Sequence
+
+from prometheus_client import Counter, Histogram
+
+import ipt
+
+_PREDICTIONS = Counter("ipt_predictions_total", "Texts that were answered.", ["kind"])
+_CLASSIFICATION = _PREDICTIONS.labels("classification")
+_TEXT2TEXT = _PREDICTIONS.labels("text2text")
+_BATCH_ROWS = Histogram(
+    "ipt_prediction_batch_rows",
+    "Texts that were answered in one batch.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+)
+
+
+def predicted(batch: Sequence[ipt.Prediction]) -> None:
+    """Count one batch."""
+    written = sum(prediction.text is not None for prediction in batch)
+    _TEXT2TEXT.inc(written)
+    _CLASSIFICATION.inc(len(batch) - written)
+    _BATCH_ROWS.observe(len(batch))

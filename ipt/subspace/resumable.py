@@ -1,0 +1,107 @@
+"""What the ways of finding a subspace share: steps that are counted, and a checkpoint to go on from.
+
+All randomness of step s is drawn from (seed, s): a run resumed from a checkpoint goes on as if it had not stopped.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ipt.errors import CheckpointError
+from ipt.replacing import replacing
+from ipt.subspace.store import Subspace
+
+
+@dataclass(frozen=True)
+class FitProgress:
+    """What one step showed, as means over the step's tasks."""
+
+    step: int
+    steps: int
+    loss: float
+    """Of the tasks, behind the prompts that the decoder made."""
+    accuracy: float | None
+    """None where a step does not tell."""
+    reconstruction: float | None = None
+    """Mean squared error of the prompts that an encoder compressed and the decoder made again."""
+
+
+class ResumableFit(ABC):
+    """A running fit: make one, call `step` until `done`, then `save`."""
+
+    steps: int
+    completed: int = 0
+
+    @property
+    def done(self) -> bool:
+        return self.completed >= self.steps
+
+    @abstractmethod
+    def step(self) -> FitProgress:
+        """Draw tasks and rows, take one optimizer step, and say how it went."""
+
+    @abstractmethod
+    def save(self, folder: Path, scores: Mapping[str, float]) -> Subspace:
+        """Write the subspace as it stands, with `scores` and all that is needed to fit it again in its manifest."""
+
+    @abstractmethod
+    def _learned(self) -> dict[str, Tensor]:
+        """Everything that is learned, by name: the tensors themselves, not copies."""
+
+    @abstractmethod
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """By name."""
+
+    @abstractmethod
+    def _run_identity(self) -> str:
+        """A hash over all that a resumed run must share with the one that wrote the checkpoint: all but `steps`."""
+
+    def save_checkpoint(self, path: Path) -> None:
+        """Write everything that `load_checkpoint` needs to go on, replacing `path` in one move."""
+        state = {name: value.detach() for name, value in self._learned().items()}
+        for label, optimizer in self._optimizers().items():
+            for index, moments in optimizer.state_dict()["state"].items():
+                for key, value in moments.items():
+                    state[f"{label}.{index}.{key}"] = torch.as_tensor(value, dtype=torch.float32)
+        metadata = {"completed": str(self.completed), "run": self._run_identity()}
+        with replacing(path) as temporary:
+            save_file({name: value.contiguous().cpu() for name, value in state.items()}, temporary, metadata)
+
+    def load_checkpoint(self, path: Path) -> None:
+        """Go on from a checkpoint of the same run.
+
+        Raises:
+            CheckpointError: when it is damaged, or was written by a run with other tasks or options. `steps` may
+                differ.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: not a readable checkpoint; remove it to start anew: {error}") from None
+        if metadata.get("run") != self._run_identity():
+            raise CheckpointError(f"{path}: checkpoint of a fit with other tasks or options; remove it to start anew")
+        self.completed = int(metadata["completed"])
+        with torch.no_grad():
+            for name, value in self._learned().items():
+                value.copy_(state[name])
+        for label, optimizer in self._optimizers().items():
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, value in state.items():
+                if name.startswith(f"{label}."):
+                    _, index, key = name.split(".")
+                    moments.setdefault(int(index), {})[key] = value
+            if isinstance(optimizer, torch.optim.SparseAdam):  # it counts steps in a plain int
+                for moment in moments.values():
+                    moment["step"] = int(moment["step"])  # type: ignore[assignment]
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": moments, "param_groups": groups})

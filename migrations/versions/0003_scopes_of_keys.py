@@ -1,0 +1,27 @@
+"""API keys: a name, what each one may be used for, and until when; those that exist may adapt and predict."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    scopes = sa.Column("scopes", ARRAY(sa.Text), server_default=sa.text("'{adapt,predict}'"), nullable=False)
+    op.add_column("api_keys", sa.Column("name", sa.String))
+    op.add_column("api_keys", scopes)
+    op.add_column("api_keys", sa.Column("expires_at", TIMESTAMP(timezone=True)))
+    # From here on, whoever makes a key says what it may do.
+    op.alter_column("api_keys", "scopes", server_default=None)
+    op.create_check_constraint(
+        op.f("ck_api_keys_scopes"), "api_keys", "scopes <@ ARRAY['adapt', 'predict', 'admin']::text[]"
+    )
+
+
+def downgrade() -> None:
+    for column in ("expires_at", "scopes", "name"):
+        op.drop_column("api_keys", column)

@@ -1,0 +1,228 @@
+"""Nobody sees, uses or changes what another tenant has: every route is asked for it, in every place an id may stand.
+
+A route, or an id in a parameter or body, that is not asked for below fails the test.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import httpx
+import pytest
+
+from tests.app.conftest import EXAMPLES, WorkOff, adaptation_body
+
+# Neither names anything that somebody has.
+HARMLESS_PARAMETERS = {"state", "limit", "version", "accept", "last-event-id"}
+WITHOUT_TENANT = {("get", "/v1/subspaces"), ("get", "/healthz"), ("get", "/readyz")}
+
+OF_THE_OPERATOR = {("get", "/metrics")}
+
+Routes = dict[tuple[str, str], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What a tenant has: a task of two versions, and an adaptation that waits to make a third."""
+
+    client: httpx.Client
+    word: str
+    """In the task's name, its labels and the adaptations' metadata."""
+    task_id: str
+    adaptation_ids: list[str]
+    """Two that have succeeded, then one that is queued."""
+    first_body: dict[str, Any]
+
+    @property
+    def idempotency_key(self) -> str:
+        return f"{self.word}-1"
+
+    def everything(self) -> list[Any]:
+        """All that the tenant can see."""
+        task, adaptations = f"/v1/tasks/{self.task_id}", [f"/v1/adaptations/{one}" for one in self.adaptation_ids]
+        paths = [
+            "/v1/tasks",
+            task,
+            f"{task}/vector?version=1",
+            f"{task}/vector",
+            f"{task}/neighbors",
+            "/v1/adaptations",
+        ]
+        paths += [*adaptations, *(f"{path}/events" for path in adaptations)]
+        return [self.client.get(path).raise_for_status().json() for path in paths]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A request for what somebody else has, and how it must end: `own` is a success that holds nothing of theirs."""
+
+    path: str
+    outcome: Literal["unknown", "empty", "own"] = "unknown"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.fixture
+def owners(new_client: Callable[[], httpx.Client], work_off: WorkOff) -> tuple[Owner, Owner]:
+    """Two tenants who have the same, and know nothing of each other."""
+
+    def owner(word: str) -> Owner:
+        client = new_client()
+        examples = [{**example, "output": f"{word} {example['output']}"} for example in EXAMPLES]
+        body = adaptation_body(name=word, examples=examples, metadata={"of": word})
+        first = client.post("/v1/adaptations", json=body, headers={"Idempotency-Key": f"{word}-1"}).json()
+        return Owner(client, word, first["task_id"], [first["id"]], body)
+
+    def adapt_further(one: Owner) -> None:
+        body = {key: value for key, value in one.first_body.items() if key != "name"} | {"task_id": one.task_id}
+        one.adaptation_ids.append(one.client.post("/v1/adaptations", json=body).json()["id"])
+
+    both = owner("alpaca"), owner("buffalo")
+    for one in both:
+        adapt_further(one)
+    assert len(work_off()) == 4
+    for one in both:
+        adapt_further(one)
+    return both
+
+
+def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
+    """All that `b` tries in order to get at what `a` has, by route."""
+    done, _, queued = a.adaptation_ids
+    task, own_task = f"/v1/tasks/{a.task_id}", f"/v1/tasks/{b.task_id}"
+    further = {key: value for key, value in a.first_body.items() if key != "name"} | {"task_id": a.task_id}
+    key = {"Idempotency-Key": a.idempotency_key}
+    theirs, mine = {"task_id": a.task_id, "input": "hello"}, {"task_id": b.task_id, "input": "hello"}
+    lines = "\n".join(json.dumps(example) for example in EXAMPLES)
+    file = {"file": ("examples.jsonl", lines)}
+    stream = {"Accept": "text/event-stream"}
+    inputs = {"inputs": ["hello"]}
+    return {
+        ("post", "/v1/adaptations"): [
+            Attempt("/v1/adaptations", options={"json": further}),
+            Attempt("/v1/adaptations", options={"json": further, "headers": key}),
+            Attempt("/v1/adaptations", "own", {"json": b.first_body, "headers": key}),
+            Attempt("/v1/adaptations", options={"data": {"task_id": a.task_id}, "files": file}),
+        ],
+        ("get", "/v1/adaptations"): [
+            Attempt("/v1/adaptations", "own"),
+            Attempt("/v1/adaptations", "own", {"params": {"state": "queued"}}),
+            Attempt("/v1/adaptations", "empty", {"params": {"task_id": a.task_id}}),
+            *(Attempt("/v1/adaptations", options={"params": {"after": one}}) for one in a.adaptation_ids),
+        ],
+        ("get", "/v1/adaptations/{adaptation_id}"): [Attempt(f"/v1/adaptations/{one}") for one in a.adaptation_ids],
+        ("get", "/v1/adaptations/{adaptation_id}/events"): [
+            *(Attempt(f"/v1/adaptations/{one}/events") for one in a.adaptation_ids),
+            Attempt(f"/v1/adaptations/{done}/events", options={"params": {"after": 1}}),
+            *(Attempt(f"/v1/adaptations/{one}/events", options={"headers": stream}) for one in (done, queued)),
+            Attempt(f"/v1/adaptations/{queued}/events", options={"headers": stream | {"Last-Event-ID": "1"}}),
+        ],
+        ("post", "/v1/adaptations/{adaptation_id}/cancel"): [
+            Attempt(f"/v1/adaptations/{one}/cancel") for one in a.adaptation_ids
+        ],
+        ("get", "/v1/tasks"): [
+            Attempt("/v1/tasks", "own"),
+            Attempt("/v1/tasks", options={"params": {"after": a.task_id}}),
+        ],
+        ("get", "/v1/tasks/{task_id}"): [Attempt(task)],
+        ("delete", "/v1/tasks/{task_id}"): [Attempt(task)],
+        ("get", "/v1/tasks/{task_id}/vector"): [
+            Attempt(f"{task}/vector"),
+            Attempt(f"{task}/vector", options={"params": {"version": 1}}),
+        ],
+        ("get", "/v1/tasks/{task_id}/neighbors"): [
+            Attempt(f"{task}/neighbors"),
+            Attempt(f"{own_task}/neighbors", "empty"),
+        ],
+        ("post", "/v1/tasks/{task_id}/predict"): [
+            Attempt(f"{task}/predict", options={"json": inputs}),
+            Attempt(f"{task}/predict", options={"json": inputs | {"version": 1}}),
+        ],
+        ("post", "/v1/predict"): [
+            Attempt("/v1/predict", options={"json": {"requests": requests}})
+            for requests in ([theirs], [mine, theirs], [theirs, mine])
+        ],
+    }
+
+
+def routes_of(document: dict[str, Any]) -> Routes:
+    return {(method, path): entry for path, methods in document["paths"].items() for method, entry in methods.items()}
+
+
+def fields_of(schema: dict[str, Any], document: dict[str, Any]) -> Iterator[str]:
+    """The names of all fields, at whatever depth."""
+    if "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    yield from schema.get("properties", {})
+    items = [schema["items"]] if "items" in schema else []
+    for part in (*schema.get("properties", {}).values(), *schema.get("anyOf", []), *items):
+        yield from fields_of(part, document)
+
+
+def not_asked_for(document: dict[str, Any], tried: dict[tuple[str, str], list[Attempt]]) -> set[tuple[str, str, str]]:
+    """Where an id may stand that no attempt puts there, as (method, path, name); '' is the route as a whole."""
+    missing = set()
+    for (method, path), entry in routes_of(document).items():
+        if (method, path) in WITHOUT_TENANT | OF_THE_OPERATOR:
+            continue
+        sent = tried.get((method, path), [])
+        if not sent:
+            missing.add((method, path, ""))
+        names = {parameter["name"] for parameter in entry.get("parameters", []) if parameter["in"] != "path"}
+        for content in entry.get("requestBody", {}).get("content", {}).values():
+            names |= {name for name in fields_of(content["schema"], document) if name.endswith(("id", "ids"))}
+        text = json.dumps([attempt.options for attempt in sent]).lower()
+        missing |= {(method, path, name) for name in names - HARMLESS_PARAMETERS if f'"{name}":' not in text}
+    return missing
+
+
+def test_whatever_somebody_else_has_is_not_there(owners: tuple[Owner, Owner]) -> None:
+    a, b = owners
+    document = a.client.get("/openapi.json").json()
+    tried = attempts(a, b)
+    assert not_asked_for(document, tried) == set()
+    assert set(tried) | WITHOUT_TENANT | OF_THE_OPERATOR == set(routes_of(document))
+    before = a.everything()
+    for (method, route), ways in tried.items():
+        for attempt in ways:
+            response = b.client.request(method, attempt.path, **attempt.options)
+            asked = (method, attempt.path, attempt.options)
+            assert response.status_code == 404 if attempt.outcome == "unknown" else response.is_success, asked
+            if attempt.outcome == "empty":
+                assert response.json()["data"] == [], asked
+            answered = response.text + str(response.headers)
+            for secret in (a.word, a.task_id, *a.adaptation_ids):
+                assert secret not in answered, (route, asked)
+    assert a.everything() == before
+    answer = a.client.post(f"/v1/tasks/{a.task_id}/predict", json={"inputs": ["hello"]}).json()
+    assert a.word in answer["predictions"][0]["label"]
+
+
+def test_what_all_tenants_share_tells_nothing_of_any(owners: tuple[Owner, Owner]) -> None:
+    a, b = owners
+    for method, path in WITHOUT_TENANT:
+        answers = [owner.client.request(method, path) for owner in (a, b)]
+        assert answers[0].json() == answers[1].json()
+        assert a.word not in answers[1].text
+        assert a.task_id not in answers[1].text
+
+
+def test_what_is_the_operators_answers_no_tenant(owners: tuple[Owner, Owner]) -> None:
+    for method, path in OF_THE_OPERATOR:
+        assert [owner.client.request(method, path).status_code for owner in owners] == [401, 401]
+
+
+@pytest.mark.parametrize(
+    ("path", "entry", "missing"),
+    [
+        ("/v1/datasets/{dataset_id}", {}, ""),
+        ("/v1/tasks", {"parameters": [{"name": "dataset_id", "in": "query"}]}, "dataset_id"),
+        ("/v1/tasks", {"parameters": [{"name": "before", "in": "query"}]}, "before"),
+        ("/v1/tasks", {"requestBody": {"content": {"application/json": {"schema": {"$ref": "#/New"}}}}}, "task_ids"),
+    ],
+)
+def test_a_new_route_or_id_is_noticed(path: str, entry: dict[str, Any], missing: str) -> None:
+    schemas = {"New": {"properties": {"of": {"anyOf": [{"items": {"properties": {"task_ids": {}}}}]}}}}
+    document = {"paths": {path: {"get": entry}}, "components": {"schemas": schemas}}
+    tried = {("get", "/v1/tasks"): [Attempt("/v1/tasks", options={"params": {"after": "tsk_a"}})]}
+    assert not_asked_for(document, tried) == {("get", path, missing)}

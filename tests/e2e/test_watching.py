@@ -1,0 +1,93 @@
+"""What is seen of a running service from outside: its log as JSON, its metrics, and the dashboard drawn from them."""
+
+import json
+import re
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.cli.child import running_service
+
+pytestmark = pytest.mark.timeout(400)
+
+DOCS = Path(__file__).parents[2] / "docs"
+DASHBOARD = DOCS / "grafana-dashboard.json"
+DEPLOYMENT = DOCS / "deployment.md"
+WORDS = ("xyzzy", "plugh")
+SAMPLES_OF = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+
+
+@pytest.fixture(scope="module")
+def watched(
+    tiny_backbone_dir: Path, tiny_subspace_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], str, str]:
+    """An adaptation that was made and asked, all that was logged until then, and the metrics of API and worker."""
+    folder = tmp_path_factory.mktemp("watched")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = {
+        "IPT_BACKBONE": str(tiny_backbone_dir),
+        "IPT_SUBSPACE": str(tiny_subspace_dir),
+        "IPT_DEVICE": "cpu",
+        "IPT_DATA_DIR": str(folder / "data"),
+        "IPT_LOG_FORMAT": "json",
+        "IPT_METRICS_PORT": str(port),
+    }
+    body = {
+        "name": "tickets",
+        "examples": [{"input": f"{word} {number}", "output": word} for number in range(4) for word in WORDS],
+        "hyperparameters": {"steps": 1},
+    }
+    log = folder / "log"
+    with running_service(log, variables) as url:
+        headers = {"x-request-id": "followed.1"}
+        adaptation = httpx.post(f"{url}/v1/adaptations", json=body, headers=headers, timeout=60).json()
+        deadline = time.monotonic() + 120
+        while "adaptation_succeeded" not in log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        question = {"inputs": [WORDS[0]]}
+        httpx.post(f"{url}/v1/tasks/{adaptation['task_id']}/predict", json=question, timeout=60).raise_for_status()
+        addresses = (f"{url}/metrics", f"http://127.0.0.1:{port}/metrics")
+        metrics = "".join(httpx.get(address, timeout=60).raise_for_status().text for address in addresses)
+    return adaptation, log.read_text(), metrics
+
+
+def test_an_adaptation_can_be_followed_in_the_log_from_its_request_to_its_end(
+    watched: tuple[dict[str, Any], str, str],
+) -> None:
+    adaptation, written, _ = watched
+    lines = [json.loads(line) for line in written.splitlines()]
+    own = [line for line in lines if line.get("adaptation") == adaptation["id"]]
+    assert [line["event"] for line in own] == ["adaptation_created", "adaptation_claimed", "adaptation_succeeded"]
+    assert own[0]["request"] == "followed.1"
+    assert own[0]["pid"] != own[1]["pid"]
+    [served] = [line for line in lines if line.get("event") == "request_served" and line["request"] == "followed.1"]
+    assert (served["method"], served["route"], served["status"]) == ("POST", "/v1/adaptations", 202)
+    assert "uvicorn.error" in {line["logger"] for line in lines}
+    assert not [word for word in WORDS if word in written]
+
+
+def test_the_dashboard_and_the_documents_name_what_is_told_and_nothing_else(
+    watched: tuple[dict[str, Any], str, str],
+) -> None:
+    families = list(text_string_to_metric_families(watched[2]))
+    told = {family.name + suffix for family in families for suffix in SAMPLES_OF.get(family.type, ())}
+    dashboard = json.loads(DASHBOARD.read_text())
+    targets = [target for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    asked = {name for target in targets for name in re.findall(r"\bipt_\w+", target["expr"])}
+    assert asked
+    assert asked <= told
+    assert {target["datasource"]["uid"] for target in targets} == {"${datasource}"}
+    [variable] = dashboard["templating"]["list"]
+    assert (variable["name"], variable["type"], variable["query"]) == ("datasource", "datasource", "prometheus")
+    # And the other way round: what is told is shown, and documented.
+    own = {family.name + "_total" * (family.type == "counter") for family in families if family.name.startswith("ipt_")}
+    assert own == {name for name in own if any(one.startswith(name) for one in asked)}
+    assert own == set(re.findall(r"^\| `(ipt_\w+)", DEPLOYMENT.read_text(), re.MULTILINE))

@@ -1,0 +1,112 @@
+"""Folders of tasks as CrossFit writes them; JSONL is tested beside the fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import ipt
+from ipt.task_folder import read_task_folder
+
+TRAIN = "good movie\tpositive\nbad movie\tnegative\nfine food\tpositive\nawful food\tnegative\n"
+DEV = "great place\tpositive\nsad place\tnegative\n"
+TEST = "love it\tpositive\tgood\nhate it\tnegative\n"
+
+
+def write(folder: Path, train: str | bytes = TRAIN, dev: str = DEV, test: str = TEST, draw: str = "16_13") -> Path:
+    task = folder / "films"
+    task.mkdir(exist_ok=True)
+    for part, content in (("train", train), ("dev", dev), ("test", test)):
+        data = content if isinstance(content, bytes) else content.encode()
+        (task / f"films_{draw}_{part}.tsv").write_bytes(data)
+    return folder
+
+
+def test_dev_joins_train_and_the_first_output_counts(tmp_path: Path) -> None:
+    (task,) = read_task_folder(write(tmp_path))
+    assert (task.name, task.family, len(task.train)) == ("films", "films", 6)
+    assert task.train[0] == ipt.Example("good movie", "positive")
+    assert task.train[5] == ipt.Example("sad place", "negative")
+    assert task.test == (ipt.Example("love it", "positive"), ipt.Example("hate it", "negative"))
+
+
+def test_of_several_draws_the_smallest_is_read(tmp_path: Path) -> None:
+    write(tmp_path, draw="16_100", train=TRAIN.replace("movie", "film"))
+    write(tmp_path, draw="16_21")
+    write(tmp_path, draw="128_1", train=TRAIN.replace("movie", "film"))
+    assert read_task_folder(tmp_path)[0].train[0].input == "good movie"
+
+
+def test_windows_line_ends_a_mark_and_separators_inside_a_text_do_no_harm(tmp_path: Path) -> None:
+    train = "\ufeff" + TRAIN.replace("\n", "\r\n").replace("fine food", "fine\u2028food\x0b!")
+    (task,) = read_task_folder(write(tmp_path, train=train))
+    assert [example.input for example in task.train[:3]] == ["good movie", "bad movie", "fine\u2028food\x0b!"]
+    assert {example.output for example in task.train} == {"positive", "negative"}
+
+
+def test_both_kinds_of_task_stand_in_one_folder_and_obey_its_index(tmp_path: Path) -> None:
+    write(tmp_path)
+    rows = [json.dumps({"split": "train", "input": text, "output": text}) for text in ("a", "b")]
+    (tmp_path / "echo.jsonl").write_text("\n".join(rows))
+    (tmp_path / "notes").mkdir()
+    assert [task.name for task in read_task_folder(tmp_path)] == ["echo", "films"]
+    (tmp_path / "index.json").write_text(json.dumps({"films": {"family": "mood", "split": "seen"}}))
+    (task,) = read_task_folder(tmp_path, "seen")
+    assert (task.name, task.family) == ("films", "mood")
+    (tmp_path / "films.jsonl").write_text("\n".join(rows))
+    with pytest.raises(ipt.DatasetError, match="'films' is there twice"):
+        read_task_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "content", "said"),
+    [
+        ("train", TRAIN + "no tab\n", r"films_16_13_train\.tsv:5: .*no tab"),
+        ("train", TRAIN + "\tpositive\n", r"train\.tsv:5 is empty"),
+        ("train", TRAIN + "fair\t \n", r"train\.tsv:5 is empty"),
+        ("train", TRAIN + "\t\n", r"train\.tsv:5 is empty"),
+        ("train", TRAIN + "a\x00b\tpositive\n", r"train\.tsv:5 contains a NUL"),
+        ("train", TRAIN.encode() + b"caf\xe9\tpositive\n", r"train\.tsv:5: not UTF-8"),
+        ("train", TRAIN + "good movie\tpositive\n", r"train\.tsv:5: the row of films_16_13_train\.tsv:1 again"),
+        ("train", TRAIN + "good movie\tnegative\n", r"train\.tsv:5: the output is 'negative', .*'positive' in .*:1"),
+        ("dev", DEV + "bad movie\tnegative\n", r"dev\.tsv:3: the row of films_16_13_train\.tsv:2 again"),
+        ("test", TEST + "sad place\tnegative\n", r"test\.tsv:3: the row of films_16_13_dev\.tsv:2 again"),
+        ("test", TEST + "no tab\n", r"test\.tsv:3: .*no tab"),
+        ("train", TRAIN + "so so\tneutral\n", r"train\.tsv:5: the only training row with the label 'neutral'"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, part: str, content: str | bytes, said: str) -> None:
+    write(tmp_path)
+    path = tmp_path / "films" / f"films_16_13_{part}.tsv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ipt.DatasetError, match=said):
+        read_task_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ("", r"train\.tsv:1: .*at least two training rows, found 0"),
+        ("\n\ngood\tpositive\n", r"train\.tsv:3: .*at least two training rows, found 1"),
+        ("\ngood\tpositive\nfine\tpositive\n", r"train\.tsv:2: .*the output 'positive'"),
+    ],
+)
+def test_too_little_to_learn_from(tmp_path: Path, train: str, said: str) -> None:
+    write(tmp_path, train=train, dev="")
+    with pytest.raises(ipt.DatasetError, match=said):
+        read_task_folder(tmp_path)
+
+
+def test_files_of_another_name_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "train.tsv").write_text(TRAIN)
+    with pytest.raises(ipt.DatasetError, match=r"films_<k>_<seed>_train\.tsv"):
+        read_task_folder(tmp_path)
+
+
+@pytest.mark.parametrize("index", ["[]", "{", '{"films": 1}'])
+def test_an_index_that_is_none(tmp_path: Path, index: str) -> None:
+    write(tmp_path)
+    (tmp_path / "index.json").write_text(index)
+    with pytest.raises(ipt.DatasetError, match=r"index\.json"):
+        read_task_folder(tmp_path)
