@@ -113,7 +113,7 @@ def value_for(column: Column[Any]) -> Any:
     """A value that the column takes; what refers to another table has the value that is there."""
     for key in column.foreign_keys:
         return "default" if key.column.table.name == "tenants" else value_for(key.column)
-    chosen = {"kind": "classification", "state": "succeeded", "vector": [1.0, 2.0]}
+    chosen = {"kind": "classification", "state": "succeeded", "scopes": ["adapt"], "vector": [1.0, 2.0]}
     if column.name in chosen:
         return chosen[column.name]
     by_type = {str: "text", int: 1, bool: True, bytes: b"bytes", datetime: datetime.now(UTC), UUID: UUID(int=1)}
