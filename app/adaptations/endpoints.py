@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
 from app.adaptations import repository, service
 from app.adaptations.event_stream import follow
@@ -127,7 +128,9 @@ def list_events(
     after: Annotated[SeqField, Query(description="the `seq` of the last event you have")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     accept: Annotated[str, Header(description="`text/event-stream` for a stream that ends with the adaptation")] = "",
-    last_event_id: Annotated[SeqField | None, Header(description="in a stream, the same as `after`")] = None,
+    last_event_id: Annotated[
+        SeqField | SkipJsonSchema[None], Header(description="in a stream, the same as `after`")
+    ] = None,
 ) -> Response | Page[EventView]:
     """Events, oldest first: a page of them, or a stream of server-sent events that goes on while new ones come.
 
