@@ -34,8 +34,22 @@ _CREATED: dict[int | str, dict[str, Any]] = {
 }
 SeqField = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _EVENT_STREAM = "text/event-stream"
+_EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string", "description": "its `type`"},
+        "id": {"type": "string", "description": "its `seq`"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/EventView"},
+        },
+    },
+    "required": ["event", "id", "data"],
+}
 _STREAMED: dict[int | str, dict[str, Any]] = {
-    200: {"content": {_EVENT_STREAM: {"schema": {"type": "string"}}}},
+    # `itemSchema` is OpenAPI 3.2's word for it, which FastAPI uses as well.
+    200: {"content": {_EVENT_STREAM: {"itemSchema": _EVENT_SCHEMA}}},
     204: {"description": "a stream was asked for, and nothing will ever follow the last event"},
 }
 
