@@ -220,6 +220,19 @@ def test_unknown_paths_and_methods_have_the_agreed_shape(client: httpx.Client) -
 
 
 @pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/tasks/tsk_1", {"GET", "DELETE"}),
+        ("/v1/adaptations", {"GET", "POST"}),
+        ("/v1/predict", {"POST"}),
+        ("/openapi.json", {"GET", "HEAD"}),
+    ],
+)
+def test_a_wrong_method_is_told_all_the_right_ones(client: httpx.Client, path: str, methods: set[str]) -> None:
+    assert set(client.patch(path).headers["allow"].split(", ")) == methods
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "/v1/tasks/%00",
