@@ -301,6 +301,8 @@ def test_every_endpoint_documents_its_errors_in_the_agreed_shape(client: httpx.C
             if path.startswith("/v1/"):
                 assert {"401", "422", "503"} <= set(entry["responses"]), (method, path)
             for status, response in entry["responses"].items():
+                told = {"401": {"WWW-Authenticate"}, "429": {"Retry-After"}, "503": {"Retry-After"}}.get(status, set())
+                assert told <= set(response.get("headers", {})), (method, path, status)
                 if int(status) >= 400:
                     schema = response["content"]["application/json"]["schema"]["$ref"]
                     assert schema.rpartition("/")[2] in ("ErrorBody", "NotReady")
