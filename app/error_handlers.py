@@ -124,7 +124,12 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
         413: ("body_too_large", str(error.detail)),
     }.get(error.status_code, ("http_error", str(error.detail)))
     body = error_body(message, type=type_of_status(error.status_code), code=code)
-    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+    headers = error.headers
+    if error.status_code == 405:
+        # A path has a route for each of its methods, of which the framework names the first one's alone.
+        methods = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None))
+        headers = {"Allow": ", ".join(methods).upper()} if methods else headers
+    return JSONResponse(body, status_code=error.status_code, headers=headers)
 
 
 def _database_error(_: Request, error: Exception) -> JSONResponse:

@@ -128,5 +128,7 @@ def documented(families: Sequence[type[AppError]]) -> dict[int | str, dict[str, 
         entry: dict[str, Any] = {"model": ErrorBody, "description": family.type.replace("_", " ")}
         if family in (BusyError, UnavailableError):
             entry["headers"] = {"Retry-After": retry}
+        if family is AuthenticationError:
+            entry["headers"] = {"WWW-Authenticate": {"description": "always `Bearer`", "schema": {"type": "string"}}}
         documentation[family.status] = entry
     return documentation

@@ -32,7 +32,8 @@ def _few(value: Any) -> Any:
 
 
 Storable = Annotated[str, AfterValidator(_storable)]
-Text = Annotated[Storable, AfterValidator(_some)]
+# What `_some` asks for, as far as OpenAPI can say it.
+Text = Annotated[Storable, AfterValidator(_some), Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})]
 Id = Annotated[Storable, Field(max_length=64)]
 
 Item = TypeVar("Item")

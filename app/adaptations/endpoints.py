@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
 from app.adaptations import repository, service
 from app.adaptations.event_stream import follow
@@ -33,8 +34,22 @@ _CREATED: dict[int | str, dict[str, Any]] = {
 }
 SeqField = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _EVENT_STREAM = "text/event-stream"
+_EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string", "description": "its `type`"},
+        "id": {"type": "string", "description": "its `seq`"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/EventView"},
+        },
+    },
+    "required": ["event", "id", "data"],
+}
 _STREAMED: dict[int | str, dict[str, Any]] = {
-    200: {"content": {_EVENT_STREAM: {"schema": {"type": "string"}}}},
+    # `itemSchema` is OpenAPI 3.2's word for it, which FastAPI uses as well.
+    200: {"content": {_EVENT_STREAM: {"itemSchema": _EVENT_SCHEMA}}},
     204: {"description": "a stream was asked for, and nothing will ever follow the last event"},
 }
 
@@ -127,7 +142,9 @@ def list_events(
     after: Annotated[SeqField, Query(description="the `seq` of the last event you have")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     accept: Annotated[str, Header(description="`text/event-stream` for a stream that ends with the adaptation")] = "",
-    last_event_id: Annotated[SeqField | None, Header(description="in a stream, the same as `after`")] = None,
+    last_event_id: Annotated[
+        SeqField | SkipJsonSchema[None], Header(description="in a stream, the same as `after`")
+    ] = None,
 ) -> Response | Page[EventView]:
     """Events, oldest first: a page of them, or a stream of server-sent events that goes on while new ones come.
 

@@ -78,6 +78,7 @@ def documented_form() -> dict[str, Any]:
         **{name: {"type": "string", "description": description} for name, description in _READING.items()},
         **{name: same[name] for name in _SAME},
     }
+    properties["format"] |= {"enum": list(FORMATS)}
     schema = {"type": "object", "properties": properties, "required": ["file"], "additionalProperties": False}
     return {"requestBody": {"content": {_FORM: {"schema": schema}}}}
 

@@ -1,18 +1,17 @@
 """`/healthz` and `/readyz`."""
 
-from typing import Any
-
 from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import migrate
 from app.dependencies import Services, ServicesDep
-from app.errors import ErrorDetail, UnavailableError
+from app.errors import ErrorDetail, UnavailableError, documented
 from app.health.schemas import Alive, Checks, NotReady, Ready
 
 router = APIRouter(tags=["health"])
 
-_RESPONSES: dict[int | str, dict[str, Any]] = {503: {"model": NotReady, "description": "not yet, or no longer"}}
+_RESPONSES = documented([UnavailableError])
+_RESPONSES[503] |= {"model": NotReady, "description": "not yet, or no longer"}
 
 
 @router.get("/healthz", summary="Is the process alive?")

@@ -220,6 +220,19 @@ def test_unknown_paths_and_methods_have_the_agreed_shape(client: httpx.Client) -
 
 
 @pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/tasks/tsk_1", {"GET", "DELETE"}),
+        ("/v1/adaptations", {"GET", "POST"}),
+        ("/v1/predict", {"POST"}),
+        ("/openapi.json", {"GET", "HEAD"}),
+    ],
+)
+def test_a_wrong_method_is_told_all_the_right_ones(client: httpx.Client, path: str, methods: set[str]) -> None:
+    assert set(client.patch(path).headers["allow"].split(", ")) == methods
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "/v1/tasks/%00",
@@ -288,6 +301,8 @@ def test_every_endpoint_documents_its_errors_in_the_agreed_shape(client: httpx.C
             if path.startswith("/v1/"):
                 assert {"401", "422", "503"} <= set(entry["responses"]), (method, path)
             for status, response in entry["responses"].items():
+                told = {"401": {"WWW-Authenticate"}, "429": {"Retry-After"}, "503": {"Retry-After"}}.get(status, set())
+                assert told <= set(response.get("headers", {})), (method, path, status)
                 if int(status) >= 400:
                     schema = response["content"]["application/json"]["schema"]["$ref"]
                     assert schema.rpartition("/")[2] in ("ErrorBody", "NotReady")

@@ -315,6 +315,7 @@ def test_openapi_describes_json_and_form(client: httpx.Client) -> None:
     content = document["paths"]["/v1/adaptations"]["post"]["requestBody"]["content"]
     assert list(content) == ["application/json", "multipart/form-data"]
     form = content["multipart/form-data"]["schema"]
+    assert form["properties"]["format"]["enum"] == ["jsonl", "ndjson", "csv", "tsv"]
     in_json = document["components"]["schemas"]["AdaptationInput"]["properties"]
     in_form = {"file", "validation_file", "format", "input_column", "output_column"}
     assert set(form["properties"]) == in_form | (set(in_json) - {"examples", "validation_examples"})
