@@ -42,7 +42,8 @@ def blocks(document: str, language: str, *, below: str = "") -> list[str]:
 
 def bash(script: str) -> str:
     """What the script prints; every command in it must succeed, and every answer that curl gets too."""
-    script = script.replace("curl -s", "curl --fail-with-body -s").replace(".venv/bin/python", shlex.quote(sys.executable))
+    script = script.replace("curl -s", "curl --fail-with-body -s")
+    script = script.replace(".venv/bin/python", shlex.quote(sys.executable))
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script], check=False, capture_output=True, text=True, cwd=ROOT
     )
