@@ -14,6 +14,11 @@ from app.predictions import metrics
 Row = tuple[ipt.BoundTask, str]
 Predict = Callable[[Sequence[Row]], Sequence[ipt.Prediction]]
 
+_MOST_CHARS_READ = 2000
+"""About what 512 tokens hold, behind which models of this kind cut a text off."""
+_CHARS_OF_A_ROW = 64
+"""About a prompt of 16 positions."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -51,14 +56,18 @@ class _Part:
 
 
 class Batcher:
-    """A thread and the queue in front of it; requests are answered in the order they came, never reordered.
+    """A thread and the queue in front of it; requests come in the order they came, and large ones take turns.
 
-    The first row waits at most `wait_seconds` for company; a batch has at most `batch_rows` rows; more than
-    `queue_rows` waiting rows are turned away.
+    The first row waits at most `wait_seconds` for company; a batch has at most `batch_rows` rows, and as many as
+    `batch_chars` characters hold of what the model reads of them; more than `queue_rows` waiting rows are turned away.
+    A request that does not fit into one batch goes on behind those that have come meanwhile.
     """
 
-    def __init__(self, predict: Predict, *, wait_seconds: float, batch_rows: int, queue_rows: int) -> None:
+    def __init__(
+        self, predict: Predict, *, wait_seconds: float, batch_rows: int, batch_chars: int, queue_rows: int
+    ) -> None:
         self._predict = predict
+        self._batch_chars = batch_chars
         self._wait_seconds = wait_seconds
         self._batch_rows = batch_rows
         self._queue_rows = queue_rows
@@ -123,21 +132,26 @@ class Batcher:
     def _take(self) -> list[_Part]:
         """Rows from the front of the queue, up to a batch; none if all of them were for callers who have gone."""
         parts: list[_Part] = []
-        room = self._batch_rows
-        while room and self._queue:
+        rows_left, chars_left = self._batch_rows, self._batch_chars
+        if self._queue and self._queue[0].taken:  # it had its turn: now those that came meanwhile
+            self._queue.rotate(-1)
+        while self._queue:
             request = self._queue[0]
-            rest = len(request.rows) - request.taken
-            if request.future.done():  # the caller has gone, or an earlier part failed
-                taken = rest
-            else:
-                taken = min(rest, room)
-                parts.append(_Part(request, request.rows[request.taken : request.taken + taken]))
-                room -= taken
+            rest = request.rows[request.taken :]
+            gone = request.future.done()  # the caller has gone, or an earlier part failed
+            taken = len(rest) if gone else _fitting(rest, rows_left, chars_left, at_least=0 if parts else 1)
+            if not taken:
+                break
+            if not gone:
+                parts.append(_Part(request, rest[:taken]))
+                rows_left -= taken
+                chars_left -= sum(_chars_read(row) for row in rest[:taken])
                 request.started_at = request.started_at or time.monotonic()
             request.taken += taken
             self._waiting_rows -= taken
-            if request.taken == len(request.rows):
-                self._queue.popleft()
+            if taken < len(rest):
+                break
+            self._queue.popleft()
         return parts
 
     def _answer(self, parts: list[_Part]) -> None:
@@ -164,6 +178,22 @@ class Batcher:
             position += len(part.rows)
             if len(request.predictions) == len(request.rows):
                 _succeed(request)
+
+
+def _chars_read(row: Row) -> int:
+    """What a text costs: its characters, as far as a model reads them, and something for being a row."""
+    return min(len(row[1]), _MOST_CHARS_READ) + _CHARS_OF_A_ROW
+
+
+def _fitting(rows: Sequence[Row], most_rows: int, most_chars: int, *, at_least: int) -> int:
+    """How many rows from the first one on fit."""
+    number = chars = 0
+    for row in rows[:most_rows]:
+        chars += _chars_read(row)
+        if chars > most_chars and number >= at_least:
+            break
+        number += 1
+    return number
 
 
 def _succeed(request: _Request) -> None:

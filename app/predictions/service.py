@@ -45,6 +45,7 @@ class Predictions:
             model.predict,
             wait_seconds=settings.predict_wait_ms / 1000,
             batch_rows=settings.predict_batch_rows,
+            batch_chars=settings.predict_batch_chars,
             queue_rows=settings.predict_queue_rows,
         )
 

@@ -40,7 +40,11 @@ def make(model: Recorder) -> Iterator[Callable[..., Batcher]]:
     made: list[Batcher] = []
 
     def make(**changes: Any) -> Batcher:
-        made.append(Batcher(model, **({"wait_seconds": 0.2, "batch_rows": 8, "queue_rows": 100} | changes)))
+        made.append(
+            Batcher(
+                model, **({"wait_seconds": 0.2, "batch_rows": 8, "batch_chars": 10**6, "queue_rows": 100} | changes)
+            )
+        )
         return made[-1]
 
     yield make
@@ -94,6 +98,31 @@ def test_a_large_request_is_answered_in_order_over_several_batches(
     assert [len(batch) for batch in model.batches] == [8, 8, 4]
     assert answer.queue_seconds >= 0
     assert answer.inference_seconds > 0
+
+
+def test_a_large_request_lets_others_in_between_its_batches(make: Callable[..., Batcher], model: Recorder) -> None:
+    batcher = make(wait_seconds=0)
+    model.gate.clear()
+    names = [str(n) for n in range(40)]
+    large = batcher.submit(rows(*names))
+    while not model.batches:
+        time.sleep(0.001)
+    small = [batcher.submit(rows(f"small {n}")) for n in range(2)]
+    model.gate.set()
+    assert [texts(future) for future in (*small, large)] == [["small 0"], ["small 1"], names]
+    assert model.batches[1][:2] == ["small 0", "small 1"]
+
+
+def test_long_texts_make_small_batches_and_are_counted_as_far_as_they_are_read(
+    make: Callable[..., Batcher], model: Recorder
+) -> None:
+    batcher = make(wait_seconds=0, batch_chars=3 * (2000 + 64))
+    endless = ["x" * 10_000 + str(n) for n in range(7)]
+    assert texts(batcher.submit(rows(*endless))) == endless
+    assert [len(batch) for batch in model.batches] == [3, 3, 1]
+    model.batches.clear()
+    assert texts(make(wait_seconds=0, batch_chars=1).submit(rows("a", "b"))) == ["a", "b"]
+    assert [len(batch) for batch in model.batches] == [1, 1]
 
 
 def test_a_bad_request_fails_alone(make: Callable[..., Batcher]) -> None:
