@@ -189,6 +189,8 @@ def test_ctrl_c_while_a_command_is_loaded_is_quiet(module: str) -> None:
     interrupt = f"""
 import os, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
