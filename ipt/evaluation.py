@@ -7,7 +7,7 @@ to be chosen (PT's learning rate) is chosen by the score on held-back examples.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from ipt.adapt import head_of
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.protocol import Backbone
 from ipt.errors import DatasetError
-from ipt.examples import Example, TaskKind, check_examples, labels_of
+from ipt.examples import Example, check_examples, labels_of
 from ipt.prediction import Predictor
 from ipt.readout import fit_linear
 from ipt.subspace.modules import SubspaceDecoder
@@ -26,7 +26,7 @@ from ipt.subspace.prompt_space import prompt_space, word_prompts
 from ipt.subspace.store import Subspace
 from ipt.task_folder import FolderTask, sample_per_label
 from ipt.tuning.engine import TuningEngine
-from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
+from ipt.tuning.job import AdaptedTask, Hyperparameters, TuningJob
 
 METHODS = ("class names", "logistic regression", "nearest neighbours", "random", "PT", "IST", "IST then PT")
 NEIGHBOURS = 5
@@ -81,7 +81,6 @@ class Evaluation:
         task: FolderTask,
         seed: int,
         methods: Sequence[str] | None = None,
-        on_step: Callable[[str, Progress], None] | None = None,
     ) -> Iterator[Measurement]:
         """These methods, or all, on examples drawn by `seed`; what the backbone's family cannot do is left out.
 
@@ -94,39 +93,30 @@ class Evaluation:
         examples = sample_per_label(task.train, options.per_label, seed)
         test = _at_most(task.test, options.test_rows, seed)
         hyperparameters = replace(options.hyperparameters, seed=seed)
-        plain = {
-            "class names": self._class_names,
-            "logistic regression": self._logistic_regression,
-            "nearest neighbours": self._nearest_neighbours,
-        }
+        texts = [row.input for row in test]
         for method in options.methods if methods is None else methods:
             started = time.perf_counter()
             detail: dict[str, float | int | str | None] = {}
-            if method in plain:
+            if method in _WITHOUT_TUNING:
                 if not isinstance(self.backbone, EncoderBackbone):
                     continue
-                answers: Sequence[str | None] = plain[method](self.backbone, examples, test)
+                answers: Sequence[str | None] = _WITHOUT_TUNING[method](self.backbone, examples, texts)
             else:
-                space, tuned = self._tuned(method, examples, hyperparameters, on_step)
-                answers = self._answers(space, tuned, test)
+                space, tuned = self._tuned(method, examples, hyperparameters)
+                answers = self._answers(space, tuned, texts)
                 detail = tuned.metrics
             score = sum(given == row.output for given, row in zip(answers, test, strict=True)) / len(test)
             seconds = time.perf_counter() - started
             yield Measurement(task.name, task.family, seed, method, score, seconds, detail)
 
     def _tuned(
-        self,
-        method: str,
-        examples: Sequence[Example],
-        hyperparameters: Hyperparameters,
-        on_step: Callable[[str, Progress], None] | None,
+        self, method: str, examples: Sequence[Example], hyperparameters: Hyperparameters
     ) -> tuple[Subspace, AdaptedTask]:
         """A method's space, and the task tuned in it."""
         seed, length = hyperparameters.seed, self.subspace.prompt_length
 
         def tune(space: Subspace, asked: Sequence[Hyperparameters]) -> AdaptedTask:
-            kind = check_examples(examples, None, None)
-            return _best(_tune_all(self.backbone, space, examples, kind, asked, method, on_step))
+            return _best(_tune_all(self.backbone, space, examples, asked))
 
         if method == "IST":
             return self.subspace, tune(self.subspace, [hyperparameters])
@@ -148,46 +138,47 @@ class Evaluation:
         ]
         return space, tune(space, rates)
 
-    def _answers(self, space: Subspace, task: AdaptedTask, test: Sequence[Example]) -> list[str | None]:
+    def _answers(self, space: Subspace, task: AdaptedTask, texts: Sequence[str]) -> list[str | None]:
         predictor = Predictor(self.backbone, space)
         bound = predictor.bind(head_of(task))
         answers: list[str | None] = []
-        for start in range(0, len(test), BATCH_ROWS):
-            rows = [(bound, example.input) for example in test[start : start + BATCH_ROWS]]
+        for start in range(0, len(texts), BATCH_ROWS):
+            rows = [(bound, text) for text in texts[start : start + BATCH_ROWS]]
             answers += [answer.label if answer.label is not None else answer.text for answer in predictor.predict(rows)]
         return answers
 
-    def _class_names(
-        self, backbone: EncoderBackbone, examples: Sequence[Example], test: Sequence[Example]
-    ) -> list[str]:
-        """The label whose name's embedding is nearest."""
-        labels = labels_of(examples)
-        similar = _embed(backbone, [example.input for example in test]) @ _embed(backbone, labels).T
-        return [labels[i] for i in similar.argmax(dim=1).tolist()]
 
-    def _logistic_regression(
-        self, backbone: EncoderBackbone, examples: Sequence[Example], test: Sequence[Example]
-    ) -> list[str]:
-        labels = labels_of(examples)
-        classes = torch.tensor([labels.index(example.output) for example in examples])
-        classifier = fit_linear(_embed(backbone, [example.input for example in examples]), classes, len(labels))
-        logits = classifier.logits(_embed(backbone, [example.input for example in test]))
-        return [labels[i] for i in logits.argmax(dim=1).tolist()]
+def class_names(backbone: EncoderBackbone, examples: Sequence[Example], texts: Sequence[str]) -> list[str]:
+    """The label whose name's embedding is nearest to each text's."""
+    labels = labels_of(examples)
+    similar = _embed(backbone, texts) @ _embed(backbone, labels).T
+    return [labels[i] for i in similar.argmax(dim=1).tolist()]
 
-    def _nearest_neighbours(
-        self, backbone: EncoderBackbone, examples: Sequence[Example], test: Sequence[Example]
-    ) -> list[str]:
-        """The label that most of the nearest examples have; of equals, the one whose examples are nearer."""
-        labels = labels_of(examples)
-        classes = torch.tensor([labels.index(example.output) for example in examples])
-        of_examples = _embed(backbone, [example.input for example in examples])
-        similar = _embed(backbone, [example.input for example in test]) @ of_examples.T
-        nearest = similar.topk(min(NEIGHBOURS, len(examples)), dim=1)
-        # Similarities are at most 1, so they decide between equal counts alone.
-        votes = torch.zeros(len(test), len(labels)).scatter_add_(
-            1, classes[nearest.indices], 1.0 + 1e-3 * nearest.values
-        )
-        return [labels[i] for i in votes.argmax(dim=1).tolist()]
+
+def logistic_regression(backbone: EncoderBackbone, examples: Sequence[Example], texts: Sequence[str]) -> list[str]:
+    """The label of each text by logistic regression on the frozen embeddings of the examples."""
+    labels = labels_of(examples)
+    classes = torch.tensor([labels.index(example.output) for example in examples])
+    classifier = fit_linear(_embed(backbone, [example.input for example in examples]), classes, len(labels))
+    return [labels[i] for i in classifier.logits(_embed(backbone, texts)).argmax(dim=1).tolist()]
+
+
+def nearest_neighbours(backbone: EncoderBackbone, examples: Sequence[Example], texts: Sequence[str]) -> list[str]:
+    """The label that most of the nearest examples have; of equals, the one whose examples are nearer."""
+    labels = labels_of(examples)
+    classes = torch.tensor([labels.index(example.output) for example in examples])
+    similar = _embed(backbone, texts) @ _embed(backbone, [example.input for example in examples]).T
+    nearest = similar.topk(min(NEIGHBOURS, len(examples)), dim=1)
+    # Similarities are at most 1, so they decide between equal counts alone.
+    votes = torch.zeros(len(texts), len(labels)).scatter_add_(1, classes[nearest.indices], 1.0 + 1e-3 * nearest.values)
+    return [labels[i] for i in votes.argmax(dim=1).tolist()]
+
+
+_WITHOUT_TUNING = {
+    "class names": class_names,
+    "logistic regression": logistic_regression,
+    "nearest neighbours": nearest_neighbours,
+}
 
 
 def e_rel(measurements: Sequence[Measurement]) -> dict[str, float]:
@@ -231,21 +222,13 @@ def random_subspace(backbone: Backbone, like: Subspace, seed: int) -> Subspace:
 
 
 def _tune_all(
-    backbone: Backbone,
-    space: Subspace,
-    examples: Sequence[Example],
-    kind: TaskKind,
-    asked: Sequence[Hyperparameters],
-    method: str,
-    on_step: Callable[[str, Progress], None] | None,
+    backbone: Backbone, space: Subspace, examples: Sequence[Example], asked: Sequence[Hyperparameters]
 ) -> list[AdaptedTask]:
     """One task with several hyperparameters, in one engine."""
+    kind = check_examples(examples, None, None)
     engine = TuningEngine(backbone, space)
     for number, hyperparameters in enumerate(asked):
-        engine.add(
-            TuningJob(str(number), list(examples), kind, hyperparameters=hyperparameters),
-            on_step=None if on_step is None or number else lambda progress: on_step(method, progress),
-        )
+        engine.add(TuningJob(str(number), list(examples), kind, hyperparameters=hyperparameters))
     while not all(progress.done for progress in engine.step()):
         pass
     return [engine.finish(str(number)) for number in range(len(asked))]

@@ -160,24 +160,17 @@ def _show_predictions(console: Console, new: "list[Row]", predictions: list[dict
 
 def _baseline_accuracy(examples: "list[Row]", new: "list[Row]") -> float | None:
     """Share of the new tickets that logistic regression on frozen embeddings gets right, where these are to be had."""
-    import torch
-
     import ipt
     from app.settings import Settings
     from ipt.backbones.encoder import EncoderBackbone
-    from ipt.readout import fit_linear
+    from ipt.evaluation import logistic_regression
 
     settings = Settings()
     backbone = ipt.load_backbone(settings.backbone, revision=settings.backbone_revision, device=settings.device)
     if not isinstance(backbone, EncoderBackbone):
         return None
-    with torch.inference_mode():
-        embeddings = backbone.embed(backbone.tokenize([row["input"] for row in examples + new]), None).float().cpu()
-    labels = sorted({row["output"] for row in examples})
-    classes = torch.tensor([labels.index(row["output"]) for row in examples + new])
-    classifier = fit_linear(embeddings[: len(examples)], classes[: len(examples)], len(labels))
-    answers = classifier.logits(embeddings[len(examples) :]).argmax(dim=1)
-    return (answers == classes[len(examples) :]).float().mean().item()
+    answers = logistic_regression(backbone, [ipt.Example(**row) for row in examples], [row["input"] for row in new])
+    return sum(answer == row["output"] for answer, row in zip(answers, new, strict=True)) / len(new)
 
 
 def _say_what_next(console: Console, task_id: str, *, running: bool) -> None:

@@ -175,21 +175,26 @@ def test_the_same_seed_gives_the_same_vector_and_another_seed_another(engine: ip
     assert not np.allclose(first, other)
 
 
-@pytest.mark.parametrize("stopped_after", [1, 3, 7, 11, 14])
-def test_a_resumed_job_gives_the_vector_of_an_undisturbed_one(engine: ipt.TuningEngine, stopped_after: int) -> None:
-    asked = job("job", sentiment(3), seed=9, restarts=2)
-    undisturbed = run(engine, [asked])["job"]
+def check_resumed(engine: ipt.TuningEngine, asked: ipt.TuningJob, stopped_after: int) -> None:
+    """Stopped after so many steps and resumed, the job ends as it does undisturbed."""
+    undisturbed = run(engine, [asked])[asked.job_id]
     engine.add(asked)
     for _ in range(stopped_after):
         engine.step()
-    saved = engine.checkpoint("job")
-    engine.remove("job")
+    saved = engine.checkpoint(asked.job_id)
+    engine.remove(asked.job_id)
     engine.add(asked, saved)
     while not engine.step()[0].done:
         pass
-    resumed = engine.finish("job")
+    resumed = engine.finish(asked.job_id)
     np.testing.assert_allclose(resumed.vector, undisturbed.vector, rtol=0.0, atol=1e-6)
     assert resumed.readout == undisturbed.readout
+
+
+@pytest.mark.parametrize("stopped_after", [1, 3, 7, 11, 14])
+def test_a_resumed_job_gives_the_vector_of_an_undisturbed_one(engine: ipt.TuningEngine, stopped_after: int) -> None:
+    asked = job("job", sentiment(3), seed=9, restarts=2)
+    check_resumed(engine, asked, stopped_after)
 
 
 def test_a_step_makes_the_large_fits_of_one_job_at_most(
@@ -229,18 +234,7 @@ def test_a_job_of_large_fits_resumes_as_undisturbed(
 ) -> None:
     monkeypatch.setattr("ipt.readout.LARGE_FIT", 0)
     asked = job("job", topics(), steps=4)
-    undisturbed = run(engine, [asked])["job"]
-    engine.add(asked)
-    for _ in range(stopped_after):
-        engine.step()
-    saved = engine.checkpoint("job")
-    engine.remove("job")
-    engine.add(asked, saved)
-    while not engine.step()[0].done:
-        pass
-    resumed = engine.finish("job")
-    np.testing.assert_allclose(resumed.vector, undisturbed.vector, rtol=0.0, atol=1e-6)
-    assert resumed.readout == undisturbed.readout
+    check_resumed(engine, asked, stopped_after)
 
 
 def test_a_job_with_more_held_back_than_is_validated_on_resumes(engine: ipt.TuningEngine) -> None:
