@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,11 @@ from app.db.embedded import embedded_postgres
 from app.db.models import Adaptation, Task, TaskVersion
 from app.db.session import make_engine
 from benchmarks.machine import ROOT, provenance
+from benchmarks.report import Figure, section, write
 from benchmarks.serving import Service, peak_bytes, serving
 from benchmarks.stored_tasks import copy_task, size
 
 DATASET = ROOT / "examples" / "support_tickets.jsonl"
-REPORT = ROOT / "docs" / "benchmarks.md"
 PER_LABEL = 16
 LATENCY_WARM_UP, LATENCY_REQUESTS = 10, 50
 BATCH, BATCH_ROUNDS = 64, 7
@@ -47,17 +46,6 @@ SHORT_TEXT = "The bill shows an amount that I never agreed to"
 console = Console(stderr=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One row of the table, and how it came about."""
-
-    what: str
-    measured: str
-    wanted: str
-    met: bool
-    how: str
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="everything once instead of the median of three")
@@ -65,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Stopped from outside, it stops what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     figures = measure(times=1 if asked.quick else 3)
-    report = render(figures, provenance("python -m benchmarks.service" + (" --quick" if asked.quick else "")))
-    REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text(report, encoding="utf-8")
+    origin = provenance("python -m benchmarks.service" + (" --quick" if asked.quick else ""))
+    report = section("The service", origin, figures)
+    write(report)
     print(report)
 
 
@@ -239,14 +227,6 @@ def post(http: httpx.Client, path: str, body: dict[str, Any]) -> float:
     if response.is_error:
         raise SystemExit(f"error: {path} answered {response.status_code}: {response.text}")
     return seconds
-
-
-def render(figures: list[Figure], origin: str) -> str:
-    """The Markdown page."""
-    table = ["| what | measured | wanted | met |", "| --- | --- | --- | --- |"]
-    table += [f"| {f.what} | {f.measured} | {f.wanted} | {'yes' if f.met else '**no**'} |" for f in figures]
-    how = [f"- **{f.what}**: {f.how}" for f in figures]
-    return "\n".join(["# Benchmarks", "", origin, "", *table, "", "How each was measured:", "", *how, ""])
 
 
 if __name__ == "__main__":
