@@ -78,11 +78,12 @@ test-core: $(CORE_READY) ## run the core's tests where no web framework and no d
 chaos: $(READY) ## kill every part of the service while it adapts, for long; writes docs/reliability.md
 	@$(VENV)/bin/python -m tests.chaos $(CHAOS_ARGS)
 
-lint: $(READY) ## ruff, mypy --strict, and hadolint for the Dockerfile
+lint: $(READY) ## ruff, mypy --strict, hadolint for the Dockerfile, and the compose specification's schema
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/hadolint Dockerfile
+	@$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.gpu.yml
 
 format: $(READY) ## let ruff format and repair what it can
 	@$(VENV)/bin/ruff check --fix .
