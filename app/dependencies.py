@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fastapi import Depends, Request, Response, Security
+from fastapi import Depends, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from pydantic import SecretStr
@@ -99,7 +99,7 @@ def _is_operators(key: SecretStr, credentials: HTTPAuthorizationCredentials) -> 
 
 
 async def tenant(
-    caller: Annotated[Caller, Depends(caller)], needed: SecurityScopes, made: ServicesDep, response: Response
+    request: Request, caller: Annotated[Caller, Depends(caller)], needed: SecurityScopes, made: ServicesDep
 ) -> str:
     """The tenant who calls, with a key that has the scopes which the route names and a request to spare.
 
@@ -109,14 +109,14 @@ async def tenant(
     """
     if made.rate_limit is not None:
         taken = await run_in_threadpool(made.rate_limit.take, caller.key_id)
+        # Not those of the response, which an error replaces.
+        request.state.headers.update(taken.headers())
         if taken.wait_seconds:
             raise BusyError(
                 f"this API key may send {taken.limit} requests a minute",
                 code="rate_limited",
                 retry_after=math.ceil(taken.wait_seconds),
-                headers=taken.headers(),
             )
-        response.headers.update(taken.headers())
     for scope in needed.scopes:
         if not caller.may(scope):
             raise PermissionDeniedError(

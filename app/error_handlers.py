@@ -42,7 +42,7 @@ def install(app: FastAPI) -> None:
 
 def respond(error: AppError) -> JSONResponse:
     """The response of an error."""
-    headers = dict(error.headers)
+    headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
