@@ -47,7 +47,7 @@ def services(request: Request) -> Services:
 
 ServicesDep = Annotated[Services, Depends(services)]
 _HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]*:[0-9a-f:.]*)\]|(?P<name>[a-z0-9.-]+))(:[0-9]{0,5})?")
-_OPERATOR = Caller(DEFAULT_TENANT, "operator", frozenset({"admin"}))
+_OPERATOR = Caller(DEFAULT_TENANT, api_keys.OPERATOR, frozenset({"admin"}))
 _bearer = HTTPBearer(auto_error=False, description="an API key; none is needed on one's own machine")
 
 
@@ -98,9 +98,10 @@ def _is_operators(key: SecretStr, credentials: HTTPAuthorizationCredentials) -> 
     return api_keys.same_key(credentials.credentials, key.get_secret_value())
 
 
-async def tenant(
-    request: Request, caller: Annotated[Caller, Depends(caller)], needed: SecurityScopes, made: ServicesDep
-) -> str:
+CallerDep = Annotated[Caller, Depends(caller)]
+
+
+async def tenant(request: Request, caller: CallerDep, needed: SecurityScopes, made: ServicesDep) -> str:
     """The tenant who calls, with a key that has the scopes which the route names and a request to spare.
 
     Raises:
