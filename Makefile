@@ -14,9 +14,14 @@ CORE_READY := $(CORE_VENV)/.ready
 # The service is measured as users have it: transformers imports scikit-learn, for seconds, where it is installed.
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
+# Not an extra: it has nothing to do with what it looks at, and would bring its own dependencies into the lock.
+AUDIT_VENV := .venv-audit
+AUDIT := $(AUDIT_VENV)/bin/pip-audit
+PIP_AUDIT := pip-audit==2.10.1
 PINS := pyproject.toml constraints.txt
 PYTEST_ARGS ?=
 CHAOS_ARGS ?=
+AUDIT_ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -33,7 +38,7 @@ define make_venv
 	@test -x $(1)/bin/python || { echo "── making $(1) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(1); }
 endef
 
-.PHONY: help demo serve migrate test test-core chaos lint format bench bench-quality lock clean
+.PHONY: help demo serve migrate test test-core chaos lint format audit bench bench-quality lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,15 +83,28 @@ test-core: $(CORE_READY) ## run the core's tests where no web framework and no d
 chaos: $(READY) ## kill every part of the service while it adapts, for long; writes docs/reliability.md
 	@$(VENV)/bin/python -m tests.chaos $(CHAOS_ARGS)
 
-lint: $(READY) ## ruff, mypy --strict, and hadolint for the Dockerfile
+lint: $(READY) ## ruff, mypy --strict, hadolint for the Dockerfile, and the compose specification's schema
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/hadolint Dockerfile
+	@$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.gpu.yml
 
 format: $(READY) ## let ruff format and repair what it can
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
+
+# Whatever stands between it and the advisories ends pip-audit as a vulnerability does, or as a traceback; and without
+# --strict, a package that could not be asked about counts as a good one.
+audit: ## ask for known vulnerabilities of every version in constraints.txt; needs the internet
+	$(call make_venv,$(AUDIT_VENV))
+	@$(AUDIT_VENV)/bin/pip install --quiet '$(PIP_AUDIT)'
+	@$(AUDIT) --strict --disable-pip --no-deps --progress-spinner off --requirement constraints.txt $(AUDIT_ARGS) 2> $(AUDIT_VENV)/log || { \
+		grep '^Found ' $(AUDIT_VENV)/log >&2 && exit 1; \
+		tail -n 1 $(AUDIT_VENV)/log >&2; \
+		echo "error: not audited, so nothing is known: the advisories could not be read (above, why; all of it in $(AUDIT_VENV)/log). They come from https://pypi.org/pypi/NAME/VERSION/json; to ask OSV or a mirror of it instead: make audit AUDIT_ARGS='--vulnerability-service osv --osv-url URL'" >&2; \
+		exit 1; }
+	@tail -n 1 $(AUDIT_VENV)/log
 
 bench: $(READY) ## measure speed and memory; writes docs/benchmarks.md
 	@$(VENV)/bin/python -m benchmarks.service
@@ -108,5 +126,5 @@ lock: ## write constraints.txt anew from the pins in pyproject.toml
 	@echo "   constraints.txt: $$(grep -c == constraints.txt) packages"
 
 clean: ## remove the virtual environments and caches (the data in .ipt stays)
-	rm -rf $(VENV) $(CORE_VENV) $(BENCH_VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(CORE_VENV) $(BENCH_VENV) $(AUDIT_VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fastapi import Depends, Request, Response, Security
+from fastapi import Depends, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from pydantic import SecretStr
@@ -47,7 +47,7 @@ def services(request: Request) -> Services:
 
 ServicesDep = Annotated[Services, Depends(services)]
 _HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]*:[0-9a-f:.]*)\]|(?P<name>[a-z0-9.-]+))(:[0-9]{0,5})?")
-_OPERATOR = Caller(DEFAULT_TENANT, "operator", frozenset({"admin"}))
+_OPERATOR = Caller(DEFAULT_TENANT, api_keys.OPERATOR, frozenset({"admin"}))
 _bearer = HTTPBearer(auto_error=False, description="an API key; none is needed on one's own machine")
 
 
@@ -98,9 +98,10 @@ def _is_operators(key: SecretStr, credentials: HTTPAuthorizationCredentials) -> 
     return api_keys.same_key(credentials.credentials, key.get_secret_value())
 
 
-async def tenant(
-    caller: Annotated[Caller, Depends(caller)], needed: SecurityScopes, made: ServicesDep, response: Response
-) -> str:
+CallerDep = Annotated[Caller, Depends(caller)]
+
+
+async def tenant(request: Request, caller: CallerDep, needed: SecurityScopes, made: ServicesDep) -> str:
     """The tenant who calls, with a key that has the scopes which the route names and a request to spare.
 
     Raises:
@@ -109,14 +110,14 @@ async def tenant(
     """
     if made.rate_limit is not None:
         taken = await run_in_threadpool(made.rate_limit.take, caller.key_id)
+        # Not those of the response, which an error replaces.
+        request.state.headers.update(taken.headers())
         if taken.wait_seconds:
             raise BusyError(
                 f"this API key may send {taken.limit} requests a minute",
                 code="rate_limited",
                 retry_after=math.ceil(taken.wait_seconds),
-                headers=taken.headers(),
             )
-        response.headers.update(taken.headers())
     for scope in needed.scopes:
         if not caller.may(scope):
             raise PermissionDeniedError(

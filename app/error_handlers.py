@@ -42,7 +42,7 @@ def install(app: FastAPI) -> None:
 
 def respond(error: AppError) -> JSONResponse:
     """The response of an error."""
-    headers = dict(error.headers)
+    headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
@@ -136,8 +136,9 @@ def _database_error(_: Request, error: Exception) -> JSONResponse:
     if not is_gone(error):
         log_unforeseen(error)
         return internal_error()
-    sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
-    log.error("database_unavailable request=%s error=%s sqlstate=%s", request_id.get(), type(error).__name__, sqlstate)
+    cause = getattr(error, "orig", None) or error
+    kind, sqlstate = type(cause).__name__, getattr(cause, "sqlstate", None)
+    log.error("database_unavailable request=%s error=%s sqlstate=%s", request_id.get(), kind, sqlstate)
     return respond(database_unavailable())
 
 

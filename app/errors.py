@@ -1,6 +1,6 @@
 """The service's errors, each of which carries its status and code, and their one shape on the wire."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field
@@ -41,14 +41,12 @@ class AppError(Exception):
         code: str,
         param: str | None = None,
         retry_after: int | None = None,
-        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
         self.param = param
         self.retry_after = retry_after
-        self.headers = headers or {}
 
 
 class BadRequestError(AppError):

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import ipt
 from app import error_handlers
 from app.adaptations.endpoints import router as adaptations
+from app.api import Api
 from app.body_limit import BodyLimit
 from app.db import migrate
 from app.db.embedded import embedded_postgres
@@ -70,7 +71,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
             app.state.services = await asyncio.to_thread(_start, settings, database_url, stack)
             yield
 
-    app = FastAPI(
+    app = Api(
         title="Intrinsic prompt tuning",
         version=_version(),
         description=_DESCRIPTION,

@@ -1,4 +1,4 @@
-"""Give every request an id, log it, and catch what no handler caught."""
+"""Give every request an id and its answer headers, log it, and catch what no handler caught."""
 
 import logging
 import re
@@ -26,7 +26,10 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         own_id = _request_id(scope)
-        request_id.set(own_id.decode())
+        request_id.set(own_id)
+        headers = {"x-request-id": own_id}
+        # As `request.state.headers`, to which others add what any answer to this request has to carry.
+        scope.setdefault("state", {})["headers"] = headers
         status = 0
         start = time.monotonic()
         answered_at: float | None = None
@@ -36,7 +39,8 @@ class RequestContext:
             nonlocal status, answered_at
             if message["type"] == "http.response.start":
                 status, answered_at = message["status"], time.monotonic()
-                message["headers"] = [*message["headers"], (b"x-request-id", own_id)]
+                own = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+                message["headers"] = [*message["headers"], *own]
             await send(message)
 
         try:
@@ -56,16 +60,16 @@ class RequestContext:
                 route,
                 status,
                 round(1000 * (end - start), 1),
-                own_id.decode(),
+                own_id,
             )
 
 
-def _request_id(scope: Scope) -> bytes:
+def _request_id(scope: Scope) -> str:
     """The caller's own `x-request-id` where it is harmless, a random one otherwise."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _ACCEPTABLE_ID.fullmatch(value):
-            return bytes(value)
-    return b"req_" + secrets.token_hex(12).encode()
+            return str(value, "ascii")
+    return f"req_{secrets.token_hex(12)}"
 
 
 def _route(scope: Scope) -> str:

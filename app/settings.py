@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=60, gt=0)
     heartbeat_seconds: float = Field(default=5, gt=0)
     reap_seconds: float = Field(default=10, gt=0)
-    max_attempts: int = Field(default=3, ge=1)
+    max_attempts: int = Field(default=3, ge=1, description="of an adaptation; with 1, each is tuned by itself")
     checkpoint_every_steps: int = Field(default=10, ge=1)
     jobs_per_batch: int = Field(default=8, ge=1)
     poll_seconds: float = Field(default=0.5, gt=0)

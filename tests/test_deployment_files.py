@@ -12,15 +12,7 @@ from tests.compose import ROOT, compose_file
 
 SECRETS = {"POSTGRES_PASSWORD": "one", "REDIS_PASSWORD": "two", "IPT_API_KEY": "three-three-three"}
 GPU = "docker-compose.gpu.yml"
-# Of the compose specification, what is used here; a key that is written wrongly is in none of these.
-TOP_KEYS = {"name", "services", "volumes"}
-SERVICE_KEYS = {
-    *("build", "image", "init", "restart", "read_only", "tmpfs", "cap_drop", "security_opt", "environment", "volumes"),
-    *("healthcheck", "command", "depends_on", "ports", "stop_grace_period", "deploy"),
-}
-BUILD_KEYS = {"context", "args"}
-HEALTHCHECK_KEYS = {"test", "interval", "timeout", "retries", "start_period"}
-CONDITIONS = {"service_started", "service_healthy", "service_completed_successfully"}
+# The compose specification's schema, which `make lint` checks the files against, takes any text for a length of time.
 DURATION = re.compile(r"(\d+(us|ms|s|m|h))+")
 
 File = dict[str, Any]
@@ -32,16 +24,11 @@ def document(request: pytest.FixtureRequest) -> File:
     return compose_file(SECRETS, *request.param)
 
 
-def test_every_key_is_one_of_the_compose_specification(document: File) -> None:
-    assert {key for key in document if not key.startswith("x-")} <= TOP_KEYS
+def test_every_length_of_time_is_one_that_compose_can_read(document: File) -> None:
     for service in document["services"].values():
-        assert set(service) <= SERVICE_KEYS
-        assert set(service.get("build", {})) <= BUILD_KEYS
-        assert set(service.get("healthcheck", {})) <= HEALTHCHECK_KEYS
         durations = [service.get("stop_grace_period", "1s")]
         durations += [service.get("healthcheck", {}).get(key, "1s") for key in ("interval", "timeout", "start_period")]
         assert all(DURATION.fullmatch(duration) for duration in durations)
-        assert all(isinstance(value, str) for value in service.get("environment", {}).values())
 
 
 def test_services_wait_for_services_that_are_there(document: File) -> None:
@@ -49,8 +36,6 @@ def test_services_wait_for_services_that_are_there(document: File) -> None:
     assert set(services) == {"postgres", "redis", "migrate", "api", "worker"}
     for service in services.values():
         for name, wait in service.get("depends_on", {}).items():
-            assert set(wait) == {"condition"}
-            assert wait["condition"] in CONDITIONS
             assert wait["condition"] != "service_healthy" or "healthcheck" in services[name]
         for volume in service.get("volumes", []):
             assert volume.partition(":")[0] in document["volumes"]
@@ -104,22 +89,6 @@ def test_the_override_gives_a_gpu_to_every_worker_and_the_cuda_build_to_all() ->
     for name in ("migrate", "api", "worker"):
         assert services[name]["build"]["args"]["TORCH_INDEX_URL"] == ""
         assert services[name]["image"] != plain["services"][name]["image"]
-
-
-def test_the_files_hold_no_key_twice() -> None:
-    for name in ("docker-compose.yml", GPU):
-        _no_key_twice(yaml.compose((ROOT / name).read_text(encoding="utf-8")))
-
-
-def _no_key_twice(node: yaml.Node | None) -> None:
-    if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value]
-        assert len(keys) == len(set(keys))
-        for _, value in node.value:
-            _no_key_twice(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _no_key_twice(value)
 
 
 def test_the_image_runs_the_command_as_nobody_in_particular_and_keeps_the_build_behind() -> None:

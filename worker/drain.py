@@ -56,7 +56,9 @@ class Drainer:
         self._settings = settings
         self._worker_id = worker_id
         self._batch = Batch(core.engine)
-        self._capacity = settings.jobs_per_batch
+        # Where the first attempt is the last one, whoever made it together with others could fail through them.
+        self._most_jobs = 1 if settings.max_attempts == 1 else settings.jobs_per_batch
+        self._capacity = self._most_jobs
         self._unsaved: list[_Outcome] = []
         self._trouble = Backoff(first=0.5, most=10.0)
         self._try_again_at = float("-inf")
@@ -267,7 +269,7 @@ class Drainer:
         for job in done:
             self._finish(job)
         if not self._batch:
-            self._capacity = min(self._settings.jobs_per_batch, 2 * self._capacity)
+            self._capacity = min(self._most_jobs, 2 * self._capacity)
 
     def _finish(self, job: RunningJob) -> None:
         try:

@@ -13,7 +13,7 @@ from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView
 from app.adaptations.upload import Form, FormRoute, documented_form, naming_lines, read_body, read_form
 from app.adaptations.wake import wake
 from app.db.models import FINISHED, Adaptation, State
-from app.dependencies import AdaptingTenantDep, ServicesDep, SessionDep
+from app.dependencies import AdaptingTenantDep, CallerDep, ServicesDep, SessionDep
 from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
 from app.fields import Id
 from app.pagination import After, Limit, Page, page_of
@@ -139,6 +139,7 @@ def list_events(
     made: ServicesDep,
     session: SessionDep,
     tenant: AdaptingTenantDep,
+    caller: CallerDep,
     after: Annotated[SeqField, Query(description="the `seq` of the last event you have")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     accept: Annotated[str, Header(description="`text/event-stream` for a stream that ends with the adaptation")] = "",
@@ -148,7 +149,8 @@ def list_events(
 ) -> Response | Page[EventView]:
     """Events, oldest first: a page of them, or a stream of server-sent events that goes on while new ones come.
 
-    A stream that is taken up again when all is over is answered with 204, which tells browsers to stop asking.
+    A stream that is taken up again when all is over is answered with 204, which tells browsers to stop asking. One
+    whose API key expires or is revoked ends at once.
     """
     adaptation = service.get(session, tenant, adaptation_id)
     if _EVENT_STREAM not in accept.lower():
@@ -158,7 +160,7 @@ def list_events(
     if adaptation.state in FINISHED and not repository.events(session, adaptation_id, after=after, limit=1)[0]:
         return Response(status_code=204)
     return StreamingResponse(
-        follow(made.engine, tenant, adaptation_id, after, made.ending),
+        follow(made.engine, caller, adaptation_id, after, made.ending),
         media_type=_EVENT_STREAM,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )

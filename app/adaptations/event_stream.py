@@ -13,6 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.adaptations import repository
 from app.adaptations.schemas import EventView
+from app.api_keys import service as api_keys
+from app.api_keys.service import Caller
 from app.db.models import FINISHED, AdaptationEvent
 from app.db.session import transaction
 
@@ -25,9 +27,9 @@ _PAGE = 100
 
 
 async def follow(
-    engine: Engine, tenant_id: str, adaptation_id: str, after: int, ending: threading.Event
+    engine: Engine, caller: Caller, adaptation_id: str, after: int, ending: threading.Event
 ) -> AsyncIterator[bytes]:
-    """Events numbered above `after`, then new ones until the adaptation has ended.
+    """Events numbered above `after`, then new ones until the adaptation has ended, or the caller's key is good no more.
 
     No connection to the database is held in between. A stream that breaks off, as it does when the database is away
     or the service is `ending`, is taken up again by the client with the number of its last event.
@@ -35,7 +37,7 @@ async def follow(
     quiet_since = time.monotonic()
     while not ending.is_set():
         try:
-            events, finished = await run_in_threadpool(_newer, engine, tenant_id, adaptation_id, after)
+            events, finished = await run_in_threadpool(_newer, engine, caller, adaptation_id, after)
         except SQLAlchemyError as error:
             log.warning("an event stream breaks off: %s", type(error).__name__)
             return
@@ -54,10 +56,12 @@ async def follow(
             await asyncio.sleep(POLL_SECONDS)
 
 
-def _newer(engine: Engine, tenant_id: str, adaptation_id: str, after: int) -> tuple[list[AdaptationEvent], bool]:
+def _newer(engine: Engine, caller: Caller, adaptation_id: str, after: int) -> tuple[list[AdaptationEvent], bool]:
     """The next events, and whether no others can follow them but those already there."""
     with transaction(engine) as session:
+        if not api_keys.still_lets_in(session, caller):
+            return [], True
         # In this order: the last event is written together with the last state.
-        adaptation = repository.get(session, tenant_id, adaptation_id)
+        adaptation = repository.get(session, caller.tenant_id, adaptation_id)
         events, _ = repository.events(session, adaptation_id, after=after, limit=_PAGE)
         return events, adaptation is None or adaptation.state in FINISHED

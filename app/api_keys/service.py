@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -15,6 +15,8 @@ from app.db.models import ApiKey, Tenant
 from app.ids import new_id
 
 DEFAULT_SCOPES = ("adapt", "predict")
+OPERATOR = "operator"
+"""In place of a key's id for the key of the settings, and for everybody where none is needed."""
 _PREFIX_CHARS = 12
 
 
@@ -78,18 +80,23 @@ def revoke(session: Session, key_id: str) -> ApiKey | None:
 
 def caller_with(session: Session, key: str) -> Caller | None:
     """Who calls with this key, None for one that is unknown, expired or revoked."""
-    rows = session.execute(
-        select(ApiKey.id, ApiKey.tenant_id, ApiKey.scopes, ApiKey.sha256).where(
-            ApiKey.prefix == key[:_PREFIX_CHARS],
-            ApiKey.revoked_at.is_(None),
-            or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()),
-        )
-    )
+    named = select(ApiKey.id, ApiKey.tenant_id, ApiKey.scopes, ApiKey.sha256)
+    rows = session.execute(named.where(ApiKey.prefix == key[:_PREFIX_CHARS], _good()))
     digest = _digest(key)
     callers = [
         Caller(row.tenant_id, row.id, frozenset(row.scopes)) for row in rows if hmac.compare_digest(row.sha256, digest)
     ]
     return callers[0] if callers else None
+
+
+def still_lets_in(session: Session, caller: Caller) -> bool:
+    """Whether the key of one who was let in has been neither revoked nor has expired since."""
+    key = select(ApiKey.id).where(ApiKey.id == caller.key_id, _good())
+    return caller.key_id == OPERATOR or session.scalar(key) is not None
+
+
+def _good() -> ColumnElement[bool]:
+    return and_(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
 
 
 def same_key(one: str, other: str) -> bool:

