@@ -1,31 +1,17 @@
 """A tiny backbone of each way to write, with an untrained subspace and a few tasks."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import ipt
 from ipt.backbones.text import PromptedTextBackbone
-from ipt.subspace.modules import SubspaceDecoder
 from ipt.task import bind
-from tests.tiny import build_tiny_causal, build_tiny_seq2seq
+from tests.tiny import build_tiny_text
 
 INPUTS = ["hello world", "the cat sat on the mat and the dog was not happy with it", "i love my phone", "me"]
-
-
-def tiny_text(kind: str, folder: Path) -> tuple[PromptedTextBackbone, ipt.Subspace]:
-    """A backbone of random weights with a subspace of eight dimensions."""
-    build: Any = build_tiny_seq2seq if kind in ("bart", "t5") else build_tiny_causal
-    backbone = ipt.load_backbone(str(build(folder / kind, kind)), device="cpu")
-    assert isinstance(backbone, PromptedTextBackbone)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        decoder = SubspaceDecoder(intrinsic_dim=8, decoder_hidden=16, prompt_length=4, hidden_size=32)
-    return backbone, ipt.save_subspace(folder / f"{kind}-subspace", decoder, backbone)
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +20,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Prom
 
     def tiny(kind: str) -> tuple[PromptedTextBackbone, ipt.Subspace]:
         if kind not in made:
-            made[kind] = tiny_text(kind, tmp_path_factory.mktemp("generation"))
+            folder, subspace = build_tiny_text(tmp_path_factory.mktemp("generation"), kind)
+            backbone = ipt.load_backbone(str(folder), device="cpu")
+            assert isinstance(backbone, PromptedTextBackbone)
+            made[kind] = backbone, ipt.load_subspace(subspace, backbone)
         return made[kind]
 
     return tiny
