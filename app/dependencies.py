@@ -18,6 +18,7 @@ from app.api_keys import service as api_keys
 from app.api_keys.service import Caller
 from app.db.session import transaction
 from app.errors import AuthenticationError, BadRequestError, BusyError, PermissionDeniedError
+from app.generations.service import Generations
 from app.metrics.collector import StateCollector
 from app.predictions.service import Predictions
 from app.rate_limit import RateLimit
@@ -31,6 +32,7 @@ class Services:
     settings: Settings
     engine: Engine
     predictions: Predictions
+    generations: Generations
     state: StateCollector
     rate_limit: RateLimit | None = None
     """None where a key may send any number of requests."""

@@ -28,6 +28,8 @@ from app.errors import (
     UnavailableError,
     documented,
 )
+from app.generations.endpoints import router as generations_router
+from app.generations.service import Generations
 from app.health.endpoints import router as health
 from app.metrics.collector import StateCollector
 from app.metrics.endpoints import router as metrics
@@ -79,7 +81,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     )
     error_handlers.install(app)
     of_v1 = documented([BadRequestError, AuthenticationError, TooLargeError, InvalidError, BusyError, UnavailableError])
-    for router in (adaptations, tasks, predictions, subspaces_router):
+    for router in (adaptations, tasks, predictions, generations_router, subspaces_router):
         app.include_router(router, responses=of_v1)
     app.include_router(health)
     app.include_router(metrics)
@@ -98,9 +100,11 @@ def _start(settings: Settings, database_url: str | None, stack: ExitStack) -> Se
     model = Model(settings, lambda subspace: _register(engine, subspace))
     predictions = Predictions(settings, engine, model)
     stack.callback(predictions.close)
+    generations = Generations(settings, predictions)
+    stack.callback(generations.close)
     per_minute = settings.requests_per_minute
     rate_limit = None if per_minute is None else RateLimit(per_minute, settings.redis_url)
-    return Services(settings, engine, predictions, StateCollector(engine, model), rate_limit)
+    return Services(settings, engine, predictions, generations, StateCollector(engine, model), rate_limit)
 
 
 def _register(engine: Engine, subspace: ipt.Subspace) -> None:

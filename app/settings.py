@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     max_text_chars: int = Field(default=10_000, ge=1)
     max_labels: int = Field(default=200, ge=2, le=200)
     max_predict_inputs: int = Field(default=256, ge=1)
+    max_new_tokens: int = Field(default=1024, ge=1, description="of one text that is generated")
 
     predict_wait_ms: float = Field(default=3, ge=0, description="how long the first row of a batch waits for company")
     predict_batch_rows: int = Field(default=128, ge=1)
@@ -64,6 +65,14 @@ class Settings(BaseSettings):
     )
     predict_cached_tasks: int = Field(
         default=4096, ge=1, description="task heads kept in memory, 1 kB and a readout each"
+    )
+
+    generate_batch_rows: int = Field(default=32, ge=1, description="rows that are written at a time; a beam is a row")
+    generate_queue_rows: int = Field(
+        default=256, ge=0, description="further rows that may wait before callers are sent away with 429"
+    )
+    generate_prompt_cache_bytes: int = Field(
+        default=256 * 1024 * 1024, ge=0, description="memory for the prompts that were read, of the tasks in use"
     )
 
     @field_validator("database_url")

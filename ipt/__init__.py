@@ -19,6 +19,8 @@ from ipt.errors import (
     SubspaceMismatchError,
 )
 from ipt.examples import Example, TaskKind, check_examples
+from ipt.generation.engine import GenerationEngine, GenerationEvent, GenerationRequest, TextDelta, TextFinished
+from ipt.generation.parameters import GenerationParameters
 from ipt.prediction import Prediction, Predictor
 from ipt.subspace.store import Subspace, load_subspace, save_subspace
 from ipt.task import BoundTask, TaskHead
@@ -35,6 +37,10 @@ __all__ = [
     "DatasetError",
     "Example",
     "Family",
+    "GenerationEngine",
+    "GenerationEvent",
+    "GenerationParameters",
+    "GenerationRequest",
     "Hyperparameters",
     "IptError",
     "Prediction",
@@ -45,6 +51,8 @@ __all__ = [
     "SubspaceMismatchError",
     "TaskHead",
     "TaskKind",
+    "TextDelta",
+    "TextFinished",
     "TuningEngine",
     "TuningJob",
     "adapt",

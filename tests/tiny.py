@@ -126,6 +126,20 @@ def build_tiny_causal(folder: Path, kind: CausalKind, seed: int = 0) -> Path:
     return folder
 
 
+def build_tiny_text(folder: Path, kind: str) -> tuple[Path, Path]:
+    """A model that writes text and an untrained subspace of eight dimensions for it, in folders of their own."""
+    import ipt
+    from ipt.subspace.modules import SubspaceDecoder
+
+    build: Any = build_tiny_seq2seq if kind in ("bart", "t5") else build_tiny_causal
+    backbone, subspace = build(folder / "backbone", kind), folder / "subspace"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        decoder = SubspaceDecoder(intrinsic_dim=8, decoder_hidden=16, prompt_length=4, hidden_size=32)
+    ipt.save_subspace(subspace, decoder, ipt.load_backbone(str(backbone), device="cpu"))
+    return backbone, subspace
+
+
 def _save_model(auto: Any, config: Any, folder: Path, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

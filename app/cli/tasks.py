@@ -159,6 +159,9 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     table.add_column(justify="right")
     table.add_column(style="dim")
     table.add_row("this task", f"[bold]{score(metrics.get('score'))}[/bold]", how)
+    for name, heading in (("token_f1", "its token F1"), ("rouge_l", "its ROUGE-L")):
+        if name in metrics:
+            table.add_row(heading, score(metrics[name]), "how near its texts are to the wanted ones")
     table.add_row("without tuning", score(metrics.get("zero_vector_score")), "the zero vector")
     if metrics.get("baseline"):
         table.add_row("plain baseline", score(metrics.get("baseline_score")), Text(str(metrics["baseline"])))

@@ -40,8 +40,8 @@ async def predict_with_task(
     `version` names another.
     """
     for index, text in enumerate(body.inputs):
-        _check_length(made.settings, text, f"inputs[{index}]")
-    _check_count(made.settings, len(body.inputs), "inputs")
+        check_length(made.settings, text, f"inputs[{index}]")
+    check_count(made.settings, len(body.inputs), "inputs")
     questions = [Question(task_id, body.version, text, "task_id") for text in body.inputs]
     keys, answer = await made.predictions.ask(tenant, questions)
     _report_times(response, answer)
@@ -53,9 +53,9 @@ async def predict_with_many_tasks(
     body: PredictManyInput, made: ServicesDep, tenant: PredictingTenantDep, response: Response
 ) -> PredictManyView:
     """Answer for texts of any tasks, in one batch: 64 texts of 64 tasks cost about as much as 64 texts of one."""
-    _check_count(made.settings, len(body.requests), "requests")
+    check_count(made.settings, len(body.requests), "requests")
     for index, request in enumerate(body.requests):
-        _check_length(made.settings, request.input, f"requests[{index}].input")
+        check_length(made.settings, request.input, f"requests[{index}].input")
     questions = [
         Question(request.task_id, None, request.input, f"requests[{index}].task_id")
         for index, request in enumerate(body.requests)
@@ -65,14 +65,16 @@ async def predict_with_many_tasks(
     return PredictManyView(predictions=_views(answer))
 
 
-def _check_count(settings: Settings, count: int, param: str) -> None:
+def check_count(settings: Settings, count: int, param: str) -> None:
+    """Refuse more texts in a request than the settings allow."""
     if count > settings.max_predict_inputs:
         raise InvalidError(
             f"at most {settings.max_predict_inputs} at a time, got {count}", code="too_many_inputs", param=param
         )
 
 
-def _check_length(settings: Settings, text: str, param: str) -> None:
+def check_length(settings: Settings, text: str, param: str) -> None:
+    """Refuse a longer text than the settings allow."""
     if len(text) > settings.max_text_chars:
         raise InvalidError(
             f"at most {settings.max_text_chars} characters, got {len(text)}", code="text_too_long", param=param

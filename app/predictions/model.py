@@ -71,6 +71,20 @@ class Model:
         """Predictions for rows of any tasks, in one batch; raises as `subspace` does."""
         return self._loaded().predict(rows)
 
+    def generation_engine(self) -> ipt.GenerationEngine:
+        """A new engine that writes with the loaded backbone; raises as `subspace` does.
+
+        Raises:
+            BackboneError: the backbone writes no text.
+        """
+        loaded, settings = self._loaded(), self._settings
+        return ipt.GenerationEngine(
+            loaded.backbone,
+            loaded.subspace,
+            batch_rows=settings.generate_batch_rows,
+            prompt_cache_bytes=settings.generate_prompt_cache_bytes,
+        )
+
     def _load(self) -> None:
         settings = self._settings
         start = time.monotonic()

@@ -67,7 +67,7 @@ class Predictions:
             ConflictError: a task that has not been tuned yet, or was tuned in another subspace than is loaded.
             BusyError, UnavailableError: not now.
         """
-        keys, tasks = await run_in_threadpool(self._resolve, tenant_id, questions)
+        keys, tasks = await run_in_threadpool(self.resolve, tenant_id, questions)
         rows = [(task, question.text) for task, question in zip(tasks, questions, strict=True)]
         return keys, await asyncio.wrap_future(self._batcher.submit(rows))
 
@@ -75,8 +75,11 @@ class Predictions:
         """Stop answering."""
         self._batcher.close()
 
-    def _resolve(self, tenant_id: str, questions: Sequence[Question]) -> tuple[list[TaskKey], list[ipt.BoundTask]]:
-        """Each question's task. The database is asked every time, for a task may have been deleted or tuned again."""
+    def resolve(self, tenant_id: str, questions: Sequence[Question]) -> tuple[list[TaskKey], list[ipt.BoundTask]]:
+        """Each question's task; raises as `ask` does.
+
+        The database is asked every time, for a task may have been deleted or tuned again.
+        """
         self._model.check_loaded()
         with transaction(self._engine) as session:
             known = repository.newest_versions(session, tenant_id, {question.task_id for question in questions})

@@ -8,17 +8,19 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ipt.backbones.batching import right_padded
 from ipt.backbones.protocol import BackboneIdentity, Family, TokenIds
-from ipt.backbones.text import Decoding, PromptedTextBackbone, copied_layers
+from ipt.backbones.text import Decoding, PromptedTextBackbone, picked_layers
 
 
 class CausalBackbone(PromptedTextBackbone):
     """A frozen decoder-only language model.
 
     A row is prompt, input, target, in a piece and from position 0; padding follows it, where nothing that counts can
-    see it. So a whole row needs no mask at all, and only a continued one has a gap that the mask hides.
+    see it. So a whole row needs no mask at all. Rows that are continued end together, and a mask hides what fills up
+    the shorter ones before their beginning.
     """
 
     family: ClassVar[Family] = "causal"
@@ -63,33 +65,54 @@ class CausalBackbone(PromptedTextBackbone):
     def _room(self, prompt_length: int, target_length: int) -> int:
         return self.max_positions - prompt_length - target_length
 
-    def _read(self, ids: Tensor, prompts: Tensor | None, use_cache: bool) -> Any:
-        """The model without its head, over prompt and right-padded ids [B, T]."""
+    def _read(self, ids: Tensor, prompts: Tensor | None, cache: Any = None) -> Tensor:
+        """States [B, P + T, H] of the model without its head, over prompt and right-padded ids [B, T].
+
+        Keys and values are added to `cache`, where there is one.
+        """
         model: Any = self.model
         embeds = model.get_input_embeddings()(ids.to(self.device))
         if prompts is not None:
             embeds = torch.cat([prompts, embeds], dim=1)
-        return model.base_model(inputs_embeds=embeds, use_cache=use_cache)
+        answer = model.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=cache is not None)
+        states: Tensor = answer.last_hidden_state
+        return states
 
     def _target_logits(self, inputs: Sequence[TokenIds], targets: Tensor, prompts: Tensor | None) -> Tensor:
         read = [[*row, *target[:-1]] for row, target in zip(inputs, targets.tolist(), strict=True)]
         ids, _ = right_padded(read)
-        states = self._read(ids, prompts, use_cache=False).last_hidden_state
+        states = self._read(ids, prompts)
         prompt_length = 0 if prompts is None else prompts.shape[1]
         # The token before a target's first is the input's last. Only these positions go through the head.
         before = torch.tensor([prompt_length + len(row) - 1 for row in inputs], device=self.device)
         wanted = before[:, None] + torch.arange(targets.shape[1], device=self.device)
         return self._head(states[torch.arange(len(inputs), device=self.device)[:, None], wanted])
 
-    def _begin(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
+    def begin(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
+        return self._begin(inputs, prompts, [])
+
+    def read_prompts(self, prompts: Tensor) -> Tensor:
+        """Keys and values of each prompt: [J, 2 x layers, heads, P, size of a head]."""
+        cache = _cache([])
+        model: Any = self.model
+        model.base_model(inputs_embeds=prompts.to(self.dtype), past_key_values=cache, use_cache=True)
+        return torch.stack([part for layer in cache.layers for part in (layer.keys, layer.values)], dim=1)
+
+    def begin_behind(self, inputs: Sequence[TokenIds], read: Tensor) -> Decoding:
+        parts = read.unbind(dim=1)
+        return self._begin(inputs, None, list(zip(parts[::2], parts[1::2], strict=True)))
+
+    def _begin(
+        self, inputs: Sequence[TokenIds], prompts: Tensor | None, past: Sequence[tuple[Tensor, Tensor]]
+    ) -> _CausalDecoding:
+        """Read the inputs behind prompts, or behind the keys and values that prompts have left in each layer."""
         ids, lengths = right_padded(inputs)
-        answer = self._read(ids, prompts, use_cache=True)
-        prompt_length = 0 if prompts is None else prompts.shape[1]
-        length = (prompt_length + lengths).to(self.device)
-        last = answer.last_hidden_state[torch.arange(len(inputs), device=self.device), length - 1]
-        positions = torch.arange(prompt_length + ids.shape[1], device=self.device)
-        mask = (positions < length[:, None]).long()
-        return _CausalDecoding(self.model, self._head(last), mask, length, answer.past_key_values)
+        cache = _cache(past)
+        states = self._read(ids, prompts, cache)
+        last = states[torch.arange(len(inputs)), states.shape[1] - ids.shape[1] + lengths - 1]
+        lengths = lengths + cache.get_seq_length() - ids.shape[1]
+        _align(cache, lengths.to(self.device))
+        return _CausalDecoding(self.model, self._head(last), lengths, cache)
 
     def _head(self, states: Tensor) -> Tensor:
         model: Any = self.model
@@ -101,31 +124,74 @@ class CausalBackbone(PromptedTextBackbone):
 class _CausalDecoding:
     model: Any
     logits: Tensor
-    mask: Tensor
-    next_position: Tensor
-    """[B]"""
+    lengths: Tensor
+    """Positions that each row has filled, [B], on the CPU, so that knowing them never waits for the device."""
     cache: Any
 
     def extend(self, tokens: Tensor) -> Tensor:
-        self.mask = torch.cat([self.mask, torch.ones_like(tokens)], dim=1)
+        new = tokens.shape[1]
+        total = self.cache.get_seq_length() + new
+        positions = self.lengths[:, None] + torch.arange(new)
+        self.lengths = self.lengths + new
+        mask = None
+        if int(self.lengths.min()) < total:
+            mask = (torch.arange(total) >= total - self.lengths[:, None]).long().to(tokens.device)
         answer = self.model(
             input_ids=tokens,
-            attention_mask=self.mask,
-            position_ids=self.next_position[:, None] + torch.arange(tokens.shape[1], device=tokens.device),
+            attention_mask=mask,
+            position_ids=positions.to(tokens.device),
             past_key_values=self.cache,
             use_cache=True,
         )
-        self.next_position = self.next_position + tokens.shape[1]
-        self.cache = answer.past_key_values
         logits: Tensor = answer.logits
         self.logits = logits[:, -1]
         return logits
 
-    def repeated(self, times: int) -> Self:
+    def rows(self, wanted: Tensor) -> Self:
+        lengths = self.lengths[wanted.cpu()]
+        cache = picked_layers(self.cache, wanted)
+        surplus = self.cache.get_seq_length() - int(lengths.max())
+        if surplus:  # the longest row has gone
+            for layer in cache.layers:
+                layer.keys, layer.values = layer.keys[:, :, surplus:], layer.values[:, :, surplus:]
+        return type(self)(self.model, self.logits[wanted], lengths, cache)
+
+    def joined(self, other: Self) -> Self | None:
+        mine, others = self.cache.layers, other.cache.layers
         return type(self)(
             self.model,
-            self.logits.repeat_interleave(times, dim=0),
-            self.mask.repeat_interleave(times, dim=0),
-            self.next_position.repeat_interleave(times, dim=0),
-            copied_layers(self.cache, times),
+            torch.cat([self.logits, other.logits]),
+            torch.cat([self.lengths, other.lengths]),
+            _cache(
+                [
+                    (_ending_together(a.keys, b.keys), _ending_together(a.values, b.values))
+                    for a, b in zip(mine, others, strict=True)
+                ]
+            ),
         )
+
+
+def _cache(layers: Sequence[tuple[Tensor, Tensor]]) -> Any:
+    """A cache that holds keys and values [B, heads, length, size] of each layer, or is empty.
+
+    Every layer keeps all positions, those of a sliding window too: `max_positions` is within the window.
+    """
+    from transformers import DynamicCache
+
+    return DynamicCache(layers or None)
+
+
+def _align(cache: Any, lengths: Tensor) -> None:
+    """Move the rows of a right-padded cache to its end. `lengths` [B]."""
+    total = cache.get_seq_length()
+    source = torch.arange(total, device=lengths.device) - (total - lengths)[:, None]
+    index = source.clamp(min=0)[:, None, :, None]
+    for layer in cache.layers:
+        layer.keys = layer.keys.gather(2, index.expand_as(layer.keys))
+        layer.values = layer.values.gather(2, index.expand_as(layer.values))
+
+
+def _ending_together(*parts: Tensor) -> Tensor:
+    """Keys or values of two batches as one, the shorter rows filled up with zeros before their beginning."""
+    longest = max(part.shape[2] for part in parts)
+    return torch.cat([pad(part, (0, 0, longest - part.shape[2], 0)) for part in parts])

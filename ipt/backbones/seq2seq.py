@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ipt.backbones.batching import right_padded
 from ipt.backbones.protocol import BackboneIdentity, Family, TokenIds
-from ipt.backbones.text import Decoding, PromptedTextBackbone, copied_layers
+from ipt.backbones.text import Decoding, PromptedTextBackbone, picked_layers
 from ipt.errors import BackboneError
 
 # What T5 was trained on; its relative positions set no limit, and some of its tokenizers name none.
@@ -89,7 +89,14 @@ class Seq2SeqBackbone(PromptedTextBackbone):
         logits: Tensor = answer.logits
         return logits[:, len(self.start_tokens) - 1 :]
 
-    def _begin(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
+    def read_prompts(self, prompts: Tensor) -> Tensor:
+        """The prompts themselves, [J, P, H]: the encoder reads a prompt and its input as one."""
+        return prompts.to(self.dtype)
+
+    def begin_behind(self, inputs: Sequence[TokenIds], read: Tensor) -> Decoding:
+        return self.begin(inputs, read)
+
+    def begin(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
         states, mask = self._encode(inputs, prompts)
         answer = self.model(
             encoder_outputs=(states,),
@@ -121,17 +128,20 @@ class _Seq2SeqDecoding:
         self.logits = logits[:, -1]
         return logits
 
-    def repeated(self, times: int) -> Self:
+    def rows(self, wanted: Tensor) -> Self:
         from transformers import EncoderDecoderCache
 
         return type(self)(
             self.model,
-            self.logits.repeat_interleave(times, dim=0),
-            self.states.repeat_interleave(times, dim=0),
-            None if self.mask is None else self.mask.repeat_interleave(times, dim=0),
-            # The encoder's keys and values are copied, not computed again for each label.
+            self.logits[wanted],
+            self.states[wanted],
+            None if self.mask is None else self.mask[wanted],
+            # The encoder's keys and values are copied, not computed again for each row.
             EncoderDecoderCache(
-                copied_layers(self.cache.self_attention_cache, times),
-                copied_layers(self.cache.cross_attention_cache, times),
+                picked_layers(self.cache.self_attention_cache, wanted),
+                picked_layers(self.cache.cross_attention_cache, wanted),
             ),
         )
+
+    def joined(self, other: Self) -> Self | None:  # noqa: ARG002 - BART counts its positions from the cache's length
+        return None

@@ -31,12 +31,15 @@ class Decoding(Protocol):
     def extend(self, tokens: Tensor) -> Tensor:
         """Read `tokens` [B, L]; the logits after each of them, [B, L, V]. Advances the state."""
 
-    def repeated(self, times: int) -> Self:
-        """A copy in which each row stands `times` times in a row; the original stays as it is."""
+    def rows(self, wanted: Tensor) -> Self:
+        """A copy of the rows with these numbers, in this order and as often; the original stays as it is."""
+
+    def joined(self, other: Self) -> Self | None:
+        """These rows and then the other's, to go on together; None where rows must have begun together."""
 
 
 class PromptedTextBackbone(TextBackbone):
-    """A frozen text backbone; a family adds how a row is read, whole (`_target_logits`) or step by step (`_begin`)."""
+    """A frozen text backbone; a family adds how a row is read, whole (`_target_logits`) or step by step (`begin`)."""
 
     max_target_tokens: int
 
@@ -57,8 +60,16 @@ class PromptedTextBackbone(TextBackbone):
         """Logits [B, L, V] for each token of right-padded `targets` [B, L], given the tokens before it."""
 
     @abstractmethod
-    def _begin(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
-        """Read prompt and input of each row once, keeping keys and values."""
+    def begin(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
+        """Read prompt and input of each row once, keeping keys and values; the rows must fit, as `fitted` ones do."""
+
+    @abstractmethod
+    def read_prompts(self, prompts: Tensor) -> Tensor:
+        """What `begin_behind` needs of prompts [J, P, H], for as often as they are used: [J, …]."""
+
+    @abstractmethod
+    def begin_behind(self, inputs: Sequence[TokenIds], read: Tensor) -> Decoding:
+        """The same as `begin`, given what `read_prompts` made of each row's prompt: [B, …]."""
 
     @abstractmethod
     def _shorten(self, row: TokenIds, room: int) -> TokenIds:
@@ -67,6 +78,26 @@ class PromptedTextBackbone(TextBackbone):
     @abstractmethod
     def _room(self, prompt_length: int, target_length: int) -> int:
         """Input tokens that fit beside a prompt and a target of these lengths."""
+
+    def decode(self, tokens: TokenIds) -> str:
+        """The text of written tokens as it is, white space included, without special tokens."""
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def fitted(self, row: TokenIds, prompt_length: int, target_length: int) -> TokenIds:
+        """The row, shortened as `tokenize` shortens it where it does not fit beside prompt and target.
+
+        Raises:
+            BackboneError: these alone leave no room.
+        """
+        room = self._room(prompt_length, target_length)
+        if room < 1:
+            raise BackboneError(
+                f"a soft prompt of {prompt_length} and a target of {target_length} positions leave no room for text: "
+                f"the model attends to {self.max_positions} positions",
+                param="prompts",
+            )
+        return row if len(row) <= room else self._shorten(row, room)
 
     def target_log_likelihood(
         self, inputs: Sequence[TokenIds], targets: Sequence[TokenIds], prompts: Tensor | None
@@ -121,7 +152,7 @@ class PromptedTextBackbone(TextBackbone):
         lengths = torch.tensor([len(label) for label in labels], device=self.device)
 
         def scores(bucket: list[int], own: Tensor | None) -> Tensor:
-            return self._label_sums(self._begin([rows[row] for row in bucket], own), labels) / lengths
+            return self._label_sums(self.begin([rows[row] for row in bucket], own), labels) / lengths
 
         prompt_length = 0 if prompts is None else prompts.shape[1]
         return forward_in_buckets([prompt_length + len(row) for row in rows], prompts, self.device, scores)
@@ -142,7 +173,8 @@ class PromptedTextBackbone(TextBackbone):
             if wanted.shape[1] == 0:
                 sums.append(torch.zeros(rows, len(group), device=device))
                 continue
-            logits = decoding.repeated(len(group)).extend(read.to(device).repeat(rows, 1))
+            repeated = decoding.rows(torch.arange(rows, device=device).repeat_interleave(len(group)))
+            logits = repeated.extend(read.to(device).repeat(rows, 1))
             wanted = wanted.to(device).repeat(rows, 1)
             losses = cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="none")
             sums.append(-losses.view(rows, len(group), -1).sum(dim=2))
@@ -161,12 +193,12 @@ class PromptedTextBackbone(TextBackbone):
                 answers = self._greedy([rows[row] for row in bucket], own, max_new_tokens, use_cache)
                 for row, answer in zip(bucket, answers, strict=True):
                     written[row] = answer
-        return [self.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in written]
+        return [self.decode(answer).strip() for answer in written]
 
     def _greedy(
         self, rows: list[TokenIds], prompts: Tensor | None, max_new_tokens: int, use_cache: bool
     ) -> list[TokenIds]:
-        decoding = self._begin(rows, prompts) if use_cache else None
+        decoding = self.begin(rows, prompts) if use_cache else None
         written: list[TokenIds] = [[] for _ in rows]
         open_rows = set(range(len(rows)))
         for step in range(max_new_tokens):
@@ -199,17 +231,10 @@ class PromptedTextBackbone(TextBackbone):
         table: Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
         prompts = checked_prompts(prompts, len(inputs), self.hidden_size, table)
         prompt_length = 0 if prompts is None else prompts.shape[1]
-        room = self._room(prompt_length, target_length)
-        if room < 1:
-            raise BackboneError(
-                f"a soft prompt of {prompt_length} and a target of {target_length} positions leave no room for text: "
-                f"the model attends to {self.max_positions} positions",
-                param="prompts",
-            )
         for position, row in enumerate(inputs):
             if not row:
                 raise BackboneError(f"row {position} has no tokens", param=f"inputs[{position}]")
-        return [row if len(row) <= room else self._shorten(row, room) for row in inputs], prompts
+        return [self.fitted(row, prompt_length, target_length) for row in inputs], prompts
 
     def _check_targets(self, targets: Sequence[TokenIds], param: str) -> None:
         for position, target in enumerate(targets):
@@ -220,15 +245,15 @@ class PromptedTextBackbone(TextBackbone):
                 )
 
 
-def copied_layers(cache: Any, times: int) -> Any:
-    """The key-value cache with each row `times` times in a row; the original stays as it is.
+def picked_layers(cache: Any, rows: Tensor) -> Any:
+    """The key-value cache of these rows; the original stays as it is.
 
     A deep copy would refuse tensors that carry gradients. A shallow one is enough: a layer replaces its tensors when
     it grows, it never writes into them.
     """
     twin = copy.copy(cache)
     twin.layers = [copy.copy(layer) for layer in cache.layers]
-    twin.batch_repeat_interleave(times)
+    twin.batch_select_indices(rows)
     return twin
 
 

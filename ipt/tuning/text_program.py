@@ -1,9 +1,9 @@
 """Tuning a task on a backbone that writes text: the cross-entropy of each example's output after its input.
 
 Both kinds of task are tuned alike, with label smoothing as in the reference of arXiv 2110.07867. They differ in how
-they are measured: a text by exact match with the greedy answer, a label by being the likeliest of all labels.
-Validation compares likelihoods, not scores: a few held-back rows give an exact match of zero for long stretches in
-which the loss falls.
+they are measured: a text by how near the greedy answer is to it (exact match first), a label by being the likeliest of
+all labels. Validation compares likelihoods, not scores: a few held-back rows give an exact match of zero for long
+stretches in which the loss falls.
 
 Letters: L lanes, B rows, C labels, D intrinsic dimension.
 """
@@ -26,6 +26,7 @@ from ipt.tuning.job import AdaptedTask, TuningJob
 from ipt.tuning.program import Program, Steps
 from ipt.tuning.quality import quality_warnings
 from ipt.tuning.state import TuningState
+from ipt.tuning.text_scores import TEXT_SCORES, mean_scores
 from ipt.tuning.work import NO_PROMPT, Descend, Forward, Generate, Result, ScoreLabels, Work
 
 VALIDATION_ROWS = 128
@@ -97,38 +98,41 @@ class TextProgram(Program):
         tuned = yield from self._score(vector)
         zero = yield from self._score(torch.zeros_like(vector))
         without_prompt = yield from self._score(None)
+        metric = "accuracy" if self.job.kind == "classification" else "exact_match"
         metrics: dict[str, float | int | str | None] = {
-            "score_metric": "accuracy" if self.job.kind == "classification" else "exact_match",
+            "score_metric": metric,
             "score_source": "held_back" if self.measured else "none",
-            "score": tuned,
-            "zero_vector_score": zero,
-            "baseline_score": without_prompt,
+            "score": tuned.get(metric),
+            "zero_vector_score": zero.get(metric),
+            "baseline_score": without_prompt.get(metric),
             "baseline": "the backbone without a prompt",
             "held_back": len(self.measured),
             "loss": loss,
             "steps_run": 0 if self.state is None else self.state.lanes.step,
             "seconds": round(time.monotonic() - self.started, 3),
         }
+        if self.job.kind == "text2text":
+            for of, scores in (("", tuned), ("zero_vector_", zero), ("baseline_", without_prompt)):
+                metrics |= {f"{of}{name}": scores.get(name) for name in TEXT_SCORES}
         final = vector.detach().cpu().numpy().astype(np.float32)
-        warnings = quality_warnings(tuned, zero, without_prompt, len(self.measured))
+        warnings = quality_warnings(tuned.get(metric), zero.get(metric), without_prompt.get(metric), len(self.measured))
         return AdaptedTask(final, self.subspace.id, self.job.kind, self.labels, None, metrics, warnings)
 
-    def _score(self, vector: Tensor | None) -> Generator[Work, Result, float | None]:
-        """The share of held-back rows that are answered right; none without such rows."""
+    def _score(self, vector: Tensor | None) -> Generator[Work, Result, dict[str, float]]:
+        """How well the held-back rows are answered, by name of the measure; nothing without such rows."""
         if not self.measured:
-            return None
+            return {}
         if self.job.kind == "classification":
             scores = yield from self._label_scores(vector)
-            return (scores.argmax(dim=1) == self._classes()).float().mean().item()
+            return {"accuracy": (scores.argmax(dim=1) == self._classes()).float().mean().item()}
         # An answer that is right has ended by then.
         longest = max(len(self.targets[row]) for row in self.chosen_by_rows)
-        right = 0
+        answers: list[str] = []
         for unit in self._units(self.chosen_by_rows, extra=longest):
-            answers = yield Generate(*self._behind(vector, len(unit)), self._inputs(unit), max_new_tokens=longest)
-            assert isinstance(answers, list)
-            wanted = [self.examples[row].output for row in unit]
-            right += sum(_bare(a) == _bare(w) for a, w in zip(answers, wanted, strict=True))
-        return right / len(self.measured)
+            written = yield Generate(*self._behind(vector, len(unit)), self._inputs(unit), max_new_tokens=longest)
+            assert isinstance(written, list)
+            answers += written
+        return mean_scores(answers, [self.examples[row].output for row in self.chosen_by_rows])
 
     def _label_scores(self, vector: Tensor | None) -> Generator[Work, Result, Tensor]:
         """[B, C] on the CPU, of the rows to choose by."""
@@ -185,7 +189,3 @@ def _check_distinct(labels: Sequence[str], label_ids: Sequence[TokenIds]) -> Non
                 f"the labels {other[:50]!r} and {label[:50]!r} are the same tokens to this backbone: rename one",
                 param="examples",
             )
-
-
-def _bare(text: str) -> str:
-    return " ".join(text.split())

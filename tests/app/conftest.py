@@ -136,31 +136,32 @@ def tiny_core(tiny_settings: dict[str, Any]) -> tuple[ipt.Backbone, ipt.Subspace
     return backbone, ipt.load_subspace(tiny_settings["subspace"], backbone)
 
 
+def work_off_queue(engine: Engine, backbone: ipt.Backbone, subspace: ipt.Subspace) -> list[str]:
+    """Tune all that is queued in a database, in this thread; the ids of the adaptations."""
+    done = []
+    with transaction(engine) as session:
+        for job in lifecycle.claim(
+            session, subspace_id=subspace.id, worker_id="test", lease_seconds=60, room=1000, running=0
+        ):
+            tuned = ipt.adapt(
+                backbone,
+                subspace,
+                [ipt.Example(**example) for example in job.examples],
+                kind=job.kind,
+                hyperparameters=ipt.Hyperparameters(**job.hyperparameters),
+            )
+            result = lifecycle.Tuned(
+                tuned.vector, tuned.readout, tuned.labels, tuned.kind, tuned.metrics, tuned.warnings
+            )
+            assert lifecycle.succeed(session, job.lease, result)
+            done.append(job.lease.adaptation_id)
+    return done
+
+
 @pytest.fixture
 def work_off(service_engine: Engine, tiny_core: tuple[ipt.Backbone, ipt.Subspace]) -> WorkOff:
     """Do what a worker does with all that is queued, in this thread; returns the ids of the adaptations."""
-    backbone, subspace = tiny_core
-
-    def work_off() -> list[str]:
-        done = []
-        with transaction(service_engine) as session:
-            for job in lifecycle.claim(
-                session, subspace_id=subspace.id, worker_id="test", lease_seconds=60, room=1000, running=0
-            ):
-                tuned = ipt.adapt(
-                    backbone,
-                    subspace,
-                    [ipt.Example(**example) for example in job.examples],
-                    hyperparameters=ipt.Hyperparameters(**job.hyperparameters),
-                )
-                result = lifecycle.Tuned(
-                    tuned.vector, tuned.readout, tuned.labels, tuned.kind, tuned.metrics, tuned.warnings
-                )
-                assert lifecycle.succeed(session, job.lease, result)
-                done.append(job.lease.adaptation_id)
-        return done
-
-    return work_off
+    return lambda: work_off_queue(service_engine, *tiny_core)
 
 
 def adaptation_body(**changes: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ allow-x00 = false  # refused in every text; the document does not repeat it for 
 [dictionaries]
 tasks = {{ values = ["{tuned[task_id]}", "{queued[task_id]}"] }}
 adaptations = {{ values = ["{tuned[id]}", "{queued[id]}"] }}
-versions = {{ values = [1, 2] }}
+numbers = {{ values = [1, 2] }}
 answers = {{ values = ["application/json", "text/event-stream"] }}
 
 [parameters]
@@ -37,7 +37,12 @@ answers = {{ values = ["application/json", "text/event-stream"] }}
 "body.task_id" = {{ dictionary = "tasks", probability = 0.9 }}
 "body.requests[*].task_id" = {{ dictionary = "tasks", probability = 0.9 }}
 "path.adaptation_id" = {{ dictionary = "adaptations", probability = 0.9 }}
-"body.version" = {{ dictionary = "versions" }}  # JSON Schema takes 1.0 for a whole number, the service does not
+# JSON Schema takes 1.0 for a whole number, the service does not.
+"body.version" = {{ dictionary = "numbers" }}
+"body.max_new_tokens" = {{ dictionary = "numbers" }}
+"body.top_k" = {{ dictionary = "numbers" }}
+"body.seed" = {{ dictionary = "numbers" }}
+"body.num_beams" = {{ dictionary = "numbers" }}
 "header.accept" = {{ dictionary = "answers" }}
 
 # The tasks that the others need stay.

@@ -138,6 +138,10 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
             Attempt(f"{task}/predict", options={"json": inputs}),
             Attempt(f"{task}/predict", options={"json": inputs | {"version": 1}}),
         ],
+        ("post", "/v1/tasks/{task_id}/generate"): [
+            Attempt(f"{task}/generate", options={"json": {"input": "hello"} | changes})
+            for changes in ({}, {"version": 1}, {"stream": True})
+        ],
         ("post", "/v1/predict"): [
             Attempt("/v1/predict", options={"json": {"requests": requests}})
             for requests in ([theirs], [mine, theirs], [theirs, mine])

@@ -15,6 +15,7 @@ from ipt.backbones.text import PromptedTextBackbone
 from ipt.subspace.modules import SubspaceDecoder
 from ipt.tuning.optimizer import CLIP_NORM, scheduled
 from ipt.tuning.text_program import TextProgram
+from ipt.tuning.text_scores import mean_scores
 from tests.ipt.conftest import sentiment, topics
 from tests.tiny import build_tiny_causal, build_tiny_seq2seq
 
@@ -165,6 +166,24 @@ def test_scores_stand_beside_those_of_the_zero_vector_and_of_no_prompt(engine: i
         assert metrics["held_back"] == 3
         for name in ("score", "zero_vector_score", "baseline_score"):
             assert isinstance(metrics[name], float)
+        for of in ("", "zero_vector_", "baseline_"):
+            assert (f"{of}rouge_l" in metrics) == (kind == "text2text")
+        if kind == "text2text":
+            assert metrics["exact_match"] == metrics["score"]
+
+
+def test_how_near_texts_are_is_measured_on_the_held_back_ones(
+    engine: ipt.TuningEngine, backbone: PromptedTextBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = job("job", PAIRS, "text2text", steps=1)
+    program = TextProgram(asked, engine.subspace, backbone)
+    wanted = [program.examples[row].output for row in program.chosen_by_rows]
+    answers = ["music please", *["nothing of this"] * (len(wanted) - 1)]
+    monkeypatch.setattr(backbone, "generate", lambda rows, *_, **__: answers[: len(rows)])
+    metrics = run(engine, [asked])["job"].metrics
+    for name, value in mean_scores(answers, wanted).items():
+        assert metrics[name] == metrics[f"baseline_{name}"] == pytest.approx(value)
+    assert metrics["token_f1"] > 0  # type: ignore[operator]
 
 
 def test_without_enough_to_hold_back_there_is_no_score_but_a_warning(engine: ipt.TuningEngine) -> None:

@@ -1,0 +1,119 @@
+"""The thread that writes: it takes texts of all callers into one engine, and hands out what comes of them."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import ipt
+from app.errors import BusyError, UnavailableError
+from app.generations import metrics
+from ipt.errors import IptError
+
+log = logging.getLogger(__name__)
+
+Sink = Callable[[ipt.GenerationEvent], None]
+"""Called in the writer's thread; must not wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    request: ipt.GenerationRequest
+    sink: Sink
+
+
+class Writer:
+    """A thread around an engine; other threads bring texts and take them back.
+
+    Rows beyond those of a batch wait, at most `queue_rows` of them; who comes then is turned away.
+    """
+
+    def __init__(self, engine: ipt.GenerationEngine, *, batch_rows: int, queue_rows: int) -> None:
+        self._engine = engine
+        self._most_rows = batch_rows + queue_rows
+        self._coming: list[_Coming] = []
+        self._cancelled: list[str] = []
+        self._sinks: dict[str, tuple[Sink, int]] = {}
+        """Where each open text goes, and how many rows it takes. The writer's thread alone touches it."""
+        self._open_rows = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="generations", daemon=True)
+        self._thread.start()
+
+    def submit(self, texts: Sequence[tuple[ipt.GenerationRequest, Sink]]) -> None:
+        """Queue the texts of one caller; each sink is called until its text is finished.
+
+        Raises:
+            IptError: parameters that this backbone cannot follow.
+            BusyError: the queue is full.
+            UnavailableError: the service is stopping.
+        """
+        for request, _ in texts:
+            self._engine.check(request.parameters)
+        rows = sum(request.parameters.num_beams for request, _ in texts)
+        with self._changed:
+            if self._closed:
+                raise stopping()
+            # One request is let in whatever its size, or else a small queue would refuse a large one for ever.
+            if self._open_rows and self._open_rows + rows > self._most_rows:
+                raise BusyError("too many texts are waiting to be written", code="generation_queue_full", retry_after=1)
+            self._open_rows += rows
+            self._coming += [_Coming(request, sink) for request, sink in texts]
+            self._changed.notify()
+
+    def cancel(self, request_ids: Sequence[str]) -> None:
+        """Let these texts leave the batch; those that have ended stay as they are."""
+        with self._changed:
+            self._cancelled += request_ids
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread; whoever waits for a text has been told that the service is stopping."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._coming or self._cancelled or self._closed or not self._engine.idle)
+                if self._closed:
+                    return
+                coming, self._coming = self._coming, []
+                cancelled, self._cancelled = self._cancelled, []
+            for one in coming:
+                self._add(one)
+            for request_id in cancelled:
+                self._engine.cancel(request_id)
+            if not self._engine.idle:
+                self._step()
+
+    def _add(self, one: _Coming) -> None:
+        request = one.request
+        self._sinks[request.request_id] = (one.sink, request.parameters.num_beams)
+        try:
+            self._engine.add(request)
+        except IptError as error:
+            self._hand_out([ipt.TextFinished(request.request_id, "failed", "", 0, 0, False, error)])
+
+    def _step(self) -> None:
+        prompts = self._engine.prompts
+        hits, misses = prompts.hits, prompts.misses
+        events = self._engine.step()
+        metrics.stepped(self._engine, self._engine.running_rows, prompts.hits - hits, prompts.misses - misses)
+        self._hand_out(events)
+
+    def _hand_out(self, events: Sequence[ipt.GenerationEvent]) -> None:
+        finished = [event for event in events if isinstance(event, ipt.TextFinished)]
+        metrics.ended(finished)
+        for event in events:
+            self._sinks[event.request_id][0](event)
+        with self._changed:
+            self._open_rows -= sum(self._sinks.pop(event.request_id)[1] for event in finished)
+
+
+def stopping() -> UnavailableError:
+    """What callers are told at the end."""
+    return UnavailableError("the service is stopping", code="stopping", retry_after=5)

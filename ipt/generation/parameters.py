@@ -1,0 +1,55 @@
+"""How text is to be written: how long, how freely, and where it ends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ipt.errors import IptError
+
+MOST_BEAMS = 16
+MOST_STOP_STRINGS = 4
+LONGEST_STOP_STRING = 128
+
+
+@dataclass(frozen=True)
+class GenerationParameters:
+    """Settings of one text, with the meaning that they have in transformers.
+
+    `temperature` 0 takes the likeliest token each time. Otherwise a token is drawn, from the `top_k` likeliest ones and
+    the fewest that have the probability `top_p` together; the same `seed` draws the same text, whoever shares the
+    batch. With several `num_beams` the text is searched for instead, and known at its end only. The text ends before
+    the first of the `stop` strings.
+
+    Raises:
+        IptError: a value that is out of range, or values that do not go together.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    seed: int | None = None
+    num_beams: int = 1
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(self.max_new_tokens >= 1, "max_new_tokens", "must be at least 1")
+        _check(math.isfinite(self.temperature) and 0 <= self.temperature <= 100, "temperature", "must be 0 to 100")
+        _check(0 < self.top_p <= 1, "top_p", "must be above 0 and at most 1")
+        _check(self.top_k is None or self.top_k >= 1, "top_k", "must be at least 1")
+        _check(self.seed is None or self.seed >= 0, "seed", "must be at least 0")
+        _check(1 <= self.num_beams <= MOST_BEAMS, "num_beams", f"must be 1 to {MOST_BEAMS}")
+        _check(self.num_beams == 1 or self.temperature == 0, "num_beams", "must be 1 where temperature is above 0")
+        _check(len(self.stop) <= MOST_STOP_STRINGS, "stop", f"must hold at most {MOST_STOP_STRINGS} strings")
+        for number, text in enumerate(self.stop):
+            _check(
+                0 < len(text) <= LONGEST_STOP_STRING,
+                f"stop[{number}]",
+                f"must have 1 to {LONGEST_STOP_STRING} characters, got {len(text)}",
+            )
+
+
+def _check(holds: bool, param: str, otherwise: str) -> None:
+    if not holds:
+        raise IptError(f"{param} {otherwise}", param=param)

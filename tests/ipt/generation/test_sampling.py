@@ -1,0 +1,54 @@
+"""What a token is drawn from is what transformers' own processors leave, with the probabilities that they give."""
+
+import pytest
+import torch
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from ipt.generation.parameters import GenerationParameters
+from ipt.generation.sampling import draw, next_tokens
+
+WAYS = [
+    GenerationParameters(temperature=1.0),
+    GenerationParameters(temperature=0.7, top_k=3),
+    GenerationParameters(temperature=1.5, top_p=0.6),
+    GenerationParameters(temperature=0.5, top_k=4, top_p=0.9),
+    GenerationParameters(temperature=1.0, top_k=100, top_p=0.01),
+]
+
+
+def test_each_row_is_drawn_from_what_transformers_leaves() -> None:
+    logits = 2 * torch.randn(1, 12, generator=torch.Generator().manual_seed(1))
+    draws = (torch.arange(2000).double() + 0.5) / 2000
+    together = next_tokens(
+        logits.repeat(2000 * len(WAYS), 1),
+        [way for _ in draws for way in WAYS],
+        draws.repeat_interleave(len(WAYS)).tolist(),
+    ).view(2000, len(WAYS))
+    for number, way in enumerate(WAYS):
+        left = TemperatureLogitsWarper(way.temperature)(None, logits)
+        if way.top_k:
+            left = TopKLogitsWarper(way.top_k)(None, left)
+        if way.top_p < 1:
+            left = TopPLogitsWarper(way.top_p)(None, left)
+        shares = torch.bincount(together[:, number], minlength=12) / 2000
+        torch.testing.assert_close(shares, left.softmax(dim=1)[0], atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("drawn", [0.0, 1 - 2**-53])
+def test_the_ends_of_the_range_draw_a_token_that_is_left(drawn: float) -> None:
+    logits = torch.tensor([[0.0, 5.0, 4.0, -torch.inf]])
+    [token] = next_tokens(logits, [GenerationParameters(temperature=1.0, top_k=2)], [drawn]).tolist()
+    assert token == (1 if drawn == 0.0 else 2)
+
+
+def test_without_a_temperature_the_likeliest_token_is_taken() -> None:
+    logits = torch.tensor([[0.0, 5.0, 4.0], [9.0, 5.0, 4.0]])
+    greedy = GenerationParameters(temperature=0.0)
+    assert next_tokens(logits, [greedy, greedy], [0.99, 0.99]).tolist() == [1, 0]
+
+
+def test_draws_are_even_and_of_seed_and_position_alone() -> None:
+    drawn = [draw(seed, position) for seed in range(20) for position in range(50)]
+    assert drawn == [draw(seed, position) for seed in range(20) for position in range(50)]
+    assert len(set(drawn)) == 1000
+    assert torch.tensor(drawn).histc(bins=10, min=0, max=1).min() > 60
