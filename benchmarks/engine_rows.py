@@ -46,10 +46,10 @@ def fused(measured: Measured, rounds: int) -> Figure:
     ratio = faster(in_turn({"ours": ours, "peers": peers}, rounds, device), "ours", "peers")
     wanted = 1.0 if device.type == "cpu" else 8.0 if measured.name == "MiniLM" else 4.0
     how = (
-        f"{JOBS} jobs of {ROWS} tickets each ({PER_LABEL} a label), {steps} gradient steps of all {ROWS} rows, prompts of"
-        f" {measured.subspace.prompt_length} positions, {_dtype(measured)} on both sides. Ours: `TuningEngine.step` with"
-        " all jobs in it. PEFT: one job after another, rows tokenized and padded beforehand, no dropout. Steps alone on"
-        " both sides: neither validates, and no readout is fitted."
+        f"{JOBS} jobs of {ROWS} tickets each ({PER_LABEL} a label), {steps} gradient steps of all {ROWS} rows, prompts"
+        f" of {measured.subspace.prompt_length} positions, {_dtype(measured)} on both sides. Ours: `TuningEngine.step`"
+        " with all jobs in it. PEFT: one job after another, rows tokenized and padded beforehand, no dropout. Steps"
+        " alone on both sides: neither validates, and no readout is fitted."
     )
     return _figure(f"{JOBS} {measured.name} adaptations fused, against PEFT", ratio, wanted, how, rounds)
 
@@ -104,9 +104,9 @@ def prediction(measured: Measured, rounds: int) -> Figure:
     ways: dict[str, Callable[[], object]] = {"ours": lambda: predictor.predict(rows), "bare": limit}
     ratio = faster(in_turn(ways, rounds, backbone.device), "ours", "bare")
     how = (
-        f"`Predictor.predict`, from {BATCH} texts of {BATCH} tasks to their label scores. Each text is read twice, behind"
-        " its prompt and without one, for the readout sees both. The limit: the bare transformers model on the same"
-        " positions, both times, tokenized, in the same length buckets and on the device beforehand."
+        f"`Predictor.predict`, from {BATCH} texts of {BATCH} tasks to their label scores. Each text is read twice,"
+        " behind its prompt and without one, for the readout sees both. The limit: the bare transformers model on the"
+        " same positions, both times, tokenized, in the same length buckets and on the device beforehand."
     )
     return _figure("prediction, of its limit", ratio, 0.9, how, rounds)
 
@@ -136,8 +136,8 @@ def set_adapter(measured: Measured, rounds: int) -> Figure:
 
     ratio = faster(in_turn({"ours": ours, "peers": peers}, rounds, backbone.device), "ours", "peers")
     how = (
-        f"{REQUESTS} texts, each of a task of its own. Ours: `Predictor.predict`, {BATCH} at a time, each text read twice."
-        f" PEFT: {REQUESTS} prompt-tuning adapters of {measured.subspace.prompt_length} positions in one model,"
+        f"{REQUESTS} texts, each of a task of its own. Ours: `Predictor.predict`, {BATCH} at a time, each text read"
+        f" twice. PEFT: {REQUESTS} prompt-tuning adapters of {measured.subspace.prompt_length} positions in one model,"
         " `set_adapter` and a forward pass for each request, tokenized beforehand, read once."
     )
     wanted = 2.0 if backbone.device.type == "cpu" else 20.0
