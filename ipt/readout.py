@@ -53,7 +53,7 @@ class Embeddings:
     def features(self) -> Tensor:
         """Side by side, [B, 2H], of unit length again."""
         return torch.cat(
-            [self.prompted * math.sqrt(PROMPTED_SHARE), self.frozen * math.sqrt(1.0 - PROMPTED_SHARE)], dim=1
+            [self.prompted * math.sqrt(PROMPTED_SHARE), self.frozen * math.sqrt(1.0 - PROMPTED_SHARE)], dim=-1
         )
 
 

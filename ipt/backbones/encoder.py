@@ -134,10 +134,19 @@ class EncoderBackbone(Backbone):
 
         positions = torch.arange(longest)
         present = positions < lengths[:, None]
-        mask = None if bool(present.all()) else sent(present.long(), device)
-        hidden: Tensor = self.model(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
+        hidden: Tensor = self.model(inputs_embeds=embeds, attention_mask=self._mask(present)).last_hidden_state
         of_prompt = (positions > 0) & (positions <= prompt_length) & behind[:, None]
         return normalize(self._pool(hidden, present & ~of_prompt), dim=-1)
+
+    def _mask(self, present: Tensor) -> Tensor | None:
+        """What the model attends to, from the positions [B, T] that are no padding."""
+        if bool(present.all()):
+            return None
+        config: Any = self.model.config
+        if config._attn_implementation != "sdpa":  # noqa: SLF001 - no public name says it
+            return sent(present.long(), self.device)
+        # Made here, because transformers would ask the device whether there is padding at all, and wait for it.
+        return sent(present, self.device)[:, None, None].expand(-1, -1, present.shape[1], -1)
 
     def _pool(self, hidden: Tensor, text: Tensor) -> Tensor:
         """`hidden` [B, T, H] to [B, H], over the positions [B, T] that are `text`."""
