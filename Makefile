@@ -38,7 +38,7 @@ define make_venv
 	@test -x $(1)/bin/python || { echo "── making $(1) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(1); }
 endef
 
-.PHONY: help demo serve migrate test test-core chaos lint format audit bench bench-quality lock clean
+.PHONY: help demo serve migrate test test-core chaos lint format audit bench bench-engines bench-quality lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ audit: ## ask for known vulnerabilities of every version in constraints.txt; nee
 
 bench: $(READY) ## measure speed and memory; writes docs/benchmarks.md
 	@$(VENV)/bin/python -m benchmarks.service
+
+bench-engines: $(BENCH_READY) ## measure tuning and prediction beside PEFT and their limits; writes docs/benchmarks.md
+	@$(BENCH_VENV)/bin/python -m benchmarks.engines
 
 bench-quality: $(BENCH_READY) ## measure accuracy on the folder of tasks TASKS=…; writes docs/results.md
 	@test -n "$(TASKS)" || { echo "error: name a folder of tasks: make bench-quality TASKS=folder" >&2; exit 1; }

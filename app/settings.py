@@ -57,14 +57,17 @@ class Settings(BaseSettings):
 
     predict_wait_ms: float = Field(default=3, ge=0, description="how long the first row of a batch waits for company")
     predict_batch_rows: int = Field(default=128, ge=1)
-    predict_batch_chars: int = Field(
-        default=16_384, ge=1, description="characters that one batch reads, which bounds how long others wait for it"
+    predict_batch_tokens: int = Field(
+        default=4096, ge=1, description="tokens that one batch reads, which bounds how long others wait for it"
     )
     predict_queue_rows: int = Field(
         default=4096, ge=1, description="rows that may wait before callers are sent away with 429"
     )
     predict_cached_tasks: int = Field(
         default=4096, ge=1, description="task heads kept in memory, 1 kB and a readout each"
+    )
+    predict_prompt_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=0, description="memory for the soft prompts of the tasks asked last"
     )
 
     generate_batch_rows: int = Field(default=32, ge=1, description="rows that are written at a time; a beam is a row")

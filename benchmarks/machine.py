@@ -12,12 +12,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def provenance(command: str) -> str:
-    """One Markdown paragraph: command, commit, date, processor, versions."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+def provenance(command: str, *peers: str, accelerator: str | None = None) -> str:
+    """One Markdown paragraph: command, commit, date, processor, versions; `peers` are packages compared with."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", *peers))
+    device = "" if accelerator is None else f"{accelerator}, "
     return (
         f"Written by `{command}` at commit `{commit()}` on {datetime.now(UTC):%Y-%m-%d}; "
-        f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}."
+        f"{device}{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}."
     )
 
 

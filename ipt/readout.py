@@ -11,7 +11,8 @@ Letters: B rows, N examples, C classes, H hidden size, F features.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,8 @@ PROMPTED_SHARE = 0.5
 PENALTY = 1.0
 """Half of the sum of squared weights counts as much as the loss of this many examples."""
 MAX_ITERATIONS = 200
+WEIGHTS_AT_ONCE = 2**22
+"""Most weights of different readouts that are unpacked together."""
 LARGE_FIT = 4096
 """Examples times classes above which a fit is in single precision: four times as fast, and off by less than the eight
 bits a weight are (docs/decisions/0001)."""
@@ -50,7 +53,7 @@ class Embeddings:
     def features(self) -> Tensor:
         """Side by side, [B, 2H], of unit length again."""
         return torch.cat(
-            [self.prompted * math.sqrt(PROMPTED_SHARE), self.frozen * math.sqrt(1.0 - PROMPTED_SHARE)], dim=1
+            [self.prompted * math.sqrt(PROMPTED_SHARE), self.frozen * math.sqrt(1.0 - PROMPTED_SHARE)], dim=-1
         )
 
 
@@ -76,14 +79,11 @@ class Readout:
     weights: Tensor
     row_scale: Tensor
     bias: Tensor
-    _dense: Tensor = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_dense", self.weights.float() * self.row_scale[:, None])
 
     def logits(self, embeddings: Embeddings) -> Tensor:
         """[B, C]."""
-        return torch.cat([embeddings.prompted, embeddings.frozen], dim=1) @ self._dense.mT + self.bias
+        features = torch.cat([embeddings.prompted, embeddings.frozen], dim=1)
+        return (features @ self.weights.float().mT) * self.row_scale + self.bias
 
     def to_bytes(self) -> bytes:
         """Safetensors bytes, about C · 2H of them."""
@@ -111,6 +111,22 @@ class Readout:
         if not (torch.isfinite(row_scale).all() and torch.isfinite(bias).all()):
             raise CheckpointError("the readout holds values that are not finite")
         return cls(weights, row_scale.float(), bias.float())
+
+
+def logits_of_each(readouts: Sequence[Readout], embeddings: Embeddings) -> Tensor:
+    """[B, C]: each row's by a readout of its own; all of them have C classes."""
+    features = torch.cat([embeddings.prompted, embeddings.frozen], dim=1)
+    at_once = max(1, WEIGHTS_AT_ONCE // readouts[0].weights.numel())
+    parts = []
+    for start in range(0, len(readouts), at_once):
+        some = readouts[start : start + at_once]
+        weights = torch.stack([readout.weights for readout in some]).float()
+        products = (weights @ features[start : start + at_once, :, None])[:, :, 0]
+        parts.append(
+            products * torch.stack([readout.row_scale for readout in some])
+            + torch.stack([readout.bias for readout in some])
+        )
+    return torch.cat(parts)
 
 
 def fit_readout(

@@ -5,7 +5,7 @@ prediction for example i of a classifier that never saw example i is yᵢ − α
 query against all the others in one solve, differentiable with respect to the embeddings. Source of the identity:
 Rasmussen & Williams, "Gaussian Processes for Machine Learning", section 5.4.2.
 
-Letters: N examples, C classes, F features.
+Letters: N examples, C classes, F features. Everything may have a dimension in front, of independent problems.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def leave_one_out(kernel: Tensor, targets: Tensor, ridge: Tensor | float) -> Ten
     """For each example the scores of the classifier fitted on all the other examples: [N, C]. Differentiable.
 
     Args:
-        kernel: [N, N], positive semi-definite.
+        kernel: [N, N], positive semi-definite, so that with λ on its diagonal there is always an inverse.
         targets: [N, C].
         ridge: λ > 0.
     """
-    identity = torch.eye(kernel.shape[0], dtype=kernel.dtype, device=kernel.device)
-    inverse = torch.linalg.inv(kernel + ridge * identity)
-    scores: Tensor = targets - (inverse @ targets) / inverse.diagonal()[:, None]
+    identity = torch.eye(kernel.shape[-1], dtype=kernel.dtype, device=kernel.device)
+    inverse, _ = torch.linalg.inv_ex(kernel + ridge * identity)  # `inv` would wait for the device to see if it worked
+    scores: Tensor = targets - (inverse @ targets) / inverse.diagonal(dim1=-2, dim2=-1)[..., None]
     return scores

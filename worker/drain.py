@@ -20,6 +20,7 @@ from app.settings import Settings
 from app.subspaces import repository as subspaces
 from app.workers import repository as workers
 from ipt.errors import CheckpointError, IptError, SubspaceMismatchError
+from ipt.memory import is_out_of_memory
 from worker import failures, metrics
 from worker.backoff import Backoff
 from worker.batch import Batch, RunningJob
@@ -293,7 +294,7 @@ class Drainer:
         """
         jobs = self._batch.abandon()
         log.error("step_failed running=%d %s", len(jobs), where(error))
-        if failures.is_out_of_memory(error):
+        if is_out_of_memory(error):
             traceback.clear_frames(error.__traceback__)  # the frames hold the tensors that there was no room for
             torch.cuda.empty_cache()
             if len(jobs) > 1:

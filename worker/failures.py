@@ -4,6 +4,7 @@ import torch
 
 from app.adaptations.lifecycle import ErrorBody
 from ipt.errors import DatasetError, IptError
+from ipt.memory import is_out_of_memory
 
 INTERNAL: ErrorBody = {
     "message": "The adaptation stopped at an internal error each time it was tried.",
@@ -18,18 +19,10 @@ OUT_OF_MEMORY: ErrorBody = {
     "param": None,
     "code": "out_of_memory",
 }
-_CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
 
 
 class DeviceLostError(Exception):
     """The accelerator answers with errors alone from now on; only a new process gets it back."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether fewer jobs at a time may help."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _CPU_OUT_OF_MEMORY)
 
 
 def is_device_lost(error: BaseException) -> bool:

@@ -11,13 +11,9 @@ import ipt
 from app.errors import AppError, BusyError, UnavailableError
 from app.predictions import metrics
 
-Row = tuple[ipt.BoundTask, str]
+Row = tuple[ipt.BoundTask, list[int]]
+"""A task and the tokens of a text."""
 Predict = Callable[[Sequence[Row]], Sequence[ipt.Prediction]]
-
-_MOST_CHARS_READ = 2000
-"""About what 512 tokens hold, behind which models of this kind cut a text off."""
-_CHARS_OF_A_ROW = 64
-"""About a prompt of 16 positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +35,7 @@ class PredictionFailedError(AppError):
 @dataclass(slots=True, eq=False)
 class _Request:
     rows: Sequence[Row]
+    tokens: Sequence[int]
     future: "Future[Answer]"
     queued_at: float
     taken: int = 0
@@ -58,16 +55,16 @@ class _Part:
 class Batcher:
     """A thread and the queue in front of it; requests come in the order they came, and large ones take turns.
 
-    The first row waits at most `wait_seconds` for company; a batch has at most `batch_rows` rows, and as many as
-    `batch_chars` characters hold of what the model reads of them; more than `queue_rows` waiting rows are turned away.
-    A request that does not fit into one batch goes on behind those that have come meanwhile.
+    The first row waits at most `wait_seconds` for company; a batch has at most `batch_rows` rows and `batch_tokens`
+    tokens, prompts among them (a single row may have more); more than `queue_rows` waiting rows are turned away. A
+    request that does not fit into one batch goes on behind those that have come meanwhile.
     """
 
     def __init__(
-        self, predict: Predict, *, wait_seconds: float, batch_rows: int, batch_chars: int, queue_rows: int
+        self, predict: Predict, *, wait_seconds: float, batch_rows: int, batch_tokens: int, queue_rows: int
     ) -> None:
         self._predict = predict
-        self._batch_chars = batch_chars
+        self._batch_tokens = batch_tokens
         self._wait_seconds = wait_seconds
         self._batch_rows = batch_rows
         self._queue_rows = queue_rows
@@ -78,14 +75,18 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="predictions", daemon=True)
         self._thread.start()
 
-    def submit(self, rows: Sequence[Row]) -> "Future[Answer]":
+    def submit(self, rows: Sequence[Row], prompt_length: int) -> "Future[Answer]":
         """Queue one request's rows; cancelling the future takes those back that have not been batched.
+
+        Args:
+            rows: the request's.
+            prompt_length: tokens that each row costs besides those of its text.
 
         Raises:
             BusyError: the queue is full.
             UnavailableError: the service is stopping.
         """
-        request = _Request(rows, Future(), time.monotonic())
+        request = _Request(rows, [prompt_length + len(ids) for _, ids in rows], Future(), time.monotonic())
         with self._changed:
             if self._closed:
                 raise _stopping()
@@ -132,20 +133,20 @@ class Batcher:
     def _take(self) -> list[_Part]:
         """Rows from the front of the queue, up to a batch; none if all of them were for callers who have gone."""
         parts: list[_Part] = []
-        rows_left, chars_left = self._batch_rows, self._batch_chars
+        rows_left, tokens_left = self._batch_rows, self._batch_tokens
         if self._queue and self._queue[0].taken:  # it had its turn: now those that came meanwhile
             self._queue.rotate(-1)
         while self._queue:
             request = self._queue[0]
-            rest = request.rows[request.taken :]
+            rest, tokens = request.rows[request.taken :], request.tokens[request.taken :]
             gone = request.future.done()  # the caller has gone, or an earlier part failed
-            taken = len(rest) if gone else _fitting(rest, rows_left, chars_left, at_least=0 if parts else 1)
+            taken = len(rest) if gone else _fitting(tokens[:rows_left], tokens_left, at_least=0 if parts else 1)
             if not taken:
                 break
             if not gone:
                 parts.append(_Part(request, rest[:taken]))
                 rows_left -= taken
-                chars_left -= sum(_chars_read(row) for row in rest[:taken])
+                tokens_left -= sum(tokens[:taken])
                 request.started_at = request.started_at or time.monotonic()
             request.taken += taken
             self._waiting_rows -= taken
@@ -180,20 +181,14 @@ class Batcher:
                 _succeed(request)
 
 
-def _chars_read(row: Row) -> int:
-    """What a text costs: its characters, as far as a model reads them, and something for being a row."""
-    return min(len(row[1]), _MOST_CHARS_READ) + _CHARS_OF_A_ROW
-
-
-def _fitting(rows: Sequence[Row], most_rows: int, most_chars: int, *, at_least: int) -> int:
-    """How many rows from the first one on fit."""
-    number = chars = 0
-    for row in rows[:most_rows]:
-        chars += _chars_read(row)
-        if chars > most_chars and number >= at_least:
-            break
-        number += 1
-    return number
+def _fitting(tokens: Sequence[int], most: int, *, at_least: int) -> int:
+    """How many rows from the first one on fit, by the tokens of each."""
+    total = 0
+    for number, of_row in enumerate(tokens):
+        total += of_row
+        if total > most and number >= at_least:
+            return number
+    return len(tokens)
 
 
 def _succeed(request: _Request) -> None:

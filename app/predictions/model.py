@@ -67,7 +67,11 @@ class Model:
         """
         return self._loaded().bind(head)
 
-    def predict(self, rows: Sequence[tuple[ipt.BoundTask, str]]) -> Sequence[ipt.Prediction]:
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens that are read of each text, from any thread; raises as `subspace` does."""
+        return self._loaded().tokenize(texts)
+
+    def predict(self, rows: Sequence[tuple[ipt.BoundTask, list[int]]]) -> Sequence[ipt.Prediction]:
         """Predictions for rows of any tasks, in one batch; raises as `subspace` does."""
         return self._loaded().predict(rows)
 
@@ -91,7 +95,7 @@ class Model:
         try:
             backbone = ipt.load_backbone(settings.backbone, revision=settings.backbone_revision, device=settings.device)
             subspace = ipt.load_subspace(settings.subspace, backbone)
-            predictor = ipt.Predictor(backbone, subspace)
+            predictor = ipt.Predictor(backbone, subspace, prompt_bytes=settings.predict_prompt_bytes)
             self._on_loaded(subspace)
         except IptError as error:
             log.error("the model cannot be loaded: %s", error.message)

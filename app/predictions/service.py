@@ -14,7 +14,7 @@ from app.db.models import TaskVersion
 from app.db.session import transaction
 from app.errors import ConflictError, NotFoundError
 from app.predictions import repository
-from app.predictions.batcher import Answer, Batcher
+from app.predictions.batcher import Answer, Batcher, Row
 from app.predictions.bound_tasks import BoundTasks, TaskKey
 from app.predictions.model import Model
 from app.settings import Settings
@@ -45,7 +45,7 @@ class Predictions:
             model.predict,
             wait_seconds=settings.predict_wait_ms / 1000,
             batch_rows=settings.predict_batch_rows,
-            batch_chars=settings.predict_batch_chars,
+            batch_tokens=settings.predict_batch_tokens,
             queue_rows=settings.predict_queue_rows,
         )
 
@@ -67,13 +67,18 @@ class Predictions:
             ConflictError: a task that has not been tuned yet, or was tuned in another subspace than is loaded.
             BusyError, UnavailableError: not now.
         """
-        keys, tasks = await run_in_threadpool(self.resolve, tenant_id, questions)
-        rows = [(task, question.text) for task, question in zip(tasks, questions, strict=True)]
-        return keys, await asyncio.wrap_future(self._batcher.submit(rows))
+        keys, rows = await run_in_threadpool(self._prepare, tenant_id, questions)
+        answered = self._batcher.submit(rows, self._model.subspace.prompt_length)
+        return keys, await asyncio.wrap_future(answered)
 
     def close(self) -> None:
         """Stop answering."""
         self._batcher.close()
+
+    def _prepare(self, tenant_id: str, questions: Sequence[Question]) -> tuple[list[TaskKey], list[Row]]:
+        keys, tasks = self.resolve(tenant_id, questions)
+        ids = self._model.tokenize([question.text for question in questions])
+        return keys, list(zip(tasks, ids, strict=True))
 
     def resolve(self, tenant_id: str, questions: Sequence[Question]) -> tuple[list[TaskKey], list[ipt.BoundTask]]:
         """Each question's task; raises as `ask` does.

@@ -30,12 +30,17 @@ def forward_in_buckets(
     `forward` is given the rows of one bucket and their prompts `[rows, P, H]`, and answers `[rows, …]`.
     """
     buckets = buckets_for(lengths, device)
-    order = torch.tensor([row for bucket in buckets for row in bucket], device=device)
+    order = torch.tensor([row for bucket in buckets for row in bucket])
     picked: Sequence[Tensor | None] = [None] * len(buckets)
     if prompts is not None:
-        picked = torch.split(prompts[order], [len(bucket) for bucket in buckets])
+        picked = torch.split(prompts[sent(order, device)], [len(bucket) for bucket in buckets])
     results = [forward(bucket, own) for bucket, own in zip(buckets, picked, strict=True)]
-    return torch.cat(results)[torch.argsort(order)]
+    return torch.cat(results)[sent(torch.argsort(order), device)]
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor of the CPU on the device; to a GPU it travels from pinned memory, and nobody waits for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def length_buckets(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.functional import normalize
 
-from ipt.backbones.batching import forward_in_buckets, right_padded
+from ipt.backbones.batching import forward_in_buckets, right_padded, sent
 from ipt.backbones.protocol import Backbone, BackboneIdentity, Family, TokenIds
 from ipt.backbones.soft_prompts import checked_prompts
 from ipt.errors import BackboneError
@@ -117,7 +117,7 @@ class EncoderBackbone(Backbone):
         """`[B, H]` of rows that are forwarded as one padded batch."""
         device = self.device
         ids, text_lengths = right_padded(rows)
-        embeds = words(ids.to(device))
+        embeds = words(sent(ids, device))
         behind = torch.tensor(prompted)
         prompt_length = 0
         if prompts is not None and any(prompted):
@@ -127,23 +127,32 @@ class EncoderBackbone(Backbone):
                 embeds = with_prompts
             else:
                 without = F.pad(embeds, (0, 0, 0, prompt_length))
-                embeds = torch.where(behind.to(device)[:, None, None], with_prompts, without)
+                embeds = torch.where(sent(behind, device)[:, None, None], with_prompts, without)
         lengths = text_lengths + prompt_length * behind
         longest = int(lengths.max())
         embeds = embeds[:, :longest]
 
         positions = torch.arange(longest)
         present = positions < lengths[:, None]
-        mask = None if bool(present.all()) else present.to(device, torch.long)
-        hidden: Tensor = self.model(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
+        hidden: Tensor = self.model(inputs_embeds=embeds, attention_mask=self._mask(present)).last_hidden_state
         of_prompt = (positions > 0) & (positions <= prompt_length) & behind[:, None]
         return normalize(self._pool(hidden, present & ~of_prompt), dim=-1)
+
+    def _mask(self, present: Tensor) -> Tensor | None:
+        """What the model attends to, from the positions [B, T] that are no padding."""
+        if bool(present.all()):
+            return None
+        config: Any = self.model.config
+        if config._attn_implementation != "sdpa":  # noqa: SLF001 - no public name says it
+            return sent(present.long(), self.device)
+        # Made here, because transformers would ask the device whether there is padding at all, and wait for it.
+        return sent(present, self.device)[:, None, None].expand(-1, -1, present.shape[1], -1)
 
     def _pool(self, hidden: Tensor, text: Tensor) -> Tensor:
         """`hidden` [B, T, H] to [B, H], over the positions [B, T] that are `text`."""
         if self.pooling == "cls":
             return hidden[:, 0].float()
-        weights = (text / text.sum(dim=1, keepdim=True)).to(hidden.device)
+        weights = sent(text / text.sum(dim=1, keepdim=True), hidden.device)
         return (weights[:, None] @ hidden.float())[:, 0]
 
 

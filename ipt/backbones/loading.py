@@ -47,12 +47,14 @@ def load_backbone(
 ) -> Backbone:
     """The frozen backbone that `spec` names: ``"default"``, a local folder, or a hub id (`revision`: its commit).
 
-    Unless given, `device` is CUDA where there is one and else the CPU, and `dtype` is float32 on a CPU and the
-    checkpoint's own elsewhere. Only safetensors are read and no code that comes with a model is run. Raises
-    `BackboneError`, in one line that says what to do, when the files are missing, damaged, of another hash than
-    expected, or of a model type that is not supported.
+    Unless given, `device` is CUDA where there is one and else the CPU, and `dtype` is float32 on a CPU, bfloat16 on a
+    GPU that computes in it, and the checkpoint's own elsewhere. Only safetensors are read and no code that comes with a
+    model is run. Raises `BackboneError`, in one line that says what to do, when the files are missing, damaged, of
+    another hash than expected, or of a model type that is not supported.
     """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if dtype is None and target.type == "cuda" and torch.cuda.is_bf16_supported():
+        dtype = torch.bfloat16
     if spec == DEFAULT:
         if revision is not None:
             raise BackboneError("the default backbone has one revision: leave `revision` out", param="revision")

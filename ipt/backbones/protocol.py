@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class Backbone(ABC):
     family: ClassVar[Family]
 
     identity: BackboneIdentity
+    tokenizer: Any
     hidden_size: int
     max_positions: int
     """Most positions (prompt included) that the model can attend to in its input."""

@@ -24,13 +24,13 @@ from ipt.readout import CrossValidation, Embeddings, LinearClassifier, fit_linea
 from ipt.ridge import class_targets, gram, leave_one_out
 from ipt.subspace.store import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
+from ipt.tuning.losses import RidgeLoss
 from ipt.tuning.program import Program, Steps
 from ipt.tuning.quality import quality_warnings
 from ipt.tuning.state import TuningState
 from ipt.tuning.work import NO_PROMPT, Descend, Forward, Pause, Result, Work
 
 MAX_CLASSES_PER_STEP = 6
-LABEL_SMOOTHING = 0.05
 TUNING_TOKENS = 128
 """Longer texts are cut to this many tokens while tuning; prediction reads all that the backbone can."""
 READOUT_ROWS = 4096
@@ -129,18 +129,8 @@ class EncoderProgram(Program):
                 classes += [number] * len(drawn)
                 lanes += [lane] * len(drawn)
         lane_sizes = [len(list(group)) for _, group in groupby(lanes)]
-        frozen = torch.split(self.frozen[rows].to(self.device), lane_sizes)
-        numbers = torch.split(torch.tensor(classes, device=self.device), lane_sizes)
         num_classes = min(len(self.rows_of_class), MAX_CLASSES_PER_STEP)
-
-        def loss(prompted: Tensor) -> Tensor:
-            per_lane = []
-            for embedded, beside, wanted in zip(torch.split(prompted, lane_sizes), frozen, numbers, strict=True):
-                kernel = gram(Embeddings(embedded, beside).features())
-                scores = leave_one_out(kernel, class_targets(wanted, num_classes), self.ridge)
-                per_lane.append(F.cross_entropy(self.scale * scores, wanted, label_smoothing=LABEL_SMOOTHING))
-            return torch.stack(per_lane)
-
+        loss = RidgeLoss(lane_sizes, self.frozen[rows], torch.tensor(classes), num_classes, self.ridge, self.scale)
         return Descend(state.lanes, lanes, [self.token_ids[row] for row in rows], loss, learning_rate)
 
     def conclude(self, vector: Tensor) -> Generator[Work, Result, AdaptedTask]:

@@ -1,7 +1,8 @@
 """The tuning engine: advances any number of jobs together, one unit of work of each a step, in shared batches.
 
 Jobs join with `add` and leave with `finish` or `remove` between steps. All gradient work of a step is one forward and
-one backward pass over the rows of all jobs; so is all work without gradients. Long fits are done for one job a step, so
+one backward pass over the rows of all jobs (several, of whole jobs, where memory has no room for one); so is all work
+without gradients. Long fits are done for one job a step, so
 that no step takes the longer the more jobs there are. A job's numbers do not depend on its neighbours beyond float
 rounding.
 
@@ -16,10 +17,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ipt.backbones.batching import sent
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.protocol import Backbone, TextBackbone, TokenIds
 from ipt.errors import DatasetError, IptError
 from ipt.examples import check_examples
+from ipt.memory import positions_with_gradients
 from ipt.subspace.store import Subspace
 from ipt.tuning.encoder_program import EncoderProgram
 from ipt.tuning.job import AdaptedTask, Progress, TuningJob
@@ -44,6 +47,8 @@ class TuningEngine:
         subspace.check_backbone(backbone)
         self.backbone = backbone
         self.subspace = subspace
+        self._most_positions = positions_with_gradients(backbone)
+        self._copied: torch.cuda.Event | None = None
         self._running: dict[str, _Running] = {}
 
     @property
@@ -138,17 +143,46 @@ class TuningEngine:
         if pauses:
             self._resume(pauses[0], None)
 
-    def _descend(self, works: Sequence[Descend]) -> list[Tensor]:
-        """Loss and gradient of all lanes in one pass, then one optimizer step; the losses [L of the job] of each."""
-        vectors = torch.cat([work.state.vectors for work in works]).detach().requires_grad_(True)
-        outputs = self._outputs(works, self.subspace.decoder(vectors), LABEL_SMOOTHING)
-        losses = [
-            work.loss(part)
-            for work, part in zip(works, torch.split(outputs, [len(w.inputs) for w in works]), strict=True)
-        ]
-        (gradients,) = torch.autograd.grad(torch.cat(losses).sum(), vectors)
-        descend([work.state for work in works], gradients, [work.learning_rate for work in works])
-        return [loss.detach() for loss in losses]
+    def _descend(self, works: Sequence[Descend]) -> Sequence[Tensor]:
+        """Loss and gradient of all lanes, then one optimizer step; the losses [L of the job] of each, on the CPU.
+
+        On a GPU nothing in here waits for it.
+        """
+        losses, gradients = [], []
+        for group in self._passes(works):
+            vectors = torch.cat([work.state.vectors for work in group]).detach().requires_grad_(True)
+            outputs = self._outputs(group, self.subspace.decoder(vectors), LABEL_SMOOTHING)
+            of_lanes = type(group[0].loss).of_lanes([work.loss for work in group], outputs)
+            gradients += torch.autograd.grad(of_lanes.sum(), vectors)
+            losses.append(of_lanes.detach())
+        descend([work.state for work in works], torch.cat(gradients), [work.learning_rate for work in works])
+        return torch.split(self._to_host(torch.cat(losses)), [work.state.vectors.shape[0] for work in works])
+
+    def _passes(self, works: Sequence[Descend]) -> list[list[Descend]]:
+        """The works, as many at a time as the device has room for; a single one may be larger."""
+        passes: list[list[Descend]] = []
+        positions = 0
+        for work in works:
+            rows = sum(map(len, work.inputs)) + sum(map(len, work.targets or ()))
+            own = rows + self.subspace.prompt_length * len(work.inputs)
+            if passes and positions + own <= self._most_positions:
+                passes[-1].append(work)
+                positions += own
+            else:
+                passes.append([work])
+                positions = own
+        return passes
+
+    def _to_host(self, losses: Tensor) -> Tensor:
+        """A copy on the CPU; what a GPU has to fill in is there when the next copy is asked for."""
+        if losses.device.type != "cuda":
+            return losses
+        copied = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True).copy_(losses, non_blocking=True)
+        before, self._copied = self._copied, torch.cuda.Event()
+        self._copied.record()
+        if before is not None:
+            before.synchronize()  # the last step's end: this one has been sent, so that the device goes on
+        return copied
 
     @torch.no_grad()
     def _forward(self, works: Sequence[Forward]) -> list[Tensor]:
@@ -173,7 +207,7 @@ class TuningEngine:
             for work in works:
                 lanes += [offset + lane for lane in work.lanes]
                 offset += work.vectors.shape[0] if isinstance(work, Forward) else work.state.vectors.shape[0]
-            per_row = prompts[torch.tensor(lanes, device=prompts.device)]
+            per_row = prompts[sent(torch.tensor(lanes), prompts.device)]
         if isinstance(self.backbone, EncoderBackbone):
             return self.backbone.embed(inputs, per_row)
         assert isinstance(self.backbone, TextBackbone)

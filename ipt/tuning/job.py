@@ -61,7 +61,8 @@ class TuningJob:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a job stands after an engine step. `step` counts optimizer steps; `loss` is the newest step's."""
+    """Where a job stands after an engine step. `step` counts optimizer steps; `loss` is the newest step's (on a GPU,
+    that of the one before)."""
 
     job_id: str
     step: int

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ipt.backbones.batching import sent
 from ipt.tuning.work import LaneState
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -46,8 +47,8 @@ def descend(states: Sequence[LaneState], gradients: Tensor, learning_rates: Sequ
     )
     rates = per_lane[:, :1]
     corrected = rates * (1 - BETA2 ** per_lane[:, 1:]).sqrt() / (1 - BETA1 ** per_lane[:, 1:])
-    scale = corrected.to(gradients)
-    epsilon = (EPSILON * (1 - BETA2 ** per_lane[:, 1:]).sqrt()).to(gradients)
+    scale = sent(corrected.to(gradients.dtype), gradients.device)
+    epsilon = sent((EPSILON * (1 - BETA2 ** per_lane[:, 1:]).sqrt()).to(gradients.dtype), gradients.device)
 
     clipped = gradients * (CLIP_NORM / gradients.norm(dim=1, keepdim=True).clamp_min(CLIP_NORM))
     first = torch.cat([state.first_moments for state in states]).lerp_(clipped, 1 - BETA1)

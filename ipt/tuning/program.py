@@ -57,6 +57,7 @@ class Program(ABC):
         self.state: TuningState | None = None
         self.phase = "preparing"
         self.loss: float | None = None
+        self._newest_losses: Tensor | None = None
         self.result: AdaptedTask | None = None
         if checkpoint is not None and checkpoint != b"":
             shape = (job.hyperparameters.restarts, subspace.intrinsic_dim)
@@ -111,7 +112,13 @@ class Program(ABC):
             lane_losses = yield self.descend_on(state, rate)
             assert isinstance(lane_losses, Tensor)
             state.averages.lerp_(state.lanes.vectors, AVERAGING)
-            self.loss = float(lane_losses.mean())
+            self._note_losses(lane_losses)
+
+    def _note_losses(self, lane_losses: Tensor) -> None:
+        before, self._newest_losses = self._newest_losses, lane_losses
+        # A GPU is still at work on the newest ones, and is not waited for.
+        known = before if self.device.type == "cuda" else lane_losses
+        self.loss = None if known is None else float(known.mean())
 
     def _note_validation(self, state: TuningState, losses: Sequence[float]) -> None:
         improved = False

@@ -23,6 +23,7 @@ from ipt.errors import DatasetError
 from ipt.examples import Example, labels_of
 from ipt.subspace.store import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
+from ipt.tuning.losses import MeanLoss
 from ipt.tuning.program import Program, Steps
 from ipt.tuning.quality import quality_warnings
 from ipt.tuning.state import TuningState
@@ -80,15 +81,11 @@ class TextProgram(Program):
             lanes += [lane] * len(own)
             rows += own
             sizes.append(len(own))
-
-        def loss(row_losses: Tensor) -> Tensor:
-            return torch.stack([part.mean() for part in torch.split(row_losses, sizes)])
-
         return Descend(
             state.lanes,
             lanes,
             [self.inputs[row] for row in rows],
-            loss,
+            MeanLoss(sizes),
             learning_rate,
             targets=[self.targets[row] for row in rows],
         )

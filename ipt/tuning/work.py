@@ -6,12 +6,13 @@ vectors) whose prompt they stand behind, or `NO_PROMPT`. Letters: L lanes, B row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ipt.backbones.protocol import TokenIds
+from ipt.tuning.losses import Loss
 
 NO_PROMPT = -1
 LABEL_SMOOTHING = 0.1
@@ -35,13 +36,16 @@ class Forward:
 
 @dataclass
 class Descend:
-    """One gradient step of every lane. Result: the losses [L]; `state` is moved in place."""
+    """One gradient step of every lane; `state` is moved in place.
+
+    Result: the losses [L], on the CPU. A GPU fills them in later: they can be read once the next step's are there.
+    """
 
     state: LaneState
     lanes: Sequence[int]
     inputs: Sequence[TokenIds]
-    loss: Callable[[Tensor], Tensor]
-    """From what the backbone gives for the rows (see `Forward`) to the loss of each lane, [L], each of its own rows."""
+    loss: Loss
+    """Of what the backbone gives for the rows (see `Forward`); all works of one backbone have the same kind."""
     learning_rate: float
     targets: Sequence[TokenIds] | None = None
 

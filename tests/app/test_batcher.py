@@ -14,6 +14,10 @@ from app.predictions.batcher import Batcher, PredictionFailedError, Row
 Predict = Callable[[Sequence[Row]], Sequence[ipt.Prediction]]
 
 
+def written(ids: list[int]) -> str:
+    return "".join(map(chr, ids))
+
+
 class Recorder:
     """Answers each text with itself, keeps the batches it saw, fails on "bad", and stops at `gate` if it is closed."""
 
@@ -23,11 +27,11 @@ class Recorder:
         self.gate.set()
 
     def __call__(self, rows: Sequence[Row]) -> list[ipt.Prediction]:
-        self.batches.append([text for _, text in rows])
+        self.batches.append([written(ids) for _, ids in rows])
         self.gate.wait()
-        if any(text == "bad" for _, text in rows):
+        if "bad" in self.batches[-1]:
             raise RuntimeError("bad")
-        return [ipt.Prediction(text=text) for _, text in rows]
+        return [ipt.Prediction(text=text) for text in self.batches[-1]]
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def make(model: Recorder) -> Iterator[Callable[..., Batcher]]:
     def make(**changes: Any) -> Batcher:
         made.append(
             Batcher(
-                model, **({"wait_seconds": 0.2, "batch_rows": 8, "batch_chars": 10**6, "queue_rows": 100} | changes)
+                model, **({"wait_seconds": 0.2, "batch_rows": 8, "batch_tokens": 10**6, "queue_rows": 100} | changes)
             )
         )
         return made[-1]
@@ -54,7 +58,8 @@ def make(model: Recorder) -> Iterator[Callable[..., Batcher]]:
 
 
 def rows(*texts: str) -> list[Row]:
-    return [(cast("ipt.BoundTask", None), text) for text in texts]
+    """A token for each letter."""
+    return [(cast("ipt.BoundTask", None), [ord(letter) for letter in text]) for text in texts]
 
 
 def texts(future: Any) -> list[str]:
@@ -63,7 +68,7 @@ def texts(future: Any) -> list[str]:
 
 def test_requests_that_come_together_ride_together(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make()
-    futures = [batcher.submit(rows(f"a{n}", f"b{n}")) for n in range(3)]
+    futures = [batcher.submit(rows(f"a{n}", f"b{n}"), 16) for n in range(3)]
     assert [texts(future) for future in futures] == [["a0", "b0"], ["a1", "b1"], ["a2", "b2"]]
     assert model.batches == [["a0", "b0", "a1", "b1", "a2", "b2"]]
 
@@ -71,17 +76,17 @@ def test_requests_that_come_together_ride_together(make: Callable[..., Batcher],
 def test_a_full_batch_does_not_wait(make: Callable[..., Batcher]) -> None:
     batcher = make(wait_seconds=30)
     start = time.monotonic()
-    texts(batcher.submit(rows(*"12345678")))
+    texts(batcher.submit(rows(*"12345678"), 16))
     assert time.monotonic() - start < 10
 
 
 def test_what_came_while_the_model_was_busy_has_waited_already(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make(wait_seconds=1.5)
     model.gate.clear()
-    first = batcher.submit(rows("first"))
+    first = batcher.submit(rows("first"), 16)
     while not model.batches:
         time.sleep(0.001)
-    second = batcher.submit(rows("second"))
+    second = batcher.submit(rows("second"), 16)
     time.sleep(1.6)
     freed = time.monotonic()
     model.gate.set()
@@ -93,7 +98,7 @@ def test_a_large_request_is_answered_in_order_over_several_batches(
     make: Callable[..., Batcher], model: Recorder
 ) -> None:
     names = [str(n) for n in range(20)]
-    answer = make(wait_seconds=0).submit(rows(*names)).result(timeout=10)
+    answer = make(wait_seconds=0).submit(rows(*names), 16).result(timeout=10)
     assert [prediction.text for prediction in answer.predictions] == names
     assert [len(batch) for batch in model.batches] == [8, 8, 4]
     assert answer.queue_seconds >= 0
@@ -104,39 +109,40 @@ def test_a_large_request_lets_others_in_between_its_batches(make: Callable[..., 
     batcher = make(wait_seconds=0)
     model.gate.clear()
     names = [str(n) for n in range(40)]
-    large = batcher.submit(rows(*names))
+    large = batcher.submit(rows(*names), 16)
     while not model.batches:
         time.sleep(0.001)
-    small = [batcher.submit(rows(f"small {n}")) for n in range(2)]
+    small = [batcher.submit(rows(f"small {n}"), 16) for n in range(2)]
     model.gate.set()
     assert [texts(future) for future in (*small, large)] == [["small 0"], ["small 1"], names]
     assert model.batches[1][:2] == ["small 0", "small 1"]
 
 
-def test_long_texts_make_small_batches_and_are_counted_as_far_as_they_are_read(
-    make: Callable[..., Batcher], model: Recorder
-) -> None:
-    batcher = make(wait_seconds=0, batch_chars=3 * (2000 + 64))
-    endless = ["x" * 10_000 + str(n) for n in range(7)]
-    assert texts(batcher.submit(rows(*endless))) == endless
+def test_long_texts_make_small_batches_and_their_prompts_count(make: Callable[..., Batcher], model: Recorder) -> None:
+    batcher = make(wait_seconds=0, batch_tokens=3 * (100 + 16))
+    long = ["x" * 99 + str(n) for n in range(7)]
+    assert texts(batcher.submit(rows(*long), 16)) == long
     assert [len(batch) for batch in model.batches] == [3, 3, 1]
     model.batches.clear()
-    assert texts(make(wait_seconds=0, batch_chars=1).submit(rows("a", "b"))) == ["a", "b"]
+    assert texts(batcher.submit(rows(*long), 17)) == long
+    assert [len(batch) for batch in model.batches] == [2, 2, 2, 1]
+    model.batches.clear()
+    assert texts(make(wait_seconds=0, batch_tokens=1).submit(rows("a", "b"), 16)) == ["a", "b"]
     assert [len(batch) for batch in model.batches] == [1, 1]
 
 
 def test_a_bad_request_fails_alone(make: Callable[..., Batcher]) -> None:
     batcher = make()
-    before, bad, after = (batcher.submit(rows(*names)) for names in (["x", "y"], ["z", "bad"], ["w"]))
+    before, bad, after = (batcher.submit(rows(*names), 16) for names in (["x", "y"], ["z", "bad"], ["w"]))
     assert (texts(before), texts(after)) == (["x", "y"], ["w"])
     with pytest.raises(PredictionFailedError):
         bad.result(timeout=10)
-    assert texts(batcher.submit(rows("later"))) == ["later"]
+    assert texts(batcher.submit(rows("later"), 16)) == ["later"]
 
 
 def test_a_bad_part_fails_its_whole_request_and_nothing_after_it(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make(wait_seconds=0, batch_rows=2)
-    bad, after = batcher.submit(rows("bad", *"bcdefgh")), batcher.submit(rows("x"))
+    bad, after = batcher.submit(rows("bad", *"bcdefgh"), 16), batcher.submit(rows("x"), 16)
     with pytest.raises(PredictionFailedError):
         bad.result(timeout=10)
     assert texts(after) == ["x"]
@@ -146,25 +152,25 @@ def test_a_bad_part_fails_its_whole_request_and_nothing_after_it(make: Callable[
 def test_a_full_queue_sends_callers_away(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make(wait_seconds=0, batch_rows=1, queue_rows=3)
     model.gate.clear()
-    running = batcher.submit(rows("0"))
+    running = batcher.submit(rows("0"), 16)
     while not model.batches:
         time.sleep(0.001)
-    waiting = [batcher.submit(rows(str(n))) for n in range(1, 4)]
+    waiting = [batcher.submit(rows(str(n)), 16) for n in range(1, 4)]
     with pytest.raises(BusyError) as refused:
-        batcher.submit(rows("4"))
+        batcher.submit(rows("4"), 16)
     assert refused.value.retry_after
     model.gate.set()
     assert [texts(future) for future in [running, *waiting]] == [["0"], ["1"], ["2"], ["3"]]
-    assert texts(batcher.submit(rows(*"more than the queue takes"))) == list("more than the queue takes")
+    assert texts(batcher.submit(rows(*"more than the queue takes"), 16)) == list("more than the queue takes")
 
 
 def test_rows_of_callers_who_have_gone_are_not_computed(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make(wait_seconds=0, batch_rows=2)
     model.gate.clear()
-    batcher.submit(rows("0"))
+    batcher.submit(rows("0"), 16)
     while not model.batches:
         time.sleep(0.001)
-    gone, stays = batcher.submit(rows("a", "b")), batcher.submit(rows("c"))
+    gone, stays = batcher.submit(rows("a", "b"), 16), batcher.submit(rows("c"), 16)
     assert gone.cancel()
     model.gate.set()
     assert texts(stays) == ["c"]
@@ -174,10 +180,10 @@ def test_rows_of_callers_who_have_gone_are_not_computed(make: Callable[..., Batc
 def test_closing_answers_what_runs_and_turns_away_what_waits(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make(wait_seconds=0, batch_rows=1)
     model.gate.clear()
-    running = batcher.submit(rows("running"))
+    running = batcher.submit(rows("running"), 16)
     while not model.batches:
         time.sleep(0.001)
-    waiting = batcher.submit(rows("waiting"))
+    waiting = batcher.submit(rows("waiting"), 16)
     closing = threading.Thread(target=batcher.close)
     closing.start()
     model.gate.set()
@@ -186,4 +192,4 @@ def test_closing_answers_what_runs_and_turns_away_what_waits(make: Callable[...,
     with pytest.raises(UnavailableError):
         waiting.result(timeout=10)
     with pytest.raises(UnavailableError):
-        batcher.submit(rows("late"))
+        batcher.submit(rows("late"), 16)

@@ -1,13 +1,16 @@
 """Prediction for rows of many tasks: each row is answered by its own task, whoever its neighbours are."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
+from ipt.readout import Embeddings, Readout, logits_of_each
 from tests.ipt.conftest import sentiment, topics
 
 
@@ -87,3 +90,76 @@ def test_a_readout_for_other_labels_is_an_error(predictor: ipt.Predictor, heads:
         predictor.bind(replace(heads[0], labels=("a", "b", "c")))
     with pytest.raises(ipt.CheckpointError, match="readout"):
         predictor.bind(replace(heads[0], readout=None))
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved_and_small_ones_grow_back(
+    predictor: ipt.Predictor, heads: list[ipt.TaskHead], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(heads[number % 2], f"good movie {number}") for number in range(16)]
+    expected = predictor.predict(rows)
+    everything = predictor.most_positions
+    passes: list[int] = []
+    room = 5
+    embed_both = EncoderBackbone.embed_both
+
+    def embed(self: EncoderBackbone, token_ids: Any, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        passes.append(len(token_ids))
+        if len(token_ids) > room:
+            torch.empty(10**15)  # the allocator's own error
+        return embed_both(self, token_ids, prompts)
+
+    monkeypatch.setattr(EncoderBackbone, "embed_both", embed)
+    answers = predictor.predict(rows)
+    assert [answer.label for answer in answers] == [answer.label for answer in expected]
+    assert passes[0] == 16
+    assert max(passes[-3:]) <= room
+    passes.clear()
+    predictor.predict(rows)
+    assert max(passes) <= room  # what did not fit is not tried again at once
+    room = 16
+    for _ in range(160):
+        predictor.predict(rows)
+    assert passes[-1] == 16
+    assert predictor.most_positions <= everything
+
+
+def test_a_row_that_does_not_fit_alone_is_an_error_and_the_next_one_is_answered(
+    predictor: ipt.Predictor, heads: list[ipt.TaskHead], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as failing:
+        failing.setattr(EncoderBackbone, "embed_both", lambda *_: torch.empty(10**15))
+        with pytest.raises(RuntimeError):
+            predictor.predict([(heads[0], "good"), (heads[0], "bad")])
+    assert predictor.predict([(heads[0], "good")])[0].label is not None
+
+
+def test_a_text_may_be_given_as_its_tokens(predictor: ipt.Predictor, heads: list[ipt.TaskHead]) -> None:
+    text = "refund the invoice please"
+    [ids] = predictor.tokenize([text])
+    assert predictor.predict([(heads[0], text), (heads[0], ids)])[1].scores == pytest.approx(
+        predictor.predict([(heads[0], text)])[0].scores, abs=1e-5
+    )
+
+
+def test_texts_are_tokenized_in_many_threads_at_once(predictor: ipt.Predictor) -> None:
+    texts = ["good movie " * (1 + number % 9) for number in range(64)]
+    wanted = predictor.backbone.tokenize(texts)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda text: predictor.tokenize([text])[0], texts * 4))
+    assert found == wanted * 4
+
+
+def test_readouts_are_computed_together_as_each_alone() -> None:
+    rng = torch.Generator().manual_seed(0)
+    for classes, rows in ((2, 3), (7, 40), (200, 9)):
+        readouts = [
+            Readout(
+                torch.randint(-127, 128, (classes, 64), generator=rng).to(torch.int8),
+                torch.rand(classes, generator=rng),
+                torch.rand(classes, generator=rng),
+            )
+            for _ in range(rows)
+        ]
+        embeddings = Embeddings(torch.randn(rows, 32, generator=rng), torch.randn(rows, 32, generator=rng))
+        alone = [readout.logits(embeddings.rows(slice(i, i + 1))) for i, readout in enumerate(readouts)]
+        torch.testing.assert_close(logits_of_each(readouts, embeddings), torch.cat(alone), rtol=1e-4, atol=1e-3)

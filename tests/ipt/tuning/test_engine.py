@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import normalize
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.readout import PROMPTED_SHARE, Embeddings, LinearClassifier, fit_linear
-from ipt.tuning.encoder_program import FOLDS, LABEL_SMOOTHING, PROMPT_PENALTY, VALIDATION_ROWS, EncoderProgram
+from ipt.tuning.encoder_program import FOLDS, PROMPT_PENALTY, VALIDATION_ROWS, EncoderProgram
+from ipt.tuning.losses import LABEL_SMOOTHING, RidgeLoss
 from ipt.tuning.optimizer import CLIP_NORM, scheduled
 from ipt.tuning.program import split_examples
+from ipt.tuning.work import Descend
 from tests.ipt.conftest import sentiment, topics
 from tests.reference import ist
 
@@ -58,6 +61,45 @@ def test_a_fused_run_equals_the_same_jobs_alone(engine: ipt.TuningEngine) -> Non
         np.testing.assert_allclose(fused[job_id].vector, task.vector, **TOLERANCE)
         assert fused[job_id].metrics["score"] == task.metrics["score"]
         assert fused[job_id].labels == task.labels
+
+
+def test_what_one_pass_has_no_room_for_is_done_in_several_and_changes_nothing(
+    engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [job("a", sentiment(), seed=1), job("b", topics(), batch_size=9, seed=3), job("c", sentiment(3), seed=2)]
+    wanted = run(engine, jobs)
+    passes: list[int] = []
+    outputs = ipt.TuningEngine._outputs
+
+    def counted(self: ipt.TuningEngine, works: Any, prompts: Any, label_smoothing: float = 0.0) -> torch.Tensor:
+        if isinstance(works[0], Descend):
+            passes.append(len(works))
+        return outputs(self, works, prompts, label_smoothing)
+
+    monkeypatch.setattr(ipt.TuningEngine, "_outputs", counted)
+    run(engine, jobs)
+    assert max(passes) == 3
+    passes.clear()
+    engine._most_positions = 250
+    found = run(engine, jobs)
+    assert max(passes) < 3
+    for job_id, task in wanted.items():
+        np.testing.assert_allclose(found[job_id].vector, task.vector, **TOLERANCE)
+
+
+def test_losses_of_unlike_lanes_are_those_of_each_alone() -> None:
+    def loss(sizes: list[int], num_classes: int, ridge: float) -> RidgeLoss:
+        rows = sum(sizes)
+        return RidgeLoss(
+            sizes, normalize(torch.randn(rows, 8)), torch.arange(rows) % num_classes, num_classes, ridge, 8
+        )
+
+    losses = [loss([6, 6], 2, 0.3), loss([9], 3, 0.3), loss([6, 9], 3, 0.3), loss([6], 2, 0.5), loss([6], 2, 0.3)]
+    sizes = [sum(each.lane_sizes) for each in losses]
+    outputs = normalize(torch.randn(sum(sizes), 8))
+    alone = [RidgeLoss.of_lanes([each], part) for each, part in zip(losses, torch.split(outputs, sizes), strict=True)]
+    assert [len(each) for each in alone] == [2, 1, 2, 1, 1]
+    torch.testing.assert_close(RidgeLoss.of_lanes(losses, outputs), torch.cat(alone))
 
 
 def test_jobs_join_and_leave_a_running_batch_without_disturbing_the_others(engine: ipt.TuningEngine) -> None:

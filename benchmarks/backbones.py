@@ -1,0 +1,113 @@
+"""The backbones that the engines are measured on: MiniLM as it is, others in their real shapes with random weights.
+
+What a pass costs depends on the shapes alone. No tokenizer comes without a hub, so all read with MiniLM's.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+import torch
+
+import ipt
+from benchmarks.machine import ROOT
+from ipt.backbones.causal import CausalBackbone
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.backbones.protocol import Backbone, BackboneIdentity
+from ipt.backbones.seq2seq import Seq2SeqBackbone
+from ipt.readout import Readout
+from ipt.subspace.modules import SubspaceDecoder
+from ipt.subspace.store import Subspace
+
+NAMES = ("MiniLM", "BART-base", "T5-base", "GPT-2")
+TEXT_PROMPT_LENGTH = 100
+"""The paper's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A backbone and a subspace of it."""
+
+    name: str
+    backbone: Backbone
+    subspace: Subspace
+
+
+def load(name: str, device: torch.device, dtype: torch.dtype) -> Measured:
+    """The backbone of that name, and a subspace: the shipped one for MiniLM, for the others one of random weights."""
+    minilm = ipt.load_backbone(device=device, dtype=dtype)
+    assert isinstance(minilm, EncoderBackbone)
+    if name == "MiniLM":
+        return Measured(name, minilm, ipt.load_subspace("default", minilm))
+    tokenizer = minilm.tokenizer
+    tokenizer.add_special_tokens({"bos_token": "[CLS]", "eos_token": "[SEP]"})
+    with torch.device(device):
+        model = _random_model(name).to(dtype)
+    identity = BackboneIdentity(f"{name}, random weights", None, "0" * 64)
+    family = CausalBackbone if name == "GPT-2" else Seq2SeqBackbone
+    backbone = family(model, tokenizer, identity)
+    decoder = SubspaceDecoder(250, 768, TEXT_PROMPT_LENGTH, backbone.hidden_size).requires_grad_(False).to(device)
+    manifest = {
+        "backbone": {"family": backbone.family, "id": identity.id, "weights_sha256": identity.weights_sha256},
+        "training": {},
+    }
+    return Measured(name, backbone, Subspace("sub_random", decoder, torch.zeros(1, 250), manifest))
+
+
+def _random_model(name: str) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BartConfig, GPT2Config, T5Config
+
+    if name == "GPT-2":
+        return AutoModelForCausalLM.from_config(GPT2Config())
+    if name == "T5-base":
+        shape = {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
+        return AutoModelForSeq2SeqLM.from_config(T5Config(**shape, decoder_start_token_id=0))
+    layers = {f"{part}_{what}": n for part in ("encoder", "decoder") for what, n in _BART_BASE.items()}
+    return AutoModelForSeq2SeqLM.from_config(BartConfig(d_model=768, **layers))
+
+
+_BART_BASE = {"layers": 6, "attention_heads": 12, "ffn_dim": 3072}
+
+
+def examples_of(name: str = "support_tickets") -> list[ipt.Example]:
+    """An example dataset of the project, in its order."""
+    lines = (ROOT / "examples" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [ipt.Example(row["input"], row["output"]) for row in map(json.loads, lines)]
+
+
+def texts(count: int) -> list[str]:
+    """Texts of the example datasets in a fixed random order, from the start again when there are too few."""
+    rows = [example.input for name in ("support_tickets", "reviews") for example in examples_of(name)]
+    order = np.random.default_rng(0).permutation(len(rows))
+    return list(islice(cycle([rows[i] for i in order]), count))
+
+
+def few_shot(per_label: int, seed: int) -> list[ipt.Example]:
+    """So many tickets of each of the six labels."""
+    tickets = examples_of()
+    rng = np.random.default_rng(seed)
+    drawn: list[ipt.Example] = []
+    for label in sorted({ticket.output for ticket in tickets}):
+        own = [ticket for ticket in tickets if ticket.output == label]
+        drawn += [own[i] for i in rng.permutation(len(own))[:per_label]]
+    return drawn
+
+
+def tasks(measured: Measured, count: int, labels: int = 6) -> list[ipt.BoundTask]:
+    """Tasks with vectors (and, on an encoder, readouts) of their own, as tuned ones have them in form and size."""
+    rng = np.random.default_rng(0)
+    hidden, dim = measured.subspace.hidden_size, measured.subspace.intrinsic_dim
+    predictor = ipt.Predictor(measured.backbone, measured.subspace)
+    names = tuple(f"label {number}" for number in range(labels))
+    bound = []
+    for _ in range(count):
+        weights = torch.from_numpy(rng.integers(-127, 128, (labels, 2 * hidden), dtype=np.int8))
+        readout = Readout(weights, torch.full((labels,), 0.02), torch.zeros(labels)).to_bytes()
+        vector = (0.1 * rng.standard_normal(dim)).astype(np.float32)
+        head = ipt.TaskHead(vector, measured.subspace.id, "classification", names, readout)
+        bound.append(predictor.bind(head))
+    return bound

@@ -1,0 +1,237 @@
+"""One function for each row of the engines' table, from a backbone and a number of rounds to a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+import ipt
+from benchmarks.backbones import Measured, few_shot, tasks, texts
+from benchmarks.peft_peer import PeftPeer
+from benchmarks.report import Figure
+from benchmarks.timing import Ratio, faster, in_turn
+from ipt.backbones.batching import buckets_for, right_padded
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.backbones.protocol import TextBackbone, TokenIds
+
+JOBS = 16
+PER_LABEL = 3
+ROWS = 6 * PER_LABEL
+BATCH = 64
+REQUESTS = 256
+
+
+def fused(measured: Measured, rounds: int) -> Figure:
+    """Sixteen adaptations in one engine, and one after another with PEFT."""
+    device = measured.backbone.device
+    jobs = [few_shot(PER_LABEL, seed) for seed in range(JOBS)]
+    engine = descending(measured, jobs)
+    peer = PeftPeer(measured, sorted({example.output for example in jobs[0]}))
+    batches = [peer.batch(job) for job in jobs]
+    optimizer = peer.optimizer()
+    steps = 1 if device.type == "cpu" else 10
+
+    def ours() -> None:
+        for _ in range(steps):
+            engine.step()
+
+    def peers() -> None:
+        for batch in batches:
+            for _ in range(steps):
+                peer.step(batch, optimizer)
+
+    ratio = faster(in_turn({"ours": ours, "peers": peers}, rounds, device), "ours", "peers")
+    wanted = 1.0 if device.type == "cpu" else 8.0 if measured.name == "MiniLM" else 4.0
+    how = (
+        f"{JOBS} jobs of {ROWS} tickets each ({PER_LABEL} a label), {steps} gradient steps of all {ROWS} rows, prompts"
+        f" of {measured.subspace.prompt_length} positions, {_dtype(measured)} on both sides. Ours: `TuningEngine.step`"
+        " with all jobs in it. PEFT: one job after another, rows tokenized and padded beforehand, no dropout. Steps"
+        " alone on both sides: neither validates, and no readout is fitted."
+    )
+    return _figure(f"{JOBS} {measured.name} adaptations fused, against PEFT", ratio, wanted, how, rounds)
+
+
+def tuning_step(measured: Measured, rounds: int) -> Figure:
+    """A step of the engine, and the same positions through the bare backbone and back."""
+    device = measured.backbone.device
+    jobs = [few_shot(PER_LABEL, seed) for seed in range(4 if device.type == "cpu" else JOBS)]
+    engine = descending(measured, jobs)
+    limit = bare_step(measured, list(chain(*jobs)))
+    steps = 1 if device.type == "cpu" else 5
+
+    def ours() -> None:
+        for _ in range(steps):
+            engine.step()
+
+    def bare() -> None:
+        for _ in range(steps):
+            limit()
+
+    ratio = faster(in_turn({"ours": ours, "bare": bare}, rounds, device), "ours", "bare")
+    how = (
+        f"`TuningEngine.step` of {len(jobs)} jobs of {ROWS} rows. The limit: forward of the bare transformers model on"
+        " as many positions of each row (prompt and text, in the same length buckets, already on the device) and the"
+        " gradient with respect to them, with nothing before or after."
+    )
+    return _figure(f"{measured.name} tuning step, of its limit", ratio, 0.9, how, rounds)
+
+
+def distinct_tasks(measured: Measured, rounds: int) -> Figure:
+    """A batch of as many tasks as rows, and the same rows of one task."""
+    predictor = ipt.Predictor(measured.backbone, measured.subspace)
+    bound, asked = tasks(measured, BATCH), texts(BATCH)
+    many, one = list(zip(bound, asked, strict=True)), [(bound[0], text) for text in asked]
+    ways: dict[str, Callable[[], object]] = {
+        "many": lambda: predictor.predict(many),
+        "one": lambda: predictor.predict(one),
+    }
+    ratio = faster(in_turn(ways, 3 * rounds, measured.backbone.device), "many", "one")
+    how = f"`Predictor.predict` with {BATCH} texts, of {BATCH} tasks of 6 labels and of one of them."
+    return _figure(f"{BATCH} texts of {BATCH} tasks, against one task", ratio, 0.98, how, 3 * rounds)
+
+
+def prediction(measured: Measured, rounds: int) -> Figure:
+    """The prediction engine from text to answer, and the same positions through the bare backbone."""
+    backbone = measured.backbone
+    assert isinstance(backbone, EncoderBackbone)
+    predictor = ipt.Predictor(backbone, measured.subspace)
+    bound, asked = tasks(measured, BATCH), texts(BATCH)
+    rows = list(zip(bound, asked, strict=True))
+    limit = bare_predictions(measured, asked)
+    ways: dict[str, Callable[[], object]] = {"ours": lambda: predictor.predict(rows), "bare": limit}
+    ratio = faster(in_turn(ways, rounds, backbone.device), "ours", "bare")
+    how = (
+        f"`Predictor.predict`, from {BATCH} texts of {BATCH} tasks to their label scores. Each text is read twice,"
+        " behind its prompt and without one, for the readout sees both. The limit: the bare transformers model on the"
+        " same positions, both times, tokenized, in the same length buckets and on the device beforehand."
+    )
+    return _figure("prediction, of its limit", ratio, 0.9, how, rounds)
+
+
+def set_adapter(measured: Measured, rounds: int) -> Figure:
+    """Requests of as many tasks, in batches, and one by one with PEFT's adapters."""
+    backbone = measured.backbone
+    predictor = ipt.Predictor(backbone, measured.subspace)
+    asked = texts(REQUESTS)
+    rows = list(zip(tasks(measured, REQUESTS), asked, strict=True))
+    peer = PeftPeer(measured, [f"label {number}" for number in range(6)])
+    names = ["default", *(f"task {number}" for number in range(1, REQUESTS))]
+    for name in names[1:]:
+        peer.model.add_adapter(name, peer.config())
+    peer.model.eval()
+    batches = [peer.batch([ipt.Example(text, "label 0")]) for text in asked]
+
+    @torch.inference_mode()
+    def peers() -> None:
+        for name, batch in zip(names, batches, strict=True):
+            peer.model.set_adapter(name, inference_mode=True)
+            peer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.cpu()
+
+    def ours() -> None:
+        for start in range(0, REQUESTS, BATCH):
+            predictor.predict(rows[start : start + BATCH])
+
+    ratio = faster(in_turn({"ours": ours, "peers": peers}, rounds, backbone.device), "ours", "peers")
+    how = (
+        f"{REQUESTS} texts, each of a task of its own. Ours: `Predictor.predict`, {BATCH} at a time, each text read"
+        f" twice. PEFT: {REQUESTS} prompt-tuning adapters of {measured.subspace.prompt_length} positions in one model,"
+        " `set_adapter` and a forward pass for each request, tokenized beforehand, read once."
+    )
+    wanted = 2.0 if backbone.device.type == "cpu" else 20.0
+    return _figure(f"{REQUESTS} requests of {REQUESTS} tasks, against PEFT", ratio, wanted, how, rounds)
+
+
+def descending(measured: Measured, jobs: Sequence[list[ipt.Example]]) -> ipt.TuningEngine:
+    """An engine whose next thousands of steps are gradient steps of all rows of all jobs."""
+    engine = ipt.TuningEngine(measured.backbone, measured.subspace)
+    classifies = isinstance(measured.backbone, EncoderBackbone)
+    asked = ipt.Hyperparameters(steps=10_000, batch_size=ROWS)
+    for number, examples in enumerate(jobs):
+        # A text is held against one other, so that there is a validation, but next to none of the time.
+        job = ipt.TuningJob(
+            str(number),
+            examples,
+            "classification" if classifies else "text2text",
+            None if classifies else examples[:1],
+            asked,
+        )
+        engine.add(job)
+    while any(report.step == 0 for report in engine.step()):
+        pass
+    return engine
+
+
+def bare_step(measured: Measured, examples: Sequence[ipt.Example]) -> Callable[[], None]:
+    """The frozen model forward, and back to its input, on as many positions as the engine's rows have."""
+    backbone, model = measured.backbone, measured.backbone.model
+    prompt_length = measured.subspace.prompt_length
+    rows = backbone.tokenize([example.input for example in examples])
+    targets = None
+    if isinstance(backbone, TextBackbone):
+        targets = backbone.tokenize_targets([example.output for example in examples])
+    passes = []
+    lengths = [prompt_length + len(row) + (len(targets[number]) if targets else 0) for number, row in enumerate(rows)]
+    for bucket in buckets_for(lengths, backbone.device):
+        inner = [rows[row] for row in bucket]
+        if targets and backbone.family == "causal":
+            inner = [rows[row] + targets[row][:-1] for row in bucket]
+        embeds, mask = _behind_prompts(measured, inner)
+        given = {} if backbone.family == "causal" else {"attention_mask": mask}
+        if targets and backbone.family == "seq2seq":
+            read, _ = right_padded([targets[row] for row in bucket])
+            given["decoder_input_ids"] = read.to(backbone.device)
+        passes.append((embeds.requires_grad_(True), given))
+
+    def step() -> None:
+        for embeds, given in passes:
+            answer = model(inputs_embeds=embeds, **given)
+            last: Tensor = answer.logits if "logits" in answer else answer.last_hidden_state
+            torch.autograd.grad(last, embeds, torch.ones_like(last))
+
+    return step
+
+
+def bare_predictions(measured: Measured, asked: Sequence[str]) -> Callable[[], None]:
+    """The frozen model forward on the positions that the engine reads for these texts."""
+    backbone, model = measured.backbone, measured.backbone.model
+    rows = backbone.tokenize(asked)
+    passes: list[dict[str, Tensor | None]] = []
+    for prompt_length in (measured.subspace.prompt_length, 0):
+        for bucket in buckets_for([prompt_length + len(row) for row in rows], backbone.device):
+            inner = [rows[row] for row in bucket]
+            embeds, mask = _behind_prompts(measured, inner, prompt_length)
+            passes.append({"inputs_embeds": embeds, "attention_mask": mask})
+
+    @torch.inference_mode()
+    def forward() -> None:
+        for given in passes:
+            model(**given)
+
+    return forward
+
+
+def _behind_prompts(
+    measured: Measured, rows: Sequence[TokenIds], prompt_length: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """[B, P + T, H] embedded rows behind prompts, and their mask where there is padding."""
+    backbone = measured.backbone
+    length = measured.subspace.prompt_length if prompt_length is None else prompt_length
+    ids, lengths = right_padded(rows)
+    ids = ids.to(backbone.device)
+    embeds = backbone.model.get_input_embeddings()(ids).detach()  # type: ignore[operator]
+    prompts = 0.1 * torch.randn(len(rows), length, embeds.shape[2], device=embeds.device, dtype=embeds.dtype)
+    present = torch.arange(length + ids.shape[1]) < length + lengths[:, None]
+    mask = None if bool(present.all()) else present.to(backbone.device, torch.long)
+    return torch.cat([prompts, embeds], dim=1), mask
+
+
+def _dtype(measured: Measured) -> str:
+    return str(measured.backbone.dtype).removeprefix("torch.")
+
+
+def _figure(what: str, ratio: Ratio, wanted: float, how: str, rounds: int) -> Figure:
+    how = f"{how} {rounds} rounds in turn: median, least and most."
+    return Figure(what, str(ratio), f"≥ {wanted:g}×", ratio.median >= wanted, how)

@@ -1,0 +1,66 @@
+"""The two engines, tuning and prediction, against their limits and against peers, side by side in one process.
+
+    python -m benchmarks.engines [--device cuda] [--quick]
+
+Writes its section of docs/benchmarks.md: one for the CPU, one for a GPU. For a GPU, PyTorch, transformers, peft,
+safetensors and numpy are all that has to be installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from benchmarks import backbones
+from benchmarks.engine_rows import distinct_tasks, fused, prediction, set_adapter, tuning_step
+from benchmarks.machine import provenance
+from benchmarks.report import Figure, section, write
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--backbones", nargs="*", choices=backbones.NAMES, help="all that suit the device without it")
+    parser.add_argument("--only", nargs="*", help="names of rows, to look at: nothing is written then")
+    parser.add_argument("--quick", action="store_true", help="one round of each instead of five")
+    asked = parser.parse_args(arguments)
+    device = torch.device(asked.device)
+    figures = list(measure(device, asked.backbones, asked.only, rounds=1 if asked.quick else 5))
+    command = f"python -m benchmarks.engines --device {device.type}" + (" --quick" if asked.quick else "")
+    where = "CPU" if device.type == "cpu" else "GPU"
+    report = section(f"Engines on a {where}", origin(command, device), figures)
+    if not asked.only and not asked.backbones:
+        write(report)
+    print(report)
+
+
+def origin(command: str, device: torch.device) -> str:
+    """Where the figures come from; of a GPU, which."""
+    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return provenance(command, "peft", accelerator=accelerator)
+
+
+def measure(
+    device: torch.device, names: Sequence[str] | None, only: Sequence[str] | None, rounds: int
+) -> Iterator[Figure]:
+    """All rows, in the order of the table. A GPU has room, and time, for large backbones."""
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    for name in names or (("MiniLM",) if device.type == "cpu" else backbones.NAMES):
+        measured = backbones.load(name, device, dtype)
+        rows: list[Callable[[backbones.Measured, int], Figure]] = [fused, tuning_step]
+        if name == "MiniLM":
+            rows += [distinct_tasks, prediction, set_adapter]
+        for row in rows:
+            if only and row.__name__ not in only:
+                continue
+            began = time.perf_counter()
+            yield row(measured, rounds)
+            print(f"{name}, {row.__name__}: {time.perf_counter() - began:.0f} s", flush=True)
+        del measured
+
+
+if __name__ == "__main__":
+    main()

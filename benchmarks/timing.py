@@ -1,0 +1,54 @@
+"""Two or more ways to do the same thing, timed in turn: what disturbs one round disturbs all of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """How many times faster one way is than another, of each round."""
+
+    of_rounds: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.of_rounds)
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f}× ({min(self.of_rounds):.2f} to {max(self.of_rounds):.2f})"
+
+
+def in_turn(ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each way in each round, after one round to warm up; every second round goes backwards."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name in sorted(ways, reverse=number % 2 == 1):
+            took = timed(ways[name], device)
+            if number:
+                seconds[name].append(took)
+    return seconds
+
+
+def timed(way: Callable[[], object], device: torch.device) -> float:
+    """Seconds until it is done, on the device too."""
+    _finish(device)
+    began = time.perf_counter()
+    way()
+    _finish(device)
+    return time.perf_counter() - began
+
+
+def faster(seconds: Mapping[str, list[float]], one: str, other: str) -> Ratio:
+    """How many times faster `one` is than `other`."""
+    return Ratio([b / a for a, b in zip(seconds[one], seconds[other], strict=True)])
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,54 @@
+"""How much fits into the memory of a device, and what it looks like when something did not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ipt.backbones.protocol import Backbone
+
+CPU_POSITIONS = 8192
+"""Positions of one pass with gradients on a CPU, which gains nothing by more."""
+SHARE_OF_FREE = 0.5
+"""The rest is for what else runs there, and for what fragments of freed memory cost."""
+FLOATS_PER_LAYER = 17
+"""Activations that a layer keeps for the way back, in hidden sizes a position, attention weights not among them.
+
+Source: Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", arXiv 2205.05198, 4.1.
+"""
+_CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether less at a time may help."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _CPU_OUT_OF_MEMORY)
+
+
+def positions_with_gradients(backbone: Backbone) -> int:
+    """Positions that one forward and backward pass may have, from the memory that the device has free."""
+    if backbone.device.type != "cuda":
+        return CPU_POSITIONS
+    return _free_floats(backbone) // (FLOATS_PER_LAYER * _layers(backbone) * backbone.hidden_size)
+
+
+def positions_without_gradients(backbone: Backbone) -> int:
+    """The same of a forward pass alone, which keeps one layer's activations at a time."""
+    if backbone.device.type != "cuda":
+        return CPU_POSITIONS
+    return _free_floats(backbone) // (FLOATS_PER_LAYER * backbone.hidden_size)
+
+
+def _free_floats(backbone: Backbone) -> int:
+    free, _ = torch.cuda.mem_get_info(backbone.device)
+    return int(SHARE_OF_FREE * free) // backbone.dtype.itemsize
+
+
+def _layers(backbone: Backbone) -> int:
+    """Those of the encoder and of the decoder, where there are both."""
+    config: Any = backbone.model.config
+    if backbone.family == "seq2seq":
+        return int(config.num_hidden_layers) + int(getattr(config, "decoder_layers", None) or config.num_decoder_layers)
+    return int(config.num_hidden_layers)

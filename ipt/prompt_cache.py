@@ -1,0 +1,64 @@
+"""The soft prompts of the tasks asked last, so that a task that is asked again is not decoded again.
+
+Letters: B rows, J distinct tasks, D intrinsic dimension, P prompt length, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ipt.backbones.batching import sent
+from ipt.subspace.modules import PromptMaker
+
+DEFAULT_BYTES = 64 * 1024 * 1024
+
+
+class PromptCache:
+    """Prompts by their vectors' numbers, the least recently used ones dropped first; of one thread at a time.
+
+    They lie in one block [slots, P, H] of at most `max_bytes`, from which a batch takes its rows in one piece.
+    """
+
+    def __init__(
+        self, decoder: PromptMaker, device: torch.device, dtype: torch.dtype, max_bytes: int = DEFAULT_BYTES
+    ) -> None:
+        self._decoder = decoder
+        shape = (decoder.prompt_length, decoder.hidden_size)
+        slots = max_bytes // (shape[0] * shape[1] * dtype.itemsize)
+        # On a CPU, memory that nothing has been written to yet is not taken.
+        self._block = torch.empty(slots, *shape, device=device, dtype=dtype)
+        self._slots: OrderedDict[bytes, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def prompts(self, vectors: Sequence[Tensor], vector_of_row: Sequence[int]) -> Tensor:
+        """[B, P, H]: for each row the prompt of one of the distinct `vectors`, J times [D] on the CPU."""
+        if len(vectors) > len(self._block):
+            return self._decoded(vectors)[self._sent(vector_of_row)]
+        keys = [vector.numpy().tobytes() for vector in vectors]
+        new = {key: vector for key, vector in zip(keys, vectors, strict=True) if key not in self._slots}
+        for key in keys:  # first, so that none of these makes room for another
+            if key not in new:
+                self._slots.move_to_end(key)
+        if new:
+            decoded = self._decoded(list(new.values()))
+            self._block[self._sent([self._take_slot(key) for key in new])] = decoded
+        return self._block[self._sent([self._slots[keys[number]] for number in vector_of_row])]
+
+    def _decoded(self, vectors: Sequence[Tensor]) -> Tensor:
+        prompts: Tensor = self._decoder(sent(torch.stack(list(vectors)), self._block.device))
+        return prompts.to(self._block.dtype)
+
+    def _take_slot(self, key: bytes) -> int:
+        full = len(self._slots) == len(self._block)
+        slot = self._slots.popitem(last=False)[1] if full else len(self._slots)
+        self._slots[key] = slot
+        return slot
+
+    def _sent(self, numbers: Sequence[int]) -> Tensor:
+        return sent(torch.tensor(numbers), self._block.device)

@@ -1,0 +1,81 @@
+"""Losses of a gradient step, computed for the lanes of all jobs together: a GPU is idle while many small ones are sent.
+
+Letters: L lanes, B rows of all lanes, N rows of one lane, C classes, H hidden size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ipt.backbones.batching import sent
+from ipt.readout import Embeddings
+from ipt.ridge import class_targets, gram, leave_one_out
+
+LABEL_SMOOTHING = 0.05
+
+
+class Loss(ABC):
+    """From what the backbone gives for one job's rows to the loss of each of its lanes, each of its own rows."""
+
+    @classmethod
+    @abstractmethod
+    def of_lanes(cls, losses: Sequence[Self], outputs: Tensor) -> Tensor:
+        """[L] for all lanes of all jobs, in order, from what the backbone gives for all their rows [B, …]."""
+
+
+@dataclass(frozen=True)
+class MeanLoss(Loss):
+    """The mean over each lane's rows of what a text backbone gives: their cross-entropies."""
+
+    lane_sizes: Sequence[int]
+
+    @classmethod
+    def of_lanes(cls, losses: Sequence[Self], outputs: Tensor) -> Tensor:
+        sizes = [size for loss in losses for size in loss.lane_sizes]
+        return torch.stack([part.mean() for part in torch.split(outputs, sizes)])
+
+
+@dataclass(frozen=True)
+class RidgeLoss(Loss):
+    """The leave-one-out error of a ridge classifier on each lane's rows (`ipt.ridge`)."""
+
+    lane_sizes: Sequence[int]
+    frozen: Tensor
+    """[rows, H]: their embeddings without a prompt, on the CPU."""
+    classes: Tensor
+    """[rows], on the CPU."""
+    num_classes: int
+    ridge: float
+    scale: float
+
+    @classmethod
+    def of_lanes(cls, losses: Sequence[Self], outputs: Tensor) -> Tensor:
+        alike: dict[tuple[int, int, float, float], list[int]] = defaultdict(list)
+        starts: list[int] = []
+        lanes = row = 0
+        for loss in losses:
+            for size in loss.lane_sizes:
+                alike[size, loss.num_classes, loss.ridge, loss.scale].append(lanes)
+                starts.append(row)
+                lanes, row = lanes + 1, row + size
+        frozen, classes = torch.cat([loss.frozen for loss in losses]), torch.cat([loss.classes for loss in losses])
+        parts = []
+        for (size, num_classes, ridge, scale), group in alike.items():
+            rows = torch.tensor([starts[lane] for lane in group])[:, None] + torch.arange(size)
+            own = Embeddings(outputs[sent(rows, outputs.device)], sent(frozen[rows], outputs.device))
+            wanted = sent(classes[rows], outputs.device)
+            scores = leave_one_out(gram(own.features()), class_targets(wanted, num_classes), ridge)
+            each = F.cross_entropy(
+                (scale * scores).flatten(0, 1), wanted.flatten(), reduction="none", label_smoothing=LABEL_SMOOTHING
+            )
+            parts.append(each.view(len(group), size).mean(dim=1))
+        order = torch.tensor([lane for group in alike.values() for lane in group])
+        return torch.cat(parts)[sent(torch.argsort(order), outputs.device)]
