@@ -24,7 +24,7 @@ from ipt.readout import fit_linear
 from ipt.subspace.modules import SubspaceDecoder
 from ipt.subspace.prompt_space import prompt_space, word_prompts
 from ipt.subspace.store import Subspace
-from ipt.task_folder import FolderTask, sample_per_label
+from ipt.task_folder import FolderTask, few_shot
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, TuningJob
 
@@ -90,7 +90,7 @@ class Evaluation:
         if not task.test:
             raise DatasetError(f"{task.name}: has no test rows to measure on")
         options = self.options
-        examples = sample_per_label(task.train, options.per_label, seed)
+        examples = few_shot(task.train, options.per_label, seed)
         test = _at_most(task.test, options.test_rows, seed)
         hyperparameters = replace(options.hyperparameters, seed=seed)
         texts = [row.input for row in test]

@@ -26,6 +26,9 @@ import numpy as np
 from ipt.errors import DatasetError
 from ipt.examples import Example, check_text, infer_kind, labels_of
 
+TEXTS_FOR_A_LABEL = 2
+"""A task whose outputs are texts has this many times the rows that another one has of a label, as in CrossFit."""
+
 
 @dataclass(frozen=True)
 class FolderTask:
@@ -62,6 +65,14 @@ def read_task_folder(folder: Path, split: str | None = None) -> list[FolderTask]
         wanted = f" of split {split!r}" if split else ""
         raise DatasetError(f"{folder}: no tasks (*.jsonl, or */*_train.tsv){wanted}")
     return tasks
+
+
+def few_shot(examples: Sequence[Example], per_label: int, seed: int) -> list[Example]:
+    """What a task is tuned on: `per_label` examples of every label, or `TEXTS_FOR_A_LABEL` times as many texts."""
+    if infer_kind(examples) == "classification":
+        return sample_per_label(examples, per_label, seed)
+    size = TEXTS_FOR_A_LABEL * per_label
+    return [examples[row] for row in np.random.default_rng([seed, size]).permutation(len(examples))[:size]]
 
 
 def sample_per_label(examples: Sequence[Example], per_label: int, seed: int) -> list[Example]:

@@ -26,13 +26,11 @@ from ipt.errors import DatasetError
 from ipt.examples import Example, infer_kind, labels_of
 from ipt.readout import Embeddings
 from ipt.ridge import class_targets, gram, leave_one_out
-from ipt.task_folder import FolderTask, sample_per_label
+from ipt.task_folder import TEXTS_FOR_A_LABEL, FolderTask, sample_per_label
 
 CLASS_LABEL_SMOOTHING = 0.05
 TEXT_LABEL_SMOOTHING = 0.1
 """As in the reference."""
-TEXTS_FOR_A_LABEL = 2
-"""A task whose outputs are texts has this many times the rows that another one has of a label, as in CrossFit."""
 
 
 @dataclass(frozen=True)

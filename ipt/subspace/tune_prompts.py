@@ -23,8 +23,7 @@ from ipt.examples import Example, TaskKind, check_examples, infer_kind
 from ipt.replacing import replacing
 from ipt.soft_prompts import read_prompts, save_prompts
 from ipt.subspace.prompt_space import prompt_space, word_prompts
-from ipt.subspace.task_losses import TEXTS_FOR_A_LABEL
-from ipt.task_folder import FolderTask, rows_per_label
+from ipt.task_folder import TEXTS_FOR_A_LABEL, FolderTask, rows_per_label
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
 

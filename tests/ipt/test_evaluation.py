@@ -75,6 +75,14 @@ def test_a_text_backbone_has_no_embeddings_to_compare(tmp_path: Path, kind: str)
     assert [each.method for each in measured] == ["random", "PT", "IST", "IST then PT"]
 
 
+def test_a_task_of_texts_is_tuned_on_twice_as_many_rows_as_one_of_labels_has_of_a_label(tmp_path: Path) -> None:
+    backbone = ipt.load_backbone(str(build_tiny_seq2seq(tmp_path / "t5", "t5")), device="cpu")
+    subspace = ipt.save_subspace(tmp_path / "subspace", SubspaceDecoder(6, 12, 3, 32), backbone)
+    rows = tuple(ipt.Example(f"good {number}", f"bad {number}") for number in range(60))
+    [measured] = Evaluation(backbone, subspace, OPTIONS).measure(FolderTask("t", "t", rows, rows[:1]), 0, ("IST",))
+    assert measured.detail["held_back"] == 4  # a quarter of 2 x 8
+
+
 def test_an_unknown_method_is_named(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
     with pytest.raises(ValueError, match="'magic'"):
         list(Evaluation(encoder, subspace, replace(OPTIONS, methods=("magic",))).measure(task(), seed=0))
