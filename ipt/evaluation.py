@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -19,7 +20,7 @@ from ipt.adapt import head_of
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.protocol import Backbone
 from ipt.errors import DatasetError, SubspaceError
-from ipt.examples import Example, check_examples, labels_of
+from ipt.examples import Example, check_examples, infer_kind, labels_of
 from ipt.prediction import Predictor
 from ipt.readout import Embeddings, fit_linear, fit_readout
 from ipt.setfit_baseline import setfit
@@ -214,6 +215,34 @@ _WITHOUT_TUNING = {
     "logistic regression": logistic_regression,
     "nearest neighbours": nearest_neighbours,
 }
+
+
+def with_rows(tasks: Sequence[FolderTask], per_label: int, left_out: list[str]) -> list[FolderTask]:
+    """Those of the tasks that can be measured with so many examples a label; of the others it is noted why not.
+
+    Raises:
+        DatasetError: none can.
+    """
+    faults = [_fault(task, per_label) for task in tasks]
+    left_out += [fault for fault in faults if fault is not None and fault not in left_out]
+    fit = [task for task, fault in zip(tasks, faults, strict=True) if fault is None]
+    if not fit:
+        raise DatasetError(f"no task can be measured with {per_label} examples a label; {left_out[-1]}")
+    return fit
+
+
+def _fault(task: FolderTask, per_label: int) -> str | None:
+    if not task.test:
+        return f"{task.name}: has no test rows"
+    if infer_kind(task.train) == "classification":
+        label, fewest = Counter(example.output for example in task.train).most_common()[-1]
+        if fewest < per_label:
+            return f"{task.name}: has {fewest} training rows of {label[:50]!r} to draw from, fewer than {per_label}"
+    try:
+        check_examples(sample_per_label(task.train, max(2, per_label), 0))
+    except DatasetError as error:
+        return f"{task.name}: {error.message}"
+    return None
 
 
 def e_rel(measurements: Sequence[Measurement]) -> dict[str, float]:

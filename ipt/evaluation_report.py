@@ -81,9 +81,14 @@ def measure_missing(
     return [one for one in kept.measurements if _key(one) in wanted]
 
 
-def render(measurements: Sequence[Measurement], methods: Sequence[str], about: str) -> str:
-    """A Markdown page: `score_table` under a title and a paragraph."""
-    return "\n".join(["# Evaluation", "", about, "", *score_table(measurements, methods), ""])
+def render(
+    measurements: Sequence[Measurement], methods: Sequence[str], about: str, left_out: Sequence[str] = ()
+) -> str:
+    """A Markdown page: `score_table` under a title and a paragraph, and what was left out, where something was."""
+    page = ["# Evaluation", "", about, "", *score_table(measurements, methods), ""]
+    if left_out:
+        page += ["## Left out", "", *(f"- {each}" for each in left_out), ""]
+    return "\n".join(page)
 
 
 def score_table(measurements: Sequence[Measurement], methods: Sequence[str]) -> list[str]:

