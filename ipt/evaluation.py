@@ -6,7 +6,9 @@ to be chosen (PT's learning rate) is chosen by the score on held-back examples.
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -17,18 +19,27 @@ from torch import Tensor
 from ipt.adapt import head_of
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.protocol import Backbone
-from ipt.errors import DatasetError
-from ipt.examples import Example, check_examples, labels_of
+from ipt.errors import DatasetError, SubspaceError
+from ipt.examples import Example, check_examples, infer_kind, labels_of
 from ipt.prediction import Predictor
-from ipt.readout import fit_linear
+from ipt.readout import Embeddings, fit_linear, fit_readout
+from ipt.setfit_baseline import setfit
 from ipt.subspace.modules import SubspaceDecoder
 from ipt.subspace.prompt_space import prompt_space, word_prompts
 from ipt.subspace.store import Subspace
 from ipt.task_folder import FolderTask, few_shot
+from ipt.tuning.encoder_program import PROMPT_PENALTY
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, TuningJob
 
-METHODS = ("class names", "logistic regression", "nearest neighbours", "random", "PT", "IST", "IST then PT")
+METHODS = (
+    *("class names", "logistic regression", "nearest neighbours", "SetFit"),
+    *("PT", "random", "IST", "IST then PT"),
+)
+OF_SUBSPACE = ("random", "IST", "IST then PT")
+"""Those of the methods whose answers depend on the subspace, and not on its backbone and prompt length alone."""
+STARTS = ("IST from zero", "IST from the nearest task", "IST from a random vector")
+"""IST that starts elsewhere than at the likeliest of the subspace's initial vectors."""
 NEIGHBOURS = 5
 BATCH_ROWS = 64
 
@@ -43,7 +54,6 @@ class EvaluationOptions:
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     pt_steps: int = 200
     pt_learning_rates: tuple[float, ...] = (0.001, 0.003, 0.01)
-    methods: tuple[str, ...] = METHODS
 
 
 @dataclass(frozen=True)
@@ -72,20 +82,18 @@ class Evaluation:
     def identity(self) -> dict[str, object]:
         """All that makes measurements comparable, as JSON keeps it."""
         described = asdict(self.options)
-        del described["methods"], described["hyperparameters"]["seed"]
+        del described["hyperparameters"]["seed"]
         described["pt_learning_rates"] = list(described["pt_learning_rates"])
         return {"subspace": self.subspace.id, **described}
 
-    def measure(
-        self,
-        task: FolderTask,
-        seed: int,
-        methods: Sequence[str] | None = None,
-    ) -> Iterator[Measurement]:
-        """These methods, or all, on examples drawn by `seed`; what the backbone's family cannot do is left out.
+    def measure(self, task: FolderTask, seed: int, methods: Sequence[str]) -> Iterator[Measurement]:
+        """These methods, on examples drawn by `seed`; what the backbone's family cannot do is left out.
+
+        With a single example of each label, IST on an encoder is its first start, untuned: there is nothing to tune by.
 
         Raises:
             DatasetError: the task cannot be tuned on, or has no test rows.
+            IptError: a method needs a package that is not installed.
         """
         if not task.test:
             raise DatasetError(f"{task.name}: has no test rows to measure on")
@@ -94,13 +102,19 @@ class Evaluation:
         test = _at_most(task.test, options.test_rows, seed)
         hyperparameters = replace(options.hyperparameters, seed=seed)
         texts = [row.input for row in test]
-        for method in options.methods if methods is None else methods:
+        for method in methods:
             started = time.perf_counter()
             detail: dict[str, float | int | str | None] = {}
-            if method in _WITHOUT_TUNING:
+            if method == "SetFit" or method in _WITHOUT_TUNING:
                 if not isinstance(self.backbone, EncoderBackbone):
                     continue
-                answers: Sequence[str | None] = _WITHOUT_TUNING[method](self.backbone, examples, texts)
+                answers: Sequence[str | None]
+                if method == "SetFit":
+                    answers, detail["seconds"] = setfit(self.backbone, examples, texts, seed)
+                else:
+                    answers = _WITHOUT_TUNING[method](self.backbone, examples, texts)
+            elif method == "IST" and options.per_label == 1 and isinstance(self.backbone, EncoderBackbone):
+                answers = first_start(self.backbone, self.subspace, examples, texts)
             else:
                 space, tuned = self._tuned(method, examples, hyperparameters)
                 answers = self._answers(space, tuned, texts)
@@ -115,11 +129,12 @@ class Evaluation:
         """A method's space, and the task tuned in it."""
         seed, length = hyperparameters.seed, self.subspace.prompt_length
 
-        def tune(space: Subspace, asked: Sequence[Hyperparameters]) -> AdaptedTask:
-            return _best(_tune_all(self.backbone, space, examples, asked))
+        def tune(space: Subspace, asked: Sequence[Hyperparameters], starts: Tensor | None = None) -> AdaptedTask:
+            return _best(_tune_all(self.backbone, space, examples, asked, starts))
 
-        if method == "IST":
-            return self.subspace, tune(self.subspace, [hyperparameters])
+        if method == "IST" or method in STARTS:
+            starts = None if method == "IST" else _starts(self.subspace, method, seed)
+            return self.subspace, tune(self.subspace, [hyperparameters], starts)
         if method == "random":
             space = random_subspace(self.backbone, self.subspace, seed)
             return space, tune(space, [hyperparameters])
@@ -174,11 +189,60 @@ def nearest_neighbours(backbone: EncoderBackbone, examples: Sequence[Example], t
     return [labels[i] for i in votes.argmax(dim=1).tolist()]
 
 
+def first_start(
+    backbone: EncoderBackbone, subspace: Subspace, examples: Sequence[Example], texts: Sequence[str]
+) -> list[str]:
+    """The label of each text by the readout behind the prompt where tuning would start.
+
+    The prompted embeddings have the weight that they have in the readout where nothing speaks for them or against.
+    """
+    labels = labels_of(examples)
+    classes = torch.tensor([labels.index(example.output) for example in examples])
+
+    def embeddings(rows: Sequence[str]) -> Embeddings:
+        with torch.inference_mode():
+            prompt = subspace.decoder(subspace.initial_vectors[:1].to(backbone.device))
+            both = backbone.embed_both(backbone.tokenize(rows), prompt.expand(len(rows), -1, -1))
+        return Embeddings(*(each.float().cpu().clone() for each in both))
+
+    weight = 1.0 / (1.0 + math.exp(PROMPT_PENALTY))
+    readout = fit_readout(embeddings([row.input for row in examples]), classes, len(labels), weight)
+    return [labels[i] for i in readout.logits(embeddings(texts)).argmax(dim=1).tolist()]
+
+
 _WITHOUT_TUNING = {
     "class names": class_names,
     "logistic regression": logistic_regression,
     "nearest neighbours": nearest_neighbours,
 }
+
+
+def with_rows(tasks: Sequence[FolderTask], per_label: int, left_out: list[str]) -> list[FolderTask]:
+    """Those of the tasks that can be measured with so many examples a label; of the others it is noted why not.
+
+    Raises:
+        DatasetError: none can.
+    """
+    faults = [_fault(task, per_label) for task in tasks]
+    left_out += [fault for fault in faults if fault is not None and fault not in left_out]
+    fit = [task for task, fault in zip(tasks, faults, strict=True) if fault is None]
+    if not fit:
+        raise DatasetError(f"no task can be measured with {per_label} examples a label; {left_out[-1]}")
+    return fit
+
+
+def _fault(task: FolderTask, per_label: int) -> str | None:
+    if not task.test:
+        return f"{task.name}: has no test rows"
+    if infer_kind(task.train) == "classification":
+        label, fewest = Counter(example.output for example in task.train).most_common()[-1]
+        if fewest < per_label:
+            return f"{task.name}: has {fewest} training rows of {label[:50]!r} to draw from, fewer than {per_label}"
+    try:
+        check_examples(few_shot(task.train, max(2, per_label), 0))
+    except DatasetError as error:
+        return f"{task.name}: {error.message}"
+    return None
 
 
 def e_rel(measurements: Sequence[Measurement]) -> dict[str, float]:
@@ -221,14 +285,33 @@ def random_subspace(backbone: Backbone, like: Subspace, seed: int) -> Subspace:
     )
 
 
+def _starts(subspace: Subspace, method: str, seed: int) -> Tensor:
+    """[K, D]: the vectors where tuning may start. Of all tasks' vectors the engine chooses as of initial ones."""
+    zero = torch.zeros(1, subspace.intrinsic_dim)
+    if method == "IST from zero":
+        return zero
+    if subspace.task_vectors is None:
+        raise SubspaceError(f"subspace {subspace.id} came without its tasks' vectors, which {method!r} needs")
+    if method == "IST from the nearest task":
+        return torch.cat([zero, subspace.task_vectors])
+    # Of the spread that the tasks' vectors have in each direction.
+    generator = torch.Generator().manual_seed(seed)
+    return subspace.task_vectors.std(dim=0) * torch.randn(zero.shape, generator=generator)
+
+
 def _tune_all(
-    backbone: Backbone, space: Subspace, examples: Sequence[Example], asked: Sequence[Hyperparameters]
+    backbone: Backbone,
+    space: Subspace,
+    examples: Sequence[Example],
+    asked: Sequence[Hyperparameters],
+    starts: Tensor | None,
 ) -> list[AdaptedTask]:
     """One task with several hyperparameters, in one engine."""
     kind = check_examples(examples, None, None)
+    vectors = None if starts is None else starts.numpy()
     engine = TuningEngine(backbone, space)
     for number, hyperparameters in enumerate(asked):
-        engine.add(TuningJob(str(number), list(examples), kind, hyperparameters=hyperparameters))
+        engine.add(TuningJob(str(number), list(examples), kind, None, hyperparameters, vectors))
     while not all(progress.done for progress in engine.step()):
         pass
     return [engine.finish(str(number)) for number in range(len(asked))]

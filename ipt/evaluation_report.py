@@ -4,33 +4,50 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ipt.evaluation import Measurement, e_rel
+from ipt.evaluation import OF_SUBSPACE, STARTS, Evaluation, Measurement, e_rel
+from ipt.task_folder import FolderTask
 
 
 class MeasurementFile:
     """Measurements in a file, one a line; a line that a killed process left unfinished does not count."""
 
-    def __init__(self, path: Path, identity: dict[str, object]) -> None:
-        """`identity` is all that makes measurements comparable: those of other runs in the file are left alone."""
+    def __init__(self, path: Path, identity: dict[str, object], subspaces: Collection[object] = ()) -> None:
+        """Read what there is.
+
+        Args:
+            path: the file; it need not be there.
+            identity: all that makes measurements comparable: those of other runs in the file are left alone.
+            subspaces: ids of others of the same backbone and prompt length: what was measured beside them counts
+                where it does not depend on the subspace.
+        """
         self.path = path
         self._identity = identity
-        self.measurements: list[Measurement] = []
+        self._measurements: dict[tuple[str, int, str], Measurement] = {}
         if path.is_file():
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     record = json.loads(line)
-                except ValueError:
+                    run = record.pop("run")
+                    measurement = Measurement(**record)
+                except (ValueError, KeyError, TypeError, AttributeError):
                     continue
-                if record.pop("run", None) == identity:
-                    self.measurements.append(Measurement(**record))
+                same = run == identity
+                if not same and measurement.method not in (*OF_SUBSPACE, *STARTS) and run["subspace"] in subspaces:
+                    same = run | {"subspace": None} == identity | {"subspace": None}
+                if same:
+                    self._measurements.setdefault(_key(measurement), measurement)
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        return list(self._measurements.values())
 
     def add(self, measurement: Measurement) -> None:
         """Keep one more, on disk at once."""
-        self.measurements.append(measurement)
+        self._measurements[_key(measurement)] = measurement
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # A line that was cut off must not swallow this one.
         whole = not self.path.is_file() or self.path.read_bytes()[-1:] in (b"", b"\n")
@@ -39,55 +56,80 @@ class MeasurementFile:
 
     def has(self, task: str, seed: int, method: str) -> bool:
         """Whether this was measured already."""
-        return any((one.task, one.seed, one.method) == (task, seed, method) for one in self.measurements)
+        return (task, seed, method) in self._measurements
 
 
-def render(measurements: Sequence[Measurement], methods: Sequence[str], about: str) -> str:
-    """A Markdown page: per task the mean score of each method over the draws, E_rel, and the spread of IST and PT.
+def measure_missing(
+    evaluation: Evaluation,
+    kept: MeasurementFile,
+    tasks: Sequence[FolderTask],
+    seeds: Sequence[int],
+    methods: Sequence[str],
+    on_pair: Callable[[int, int, str], None],
+) -> list[Measurement]:
+    """The methods' measurements on all pairs of task and draw; those that the file lacks are made and kept.
 
-    Scores are in per cent. The spread is the standard deviation over the draws of examples.
+    `on_pair` is called with pairs done, pairs in all, and the task that is next.
+    """
+    pairs = [(task, seed) for seed in seeds for task in tasks]
+    for number, (task, seed) in enumerate(pairs):
+        on_pair(number, len(pairs), task.name)
+        for measured in evaluation.measure(task, seed, [one for one in methods if not kept.has(task.name, seed, one)]):
+            kept.add(measured)
+    on_pair(len(pairs), len(pairs), "")
+    wanted = {(task.name, seed, method) for task, seed in pairs for method in methods}
+    return [one for one in kept.measurements if _key(one) in wanted]
+
+
+def render(
+    measurements: Sequence[Measurement], methods: Sequence[str], about: str, left_out: Sequence[str] = ()
+) -> str:
+    """A Markdown page: `score_table` under a title and a paragraph, and what was left out, where something was."""
+    page = ["# Evaluation", "", about, "", *score_table(measurements, methods), ""]
+    if left_out:
+        page += ["## Left out", "", *(f"- {each}" for each in left_out), ""]
+    return "\n".join(page)
+
+
+def score_table(measurements: Sequence[Measurement], methods: Sequence[str]) -> list[str]:
+    """Markdown: per task the mean score of each method over the draws of examples ± standard deviation, and E_rel.
+
+    Scores are in per cent. In the last row are the means over the tasks, of the standard deviations as well.
     """
     present = [method for method in methods if any(one.method == method for one in measurements)]
+    scores: dict[tuple[str, str], list[float]] = {}
+    for one in measurements:
+        scores.setdefault((one.task, one.method), []).append(100 * one.score)
     tasks = sorted({one.task for one in measurements})
     relative = e_rel(measurements)
+    header = ["task", *present, *(["E_rel"] if relative else [])]
+    lines = [f"| {' | '.join(header)} |", "| --- |" + " ---: |" * (len(header) - 1)]
 
-    def scores(method: str, task: str) -> list[float]:
-        return [100 * one.score for one in measurements if (one.method, one.task) == (method, task)]
+    def row(name: str, found: Sequence[list[list[float]]], ratios: Sequence[float]) -> str:
+        cells = [mean_and_spread(of_tasks) for of_tasks in found]
+        if relative:
+            cells.append(f"{statistics.mean(ratios):.3f}" if ratios else "–")
+        return f"| {' | '.join([name, *cells])} |"
 
-    def cell(method: str, task: str, of: Callable[[list[float]], float]) -> float | None:
-        found = scores(method, task)
-        return of(found) if found else None
+    def of(task: str, method: str) -> list[list[float]]:
+        return [scores[task, method]] if (task, method) in scores else []
 
-    def spread(found: list[float]) -> float:
-        return statistics.stdev(found) if len(found) > 1 else 0.0
-
-    spreads = [method for method in ("IST", "PT") if method in present]
-    rows = []
-    for task in tasks:
-        values = [cell(method, task, statistics.mean) for method in present]
-        values += [cell(method, task, spread) for method in spreads]
-        rows.append((task, values, relative.get(task)))
-    header = ["task", *present, *(f"sd of {method}" for method in spreads), "E_rel"]
-    lines = [
-        "# Evaluation",
-        "",
-        about,
-        "",
-        f"| {' | '.join(header)} |",
-        "| --- |" + " ---: |" * (len(header) - 1),
+    lines += [
+        row(task, [of(task, method) for method in present], [relative[task]] if task in relative else [])
+        for task in tasks
     ]
-    for task, values, ratio in rows:
-        lines.append(_line(task, values, ratio))
-    means = [_mean([values[i] for _, values, _ in rows]) for i in range(len(header) - 2)]
-    lines.append(_line("**mean**", means, _mean([ratio for *_, ratio in rows])))
-    return "\n".join([*lines, ""])
+    everywhere = [[found for task in tasks for found in of(task, method)] for method in present]
+    return [*lines, row("**mean**", everywhere, list(relative.values()))]
 
 
-def _line(name: str, values: Sequence[float | None], ratio: float | None) -> str:
-    cells = ["–" if value is None else f"{value:.1f}" for value in values]
-    return f"| {' | '.join([name, *cells, '–' if ratio is None else f'{ratio:.3f}'])} |"
+def mean_and_spread(of_tasks: Sequence[Sequence[float]]) -> str:
+    """The mean over tasks of the mean over draws, ± that of the standard deviation where there are several."""
+    if not of_tasks:
+        return "–"
+    mean = statistics.mean(statistics.mean(draws) for draws in of_tasks)
+    spreads = [statistics.stdev(draws) for draws in of_tasks if len(draws) > 1]
+    return f"{mean:.1f} ± {statistics.mean(spreads):.1f}" if spreads else f"{mean:.1f}"
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    found = [value for value in values if value is not None]
-    return statistics.mean(found) if found else None
+def _key(measurement: Measurement) -> tuple[str, int, str]:
+    return measurement.task, measurement.seed, measurement.method

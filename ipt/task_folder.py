@@ -1,8 +1,9 @@
 """Read a folder of tasks, each a file of JSONL or a folder of TSV files.
 
-``<task>.jsonl`` has ``{"split": "train"|"test", "input": str, "output": str}`` a line. A folder ``<task>`` has files
-``<task>_<k>_<seed>_{train,dev,test}.tsv`` as CrossFit writes them: input, tab, output a line, further outputs behind
-further tabs, no header. There
+``<task>.jsonl`` has ``{"split": "train"|"test", "input": str, "output": str}`` a line. Of an input with two outputs, or
+in both splits, the first row counts; such rows, and those that stand twice, are noted in the task. A folder
+``<task>`` has files ``<task>_<k>_<seed>_{train,dev,test}.tsv`` as CrossFit writes them: input, tab, output a line,
+further outputs behind further tabs, no header. There
 
 - the first output counts, as in CrossFit's loss;
 - the rows of dev are training rows as well: a fit and a tuning run hold some of these back on their own;
@@ -38,10 +39,14 @@ class FolderTask:
     family: str
     train: tuple[Example, ...]
     test: tuple[Example, ...]
+    notes: tuple[str, ...] = ()
+    """Rows that were skipped, and the like: what a report should say of the task."""
 
 
-def read_task_folder(folder: Path, split: str | None = None) -> list[FolderTask]:
+def read_task_folder(folder: Path, split: str | None = None, left_out: list[str] | None = None) -> list[FolderTask]:
     """The tasks of `folder` in order of name; only those of `split` in ``index.json`` when it is given.
+
+    A task that cannot be used is an error, or, where there is a list `left_out`, what is wrong with it goes there.
 
     Raises:
         DatasetError: naming file and line of the first bad row, or saying what the folder lacks.
@@ -60,7 +65,14 @@ def read_task_folder(folder: Path, split: str | None = None) -> list[FolderTask]
         entry = index.get(name, {})
         if split is None or entry.get("split") == split:
             family = str(entry.get("family", name))
-            tasks.append(_read_tsv_task(path, family) if path.is_dir() else _read_task(path, family))
+            try:
+                tasks.append(_read_tsv_task(path, family) if path.is_dir() else _read_task(path, family))
+            except DatasetError as error:
+                if left_out is None:
+                    raise
+                left_out.append(error.message)
+    if not tasks and left_out:
+        raise DatasetError(f"{folder}: no task of {len(left_out)} can be used; {left_out[0]}")
     if not tasks:
         wanted = f" of split {split!r}" if split else ""
         raise DatasetError(f"{folder}: no tasks (*.jsonl, or */*_train.tsv){wanted}")
@@ -115,20 +127,35 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _read_task(path: Path, family: str) -> FolderTask:
-    rows: dict[str, list[Example]] = {"train": [], "test": []}
+    rows: dict[str, list[tuple[str, Example]]] = {"train": [], "test": []}
+    seen: dict[str, tuple[str, str, str]] = {}
+    notes: list[str] = []
+    again: list[str] = []
     for where, line in _lines(path):
         try:
             row = json.loads(line)
             split = row["split"]
             example = Example(check_text(row["input"], where), check_text(row["output"], where))
-            rows[split].append(example)
+            of_split = rows[split]
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(
                 f"{where}: a row must be JSON with split ('train' or 'test'), input and output: {error!r}"
             ) from None
-    if len(labels_of(rows["train"])) < 2:
-        raise DatasetError(f"{path.name}: a task needs training rows of at least two labels")
-    return FolderTask(path.stem, family, tuple(rows["train"]), tuple(rows["test"]))
+        first, in_split, wanted = seen.setdefault(example.input, (where, split, example.output))
+        if wanted != example.output:
+            notes.append(f"{where}: skipped: {example.output[:50]!r} for an input that has {wanted[:50]!r} in {first}")
+            continue
+        if in_split != split:
+            notes.append(f"{where}: skipped: a {split} row whose input is the {in_split} row {first}")
+            continue
+        if first != where:
+            again.append(where)
+        of_split.append((where, example))
+    if again:
+        notes.append(f"{again[0]}: the first of {len(again)} rows that stand there again, and count again")
+    _check_labels(path, rows["train"])
+    train, test = (tuple(example for _, example in rows[split]) for split in ("train", "test"))
+    return FolderTask(path.stem, family, train, test, tuple(notes))
 
 
 def _read_tsv_task(folder: Path, family: str) -> FolderTask:
@@ -173,19 +200,24 @@ def _read_tsv(path: Path, seen: dict[str, tuple[str, str]]) -> list[tuple[str, E
 
 
 def _check_train(path: Path, rows: Sequence[tuple[str, Example]]) -> None:
-    if len(rows) < 2:
-        where = rows[0][0] if rows else f"{path.name}:1"
-        raise DatasetError(f"{where}: a task needs at least two training rows, found {len(rows)}")
+    _check_labels(path, rows)
     examples = [example for _, example in rows]
     counts = Counter(example.output for example in examples)
-    if len(counts) == 1:
-        raise DatasetError(
-            f"{rows[0][0]}: this and all other training rows have the output {examples[0].output[:50]!r}; "
-            "a task needs at least two"
-        )
     if infer_kind(examples) == "classification":
         for where, example in rows:
             if counts[example.output] < 2:
                 raise DatasetError(
                     f"{where}: the only training row with the label {example.output[:50]!r}; a label needs at least two"
                 )
+
+
+def _check_labels(path: Path, rows: Sequence[tuple[str, Example]]) -> None:
+    if len(rows) < 2:
+        where = rows[0][0] if rows else f"{path.name}:1"
+        raise DatasetError(f"{where}: a task needs at least two training rows, found {len(rows)}")
+    labels = labels_of([example for _, example in rows])
+    if len(labels) == 1:
+        raise DatasetError(
+            f"{rows[0][0]}: this and all other training rows have the output {labels[0][:50]!r}; "
+            "a task needs at least two"
+        )

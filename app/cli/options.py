@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,6 +9,10 @@ import typer
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 Url = Annotated[str, typer.Option("--url", envvar="IPT_URL", help="Where the service answers.")]
+Tasks = Annotated[Path, typer.Argument(help="Folder of tasks: JSONL files, or CrossFit's TSV files.", metavar="TASKS")]
+BackboneName = Annotated[str, typer.Option("--backbone", help="'default', a hub id, or a folder.")]
+Revision = Annotated[str | None, typer.Option(help="The hub revision of the backbone.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is without it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text for people.")]
 
 

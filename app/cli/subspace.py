@@ -1,6 +1,6 @@
 """`ipt subspace`: find a subspace, and look at one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,22 +9,17 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.options import AsJson
+from app.cli.options import AsJson, BackboneName, Device, Revision, Tasks
 from app.cli.output import CliError, notices, print_json, results, score
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from app.cli.progress import Update
     from ipt.backbones.protocol import Backbone
     from ipt.subspace.resumable import FitProgress, ResumableFit
     from ipt.subspace.task_losses import RowOptions, TaskLosses
 
 commands = typer.Typer(no_args_is_help=True, help="Find a subspace from many tasks, or look at one.")
-
-_CHECKPOINT = "fit.safetensors"
-_CHECKPOINT_EVERY_STEPS = 50
-_SMOOTHING = 0.98
 
 
 class Method(StrEnum):
@@ -34,11 +29,7 @@ class Method(StrEnum):
     AUTOENCODER = "autoencoder"
 
 
-Tasks = Annotated[Path, typer.Argument(help="Folder of tasks: JSONL files, or CrossFit's TSV files.", metavar="TASKS")]
 Split = Annotated[str | None, typer.Option(help="Only the tasks that index.json has in this split.")]
-BackboneName = Annotated[str, typer.Option("--backbone", help="'default', a hub id, or a folder.")]
-Revision = Annotated[str | None, typer.Option(help="The hub revision of the backbone.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is without it.")]
 
 
 @commands.command()
@@ -109,14 +100,16 @@ def fit(
                 ),
             )
             running = DirectFit(prepare(options), options)
-        checkpoint = output / _CHECKPOINT
-        if checkpoint.is_file():
-            running.load_checkpoint(checkpoint)
-            notices().print(f"going on from step {running.completed}, as {checkpoint} has it")
-        quality = _run(running, checkpoint, show)
-    subspace = running.save(output, quality)
-    checkpoint.unlink(missing_ok=True)
-    _say_where(subspace.id, output, quality, as_json=as_json)
+
+        def on_step(step: "FitProgress", means: Mapping[str, float]) -> None:
+            show("fitting", step.step, step.steps, describe_means(means))
+
+        try:
+            subspace = running.run_in(output, on_step)
+        except KeyboardInterrupt:
+            notices().print(f"stopped at step {running.completed}; the same command goes on from there")
+            raise typer.Exit(130) from None
+    _say_where(subspace.id, output, running.means, as_json=as_json)
 
 
 @commands.command("tune-prompts")
@@ -204,33 +197,32 @@ def evaluate(
     """
     import ipt
     from app.cli.progress import progress
-    from ipt.evaluation import METHODS, Evaluation, EvaluationOptions, e_rel
-    from ipt.evaluation_report import MeasurementFile, render
+    from ipt.evaluation import METHODS, Evaluation, EvaluationOptions, e_rel, with_rows
+    from ipt.evaluation_report import MeasurementFile, measure_missing, render
+    from ipt.setfit_baseline import is_installed
     from ipt.task_folder import read_task_folder
 
     if unknown := set(method or ()) - set(METHODS):
         raise CliError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")
-    folder_tasks = read_task_folder(tasks, split)
+    left_out: list[str] = []
+    folder_tasks = with_rows(read_task_folder(tasks, split, left_out), per_label, left_out)
     loaded = ipt.load_backbone(backbone, revision=revision, device=device)
     options = EvaluationOptions(
         per_label=per_label,
         test_rows=test_rows,
         hyperparameters=ipt.Hyperparameters(**_given(steps=steps)),
         pt_steps=pt_steps,
-        methods=tuple(method or METHODS),
     )
+    methods = method or [one for one in METHODS if one != "SetFit" or is_installed()]
     evaluation = Evaluation(loaded, ipt.load_subspace(subspace, loaded), options)
     kept = MeasurementFile(output.with_suffix(".jsonl"), evaluation.identity)
-    pairs = [(task, seed) for seed in range(first_seed, first_seed + seeds) for task in folder_tasks]
     with progress(notices()) as show:
-        for number, (task, seed) in enumerate(pairs):
-            missing = tuple(one for one in options.methods if not kept.has(task.name, seed, one))
-            show("measuring", number, len(pairs), f", {task.name}")
-            for measured in evaluation.measure(task, seed, missing):
-                kept.add(measured)
-        show("measuring", len(pairs), len(pairs), over=True)
-    wanted = {(task.name, seed) for task, seed in pairs}
-    found = [one for one in kept.measurements if (one.task, one.seed) in wanted and one.method in options.methods]
+
+        def on_pair(done: int, total: int, task: str) -> None:
+            show("measuring", done, total, f", {task}" if task else "", over=done == total)
+
+        draws = range(first_seed, first_seed + seeds)
+        found = measure_missing(evaluation, kept, folder_tasks, draws, methods, on_pair)
     about = (
         f"Subspace `{evaluation.subspace.id}` on `{loaded.identity.id}`: mean over {seeds} draws of {per_label} "
         f"examples a label, at most {test_rows} test rows a task; {options.hyperparameters.steps} steps in the "
@@ -238,7 +230,8 @@ def evaluate(
         "on held-back examples."
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(render(found, options.methods, about), encoding="utf-8")
+    notes = [*left_out, *(note for task in folder_tasks for note in task.notes)]
+    output.write_text(render(found, methods, about, notes), encoding="utf-8")
     if as_json:
         print_json({"report": str(output), "e_rel": e_rel(found)})
     else:
@@ -344,34 +337,13 @@ def _read_prompts(paths: Sequence[Path], backbone: "Backbone", prompt_length: in
     return prompts
 
 
-def _say_where(subspace_id: str, output: Path, more: dict[str, float], *, as_json: bool) -> None:
+def _say_where(subspace_id: str, output: Path, more: Mapping[str, float], *, as_json: bool) -> None:
     if as_json:
         print_json({"subspace_id": subspace_id, "folder": str(output), **more})
     else:
         results().print(f"{subspace_id} in {output}; use it with IPT_SUBSPACE={output}", soft_wrap=True)
 
 
-def _run(running: "ResumableFit", checkpoint: Path, show: "Update") -> dict[str, float]:
-    """Step until done, saving now and then; give the smoothed measures of the last steps, by name."""
-    means: dict[str, float] = {}
-    try:
-        while not running.done:
-            step: FitProgress = running.step()
-            for name in ("loss", "accuracy", "reconstruction"):
-                value = getattr(step, name)
-                if value is not None:
-                    means[name] = _SMOOTHING * means.get(name, value) + (1 - _SMOOTHING) * value
-            detail = "".join(f", {name} {_shown(name, mean)}" for name, mean in means.items())
-            show("fitting", step.step, step.steps, detail)
-            if step.step % _CHECKPOINT_EVERY_STEPS == 0:
-                running.save_checkpoint(checkpoint)
-    except KeyboardInterrupt:
-        running.save_checkpoint(checkpoint)
-        notices().print(f"stopped at step {running.completed}; the same command goes on from there")
-        raise typer.Exit(130) from None
-    running.save_checkpoint(checkpoint)
-    return means
-
-
-def _shown(name: str, mean: float) -> str:
-    return score(mean) if name == "accuracy" else f"{mean:.3g}"
+def describe_means(means: Mapping[str, float]) -> str:
+    """A fit's smoothed measures, as a progress bar shows them."""
+    return "".join(f", {name} {score(mean) if name == 'accuracy' else f'{mean:.3g}'}" for name, mean in means.items())

@@ -71,15 +71,6 @@ class Predictions:
         answered = self._batcher.submit(rows, self._model.subspace.prompt_length)
         return keys, await asyncio.wrap_future(answered)
 
-    def close(self) -> None:
-        """Stop answering."""
-        self._batcher.close()
-
-    def _prepare(self, tenant_id: str, questions: Sequence[Question]) -> tuple[list[TaskKey], list[Row]]:
-        keys, tasks = self.resolve(tenant_id, questions)
-        ids = self._model.tokenize([question.text for question in questions])
-        return keys, list(zip(tasks, ids, strict=True))
-
     def resolve(self, tenant_id: str, questions: Sequence[Question]) -> tuple[list[TaskKey], list[ipt.BoundTask]]:
         """Each question's task; raises as `ask` does.
 
@@ -97,6 +88,15 @@ class Predictions:
                 tasks[key] = self._bind(rows_by_key.get(key), question)
                 self._tasks.put(key, tasks[key])
         return keys, [tasks[key] for key in keys]
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._batcher.close()
+
+    def _prepare(self, tenant_id: str, questions: Sequence[Question]) -> tuple[list[TaskKey], list[Row]]:
+        keys, tasks = self.resolve(tenant_id, questions)
+        ids = self._model.tokenize([question.text for question in questions])
+        return keys, list(zip(tasks, ids, strict=True))
 
     def _bind(self, row: TaskVersion | None, question: Question) -> ipt.BoundTask:
         if row is None:

@@ -5,8 +5,9 @@ All randomness of step s is drawn from (seed, s): a run resumed from a checkpoin
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from torch import Tensor
 from ipt.errors import CheckpointError
 from ipt.replacing import replacing
 from ipt.subspace.store import Subspace
+
+CHECKPOINT_FILE = "fit.safetensors"
+CHECKPOINT_EVERY_STEPS = 50
+SMOOTHING = 0.98
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,46 @@ class FitProgress:
 
 
 class ResumableFit(ABC):
-    """A running fit: make one, call `step` until `done`, then `save`."""
+    """A running fit: make one, call `step` until `done`, then `save`; or `run_in` a folder, which does all of it."""
 
     steps: int
     completed: int = 0
+    means: Mapping[str, float] = {}
+    """Smoothed measures of the last steps that `run_in` took, by name."""
 
     @property
     def done(self) -> bool:
         return self.completed >= self.steps
+
+    def run_in(self, folder: Path, on_step: Callable[[FitProgress, Mapping[str, float]], None]) -> Subspace:
+        """Step until done and save, going on from the folder's checkpoint where it has one; stopped, it leaves one.
+
+        Raises:
+            CheckpointError: as `load_checkpoint` does.
+        """
+        checkpoint = folder / CHECKPOINT_FILE
+        if checkpoint.is_file():
+            self.load_checkpoint(checkpoint)
+        try:
+            while not self.done:
+                step = self.step()
+                measured = {name: getattr(step, name) for name in ("loss", "accuracy", "reconstruction")}
+                self.means = {
+                    name: SMOOTHING * self.means.get(name, value) + (1 - SMOOTHING) * value
+                    for name, value in measured.items()
+                    if value is not None
+                }
+                on_step(step, self.means)
+                if step.step % CHECKPOINT_EVERY_STEPS == 0:
+                    self.save_checkpoint(checkpoint)
+        except KeyboardInterrupt:
+            self.save_checkpoint(checkpoint)
+            raise
+        self.save_checkpoint(checkpoint)
+        subspace = self.save(folder, self.means)
+        # Until here a kill leaves a checkpoint, beside which a subspace does not count as finished.
+        checkpoint.unlink()
+        return subspace
 
     @abstractmethod
     def step(self) -> FitProgress:
@@ -71,7 +108,8 @@ class ResumableFit(ABC):
             for index, moments in optimizer.state_dict()["state"].items():
                 for key, value in moments.items():
                     state[f"{label}.{index}.{key}"] = torch.as_tensor(value, dtype=torch.float32)
-        metadata = {"completed": str(self.completed), "run": self._run_identity()}
+        means = json.dumps(dict(self.means))
+        metadata = {"completed": str(self.completed), "run": self._run_identity(), "means": means}
         with replacing(path) as temporary:
             save_file({name: value.contiguous().cpu() for name, value in state.items()}, temporary, metadata)
 
@@ -91,6 +129,7 @@ class ResumableFit(ABC):
         if metadata.get("run") != self._run_identity():
             raise CheckpointError(f"{path}: checkpoint of a fit with other tasks or options; remove it to start anew")
         self.completed = int(metadata["completed"])
+        self.means = json.loads(metadata.get("means", "{}"))
         with torch.no_grad():
             for name, value in self._learned().items():
                 value.copy_(state[name])

@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -89,6 +89,10 @@ class TaskLosses(ABC):
     """What is learned beside the subspace, by name."""
 
     @abstractmethod
+    def anew(self, options: RowOptions) -> TaskLosses:
+        """The same tasks for another fit, with options that ask for the same rows; its constants start anew."""
+
+    @abstractmethod
     def draw(self, chosen: Sequence[int], rng: np.random.Generator) -> list[DrawnRows]:
         """Rows of each of the chosen tasks."""
 
@@ -125,6 +129,9 @@ class EncoderTaskLosses(TaskLosses):
         self.constants = {
             name: nn.Parameter(torch.tensor(math.log(value), device=backbone.device)) for name, value in starts.items()
         }
+
+    def anew(self, options: RowOptions) -> EncoderTaskLosses:
+        return EncoderTaskLosses(self.backbone, self.tasks, options)
 
     def draw(self, chosen: Sequence[int], rng: np.random.Generator) -> list[DrawnRows]:
         """Of some of each task's classes, equally many rows each."""
@@ -174,6 +181,9 @@ class TextTaskLosses(TaskLosses):
         self.tasks: Sequence[TextTask] = tasks
         self.options = options
         self.constants = {}
+
+    def anew(self, options: RowOptions) -> TextTaskLosses:
+        return TextTaskLosses(self.backbone, self.tasks, options)
 
     def draw(self, chosen: Sequence[int], rng: np.random.Generator) -> list[DrawnRows]:
         sizes = [(task, len(self.tasks[task].inputs)) for task in chosen]
@@ -240,15 +250,24 @@ def _encoder_task(backbone: EncoderBackbone, task: FolderTask, options: RowOptio
 
 
 def _text_task(backbone: TextBackbone, task: FolderTask, options: RowOptions) -> TextTask:
-    if infer_kind(task.train) == "classification":
-        examples = _labelled_examples(task, options)
-    else:
-        allowed = min(TEXTS_FOR_A_LABEL * options.examples_per_label, max(2, len(task.train) // 2))
-        drawn = np.random.default_rng([options.seed, allowed]).permutation(len(task.train))[:allowed]
-        examples = [task.train[row] for row in sorted(drawn.tolist())]
+    examples = _examples(task, options)
     inputs = backbone.tokenize([example.input for example in examples], max_tokens=options.max_tokens)
     targets = backbone.tokenize_targets([example.output for example in examples])
     return TextTask(task.name, task.family, inputs, targets)
+
+
+def rows_not_fitted(task: FolderTask, options: RowOptions) -> FolderTask:
+    """The task with those training rows alone that a fit with these options does not see."""
+    fitted = set(_examples(task, options))
+    return replace(task, train=tuple(example for example in task.train if example not in fitted))
+
+
+def _examples(task: FolderTask, options: RowOptions) -> list[Example]:
+    if infer_kind(task.train) == "classification":
+        return _labelled_examples(task, options)
+    allowed = min(TEXTS_FOR_A_LABEL * options.examples_per_label, max(2, len(task.train) // 2))
+    drawn = np.random.default_rng([options.seed, allowed]).permutation(len(task.train))[:allowed]
+    return [task.train[row] for row in sorted(drawn.tolist())]
 
 
 def _labelled_examples(task: FolderTask, options: RowOptions) -> list[Example]:

@@ -9,13 +9,16 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.evaluation import Evaluation, EvaluationOptions, Measurement, e_rel, random_subspace
+from ipt.evaluation import METHODS, STARTS, Evaluation, EvaluationOptions, Measurement, e_rel, random_subspace
 from ipt.evaluation_report import MeasurementFile, render
+from ipt.readout import Embeddings, fit_readout
+from ipt.setfit_baseline import save_sentence_transformer
 from ipt.subspace.modules import SubspaceDecoder
 from ipt.task_folder import FolderTask
 from tests.ipt.conftest import sentiment
 from tests.tiny import build_tiny_seq2seq
 
+OWN_METHODS = tuple(method for method in METHODS if method != "SetFit")
 OPTIONS = EvaluationOptions(
     per_label=8,
     hyperparameters=ipt.Hyperparameters(steps=3, batch_size=8),
@@ -32,17 +35,17 @@ def task(kind: str = "classification") -> FolderTask:
 
 
 def test_every_method_is_measured_on_the_same_test_rows(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
-    measured = list(Evaluation(encoder, subspace, OPTIONS).measure(task(), seed=3))
-    assert [each.method for each in measured] == list(OPTIONS.methods)
+    measured = list(Evaluation(encoder, subspace, OPTIONS).measure(task(), 3, OWN_METHODS))
+    assert [each.method for each in measured] == list(OWN_METHODS)
     assert all((each.task, each.family, each.seed) == ("sentiment", "opinion", 3) for each in measured)
     assert all(0.0 <= each.score <= 1.0 for each in measured)
-    again = list(Evaluation(encoder, subspace, OPTIONS).measure(task(), seed=3))
+    again = list(Evaluation(encoder, subspace, OPTIONS).measure(task(), 3, OWN_METHODS))
     assert [each.score for each in again] == [each.score for each in measured]
 
 
 def test_ist_is_what_adapting_and_predicting_gives(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
-    everything = replace(OPTIONS, per_label=100, methods=("IST",))
-    [measured] = Evaluation(encoder, subspace, everything).measure(task(), seed=1)
+    everything = replace(OPTIONS, per_label=100)
+    [measured] = Evaluation(encoder, subspace, everything).measure(task(), 1, ["IST"])
     adapted = ipt.adapt(
         encoder, subspace, task().train, hyperparameters=ipt.Hyperparameters(steps=3, batch_size=8, seed=1)
     )
@@ -56,8 +59,8 @@ def test_nearest_neighbours_are_those_of_a_plain_search(encoder: EncoderBackbone
         with torch.no_grad():
             return encoder.embed(encoder.tokenize([text]), None)[0]
 
-    options = replace(OPTIONS, per_label=100, methods=("nearest neighbours",))
-    [measured] = Evaluation(encoder, subspace, options).measure(task(), seed=0)
+    options = replace(OPTIONS, per_label=100)
+    [measured] = Evaluation(encoder, subspace, options).measure(task(), 0, ["nearest neighbours"])
     train = [(embedding(row.input), row.output) for row in task().train]
     right = 0
     for row in task().test:
@@ -71,8 +74,8 @@ def test_nearest_neighbours_are_those_of_a_plain_search(encoder: EncoderBackbone
 def test_a_text_backbone_has_no_embeddings_to_compare(tmp_path: Path, kind: str) -> None:
     backbone = ipt.load_backbone(str(build_tiny_seq2seq(tmp_path / "t5", "t5")), device="cpu")
     subspace = ipt.save_subspace(tmp_path / "subspace", SubspaceDecoder(6, 12, 3, 32), backbone)
-    measured = list(Evaluation(backbone, subspace, OPTIONS).measure(task(kind), seed=0))
-    assert [each.method for each in measured] == ["random", "PT", "IST", "IST then PT"]
+    measured = list(Evaluation(backbone, subspace, OPTIONS).measure(task(kind), 0, METHODS))
+    assert [each.method for each in measured] == ["PT", "random", "IST", "IST then PT"]
 
 
 def test_a_task_of_texts_is_tuned_on_twice_as_many_rows_as_one_of_labels_has_of_a_label(tmp_path: Path) -> None:
@@ -85,7 +88,65 @@ def test_a_task_of_texts_is_tuned_on_twice_as_many_rows_as_one_of_labels_has_of_
 
 def test_an_unknown_method_is_named(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
     with pytest.raises(ValueError, match="'magic'"):
-        list(Evaluation(encoder, subspace, replace(OPTIONS, methods=("magic",))).measure(task(), seed=0))
+        list(Evaluation(encoder, subspace, OPTIONS).measure(task(), 0, ["magic"]))
+
+
+def test_with_one_example_of_each_label_the_first_start_answers(
+    encoder: EncoderBackbone, subspace: ipt.Subspace
+) -> None:
+    two = FolderTask("two", "opinion", tuple(sentiment(1)[4:6]), tuple(sentiment(2)))
+    [measured] = Evaluation(encoder, subspace, replace(OPTIONS, per_label=1)).measure(two, 0, ["IST"])
+    # The zero vector untuned, its readout fitted on the same two examples.
+    ids = encoder.tokenize([row.input for row in (*two.train, *two.test)])
+    prompt = subspace.decoder(torch.zeros(1, 8)).expand(len(ids), -1, -1)
+    embedded = Embeddings(encoder.embed(ids, prompt), encoder.embed(ids))
+    readout = fit_readout(embedded.rows(slice(2)), torch.tensor([0, 1]), 2, 1 / (1 + torch.e))
+    answers = readout.logits(embedded.rows(slice(2, None))).argmax(dim=1).tolist()
+    right = [("positive", "negative")[answer] == row.output for answer, row in zip(answers, two.test, strict=True)]
+    assert 0.0 < measured.score == sum(right) / len(right) < 1.0
+    assert measured.detail == {}
+
+
+def test_starts_are_compared_where_the_subspace_has_its_tasks_vectors(
+    encoder: EncoderBackbone, subspace: ipt.Subspace
+) -> None:
+    with pytest.raises(ipt.SubspaceError, match="came without its tasks' vectors"):
+        list(Evaluation(encoder, subspace, OPTIONS).measure(task(), 0, [STARTS[1]]))
+    vectors = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    untuned = replace(OPTIONS, hyperparameters=ipt.Hyperparameters(steps=0))
+    evaluation = Evaluation(encoder, replace(subspace, task_vectors=vectors), untuned)
+    measured = {each.method: each for each in evaluation.measure(task(), 0, STARTS)}
+    assert list(measured) == list(STARTS)
+    zero = measured["IST from zero"].detail
+    assert zero["score"] == zero["zero_vector_score"]
+    weights = [each.detail["prompt_weight"] for each in measured.values()]
+    assert len(set(weights)) > 1
+    assert weights[1] >= weights[0]  # the likeliest of more starts, zero among them
+
+
+def test_setfit_trains_a_copy_of_the_backbone_that_embeds_as_it_does(
+    encoder: EncoderBackbone, subspace: ipt.Subspace, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("setfit")
+    texts = [row.input for row in sentiment(6)]
+    copied = save_sentence_transformer(encoder, tmp_path).encode(texts, show_progress_bar=False, convert_to_tensor=True)
+    torch.testing.assert_close(copied, encoder.embed(encoder.tokenize(texts)))
+    before = {name: value.clone() for name, value in encoder.model.state_dict().items()}
+    capfd.readouterr()
+    evaluation = Evaluation(encoder, subspace, OPTIONS)
+    [measured], [again] = ([*evaluation.measure(task(), 2, ["SetFit"])] for _ in range(2))
+    assert 0.0 < measured.score == again.score
+    assert 0.0 < float(measured.detail["seconds"] or 0) < measured.seconds
+    assert capfd.readouterr() == ("", "")
+    assert all(torch.equal(before[name], value) for name, value in encoder.model.state_dict().items())
+
+
+def test_setfit_that_is_not_installed_is_one_line(
+    encoder: EncoderBackbone, subspace: ipt.Subspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ipt.IptError, match="pip install"):
+        list(Evaluation(encoder, subspace, OPTIONS).measure(task(), 0, ["SetFit"]))
 
 
 def test_e_rel_is_the_ratio_of_means_over_common_draws() -> None:
@@ -136,6 +197,19 @@ def test_measurements_are_kept_at_once_and_a_torn_line_is_measured_again(
     assert MeasurementFile(path, other.identity).measurements == []
 
 
+def test_what_does_not_depend_on_the_subspace_is_not_measured_for_each(tmp_path: Path) -> None:
+    def run(subspace: str) -> dict[str, object]:
+        return {"subspace": subspace, "per_label": 16}
+
+    first = MeasurementFile(tmp_path / "measured.jsonl", run("one"))
+    for method in METHODS:
+        first.add(Measurement("a", "f", 0, method, 0.5, 1.0, {}))
+    second = MeasurementFile(first.path, run("two"), ["one", "two"])
+    assert [method for method in METHODS if not second.has("a", 0, method)] == ["random", "IST", "IST then PT"]
+    assert MeasurementFile(first.path, run("two"), ["two"]).measurements == []
+    assert MeasurementFile(first.path, run("two") | {"per_label": 4}, ["one", "two"]).measurements == []
+
+
 def test_a_report_has_means_spreads_and_e_rel() -> None:
     def of(name: str, method: str, seed: int, score: float) -> Measurement:
         return Measurement(name, "f", seed, method, score, 1.0, {})
@@ -145,7 +219,7 @@ def test_a_report_has_means_spreads_and_e_rel() -> None:
         *(of("b", "IST", 0, 0.3), of("b", "PT", 0, 0.6), of("a", "class names", 0, 0.25)),
     ]
     lines = render(measured, ("class names", "PT", "IST", "random"), "About.").splitlines()
-    assert "| task | class names | PT | IST | sd of IST | sd of PT | E_rel |" in lines
-    assert "| a | 25.0 | 50.0 | 70.0 | 14.1 | 0.0 | 1.400 |" in lines
-    assert "| b | – | 60.0 | 30.0 | 0.0 | 0.0 | 0.500 |" in lines
-    assert "| **mean** | 25.0 | 55.0 | 50.0 | 7.1 | 0.0 | 0.950 |" in lines
+    assert "| task | class names | PT | IST | E_rel |" in lines
+    assert "| a | 25.0 | 50.0 ± 0.0 | 70.0 ± 14.1 | 1.400 |" in lines
+    assert "| b | – | 60.0 | 30.0 | 0.500 |" in lines
+    assert "| **mean** | 25.0 | 55.0 ± 0.0 | 50.0 ± 14.1 | 0.950 |" in lines

@@ -1,6 +1,7 @@
-"""Folders of tasks as CrossFit writes them; JSONL is tested beside the fit."""
+"""Folders of tasks as CrossFit writes them; what JSONL has of its own."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,42 @@ def test_an_index_that_is_none(tmp_path: Path, index: str) -> None:
     (tmp_path / "index.json").write_text(index)
     with pytest.raises(ipt.DatasetError, match=r"index\.json"):
         read_task_folder(tmp_path)
+
+
+def jsonl(*rows: tuple[str, str, str]) -> str:
+    return "\n".join(json.dumps(dict(zip(("split", "input", "output"), row, strict=True))) for row in rows)
+
+
+def test_rows_at_odds_are_skipped_and_noted_by_file_and_line(tmp_path: Path) -> None:
+    rows = [("train", "good", "yes"), ("train", "bad", "no"), ("train", "good", "no"), ("test", "bad", "no")]
+    rows += [("train", "bad", "no"), ("test", "fine", "yes"), ("test", "fine", "yes")]
+    (tmp_path / "films.jsonl").write_text(jsonl(*rows))
+    (task,) = read_task_folder(tmp_path)
+    assert [row.input for row in task.train] == ["good", "bad", "bad"]
+    assert [row.input for row in task.test] == ["fine", "fine"]
+    conflict, leak, again = task.notes
+    assert conflict.startswith("films.jsonl:3: skipped: 'no' for an input that has 'yes' in films.jsonl:1")
+    assert leak.startswith("films.jsonl:4: skipped: a test row whose input is the train row films.jsonl:2")
+    assert again.startswith("films.jsonl:5: the first of 2 rows")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", r"films\.jsonl:1: .*found 0"),
+        (jsonl(("test", "a", "x"), ("train", "b", "x"), ("train", "c", "x")), r"films\.jsonl:2: .*the output 'x'"),
+        (jsonl(("train", "a", "x")) + "\n{", r"films\.jsonl:2: a row must be JSON"),
+    ],
+)
+def test_a_task_that_cannot_be_used_stops_or_is_left_out(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "movies.jsonl").write_text(jsonl(("train", "good", "yes"), ("train", "bad", "no")))
+    (tmp_path / "films.jsonl").write_text(content)
+    with pytest.raises(ipt.DatasetError, match=said):
+        read_task_folder(tmp_path)
+    left_out: list[str] = []
+    assert [task.name for task in read_task_folder(tmp_path, left_out=left_out)] == ["movies"]
+    assert len(left_out) == 1
+    assert re.match(said, left_out[0])
+    (tmp_path / "movies.jsonl").unlink()
+    with pytest.raises(ipt.DatasetError, match=r"no task of 1 can be used; films\.jsonl"):
+        read_task_folder(tmp_path, left_out=[])

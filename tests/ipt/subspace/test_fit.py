@@ -10,7 +10,8 @@ import torch
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.subspace.fit import DirectFit, FitOptions
-from ipt.subspace.task_losses import EncoderTaskLosses, prepare_tasks
+from ipt.subspace.resumable import FitProgress
+from ipt.subspace.task_losses import EncoderTaskLosses, prepare_tasks, rows_not_fitted
 from ipt.task_folder import FolderTask, read_task_folder, sample_per_label
 from tests.ipt.conftest import sentiment, topics
 
@@ -53,6 +54,42 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_subspace(
         resumed.step()
     for name, tensor in numbers(undisturbed).items():
         torch.testing.assert_close(numbers(resumed)[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_a_fit_in_a_folder_that_is_killed_or_stopped_ends_as_an_undisturbed_one(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipt.subspace.resumable.CHECKPOINT_EVERY_STEPS", 3)
+    options = replace(OPTIONS, steps=8)
+    undisturbed = fit(encoder, tasks, options).run_in(tmp_path / "undisturbed", lambda *_: None)
+    steps: list[int] = []
+
+    def disturb(step: FitProgress, _: object) -> None:
+        steps.append(step.step)
+        if len(steps) in (5, 8):
+            raise RuntimeError if len(steps) == 5 else KeyboardInterrupt
+
+    for disturbance in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(disturbance):
+            fit(encoder, tasks, options).run_in(tmp_path / "disturbed", disturb)
+    disturbed = fit(encoder, tasks, options).run_in(tmp_path / "disturbed", disturb)
+    assert steps == [1, 2, 3, 4, 5, 4, 5, 6, 7, 8]
+    assert disturbed.id == undisturbed.id
+    assert disturbed.manifest == undisturbed.manifest
+    assert not (tmp_path / "disturbed" / "fit.safetensors").exists()
+
+
+def test_rows_that_a_fit_does_not_see_are_left_for_measuring(encoder: EncoderBackbone, tasks: list[FolderTask]) -> None:
+    options = replace(OPTIONS, examples_per_label=4)
+    for task in tasks:
+        others = rows_not_fitted(task, options)
+        assert (others.name, others.family) == (task.name, task.family)
+        [prepared] = prepare_tasks(encoder, [task], options).tasks
+        seen = {tuple(ids) for ids in prepared.token_ids}  # type: ignore[union-attr]
+        left, every = (
+            {tuple(ids) for ids in encoder.tokenize([row.input for row in rows])} for rows in (others.train, task.train)
+        )
+        assert left == every - seen != set()
 
 
 def test_a_checkpoint_of_other_tasks_or_options_is_refused(

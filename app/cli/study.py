@@ -1,0 +1,115 @@
+"""`ipt subspace study`: how good subspaces of several dimensions are, in one report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.options import AsJson, BackboneName, Device, Revision, Tasks
+from app.cli.output import CliError, notices, print_json, results
+
+if TYPE_CHECKING:
+    from ipt.study.run import Findings
+
+
+def study(
+    tasks: Tasks,
+    output: Annotated[Path, typer.Argument(help="Folder of report, plots, subspaces, measurements.", metavar="OUTPUT")],
+    dimensions: Annotated[str, typer.Option(help="Dimensions of the subspaces.")] = "5,10,50,100,250",
+    subspace: Annotated[
+        list[str] | None, typer.Option(help="One that is there, for its dimension; may be given several times.")
+    ] = None,
+    backbone: BackboneName = "default",
+    revision: Revision = None,
+    device: Device = None,
+    method: Annotated[list[str] | None, typer.Option(help="Only this one; may be given several times.")] = None,
+    seeds: Annotated[int, typer.Option(help="Draws of examples.", min=1)] = 3,
+    first_seed: Annotated[int, typer.Option(help="The first draw; a fit has used seed 0.", min=0)] = 100,
+    per_label: Annotated[int, typer.Option(help="Examples of each label that are tuned on.", min=2)] = 16,
+    curve: Annotated[str, typer.Option(help="Examples of each label to compare; '' for none.")] = "1,4,8,16,64",
+    seen_tasks: Annotated[int, typer.Option(help="Most seen tasks that are measured.", min=1)] = 20,
+    unseen_tasks: Annotated[int, typer.Option(help="Most unseen tasks that are measured.", min=1)] = 100,
+    test_rows: Annotated[int, typer.Option(help="Most test rows of a task that are scored.", min=1)] = 500,
+    fit_steps: Annotated[int | None, typer.Option(help="Optimizer steps of each fit.", min=1)] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps in the subspace; the service's without it.", min=1)] = None,
+    pt_steps: Annotated[int, typer.Option(help="Steps of plain prompt tuning, at three rates.", min=1)] = 200,
+    ablation: Annotated[
+        list[str] | None,
+        typer.Option(help="Compare also: start, tasks, prompt-length, finding; may be given several times."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find subspaces of several dimensions, measure all of them against all baselines, and write one report.
+
+    TASKS has an index.json that says which tasks are seen (the subspaces are found from them) and which unseen.
+    Stopped or killed, the same command goes on where it was.
+
+    \b
+    ipt subspace study tasks/ study/
+    ipt subspace study tasks/ short/ --dimensions 250 --subspace default --seeds 1 --unseen-tasks 4 --seen-tasks 2
+    """
+    import ipt
+    from app.cli.progress import progress
+    from ipt.evaluation import METHODS, EvaluationOptions
+    from ipt.setfit_baseline import is_installed
+    from ipt.study.plots import check_installed
+    from ipt.study.report import write_report
+    from ipt.study.run import ABLATIONS, Study, StudyOptions
+    from ipt.subspace.fit import FitOptions
+    from ipt.task_folder import read_task_folder
+
+    for name, given, known in (("method", method, METHODS), ("ablation", ablation, ABLATIONS)):
+        if unknown := set(given or ()) - set(known):
+            raise CliError(f"there is no {name} {min(unknown)!r}; there are {', '.join(known)}")
+    check_installed()
+    without = {"IST then PT"} if is_installed() else {"IST then PT", "SetFit"}
+    options = StudyOptions(
+        dimensions=_numbers("--dimensions", dimensions),
+        methods=tuple(method or sorted(set(METHODS) - without, key=METHODS.index)),
+        seeds=tuple(range(first_seed, first_seed + seeds)),
+        seen_tasks=seen_tasks,
+        unseen_tasks=unseen_tasks,
+        curve=_numbers("--curve", curve) if curve else (),
+        ablations=tuple(ablation or ()),
+        fit=FitOptions() if fit_steps is None else FitOptions(steps=fit_steps),
+        evaluation=EvaluationOptions(
+            per_label=per_label,
+            test_rows=test_rows,
+            hyperparameters=ipt.Hyperparameters() if steps is None else ipt.Hyperparameters(steps=steps),
+            pt_steps=pt_steps,
+        ),
+    )
+    left_out: list[str] = []
+    seen, unseen = (read_task_folder(tasks, split, left_out) for split in ("seen", "unseen"))
+    notes = [*left_out, *(note for task in (*seen, *unseen) for note in task.notes)]
+    loaded = ipt.load_backbone(backbone, revision=revision, device=device)
+    given_subspaces = [ipt.load_subspace(one, loaded) for one in subspace or ()]
+    for one in given_subspaces:
+        if one.intrinsic_dim not in options.dimensions:
+            raise CliError(f"subspace {one.id} has dimension {one.intrinsic_dim}, which --dimensions does not name")
+    with progress(notices()) as show:
+
+        def on_part(findings: "Findings") -> None:
+            write_report(output, findings, options, notes)
+
+        running = Study(loaded, seen, unseen, given_subspaces, output, options, show)
+        try:
+            running.run(on_part)
+        except KeyboardInterrupt:
+            notices().print("stopped; the same command goes on where it was")
+            raise typer.Exit(130) from None
+    report = output / "report.md"
+    if as_json:
+        print_json({"report": str(report)})
+    else:
+        results().print(f"written to {report}", soft_wrap=True)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        numbers = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        numbers = [0]
+    if numbers[0] < 1:
+        raise CliError(f"{option} takes numbers from 1 on with commas between them, got {text!r}")
+    return tuple(numbers)

@@ -1,0 +1,223 @@
+"""A study's report: a Markdown page with its plots beside it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from ipt.evaluation import Measurement, e_rel
+from ipt.evaluation_report import score_table
+from ipt.replacing import replacing
+from ipt.study import geometry, plots
+from ipt.study.run import Findings, StudyOptions
+from ipt.subspace.store import Subspace
+
+Point = tuple[float, float | None]
+"""A mean over tasks, and its standard deviation over the draws where there are several."""
+
+TITLES = {
+    "start": "Where tuning starts",
+    "tasks": "How many tasks the subspace is found from",
+    "prompt-length": "The length of the soft prompts",
+    "finding": "How the subspace is found",
+}
+
+
+def write_report(folder: Path, findings: Findings, options: StudyOptions, notes: Sequence[str]) -> Path:
+    """Write `report.md` and `plots/` into the folder; `notes` are on rows and tasks that were not read."""
+    lines = ["# A study of task subspaces", "", _about(findings, options), ""]
+    for part in (_against_prompt_tuning, _methods, _curve, _tasks_in_space):
+        lines += part(folder, findings, options)
+    for name, variants in findings.ablations.items():
+        lines += [f"## Ablation: {TITLES[name]}", "", "IST on the unseen tasks, mean accuracy in per cent.", ""]
+        lines += ["| variant | accuracy |", "| --- | ---: |"]
+        lines += [f"| {each.name} | {_with_spread(_over_draws(each.measurements), '.1f')} |" for each in variants]
+        lines += [""]
+    left_out = [*findings.left_out, *notes]
+    lines += ["## Left out", "", *([f"- {each}" for each in left_out] or ["Nothing."]), ""]
+    report = folder / "report.md"
+    with replacing(report) as temporary:
+        temporary.write_text("\n".join(lines), encoding="utf-8")
+    return report
+
+
+def _about(findings: Findings, options: StudyOptions) -> str:
+    asked, backbone = options.evaluation, findings.reference.manifest["backbone"]
+    ids = ", ".join(f"`{subspace.id}` (D = {dim})" for dim, subspace in sorted(findings.subspaces.items()))
+    return (
+        f"Subspaces on `{backbone['id']}`: {ids}. Measured with {asked.per_label} examples a label, draws of them: "
+        f"{len(options.seeds)}, on at most {asked.test_rows} test rows of a task. IST: "
+        f"{asked.hyperparameters.steps} steps in the subspace. PT: {asked.pt_steps} steps on the whole prompt, at the "
+        f"best of {len(asked.pt_learning_rates)} learning rates on held-back examples. Seen tasks are measured with "
+        "training examples that the subspace was not found with. Scores are in per cent; behind ± is the standard "
+        "deviation over the draws."
+    )
+
+
+def _against_prompt_tuning(folder: Path, findings: Findings, _: StudyOptions) -> list[str]:
+    series: dict[str, dict[int, Point]] = {}
+    for split, by_dim in findings.splits.items():
+        points = {dim: point for dim, found in by_dim.items() if (point := _mean_e_rel(found))}
+        if points:
+            series[split] = points
+    if not series:
+        return []
+    plots.plot_e_rel(folder / "plots" / "e_rel.png", series)
+    lines = [
+        "## Tuning in the subspace against prompt tuning",
+        "",
+        "E_rel is IST's score divided by PT's, the mean over tasks.",
+        "",
+        f"| D | {' | '.join(f'{what}, {split}' for what in ('E_rel', 'IST') for split in series)} |",
+        "| ---: |" + " ---: |" * (2 * len(series)),
+    ]
+    for dim in sorted({dim for points in series.values() for dim in points}):
+        cells = [_with_spread(points.get(dim), ".3f") for points in series.values()]
+        cells += [_cell(findings.splits[split].get(dim, []), "IST") for split in series]
+        lines.append(f"| {dim} | {' | '.join(cells)} |")
+    prompt = findings.reference.prompt_length * findings.reference.hidden_size
+    return [*lines, "", f"PT tunes {prompt} numbers a task.", "", "![E_rel against the dimension](plots/e_rel.png)", ""]
+
+
+def _methods(folder: Path, findings: Findings, options: StudyOptions) -> list[str]:
+    dim = findings.reference.intrinsic_dim
+    measured = {split: by_dim[dim] for split, by_dim in findings.splits.items() if by_dim.get(dim)}
+    if not measured:
+        return []
+    every = [one for found in measured.values() for one in found]
+    present = [method for method in options.methods if any(one.method == method for one in every)]
+    lines = [
+        f"## All methods, D = {dim}",
+        "",
+        "Seconds are those of tuning or training for one task, the median, on the machine of the study.",
+        "",
+        f"| method | {' | '.join(f'{split} tasks' for split in measured)} | seconds |",
+        "| --- |" + " ---: |" * (len(measured) + 1),
+    ]
+    for method in present:
+        seconds = [
+            float(one.detail["seconds"] or 0) for one in every if one.method == method and "seconds" in one.detail
+        ]
+        cells = [_cell(found, method) for found in measured.values()]
+        lines.append(f"| {method} | {' | '.join(cells)} | {f'{statistics.median(seconds):.1f}' if seconds else '–'} |")
+    lines.append("")
+    for split, found in measured.items():
+        means = {
+            method: {t: statistics.mean(draws) for t, draws in _draws(found, method).items()} for method in present
+        }
+        families = {one.task: one.family for one in found}
+        plots.plot_tasks(folder / "plots" / f"tasks_{split}.png", means, families)
+        lines += [f"### {split.capitalize()} tasks", "", *score_table(found, present), ""]
+        lines += [f"![Accuracy of each method on each {split} task](plots/tasks_{split}.png)", ""]
+    if len(options.seeds) > 1:
+        spreads = {
+            method: [statistics.stdev(draws) for draws in _draws(every, method).values() if len(draws) > 1]
+            for method in present
+        }
+        plots.plot_stability(folder / "plots" / "stability.png", {m: found for m, found in spreads.items() if found})
+        lines += ["### Stability", "", "![Standard deviation over the draws, by method](plots/stability.png)", ""]
+    return lines
+
+
+def _curve(folder: Path, findings: Findings, _: StudyOptions) -> list[str]:
+    if not findings.curve:
+        return []
+    methods = ("logistic regression", "IST")
+    points = {
+        method: {
+            count: point
+            for count, found in findings.curve.items()
+            if (point := _over_draws([one for one in found if one.method == method]))
+        }
+        for method in methods
+    }
+    points = {method: found for method, found in points.items() if found}
+    plots.plot_curve(folder / "plots" / "curve.png", points)
+    tasks = len({one.task for found in findings.curve.values() for one in found})
+    about = (
+        f"Mean accuracy on the {tasks} unseen tasks with rows enough, D = {findings.reference.intrinsic_dim}. With "
+        "one example a label there is nothing to tune by: IST is its first start there."
+    )
+    lines = ["## Examples a label", "", about, "", f"| examples a label | {' | '.join(points)} |"]
+    lines.append("| ---: |" + " ---: |" * len(points))
+    for count in sorted(findings.curve):
+        cells = [_with_spread(of_method.get(count), ".1f") for of_method in points.values()]
+        lines.append(f"| {count} | {' | '.join(cells)} |")
+    return [*lines, "", "![Accuracy against examples a label](plots/curve.png)", ""]
+
+
+def _tasks_in_space(folder: Path, findings: Findings, _: StudyOptions) -> list[str]:
+    subspace = findings.reference
+    if subspace.task_vectors is None or len(subspace.task_vectors) < 2:
+        return []
+    names, families = tasks_of(subspace)
+    vectors = subspace.task_vectors.double().numpy()
+    places, shares = geometry.plane(vectors)
+    similar = geometry.similarities(vectors)
+    plots.plot_map(folder / "plots" / "map.png", places, shares, names, families)
+    plots.plot_similarities(folder / "plots" / "similarities.png", similar, names, families)
+    within, between = geometry.within_and_between(similar, families)
+    cosines = ", ".join(
+        f"{value:.2f} of two tasks of {what}"
+        for value, what in ((within, "one family"), (between, "two families"))
+        if value is not None
+    )
+    about = (
+        f"The vectors of the {len(names)} tasks that the subspace of D = {subspace.intrinsic_dim} was found from. "
+        f"Mean cosine: {cosines}."
+    )
+    figures = ["![Task vectors on two principal components](plots/map.png)", ""]
+    figures += ["![Cosines of the task vectors, by family](plots/similarities.png)", ""]
+    return ["## The tasks in the subspace", "", about, "", *figures]
+
+
+def tasks_of(subspace: Subspace) -> tuple[list[str], list[str]]:
+    """Names and families of the tasks that a subspace was found from, in the order of its task vectors."""
+    training = subspace.manifest["training"]
+    names = [str(name) for name in training["tasks"]]
+    return names, [str(family) for family in training.get("families", names)]
+
+
+def _draws(measurements: Sequence[Measurement], method: str) -> dict[str, list[float]]:
+    """Scores in per cent, by task."""
+    found: dict[str, list[float]] = {}
+    for one in measurements:
+        if one.method == method:
+            found.setdefault(one.task, []).append(100 * one.score)
+    return found
+
+
+def _cell(measurements: Sequence[Measurement], method: str) -> str:
+    return _with_spread(_over_draws([one for one in measurements if one.method == method]), ".1f")
+
+
+def _over_draws(measurements: Sequence[Measurement]) -> Point | None:
+    """Mean score over tasks, in per cent: its mean and standard deviation over the draws."""
+    by_seed: dict[int, list[float]] = {}
+    for one in measurements:
+        by_seed.setdefault(one.seed, []).append(100 * one.score)
+    return _mean_and_deviation([statistics.mean(scores) for scores in by_seed.values()])
+
+
+def _mean_e_rel(measurements: Sequence[Measurement]) -> Point | None:
+    """The mean over tasks of E_rel, and the standard deviation of that over the draws."""
+    relative = e_rel(measurements)
+    if not relative:
+        return None
+    of_draws = [e_rel([one for one in measurements if one.seed == seed]) for seed in {one.seed for one in measurements}]
+    spread = _mean_and_deviation([statistics.mean(found.values()) for found in of_draws if found])
+    return statistics.mean(relative.values()), spread[1] if spread else None
+
+
+def _mean_and_deviation(values: Sequence[float]) -> Point | None:
+    if not values:
+        return None
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _with_spread(point: Point | None, style: str) -> str:
+    if point is None:
+        return "–"
+    mean, deviation = point
+    return f"{mean:{style}}" if deviation is None else f"{mean:{style}} ± {deviation:{style}}"

@@ -1,0 +1,283 @@
+"""The study of subspaces: fitted for several dimensions, measured on seen and unseen tasks, and compared.
+
+What takes long is kept in the study's folder as soon as it is there (fits by their checkpoints, measurements one by
+one), so that the same study goes on where it was killed, and ends as if it had not been.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from ipt.backbones.protocol import Backbone
+from ipt.errors import CheckpointError
+from ipt.evaluation import STARTS, Evaluation, EvaluationOptions, Measurement, with_rows
+from ipt.evaluation_report import MeasurementFile, measure_missing
+from ipt.soft_prompts import read_prompts
+from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
+from ipt.subspace.fit import DirectFit, FitOptions
+from ipt.subspace.resumable import CHECKPOINT_FILE, ResumableFit
+from ipt.subspace.store import MANIFEST_FILE, Subspace, load_subspace
+from ipt.subspace.task_losses import RowOptions, TaskLosses, prepare_tasks, rows_not_fitted
+from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
+from ipt.task_folder import FolderTask
+
+ABLATIONS = ("start", "tasks", "prompt-length", "finding")
+TASK_COUNTS = (10, 30)
+PROMPT_LENGTHS = (4, 32)
+
+OnProgress = Callable[[str, int, int, str], None]
+"""Takes what is going on, how much of it is done, of how much, and how it goes."""
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What is fitted and measured. `fit`'s dimension and seed, and the examples of `evaluation`, are per run."""
+
+    dimensions: tuple[int, ...] = (5, 10, 50, 100, 250)
+    methods: tuple[str, ...] = ("class names", "logistic regression", "nearest neighbours", "PT", "random", "IST")
+    seeds: tuple[int, ...] = (100, 101, 102)
+    """Of the draws of examples; the fit has seed 0."""
+    seen_tasks: int | None = None
+    unseen_tasks: int | None = None
+    """Most tasks that are measured, of as many families as there are; all where None."""
+    curve: tuple[int, ...] = (1, 4, 8, 16, 64)
+    """Examples a label at which IST and logistic regression are compared."""
+    ablations: tuple[str, ...] = ()
+    fit: FitOptions = field(default_factory=FitOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of an ablation: what was changed, and what was measured on the unseen tasks."""
+
+    name: str
+    measurements: list[Measurement]
+    """Of one method."""
+
+
+@dataclass
+class Findings:
+    """All that a study has found so far. Measurements are by dimension, or by examples a label."""
+
+    subspaces: dict[int, Subspace] = field(default_factory=dict)
+    splits: dict[str, dict[int, list[Measurement]]] = field(default_factory=lambda: {"seen": {}, "unseen": {}})
+    curve: dict[int, list[Measurement]] = field(default_factory=dict)
+    ablations: dict[str, list[Variant]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    """Tasks that could not be used, and why."""
+
+    @property
+    def reference(self) -> Subspace:
+        """The subspace of the largest dimension."""
+        return self.subspaces[max(self.subspaces)]
+
+
+class Study:
+    """One study in one folder.
+
+    Args:
+        backbone: the frozen model.
+        seen, unseen: the tasks that subspaces are found from, and those that they are not.
+        given: subspaces that are there already, to be used for their dimension.
+        folder: keeps everything.
+        options: what is done.
+        on_progress: called often.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        seen: Sequence[FolderTask],
+        unseen: Sequence[FolderTask],
+        given: Sequence[Subspace],
+        folder: Path,
+        options: StudyOptions,
+        on_progress: OnProgress,
+    ) -> None:
+        self.backbone = backbone
+        self.seen = seen
+        self.unseen = unseen
+        self.given = {subspace.intrinsic_dim: subspace for subspace in given}
+        self.folder = folder
+        self.options = options
+        self.findings = Findings()
+        self._show = on_progress
+        self._prepared: TaskLosses | None = None
+
+    def run(self, on_part: Callable[[Findings], None]) -> Findings:
+        """Do what is not done yet; `on_part` is called whenever there is more to report.
+
+        Raises:
+            CheckpointError: the folder has a fit with other options.
+            DatasetError: no task is left to measure on.
+        """
+        found, options = self.findings, self.options
+        for dim in options.dimensions:
+            found.subspaces[dim] = self.given.get(dim) or self._fit_direct(
+                self.folder / f"dimension-{dim}", replace(options.fit, intrinsic_dim=dim), self.seen
+            )
+        tasks = {"seen": self._measured(self._other_rows(), options.seen_tasks)}
+        tasks["unseen"] = self._measured(self.unseen, options.unseen_tasks)
+        # The reference first: what does not depend on the subspace is measured beside it.
+        for dim in sorted(options.dimensions, reverse=True):
+            for split in ("unseen", "seen"):
+                found.splits[split][dim] = self._measure(
+                    f"{split} tasks, dimension {dim}", found.subspaces[dim], tasks[split], options.methods
+                )
+                on_part(found)
+        for per_label in options.curve:
+            few = replace(options.evaluation, per_label=per_label)
+            found.curve[per_label] = self._measure(
+                f"{per_label} examples a label",
+                found.reference,
+                with_rows(tasks["unseen"], max(options.curve), found.left_out),
+                ("logistic regression", "IST"),
+                few,
+            )
+        on_part(found)
+        for name in options.ablations:
+            found.ablations[name] = self._ablation(name, tasks["unseen"])
+            on_part(found)
+        return found
+
+    def _ablation(self, name: str, unseen: Sequence[FolderTask]) -> list[Variant]:
+        reference = self.findings.reference
+        if name == "start":
+            return self._starts(reference, unseen)
+        fit = replace(self.options.fit, intrinsic_dim=reference.intrinsic_dim)
+        folder = self.folder / "ablations"
+        variants: list[Variant] = []
+
+        def add(what: str, subspace: Subspace) -> None:
+            variants.append(Variant(what, self._measure(f"ablation: {what}", subspace, unseen, ("IST",))))
+
+        if name == "tasks":
+            for count in (count for count in TASK_COUNTS if count < len(self.seen)):
+                add(f"{count} seen tasks", self._fit_direct(folder / f"tasks-{count}", fit, spread(self.seen, count)))
+            add(f"{len(self.seen)} seen tasks (as above)", reference)
+        elif name == "prompt-length":
+            for length in PROMPT_LENGTHS:
+                of_length = replace(fit, prompt_length=length)
+                add(f"prompts of {length}", self._fit_direct(folder / f"prompt-length-{length}", of_length, self.seen))
+            add(f"prompts of {reference.prompt_length} (as above)", reference)
+        else:
+            add("from tuned prompts, as in the paper", self._fit_paper(folder / "paper", fit))
+            add("directly from the tasks (as above)", reference)
+        return variants
+
+    def _starts(self, subspace: Subspace, unseen: Sequence[FolderTask]) -> list[Variant]:
+        asked = self.options.evaluation
+        untuned = replace(asked, hyperparameters=replace(asked.hyperparameters, steps=0))
+        methods = ("IST", *STARTS) if subspace.task_vectors is not None else ("IST", STARTS[0])
+        variants = []
+        for how, evaluation in (("untuned", untuned), ("tuned", asked)):
+            measured = self._measure(f"ablation: starts, {how}", subspace, unseen, methods, evaluation)
+            for method in methods:
+                start = "the likeliest initial vector" if method == "IST" else method.removeprefix("IST from ")
+                variants.append(Variant(f"{start}, {how}", [one for one in measured if one.method == method]))
+        return variants
+
+    def _fit_direct(self, folder: Path, options: FitOptions, tasks: Sequence[FolderTask]) -> Subspace:
+        return self._fit(folder, options, tasks, lambda: DirectFit(self._losses(tasks, options), options))
+
+    def _fit_paper(self, folder: Path, like: FitOptions) -> Subspace:
+        """An auto-encoder of tuned prompts; rows, dimension, prompt length and steps as in the direct fit."""
+        own = {each.name: getattr(like, each.name) for each in fields(RowOptions)}
+        options = AutoencoderOptions(**own, intrinsic_dim=like.intrinsic_dim, steps=like.steps)
+
+        def make() -> ResumableFit:
+            path = folder / "prompts.safetensors"
+            tune_prompts(
+                self.backbone,
+                self.seen,
+                path,
+                PromptOptions(prompt_length=like.prompt_length),
+                on_step=lambda done, total, _: self._show("tuning prompts", done, total, ""),
+            )
+            return AutoencoderFit(self._losses(self.seen, options), read_prompts(path, self.backbone), options)
+
+        return self._fit(folder, options, self.seen, make)
+
+    def _fit(
+        self, folder: Path, options: RowOptions, tasks: Sequence[FolderTask], make: Callable[[], ResumableFit]
+    ) -> Subspace:
+        """The folder's subspace, which is found there first where it is not finished."""
+        if (folder / MANIFEST_FILE).is_file() and not (folder / CHECKPOINT_FILE).is_file():
+            subspace = load_subspace(folder, self.backbone)
+            training = subspace.manifest["training"]
+            wanted = json.loads(json.dumps(asdict(options)))
+            if (training.get("options"), training.get("tasks")) != (wanted, [task.name for task in tasks]):
+                raise CheckpointError(
+                    f"{folder} has a subspace that was found with other tasks or options: remove it, or choose another "
+                    "folder for the study"
+                )
+            return subspace
+        return make().run_in(
+            folder,
+            lambda step, _: self._show(f"fitting {folder.name}", step.step, step.steps, f", loss {step.loss:.3g}"),
+        )
+
+    def _losses(self, tasks: Sequence[FolderTask], options: RowOptions) -> TaskLosses:
+        """What a fit learns from. Reading all seen tasks takes minutes, so it is done once for all their fits."""
+        if tasks is not self.seen:
+            return prepare_tasks(self.backbone, tasks, options)
+        if self._prepared is None:
+            self._prepared = prepare_tasks(
+                self.backbone, tasks, options, lambda done, total: self._show("reading tasks", done, total, "")
+            )
+        return self._prepared.anew(options)
+
+    def _other_rows(self) -> list[FolderTask]:
+        """The seen tasks without the rows that any of the subspaces was fitted on."""
+        tasks = list(self.seen)
+        names = [each.name for each in fields(RowOptions)]
+        asked: list[RowOptions] = []
+        for subspace in self.findings.subspaces.values():
+            recorded = subspace.manifest["training"].get("options", {})
+            options = RowOptions(**{name: recorded[name] for name in names if name in recorded})
+            if options not in asked:
+                asked.append(options)
+        for options in asked:
+            tasks = [rows_not_fitted(task, options) for task in tasks]
+        return tasks
+
+    def _measured(self, tasks: Sequence[FolderTask], most: int | None) -> list[FolderTask]:
+        """At most so many of the tasks, without those that cannot be measured with the examples asked for."""
+        return spread(with_rows(tasks, self.options.evaluation.per_label, self.findings.left_out), most)
+
+    def _measure(
+        self,
+        what: str,
+        subspace: Subspace,
+        tasks: Sequence[FolderTask],
+        methods: Sequence[str],
+        options: EvaluationOptions | None = None,
+    ) -> list[Measurement]:
+        evaluation = Evaluation(self.backbone, subspace, options or self.options.evaluation)
+        alike = [one.id for one in self.findings.subspaces.values()]
+        alike = alike if subspace.prompt_length == self.findings.reference.prompt_length else []
+        kept = MeasurementFile(self.folder / "measurements.jsonl", evaluation.identity, alike)
+        return measure_missing(
+            evaluation,
+            kept,
+            tasks,
+            self.options.seeds,
+            methods,
+            lambda done, total, task: self._show(f"measuring {what}", done, total, f", {task}" if task else ""),
+        )
+
+
+def spread(tasks: Sequence[FolderTask], most: int | None) -> list[FolderTask]:
+    """At most so many of the tasks, in order of name: one of each family in turn."""
+    if most is None or len(tasks) <= most:
+        return list(tasks)
+    families: dict[str, list[FolderTask]] = {}
+    for task in tasks:
+        families.setdefault(task.family, []).append(task)
+    in_turn = [task for task in chain.from_iterable(zip_longest(*families.values())) if task is not None]
+    return sorted(in_turn[:most], key=lambda task: task.name)

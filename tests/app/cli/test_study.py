@@ -1,0 +1,78 @@
+"""`ipt subspace study`, from the folder of tasks to the report."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from app.cli.root import run
+
+Captured = pytest.CaptureFixture[str]
+
+THINGS = ("movie", "book", "food", "place", "room", "staff", "phone", "app", "bill", "card", "song", "dog")
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    """Two seen tasks, an unseen one, and one that cannot be read."""
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    for name in ("one", "two", "three"):
+        rows = [
+            {"split": split, "input": f"{word} {thing} {name} {more}".strip(), "output": label}
+            for thing in THINGS
+            for split, more in (("train", ""), ("test", "today"))
+            for label, word in (("yes", "good"), ("no", "bad"))
+        ]
+        rows.append(rows[0] | {"output": "no"})
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "four.jsonl").write_text("no json")
+    splits = {"one": "seen", "two": "seen", "three": "unseen", "four": "unseen"}
+    index = {name: {"family": name[0], "split": split} for name, split in splits.items()}
+    (folder / "index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_a_study_ends_in_a_report_and_a_second_run_measures_nothing_again(
+    tasks: Path, tiny_backbone_dir: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    command = ["subspace", "study", str(tasks), str(tmp_path / "out"), "--backbone", str(tiny_backbone_dir)]
+    command += ["--device", "cpu", "--dimensions", "3", "--fit-steps", "2", "--seeds", "1", "--per-label", "4"]
+    command += ["--curve", "1,2", "--steps", "1", "--pt-steps", "1", "--method", "PT", "--method", "IST"]
+    assert run([*command, "--json"]) == 0
+    report = Path(json.loads(capsys.readouterr().out)["report"]).read_text()
+    assert "| D | E_rel, seen | E_rel, unseen | IST, seen | IST, unseen |" in report
+    assert "- four.jsonl:1: a row must be JSON" in report
+    assert "- one.jsonl:49: skipped: 'no' for an input that has 'yes' in one.jsonl:1" in report
+    measured = (tmp_path / "out" / "measurements.jsonl").read_text()
+    assert run(command) == 0
+    assert (tmp_path / "out" / "measurements.jsonl").read_text() == measured
+    assert (tmp_path / "out" / "report.md").read_text() == report
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--method", "magic"], "no method 'magic'"),
+        (["--ablation", "magic"], "no ablation 'magic'"),
+        (["--dimensions", "5,ten"], "--dimensions takes numbers from 1 on"),
+        (["--curve", "0,4"], "--curve takes numbers from 1 on"),
+        (["--subspace", "SUBSPACE", "--dimensions", "5"], "has dimension 8, which --dimensions does not name"),
+    ],
+)
+def test_a_study_that_cannot_be_is_one_line(
+    options: list[str],
+    said: str,
+    tasks: Path,
+    tiny_backbone_dir: Path,
+    tiny_subspace_dir: Path,
+    tmp_path: Path,
+    capsys: Captured,
+) -> None:
+    command = ["subspace", "study", str(tasks), str(tmp_path / "out"), "--backbone", str(tiny_backbone_dir)]
+    given = [str(tiny_subspace_dir) if option == "SUBSPACE" else option for option in options]
+    assert run([*command, "--device", "cpu", *given]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert said in error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,91 @@
+"""A study's page and its plots."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import ipt
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.evaluation import Measurement
+from ipt.study.plots import check_installed
+from ipt.study.report import write_report
+from ipt.study.run import Findings, StudyOptions, Variant
+from ipt.subspace.modules import SubspaceDecoder
+
+METHODS = ("logistic regression", "SetFit", "PT", "IST")
+
+
+def measured(offset: float = 0.0, seeds: tuple[int, ...] = (0, 1)) -> list[Measurement]:
+    """Two tasks; IST is half of a hundredth better in the second draw."""
+    return [
+        Measurement(name, name[0], seed, method, score + offset + seed * (method == "IST") / 200, 1.0, detail)
+        for seed in seeds
+        for name, level in (("a1", 0.5), ("b1", 0.6))
+        for method, score, detail in (
+            ("logistic regression", level, {}),
+            ("SetFit", level + 0.05, {"seconds": 20.0}),
+            ("PT", level + 0.1, {"seconds": 9.0}),
+            ("IST", level + 0.1, {"seconds": 3.0}),
+        )
+    ]
+
+
+@pytest.fixture
+def findings(encoder: EncoderBackbone, tmp_path: Path) -> Findings:
+    found = Findings()
+    for dim in (3, 5):
+        generator = torch.Generator().manual_seed(dim)
+        found.subspaces[dim] = ipt.save_subspace(
+            tmp_path / f"subspace-{dim}",
+            SubspaceDecoder(dim, 4, 2, 32),
+            encoder,
+            task_vectors=torch.randn(3, dim, generator=generator),
+            training={"tasks": ["a1", "a2", "b1"], "families": ["a", "a", "b"]},
+        )
+        found.splits["seen"][dim] = measured()
+        found.splits["unseen"][dim] = measured(-0.1 if dim == 3 else 0.0)
+    return found
+
+
+def test_a_report_has_every_part_with_its_plots(findings: Findings, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    findings.curve = {count: measured(count / 100) for count in (1, 4)}
+    findings.ablations = {"start": [Variant("zero, tuned", [one for one in measured() if one.method == "IST"])]}
+    findings.left_out = ["c2: has 5 training rows"]
+    options = StudyOptions(dimensions=(3, 5), methods=METHODS, seeds=(0, 1))
+    report = write_report(tmp_path / "study", findings, options, ["b1.jsonl:7: skipped"])
+    lines = report.read_text().splitlines()
+    assert "| D | E_rel, seen | E_rel, unseen | IST, seen | IST, unseen |" in lines
+    # IST is 65.0 and 65.5 in the two draws, PT 65.0.
+    assert "| 5 | 1.004 ± 0.005 | 1.004 ± 0.005 | 65.2 ± 0.4 | 65.2 ± 0.4 |" in lines
+    assert "| SetFit | 60.0 ± 0.0 | 60.0 ± 0.0 | 20.0 |" in lines
+    assert "| IST | 65.2 ± 0.4 | 65.2 ± 0.4 | 3.0 |" in lines
+    assert "| b1 | 60.0 ± 0.0 | 65.0 ± 0.0 | 70.0 ± 0.0 | 70.2 ± 0.4 | 1.004 |" in lines
+    assert "| 4 | 59.0 ± 0.0 | 69.2 ± 0.4 |" in lines
+    assert "| zero, tuned | 65.2 ± 0.4 |" in lines
+    assert lines[-2:] == ["- c2: has 5 training rows", "- b1.jsonl:7: skipped"]
+    plots = {line.partition("](")[2].rstrip(")") for line in lines if line.startswith("![")}
+    assert plots == {f"plots/{path.name}" for path in (tmp_path / "study" / "plots").iterdir()}
+    assert len(plots) == 7
+    assert all((tmp_path / "study" / plot).read_bytes().startswith(b"\x89PNG") for plot in plots)
+
+
+def test_one_draw_and_no_prompt_tuning_leave_out_what_they_cannot_tell(findings: Findings, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for by_dim in findings.splits.values():
+        for dim, found in by_dim.items():
+            by_dim[dim] = [one for one in found if one.seed == 0 and one.method != "PT"]
+    options = StudyOptions(dimensions=(3, 5), methods=METHODS, seeds=(0,))
+    text = write_report(tmp_path / "study", findings, options, []).read_text()
+    assert "±" not in text.replace("behind ±", "")
+    assert "E_rel" not in text
+    assert "Stability" not in text
+    assert "| IST | 65.0 | 65.0 | 3.0 |" in text
+    assert text.endswith("## Left out\n\nNothing.\n")
+
+
+def test_plots_without_matplotlib_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ipt.IptError, match="pip install"):
+        check_installed()

@@ -1,0 +1,182 @@
+"""What a study measures, and on what."""
+
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import ipt
+import ipt.evaluation
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.evaluation import STARTS, EvaluationOptions
+from ipt.study.run import Findings, Study, StudyOptions, spread
+from ipt.subspace.fit import FitOptions
+from ipt.subspace.tune_prompts import PromptOptions
+from ipt.task_folder import FolderTask
+from tests.ipt.conftest import sentiment
+
+OPTIONS = StudyOptions(
+    dimensions=(3, 8),
+    methods=("logistic regression", "PT", "IST"),
+    seeds=(100,),
+    curve=(),
+    fit=FitOptions(decoder_hidden=6, prompt_length=4, steps=2, tasks_per_step=2, rows_per_task=4),
+    evaluation=EvaluationOptions(
+        per_label=4, hyperparameters=ipt.Hyperparameters(steps=1, batch_size=4), pt_steps=1, pt_learning_rates=(0.1,)
+    ),
+)
+
+
+def task(name: str, repeats: int = 4) -> FolderTask:
+    rows = [ipt.Example(f"{row.input} {name}", row.output) for row in sentiment(repeats)]
+    return FolderTask(name, name[0], tuple(rows), tuple(sentiment(1)))
+
+
+SEEN = [task("a1"), task("a2"), task("b1")]
+UNSEEN = [task("c1"), task("c2", repeats=1)]
+
+
+def study(
+    encoder: EncoderBackbone, folder: Path, options: StudyOptions = OPTIONS, given: tuple[ipt.Subspace, ...] = ()
+) -> Findings:
+    return Study(encoder, SEEN, UNSEEN, given, folder, options, lambda *_: None).run(lambda _: None)
+
+
+def test_each_dimension_is_measured_and_baselines_once(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    found = study(encoder, tmp_path)
+    assert {dim: subspace.intrinsic_dim for dim, subspace in found.subspaces.items()} == {3: 3, 8: 8}
+    for split, tasks in (("seen", {"a1", "a2", "b1"}), ("unseen", {"c1", "c2"})):
+        for dim in (3, 8):
+            assert {(one.task, one.method) for one in found.splits[split][dim]} == {
+                (name, method) for name in tasks for method in OPTIONS.methods
+            }
+    # Five tasks: two methods once, IST for each dimension.
+    lines = (tmp_path / "measurements.jsonl").read_text().splitlines()
+    assert len(lines) == 5 * (2 + 2)
+    again = study(encoder, tmp_path)
+    assert (tmp_path / "measurements.jsonl").read_text().splitlines() == lines
+    assert again.splits == found.splits
+
+
+def test_seen_tasks_are_measured_on_rows_that_no_fit_saw(
+    encoder: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: set[str] = set()
+
+    def note(_: EncoderBackbone, examples: list[ipt.Example], texts: list[str]) -> list[str]:
+        drawn.update(example.input for example in examples)
+        return texts
+
+    monkeypatch.setitem(ipt.evaluation._WITHOUT_TUNING, "logistic regression", note)
+    everything = replace(OPTIONS.evaluation, per_label=10)
+    options = replace(OPTIONS, dimensions=(3,), methods=("logistic regression",), evaluation=everything)
+    running = Study(encoder, SEEN, [task("c1")], (), tmp_path, options, lambda *_: None)
+    running.run(lambda _: None)
+    assert running._prepared is not None
+    fitted = {tuple(ids) for one in running._prepared.tasks for ids in one.token_ids}  # type: ignore[union-attr]
+    assert len(drawn) == 4 * 20
+    assert not fitted & {tuple(ids) for ids in encoder.tokenize(sorted(drawn))}
+
+
+def test_a_task_with_too_few_rows_is_left_out_and_said_so(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    options = replace(OPTIONS, dimensions=(3,), methods=("IST",), evaluation=replace(OPTIONS.evaluation, per_label=6))
+    found = study(encoder, tmp_path, options)
+    assert {one.task for one in found.splits["unseen"][3]} == {"c1"}
+    assert found.left_out == ["c2: has 5 training rows of 'negative' to draw from, fewer than 6"]
+    with pytest.raises(ipt.DatasetError, match="no task can be measured with 11 examples a label; b1: has 10"):
+        study(encoder, tmp_path, replace(options, evaluation=replace(OPTIONS.evaluation, per_label=11)))
+
+
+def test_a_given_subspace_is_used_for_its_dimension_and_another_backbones_is_refused(
+    encoder: EncoderBackbone, subspace: ipt.Subspace, tmp_path: Path
+) -> None:
+    options = replace(OPTIONS, methods=("IST",))
+    found = study(encoder, tmp_path, options, (subspace,))
+    assert found.subspaces[8] is subspace
+    assert not (tmp_path / "dimension-8").exists()
+    text = (tmp_path / "dimension-3" / "subspace.json").read_text()
+    foreign = text.replace(encoder.identity.weights_sha256, "0" * 64)
+    (tmp_path / "dimension-3" / "subspace.json").write_text(foreign)
+    with pytest.raises(ipt.SubspaceError):
+        study(encoder, tmp_path, options, (subspace,))
+
+
+def test_a_folder_of_another_studys_fits_is_refused(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    options = replace(OPTIONS, dimensions=(3,), methods=("class names",))
+    study(encoder, tmp_path, options)
+    with pytest.raises(ipt.CheckpointError, match="dimension-3 has a subspace that was found with other tasks"):
+        study(encoder, tmp_path, replace(options, fit=replace(options.fit, steps=3)))
+
+
+def test_ablations_change_one_thing_each(
+    encoder: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipt.study.run.TASK_COUNTS", (2, 30))
+    monkeypatch.setattr("ipt.study.run.PROMPT_LENGTHS", (5,))
+    short = partial(PromptOptions, per_label=2, hyperparameters=ipt.Hyperparameters(steps=1))
+    monkeypatch.setattr("ipt.study.run.PromptOptions", short)
+    options = replace(
+        OPTIONS, dimensions=(3,), methods=("IST",), ablations=("start", "tasks", "prompt-length", "finding")
+    )
+    found = study(encoder, tmp_path, options)
+    names = {name: [variant.name for variant in variants] for name, variants in found.ablations.items()}
+    assert len(names["start"]) == 2 * (1 + len(STARTS))
+    assert names["tasks"] == ["2 seen tasks", "3 seen tasks (as above)"]
+    assert names["prompt-length"] == ["prompts of 5", "prompts of 4 (as above)"]
+    assert names["finding"] == ["from tuned prompts, as in the paper", "directly from the tasks (as above)"]
+    for variants in found.ablations.values():
+        assert all({one.task for one in variant.measurements} == {"c1", "c2"} for variant in variants)
+    manifest = ipt.load_subspace(tmp_path / "ablations" / "tasks-2", encoder).manifest
+    assert manifest["training"]["tasks"] == ["a1", "b1"]
+    assert ipt.load_subspace(tmp_path / "ablations" / "prompt-length-5", encoder).prompt_length == 5
+    paper = ipt.load_subspace(tmp_path / "ablations" / "paper", encoder)
+    assert (paper.manifest["training"]["method"], paper.intrinsic_dim, paper.prompt_length) == ("autoencoder", 3, 4)
+
+
+def test_of_many_tasks_some_of_each_family_are_taken() -> None:
+    tasks = [task(name) for name in ("a1", "a2", "a3", "b1", "c1")]
+    assert [each.name for each in spread(tasks, 4)] == ["a1", "a2", "b1", "c1"]
+    assert [each.name for each in spread(tasks, 2)] == ["a1", "b1"]
+    assert spread(tasks, None) == tasks
+
+
+def test_a_study_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
+    encoder: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipt.subspace.resumable.CHECKPOINT_EVERY_STEPS", 2)
+    options = replace(OPTIONS, dimensions=(3,), fit=replace(OPTIONS.fit, steps=5), curve=(1, 2))
+
+    def run(folder: Path, calls: int) -> None:
+        left = iter(range(calls))
+
+        def on_progress(*_: object) -> None:
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Study(encoder, SEEN[:2], UNSEEN[:1], (), folder, options, on_progress).run(lambda _: None)
+
+    # Forked, so that none of them has to load torch.
+    context = multiprocessing.get_context("fork")
+    exits = []
+    for calls in (1, 4, 6, 1, 3, 6, 1000):
+        child = context.Process(target=run, args=(tmp_path / "killed", calls))
+        child.start()
+        child.join()
+        exits.append(child.exitcode)
+    assert exits == [-signal.SIGKILL] * 6 + [0]
+    run(tmp_path / "whole", 1000)
+    measured = []
+    for folder in ("killed", "whole"):
+        records = [json.loads(line) for line in (tmp_path / folder / "measurements.jsonl").read_text().splitlines()]
+        measured.append(
+            {(*(str(one[key]) for key in ("run", "task", "seed", "method")), one["score"]) for one in records}
+        )
+        assert len(measured[-1]) == len(records)
+    assert measured[0] == measured[1]
+    manifests = [(tmp_path / folder / "dimension-3" / "subspace.json").read_text() for folder in ("killed", "whole")]
+    assert manifests[0] == manifests[1]
