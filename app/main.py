@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -18,7 +18,7 @@ from app.body_limit import BodyLimit
 from app.db import migrate
 from app.db.embedded import embedded_postgres
 from app.db.session import make_engine, transaction
-from app.dependencies import Services
+from app.dependencies import Services, only_known_parameters
 from app.errors import (
     AuthenticationError,
     BadRequestError,
@@ -76,6 +76,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
         version=_version(),
         description=_DESCRIPTION,
         lifespan=lifespan,
+        dependencies=[Depends(only_known_parameters)],
     )
     error_handlers.install(app)
     of_v1 = documented([BadRequestError, AuthenticationError, TooLargeError, InvalidError, BusyError, UnavailableError])
