@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 import ipt
-from app import error_handlers
+from app import error_handlers, reference
 from app.adaptations.endpoints import router as adaptations
 from app.api import Api
 from app.body_limit import BodyLimit
@@ -77,12 +77,15 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
         description=_DESCRIPTION,
         lifespan=lifespan,
         dependencies=[Depends(only_known_parameters)],
+        docs_url=None,
+        redoc_url=None,
     )
     error_handlers.install(app)
     of_v1 = documented([BadRequestError, AuthenticationError, TooLargeError, InvalidError, BusyError, UnavailableError])
     for router in (adaptations, tasks, predictions, subspaces_router):
         app.include_router(router, responses=of_v1)
     app.include_router(health)
+    reference.install(app)
     app.include_router(metrics)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestContext)
