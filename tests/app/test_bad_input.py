@@ -284,6 +284,8 @@ def test_a_parameter_that_a_route_does_not_have_is_refused_everywhere(client: ht
             assert response.status_code == 422, (method, path)
             error = error_of(response)
             assert (error["param"], error["code"]) == ("stat", "unknown_parameter")
+    form = client.post("/v1/adaptations?stat=queued", files={"file": ("rows.csv", "text,label")})
+    assert (form.status_code, error_of(form)["code"]) == (422, "unknown_parameter")
     assert "there are state, task_id, after, limit" in error_of(client.get("/v1/adaptations?stat=queued"))["message"]
     made_up = error_of(client.get("/v1/tasks", params={f"{SECRET}!": "x"}))
     assert (made_up["param"], made_up["code"]) == (None, "unknown_parameter")
