@@ -20,7 +20,10 @@ class Api(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         """The document: every answer has a request id, and those of counted requests say how the limit stands."""
+        known = self.openapi_schema
         document = super().openapi()
+        if document is known:
+            return document
         for path, operations in document["paths"].items():
             headers = _REQUEST_ID | (_RATE_LIMIT if path.startswith("/v1/") else {})
             for operation in operations.values():

@@ -17,12 +17,13 @@ from sqlalchemy.orm import Session
 from app.api_keys import service as api_keys
 from app.api_keys.service import Caller
 from app.db.session import transaction
-from app.errors import AuthenticationError, BadRequestError, BusyError, PermissionDeniedError
+from app.errors import AuthenticationError, BadRequestError, BusyError, InvalidError, PermissionDeniedError
 from app.generations.service import Generations
 from app.metrics.collector import StateCollector
 from app.predictions.service import Predictions
 from app.rate_limit import RateLimit
 from app.settings import DEFAULT_TENANT, Settings, is_loopback
+from app.validation import is_field_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,24 @@ async def tenant(request: Request, caller: CallerDep, needed: SecurityScopes, ma
                 f"this API key lacks the scope '{scope}': use one that has it", code="scope_missing"
             )
     return caller.tenant_id
+
+
+async def only_known_parameters(request: Request) -> None:
+    """Refuse a parameter that the route does not have, which may be one that was misspelt.
+
+    Raises:
+        InvalidError: naming it, where it could be a name of ours.
+    """
+    if not request.query_params:
+        return
+    documented = request.app.openapi()["paths"].get(request.scope["route"].path, {})
+    parameters = documented.get(request.method.lower(), {}).get("parameters", ())
+    known = [parameter["name"] for parameter in parameters if parameter["in"] == "query"]
+    for name in request.query_params:
+        if name not in known:
+            there_are = f"there are {', '.join(known)}" if known else "there are none here"
+            param = name if is_field_name(name) else None
+            raise InvalidError(f"there is no such parameter; {there_are}", code="unknown_parameter", param=param)
 
 
 def _caller_with(engine: Engine, key: str) -> Caller | None:

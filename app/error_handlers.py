@@ -1,7 +1,6 @@
 """Turn everything that can go wrong in a request into the one error shape, without quoting what was sent."""
 
 import logging
-import re
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -14,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from app.db.session import is_gone
 from app.errors import AppError, BadRequestError, InvalidError, UnavailableError, error_body, type_of_status
-from app.validation import explain
+from app.validation import explain, is_field_name
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +21,6 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The id of the request that this context serves."""
 
 _DATABASE_RETRY_SECONDS = 2
-_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _CODES = {
     "missing": "missing_field",
     "extra_forbidden": "unknown_field",
@@ -82,7 +80,10 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
     first = errors[0]
     kind: str = first["type"]
     if kind == "json_invalid":
-        message = f"the body is not valid JSON: it goes wrong at character {first['loc'][-1] + 1}"
+        text, position = error.body, first["loc"][-1]
+        line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
+        what = first["ctx"]["error"]
+        message = f"the body is not valid JSON: at line {line}, column {column}: {what[0].lower()}{what[1:]}"
         return respond(BadRequestError(message, code="invalid_json"))
     param = _param(first["loc"])
     # What may be of several kinds has an error for each of them.
@@ -107,7 +108,7 @@ def _param(location: Sequence[Any]) -> str | None:
     for part in parts:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif _FIELD_NAME.fullmatch(part):
+        elif is_field_name(part):
             path += ("." if path else "") + part
         else:
             break
@@ -120,7 +121,7 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
         404: ("route_not_found", "there is no such path; see /docs"),
         405: ("method_not_allowed", f"this path does not take {request.method}"),
         # FastAPI's answer to a body that it cannot read at all.
-        400: ("invalid_json", "the body cannot be read as JSON: not UTF-8, nested too deeply, or cut off"),
+        400: ("invalid_json", f"the body cannot be read as JSON: it {_unreadable(error.__cause__)}"),
         413: ("body_too_large", str(error.detail)),
     }.get(error.status_code, ("http_error", str(error.detail)))
     body = error_body(message, type=type_of_status(error.status_code), code=code)
@@ -130,6 +131,18 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
         methods = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None))
         headers = {"Allow": ", ".join(methods).upper()} if methods else headers
     return JSONResponse(body, status_code=error.status_code, headers=headers)
+
+
+def _unreadable(cause: BaseException | None) -> str:
+    match cause:
+        case UnicodeDecodeError():
+            return f"is not {cause.encoding.upper()}, from byte {cause.start + 1} on"
+        case RecursionError():
+            return "is nested too deeply"
+        case ValueError():  # of the digits that Python reads
+            return "has a number of too many digits"
+        case _:
+            return "was cut off"
 
 
 def _database_error(_: Request, error: Exception) -> JSONResponse:

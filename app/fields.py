@@ -1,11 +1,17 @@
 """Field types for what callers send: texts that can be stored, numbers that are finite, bodies of bounded size."""
 
+import re
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from ipt.examples import VISIBLE
+
 _MOST_FIELDS = 32
 _MOST_METADATA = 16
+CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+_CONTROL = re.compile(CONTROL)
+_VISIBLE = re.compile(VISIBLE)
 
 
 def _storable(text: str) -> str:
@@ -20,8 +26,14 @@ def _storable(text: str) -> str:
 
 
 def _some(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must not be empty")
+    if not _VISIBLE.search(text):
+        raise ValueError("must not be empty, nor hold white space and invisible characters alone")
+    return text
+
+
+def _of_one_line(text: str) -> str:
+    if _CONTROL.search(text):
+        raise ValueError("holds a line break or another control character, which no name has")
     return text
 
 
@@ -32,15 +44,15 @@ def _few(value: Any) -> Any:
 
 
 Storable = Annotated[str, AfterValidator(_storable)]
-# What `_some` asks for, as far as OpenAPI can say it.
-Text = Annotated[Storable, AfterValidator(_some), Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})]
+Text = Annotated[Storable, AfterValidator(_some), Field(json_schema_extra={"minLength": 1, "pattern": VISIBLE})]
 Id = Annotated[Storable, Field(max_length=64)]
 
 Item = TypeVar("Item")
 Listed = Annotated[list[Item], Field(fail_fast=True)]
 """A list whose check ends at its first wrong element, so that a hostile body makes one error and not millions."""
 
-Name = Annotated[Text, Field(max_length=200)]
+_OneLine = Annotated[Text, AfterValidator(_of_one_line), Field(json_schema_extra={"not": {"pattern": CONTROL}})]
+Name = Annotated[_OneLine, Field(max_length=200)]
 Metadata = Annotated[
     dict[Annotated[Name, Field(max_length=64)], Annotated[Storable, Field(max_length=512)]], BeforeValidator(_few)
 ]

@@ -6,19 +6,19 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 import ipt
-from app import error_handlers
+from app import error_handlers, reference
 from app.adaptations.endpoints import router as adaptations
 from app.api import Api
 from app.body_limit import BodyLimit
 from app.db import migrate
 from app.db.embedded import embedded_postgres
 from app.db.session import make_engine, transaction
-from app.dependencies import Services
+from app.dependencies import Services, only_known_parameters
 from app.errors import (
     AuthenticationError,
     BadRequestError,
@@ -78,12 +78,16 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
         version=_version(),
         description=_DESCRIPTION,
         lifespan=lifespan,
+        dependencies=[Depends(only_known_parameters)],
+        docs_url=None,
+        redoc_url=None,
     )
     error_handlers.install(app)
     of_v1 = documented([BadRequestError, AuthenticationError, TooLargeError, InvalidError, BusyError, UnavailableError])
     for router in (adaptations, tasks, predictions, generations_router, subspaces_router):
         app.include_router(router, responses=of_v1)
     app.include_router(health)
+    reference.install(app)
     app.include_router(metrics)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestContext)

@@ -1,5 +1,6 @@
 """Say in plain words what is wrong with a value that Pydantic refused, without quoting the value."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ _MESSAGES = {
     "int_parsing_size": "must be a whole number of fewer digits",
     "float_type": "must be a number",
     "float_parsing": "must be a number",
-    "finite_number": "must be a finite number",
+    "finite_number": "must be a finite number: JSON has no NaN or Infinity, nor numbers beyond 1e308",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "greater_than": "must be more than {gt}",
@@ -33,6 +34,14 @@ _MESSAGES = {
     "literal_error": "must be {expected}",
     "enum": "must be {expected}",
 }
+
+
+_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
+def is_field_name(name: str) -> bool:
+    """Whether this could be a name of ours; any other one the caller made up, and no error repeats it."""
+    return _FIELD_NAME.fullmatch(name) is not None
 
 
 def explain(error: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,13 @@ MAX_LABELS = 200
 MIN_TEXT_PAIRS = 2
 # Outputs that repeat, and are short, name classes; anything else is text to be written.
 MAX_LABEL_CHARS = 200
+# A character that can be seen: no white space, no control character, and none of Unicode's property
+# Default_Ignorable_Code_Point (zero-width spaces and joiners, marks of direction, byte order marks).
+VISIBLE = (
+    r"[^\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8]"
+)
+_VISIBLE = re.compile(VISIBLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,7 @@ def check_text(text: object, param: str) -> str:
     if fault:
         raise DatasetError(f"{param} {fault}", param=param)
     assert isinstance(text, str)
-    if not text.strip():
+    if not _VISIBLE.search(text):
         raise DatasetError(f"{param} is empty: every input and output needs some text", param=param)
     return text
 

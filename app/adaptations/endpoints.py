@@ -1,5 +1,7 @@
 """`/v1/adaptations`."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Response
@@ -10,10 +12,10 @@ from pydantic.json_schema import SkipJsonSchema
 from app.adaptations import repository, service
 from app.adaptations.event_stream import follow
 from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView
-from app.adaptations.upload import Form, FormRoute, documented_form, naming_lines, read_body, read_form
+from app.adaptations.upload import Form, FormRoute, documented_form, in_file, naming_lines, read_body, read_form
 from app.adaptations.wake import wake
 from app.db.models import FINISHED, Adaptation, State
-from app.dependencies import AdaptingTenantDep, CallerDep, ServicesDep, SessionDep
+from app.dependencies import AdaptingTenantDep, CallerDep, Services, ServicesDep, SessionDep
 from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
 from app.fields import Id
 from app.pagination import After, Limit, Page, page_of
@@ -66,7 +68,9 @@ def create_adaptation_from_form(
     """The same as `create_adaptation`, which documents both."""
     body, lines = read_body(form, made.settings.max_examples)
     with naming_lines(lines):
-        return create_adaptation(body, made, session, tenant, background, response, idempotency_key)
+        return _create(
+            body, made, session, tenant, background, response, idempotency_key, partial(in_file, lines=lines)
+        )
 
 
 # Before the route for JSON, which would take every body.
@@ -100,8 +104,21 @@ def create_adaptation(
 
     The task's id is in the answer and can be asked for predictions as soon as the adaptation has succeeded.
     """
+    return _create(body, made, session, tenant, background, response, idempotency_key)
+
+
+def _create(
+    body: AdaptationInput,
+    made: Services,
+    session: SessionDep,
+    tenant: str,
+    background: BackgroundTasks,
+    response: Response,
+    idempotency_key: str | None,
+    place_of: Callable[[str], str] = str,
+) -> AdaptationView:
     family, loaded_id = made.predictions.model.family, made.predictions.loaded_subspace_id
-    adaptation, _ = service.create(session, made.settings, tenant, body, idempotency_key, family, loaded_id)
+    adaptation, _ = service.create(session, made.settings, tenant, body, idempotency_key, family, loaded_id, place_of)
     response.headers["Location"] = f"/v1/adaptations/{adaptation.id}"
     background.add_task(wake, made.settings)
     return AdaptationView.of(adaptation)

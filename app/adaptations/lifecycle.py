@@ -207,7 +207,7 @@ def succeed(session: Session, lease: Lease, tuned: Tuned) -> bool:
         return True
     _end(row, "succeeded")
     row.metrics = tuned.metrics
-    row.warnings = list(tuned.warnings)
+    row.warnings = [*row.warnings, *tuned.warnings]
     row.step = tuned.metrics.get("steps_run", row.step)
     session.add(
         TaskVersion(
@@ -224,7 +224,7 @@ def succeed(session: Session, lease: Lease, tuned: Tuned) -> bool:
         )
     )
     session.flush()
-    append_event(session, row.id, "succeeded", {"metrics": tuned.metrics, "warnings": list(tuned.warnings)})
+    append_event(session, row.id, "succeeded", {"metrics": tuned.metrics, "warnings": row.warnings})
     return True
 
 

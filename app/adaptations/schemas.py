@@ -92,7 +92,7 @@ class AdaptationView(BaseModel):
     metrics: dict[str, Any] | None = Field(
         description="how well it answers on held-back examples, beside the zero vector and a plain baseline"
     )
-    warnings: list[str]
+    warnings: list[str] = Field(description="what is odd about the examples, or about how well it answers")
     error: ErrorDetail | None = Field(description="why it failed")
     created_at: datetime
     started_at: datetime | None

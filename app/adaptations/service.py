@@ -6,6 +6,7 @@ import json
 import logging
 import secrets
 import unicodedata
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _WORKER_RETRY_SECONDS = 30
 _QUEUE_RETRY_SECONDS = 30
+_MOST_NAMED = 5
+"""Pairs of examples in one warning."""
 
 
 def create(
@@ -39,10 +42,12 @@ def create(
     idempotency_key: str | None,
     family: ipt.Family | None = None,
     loaded_subspace_id: str | None = None,
+    place_of: Callable[[str], str] = str,
 ) -> tuple[Adaptation, bool]:
     """Queue an adaptation; True when an earlier request with the same key had already made it.
 
     `family` is that of the backbone, and `loaded_subspace_id` the subspace, where this process knows them yet.
+    `place_of` says where the caller finds `examples[3]`.
 
     Raises:
         InvalidError: a dataset that nothing can be tuned on.
@@ -93,6 +98,7 @@ def create(
         hyperparameters=hyperparameters,
         metadata_=body.metadata,
         steps=hyperparameters["steps"],
+        warnings=_contradictions(body, place_of) if kind == "classification" else [],
         idempotency_key=idempotency_key,
         body_hash=body_hash,
     )
@@ -201,6 +207,24 @@ def _check_labels_differ(fields: dict[str, list[ExampleInput]]) -> None:
                     code="labels_alike",
                     param=f"{name}[{index}].output",
                 )
+
+
+def _contradictions(body: AdaptationInput, place_of: Callable[[str], str]) -> list[str]:
+    """A warning where a text has two labels: a dataset may be that noisy, but most often one of them is a mistake."""
+    first_of: dict[str, tuple[str, str]] = {}
+    found = []
+    for name, examples in (("examples", body.examples), ("validation_examples", body.validation_examples or [])):
+        for index, example in enumerate(examples):
+            place = f"{name}[{index}]"
+            label, first = first_of.setdefault(example.input.strip(), (example.output, place))
+            if label != example.output:
+                found.append(f"{place_of(place)} and {place_of(first)}")
+    if not found:
+        return []
+    more = f", and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    return [
+        f"the same text has different labels in {', '.join(found[:_MOST_NAMED])}{more}: mend them if that is a mistake"
+    ]
 
 
 def _next_version(session: Session, tenant_id: str, body: AdaptationInput) -> tuple[str, int]:

@@ -143,8 +143,8 @@ def naming_lines(lines: Lines) -> Iterator[None]:
     try:
         yield
     except InvalidError as error:
-        param = error.param and _PART_OF.get(error.param, _in_file(error.param, lines))
-        raise InvalidError(_in_file(error.message, lines), code=error.code, param=param) from error
+        param = error.param and _PART_OF.get(error.param, in_file(error.param, lines))
+        raise InvalidError(in_file(error.message, lines), code=error.code, param=param) from error
 
 
 def _check_part(form: Form, name: str, value: str | UploadFile) -> None:
@@ -181,12 +181,13 @@ def _location(location: Sequence[Any], lines: Lines) -> tuple[Any, ...]:
     """Where an error is in the form, in the way of FastAPI; what is outside the body is named as it stands."""
     match location:
         case (str(field), int(index), str(column)) if field in lines:
-            return ("form", _in_file(f"{field}[{index}].{column}", lines))
+            return ("form", in_file(f"{field}[{index}].{column}", lines))
         case ():
             return ("form", "name")  # the one check of the body as a whole: either name or task_id
         case _:
             return ("body", *location)
 
 
-def _in_file(text: str, lines: Lines) -> str:
+def in_file(text: str, lines: Lines) -> str:
+    """A text that speaks of `examples[3]`, speaking of `file:5` instead."""
     return _EXAMPLE.sub(lambda found: f"{_PART_OF[found[1]]}:{lines[found[1]][int(found[2])]}", text)

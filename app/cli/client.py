@@ -94,14 +94,14 @@ class ServiceClient:
         """All tasks, page by page."""
         return list(self._pages("/v1/tasks"))
 
-    def task_id(self, name_or_id: str) -> str:
-        """The id itself, or that of the newest task with this name, one that can answer before one that cannot."""
+    def task_ids(self, name_or_id: str) -> list[str]:
+        """The id itself, or those of all tasks with this name: such as can answer first, and then the newest."""
         if name_or_id.startswith("tsk_"):
-            return name_or_id
+            return [name_or_id]
         found = [task for task in self._pages("/v1/tasks") if task["name"] == name_or_id]
         if not found:
             raise CliError(f"there is no task named {name_or_id!r}: `{program()} tasks` lists them")
-        return str(next((task for task in found if task["versions"]), found[0])["id"])
+        return [task["id"] for task in sorted(found, key=lambda task: not task["versions"])]
 
     def predict(self, task_id: str, inputs: Sequence[str]) -> Json:
         """The predictions for `inputs`, in their order, sent in as many requests as it takes."""

@@ -62,7 +62,9 @@ def adapt(
 
 
 def predict(
-    task: Annotated[str, typer.Argument(help="A task's id, or its name: the newest task of that name.")],
+    task: Annotated[
+        str, typer.Argument(help="A task's id, or its name: the newest task of that name that can answer.")
+    ],
     texts: Annotated[
         list[str] | None, typer.Argument(help="The texts; without any, one a line from standard input.")
     ] = None,
@@ -79,7 +81,15 @@ def predict(
 
     inputs = texts or _lines_from_stdin()
     with ServiceClient(url, api_key()) as client:
-        answer = client.predict(client.task_id(task), inputs)
+        task_id, *others = client.task_ids(task)
+        if others:
+            notices().print(
+                f"{len(others) + 1} tasks are named {task!r}: {task_id} answers, the newest that can; "
+                f"`{program()} tasks` lists them",
+                markup=False,
+                soft_wrap=True,
+            )
+        answer = client.predict(task_id, inputs)
     if as_json:
         print_json(answer)
     else:
@@ -189,7 +199,12 @@ def _print_adaptation(console: Console, adaptation: dict[str, Any]) -> None:
 def _lines_from_stdin() -> list[str]:
     if sys.stdin.isatty():
         raise typer.BadParameter("give at least one text, or pipe texts in, one a line", param_hint="TEXTS")
-    lines = [line.strip() for line in sys.stdin.read().splitlines()]
+    try:
+        lines = [line.strip() for line in sys.stdin.read().splitlines()]
+    except UnicodeDecodeError as error:
+        raise CliError(
+            f"standard input is not {error.encoding.upper()} text, from byte {error.start + 1} on: convert it first"
+        ) from error
     inputs = [line for line in lines if line]
     if not inputs:
         raise CliError("standard input holds no text: expected one text a line")

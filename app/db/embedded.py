@@ -31,7 +31,7 @@ _DATABASE = "ipt"
 _START_SECONDS = 120
 _RETRY_SECONDS = 0.2
 _WATCH_SECONDS = 1.0
-_REASON = re.compile(r"(FATAL|PANIC): +(?!the database system is )")
+_REASON = re.compile(r"(FATAL|PANIC): *(?! |the database system is )")
 """Why a server ends, rather than what it tells those who come meanwhile."""
 # What is neither quoted by the package nor safe without quotes, in a shell and in a URL.
 _UNQUOTED = re.compile(r"[^\w./-]")

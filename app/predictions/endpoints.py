@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from app.dependencies import PredictingTenantDep, ServicesDep
+from app.disconnect import unless_gone
 from app.errors import ConflictError, InvalidError, NotFoundError, PermissionDeniedError, documented
 from app.fields import Id
 from app.predictions.batcher import Answer
@@ -32,7 +33,12 @@ _RESPONSES = documented([PermissionDeniedError, NotFoundError, ConflictError]) |
     response_model_exclude_none=True,
 )
 async def predict_with_task(
-    task_id: Id, body: PredictInput, made: ServicesDep, tenant: PredictingTenantDep, response: Response
+    task_id: Id,
+    body: PredictInput,
+    made: ServicesDep,
+    tenant: PredictingTenantDep,
+    request: Request,
+    response: Response,
 ) -> PredictView:
     """Answer for texts of one task.
 
@@ -43,24 +49,23 @@ async def predict_with_task(
         check_length(made.settings, text, f"inputs[{index}]")
     check_count(made.settings, len(body.inputs), "inputs")
     questions = [Question(task_id, body.version, text, "task_id") for text in body.inputs]
-    keys, answer = await made.predictions.ask(tenant, questions)
+    keys, answer = await unless_gone(request, made.predictions.ask(tenant, questions))
     _report_times(response, answer)
     return PredictView(task_id=task_id, task_version=keys[0][1], predictions=_views(answer))
 
 
 @router.post("/v1/predict", summary="Predict with many tasks", responses=_RESPONSES, response_model_exclude_none=True)
 async def predict_with_many_tasks(
-    body: PredictManyInput, made: ServicesDep, tenant: PredictingTenantDep, response: Response
+    body: PredictManyInput, made: ServicesDep, tenant: PredictingTenantDep, request: Request, response: Response
 ) -> PredictManyView:
     """Answer for texts of any tasks, in one batch: 64 texts of 64 tasks cost about as much as 64 texts of one."""
     check_count(made.settings, len(body.requests), "requests")
-    for index, request in enumerate(body.requests):
-        check_length(made.settings, request.input, f"requests[{index}].input")
+    for index, one in enumerate(body.requests):
+        check_length(made.settings, one.input, f"requests[{index}].input")
     questions = [
-        Question(request.task_id, None, request.input, f"requests[{index}].task_id")
-        for index, request in enumerate(body.requests)
+        Question(one.task_id, None, one.input, f"requests[{index}].task_id") for index, one in enumerate(body.requests)
     ]
-    _, answer = await made.predictions.ask(tenant, questions)
+    _, answer = await unless_gone(request, made.predictions.ask(tenant, questions))
     _report_times(response, answer)
     return PredictManyView(predictions=_views(answer))
 

@@ -34,6 +34,24 @@ def test_an_adaptation_is_queued_and_says_where_to_follow_it(client: httpx.Clien
     assert client.get(response.headers["location"]).json() == made
 
 
+def test_a_text_with_two_labels_is_warned_of_by_its_places_from_the_start_to_the_end(
+    client: httpx.Client, work_off: WorkOff
+) -> None:
+    noisy = [*EXAMPLES, EXAMPLES[1], EXAMPLES[5] | {"output": "billing"}]
+    validation = [{"input": f" {EXAMPLES[0]['input']}", "output": "login"}]
+    made = client.post("/v1/adaptations", json=adaptation_body(examples=noisy, validation_examples=validation)).json()
+    [warning] = made["warnings"]
+    assert "different labels in examples[9] and examples[5], validation_examples[0] and examples[0]:" in warning
+    work_off()
+    assert client.get(f"/v1/adaptations/{made['id']}").json()["warnings"][0] == warning
+    last = client.get(f"/v1/adaptations/{made['id']}/events").json()["data"][-1]
+    assert last["data"]["warnings"][0] == warning
+    many = [*EXAMPLES, *(example | {"output": "other"} for example in EXAMPLES)]
+    [warning] = client.post("/v1/adaptations", json=adaptation_body(examples=many)).json()["warnings"]
+    assert "examples[12] and examples[4], and 3 more" in warning
+    assert client.post("/v1/adaptations", json=adaptation_body(examples=EXAMPLES * 2)).json()["warnings"] == []
+
+
 def test_the_answer_is_committed_before_it_is_sent(client: httpx.Client, service_engine: Engine) -> None:
     for number in range(1, 6):
         client.post("/v1/adaptations", json=adaptation_body())

@@ -45,6 +45,9 @@ def _examples(**changes: object) -> list[dict[str, object]]:
         ({"examples": _examples(input=["x"])}, "examples[0].input"),
         ({"examples": _examples(input="")}, "examples[0].input"),
         ({"examples": _examples(input=" \n\t")}, "examples[0].input"),
+        ({"examples": _examples(input="\u200b\ufeff \u200e")}, "examples[0].input"),
+        ({"examples": _examples(output="\u2060")}, "examples[0].output"),
+        ({"examples": _examples(input="\x07")}, "examples[0].input"),
         ({"examples": _examples(input="a\0b")}, "examples[0].input"),
         ({"examples": _examples(input="\ud800")}, "examples[0].input"),
         ({"examples": _examples(output="\udfff")}, "examples[0].output"),
@@ -68,6 +71,11 @@ def _examples(**changes: object) -> list[dict[str, object]]:
         ({"name": ""}, "name"),
         ({"name": "x" * 201}, "name"),
         ({"name": "\0"}, "name"),
+        ({"name": "\u200b"}, "name"),
+        ({"name": "two\nlines"}, "name"),
+        ({"name": "\x1b[31mred"}, "name"),
+        ({"name": "two\u2028lines"}, "name"),
+        ({"metadata": {"a\tb": "x"}}, "metadata"),
         ({"name": "\ud83d"}, "name"),
         ({"name": 7}, "name"),
         ({"metadata": {"a": 1}}, "metadata.a"),
@@ -114,7 +122,8 @@ def test_labels_that_look_the_same_are_both_named(client: httpx.Client) -> None:
         ({"examples": [1]}, "must be a JSON object"),
         ({"name": "x" * 201}, "has 201 characters; at most 200 are taken"),
         ({"name": 7}, "must be text, in quotes"),
-        ({"name": " "}, "must not be empty"),
+        ({"name": " "}, "must not be empty, nor hold white space and invisible characters alone"),
+        ({"name": "a\nb"}, "holds a line break or another control character, which no name has"),
         ({"task_id": "tsk_1"}, "the body needs either name, for a new task, or task_id, for a further version of one"),
         ({"metadata": {str(n): "x" for n in range(17)}}, "has 17 entries; at most 16 are taken"),
         ({str(n): "x" for n in range(31)}, "the body has 34 fields; at most 32 are taken"),
@@ -126,12 +135,18 @@ def test_labels_that_look_the_same_are_both_named(client: httpx.Client) -> None:
         ({"hyperparameters": {"seed": "random"}}, "must be a whole number, or must be 'auto'"),
         ({"hyperparameters": {"learning_rate": "0.1"}}, "must be a number"),
         ({"hyperparameters": {"learning_rate": 0}}, "must be more than 0"),
+        (
+            {"hyperparameters": {"learning_rate": float("nan")}},
+            "must be a finite number: JSON has no NaN or Infinity, nor numbers beyond 1e308",
+        ),
     ],
 )
 def test_errors_speak_of_the_callers_values_and_not_of_python(
     client: httpx.Client, changes: dict[str, Any], message: str
 ) -> None:
-    assert error_of(client.post("/v1/adaptations", json=adaptation_body(**changes)))["message"] == message
+    content = json.dumps(adaptation_body(**changes))
+    response = client.post("/v1/adaptations", content=content, headers={"content-type": "application/json"})
+    assert error_of(response)["message"] == message
 
 
 def test_a_body_that_holds_nothing_or_no_json_is_told_so(client: httpx.Client) -> None:
@@ -140,7 +155,12 @@ def test_a_body_that_holds_nothing_or_no_json_is_told_so(client: httpx.Client) -
         (b"", as_json, "the body is empty"),
         (b"", {}, "the body is empty"),
         (b"null", as_json, "the body must be a JSON object"),
-        (b'{"name": x}', as_json, "not valid JSON: it goes wrong at character 10"),
+        (b'{"name": x}', as_json, "not valid JSON: at line 1, column 10: expecting value"),
+        (b'{"name": "x",\n\n  "examples": [}', as_json, "not valid JSON: at line 3, column 16: expecting value"),
+        (b'{"name": "\xc3\x28"}', as_json, "it is not UTF-8, from byte 11 on"),
+        (b"[" * 100_000, as_json, "it is nested too deeply"),
+        (b"1" * 10_000, as_json, "it has a number of too many digits"),
+        (b'{"name": "\xed\xa0\x80", "examples": 0}', as_json, "holds a lone surrogate"),
     ):
         assert said in error_of(client.post("/v1/adaptations", content=content, headers=headers))["message"]
 
@@ -255,6 +275,22 @@ def test_parameters_out_of_range_are_refused(client: httpx.Client, path: str) ->
     error = error_of(response)
     assert error["param"]
     assert error["message"].startswith(("must ", "has ", "holds "))
+
+
+def test_a_parameter_that_a_route_does_not_have_is_refused_everywhere(client: httpx.Client) -> None:
+    for path, methods in client.get("/openapi.json").json()["paths"].items():
+        for method in methods:
+            response = client.request(method, path.replace("{", "").replace("}", ""), params={"stat": "queued"})
+            assert response.status_code == 422, (method, path)
+            error = error_of(response)
+            assert (error["param"], error["code"]) == ("stat", "unknown_parameter")
+    form = client.post("/v1/adaptations?stat=queued", files={"file": ("rows.csv", "text,label")})
+    assert (form.status_code, error_of(form)["code"]) == (422, "unknown_parameter")
+    assert "there are state, task_id, after, limit" in error_of(client.get("/v1/adaptations?stat=queued"))["message"]
+    made_up = error_of(client.get("/v1/tasks", params={f"{SECRET}!": "x"}))
+    assert (made_up["param"], made_up["code"]) == (None, "unknown_parameter")
+    assert SECRET not in made_up["message"]
+    assert client.get("/v1/adaptations?state=queued&limit=1").status_code == 200
 
 
 def test_ids_of_any_characters_are_merely_unknown(client: httpx.Client) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 import ipt
 from app.db import migrate
-from app.db.embedded import EmbeddedDatabaseError, embedded_postgres
+from app.db.embedded import EmbeddedDatabaseError, _last_fatal, embedded_postgres
 from app.db.session import make_engine, transaction
 from app.settings import Settings
 from tests.app.conftest import Serve, adaptation_body, error_of, running
@@ -208,6 +208,14 @@ def test_a_server_that_does_not_start_gives_its_own_reason(data_dir: Path) -> No
     (data_dir / "postgres/postgresql.conf").write_text("max_connections = none\n")
     with pytest.raises(EmbeddedDatabaseError, match=r"FATAL: .*configuration file"), embedded_postgres(data_dir):
         pass
+
+
+def test_why_a_server_ends_is_not_what_it_told_those_who_came_meanwhile(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(
+        "[1] FATAL:  could not write to file: No space left on device\n[2] FATAL:  the database system is starting up\n"
+    )
+    assert _last_fatal(log) == "FATAL:  could not write to file: No space left on device"
 
 
 @pytest.mark.parametrize("folder", ["plain", "with space"])

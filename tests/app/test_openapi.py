@@ -22,7 +22,7 @@ continue-on-failure = true
 deterministic = true
 database = "none"
 max-examples = 15
-allow-extra-parameters = false  # of a query or the headers: nobody looks at unknown ones
+allow-extra-parameters = false  # of the headers: nobody looks at unknown ones
 allow-x00 = false  # refused in every text; the document does not repeat it for each
 
 [dictionaries]

@@ -321,3 +321,9 @@ def test_openapi_describes_json_and_form(client: httpx.Client) -> None:
     assert set(form["properties"]) == in_form | (set(in_json) - {"examples", "validation_examples"})
     for name in set(form["properties"]) - in_form:
         assert form["properties"][name] == in_json[name]
+
+
+def test_a_warning_names_the_lines_of_the_file(client: httpx.Client) -> None:
+    noisy = [*EXAMPLES, EXAMPLES[2] | {"output": "login"}]
+    [warning] = send(client, ("noisy.csv", written(noisy))).json()["warnings"]
+    assert "different labels in file:10 and file:4:" in warning

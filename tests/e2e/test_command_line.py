@@ -95,6 +95,16 @@ def test_predict_takes_a_tasks_id_or_name(service: str, task: str, capsys: Captu
     assert "some red text" in capsys.readouterr().out
 
 
+def test_predict_says_which_of_several_tasks_of_a_name_answers(service: str, dataset: Path, capsys: Captured) -> None:
+    for _ in range(2):
+        assert run(["adapt", str(dataset), "--name", "twice", "--json", "--url", service]) == 0
+        newest = json.loads(capsys.readouterr().out)["task_id"]
+    assert run(["predict", "twice", "red", "--json", "--url", service]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith(f"2 tasks are named 'twice': {newest} answers")
+    assert json.loads(said.out)["task_id"] == newest
+
+
 def test_predict_reads_standard_input_line_by_line_in_as_many_requests_as_it_takes(service: str, task: str) -> None:
     texts = "\n\n".join(f"text {number}" for number in range(130))
     done = subprocess.run(

@@ -21,6 +21,7 @@ def test_outputs_that_repeat_are_labels_and_others_are_text() -> None:
         ([ipt.Example("a", "x"), ipt.Example("b", "x")], "examples", "same output"),
         ([ipt.Example("a", "x"), ipt.Example("b", "x"), ipt.Example("c", "y")], "examples[2].output", "single example"),
         ([ipt.Example(" ", "x"), ipt.Example("b", "y")], "examples[0].input", "empty"),
+        ([ipt.Example("\u200b\ufeff", "x"), ipt.Example("b", "y")], "examples[0].input", "empty"),
         ([ipt.Example("a", "x"), ipt.Example("b", "")], "examples[1].output", "empty"),
         ([ipt.Example("a\x00", "x"), ipt.Example("b", "y")], "examples[0].input", "NUL"),
         ([ipt.Example("a", "x"), ipt.Example("\ud800", "y")], "examples[1].input", "surrogate"),

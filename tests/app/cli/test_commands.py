@@ -70,6 +70,18 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     assert run(arguments) == 2
 
 
+def test_standard_input_that_is_no_text_is_one_error_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", "predict", "tsk_any"],
+        input=b"caf\xe9\n",
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == b"error: standard input is not UTF-8 text, from byte 4 on: convert it first\n"
+
+
 def every_command(command: Any, name: str = "") -> Iterator[str]:
     yield name
     for part, child in getattr(command, "commands", {}).items():

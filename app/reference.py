@@ -1,0 +1,22 @@
+"""The API reference at `/docs`, with its scripts served from here: a closed network has no content delivery network."""
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+
+
+def install(app: FastAPI) -> None:
+    """Serve the page and what it loads. Its addresses are relative, so a proxy may put a prefix in front."""
+    # The package is there for these files alone: Swagger UI as it was released.
+    app.mount("/docs/assets", StaticFiles(packages=[("fastapi_swagger", "resources")]))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            title=app.title,
+            openapi_url="openapi.json",
+            swagger_js_url="docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="docs/assets/swagger-ui.css",
+            swagger_favicon_url="docs/assets/favicon-32x32.png",
+        )
