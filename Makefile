@@ -90,6 +90,7 @@ format: $(READY) ## let ruff format and repair what it can
 
 bench: $(READY) ## measure speed and memory; writes docs/benchmarks.md
 	@$(VENV)/bin/python -m benchmarks.service
+	@$(VENV)/bin/python -m benchmarks.scale
 
 bench-quality: $(BENCH_READY) ## measure accuracy on the folder of tasks TASKS=…; writes docs/results.md
 	@test -n "$(TASKS)" || { echo "error: name a folder of tasks: make bench-quality TASKS=folder" >&2; exit 1; }

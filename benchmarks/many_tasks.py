@@ -152,7 +152,10 @@ def queue(engine: Engine, tenants: Sequence[str], count: int, show: Update) -> N
         done = session.scalars(text("SELECT id FROM adaptations WHERE dataset_id = :id LIMIT 1"), {"id": example}).one()
         tuned = session.get_one(Adaptation, done)
         dataset = Dataset(
-            id=new_id("dat"), tenant_id=owner, content_hash="", examples=session.get_one(Dataset, example).examples
+            id=new_id("dat"),
+            tenant_id=owner,
+            content_hash=new_id("hash"),
+            examples=session.get_one(Dataset, example).examples,
         )
         session.add_all([dataset, Task(id=task_id, tenant_id=owner, name="queued", last_version=1)])
         session.flush()

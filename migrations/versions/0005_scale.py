@@ -11,7 +11,7 @@ depends_on = None
 # Tasks for which tuning gained nothing have the very vector that it started at. In a graph of nearest neighbors (HNSW)
 # thousands of equal ones know nothing but each other, and searches end among them. So the index has each vector of
 # unit length with sixteen more numbers, drawn from the task's id and so small that similarities change by 0.0013 at
-# most (docs/decisions/0011).
+# most (docs/decisions/0012).
 _DRAWN = ", ".join(f"hashtextextended($2, {seed}) / 7.2e20" for seed in range(16))
 
 
