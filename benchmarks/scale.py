@@ -30,6 +30,7 @@ from app.api_keys import service as api_keys
 from app.cli.client import ServiceClient
 from app.cli.dataset_file import read_dataset
 from app.cli.progress import adaptation_progress, progress
+from app.db import migrate
 from app.db.embedded import embedded_postgres
 from app.db.models import Adaptation
 from app.db.session import make_engine, transaction
@@ -54,7 +55,7 @@ from benchmarks.serving import Service, serving
 
 PREDICT_WARM_UP, PREDICT_ROUNDS, FEW_TASKS = 20, 200, 10
 NEIGHBOR_QUERIES, NEIGHBORS = 50, 10
-PAGES = 30
+PAGES, FAILED = 30, 2000
 CLAIMS, CLAIM_WARM_UP = 50, 5
 TENANTS = 1000
 POSTS, POST_WARM_UP = 400, 10
@@ -93,6 +94,7 @@ def measure(asked: argparse.Namespace) -> list[Figure]:
         folder = Path(name)
         with embedded_postgres(folder) as database_url:
             engine = make_engine(database_url)
+            migrate.upgrade(engine)
             try:
                 environment = {"IPT_DATABASE_URL": database_url}
                 with serving(folder / "adapt.log", environment) as service:
@@ -220,8 +222,8 @@ def pages(service: Service, engine: Engine, stored: Stored) -> list[Figure]:
     console.print("pages of lists")
     rows = stored.of(DEFAULT_TENANT)
     with transaction(engine) as session:
-        # One in a hundred has failed, so that a list of those has far to look where it has no index.
-        failed = [stored.adaptation_ids[row] for row in rows[::100]]
+        # Few have failed, so that a list of those has far to look where it has no index.
+        failed = [stored.adaptation_ids[row] for row in rows[:: max(1, len(rows) // FAILED)]]
         change = text("UPDATE adaptations SET state = 'failed' WHERE id = ANY(:ids)")
         session.execute(change, {"ids": failed})
     lists = {
@@ -244,7 +246,8 @@ def pages(service: Service, engine: Engine, stored: Stored) -> list[Figure]:
                 slowest = max(slowest, middle)
                 each.append(f"{what}, {depth} page {middle:.1f} ms")
     how = (
-        f"`GET /v1/tasks` and `GET /v1/adaptations`, pages of 20 out of {len(rows):,}; {PAGES} of each, medians:"
+        f"`GET /v1/tasks` and `GET /v1/adaptations`, pages of 20 out of {len(rows):,}, of which {len(failed):,} failed; {PAGES}"
+        f" of each, medians:"
         f" {'; '.join(each)}. The goal is on the slowest."
     )
     return [Figure("a page of a list", f"{slowest:.1f} ms", "≤ 20 ms", slowest <= 20, how)]
