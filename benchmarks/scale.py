@@ -246,9 +246,8 @@ def pages(service: Service, engine: Engine, stored: Stored) -> list[Figure]:
                 slowest = max(slowest, middle)
                 each.append(f"{what}, {depth} page {middle:.1f} ms")
     how = (
-        f"`GET /v1/tasks` and `GET /v1/adaptations`, pages of 20 out of {len(rows):,}, of which {len(failed):,} failed; {PAGES}"
-        f" of each, medians:"
-        f" {'; '.join(each)}. The goal is on the slowest."
+        f"`GET /v1/tasks` and `GET /v1/adaptations`, pages of 20 out of {len(rows):,}, of which"
+        f" {len(failed):,} failed; {PAGES} of each, medians: {'; '.join(each)}. The goal is on the slowest."
     )
     return [Figure("a page of a list", f"{slowest:.1f} ms", "≤ 20 ms", slowest <= 20, how)]
 
