@@ -108,6 +108,7 @@ audit: ## ask for known vulnerabilities of every version in constraints.txt; nee
 
 bench: $(READY) ## measure speed and memory; writes docs/benchmarks.md
 	@$(VENV)/bin/python -m benchmarks.service
+	@$(VENV)/bin/python -m benchmarks.scale
 
 bench-engines: $(BENCH_READY) ## measure tuning and prediction beside PEFT and their limits; writes docs/benchmarks.md
 	@$(BENCH_VENV)/bin/python -m benchmarks.engines

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from sqlalchemy import exists, func, select, update
+from sqlalchemy import exists, func, insert, literal, select, update
 from sqlalchemy.orm import Session
 
 from app.adaptations import metrics, turns
@@ -117,26 +117,16 @@ def claim(
     joining = queued[: may_share_a_batch([row.attempt for row in queued], running)]
     if joining:
         turns.serve(session, {row.tenant_id for row in joining})
-    now = session.execute(select(func.now())).scalar_one()
+        _take_up(session, joining, subspace_id=subspace_id, worker_id=worker_id, lease_seconds=lease_seconds)
+    used = select(Dataset).where(Dataset.id.in_({row.dataset_id for row in joining}))
+    datasets = {dataset.id: dataset for dataset in session.scalars(used)} if joining else {}
     claimed = []
     for row in joining:
-        if row.started_at is None:
-            waited = (now - row.created_at).total_seconds()
-            after_commit(session, partial(metrics.QUEUE_SECONDS.observe, waited))
-        dataset = session.get_one(Dataset, row.dataset_id)
-        token = uuid.uuid4()
-        row.state = "running"
-        row.subspace_id = subspace_id
-        row.attempt += 1
-        row.worker_id = worker_id
-        row.lease_token = token
-        row.lease_until = func.now() + timedelta(seconds=lease_seconds)
-        row.started_at = func.coalesce(Adaptation.started_at, func.now())
-        session.flush()
-        append_event(session, row.id, "running", {"attempt": row.attempt, "step": row.step})
+        assert row.lease_token is not None
+        dataset = datasets[row.dataset_id]
         claimed.append(
             Claimed(
-                lease=Lease(row.id, row.task_id, token),
+                lease=Lease(row.id, row.task_id, row.lease_token),
                 attempt=row.attempt,
                 kind=row.kind,
                 hyperparameters=row.hyperparameters,
@@ -148,6 +138,36 @@ def claim(
             )
         )
     return claimed
+
+
+def _take_up(
+    session: Session, rows: Sequence[Adaptation], *, subspace_id: str, worker_id: str, lease_seconds: float
+) -> None:
+    """Set all of these rows to running, with a lease each and an event, in two statements."""
+    first = [row for row in rows if row.started_at is None]
+    ids = [row.id for row in rows]
+    session.execute(
+        update(Adaptation)
+        .where(Adaptation.id.in_(ids))
+        .values(
+            state="running",
+            subspace_id=subspace_id,
+            attempt=Adaptation.attempt + 1,
+            worker_id=worker_id,
+            lease_token=func.gen_random_uuid(),
+            lease_until=func.now() + timedelta(seconds=lease_seconds),
+            started_at=func.coalesce(Adaptation.started_at, func.now()),
+        )
+        .execution_options(synchronize_session=False)
+    )
+    session.scalars(select(Adaptation).where(Adaptation.id.in_(ids)).execution_options(populate_existing=True)).all()
+    for row in first:
+        assert row.started_at is not None
+        after_commit(session, partial(metrics.QUEUE_SECONDS.observe, (row.started_at - row.created_at).total_seconds()))
+    last = select(func.coalesce(func.max(AdaptationEvent.seq), 0)).where(AdaptationEvent.adaptation_id == Adaptation.id)
+    data = func.jsonb_build_object("attempt", Adaptation.attempt, "step", Adaptation.step)
+    running = select(Adaptation.id, last.scalar_subquery() + 1, literal("running"), data).where(Adaptation.id.in_(ids))
+    session.execute(insert(AdaptationEvent).from_select(["adaptation_id", "seq", "type", "data"], running))
 
 
 def held(session: Session, leases: Sequence[Lease]) -> dict[str, bool]:

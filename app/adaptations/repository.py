@@ -2,7 +2,7 @@
 
 import hashlib
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -14,10 +14,15 @@ def of_tenant(tenant_id: str, state: str | None = None, task_id: str | None = No
     """A tenant's adaptations, for a list."""
     query = select(Adaptation).where(Adaptation.tenant_id == tenant_id)
     if state is not None:
-        query = query.where(Adaptation.state == state)
+        query = query.where(_is(state))
     if task_id is not None:
         query = query.where(Adaptation.task_id == task_id)
     return query
+
+
+def _is(state: str) -> ColumnElement[bool]:
+    """Written out, since a plan that serves every state could use none of the indexes of one."""
+    return Adaptation.state == literal(state, literal_execute=True)
 
 
 def get(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation | None:
@@ -29,8 +34,7 @@ def count_open(session: Session, tenant_id: str) -> int:
     """How many of a tenant's adaptations have not ended."""
     # Each state by itself has its index; both at once would read all that the tenant ever had.
     counts = (
-        select(func.count()).where(Adaptation.tenant_id == tenant_id, Adaptation.state == state)
-        for state in ("queued", "running")
+        select(func.count()).where(Adaptation.tenant_id == tenant_id, _is(state)) for state in ("queued", "running")
     )
     return sum(session.execute(count).scalar_one() for count in counts)
 

@@ -5,7 +5,18 @@ from datetime import datetime
 from typing import Any, ClassVar, Literal, get_args
 
 from pgvector.sqlalchemy import VECTOR
-from sqlalchemy import CheckConstraint, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, func, text
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+    literal_column,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -13,6 +24,12 @@ State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Kind = Literal["classification", "text2text"]
 Scope = Literal["adapt", "predict", "admin"]
 FINISHED: frozenset[State] = frozenset(("succeeded", "failed", "cancelled"))
+
+INDEXED_DIM = 250
+"""Vectors of this length, the default, have an index by direction; an index takes one length."""
+SPREAD_DIMS = 16
+"""What `spread_vector` adds to a vector, so that equal ones differ a little there (migration 0005)."""
+INDEXED = f"vector_dims(vector) = {INDEXED_DIM} AND vector_norm(vector) > 0"
 
 _NOW = func.now()
 
@@ -136,6 +153,14 @@ class Adaptation(Base):
         Index("ix_adaptations_tenant_id_created_at_id", "tenant_id", "created_at", "id"),
         Index("ix_adaptations_queued", "tenant_id", "created_at", "id", postgresql_where=text("state = 'queued'")),
         Index("ix_adaptations_leases", "lease_until", postgresql_where=text("state = 'running'")),
+        Index(
+            "ix_adaptations_finished",
+            "tenant_id",
+            "state",
+            "created_at",
+            "id",
+            postgresql_where=text("state IN ('succeeded', 'failed', 'cancelled')"),
+        ),
         Index("ix_adaptations_dataset_id", "dataset_id"),
     )
 
@@ -190,6 +215,14 @@ class TaskVersion(Base):
     __table_args__ = (
         CheckConstraint(_one_of("kind", Kind), name="kind"),
         Index("ix_task_versions_tenant_id_subspace_id", "tenant_id", "subspace_id"),
+        Index(
+            "ix_task_versions_vector",
+            literal_column(f"(spread_vector(vector, task_id)::halfvec({INDEXED_DIM + SPREAD_DIMS}))").label("spread"),
+            postgresql_using="hnsw",
+            postgresql_ops={"spread": "halfvec_cosine_ops"},
+            postgresql_with={"m": 16, "ef_construction": 200},
+            postgresql_where=text(INDEXED),
+        ),
     )
 
     task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)

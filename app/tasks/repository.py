@@ -2,12 +2,25 @@
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import Select, delete, select, update
+import numpy as np
+from pgvector.sqlalchemy import HALFVEC
+from sqlalchemy import ColumnElement, Label, Select, cast, delete, exists, func, label, literal, select, text, update
 from sqlalchemy.dialects.postgresql import distinct_on
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased, defer
 
-from app.db.models import Adaptation, Dataset, Task, TaskVersion
+from app.db.models import INDEXED, INDEXED_DIM, SPREAD_DIMS, Adaptation, Dataset, Task, TaskVersion
 from app.ids import new_id
+
+EXACT_UP_TO = 10_000
+"""As many vectors are compared in about the time that the index takes to find so small a tenant's among a million."""
+
+# For this transaction: the index goes on until it has found enough that the query wants, rather than filter what it
+# found once; it looks far enough around not to end in the wrong one of many narrow groups; and it is used whatever the
+# planner expects of sorting.
+_SEARCH = text("""
+SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '600', true),
+    set_config('enable_sort', 'off', true)
+""")
 
 
 def add(session: Session, tenant_id: str, name: str) -> str:
@@ -39,12 +52,13 @@ def get(session: Session, tenant_id: str, task_id: str) -> Task | None:
 
 
 def versions(session: Session, tenant_id: str, task_ids: Collection[str]) -> dict[str, list[TaskVersion]]:
-    """The versions of each task that can answer, oldest first."""
+    """The versions of each task that can answer, oldest first, without what they are made of."""
     by_task: dict[str, list[TaskVersion]] = {task_id: [] for task_id in task_ids}
     query = (
         select(TaskVersion)
         .where(TaskVersion.tenant_id == tenant_id, TaskVersion.task_id.in_(task_ids))
         .order_by(TaskVersion.version)
+        .options(defer(TaskVersion.vector, raiseload=True), defer(TaskVersion.readout, raiseload=True))
     )
     for row in session.scalars(query):
         by_task[row.task_id].append(row)
@@ -62,24 +76,82 @@ def version(session: Session, tenant_id: str, task_id: str, number: int | None) 
 def neighbors(session: Session, tenant_id: str, of: TaskVersion, limit: int) -> Sequence[tuple[Task, int, float]]:
     """The tenant's other tasks in the same subspace whose newest vectors point most nearly the same way.
 
-    Each with its version and cosine similarity. The scan is exact: an index that is approximate would have to be one
-    per subspace, and a tenant's tasks are thousands, not millions.
+    Each with its version and cosine similarity. A vector of zeros, the average task's, points nowhere: a task that has
+    it is not among them, and has none itself. Where there are more than `EXACT_UP_TO` versions to compare, an index
+    finds the candidates, and may miss one in a hundred or so.
     """
+    if not np.any(of.vector):
+        return []
+    found: Sequence[tuple[Task, int, float]] = []
+    if _many(session, tenant_id, of):
+        found = _tasks(session, tenant_id, _nearest_by_index(session, tenant_id, of, limit))
+    if len(found) < limit:  # the index gives up after a number of rows, most of which may be other tenants'
+        found = _tasks(session, tenant_id, _nearest(tenant_id, of, limit))
+    return found
+
+
+def _many(session: Session, tenant_id: str, of: TaskVersion) -> bool:
+    """Whether there are so many vectors to compare, and of such a length, that the index is worth it."""
+    if len(of.vector) != INDEXED_DIM:
+        return False
+    of_subspace = select(literal(1)).where(
+        TaskVersion.tenant_id == tenant_id, TaskVersion.subspace_id == of.subspace_id
+    )
+    return session.scalar(of_subspace.offset(EXACT_UP_TO).limit(1)) is not None
+
+
+def _nearest(tenant_id: str, of: TaskVersion, limit: int) -> Select[str, int, float]:
+    """Task id, version and cosine distance of the nearest, every vector compared."""
     newest = (
-        select(TaskVersion.task_id, TaskVersion.version, TaskVersion.vector)
-        .where(TaskVersion.tenant_id == tenant_id, TaskVersion.subspace_id == of.subspace_id)
-        .where(TaskVersion.task_id != of.task_id)
+        select(TaskVersion.task_id, TaskVersion.version, _distance(of))
+        .where(*_others(tenant_id, of))
         .ext(distinct_on(TaskVersion.task_id))
         .order_by(TaskVersion.task_id, TaskVersion.version.desc())
         .subquery()
     )
-    distance = newest.c.vector.cosine_distance(of.vector)
+    points_somewhere = newest.c.distance <= 2  # which NaN, for a vector of zeros, is not
+    return select(newest).where(points_somewhere).order_by(newest.c.distance, newest.c.task_id).limit(limit)
+
+
+def _nearest_by_index(session: Session, tenant_id: str, of: TaskVersion, limit: int) -> Select[str, int, float]:
+    """The same by the index, in which there are no vectors of zeros."""
+    session.execute(_SEARCH)
+    newer = aliased(TaskVersion)
+    superseded = exists().where(
+        newer.task_id == TaskVersion.task_id,
+        newer.version > TaskVersion.version,
+        newer.subspace_id == TaskVersion.subspace_id,
+    )
+    spread = func.spread_vector(TaskVersion.vector, TaskVersion.task_id)
+    candidates = (
+        select(TaskVersion.task_id, TaskVersion.version, _distance(of))
+        .where(*_others(tenant_id, of), ~superseded, text(INDEXED))
+        .order_by(cast(spread, HALFVEC(INDEXED_DIM + SPREAD_DIMS)).cosine_distance([*of.vector, *[0.0] * SPREAD_DIMS]))
+        .limit(2 * limit)  # for they come in about the right order
+        .subquery()
+    )
+    return select(candidates).order_by(candidates.c.distance, candidates.c.task_id).limit(limit)
+
+
+def _others(tenant_id: str, of: TaskVersion) -> tuple[ColumnElement[bool], ...]:
+    return (
+        TaskVersion.tenant_id == tenant_id,
+        TaskVersion.subspace_id == of.subspace_id,
+        TaskVersion.task_id != of.task_id,
+    )
+
+
+def _distance(of: TaskVersion) -> Label[float]:
+    return label("distance", TaskVersion.vector.cosine_distance(of.vector))
+
+
+def _tasks(session: Session, tenant_id: str, nearest: Select[str, int, float]) -> Sequence[tuple[Task, int, float]]:
+    near = nearest.subquery()
     rows = session.execute(
-        select(Task, newest.c.version, 1 - distance)
-        .join(newest, newest.c.task_id == Task.id)
+        select(Task, near.c.version, 1 - near.c.distance)
+        .join(near, near.c.task_id == Task.id)
         .where(Task.tenant_id == tenant_id)
-        .order_by(distance, Task.id)
-        .limit(limit)
+        .order_by(near.c.distance, Task.id)
     )
     return [(task, number, float(similarity)) for task, number, similarity in rows]
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy import Engine, delete, event, func, select, update
 
 from app.db.models import Adaptation, Dataset, SubspaceRow, Task, Worker
 from app.db.session import transaction
@@ -258,3 +258,20 @@ def test_a_broker_that_is_down_changes_nothing_for_the_caller(serve: Serve) -> N
     with serve(redis_url="redis://127.0.0.1:1/0") as client:
         assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
         assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
+
+
+def test_lists_of_one_state_and_counts_name_it_in_the_statement(client: httpx.Client) -> None:
+    """A prepared plan for any state could use none of the indexes that hold one state."""
+    statements: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        client.get("/v1/adaptations", params={"state": "failed"})
+        client.post("/v1/adaptations", json=adaptation_body())
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    for state in ("failed", "queued", "running"):
+        assert any(f"adaptations.state = '{state}'" in statement for statement in statements)

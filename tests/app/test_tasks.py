@@ -70,6 +70,19 @@ def test_neighbors_are_the_nearest_newest_vectors_of_one_tenant(
     assert waiting not in str(found)
 
 
+def test_a_vector_of_zeros_has_no_neighbors_and_is_nobodys(
+    client: httpx.Client, work_off: WorkOff, service_engine: Engine
+) -> None:
+    own, average, opposite = (_adapt(client, name=name) for name in ("own", "average", "opposite"))
+    work_off()
+    with transaction(service_engine) as session:
+        for task_id, first in ((own, 1.0), (average, 0.0), (opposite, -1.0)):
+            session.get_one(TaskVersion, (task_id, 1)).vector = [first] + [0.0] * 7
+    [found] = client.get(f"/v1/tasks/{own}/neighbors").json()["data"]
+    assert (found["task_id"], found["similarity"]) == (opposite, -1.0)
+    assert client.get(f"/v1/tasks/{average}/neighbors").json()["data"] == []
+
+
 def test_deleting_a_task_leaves_nothing_of_it_behind(
     client: httpx.Client, work_off: WorkOff, service_engine: Engine
 ) -> None:

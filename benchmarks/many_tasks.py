@@ -1,0 +1,209 @@
+"""Tuned tasks by the million, and a queue of adaptations: copies of a task that was really tuned."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from sqlalchemy import Engine, Table, text
+
+from app.cli.progress import Update
+from app.db.models import Adaptation, Dataset, Task, TaskVersion, Tenant
+from app.db.session import transaction
+from app.ids import new_id
+from app.settings import DEFAULT_TENANT
+from benchmarks.machine import ROOT
+from benchmarks.many_rows import Bytes, copy_row, ids, names, numbers, texts, vectors
+
+SHARES = {DEFAULT_TENANT: 0.89, "tenth_1": 0.1, "percent": 0.01}
+"""Which part of the tasks each tenant has; the names are of one length."""
+SECOND_VERSIONS = 0.1
+AT_A_START = 0.2
+"""Share of the vectors that are where tuning started, as where it gained nothing."""
+TASKS_OF_A_CENTRE = 500
+CENTRE_NOISE, TASK_NOISE = 0.15, 0.1
+MILLISECOND = 1000
+_BLOCK = 50_000
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What `store` stored: rows of task_versions, newest ones of tasks first; `tenant` and `task` by row."""
+
+    task_ids: list[str]
+    adaptation_ids: list[str]
+    tenant: NDArray[np.str_]
+    newest: NDArray[np.bool_]
+    vectors: NDArray[np.float32]
+
+    def of(self, tenant: str) -> NDArray[np.int64]:
+        """The rows of a tenant's tasks, newest versions alone, oldest task first."""
+        return np.flatnonzero(self.newest & (self.tenant == tenant))
+
+
+def draw_vectors(count: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """[count, D]: groups of related tasks, around what the tasks of the shipped subspace are, and unmoved starts."""
+    subspace = load_file(ROOT / "ipt" / "subspace" / "default" / "subspace.safetensors")
+    found, starts = subspace["task_vectors"].astype(np.float32), subspace["initial_vectors"].astype(np.float32)
+
+    def noise(rows: int, scale: float) -> NDArray[np.float32]:
+        return scale * rng.standard_normal((rows, found.shape[1]), dtype=np.float32)
+
+    centres = found[rng.integers(0, len(found), max(1, count // TASKS_OF_A_CENTRE))]
+    centres = centres + noise(len(centres), CENTRE_NOISE)
+    drawn = np.empty((count, found.shape[1]), dtype=np.float32)
+    for first in range(0, count, _BLOCK):
+        block = drawn[first : first + _BLOCK]
+        block[:] = centres[rng.integers(0, len(centres), len(block))] + noise(len(block), TASK_NOISE)
+        unmoved = rng.random(len(block)) < AT_A_START
+        block[unmoved] = starts[rng.integers(0, len(starts), int(unmoved.sum()))]
+    return drawn
+
+
+def store(engine: Engine, task_id: str, count: int, show: Update) -> Stored:
+    """Copy a tuned task until there are `count` more versions; the index of vectors is built afterwards, at once."""
+    rng = np.random.default_rng(0)
+    second = int(count * SECOND_VERSIONS)
+    tasks = count - second
+    tenant_of_task = np.asarray(list(SHARES))[rng.choice(len(SHARES), tasks, p=list(SHARES.values()))]
+    tenant = np.concatenate([tenant_of_task, tenant_of_task[:second]])
+    task_bytes = ids("tsk", tasks, rng)
+    task_bytes = np.concatenate([task_bytes, task_bytes[:second]])
+    version = np.repeat([1, 2], [tasks, second])
+    newest = np.arange(count) >= second
+    adaptation_bytes = ids("adp", count, rng)
+    stored = Stored(names(task_bytes), names(adaptation_bytes), tenant, newest, draw_vectors(count, rng))
+    with transaction(engine) as session:
+        session.add_all([Tenant(id=name) for name in SHARES if session.get(Tenant, name) is None])
+        made = session.scalars(
+            text("SELECT adaptation_id FROM task_versions WHERE task_id = :id"), {"id": task_id}
+        ).one()
+    _vector_index().drop(engine)
+    with _connect(engine) as connection:
+        for first in range(0, count, _BLOCK):
+            rows = slice(first, min(first + _BLOCK, count))
+            changes = {
+                "id": task_bytes[rows],
+                "task_id": task_bytes[rows],
+                "adaptation_id": adaptation_bytes[rows],
+                "tenant_id": texts(list(tenant[rows])),
+                "created_at": _times(rows, count),
+                "task_version": numbers(version[rows], 4),
+                "version": numbers(version[rows], 4),
+                "vector": vectors(stored.vectors[rows]),
+            }
+            new_tasks = slice(0, max(0, min(rows.stop, tasks) - rows.start))
+            for_tasks = {name: changes[name][new_tasks] for name in ("id", "tenant_id", "created_at")}
+            if len(for_tasks["id"]):
+                copy_row(connection, "tasks", ("id", task_id), for_tasks)
+            for_adaptations = {
+                name: changes[name] for name in ("task_id", "tenant_id", "created_at", "task_version")
+            } | {"id": changes["adaptation_id"]}
+            copy_row(connection, "adaptations", ("id", made), for_adaptations)
+            of_versions = ("task_id", "version", "tenant_id", "adaptation_id", "vector", "created_at")
+            copy_row(connection, "task_versions", ("task_id", task_id), {name: changes[name] for name in of_versions})
+            connection.commit()
+            show("task versions", rows.stop, count, over=rows.stop == count)
+    return stored
+
+
+def build_index(engine: Engine, show: Update) -> None:
+    """The index of vectors, as the migration makes it, with the memory and the workers that its operator would give."""
+    what = "index of their vectors"
+    done = threading.Event()
+
+    def watch() -> None:
+        query = text("SELECT blocks_done, blocks_total FROM pg_stat_progress_create_index")
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            while not done.wait(1):
+                for read, total in connection.execute(query):
+                    show(what, read, total)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("SET LOCAL maintenance_work_mem = '2GB'"))
+            connection.execute(
+                text(f"SET LOCAL max_parallel_maintenance_workers = {max(1, (os.cpu_count() or 2) - 1)}")
+            )
+            _vector_index().create(connection)
+    finally:
+        done.set()
+        watcher.join()
+    show(what, 1, 1, over=True)
+    tidy(engine)
+
+
+def queue(engine: Engine, tenants: Sequence[str], count: int, show: Update) -> None:
+    """Queue `count` adaptations, as many of each tenant; the names are of one length. Add the tenants where new."""
+    rng = np.random.default_rng(1)
+    task_id, adaptation_id, owner = new_id("tsk"), new_id("adp"), tenants[0]
+    with transaction(engine) as session:
+        session.add_all([Tenant(id=name) for name in tenants if session.get(Tenant, name) is None])
+        session.flush()
+        [example] = session.scalars(text("SELECT id FROM datasets LIMIT 1"))
+        done = session.scalars(text("SELECT id FROM adaptations WHERE dataset_id = :id LIMIT 1"), {"id": example}).one()
+        tuned = session.get_one(Adaptation, done)
+        dataset = Dataset(
+            id=new_id("dat"),
+            tenant_id=owner,
+            content_hash=new_id("hash"),
+            examples=session.get_one(Dataset, example).examples,
+        )
+        session.add_all([dataset, Task(id=task_id, tenant_id=owner, name="queued", last_version=1)])
+        session.flush()
+        session.add(
+            Adaptation(
+                id=adaptation_id, tenant_id=owner, task_id=task_id, task_version=1, dataset_id=dataset.id,
+                kind=tuned.kind, hyperparameters=tuned.hyperparameters, steps=tuned.steps, body_hash=tuned.body_hash,
+            )
+        )  # fmt: skip
+    of_tenants = texts([tenants[i % len(tenants)] for i in range(count)])
+    tasks, adaptations = ids("tsk", count, rng), ids("adp", count, rng)
+    with _connect(engine) as connection:
+        for first in range(0, count, _BLOCK):
+            rows = slice(first, min(first + _BLOCK, count))
+            common = {"tenant_id": of_tenants[rows], "created_at": _times(rows, count)}
+            copy_row(connection, "tasks", ("id", task_id), common | {"id": tasks[rows]})
+            own = {"id": adaptations[rows], "task_id": tasks[rows]}
+            copy_row(connection, "adaptations", ("id", adaptation_id), common | own)
+            connection.commit()
+            show("queued adaptations", rows.stop, count, over=rows.stop == count)
+    tidy(engine)
+
+
+def empty_queue(engine: Engine) -> None:
+    """Delete what is queued."""
+    with engine.begin() as connection:
+        connection.execute(
+            text("DELETE FROM tasks WHERE id IN (SELECT task_id FROM adaptations WHERE state = 'queued')")
+        )
+
+
+def tidy(engine: Engine) -> None:
+    """What PostgreSQL does by itself, a while after a change as large as this."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+
+
+def _times(rows: slice, count: int) -> Bytes:
+    """One after another, the last one now; microseconds since 2000."""
+    now = int(np.datetime64("now", "us").astype(np.int64) - np.datetime64("2000-01-01", "us").astype(np.int64))
+    return numbers(now - MILLISECOND * (count - np.arange(rows.start, rows.stop)), 8)
+
+
+def _connect(engine: Engine) -> psycopg.Connection[object]:
+    return psycopg.connect(engine.url.set(drivername="postgresql").render_as_string(hide_password=False))
+
+
+def _vector_index() -> object:
+    table = TaskVersion.__table__
+    assert isinstance(table, Table)
+    return next(index for index in table.indexes if index.name == "ix_task_versions_vector")
