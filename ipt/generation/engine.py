@@ -151,6 +151,11 @@ class GenerationEngine:
         return sum(row.width for batch in self._batches for row in batch.rows)
 
     @property
+    def waiting(self) -> int:
+        """Texts that have not begun, or have gone back to wait."""
+        return len(self._waiting)
+
+    @property
     def idle(self) -> bool:
         """Whether a step would do nothing."""
         return not self._waiting and not self._batches
@@ -206,6 +211,11 @@ class GenerationEngine:
         for row in [*self._waiting, *(row for batch in self._batches for row in batch.rows)]:
             if row.request.request_id == request_id:
                 row.cancelled = True
+
+    def clear(self) -> None:
+        """Drop all texts, without a word."""
+        self._waiting.clear()
+        self._batches.clear()
 
     @torch.inference_mode()
     def step(self) -> list[GenerationEvent]:
