@@ -252,6 +252,15 @@ def test_a_client_that_goes_away_takes_its_row_along(service: TextService, gate:
     assert service.engine.running_rows == 0
 
 
+def test_a_stream_that_waits_is_kept_alive(service: TextService, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.generations.service.KEEP_ALIVE_SECONDS", 0.0)
+    with service.stream(max_new_tokens=2) as response:
+        lines = response.iter_lines()
+        assert next(lines) == ": ping"
+        gate.open()
+        assert list(lines)[-3] == "event: done"
+
+
 def test_a_caller_of_a_whole_text_who_goes_away_does_too(service: TextService, gate: Gate) -> None:
     before = counted("ipt_generations_total", reason="cancelled")
     with pytest.raises(httpx.ReadTimeout):
