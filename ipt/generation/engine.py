@@ -273,9 +273,9 @@ class GenerationEngine:
         read = self.prompts.of([row.request.task for row in rows])
         decoding = self.backbone.begin_behind([row.input for row in rows], read)
         if any(row.width > 1 for row in rows):
-            decoding = decoding.rows(self._index([i for i, row in enumerate(rows) for _ in range(row.width)]))
+            decoding = decoding.rows(torch.tensor([i for i, row in enumerate(rows) for _ in range(row.width)]))
         if any(rows[0].continuations):  # then it is alone
-            decoding.extend(self._index(rows[0].continuations))
+            decoding.extend(self._tokens(rows[0].continuations))
         return decoding
 
     def _join(self, new: _Batch) -> None:
@@ -319,12 +319,12 @@ class GenerationEngine:
                     sources += [places[beam] for beam in chosen]
         batch.rows = staying
         if sources and sources != list(range(logits.shape[0])):
-            batch.decoding = batch.decoding.rows(self._index(sources))
+            batch.decoding = batch.decoding.rows(torch.tensor(sources))
         return bool(sources)
 
     def _extend(self, batch: _Batch) -> None:
-        last = [tokens[-1] for row in batch.rows for tokens in row.continuations]
-        batch.decoding.extend(self._index(last)[:, None])
+        last = [tokens[-1:] for row in batch.rows for tokens in row.continuations]
+        batch.decoding.extend(self._tokens(last))
 
     def _write(self, row: _Row, token: int, events: list[GenerationEvent]) -> FinishReason | None:
         """Add a token to a row's text; the reason if it ends there."""
@@ -375,8 +375,9 @@ class GenerationEngine:
             self.row_limit = min(2 * self.row_limit, self._batch_rows)
             self._good_steps = 0
 
-    def _index(self, numbers: Sequence[int] | Sequence[TokenIds]) -> Tensor:
-        return torch.tensor(numbers, device=self.backbone.device)
+    def _tokens(self, rows: Sequence[TokenIds]) -> Tensor:
+        """[B, L]"""
+        return torch.tensor(rows, device=self.backbone.device)
 
 
 def _finished(row: _Row, reason: FinishReason, error: Exception | None = None) -> TextFinished:
