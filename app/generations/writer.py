@@ -135,7 +135,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - as above; what the engine had is lost
             self._engine.clear()
             events = [_failed(request_id, error) for request_id in self._sinks]
-        metrics.stepped(self._engine, self._engine.running_rows, prompts.hits - hits, prompts.misses - misses)
+        metrics.stepped(self._engine, prompts.hits - hits, prompts.misses - misses)
         self._hand_out(events)
 
     def _hand_out(self, events: Sequence[ipt.GenerationEvent]) -> None:
