@@ -10,14 +10,17 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ipt.backbones.protocol import Backbone
-from ipt.errors import CheckpointError
+from ipt.errors import CheckpointError, SubspaceError, SubspaceMismatchError
 from ipt.replacing import replacing
+from ipt.subspace.store import Subspace
 
 
 def save_prompts(path: Path, prompts: Mapping[str, Tensor], backbone: Backbone) -> None:
@@ -29,6 +32,33 @@ def save_prompts(path: Path, prompts: Mapping[str, Tensor], backbone: Backbone) 
     tensors = {name: prompt.detach().float().cpu().contiguous() for name, prompt in prompts.items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, {"backbone": json.dumps(identity)})
+
+
+def save_prompt_embeds(path: Path, subspace: Subspace, vector: NDArray[np.float32], about: Mapping[str, str]) -> None:
+    """Write a task's soft prompt as one tensor `prompt_embeds` [P, H], for engines that take prompts as embeddings.
+
+    In front of an input's embedded tokens it makes a plain `causal` model answer as the task does. `about` goes into
+    the file's metadata, beside the ids of backbone and subspace. `path` is replaced in one move.
+
+    Raises:
+        SubspaceError: the subspace belongs to a backbone of another family.
+        SubspaceMismatchError: the vector has another length than the subspace's.
+    """
+    backbone = subspace.manifest["backbone"]
+    if backbone.get("family") != "causal":
+        raise SubspaceError(
+            f"subspace {subspace.id} is of {backbone['id']!r}, which is no causal backbone: only these take a prompt "
+            "as embeddings in front of an input"
+        )
+    if vector.shape != (subspace.intrinsic_dim,):
+        raise SubspaceMismatchError(
+            f"the task vector has shape {list(vector.shape)}, subspace {subspace.id} wants [{subspace.intrinsic_dim}]"
+        )
+    with torch.no_grad():
+        prompt = subspace.decoder(torch.from_numpy(vector)[None].to(next(subspace.decoder.parameters()).device))[0]
+    metadata = {"backbone": json.dumps(backbone), "subspace_id": subspace.id, **about}
+    with replacing(path) as temporary:
+        save_file({"prompt_embeds": prompt.float().cpu().contiguous()}, temporary, metadata)
 
 
 def read_prompts(path: Path, backbone: Backbone | None = None) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from app.settings import is_loopback, is_sendable
 
 Json = dict[str, Any]
 
+_JSON = {"content-type": "application/json"}
 FINISHED_STATES = ("succeeded", "failed", "cancelled")
 _ROWS_PER_REQUEST = 64
 _PAGE = 100
@@ -114,6 +116,40 @@ class ServiceClient:
             predictions += answer["predictions"]
         return answer | {"predictions": predictions}
 
+    def vector(self, task_id: str, version: int | None = None) -> Json:
+        """A task's vector, and the subspace and version that it is of."""
+        return self._send("GET", f"/v1/tasks/{task_id}/vector", params={"version": version} if version else None)
+
+    def generate(self, task_id: str, body: Json) -> Json:
+        """A text that is answered as a whole, however long that takes."""
+        return self._send("POST", f"/v1/tasks/{task_id}/generate", body, timeout_seconds=None)
+
+    def generate_pieces(self, task_id: str, body: Json) -> Iterator[str]:
+        """The pieces of a text as they are written."""
+        with self._reaching():
+            request = self._http.stream(
+                "POST",
+                f"/v1/tasks/{task_id}/generate",
+                content=json.dumps(body | {"stream": True}),
+                headers=_JSON,
+                timeout=None,
+            )
+            with request as response:
+                if not response.is_success:
+                    response.read()
+                    raise _service_error(response.status_code, _document(response), self.url)
+                event = ""
+                for line in response.iter_lines():
+                    name, _, value = line.partition(": ")
+                    if name == "event":
+                        event = value
+                    elif name == "data" and event == "delta":
+                        yield json.loads(value)["text"]
+                    elif name == "data" and event == "error":
+                        raise _service_error(response.status_code, json.loads(value), self.url)
+                if event != "done":
+                    raise CliError(f"{self.url} broke off the text: see the log of `ipt serve`")
+
     def _pages(self, path: str) -> Iterator[Json]:
         after = None
         while True:
@@ -123,13 +159,30 @@ class ServiceClient:
                 return
             after = page["data"][-1]["id"]
 
-    def _send(self, method: str, path: str, body: Json | None = None, params: Json | None = None) -> Json:
-        try:
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        params: Json | None = None,
+        timeout_seconds: float | None = 60.0,
+    ) -> Json:
+        with self._reaching():
             # Escaped to ASCII: what is not valid Unicode then reaches the service, which says what is wrong with it.
             content = None if body is None else json.dumps(body)
             response = self._http.request(
-                method, path, content=content, params=params, headers={"content-type": "application/json"}
+                method, path, content=content, params=params, headers=_JSON, timeout=timeout_seconds
             )
+        document = _document(response)
+        if response.is_success and isinstance(document, dict):
+            return document
+        raise _service_error(response.status_code, document, self.url)
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Say in one line that no service answers."""
+        try:
+            yield
         except httpx.ConnectError as error:
             raise CliError(
                 f"no service answers at {self.url}: start one with `{program()} serve`, or name another with --url"
@@ -138,13 +191,15 @@ class ServiceClient:
             raise CliError(
                 f"{self.url} does not answer ({type(error).__name__}): see the log of `ipt serve`"
             ) from error
-        try:
-            document = response.json()
-        except ValueError:
-            document = None
-        if response.is_success and isinstance(document, dict):
-            return document
-        raise _service_error(response.status_code, document, self.url)
+
+
+def _document(response: httpx.Response) -> object:
+    """The JSON of a response, None where it is something else."""
+    try:
+        document: object = response.json()
+    except ValueError:
+        return None
+    return document
 
 
 def _address(url: str) -> httpx.URL:

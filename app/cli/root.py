@@ -28,7 +28,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo.demo, service.serve, tasks.adapt, tasks.predict, tasks.tasks):
+for _command in (demo.demo, service.serve, tasks.adapt, tasks.predict, tasks.generate, tasks.tasks, tasks.export):
     cli.command()(_command)
 subspace.commands.command()(study.study)
 cli.add_typer(subspace.commands, name="subspace")

@@ -1,4 +1,4 @@
-"""The commands that talk to a running service: `adapt`, `predict`, `tasks`."""
+"""The commands that talk to a running service: `adapt`, `predict`, `generate`, `tasks`, `export`."""
 
 import sys
 from pathlib import Path
@@ -95,6 +95,94 @@ def predict(
     else:
         console = results()
         console.print(predictions_table(inputs, answer["predictions"], console.width))
+
+
+def generate(
+    task: Annotated[str, typer.Argument(help="A task's id, or its name: the newest task of that name.")],
+    text: Annotated[str | None, typer.Argument(help="The input; without it, all of standard input.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of the text; 64 without it.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="How freely to draw; without it, not at all.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the fewest tokens of this probability.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw from so many of the likeliest tokens.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same text.")] = None,
+    num_beams: Annotated[int | None, typer.Option(help="Search with so many beams instead.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Where the text ends; may be given several times.")] = None,
+    version: Annotated[int | None, typer.Option(help="A version of the task; the newest one without it.")] = None,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Write a text with a task, shown as it comes. The service must run a backbone that writes.
+
+    \b
+    ipt generate replies "The parcel never came"
+    ipt generate replies --temperature 0.7 --seed 7 < message.txt
+    """
+    from app.cli.client import ServiceClient
+
+    body: dict[str, Any] = {"input": _text_from_stdin() if text is None else text}
+    asked = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "seed": seed,
+        "num_beams": num_beams,
+        "stop": stop or None,
+        "version": version,
+    }
+    body |= {name: value for name, value in asked.items() if value is not None}
+    with ServiceClient(url, api_key()) as client:
+        task_id = client.task_id(task)
+        if as_json:
+            print_json(client.generate(task_id, body))
+            return
+        for piece in client.generate_pieces(task_id, body):
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def export(
+    task: Annotated[str, typer.Argument(help="A task's id, or its name: the newest task of that name.")],
+    output: Annotated[Path, typer.Argument(help="The safetensors file that is written.", metavar="OUTPUT")],
+    subspace: Annotated[
+        str, typer.Option(envvar="IPT_SUBSPACE", help="'default', or the folder of the task's subspace.")
+    ] = "default",
+    version: Annotated[int | None, typer.Option(help="A version of the task; the newest one without it.")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Write a task's soft prompt as the tensor prompt_embeds, for an engine that takes prompts as embeddings.
+
+    What to run with it is in docs/deployment.md, "Other engines". The backbone must be a causal one.
+
+    \b
+    ipt export replies replies.safetensors --subspace qwen-subspace
+    """
+    import numpy as np
+
+    import ipt
+    from app.cli.client import ServiceClient
+    from ipt.soft_prompts import save_prompt_embeds
+
+    with ServiceClient(url, api_key()) as client:
+        found = client.vector(client.task_id(task), version)
+    loaded = ipt.load_subspace(subspace)
+    if loaded.id != found["subspace_id"]:
+        raise CliError(
+            f"the task belongs to subspace {found['subspace_id']}, {subspace} is {loaded.id}: name the task's own "
+            "folder with --subspace"
+        )
+    about = {"task_id": found["task_id"], "task_version": str(found["task_version"])}
+    try:
+        save_prompt_embeds(output, loaded, np.asarray(found["vector"], dtype=np.float32), about)
+    except OSError as error:
+        raise CliError(f"{output}: cannot be written: {error.strerror}") from error
+    results().print(
+        f"prompt_embeds [{loaded.prompt_length}, {loaded.hidden_size}] of {found['task_id']} version "
+        f"{found['task_version']} in {output}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def tasks(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
@@ -194,6 +282,12 @@ def _print_adaptation(console: Console, adaptation: dict[str, Any]) -> None:
         console.print(
             f"queued as {adaptation['id']}; `{program()} tasks` shows when it is done", markup=False, soft_wrap=True
         )
+
+
+def _text_from_stdin() -> str:
+    if sys.stdin.isatty():
+        raise typer.BadParameter("give a text, or pipe one in", param_hint="TEXT")
+    return sys.stdin.read().strip()
 
 
 def _lines_from_stdin() -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
-from fastapi.sse import format_sse_event
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import BaseModel
 
 import ipt
@@ -94,7 +94,8 @@ async def generate_with_task(
 async def _whole(writing: Writing, number: int) -> GenerateView:
     """The answer when all texts have ended."""
     async with aclosing(writing.events) as events:
-        finished = {index: event async for index, event in events if isinstance(event, ipt.TextFinished)}
+        pairs = [pair async for pair in events if pair is not None]
+    finished = {index: event for index, event in pairs if isinstance(event, ipt.TextFinished)}
     texts = [finished[index] for index in range(number)]
     return GenerateView(
         task_id=writing.key[0],
@@ -109,7 +110,11 @@ async def _stream(writing: Writing) -> AsyncIterator[bytes]:
     finished: list[ipt.TextFinished] = []
     try:
         async with aclosing(writing.events) as events:
-            async for index, event in events:
+            async for pair in events:
+                if pair is None:
+                    yield KEEPALIVE_COMMENT
+                    continue
+                index, event = pair
                 if isinstance(event, ipt.TextDelta):
                     yield _message("delta", DeltaView(index=index, text=event.text))
                 else:

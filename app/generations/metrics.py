@@ -23,9 +23,9 @@ _PROMPTS = Counter("ipt_generation_prompts_total", "Prompts that texts were begu
 _KEPT, _COMPUTED = _PROMPTS.labels("kept"), _PROMPTS.labels("computed")
 
 
-def stepped(engine: ipt.GenerationEngine, rows: int, hits: int, misses: int) -> None:
+def stepped(engine: ipt.GenerationEngine, hits: int, misses: int) -> None:
     """Count one step, which found so many prompts kept and computed so many."""
-    _ROWS.observe(rows)
+    _ROWS.observe(engine.last_rows)
     _ROW_LIMIT.set(engine.row_limit)
     _KEPT.inc(hits)
     _COMPUTED.inc(misses)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ DEFAULT_NEW_TOKENS = 64
 ENDING_SECONDS = 0.5
 """How long a text that is being written may not notice that the service is stopping."""
 
+KEEP_ALIVE_SECONDS = 15.0
+"""After so long without an event a sign of life is due, before a proxy takes the connection for dead."""
+
 IndexedEvent = tuple[int, ipt.GenerationEvent]
 
 
@@ -38,8 +42,11 @@ class Writing:
 
     key: TaskKey
     """Of the version that answers."""
-    events: AsyncGenerator[IndexedEvent, None]
-    """Each with the number of its input, until all texts have ended. Closing it takes back those that have not."""
+    events: AsyncGenerator[IndexedEvent | None, None]
+    """Each with the number of its input, until all texts have ended; None as a sign of life while nothing happens.
+
+    Closing it takes back the texts that have not ended.
+    """
 
 
 class Generations:
@@ -120,8 +127,9 @@ class Generations:
 
 async def _follow(
     queue: "asyncio.Queue[IndexedEvent]", writer: Writer, request_ids: Sequence[str], ending: threading.Event
-) -> AsyncGenerator[IndexedEvent, None]:
+) -> AsyncGenerator[IndexedEvent | None, None]:
     open_ids = set(request_ids)
+    quiet_since = time.monotonic()
     try:
         while open_ids:
             if ending.is_set():
@@ -129,7 +137,11 @@ async def _follow(
             try:
                 index, event = await asyncio.wait_for(queue.get(), ENDING_SECONDS)
             except TimeoutError:
+                if time.monotonic() - quiet_since > KEEP_ALIVE_SECONDS:
+                    quiet_since = time.monotonic()
+                    yield None
                 continue
+            quiet_since = time.monotonic()
             if isinstance(event, ipt.TextFinished):
                 open_ids.discard(event.request_id)
                 if event.error is not None:

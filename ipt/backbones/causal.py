@@ -148,7 +148,7 @@ class _CausalDecoding:
         return logits
 
     def rows(self, wanted: Tensor) -> Self:
-        lengths = self.lengths[wanted.cpu()]
+        lengths, wanted = self.lengths[wanted], wanted.to(self.logits.device)
         cache = picked_layers(self.cache, wanted)
         surplus = self.cache.get_seq_length() - int(lengths.max())
         if surplus:  # the longest row has gone

@@ -131,6 +131,7 @@ class _Seq2SeqDecoding:
     def rows(self, wanted: Tensor) -> Self:
         from transformers import EncoderDecoderCache
 
+        wanted = wanted.to(self.logits.device)
         return type(self)(
             self.model,
             self.logits[wanted],

@@ -32,7 +32,10 @@ class Decoding(Protocol):
         """Read `tokens` [B, L]; the logits after each of them, [B, L, V]. Advances the state."""
 
     def rows(self, wanted: Tensor) -> Self:
-        """A copy of the rows with these numbers, in this order and as often; the original stays as it is."""
+        """A copy of the rows with these numbers, in this order and as often; the original stays as it is.
+
+        `wanted` [R] is on the CPU.
+        """
 
     def joined(self, other: Self) -> Self | None:
         """These rows and then the other's, to go on together; None where rows must have begun together."""
@@ -173,7 +176,7 @@ class PromptedTextBackbone(TextBackbone):
             if wanted.shape[1] == 0:
                 sums.append(torch.zeros(rows, len(group), device=device))
                 continue
-            repeated = decoding.rows(torch.arange(rows, device=device).repeat_interleave(len(group)))
+            repeated = decoding.rows(torch.arange(rows).repeat_interleave(len(group)))
             logits = repeated.extend(read.to(device).repeat(rows, 1))
             wanted = wanted.to(device).repeat(rows, 1)
             losses = cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="none")
@@ -246,7 +249,7 @@ class PromptedTextBackbone(TextBackbone):
 
 
 def picked_layers(cache: Any, rows: Tensor) -> Any:
-    """The key-value cache of these rows; the original stays as it is.
+    """The key-value cache of these rows, whose numbers are on its device; the original stays as it is.
 
     A deep copy would refuse tensors that carry gradients. A shallow one is enough: a layer replaces its tensors when
     it grows, it never writes into them.

@@ -111,6 +111,15 @@ class _Batch:
     decoding: Decoding
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """Rows that could not be begun or go on together, and whether there were others in memory."""
+
+    rows: list[_Row]
+    error: Exception
+    beside_others: bool
+
+
 class GenerationEngine:
     """Writes texts with one backbone and one subspace, both frozen. One thread may use it at a time.
 
@@ -140,6 +149,8 @@ class GenerationEngine:
         self.prompts = PromptCache(backbone, subspace, prompt_cache_bytes)
         self.row_limit = batch_rows
         """Rows taken at a time; fewer than `batch_rows` after memory has run out."""
+        self.last_rows = 0
+        """Rows that the last step has written a token of, beams included."""
         self._batch_rows = batch_rows
         self._good_steps = 0
         self._waiting: deque[_Row] = deque()
@@ -149,6 +160,11 @@ class GenerationEngine:
     def running_rows(self) -> int:
         """Rows of the batches, beams included."""
         return sum(row.width for batch in self._batches for row in batch.rows)
+
+    @property
+    def waiting(self) -> int:
+        """Texts that have not begun, or have gone back to wait."""
+        return len(self._waiting)
 
     @property
     def idle(self) -> bool:
@@ -207,6 +223,11 @@ class GenerationEngine:
             if row.request.request_id == request_id:
                 row.cancelled = True
 
+    def clear(self) -> None:
+        """Drop all texts, without a word."""
+        self._waiting.clear()
+        self._batches.clear()
+
     @torch.inference_mode()
     def step(self) -> list[GenerationEvent]:
         """Begin the texts there is room for, then write one token of each; what is certain of them since."""
@@ -215,31 +236,34 @@ class GenerationEngine:
             self._waiting.remove(row)
             events.append(_finished(row, "cancelled"))
         failures = self._admit()
+        self.last_rows = 0
         for batch in self._batches:
+            self.last_rows += batch.decoding.logits.shape[0]
             try:
                 if self._choose(batch, events):
                     self._extend(batch)
             except Exception as error:  # noqa: BLE001 - whatever one text does to the device, others go on
-                failures.append(([row for row in batch.rows if not row.ended], error))
+                rest = [row for row in batch.rows if not row.ended]
+                failures.append(_Failure(rest, error, len(self._batches) > 1))
                 batch.rows = []
         self._batches = [batch for batch in self._batches if batch.rows]
-        for rows, failure in failures:
-            events += self._retreat(rows, failure)
+        for failure in failures:
+            events += self._retreat(failure)
         self._recover(failed=bool(failures))
         return events
 
-    def _admit(self) -> list[tuple[list[_Row], Exception]]:
-        """Begin what has come; the rows that could not be begun, and why."""
+    def _admit(self) -> list[_Failure]:
+        """Begin what has come."""
         taken = self._take()
         # What has written already, before memory ran out, goes on in a pass of its own.
         groups = [[row] for row in taken if any(row.continuations)]
         fresh = [row for row in taken if not any(row.continuations)]
-        failures: list[tuple[list[_Row], Exception]] = []
+        failures: list[_Failure] = []
         for group in [*groups, *([fresh] if fresh else [])]:
             try:
                 self._join(_Batch(group, self._begun(group)))
             except Exception as error:  # noqa: BLE001 - as in `step`
-                failures.append((group, error))
+                failures.append(_Failure(group, error, bool(self._batches)))
         return failures
 
     def _take(self) -> list[_Row]:
@@ -263,9 +287,9 @@ class GenerationEngine:
         read = self.prompts.of([row.request.task for row in rows])
         decoding = self.backbone.begin_behind([row.input for row in rows], read)
         if any(row.width > 1 for row in rows):
-            decoding = decoding.rows(self._index([i for i, row in enumerate(rows) for _ in range(row.width)]))
+            decoding = decoding.rows(torch.tensor([i for i, row in enumerate(rows) for _ in range(row.width)]))
         if any(rows[0].continuations):  # then it is alone
-            decoding.extend(self._index(rows[0].continuations))
+            decoding.extend(self._tokens(rows[0].continuations))
         return decoding
 
     def _join(self, new: _Batch) -> None:
@@ -309,12 +333,12 @@ class GenerationEngine:
                     sources += [places[beam] for beam in chosen]
         batch.rows = staying
         if sources and sources != list(range(logits.shape[0])):
-            batch.decoding = batch.decoding.rows(self._index(sources))
+            batch.decoding = batch.decoding.rows(torch.tensor(sources))
         return bool(sources)
 
     def _extend(self, batch: _Batch) -> None:
-        last = [tokens[-1] for row in batch.rows for tokens in row.continuations]
-        batch.decoding.extend(self._index(last)[:, None])
+        last = [tokens[-1:] for row in batch.rows for tokens in row.continuations]
+        batch.decoding.extend(self._tokens(last))
 
     def _write(self, row: _Row, token: int, events: list[GenerationEvent]) -> FinishReason | None:
         """Add a token to a row's text; the reason if it ends there."""
@@ -344,8 +368,9 @@ class GenerationEngine:
             if self._write(row, token, events):
                 return
 
-    def _retreat(self, rows: list[_Row], error: Exception) -> list[GenerationEvent]:
+    def _retreat(self, failure: _Failure) -> list[GenerationEvent]:
         """Let rows wait again that have failed together; a row that failed alone has failed for good."""
+        rows, error = failure.rows, failure.error
         out_of_memory = isinstance(error, torch.OutOfMemoryError)
         log.warning("generation failed rows=%d error=%s", sum(row.width for row in rows), type(error).__name__)
         if out_of_memory:
@@ -353,7 +378,7 @@ class GenerationEngine:
             self.prompts.clear()
             if self.backbone.device.type == "cuda":
                 torch.cuda.empty_cache()
-        if len(rows) == 1 and not (out_of_memory and self._batches):
+        if len(rows) == 1 and not (out_of_memory and failure.beside_others):
             return [_finished(rows[0], "failed", error)]
         self._waiting.extendleft(reversed(rows))
         self.row_limit = max(1, (self.running_rows + sum(row.width for row in rows)) // 2)
@@ -365,8 +390,9 @@ class GenerationEngine:
             self.row_limit = min(2 * self.row_limit, self._batch_rows)
             self._good_steps = 0
 
-    def _index(self, numbers: Sequence[int] | Sequence[TokenIds]) -> Tensor:
-        return torch.tensor(numbers, device=self.backbone.device)
+    def _tokens(self, rows: Sequence[TokenIds]) -> Tensor:
+        """[B, L]"""
+        return torch.tensor(rows, device=self.backbone.device)
 
 
 def _finished(row: _Row, reason: FinishReason, error: Exception | None = None) -> TextFinished:

@@ -1,5 +1,6 @@
 """`POST /v1/tasks/{id}/generate`: texts whole and as they come, what is refused, and who is spared whose trouble."""
 
+import io
 import json
 import threading
 import time
@@ -12,8 +13,10 @@ import httpx
 import pytest
 import torch
 from prometheus_client import REGISTRY
+from safetensors.torch import load_file
 
 import ipt
+from app.cli.root import run
 from app.db.session import make_engine
 from app.settings import Settings
 from tests.app.conftest import Serve, WorkOff, adaptation_body, error_of, running, work_off_queue
@@ -32,6 +35,7 @@ class TextService:
 
     client: httpx.Client
     tasks: list[str]
+    subspace_dir: Path
     writers: list[Any]
 
     @property
@@ -62,7 +66,7 @@ def service(make_database: Callable[[], str], tmp_path_factory: pytest.TempPathF
         database_url=url,
         api_key="k" * 16,
         generate_batch_rows=4,
-        generate_queue_rows=4,
+        generate_queue_rows=8,
         max_new_tokens=24,
     )
     writers: list[Any] = []
@@ -83,7 +87,7 @@ def service(make_database: Callable[[], str], tmp_path_factory: pytest.TempPathF
         engine = make_engine(url)
         assert len(work_off_queue(engine, backbone, ipt.load_subspace(subspace_dir, backbone))) == 2
         engine.dispose()
-        yield TextService(client, tasks, writers)
+        yield TextService(client, tasks, subspace_dir, writers)
 
 
 def messages(response: httpx.Response) -> Iterator[tuple[str, Any]]:
@@ -248,6 +252,15 @@ def test_a_client_that_goes_away_takes_its_row_along(service: TextService, gate:
     assert service.engine.running_rows == 0
 
 
+def test_a_stream_that_waits_is_kept_alive(service: TextService, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.generations.service.KEEP_ALIVE_SECONDS", 0.0)
+    with service.stream(max_new_tokens=2) as response:
+        lines = response.iter_lines()
+        assert next(lines) == ": ping"
+        gate.open()
+        assert list(lines)[-3] == "event: done"
+
+
 def test_a_caller_of_a_whole_text_who_goes_away_does_too(service: TextService, gate: Gate) -> None:
     before = counted("ipt_generations_total", reason="cancelled")
     with pytest.raises(httpx.ReadTimeout):
@@ -265,12 +278,12 @@ def test_a_full_queue_turns_callers_away(service: TextService, gate: Gate) -> No
     answers: list[httpx.Response] = []
 
     def ask() -> None:
-        answers.append(service.generate(input=None, inputs=["hello"] * 3))
+        answers.append(service.generate(input=None, inputs=["hello"] * 5))
 
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()
-    until(lambda: service.writers[0]._open_rows == 6)
+    until(lambda: service.writers[0]._open_rows == 10)
     refused = service.generate(num_beams=3)
     assert (refused.status_code, error_of(refused)["code"]) == (429, "generation_queue_full")
     assert int(refused.headers["retry-after"]) > 0
@@ -281,6 +294,36 @@ def test_a_full_queue_turns_callers_away(service: TextService, gate: Gate) -> No
         thread.join()
     assert [answer.status_code for answer in answers] == [200, 200]
     assert service.generate(num_beams=3).status_code == 200
+
+
+def test_a_caller_with_many_texts_lets_others_in_between(service: TextService, gate: Gate) -> None:
+    many = {"input": None, "inputs": ["hello world"] * 10, "max_new_tokens": 20}
+    thread = threading.Thread(target=lambda: service.generate(**many))
+    thread.start()
+    until(lambda: service.writers[0]._open_rows == 10)
+    answered = threading.Event()
+    late = threading.Thread(target=lambda: service.generate(max_new_tokens=5).is_success and answered.set())
+    late.start()
+    until(lambda: service.writers[0]._open_rows == 11)
+    # Four texts are written at a time, so the late one begins at step 21; after all others it would at step 41.
+    gate.open(30)
+    assert answered.wait(30)
+    gate.open()
+    thread.join()
+    late.join()
+
+
+def test_what_breaks_the_engine_fails_its_texts_and_no_later_ones(
+    service: TextService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(**_: Any) -> Any:
+        raise RuntimeError("secret")
+
+    service.generate()
+    monkeypatch.setattr(service.engine, "_recover", broken)
+    assert error_of(service.generate())["code"] == "generation_failed"
+    monkeypatch.undo()
+    assert service.generate().status_code == 200
 
 
 def test_out_of_memory_halves_the_batch_and_the_service_stays_up(
@@ -320,6 +363,55 @@ def test_a_failure_nobody_foresaw_is_one_requests_own(service: TextService, monk
     assert "secret" not in response.text
     monkeypatch.undo()
     assert service.generate().status_code == 200
+
+
+@pytest.fixture
+def command(service: TextService, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What to add to a command for it to reach the service."""
+    monkeypatch.setenv("IPT_API_KEY", "k" * 16)
+    return ["--url", str(service.client.base_url)]
+
+
+def test_the_command_shows_a_text_as_it_comes(
+    service: TextService, command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [wanted] = service.generate(max_new_tokens=6, stop=["never", "ever"]).json()["generations"]
+    options = ["--max-new-tokens", "6", "--stop", "never", "--stop", "ever", *command]
+    assert run(["generate", service.tasks[0], "hello world", *options]) == 0
+    assert capsys.readouterr().out == f"{wanted['text']}\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello world\n"))
+    assert run(["generate", "first", "--json", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["generations"] == [wanted]
+    assert run(["generate", service.tasks[0], "hello", "--max-new-tokens", "25", *command]) == 1
+    assert capsys.readouterr().err == "error: max_new_tokens: at most 24 on this service, got 25\n"
+
+
+def test_the_command_says_in_one_line_what_goes_wrong_in_mid_text(
+    service: TextService, command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> Any:
+        raise RuntimeError
+
+    service.generate()
+    monkeypatch.setattr(service.engine.backbone, "begin_behind", failing)
+    assert run(["generate", service.tasks[0], "hello", *command]) == 1
+    assert capsys.readouterr().err.startswith("error: the model failed on this input")
+
+
+def test_the_command_exports_a_tasks_prompt(
+    service: TextService, command: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "first.safetensors"
+    folder = str(service.subspace_dir)
+    assert run(["export", "first", str(file), "--subspace", folder, *command]) == 0
+    assert "prompt_embeds [4, 32]" in capsys.readouterr().out
+    vector = service.client.get(f"/v1/tasks/{service.tasks[0]}/vector").json()["vector"]
+    wanted = ipt.load_subspace(folder).decoder(torch.tensor(vector)[None])[0]
+    torch.testing.assert_close(load_file(file)["prompt_embeds"], wanted)
+    assert run(["export", "first", str(file), *command]) == 1
+    assert "name the task's own folder with --subspace" in capsys.readouterr().err
+    assert run(["export", "first", str(tmp_path), "--subspace", folder, *command]) == 1
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_the_metrics_name_generations(service: TextService) -> None:

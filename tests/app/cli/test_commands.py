@@ -124,7 +124,9 @@ def test_a_wrong_setting_is_named_as_its_variable(
     assert one_error_line(capsys) == f"error: {name}: {message}\n"
 
 
-@pytest.mark.parametrize("command", [["tasks"], ["predict", "tsk_1", "text"], ["adapt", "rows.jsonl"]])
+@pytest.mark.parametrize(
+    "command", [["tasks"], ["predict", "tsk_1", "text"], ["generate", "tsk_1", "text"], ["adapt", "rows.jsonl"]]
+)
 def test_no_service_is_one_line_that_says_what_to_do(
     command: list[str], free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:

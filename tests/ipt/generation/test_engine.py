@@ -231,6 +231,29 @@ def test_a_text_that_fails_alone_fails_for_good_and_the_others_go_on(
     assert (failed.reason, isinstance(failed.error, torch.OutOfMemoryError), memory.raised) == ("failed", True, 1)
 
 
+def test_a_text_for_which_there_was_no_memory_beside_others_is_tried_alone(
+    causal: ipt.GenerationEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = alone(causal, asked(causal, 1))
+    begin_behind, raised = causal.backbone.begin_behind, []
+
+    def crowded(inputs: Any, read: Any) -> Any:
+        if causal.running_rows:
+            raised.append(True)
+            raise torch.OutOfMemoryError("out of memory")
+        return begin_behind(inputs, read)
+
+    monkeypatch.setattr(causal.backbone, "begin_behind", crowded)
+    causal.add(asked(causal, 0, max_new_tokens=2))
+    causal.step()
+    causal.add(asked(causal, 1))
+    events = causal.step()  # in which the first one ends
+    assert raised
+    while not causal.idle:
+        events += causal.step()
+    assert [(event.reason, event.text) for event in events if isinstance(event, ipt.TextFinished)][1][1] == wanted
+
+
 def test_an_encoder_writes_nothing(encoder: ipt.Backbone, subspace: ipt.Subspace) -> None:
     with pytest.raises(ipt.BackboneError, match="is an encoder, which classifies but does not write text"):
         ipt.GenerationEngine(encoder, subspace)
