@@ -1,10 +1,9 @@
 """`POST /v1/tasks/{id}/generate`."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -13,6 +12,7 @@ from pydantic import BaseModel
 
 import ipt
 from app.dependencies import PredictingTenantDep, ServicesDep
+from app.disconnect import unless_gone
 from app.error_handlers import log_unforeseen
 from app.errors import AppError, ConflictError, NotFoundError, PermissionDeniedError, documented, error_body
 from app.fields import Id
@@ -30,8 +30,6 @@ from app.predictions.endpoints import check_count, check_length
 from app.predictions.service import Question
 
 router = APIRouter(tags=["generations"])
-
-Result = TypeVar("Result")
 
 
 def _inlined(view: type[BaseModel]) -> dict[str, Any]:
@@ -60,8 +58,6 @@ _EVENT_SCHEMA = {
     "required": ["event", "data"],
 }
 _STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {_EVENT_STREAM: {"itemSchema": _EVENT_SCHEMA}}}}
-_CLIENT_GONE = 499
-"""For the log alone: nobody is there to read it."""
 
 
 @router.post(
@@ -87,8 +83,7 @@ async def generate_with_task(
     if body.stream:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(_stream(writing), media_type=_EVENT_STREAM, headers=headers)
-    answer = await _unless_gone(request, _whole(writing, len(inputs)))
-    return Response(status_code=_CLIENT_GONE) if answer is None else answer
+    return await unless_gone(request, _whole(writing, len(inputs)))
 
 
 async def _whole(writing: Writing, number: int) -> GenerateView:
@@ -132,19 +127,3 @@ async def _stream(writing: Writing) -> AsyncIterator[bytes]:
 
 def _message(event: str, data: BaseModel) -> bytes:
     return format_sse_event(event=event, data_str=data.model_dump_json())
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result | None:
-    """What the work gives, unless the caller goes away before; then the work is cancelled."""
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        working.cancel()
-        gone.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
