@@ -25,7 +25,7 @@ from ipt.errors import BackboneError, IptError
 from ipt.examples import text_fault
 from ipt.generation.beams import BeamSearch
 from ipt.generation.parameters import GenerationParameters
-from ipt.generation.prompt_cache import PromptCache
+from ipt.generation.prefix_cache import PrefixCache
 from ipt.generation.sampling import draw, next_tokens
 from ipt.generation.text_stream import TextStream
 from ipt.subspace.store import Subspace
@@ -146,7 +146,7 @@ class GenerationEngine:
         subspace.check_backbone(backbone)
         self.backbone = backbone
         self.subspace = subspace
-        self.prompts = PromptCache(backbone, subspace, prompt_cache_bytes)
+        self.prompts = PrefixCache(backbone, subspace, prompt_cache_bytes)
         self.row_limit = batch_rows
         """Rows taken at a time; fewer than `batch_rows` after memory has run out."""
         self.last_rows = 0

@@ -9,7 +9,7 @@ import torch
 
 import ipt
 from ipt.backbones.text import PromptedTextBackbone
-from ipt.generation.prompt_cache import PromptCache
+from ipt.generation.prefix_cache import PrefixCache
 from tests.ipt.generation.conftest import INPUTS, asked, run, task, texts
 
 
@@ -49,7 +49,7 @@ def test_a_drawn_text_is_that_of_its_seed_whoever_shares_the_batch(engine: ipt.G
 
 def test_a_tasks_prompt_is_read_once_and_gives_the_same_logits(causal: ipt.GenerationEngine) -> None:
     backbone, tasks = causal.backbone, [task(causal, number) for number in (0, 1, 0, 2)]
-    cache = PromptCache(backbone, causal.subspace, 2**20)
+    cache = PrefixCache(backbone, causal.subspace, 2**20)
     rows = backbone.tokenize(INPUTS)
     with torch.inference_mode():
         prompts = causal.subspace.decoder(torch.stack([one.vector for one in tasks]))
@@ -70,15 +70,15 @@ def test_at_steady_state_a_prompt_costs_no_pass(causal: ipt.GenerationEngine, mo
 
 
 def test_prompts_are_kept_in_as_many_bytes_as_allowed(causal: ipt.GenerationEngine) -> None:
-    one = PromptCache(causal.backbone, causal.subspace, 2**20)
+    one = PrefixCache(causal.backbone, causal.subspace, 2**20)
     with torch.inference_mode():
         size = one.of([task(causal, 0)]).nbytes
-        cache = PromptCache(causal.backbone, causal.subspace, 2 * size)
+        cache = PrefixCache(causal.backbone, causal.subspace, 2 * size)
         for number in (0, 1, 0, 2, 0, 1):  # 1 makes room for 2, and 2 for 1
             cache.of([task(causal, number)])
             assert cache.bytes <= 2 * size
         assert (cache.hits, cache.misses) == (2, 4)
-        nothing = PromptCache(causal.backbone, causal.subspace, 0)
+        nothing = PrefixCache(causal.backbone, causal.subspace, 0)
         torch.testing.assert_close(nothing.of([task(causal, 1)]), cache.of([task(causal, 1)]), rtol=0, atol=1e-6)
         assert nothing.bytes == 0
 

@@ -16,7 +16,7 @@ from ipt.subspace.store import Subspace
 from ipt.task import BoundTask
 
 
-class PromptCache:
+class PrefixCache:
     """The most recently used tasks' prompts, in at most `most_bytes`.
 
     An entry belongs to a vector, not to a task's name, so it can be useless but never wrong.
