@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import local
 
+import psutil
 from safetensors.torch import save_file
 
 import ipt
@@ -120,12 +121,10 @@ def litserving(folder: Path, measured: Measured, task: ipt.BoundTask) -> Iterato
         _wait_until_ready(process, url, log_file)
         yield url
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        # Told to end, it would leave the processes behind that answer.
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            one.kill()
+        process.wait()
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log_file: Path) -> None:
