@@ -51,8 +51,8 @@ $(READY): $(PINS)
 
 $(BENCH_READY): $(PINS)
 	$(call make_venv,$(BENCH_VENV))
-	@echo "── installing the core and what the benchmarks compare it with into $(BENCH_VENV)"
-	@$(BENCH_VENV)/bin/pip install --constraint constraints.txt --editable '.[bench]' | $(SHOW_LARGE_STEPS)
+	@echo "── installing the service and what the benchmarks compare it with into $(BENCH_VENV)"
+	@$(BENCH_VENV)/bin/pip install --constraint constraints.txt --editable '.[service,bench]' | $(SHOW_LARGE_STEPS)
 	@touch $@
 
 $(CORE_READY): $(PINS)

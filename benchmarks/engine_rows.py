@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import chain
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +27,7 @@ PER_LABEL = 3
 ROWS = 6 * PER_LABEL
 BATCH = 64
 REQUESTS = 256
+TABLES = (1, 1000, 1_000_000)
 
 
 def fused(measured: Measured, rounds: int) -> Figure:
@@ -144,6 +150,39 @@ def set_adapter(measured: Measured, rounds: int) -> Figure:
     return _figure(f"{REQUESTS} requests of {REQUESTS} tasks, against PEFT", ratio, wanted, how, rounds)
 
 
+def random_tasks(measured: Measured, rounds: int) -> Figure:
+    """Rows of tasks drawn from few and from very many."""
+    predictor = ipt.Predictor(measured.backbone, measured.subspace)
+    asked, rng = texts(BATCH), np.random.default_rng(0)
+    [likeness] = [task.head for task in tasks(measured, 1)]
+    before = _resident_bytes()
+    vectors = rng.standard_normal((max(TABLES), measured.subspace.intrinsic_dim), dtype=np.float32)
+    vectors *= 0.1
+    grown = _resident_bytes() - before
+
+    def ask(out_of: int) -> None:
+        drawn = rng.integers(out_of, size=BATCH)
+        predictor.predict([(replace(likeness, vector=vectors[n]), text) for n, text in zip(drawn, asked, strict=True)])
+
+    ways: dict[str, Callable[[], object]] = {str(out_of): partial(ask, out_of) for out_of in TABLES}
+    seconds = in_turn(ways, 2 * rounds, measured.backbone.device)
+    ratios = [faster(seconds, str(out_of), "1") for out_of in TABLES[1:]]
+    gigabytes = grown / 1e9
+    how = (
+        f"`Predictor.predict` with {BATCH} texts, each of a task drawn at random out of {TABLES[0]}, of {TABLES[1]:,}"
+        f" and of {TABLES[2]:,}, whose vectors lie in memory; a task is checked, bound and its prompt made or found in"
+        f" the cache each time, and all have one readout. Memory is what the process grew by for {max(TABLES):,}"
+        f" vectors. {2 * rounds} rounds in turn: median, least and most."
+    )
+    return Figure(
+        "texts of random tasks out of 10³ and 10⁶, against 1",
+        f"{ratios[0]}; {ratios[1]}; {gigabytes:.2f} GB",
+        "≥ 0.98×, ≤ 1.2 GB",
+        min(ratio.median for ratio in ratios) >= 0.98 and gigabytes <= 1.2,
+        how,
+    )
+
+
 def descending(measured: Measured, jobs: Sequence[list[ipt.Example]]) -> ipt.TuningEngine:
     """An engine whose next thousands of steps are gradient steps of all rows of all jobs."""
     engine = ipt.TuningEngine(measured.backbone, measured.subspace)
@@ -226,6 +265,11 @@ def _behind_prompts(
     present = torch.arange(length + ids.shape[1]) < length + lengths[:, None]
     mask = None if bool(present.all()) else present.to(backbone.device, torch.long)
     return torch.cat([prompts, embeds], dim=1), mask
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _dtype(measured: Measured) -> str:

@@ -3,19 +3,22 @@
     python -m benchmarks.engines [--device cuda] [--quick]
 
 Writes its section of docs/benchmarks.md: one for the CPU, one for a GPU. For a GPU, PyTorch, transformers, peft,
-safetensors and numpy are all that has to be installed.
+safetensors and numpy are all that has to be installed; SetFit, LitServe and the service itself take part on a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from benchmarks import backbones
-from benchmarks.engine_rows import distinct_tasks, fused, prediction, set_adapter, tuning_step
+from benchmarks.adaptation_rows import adaptation
+from benchmarks.engine_rows import distinct_tasks, fused, prediction, random_tasks, set_adapter, tuning_step
 from benchmarks.machine import provenance
 from benchmarks.report import Figure, section, write
 
@@ -40,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def origin(command: str, device: torch.device) -> str:
     """Where the figures come from; of a GPU, which."""
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return provenance(command, "peft", accelerator=accelerator)
+    peers = [name for name in ("peft", "setfit", "litserve") if importlib.util.find_spec(name)]
+    return provenance(command, *peers, accelerator=accelerator)
 
 
 def measure(
@@ -50,16 +54,20 @@ def measure(
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     for name in names or (("MiniLM",) if device.type == "cpu" else backbones.NAMES):
         measured = backbones.load(name, device, dtype)
-        rows: list[Callable[[backbones.Measured, int], Figure]] = [fused, tuning_step]
+        rows: list[Callable[[backbones.Measured, int], Figure | Iterator[Figure]]] = [fused, tuning_step]
         if name == "MiniLM":
-            rows += [distinct_tasks, prediction, set_adapter]
+            rows += [distinct_tasks, random_tasks, prediction, set_adapter, adaptation]
+        if name == "MiniLM" and device.type == "cpu" and importlib.util.find_spec("litserve"):
+            from benchmarks.service_rows import service
+
+            rows.append(service)
         for row in rows:
             if only and row.__name__ not in only:
                 continue
             began = time.perf_counter()
-            yield row(measured, rounds)
-            print(f"{name}, {row.__name__}: {time.perf_counter() - began:.0f} s", flush=True)
-        del measured
+            given = row(measured, rounds)
+            yield from (given,) if isinstance(given, Figure) else given
+            print(f"{name}, {row.__name__}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def load_backbone(
     if spec == DEFAULT:
         if revision is not None:
             raise BackboneError("the default backbone has one revision: leave `revision` out", param="revision")
-        return _load_folder(_default_folder(), DEFAULT_ID, None, target, dtype, expected_sha256=DEFAULT_SHA256)
+        return _load_folder(default_folder(), DEFAULT_ID, None, target, dtype, expected_sha256=DEFAULT_SHA256)
     if not spec.strip():
         raise BackboneError('no backbone is named: give "default", a local folder or a hub id', param="backbone")
     folder = Path(spec).expanduser()
@@ -77,7 +77,8 @@ def load_backbone(
     return _load_folder(snapshot, spec, commit, target, dtype)
 
 
-def _default_folder() -> Path:
+def default_folder() -> Path:
+    """Where the package that carries the default backbone keeps it."""
     package = importlib.util.find_spec(DEFAULT_PACKAGE)
     for location in (package.submodule_search_locations or []) if package else []:
         if (Path(location) / "model").is_dir():

@@ -74,6 +74,8 @@ class EncoderProgram(Program):
         constants = subspace.manifest["training"].get("readout", DEFAULT_CONSTANTS)
         self.ridge, self.scale = float(constants["ridge"]), float(constants["scale"])
         self.frozen = torch.empty(0)
+        # Where tuning starts is validated first, and what was validated best is what is concluded with.
+        self._read: dict[tuple[bytes, tuple[int, ...]], Tensor] = {}
         self.baseline: LinearClassifier | None = None
         """On the frozen embeddings of the probe rows: no vector changes it, so it is fitted once."""
         self.blend = 0.5
@@ -211,9 +213,11 @@ class EncoderProgram(Program):
             yield Pause()
 
     def _embeddings(self, vector: Tensor, rows: Sequence[int]) -> Generator[Work, Result, Embeddings]:
-        """What the readout of `vector` [D] sees of the rows."""
-        prompted = yield from self._embed(vector, rows)
-        return Embeddings(prompted, self.frozen[list(rows)])
+        """What the readout of `vector` [D] sees of the rows, which are read once for each vector."""
+        key = (vector.cpu().numpy().tobytes(), tuple(rows))
+        if key not in self._read:
+            self._read[key] = yield from self._embed(vector, rows)
+        return Embeddings(self._read[key], self.frozen[list(rows)])
 
     def _embed(self, vector: Tensor | None, rows: Sequence[int]) -> Generator[Work, Result, Tensor]:
         """[len(rows), H] on the CPU: rows behind the prompt of `vector` [D], or frozen, in bounded units of work."""

@@ -148,7 +148,8 @@ class TuningEngine:
 
         On a GPU nothing in here waits for it.
         """
-        losses, gradients = [], []
+        losses: list[Tensor] = []
+        gradients: list[Tensor] = []
         for group in self._passes(works):
             vectors = torch.cat([work.state.vectors for work in group]).detach().requires_grad_(True)
             outputs = self._outputs(group, self.subspace.decoder(vectors), LABEL_SMOOTHING)
@@ -178,7 +179,7 @@ class TuningEngine:
         if losses.device.type != "cuda":
             return losses
         copied = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True).copy_(losses, non_blocking=True)
-        before, self._copied = self._copied, torch.cuda.Event()
+        before, self._copied = self._copied, torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._copied.record()
         if before is not None:
             before.synchronize()  # the last step's end: this one has been sent, so that the device goes on

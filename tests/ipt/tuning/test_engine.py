@@ -1,5 +1,6 @@
 """The tuning engine: a shared batch changes nothing, and nothing but vectors changes."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from ipt.tuning.encoder_program import FOLDS, PROMPT_PENALTY, VALIDATION_ROWS, E
 from ipt.tuning.losses import LABEL_SMOOTHING, RidgeLoss
 from ipt.tuning.optimizer import CLIP_NORM, scheduled
 from ipt.tuning.program import split_examples
-from ipt.tuning.work import Descend
+from ipt.tuning.work import Descend, Forward
 from tests.ipt.conftest import sentiment, topics
 from tests.reference import ist
 
@@ -85,6 +86,21 @@ def test_what_one_pass_has_no_room_for_is_done_in_several_and_changes_nothing(
     assert max(passes) < 3
     for job_id, task in wanted.items():
         np.testing.assert_allclose(found[job_id].vector, task.vector, **TOLERANCE)
+
+
+def test_no_text_is_read_twice_behind_the_same_prompt(
+    engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[bytes, tuple[int, ...]]] = []
+    forward = ipt.TuningEngine._forward
+
+    def noted(self: ipt.TuningEngine, works: list[Forward]) -> list[torch.Tensor]:
+        read.extend((work.vectors.numpy().tobytes(), tuple(row)) for work in works for row in work.inputs)
+        return forward(self, works)
+
+    monkeypatch.setattr(ipt.TuningEngine, "_forward", noted)
+    run(engine, [job("one", topics(), steps=8)])
+    assert max(Counter(read).values()) == 1
 
 
 def test_losses_of_unlike_lanes_are_those_of_each_alone() -> None:

@@ -1,0 +1,219 @@
+"""How long one adaptation takes until it answers as well as ours: PEFT's prompt tuning, and SetFit where installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import ipt
+from benchmarks.backbones import Measured, examples_of
+from benchmarks.peft_peer import PeftPeer
+from benchmarks.report import Figure
+from benchmarks.timing import Ratio, timed
+from ipt.backbones.loading import default_folder
+
+PER_LABEL = 16
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
+SEARCH_STEPS = 60
+PEFT_ROWS = 16
+SETFIT_STEPS = (5, 10, 20, 40, 80, 160, 320)
+PATIENCE = 1.2
+"""A peer may take so many times what the goal gives it before the clock is stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Seconds until the score was reached, or until the clock was stopped."""
+
+    seconds: float
+    score: float
+    reached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is measured; `to_score` takes seed, score and the most seconds."""
+
+    name: str
+    wanted: float
+    how: str
+    to_score: Callable[[int, float, float], Reached]
+
+
+def adaptation(measured: Measured, rounds: int) -> Iterator[Figure]:
+    """One few-shot task from examples to a score on rows that nobody tuned on."""
+    train, held = split()
+    peers = [_peft(measured, train, held)]
+    if importlib.util.find_spec("setfit") is not None:
+        peers.append(_setfit(train, held))
+    ours: list[tuple[float, float]] = []
+    theirs: list[list[Reached]] = []
+    for seed in range(rounds):
+        seconds, score = ours_to_score(measured, train, held, seed)
+        ours.append((seconds, score))
+        theirs.append([peer.to_score(seed, score, PATIENCE * peer.wanted * seconds) for peer in peers])
+    for peer, runs in zip(peers, zip(*theirs, strict=True), strict=True):
+        yield _figure(peer, ours, runs, len(held))
+
+
+def _figure(peer: Peer, ours: Sequence[tuple[float, float]], runs: Sequence[Reached], held: int) -> Figure:
+    seconds, scores = np.median(ours, axis=0)
+    ratio = Ratio([run.seconds / own for run, (own, _) in zip(runs, ours, strict=True)])
+    missed = [run.score for run in runs if not run.reached]
+    late = f" Stopped before it got there in {len(missed)}, at {100 * max(missed):.0f} % at best." if missed else ""
+    how = (
+        f"support_tickets.jsonl, {PER_LABEL} examples a label of 6; accuracy on the {held} others. Ours: `ipt.adapt` as"
+        f" it is ({seconds:.1f} s and {100 * scores:.0f} % in the median). {peer.how} {len(runs)} runs of each, with"
+        f" seeds of their own, in turn: median, least and most.{late}"
+    )
+    shown = f"{'at least ' if missed else ''}{ratio}"
+    what = f"one adaptation to the same score, against {peer.name}"
+    return Figure(what, shown, f"≥ {peer.wanted:g}×", ratio.median >= peer.wanted, how)
+
+
+def _peft(measured: Measured, train: list[ipt.Example], held: list[ipt.Example]) -> Peer:
+    rate = best_rate(measured, train, held)
+    how = (
+        f"PEFT: the best learning rate of {', '.join(map(str, RATES))} after {SEARCH_STEPS} steps ({rate}), {PEFT_ROWS}"
+        " rows a step, prompt and classifier trained, asked for its score after every sixth step, the clock stopped."
+    )
+    return Peer("PEFT prompt tuning", 5.0, how, partial(peft_to_score, measured, train, held, rate))
+
+
+def _setfit(train: list[ipt.Example], held: list[ipt.Example]) -> Peer:
+    how = (
+        "SetFit: all of MiniLM trained on pairs, with its defaults but for the steps, of which it is given"
+        f" {', '.join(map(str, SETFIT_STEPS))} in runs of their own until one is good enough; that one counts."
+    )
+    return Peer("SetFit", 3.0, how, partial(setfit_to_score, train, held))
+
+
+def split() -> tuple[list[ipt.Example], list[ipt.Example]]:
+    """Tickets to adapt with, and the rest."""
+    train: list[ipt.Example] = []
+    held: list[ipt.Example] = []
+    for example in examples_of():
+        enough = sum(other.output == example.output for other in train) == PER_LABEL
+        (held if enough else train).append(example)
+    return train, held
+
+
+def ours_to_score(
+    measured: Measured, train: list[ipt.Example], held: list[ipt.Example], seed: int
+) -> tuple[float, float]:
+    """Seconds and accuracy."""
+    made: list[ipt.AdaptedTask] = []
+    asked = ipt.Hyperparameters(seed=seed)
+
+    def adapt() -> None:
+        made.append(ipt.adapt(measured.backbone, measured.subspace, train, hyperparameters=asked))
+
+    seconds = timed(adapt, measured.backbone.device)
+    head = ipt.head_of(made[0])
+    predictor = ipt.Predictor(measured.backbone, measured.subspace)
+    answers = predictor.predict([(head, example.input) for example in held])
+    return seconds, _accuracy([str(answer.label) for answer in answers], held)
+
+
+def best_rate(measured: Measured, train: list[ipt.Example], held: list[ipt.Example]) -> float:
+    """The learning rate with which PEFT is best after some steps."""
+    scores = {}
+    for rate in RATES:
+        run = PeftRun(measured, train, held, rate, seed=0)
+        for _ in range(SEARCH_STEPS):
+            run.step()
+        scores[rate] = run.score()
+    return max(scores, key=scores.__getitem__)
+
+
+class PeftRun:
+    """One prompt in training."""
+
+    def __init__(
+        self, measured: Measured, train: list[ipt.Example], held: list[ipt.Example], rate: float, seed: int
+    ) -> None:
+        torch.manual_seed(seed)
+        self.device = measured.backbone.device
+        self.peer = PeftPeer(measured, sorted({example.output for example in train}))
+        self.optimizer = self.peer.optimizer(rate)
+        self.held = self.peer.batch(held)
+        self.train = train
+        self.rng = np.random.default_rng(seed)
+        self.waiting: list[int] = []
+
+    def step(self) -> None:
+        """One batch, each example once before any comes again."""
+        if not self.waiting:
+            self.waiting = self.rng.permutation(len(self.train)).tolist()
+        drawn, self.waiting = self.waiting[:PEFT_ROWS], self.waiting[PEFT_ROWS:]
+        self.peer.step(self.peer.batch([self.train[row] for row in drawn]), self.optimizer)
+
+    @torch.inference_mode()
+    def score(self) -> float:
+        """Accuracy on the held-back rows."""
+        logits = self.peer.model(input_ids=self.held["input_ids"], attention_mask=self.held["attention_mask"]).logits
+        return float((logits.argmax(dim=1) == self.held["labels"]).float().mean())
+
+
+def peft_to_score(
+    measured: Measured, train: list[ipt.Example], held: list[ipt.Example], rate: float, seed: int,
+    score: float, most_seconds: float,
+) -> Reached:  # fmt: skip
+    """Train until the score is reached, or time is up."""
+    run = PeftRun(measured, train, held, rate, seed)
+
+    def epoch() -> None:
+        for _ in range(6):
+            run.step()
+
+    seconds = best = 0.0
+    while best < score and seconds < most_seconds:
+        seconds += timed(epoch, run.device)
+        best = max(best, run.score())
+    return Reached(seconds, best, best >= score)
+
+
+def setfit_to_score(
+    train: list[ipt.Example], held: list[ipt.Example], seed: int, score: float, most_seconds: float
+) -> Reached:
+    """Train with more and more steps until the score is reached, or a run takes too long."""
+    best = seconds = 0.0
+    for steps in SETFIT_STEPS:
+        seconds, found = _train_setfit(train, held, seed, steps)
+        best = max(best, found)
+        if found >= score or seconds > most_seconds:
+            break
+    return Reached(seconds, best, best >= score)
+
+
+def _train_setfit(
+    train: Sequence[ipt.Example], held: Sequence[ipt.Example], seed: int, steps: int
+) -> tuple[float, float]:
+    import setfit
+    from datasets import Dataset
+
+    model: Any = setfit.SetFitModel.from_pretrained(str(default_folder()), local_files_only=True)
+    data = Dataset.from_dict({"text": [e.input for e in train], "label": [e.output for e in train]})
+    with tempfile.TemporaryDirectory() as folder:
+        asked = setfit.TrainingArguments(
+            output_dir=str(Path(folder)), max_steps=steps, seed=seed, save_strategy="no", report_to="none",
+            show_progress_bar=False,
+        )  # fmt: skip
+        trainer = setfit.Trainer(model=model, args=asked, train_dataset=data)
+        began = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - began
+    return seconds, _accuracy([str(label) for label in model.predict([e.input for e in held])], held)
+
+
+def _accuracy(answers: Sequence[str], wanted: Sequence[ipt.Example]) -> float:
+    return sum(answer == example.output for answer, example in zip(answers, wanted, strict=True)) / len(wanted)

@@ -1,0 +1,148 @@
+"""The whole service under more concurrent clients than it can answer, beside its engine alone, and beside LitServe."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import local
+
+import psutil
+from safetensors.torch import save_file
+
+import ipt
+from app.cli.client import ServiceClient
+from benchmarks.backbones import Measured, few_shot, tasks, texts
+from benchmarks.machine import ROOT
+from benchmarks.report import Figure
+from benchmarks.serving import serving
+from benchmarks.timing import Ratio, faster, in_turn
+
+CLIENTS, ASKED, BATCH = 64, 512, 64
+READY_SECONDS = 120
+
+
+def service(measured: Measured, rounds: int) -> Iterator[Figure]:
+    """Requests of one text each."""
+    asked = texts(ASKED)
+    predictor = ipt.Predictor(measured.backbone, measured.subspace)
+    [task] = tasks(measured, 1)
+
+    def engine() -> None:
+        for start in range(0, ASKED, BATCH):
+            predictor.predict([(task, text) for text in asked[start : start + BATCH]])
+
+    with tempfile.TemporaryDirectory(prefix="ipt-bench-") as name:
+        folder = Path(name)
+        with (
+            serving(folder / "service.log", {"IPT_DATA_DIR": name}) as ours,
+            litserving(folder, measured, task) as peer,
+        ):
+            path = f"/v1/tasks/{adapted(ours.url, ours.key)}/predict"
+            ways: dict[str, Callable[[], object]] = {
+                "engine": engine,
+                "litserve": lambda: ask_all(peer, "/predict", None, [{"input": text} for text in asked]),
+                "service": lambda: ask_all(ours.url, path, ours.key, [{"inputs": [text]} for text in asked]),
+            }
+            seconds = in_turn(ways, rounds, measured.backbone.device)
+    how = (
+        f"{ASKED} requests of one text each, from {CLIENTS} clients at a time on kept connections in the measuring"
+        f" process, which shares the processor. {rounds} rounds in turn: median, least and most."
+    )
+    of_engine, of_peer = faster(seconds, "service", "engine"), faster(seconds, "service", "litserve")
+    yield _figure(
+        "the whole service, of its engine", of_engine, 0.85,
+        f"`ipt serve` as it is, against `Predictor.predict` on the same texts in this process, {BATCH} together. {how}",
+    )  # fmt: skip
+    yield _figure(
+        "the whole service, against LitServe", of_peer, 1.2,
+        "The same requests to LitServe with the same backbone, one prompt and one readout, each text read twice"
+        f" as well, in batches of up to {BATCH} rows that wait 3 ms for company (`benchmarks/litserve_peer.py`). {how}",
+    )  # fmt: skip
+
+
+def adapted(url: str, key: str) -> str:
+    """The id of a task of six labels."""
+    rows = [{"input": example.input, "output": example.output} for example in few_shot(3, 0)]
+    with ServiceClient(url, key) as client:
+        done = client.wait(client.create_adaptation("tickets", rows)["id"])
+    if done["state"] != "succeeded":
+        raise SystemExit(f"error: the adaptation {done['state']}: {done['error']}")
+    return str(done["task_id"])
+
+
+def ask_all(url: str, path: str, key: str | None, bodies: list[dict[str, object]]) -> None:
+    """Post all bodies, each client as soon as it has its answer."""
+    address = url.removeprefix("http://")
+    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+    own = local()
+
+    def ask(body: dict[str, object]) -> None:
+        if not hasattr(own, "connection"):
+            own.connection = http.client.HTTPConnection(address, timeout=60)
+        own.connection.request("POST", path, json.dumps(body), headers)
+        response = own.connection.getresponse()
+        answer = response.read()
+        if response.status != 200:
+            raise SystemExit(f"error: {path} answered {response.status}: {answer[:200]!r}")
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        list(clients.map(ask, bodies))
+
+
+@contextmanager
+def litserving(folder: Path, measured: Measured, task: ipt.BoundTask) -> Iterator[str]:
+    """Run LitServe with one task on a free port until the block ends; its address."""
+    readout = task.readout
+    assert readout is not None
+    parts = {
+        "prompt": measured.subspace.decoder(task.vector[None])[0],
+        "weights": readout.weights.float() * readout.row_scale[:, None],
+        "bias": readout.bias,
+    }
+    save_file({name: part.detach().contiguous() for name, part in parts.items()}, folder / "task.safetensors")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "benchmarks.litserve_peer", str(port), str(folder / "task.safetensors")]
+    log_file = folder / "litserve.log"
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_ready(process, url, log_file)
+        yield url
+    finally:
+        # Told to end, it would leave the processes behind that answer.
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            one.kill()
+        process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log_file: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
+        try:
+            connection.request("GET", "/health")
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            pass
+        finally:
+            connection.close()
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"error: LitServe did not start:\n{log_file.read_text(errors='replace')}")
+        time.sleep(0.2)
+
+
+def _figure(what: str, ratio: Ratio, wanted: float, how: str) -> Figure:
+    return Figure(what, str(ratio), f"≥ {wanted:g}×", ratio.median >= wanted, how)
