@@ -18,6 +18,7 @@ Point = tuple[float, float | None]
 
 TITLES = {
     "start": "Where tuning starts",
+    "readout": "The readout, behind the first start, untuned",
     "tasks": "How many tasks the subspace is found from",
     "prompt-length": "The length of the soft prompts",
     "finding": "How the subspace is found",
@@ -30,7 +31,12 @@ def write_report(folder: Path, findings: Findings, options: StudyOptions, notes:
     for part in (_against_prompt_tuning, _methods, _curve, _tasks_in_space):
         lines += part(folder, findings, options)
     for name, variants in findings.ablations.items():
-        lines += [f"## Ablation: {TITLES[name]}", "", "IST on the unseen tasks, mean accuracy in per cent.", ""]
+        lines += [
+            f"## Ablation: {TITLES[name]}",
+            "",
+            "Mean accuracy on the unseen tasks, of IST where nothing else is said.",
+            "",
+        ]
         lines += ["| variant | accuracy |", "| --- | ---: |"]
         lines += [f"| {each.name} | {_with_spread(_over_draws(each.measurements), '.1f')} |" for each in variants]
         lines += [""]
