@@ -141,10 +141,9 @@ def _curve(folder: Path, findings: Findings, _: StudyOptions) -> list[str]:
     points = {method: found for method, found in points.items() if found}
     plots.plot_curve(folder / "plots" / "curve.png", points)
     tasks = len({one.task for found in findings.curve.values() for one in found})
-    about = (
-        f"Mean accuracy on the {tasks} unseen tasks with rows enough, D = {findings.reference.intrinsic_dim}. With "
-        "one example a label there is nothing to tune by: IST is its first start there."
-    )
+    about = f"Mean accuracy on the unseen tasks with rows enough ({tasks}), D = {findings.reference.intrinsic_dim}."
+    if 1 in findings.curve:
+        about += " With one example a label there is nothing to tune by: IST is its first start there."
     lines = ["## Examples a label", "", about, "", f"| examples a label | {' | '.join(points)} |"]
     lines.append("| ---: |" + " ---: |" * len(points))
     for count in sorted(findings.curve):

@@ -136,7 +136,8 @@ class Study:
                     f"{split} tasks, dimension {dim}", found.subspaces[dim], tasks[split], options.methods
                 )
                 on_part(found)
-        for per_label in options.curve:
+        # A backbone that writes cannot be asked with one example a label.
+        for per_label in (count for count in options.curve if count > 1 or self.backbone.family == "encoder"):
             few = replace(options.evaluation, per_label=per_label)
             found.curve[per_label] = self._measure(
                 f"{per_label} examples a label",
@@ -257,8 +258,7 @@ class Study:
         options: EvaluationOptions | None = None,
     ) -> list[Measurement]:
         evaluation = Evaluation(self.backbone, subspace, options or self.options.evaluation)
-        alike = [one.id for one in self.findings.subspaces.values()]
-        alike = alike if subspace.prompt_length == self.findings.reference.prompt_length else []
+        alike = [one.id for one in self.findings.subspaces.values() if one.prompt_length == subspace.prompt_length]
         kept = MeasurementFile(self.folder / "measurements.jsonl", evaluation.identity, alike)
         return measure_missing(
             evaluation,
