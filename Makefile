@@ -121,7 +121,7 @@ bench-quality: $(BENCH_READY) ## measure accuracy on the folder of tasks TASKS=�
 lock: ## write constraints.txt anew from the pins in pyproject.toml
 	$(call make_venv,$(VENV))
 	@echo "── resolving the dependencies"
-	@$(VENV)/bin/pip install --quiet --dry-run --ignore-installed --report $(VENV)/lock.json '.[service,dev,bench]'
+	@$(VENV)/bin/pip install --quiet --dry-run --ignore-installed --report $(VENV)/lock.json '.[service,dev,bench,hub]'
 	@$(VENV)/bin/python -c 'import json, re, sys; \
 		names = {re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower(): item["metadata"]["version"].split("+")[0] for item in json.load(sys.stdin)["install"]}; \
 		del names["intrinsic-prompt-tuning"]; \

@@ -10,7 +10,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from ipt.setfit_baseline import setfit
 from ipt.subspace.modules import SubspaceDecoder
 from ipt.subspace.prompt_space import prompt_space, word_prompts
 from ipt.subspace.store import Subspace
+from ipt.subspace.task_losses import RowOptions, rows_not_fitted
 from ipt.task_folder import FolderTask, few_shot
 from ipt.tuning.encoder_program import PROMPT_PENALTY
 from ipt.tuning.engine import TuningEngine
@@ -36,10 +37,17 @@ METHODS = (
     *("class names", "logistic regression", "nearest neighbours", "SetFit"),
     *("PT", "random", "IST", "IST then PT"),
 )
-OF_SUBSPACE = ("random", "IST", "IST then PT")
-"""Those of the methods whose answers depend on the subspace, and not on its backbone and prompt length alone."""
+OF_BACKBONE = ("class names", "logistic regression", "nearest neighbours", "SetFit", "PT")
+"""Those of the methods whose answers depend on the backbone and the prompt length, but not on the subspace."""
 STARTS = ("IST from zero", "IST from the nearest task", "IST from a random vector")
 """IST that starts elsewhere than at the likeliest of the subspace's initial vectors."""
+READOUTS: dict[str, float | None] = {
+    "readout on prompted embeddings": None,
+    "readout on both": 1.0,
+    "readout on both, even with the baseline": 0.5,
+    "readout on both, leaning on the baseline": 1.0 / (1.0 + math.exp(PROMPT_PENALTY)),
+}
+"""Readouts behind the first start, untuned: the weight of the classifier on both embeddings, None for another one."""
 NEIGHBOURS = 5
 BATCH_ROWS = 64
 
@@ -113,8 +121,14 @@ class Evaluation:
                     answers, detail["seconds"] = setfit(self.backbone, examples, texts, seed)
                 else:
                     answers = _WITHOUT_TUNING[method](self.backbone, examples, texts)
-            elif method == "IST" and options.per_label == 1 and isinstance(self.backbone, EncoderBackbone):
-                answers = first_start(self.backbone, self.subspace, examples, texts)
+            elif method in READOUTS or (
+                method == "IST" and options.per_label == 1 and self.backbone.family == "encoder"
+            ):
+                if not isinstance(self.backbone, EncoderBackbone):
+                    continue
+                # With one example nothing speaks for the prompted embeddings or against.
+                weight = READOUTS.get(method, READOUTS["readout on both, leaning on the baseline"])
+                answers = first_start(self.backbone, self.subspace, examples, texts, weight)
             else:
                 space, tuned = self._tuned(method, examples, hyperparameters)
                 answers = self._answers(space, tuned, texts)
@@ -190,11 +204,15 @@ def nearest_neighbours(backbone: EncoderBackbone, examples: Sequence[Example], t
 
 
 def first_start(
-    backbone: EncoderBackbone, subspace: Subspace, examples: Sequence[Example], texts: Sequence[str]
+    backbone: EncoderBackbone,
+    subspace: Subspace,
+    examples: Sequence[Example],
+    texts: Sequence[str],
+    weight: float | None,
 ) -> list[str]:
-    """The label of each text by the readout behind the prompt where tuning would start.
+    """The label of each text by a readout behind the prompt where tuning would start.
 
-    The prompted embeddings have the weight that they have in the readout where nothing speaks for them or against.
+    `weight` is that of the classifier on both embeddings, beside the baseline; None: a classifier on the prompted ones.
     """
     labels = labels_of(examples)
     classes = torch.tensor([labels.index(example.output) for example in examples])
@@ -205,9 +223,12 @@ def first_start(
             both = backbone.embed_both(backbone.tokenize(rows), prompt.expand(len(rows), -1, -1))
         return Embeddings(*(each.float().cpu().clone() for each in both))
 
-    weight = 1.0 / (1.0 + math.exp(PROMPT_PENALTY))
-    readout = fit_readout(embeddings([row.input for row in examples]), classes, len(labels), weight)
-    return [labels[i] for i in readout.logits(embeddings(texts)).argmax(dim=1).tolist()]
+    known, asked = embeddings([row.input for row in examples]), embeddings(texts)
+    if weight is None:
+        logits = fit_linear(known.prompted, classes, len(labels)).logits(asked.prompted)
+    else:
+        logits = fit_readout(known, classes, len(labels), weight).logits(asked)
+    return [labels[i] for i in logits.argmax(dim=1).tolist()]
 
 
 _WITHOUT_TUNING = {
@@ -215,6 +236,19 @@ _WITHOUT_TUNING = {
     "logistic regression": logistic_regression,
     "nearest neighbours": nearest_neighbours,
 }
+
+
+def other_rows(tasks: Sequence[FolderTask], subspaces: Sequence[Subspace]) -> list[FolderTask]:
+    """The tasks, those that a subspace was found from without the training rows that its fit saw."""
+    asked: dict[RowOptions, set[str]] = {}
+    for subspace in subspaces:
+        training = subspace.manifest["training"]
+        recorded = training.get("options", {})
+        options = RowOptions(**{each.name: recorded[each.name] for each in fields(RowOptions) if each.name in recorded})
+        asked.setdefault(options, set()).update(training.get("tasks", []))
+    for options, names in asked.items():
+        tasks = [rows_not_fitted(task, options) if task.name in names else task for task in tasks]
+    return list(tasks)
 
 
 def with_rows(tasks: Sequence[FolderTask], per_label: int, left_out: list[str]) -> list[FolderTask]:

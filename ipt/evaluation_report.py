@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ipt.evaluation import OF_SUBSPACE, STARTS, Evaluation, Measurement, e_rel
+from ipt.evaluation import OF_BACKBONE, Evaluation, Measurement, e_rel
 from ipt.task_folder import FolderTask
 
 
@@ -36,7 +36,7 @@ class MeasurementFile:
                 except (ValueError, KeyError, TypeError, AttributeError):
                     continue
                 same = run == identity
-                if not same and measurement.method not in (*OF_SUBSPACE, *STARTS) and run["subspace"] in subspaces:
+                if not same and measurement.method in OF_BACKBONE and run["subspace"] in subspaces:
                     same = run | {"subspace": None} == identity | {"subspace": None}
                 if same:
                     self._measurements.setdefault(_key(measurement), measurement)

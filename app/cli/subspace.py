@@ -189,7 +189,9 @@ def evaluate(
 ) -> None:
     """Measure a subspace on the test rows of tasks: tuning in it (IST) against plain prompt tuning (PT) and baselines.
 
-    E_rel is IST's score divided by PT's. Stopped or killed, the same command goes on where it was.
+    E_rel is IST's score divided by PT's. Tasks that the subspace was found from are measured with other training rows.
+    Tasks that cannot be measured are left out, and named in the report. Stopped or killed, the same command goes on
+    where it was.
 
     \b
     ipt subspace evaluate tasks/ evaluation.md --split unseen
@@ -197,7 +199,7 @@ def evaluate(
     """
     import ipt
     from app.cli.progress import progress
-    from ipt.evaluation import METHODS, Evaluation, EvaluationOptions, e_rel, with_rows
+    from ipt.evaluation import METHODS, Evaluation, EvaluationOptions, e_rel, other_rows, with_rows
     from ipt.evaluation_report import MeasurementFile, measure_missing, render
     from ipt.setfit_baseline import is_installed
     from ipt.task_folder import read_task_folder
@@ -205,8 +207,10 @@ def evaluate(
     if unknown := set(method or ()) - set(METHODS):
         raise CliError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")
     left_out: list[str] = []
-    folder_tasks = with_rows(read_task_folder(tasks, split, left_out), per_label, left_out)
+    folder_tasks = read_task_folder(tasks, split, left_out)
     loaded = ipt.load_backbone(backbone, revision=revision, device=device)
+    loaded_subspace = ipt.load_subspace(subspace, loaded)
+    folder_tasks = with_rows(other_rows(folder_tasks, [loaded_subspace]), per_label, left_out)
     options = EvaluationOptions(
         per_label=per_label,
         test_rows=test_rows,
@@ -214,7 +218,7 @@ def evaluate(
         pt_steps=pt_steps,
     )
     methods = method or [one for one in METHODS if one != "SetFit" or is_installed()]
-    evaluation = Evaluation(loaded, ipt.load_subspace(subspace, loaded), options)
+    evaluation = Evaluation(loaded, loaded_subspace, options)
     kept = MeasurementFile(output.with_suffix(".jsonl"), evaluation.identity)
     with progress(notices()) as show:
 

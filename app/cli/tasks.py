@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.cells import cell_len
@@ -12,6 +12,9 @@ from rich.text import Text
 
 from app.cli.options import DEFAULT_URL, AsJson, Url, api_key
 from app.cli.output import CliError, notices, print_json, program, results, score
+
+if TYPE_CHECKING:
+    from app.cli.client import ServiceClient
 
 _SCORE_AND_GAPS = 10
 
@@ -81,14 +84,7 @@ def predict(
 
     inputs = texts or _lines_from_stdin()
     with ServiceClient(url, api_key()) as client:
-        task_id, *others = client.task_ids(task)
-        if others:
-            notices().print(
-                f"{len(others) + 1} tasks are named {task!r}: {task_id} answers, the newest that can; "
-                f"`{program()} tasks` lists them",
-                markup=False,
-                soft_wrap=True,
-            )
+        task_id = _the_task(client, task)
         answer = client.predict(task_id, inputs)
     if as_json:
         print_json(answer)
@@ -132,7 +128,7 @@ def generate(
     }
     body |= {name: value for name, value in asked.items() if value is not None}
     with ServiceClient(url, api_key()) as client:
-        task_id = client.task_id(task)
+        task_id = _the_task(client, task)
         if as_json:
             print_json(client.generate(task_id, body))
             return
@@ -165,7 +161,7 @@ def export(
     from ipt.soft_prompts import save_prompt_embeds
 
     with ServiceClient(url, api_key()) as client:
-        found = client.vector(client.task_id(task), version)
+        found = client.vector(_the_task(client, task), version)
     loaded = ipt.load_subspace(subspace)
     if loaded.id != found["subspace_id"]:
         raise CliError(
@@ -264,6 +260,19 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     if metrics.get("baseline"):
         table.add_row("plain baseline", score(metrics.get("baseline_score")), Text(str(metrics["baseline"])))
     return table
+
+
+def _the_task(client: "ServiceClient", name_or_id: str) -> str:
+    """The id of the task that is meant; where several have its name, which one that is is said."""
+    task_id, *others = client.task_ids(name_or_id)
+    if others:
+        notices().print(
+            f"{len(others) + 1} tasks are named {name_or_id!r}: {task_id} answers, the newest that can; "
+            f"`{program()} tasks` lists them",
+            markup=False,
+            soft_wrap=True,
+        )
+    return task_id
 
 
 def _print_adaptation(console: Console, adaptation: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ Point = tuple[float, float | None]
 
 TITLES = {
     "start": "Where tuning starts",
+    "readout": "The readout, behind the first start, untuned",
     "tasks": "How many tasks the subspace is found from",
     "prompt-length": "The length of the soft prompts",
     "finding": "How the subspace is found",
@@ -30,7 +31,12 @@ def write_report(folder: Path, findings: Findings, options: StudyOptions, notes:
     for part in (_against_prompt_tuning, _methods, _curve, _tasks_in_space):
         lines += part(folder, findings, options)
     for name, variants in findings.ablations.items():
-        lines += [f"## Ablation: {TITLES[name]}", "", "IST on the unseen tasks, mean accuracy in per cent.", ""]
+        lines += [
+            f"## Ablation: {TITLES[name]}",
+            "",
+            "Mean accuracy on the unseen tasks, of IST where nothing else is said.",
+            "",
+        ]
         lines += ["| variant | accuracy |", "| --- | ---: |"]
         lines += [f"| {each.name} | {_with_spread(_over_draws(each.measurements), '.1f')} |" for each in variants]
         lines += [""]
@@ -135,10 +141,9 @@ def _curve(folder: Path, findings: Findings, _: StudyOptions) -> list[str]:
     points = {method: found for method, found in points.items() if found}
     plots.plot_curve(folder / "plots" / "curve.png", points)
     tasks = len({one.task for found in findings.curve.values() for one in found})
-    about = (
-        f"Mean accuracy on the {tasks} unseen tasks with rows enough, D = {findings.reference.intrinsic_dim}. With "
-        "one example a label there is nothing to tune by: IST is its first start there."
-    )
+    about = f"Mean accuracy on the unseen tasks with rows enough ({tasks}), D = {findings.reference.intrinsic_dim}."
+    if 1 in findings.curve:
+        about += " With one example a label there is nothing to tune by: IST is its first start there."
     lines = ["## Examples a label", "", about, "", f"| examples a label | {' | '.join(points)} |"]
     lines.append("| ---: |" + " ---: |" * len(points))
     for count in sorted(findings.curve):

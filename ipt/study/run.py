@@ -14,18 +14,18 @@ from pathlib import Path
 
 from ipt.backbones.protocol import Backbone
 from ipt.errors import CheckpointError
-from ipt.evaluation import STARTS, Evaluation, EvaluationOptions, Measurement, with_rows
+from ipt.evaluation import READOUTS, STARTS, Evaluation, EvaluationOptions, Measurement, other_rows, with_rows
 from ipt.evaluation_report import MeasurementFile, measure_missing
 from ipt.soft_prompts import read_prompts
 from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
 from ipt.subspace.fit import DirectFit, FitOptions
 from ipt.subspace.resumable import CHECKPOINT_FILE, ResumableFit
 from ipt.subspace.store import MANIFEST_FILE, Subspace, load_subspace
-from ipt.subspace.task_losses import RowOptions, TaskLosses, prepare_tasks, rows_not_fitted
+from ipt.subspace.task_losses import RowOptions, TaskLosses, prepare_tasks
 from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
 from ipt.task_folder import FolderTask
 
-ABLATIONS = ("start", "tasks", "prompt-length", "finding")
+ABLATIONS = ("start", "readout", "tasks", "prompt-length", "finding")
 TASK_COUNTS = (10, 30)
 PROMPT_LENGTHS = (4, 32)
 
@@ -121,8 +121,14 @@ class Study:
             found.subspaces[dim] = self.given.get(dim) or self._fit_direct(
                 self.folder / f"dimension-{dim}", replace(options.fit, intrinsic_dim=dim), self.seen
             )
-        tasks = {"seen": self._measured(self._other_rows(), options.seen_tasks)}
-        tasks["unseen"] = self._measured(self.unseen, options.unseen_tasks)
+        subspaces = list(found.subspaces.values())
+        tasks = {
+            split: self._measured(other_rows(of_split, subspaces), most)
+            for split, of_split, most in (
+                ("seen", self.seen, options.seen_tasks),
+                ("unseen", self.unseen, options.unseen_tasks),
+            )
+        }
         # The reference first: what does not depend on the subspace is measured beside it.
         for dim in sorted(options.dimensions, reverse=True):
             for split in ("unseen", "seen"):
@@ -130,7 +136,8 @@ class Study:
                     f"{split} tasks, dimension {dim}", found.subspaces[dim], tasks[split], options.methods
                 )
                 on_part(found)
-        for per_label in options.curve:
+        # A backbone that writes cannot be asked with one example a label.
+        for per_label in (count for count in options.curve if count > 1 or self.backbone.family == "encoder"):
             few = replace(options.evaluation, per_label=per_label)
             found.curve[per_label] = self._measure(
                 f"{per_label} examples a label",
@@ -149,6 +156,12 @@ class Study:
         reference = self.findings.reference
         if name == "start":
             return self._starts(reference, unseen)
+        if name == "readout":
+            measured = self._measure("ablation: readouts", reference, unseen, ("logistic regression", *READOUTS))
+            return [
+                Variant(method, [one for one in measured if one.method == method])
+                for method in ("logistic regression", *READOUTS)
+            ]
         fit = replace(self.options.fit, intrinsic_dim=reference.intrinsic_dim)
         folder = self.folder / "ablations"
         variants: list[Variant] = []
@@ -232,20 +245,6 @@ class Study:
             )
         return self._prepared.anew(options)
 
-    def _other_rows(self) -> list[FolderTask]:
-        """The seen tasks without the rows that any of the subspaces was fitted on."""
-        tasks = list(self.seen)
-        names = [each.name for each in fields(RowOptions)]
-        asked: list[RowOptions] = []
-        for subspace in self.findings.subspaces.values():
-            recorded = subspace.manifest["training"].get("options", {})
-            options = RowOptions(**{name: recorded[name] for name in names if name in recorded})
-            if options not in asked:
-                asked.append(options)
-        for options in asked:
-            tasks = [rows_not_fitted(task, options) for task in tasks]
-        return tasks
-
     def _measured(self, tasks: Sequence[FolderTask], most: int | None) -> list[FolderTask]:
         """At most so many of the tasks, without those that cannot be measured with the examples asked for."""
         return spread(with_rows(tasks, self.options.evaluation.per_label, self.findings.left_out), most)
@@ -259,8 +258,7 @@ class Study:
         options: EvaluationOptions | None = None,
     ) -> list[Measurement]:
         evaluation = Evaluation(self.backbone, subspace, options or self.options.evaluation)
-        alike = [one.id for one in self.findings.subspaces.values()]
-        alike = alike if subspace.prompt_length == self.findings.reference.prompt_length else []
+        alike = [one.id for one in self.findings.subspaces.values() if one.prompt_length == subspace.prompt_length]
         kept = MeasurementFile(self.folder / "measurements.jsonl", evaluation.identity, alike)
         return measure_missing(
             evaluation,

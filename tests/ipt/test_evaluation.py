@@ -9,7 +9,7 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.evaluation import METHODS, STARTS, Evaluation, EvaluationOptions, Measurement, e_rel, random_subspace
+from ipt.evaluation import METHODS, READOUTS, STARTS, Evaluation, EvaluationOptions, Measurement, e_rel, random_subspace
 from ipt.evaluation_report import MeasurementFile, render
 from ipt.readout import Embeddings, fit_readout
 from ipt.setfit_baseline import save_sentence_transformer
@@ -105,6 +105,10 @@ def test_with_one_example_of_each_label_the_first_start_answers(
     right = [("positive", "negative")[answer] == row.output for answer, row in zip(answers, two.test, strict=True)]
     assert 0.0 < measured.score == sum(right) / len(right) < 1.0
     assert measured.detail == {}
+    methods = ["logistic regression", *READOUTS]
+    compared = list(Evaluation(encoder, subspace, OPTIONS).measure(task(), 0, methods))
+    assert [each.method for each in compared] == methods
+    assert len({each.score for each in compared}) > 1
 
 
 def test_starts_are_compared_where_the_subspace_has_its_tasks_vectors(

@@ -438,3 +438,32 @@ def test_a_subspace_is_evaluated_and_a_second_run_measures_nothing_again(
     assert report.with_suffix(".jsonl").read_text() == measured
     assert run([*command, "--method", "magic"]) == 1
     assert "no method 'magic'" in capsys.readouterr().err
+
+
+def test_a_dataset_becomes_a_task_of_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "films").mkdir()
+    for split in ("train", "test"):
+        rows = [{"words": f"{split} {label}", "mood": label} for label in (0, 1)]
+        (tmp_path / "films" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ["subspace", "import-dataset", str(tmp_path / "films"), str(tmp_path / "tasks"), "--family", "mood"]
+    command += ["--input-column", "words", "--output-column", "mood", "--label-names", "sad,glad", "--as", "unseen"]
+    assert run([*command, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"file": str(tmp_path / "tasks" / "films.jsonl"), "train": 2, "test": 2, "notes": []}
+    assert json.loads((tmp_path / "tasks" / "index.json").read_text()) == {
+        "films": {"family": "mood", "split": "unseen"}
+    }
+    assert run([*command[:4], "--name", "more"]) == 1
+    assert "no column 'text'" in one_error_line(capsys)
+
+
+def test_a_dataset_without_the_package_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert run(["subspace", "import-dataset", "films", str(tmp_path)]) == 1
+    assert "[hub]" in one_error_line(capsys)

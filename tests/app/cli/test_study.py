@@ -38,7 +38,8 @@ def test_a_study_ends_in_a_report_and_a_second_run_measures_nothing_again(
 ) -> None:
     command = ["subspace", "study", str(tasks), str(tmp_path / "out"), "--backbone", str(tiny_backbone_dir)]
     command += ["--device", "cpu", "--dimensions", "3", "--fit-steps", "2", "--seeds", "1", "--per-label", "4"]
-    command += ["--curve", "1,2", "--steps", "1", "--pt-steps", "1", "--method", "PT", "--method", "IST"]
+    command += ["--curve", "", "--seen-tasks", "1", "--steps", "1", "--pt-steps", "1"]
+    command += ["--method", "PT", "--method", "IST"]
     assert run([*command, "--json"]) == 0
     report = Path(json.loads(capsys.readouterr().out)["report"]).read_text()
     assert "| D | E_rel, seen | E_rel, unseen | IST, seen | IST, unseen |" in report

@@ -121,7 +121,7 @@ def test_ablations_change_one_thing_each(
     short = partial(PromptOptions, per_label=2, hyperparameters=ipt.Hyperparameters(steps=1))
     monkeypatch.setattr("ipt.study.run.PromptOptions", short)
     options = replace(
-        OPTIONS, dimensions=(3,), methods=("IST",), ablations=("start", "tasks", "prompt-length", "finding")
+        OPTIONS, dimensions=(3,), methods=("IST",), ablations=("start", "readout", "tasks", "prompt-length", "finding")
     )
     found = study(encoder, tmp_path, options)
     names = {name: [variant.name for variant in variants] for name, variants in found.ablations.items()}
