@@ -87,7 +87,7 @@ def render(
     """A Markdown page: `score_table` under a title and a paragraph, and what was left out, where something was."""
     page = ["# Evaluation", "", about, "", *score_table(measurements, methods), ""]
     if left_out:
-        page += ["## Left out", "", *(f"- {each}" for each in left_out), ""]
+        page += ["## Left out, or to be noted", "", *(f"- {each}" for each in left_out), ""]
     return "\n".join(page)
 
 

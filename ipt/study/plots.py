@@ -15,13 +15,14 @@ from ipt.study.geometry import Matrix, by_family
 STYLES: dict[str, dict[str, Any]] = {
     "class names": {"marker": "|", "color": "#9aa0a6", "s": 60},
     "nearest neighbours": {"marker": "x", "color": "#9aa0a6", "s": 26},
-    "logistic regression": {"marker": "o", "color": "#5f6368", "s": 60, "facecolor": "none"},
-    "SetFit": {"marker": "s", "color": "#188038", "s": 44, "facecolor": "none"},
-    "random": {"marker": "v", "color": "#8e24aa", "s": 58, "facecolor": "none"},
-    "PT": {"marker": "D", "color": "#1a73e8", "s": 52, "facecolor": "none"},
+    "logistic regression": {"marker": "o", "color": "#5f6368", "s": 36, "facecolor": "none"},
+    "SetFit": {"marker": "s", "color": "#188038", "s": 26, "facecolor": "none"},
+    "random": {"marker": "v", "color": "#8e24aa", "s": 34, "facecolor": "none"},
+    "PT": {"marker": "D", "color": "#1a73e8", "s": 34, "facecolor": "none"},
     "IST": {"marker": "o", "color": "#d93025", "s": 30},
     "IST then PT": {"marker": "^", "color": "#f29900", "s": 34},
 }
+TUNED = ("random", "PT", "IST", "IST then PT")
 SPLITS = {"seen": "#1a73e8", "unseen": "#d93025"}
 FAMILIES = ("#1a73e8", "#d93025", "#188038", "#f29900", "#8e24aa", "#00838f", "#6d4c41", "#c2185b", "#9e9d24")
 OTHER_FAMILIES = "#9aa0a6"
@@ -52,11 +53,11 @@ def plot_e_rel(path: Path, series: Mapping[str, Mapping[int, tuple[float, float 
 def plot_tasks(path: Path, means: Mapping[str, Mapping[str, float]], families: Mapping[str, str]) -> None:
     """Accuracy in per cent of each method (outer key) on each task (inner key), tasks grouped by family."""
     tasks = sorted({task for of_method in means.values() for task in of_method}, key=lambda t: (families[t], t))
-    figure, axes = _figure(7.2, 1.5 + 0.24 * len(tasks))
+    figure, axes = _figure(7.2, 1.5 + 0.3 * len(tasks))
     rows = {task: row for row, task in enumerate(reversed(tasks))}
     for task, row in rows.items():
         found = [of_method[task] for of_method in means.values() if task in of_method]
-        axes.plot([min(found), max(found)], [row, row], color="#e8eaed", lw=5, solid_capstyle="round", zorder=0)
+        axes.plot([min(found), max(found)], [row, row], color="#eef0f2", lw=13, solid_capstyle="round", zorder=0)
     for method in sorted(means, key=lambda name: name == "IST"):  # on top
         style = {"facecolor": STYLES[method]["color"], **STYLES[method]}
         if style["marker"] in "|x":
@@ -65,7 +66,9 @@ def plot_tasks(path: Path, means: Mapping[str, Mapping[str, float]], families: M
         edge = style.pop("color")
         face = style.pop("facecolor", None)
         colors = {"color": edge} if face is None else {"edgecolors": edge, "facecolors": face}
-        axes.scatter(list(of_method.values()), [rows[t] for t in of_method], label=method, lw=1.4, **colors, **style)
+        # What is tuned in a space of prompts above the rest, which it may equal.
+        heights = [rows[task] + (0.17 if method in TUNED else -0.17) for task in of_method]
+        axes.scatter(list(of_method.values()), heights, label=method, lw=1.4, **colors, **style)
     for upper, lower in pairwise(tasks):
         if families[upper] != families[lower]:
             axes.axhline(rows[upper] - 0.5, color="#dadce0", lw=0.8)

@@ -41,7 +41,7 @@ def write_report(folder: Path, findings: Findings, options: StudyOptions, notes:
         lines += [f"| {each.name} | {_with_spread(_over_draws(each.measurements), '.1f')} |" for each in variants]
         lines += [""]
     left_out = [*findings.left_out, *notes]
-    lines += ["## Left out", "", *([f"- {each}" for each in left_out] or ["Nothing."]), ""]
+    lines += ["## Left out, or to be noted", "", *([f"- {each}" for each in left_out] or ["Nothing."]), ""]
     report = folder / "report.md"
     with replacing(report) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")

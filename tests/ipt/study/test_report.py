@@ -82,7 +82,7 @@ def test_one_draw_and_no_prompt_tuning_leave_out_what_they_cannot_tell(findings:
     assert "E_rel" not in text
     assert "Stability" not in text
     assert "| IST | 65.0 | 65.0 | 3.0 |" in text
-    assert text.endswith("## Left out\n\nNothing.\n")
+    assert text.endswith("## Left out, or to be noted\n\nNothing.\n")
 
 
 def test_plots_without_matplotlib_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
