@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import ipt
 from benchmarks.machine import ROOT
 from ipt.backbones.causal import CausalBackbone
 from ipt.backbones.encoder import EncoderBackbone
+from ipt.backbones.loading import DEFAULT, DEFAULT_ID, DEFAULT_SHA256
 from ipt.backbones.protocol import Backbone, BackboneIdentity
 from ipt.backbones.seq2seq import Seq2SeqBackbone
 from ipt.readout import Readout
@@ -37,10 +39,15 @@ class Measured:
     subspace: Subspace
 
 
-def load(name: str, device: torch.device, dtype: torch.dtype) -> Measured:
-    """The backbone of that name, and a subspace: the shipped one for MiniLM, for the others one of random weights."""
-    minilm = ipt.load_backbone(device=device, dtype=dtype)
+def load(name: str, device: torch.device, dtype: torch.dtype, folder: Path | None = None) -> Measured:
+    """The backbone of that name, and a subspace: the shipped one for MiniLM, for the others one of random weights.
+
+    `folder` holds MiniLM where its package is not installed; a copy in half precision will do.
+    """
+    minilm = ipt.load_backbone(DEFAULT if folder is None else str(folder), device=device, dtype=dtype)
     assert isinstance(minilm, EncoderBackbone)
+    if folder is not None:
+        minilm.identity = BackboneIdentity(DEFAULT_ID, None, DEFAULT_SHA256)  # as the subspace wants it
     if name == "MiniLM":
         return Measured(name, minilm, ipt.load_subspace("default", minilm))
     tokenizer = minilm.tokenizer

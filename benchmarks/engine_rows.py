@@ -206,6 +206,8 @@ def descending(measured: Measured, jobs: Sequence[list[ipt.Example]]) -> ipt.Tun
 def bare_step(measured: Measured, examples: Sequence[ipt.Example]) -> Callable[[], None]:
     """The frozen model forward, and back to its input, on as many positions as the engine's rows have."""
     backbone, model = measured.backbone, measured.backbone.model
+    if backbone.family == "causal":
+        model = model.base_model  # type: ignore[assignment]  # the head is needed at few positions
     prompt_length = measured.subspace.prompt_length
     rows = backbone.tokenize([example.input for example in examples])
     targets = None

@@ -13,6 +13,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 
@@ -28,10 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--backbones", nargs="*", choices=backbones.NAMES, help="all that suit the device without it")
     parser.add_argument("--only", nargs="*", help="names of rows, to look at: nothing is written then")
+    parser.add_argument("--minilm", type=Path, help="MiniLM's folder, where its package is not installed")
     parser.add_argument("--quick", action="store_true", help="one round of each instead of five")
     asked = parser.parse_args(arguments)
     device = torch.device(asked.device)
-    figures = list(measure(device, asked.backbones, asked.only, rounds=1 if asked.quick else 5))
+    figures = list(measure(device, asked.backbones, asked.only, asked.minilm, rounds=1 if asked.quick else 5))
     command = f"python -m benchmarks.engines --device {device.type}" + (" --quick" if asked.quick else "")
     where = "CPU" if device.type == "cpu" else "GPU"
     report = section(f"Engines on a {where}", origin(command, device), figures)
@@ -48,16 +50,17 @@ def origin(command: str, device: torch.device) -> str:
 
 
 def measure(
-    device: torch.device, names: Sequence[str] | None, only: Sequence[str] | None, rounds: int
+    device: torch.device, names: Sequence[str] | None, only: Sequence[str] | None, minilm: Path | None, rounds: int
 ) -> Iterator[Figure]:
     """All rows, in the order of the table. A GPU has room, and time, for large backbones."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     for name in names or (("MiniLM",) if device.type == "cpu" else backbones.NAMES):
-        measured = backbones.load(name, device, dtype)
+        measured = backbones.load(name, device, dtype, minilm)
         rows: list[Callable[[backbones.Measured, int], Figure | Iterator[Figure]]] = [fused, tuning_step]
         if name == "MiniLM":
             rows += [distinct_tasks, random_tasks, prediction, set_adapter, adaptation]
-        if name == "MiniLM" and device.type == "cpu" and importlib.util.find_spec("litserve"):
+        served = all(importlib.util.find_spec(package) for package in ("litserve", "pydantic_settings", "psycopg"))
+        if name == "MiniLM" and device.type == "cpu" and served:
             from benchmarks.service_rows import service
 
             rows.append(service)
