@@ -33,7 +33,7 @@ define make_venv
 	@test -x $(1)/bin/python || { echo "── making $(1) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(1); }
 endef
 
-.PHONY: help demo serve migrate test test-core chaos lint format bench bench-quality lock clean
+.PHONY: help demo serve migrate test test-core chaos lint format bench bench-quality bench-universe lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ bench: $(READY) ## measure speed and memory; writes docs/benchmarks.md
 bench-quality: $(BENCH_READY) ## measure accuracy on the folder of tasks TASKS=…; writes docs/results.md
 	@test -n "$(TASKS)" || { echo "error: name a folder of tasks: make bench-quality TASKS=folder" >&2; exit 1; }
 	@$(BENCH_VENV)/bin/python -m benchmarks.quality $(TASKS)
+
+bench-universe: $(BENCH_READY) ## pre-train a small text-to-text model, find subspaces of it; writes docs/text-universe.md
+	@$(BENCH_VENV)/bin/python -m benchmarks.text_universe
 
 # The direct pins of pyproject.toml decide; this adds the exact version of everything that they pull in.
 lock: ## write constraints.txt anew from the pins in pyproject.toml
