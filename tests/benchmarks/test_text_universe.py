@@ -61,11 +61,11 @@ def test_without_words_tuning_in_a_found_subspace_does_unseen_tasks_and_in_a_ran
     tmp_path: Path,
 ) -> None:
     tasks = [task for task in all_tasks() if task.words[0] in ORDERS]
-    options = PretrainingOptions(hidden_size=48, steps=700, batch_size=48)
+    options = PretrainingOptions(hidden_size=48, steps=900, batch_size=48)
     backbone = ipt.load_backbone(str(pretrain(tmp_path / "backbone", tasks, options)), device="cpu")
     assert isinstance(backbone, TextBackbone)
     seen = [task for task in tasks if task.name not in UNSEEN]
-    pipeline.fit_directly(backbone, seen, 10, 300, tmp_path / "subspace")
+    pipeline.fit_directly(backbone, seen, 10, 800, tmp_path / "subspace")
 
     def mean(method: str) -> float:
         unseen = [task for task in tasks if task.name in UNSEEN]
