@@ -38,7 +38,7 @@ define make_venv
 	@test -x $(1)/bin/python || { echo "── making $(1) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(1); }
 endef
 
-.PHONY: help demo serve migrate test test-core chaos lint format audit bench bench-engines bench-quality lock clean
+.PHONY: help demo serve migrate test test-core chaos lint format audit bench bench-engines bench-quality bench-universe lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -116,6 +116,9 @@ bench-engines: $(BENCH_READY) ## measure tuning and prediction beside PEFT and t
 bench-quality: $(BENCH_READY) ## measure accuracy on the folder of tasks TASKS=…; writes docs/results.md
 	@test -n "$(TASKS)" || { echo "error: name a folder of tasks: make bench-quality TASKS=folder" >&2; exit 1; }
 	@$(BENCH_VENV)/bin/python -m benchmarks.quality $(TASKS)
+
+bench-universe: $(BENCH_READY) ## pre-train a small text-to-text model, find subspaces of it; writes docs/text-universe.md
+	@$(BENCH_VENV)/bin/python -m benchmarks.text_universe
 
 # The direct pins of pyproject.toml decide; this adds the exact version of everything that they pull in.
 lock: ## write constraints.txt anew from the pins in pyproject.toml

@@ -227,10 +227,11 @@ def evaluate(
 
         draws = range(first_seed, first_seed + seeds)
         found = measure_missing(evaluation, kept, folder_tasks, draws, methods, on_pair)
+    rates = len(evaluation.pt_learning_rates)
     about = (
         f"Subspace `{evaluation.subspace.id}` on `{loaded.identity.id}`: mean over {seeds} draws of {per_label} "
         f"examples a label, at most {test_rows} test rows a task; {options.hyperparameters.steps} steps in the "
-        f"subspace, {pt_steps} of plain prompt tuning at the best of {len(options.pt_learning_rates)} learning rates "
+        f"subspace, {pt_steps} of plain prompt tuning at the best of {rates} learning rates "
         "on held-back examples."
     )
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from ipt.evaluation import Measurement, e_rel
+from ipt.evaluation import PT_LEARNING_RATES, Measurement, e_rel
 from ipt.evaluation_report import score_table
 from ipt.replacing import replacing
 from ipt.study import geometry, plots
@@ -50,12 +50,13 @@ def write_report(folder: Path, findings: Findings, options: StudyOptions, notes:
 
 def _about(findings: Findings, options: StudyOptions) -> str:
     asked, backbone = options.evaluation, findings.reference.manifest["backbone"]
+    rates = asked.pt_learning_rates or PT_LEARNING_RATES[backbone["family"]]
     ids = ", ".join(f"`{subspace.id}` (D = {dim})" for dim, subspace in sorted(findings.subspaces.items()))
     return (
         f"Subspaces on `{backbone['id']}`: {ids}. Measured with {asked.per_label} examples a label, draws of them: "
         f"{len(options.seeds)}, on at most {asked.test_rows} test rows of a task. IST: "
         f"{asked.hyperparameters.steps} steps in the subspace. PT: {asked.pt_steps} steps on the whole prompt, at the "
-        f"best of {len(asked.pt_learning_rates)} learning rates on held-back examples. Seen tasks are measured with "
+        f"best of {len(rates)} learning rates on held-back examples. Seen tasks are measured with "
         "training examples that the subspace was not found with. Scores are in per cent; behind ± is the standard "
         "deviation over the draws."
     )

@@ -86,6 +86,17 @@ def test_a_task_of_texts_is_tuned_on_twice_as_many_rows_as_one_of_labels_has_of_
     assert measured.detail["held_back"] == 4  # a quarter of 2 x 8
 
 
+def test_plain_prompt_tuning_takes_larger_steps_on_a_backbone_that_writes(
+    tmp_path: Path, encoder: EncoderBackbone, subspace: ipt.Subspace
+) -> None:
+    text = ipt.load_backbone(str(build_tiny_seq2seq(tmp_path / "t5", "t5")), device="cpu")
+    of_text = ipt.save_subspace(tmp_path / "subspace", SubspaceDecoder(6, 12, 3, 32), text)
+    options = replace(OPTIONS, pt_learning_rates=None)
+    assert Evaluation(encoder, subspace, options).identity["pt_learning_rates"] == [0.001, 0.003, 0.01]
+    assert Evaluation(text, of_text, options).identity["pt_learning_rates"] == [0.01, 0.03, 0.1]
+    assert Evaluation(text, of_text, OPTIONS).identity["pt_learning_rates"] == [0.01, 0.1]
+
+
 def test_an_unknown_method_is_named(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
     with pytest.raises(ValueError, match="'magic'"):
         list(Evaluation(encoder, subspace, OPTIONS).measure(task(), 0, ["magic"]))

@@ -122,7 +122,7 @@ def test_the_port_is_this_machines_and_losing_it_to_another_does_no_harm(
     families = list(text_string_to_metric_families(httpx.get(f"http://127.0.0.1:{port}/metrics").text))
     assert {"ipt_engine_steps", "ipt_adaptations_finished"} <= {family.name for family in families}
     labels = {name for family in families for one in family.samples for name in one.labels if one.name[:4] == "ipt_"}
-    assert labels <= {"outcome", "le", "kind", "method", "route", "status"}
+    assert labels <= {"outcome", "le", "kind", "method", "reason", "route", "source", "status"}
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.2:{port}/metrics")
     metrics.serve(watched)

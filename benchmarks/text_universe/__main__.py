@@ -1,0 +1,123 @@
+"""The whole pipeline on text to text, on a small BART that was pre-trained here: E_rel at several dimensions.
+
+    python -m benchmarks.text_universe [--dims 5 10 50 100] [--processes 2]
+
+The backbone learns list tasks told apart by words in front of the input. Then, frozen and without the words: soft
+prompts of the seen tasks are tuned, subspaces are fitted both ways, and on few examples of seen and unseen tasks
+tuning in them (IST) is measured against plain prompt tuning (PT) and a random subspace. Stopped or killed, the same
+command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import ipt
+from benchmarks.machine import ROOT, provenance
+from benchmarks.text_universe import pipeline, report
+from benchmarks.text_universe.pretraining import PretrainingOptions, pretrain
+from benchmarks.text_universe.tasks import GROUPS, UniverseTask, all_tasks, group_of
+from benchmarks.text_universe.workers import Job, Workers, progress_bar
+from ipt.evaluation_report import MeasurementFile
+
+FIRST_SEED = 100  # the fits use seed 0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.text_universe", description=__doc__.partition("\n")[0])
+    parser.add_argument("--dims", type=int, nargs="+", default=[5, 10, 50, 100], help="intrinsic dimensions")
+    parser.add_argument("--seeds", type=int, default=1, help="draws of the few examples")
+    parser.add_argument("--hidden-size", type=int, default=PretrainingOptions.hidden_size, help="of the backbone")
+    parser.add_argument("--pretraining-steps", type=int, default=PretrainingOptions.steps)
+    parser.add_argument("--fit-steps", type=int, default=2000, help="of each subspace")
+    parser.add_argument("--tasks", type=int, default=12, help="most tasks of a group that are measured")
+    parser.add_argument("--processes", type=int, default=2, help="that fit and measure side by side, of a thread each")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "text-universe", help="finished parts")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "text-universe.md")
+    asked = parser.parse_args(arguments)
+
+    tasks = all_tasks()
+    seen = [task for task in tasks if group_of(task) == "seen"]
+    measured = [task for group in GROUPS for task in _some([t for t in tasks if group_of(t) == group], asked.tasks)]
+    options = PretrainingOptions(hidden_size=asked.hidden_size, steps=asked.pretraining_steps)
+    work: Path = asked.work / f"{options.hidden_size}_{options.steps}_{asked.fit_steps}"
+    backbone = work / "backbone"
+    torch.set_num_threads(asked.processes)
+    with progress_bar() as bar:
+        row = bar.add_task("pre-training", total=options.steps)
+        pretrain(backbone, tasks, options, on_step=lambda done, _: bar.update(row, completed=done))
+        bar.update(row, completed=options.steps)
+    with Workers(asked.processes, backbone) as workers:
+        subspaces = _find(workers, seen, work, asked.dims, asked.fit_steps)
+        seeds = range(FIRST_SEED, FIRST_SEED + asked.seeds)
+        found = _measure(workers, backbone, subspaces, measured, seeds)
+    parameters = sum(weights.numel() for weights in ipt.load_backbone(str(backbone)).model.parameters())
+    report.write(asked.output, provenance(_command(parser, asked)), parameters, report.Scores(found, asked.dims))
+    print(asked.output.read_text(encoding="utf-8"))
+
+
+def _command(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> str:
+    """What leads to the same numbers: not where they are kept, nor how many processes share the work."""
+    words = ["python -m benchmarks.text_universe"]
+    for name, value in vars(asked).items():
+        if name not in ("processes", "work", "output") and value != parser.get_default(name):
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return " ".join(words)
+
+
+def _some(tasks: Sequence[UniverseTask], most: int) -> list[UniverseTask]:
+    """At most so many, evenly spread."""
+    number = min(most, len(tasks))
+    return [tasks[(2 * i + 1) * len(tasks) // (2 * number)] for i in range(number)]
+
+
+def _find(
+    workers: Workers, seen: Sequence[UniverseTask], work: Path, dims: Sequence[int], steps: int
+) -> dict[str, Path]:
+    """The folders of the subspaces, by way and dimension."""
+    folders = {f"{way} {dim}": work / f"{way}_{dim}" for way in ("direct", "autoencoder") for dim in dims}
+    tuning = Job(pipeline.tune, (seen, work), len(seen) * pipeline.PROMPTS.hyperparameters.steps)
+    direct = [Job(pipeline.fit_directly, (seen, dim, steps, folders[f"direct {dim}"]), steps) for dim in dims]
+    coded = [Job(pipeline.fit_autoencoder, (seen, dim, steps, folders[f"autoencoder {dim}"]), steps) for dim in dims]
+    # The auto-encoders wait for the prompts, the direct fits for nothing.
+    list(workers.run("prompts, first fit", [tuning, direct[0]]))
+    list(workers.run("fits", [*direct[1:], *coded]))
+    return folders
+
+
+def _measure(
+    workers: Workers, backbone: Path, subspaces: dict[str, Path], tasks: Sequence[UniverseTask], seeds: Sequence[int]
+) -> report.Found:
+    """Everything that is measured, by subspace; what needs none, by the name of `report.WITHOUT`."""
+    loaded = ipt.load_backbone(str(backbone), device="cpu")
+    files = {}
+    jobs = []
+    for name, folder in {report.WITHOUT: None, **subspaces}.items():
+        path = backbone.with_name(f"{name.replace(' ', '_')}.jsonl")
+        files[name] = MeasurementFile(path, pipeline.identity(loaded, folder))
+        if folder is None:
+            methods = report.METHODS_WITHOUT
+        else:
+            methods = ("IST", "random", "zero vector") if name.startswith("direct") else ("IST",)
+        for task in tasks:
+            for seed in seeds:
+                missing = [method for method in methods if not files[name].has(task.name, seed, method)]
+                if missing:
+                    jobs.append(Job(pipeline.measure, (name, folder, task, seed, missing), len(missing)))
+    for name, measurements in workers.run("measuring", jobs):
+        for one in measurements:
+            files[name].add(one)
+    wanted = {task.name for task in tasks}
+    return {
+        name: [one for one in file.measurements if one.task in wanted and one.seed in seeds]
+        for name, file in files.items()
+    }
+
+
+if __name__ == "__main__":
+    main()

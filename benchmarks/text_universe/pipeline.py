@@ -1,0 +1,176 @@
+"""What is done on the pre-trained backbone, without words: fit subspaces, and measure what tuning gives in them.
+
+Each piece keeps what it has done under the folder of the run, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import ipt
+from benchmarks.text_universe.tasks import PREFIX, UniverseTask
+from ipt.backbones.protocol import TextBackbone
+from ipt.evaluation import Evaluation, EvaluationOptions, Measurement
+from ipt.examples import infer_kind, labels_of
+from ipt.replacing import replacing
+from ipt.soft_prompts import read_prompts
+from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
+from ipt.subspace.fit import DirectFit, FitOptions
+from ipt.subspace.prompt_space import prompt_space
+from ipt.subspace.resumable import ResumableFit
+from ipt.subspace.task_losses import RowOptions, TaskLosses, prepare_tasks
+from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
+from ipt.task_folder import FolderTask
+
+FIT_ROWS, FEW_SHOT_ROWS, TEST_ROWS = 256, 128, 100
+CHECKPOINT_EVERY_STEPS = 100
+PROMPTS_FILE = "prompts.safetensors"
+UNTUNED = ("words", "no prompt", "zero vector")
+ROWS = RowOptions(tasks_per_step=8, rows_per_task=8)
+"""Many tasks and few rows a step: what a subspace has to learn is how tasks differ."""
+IST = ipt.Hyperparameters(steps=100, learning_rate=0.1)
+PROMPTS = PromptOptions(PREFIX, hyperparameters=ipt.Hyperparameters(steps=100, learning_rate=0.03))
+OPTIONS = EvaluationOptions(hyperparameters=IST)
+
+
+def fit_part(task: UniverseTask) -> FolderTask:
+    """What a fit is given."""
+    [rows, *_] = task.rows((FIT_ROWS, FEW_SHOT_ROWS, TEST_ROWS), seed=0)
+    return FolderTask(task.name, task.family, rows, ())
+
+
+def measured_part(task: UniverseTask) -> FolderTask:
+    """Other rows: those that few-shot examples are drawn from, and those that are answered."""
+    _, train, test = task.rows((FIT_ROWS, FEW_SHOT_ROWS, TEST_ROWS), seed=0)
+    return FolderTask(task.name, task.family, train, test)
+
+
+OnStep = Callable[[int], None]
+"""Called with how many steps have been done since the last call."""
+
+
+def ignore(_steps: int) -> None:
+    """Where nobody watches."""
+
+
+def fit_directly(
+    backbone: TextBackbone, tasks: Sequence[UniverseTask], dim: int, steps: int, folder: Path, on_step: OnStep = ignore
+) -> None:
+    """Decoder and vectors together (`ipt subspace fit`)."""
+    if folder.is_dir():
+        on_step(steps)
+        return
+    # The zero vector and a family's vector, which cannot tell a task here, are drawn less often than by default.
+    options = FitOptions(
+        **asdict(ROWS),
+        intrinsic_dim=dim,
+        prompt_length=PREFIX,
+        steps=steps,
+        zero_vector_probability=0.1,
+        family_vector_probability=0.1,
+    )
+    _run(DirectFit(_losses(backbone, tasks, options), options), folder, on_step)
+
+
+def fit_autoencoder(
+    backbone: TextBackbone, tasks: Sequence[UniverseTask], dim: int, steps: int, folder: Path, on_step: OnStep = ignore
+) -> None:
+    """The paper's way, from the prompts that `tune` has left beside `folder`."""
+    if folder.is_dir():
+        on_step(steps)
+        return
+    options = AutoencoderOptions(**asdict(ROWS), intrinsic_dim=dim, steps=steps, learning_rate=1e-3)
+    prompts = read_prompts(folder.with_name(PROMPTS_FILE), backbone)
+    _run(AutoencoderFit(_losses(backbone, tasks, options), prompts, options), folder, on_step)
+
+
+def tune(backbone: TextBackbone, tasks: Sequence[UniverseTask], work: Path, on_step: OnStep = ignore) -> None:
+    """One soft prompt of each task (`ipt subspace tune-prompts`)."""
+    done = 0
+
+    def report(now: int, _total: int, _tasks: int) -> None:
+        nonlocal done
+        on_step(now - done)
+        done = now
+
+    tune_prompts(backbone, [fit_part(task) for task in tasks], work / PROMPTS_FILE, PROMPTS, on_step=report)
+
+
+def identity(backbone: TextBackbone, subspace: Path | None) -> dict[str, object]:
+    """All that makes measurements comparable."""
+    return Evaluation(backbone, _space(backbone, subspace), OPTIONS).identity
+
+
+def measure(
+    backbone: TextBackbone,
+    name: str,
+    subspace: Path | None,
+    task: UniverseTask,
+    seed: int,
+    methods: Sequence[str],
+    on_step: OnStep = ignore,
+) -> tuple[str, list[Measurement]]:
+    """Exact match, or for labels accuracy, of the methods of `ipt.evaluation` and of those that tune nothing.
+
+    Without a subspace there are PT, and what has no vector. `name` is given back.
+    """
+    space = _space(backbone, subspace)
+    part = measured_part(task)
+    found: list[Measurement] = []
+    for method in methods:
+        if method in UNTUNED:
+            found.append(_untuned(backbone, space, task, part, seed, method))
+        else:
+            found += Evaluation(backbone, space, OPTIONS).measure(part, seed, (method,))
+        on_step(1)
+    return name, found
+
+
+def _space(backbone: TextBackbone, subspace: Path | None) -> ipt.Subspace:
+    return prompt_space(backbone, PREFIX) if subspace is None else ipt.load_subspace(subspace, backbone)
+
+
+def _untuned(
+    backbone: TextBackbone, space: ipt.Subspace, task: UniverseTask, part: FolderTask, seed: int, method: str
+) -> Measurement:
+    started = time.perf_counter()
+    rng = np.random.default_rng([seed, 1])
+    texts = [row.input for row in part.test]
+    inputs = backbone.tokenize([task.told(text, rng) for text in texts] if method == "words" else texts)
+    prompts = None
+    if method == "zero vector":
+        with torch.no_grad():
+            prompts = space.decoder(torch.zeros(len(texts), space.intrinsic_dim))
+    if infer_kind(part.train) == "classification":
+        labels = labels_of(part.train)
+        scores = backbone.score_labels(inputs, backbone.tokenize_targets(labels), prompts)
+        answers = [labels[i] for i in scores.argmax(dim=1).tolist()]
+    else:
+        answers = backbone.generate(inputs, prompts)
+    score = sum(given == row.output for given, row in zip(answers, part.test, strict=True)) / len(part.test)
+    return Measurement(task.name, task.family, seed, method, score, time.perf_counter() - started, {})
+
+
+def _losses(backbone: TextBackbone, tasks: Sequence[UniverseTask], options: RowOptions) -> TaskLosses:
+    return prepare_tasks(backbone, [fit_part(task) for task in tasks], options)
+
+
+def _run(fit: ResumableFit, folder: Path, on_step: OnStep) -> None:
+    checkpoint = folder.with_name(f"{folder.name}.safetensors")
+    if checkpoint.is_file():
+        fit.load_checkpoint(checkpoint)
+        on_step(fit.completed)
+    while not fit.done:
+        fit.step()
+        if fit.completed % CHECKPOINT_EVERY_STEPS == 0:
+            fit.save_checkpoint(checkpoint)
+        on_step(1)
+    with replacing(folder) as temporary:
+        fit.save(temporary, {})
+    checkpoint.unlink(missing_ok=True)

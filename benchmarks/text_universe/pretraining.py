@@ -1,0 +1,145 @@
+"""Pre-train a small BART on the universe, told by words which task is asked, and keep it as real models are kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor, nn
+from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
+
+from benchmarks.text_universe.tasks import VOCABULARY, UniverseTask
+from ipt.backbones.batching import right_padded
+from ipt.replacing import replacing
+
+INDEX = {word: index for index, word in enumerate(VOCABULARY)}
+PADDING, END = INDEX["<pad>"], INDEX["</s>"]
+IGNORED = -100
+WARMUP_STEPS = 100
+CHECKPOINT_EVERY_STEPS = 250
+
+
+@dataclass(frozen=True)
+class PretrainingOptions:
+    """The model's size, and how long it learns."""
+
+    hidden_size: int = 64
+    layers: int = 2
+    steps: int = 2000
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    seed: int = 0
+
+
+def pretrain(
+    folder: Path,
+    tasks: Sequence[UniverseTask],
+    options: PretrainingOptions,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Path:
+    """Put a model that does the tasks, when their words stand in front, into `folder`, unless it is there.
+
+    Stopped or killed, it goes on where it was: all randomness of step s is drawn from (seed, s). `on_step` is called
+    with the steps done and the loss.
+    """
+    if folder.is_dir():
+        return folder
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        model: Any = BartForConditionalGeneration(_config(options))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.98))
+    checkpoint = folder.with_name(f"{folder.name}.pt")
+    done = 0
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        done = state["done"]
+    model.train()
+    for step in range(done, options.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * _schedule(step, options.steps)
+        loss = _loss(model, tasks, options.batch_size, np.random.default_rng([options.seed, step]))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % CHECKPOINT_EVERY_STEPS == 0:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "done": step + 1}
+            with replacing(checkpoint) as temporary:
+                torch.save(state, temporary)
+        if on_step:
+            on_step(step + 1, loss.item())
+    save_backbone(model, folder)
+    checkpoint.unlink(missing_ok=True)
+    return folder
+
+
+def save_backbone(model: Any, folder: Path) -> None:
+    """Model and tokenizer, in one move."""
+    with replacing(folder) as temporary:
+        shutil.rmtree(temporary, ignore_errors=True)
+        model.eval().save_pretrained(temporary)
+        _tokenizer().save_pretrained(temporary)
+
+
+def _loss(model: Any, tasks: Sequence[UniverseTask], rows: int, rng: np.random.Generator) -> Tensor:
+    chosen = [tasks[i] for i in rng.integers(len(tasks), size=rows)]
+    examples = [task.example(rng) for task in chosen]
+    inputs, lengths = right_padded(
+        [_ids(task.told(example.input, rng)) for task, example in zip(chosen, examples, strict=True)], padding=PADDING
+    )
+    targets, _ = right_padded([_ids(example.output) for example in examples], padding=IGNORED)
+    mask = (torch.arange(inputs.shape[1]) < lengths[:, None]).long()
+    loss: Tensor = model(input_ids=inputs, attention_mask=mask, labels=targets).loss
+    return loss
+
+
+def _ids(text: str) -> list[int]:
+    return [*(INDEX[word] for word in text.split()), END]
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Of the learning rate: a linear rise, then a linear fall over the second half."""
+    return min(1.0, (step + 1) / WARMUP_STEPS, (steps - step) / (0.5 * steps))
+
+
+def _config(options: PretrainingOptions) -> BartConfig:
+    layers, heads, width = options.layers, options.hidden_size // 16, 2 * options.hidden_size
+    return BartConfig(
+        vocab_size=len(VOCABULARY),
+        d_model=options.hidden_size,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=width,
+        decoder_ffn_dim=width,
+        max_position_embeddings=32,
+        dropout=0.0,
+        init_std=0.05,
+        bos_token_id=INDEX["<s>"],
+        pad_token_id=PADDING,
+        eos_token_id=END,
+        forced_eos_token_id=None,
+        decoder_start_token_id=END,
+    )
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """A word is a token. A text does not open with a token of its own, so that prompt and words stand alike."""
+    tokenizer = Tokenizer(WordLevel(INDEX, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )

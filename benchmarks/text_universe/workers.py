@@ -1,0 +1,102 @@
+"""Processes that work side by side on one backbone, a thread each, under one progress bar.
+
+Models this small leave the second thread of a process idle, but not a second process.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import ipt
+
+SECONDS_BETWEEN_UPDATES = 1.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """`function(backbone, *arguments, on_step=…)`, which reports `steps` steps."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    steps: int
+
+
+class Workers:
+    """So many processes; a context manager."""
+
+    def __init__(self, processes: int, backbone: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._backbone = backbone
+        self._steps: Synchronized[int] = context.Value("q", 0)
+        self._pool = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(self._steps,))
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def run(self, title: str, jobs: Sequence[Job]) -> Iterator[Any]:
+        """What the jobs give, as each is done."""
+        with self._steps.get_lock():
+            self._steps.value = 0
+        waiting: set[Future[Any]] = {self._pool.submit(_run, job, self._backbone) for job in jobs}
+        with progress_bar() as bar:
+            row = bar.add_task(title, total=sum(job.steps for job in jobs))
+            while waiting:
+                done, waiting = wait(waiting, SECONDS_BETWEEN_UPDATES, FIRST_COMPLETED)
+                bar.update(row, completed=self._steps.value)
+                for future in done:
+                    yield future.result()
+            bar.update(row, completed=self._steps.value)
+
+
+def progress_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    )
+
+
+_steps: Synchronized[int] | None = None
+
+
+def _start(steps: Synchronized[int]) -> None:
+    global _steps  # noqa: PLW0603 - what a process is given when it starts has nowhere else to stay
+    _steps = steps
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent ends nothing by itself: its workers would go on, beside those of the next run."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _count(steps: int) -> None:
+    assert _steps is not None
+    with _steps.get_lock():
+        _steps.value += steps
+
+
+def _run(job: Job, backbone: Path) -> Any:
+    return job.function(_loaded(backbone), *job.arguments, on_step=_count)
+
+
+@cache
+def _loaded(folder: Path) -> ipt.Backbone:
+    return ipt.load_backbone(str(folder), device="cpu")
