@@ -32,6 +32,7 @@ from ipt.task_folder import FolderTask, few_shot
 from ipt.tuning.encoder_program import PROMPT_PENALTY
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, TuningJob
+from ipt.tuning.text_scores import exactly_matches
 
 METHODS = (
     *("class names", "logistic regression", "nearest neighbours", "SetFit"),
@@ -142,9 +143,9 @@ class Evaluation:
                 space, tuned = self._tuned(method, examples, hyperparameters)
                 answers = self._answers(space, tuned, texts)
                 detail = tuned.metrics
-            score = sum(given == row.output for given, row in zip(answers, test, strict=True)) / len(test)
+            right = [exactly_matches(given or "", row.output) for given, row in zip(answers, test, strict=True)]
             seconds = time.perf_counter() - started
-            yield Measurement(task.name, task.family, seed, method, score, seconds, detail)
+            yield Measurement(task.name, task.family, seed, method, sum(right) / len(test), seconds, detail)
 
     def _tuned(
         self, method: str, examples: Sequence[Example], hyperparameters: Hyperparameters
@@ -276,7 +277,12 @@ def with_rows(tasks: Sequence[FolderTask], per_label: int, left_out: list[str]) 
 def _fault(task: FolderTask, per_label: int) -> str | None:
     if not task.test:
         return f"{task.name}: has no test rows"
+    if not task.train:
+        return f"{task.name}: has no training rows to draw from that no fit has seen"
     if infer_kind(task.train) == "classification":
+        unknown = {row.output for row in task.test} - {row.output for row in task.train}
+        if unknown:
+            return f"{task.name}: has test rows of {min(unknown)[:50]!r}, and no training rows of it to draw from"
         label, fewest = Counter(example.output for example in task.train).most_common()[-1]
         if fewest < per_label:
             return f"{task.name}: has {fewest} training rows of {label[:50]!r} to draw from, fewer than {per_label}"

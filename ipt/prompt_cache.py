@@ -47,7 +47,12 @@ class PromptCache:
                 self._slots.move_to_end(key)
         if new:
             decoded = self._decoded(list(new.values()))
-            self._block[self._sent([self._take_slot(key) for key in new])] = decoded
+            try:
+                self._block[self._sent([self._take_slot(key) for key in new])] = decoded
+            except BaseException:
+                # Slots were taken, and who knows what is in them.
+                self._slots.clear()
+                raise
         return self._block[self._sent([self._slots[keys[number]] for number in vector_of_row])]
 
     def _decoded(self, vectors: Sequence[Tensor]) -> Tensor:

@@ -296,19 +296,22 @@ def _print_adaptation(console: Console, adaptation: dict[str, Any]) -> None:
 def _text_from_stdin() -> str:
     if sys.stdin.isatty():
         raise typer.BadParameter("give a text, or pipe one in", param_hint="TEXT")
-    return sys.stdin.read().strip()
+    return _read_stdin().strip()
 
 
 def _lines_from_stdin() -> list[str]:
     if sys.stdin.isatty():
         raise typer.BadParameter("give at least one text, or pipe texts in, one a line", param_hint="TEXTS")
+    inputs = [line for line in map(str.strip, _read_stdin().splitlines()) if line]
+    if not inputs:
+        raise CliError("standard input holds no text: expected one text a line")
+    return inputs
+
+
+def _read_stdin() -> str:
     try:
-        lines = [line.strip() for line in sys.stdin.read().splitlines()]
+        return sys.stdin.read()
     except UnicodeDecodeError as error:
         raise CliError(
             f"standard input is not {error.encoding.upper()} text, from byte {error.start + 1} on: convert it first"
         ) from error
-    inputs = [line for line in lines if line]
-    if not inputs:
-        raise CliError("standard input holds no text: expected one text a line")
-    return inputs

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import BaseModel
+from starlette.background import BackgroundTask
 
 import ipt
 from app.dependencies import PredictingTenantDep, ServicesDep
@@ -82,7 +83,9 @@ async def generate_with_task(
     writing = await made.generations.begin(tenant, question, inputs, body.parameters(), made.ending)
     if body.stream:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_stream(writing), media_type=_EVENT_STREAM, headers=headers)
+        # Of a caller who is gone already, the stream is not even begun.
+        gone = BackgroundTask(writing.cancel)
+        return StreamingResponse(_stream(writing), media_type=_EVENT_STREAM, headers=headers, background=gone)
     return await unless_gone(request, _whole(writing, len(inputs)))
 
 

@@ -3,11 +3,11 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
-import torch
 from fastapi.concurrency import run_in_threadpool
 
 import ipt
@@ -18,6 +18,7 @@ from app.predictions.bound_tasks import TaskKey
 from app.predictions.service import Predictions, Question
 from app.settings import Settings
 from ipt.errors import BackboneError, IptError
+from ipt.memory import is_out_of_memory
 
 DEFAULT_NEW_TOKENS = 64
 ENDING_SECONDS = 0.5
@@ -47,6 +48,8 @@ class Writing:
 
     Closing it takes back the texts that have not ended.
     """
+    cancel: Callable[[], None]
+    """The same for who may never have begun to read the events; nothing happens where all texts have ended."""
 
 
 class Generations:
@@ -92,7 +95,8 @@ class Generations:
             writer.submit([(request, sink(index)) for index, request in enumerate(requests)])
         except IptError as error:
             raise _invalid(error) from error
-        return Writing(key, _follow(queue, writer, [request.request_id for request in requests], ending))
+        ids = [request.request_id for request in requests]
+        return Writing(key, _follow(queue, writer, ids, ending), partial(writer.cancel, ids))
 
     def close(self) -> None:
         """Stop writing."""
@@ -156,7 +160,7 @@ def _failure(error: Exception) -> AppError:
     if isinstance(error, IptError):
         return _invalid(error)
     failure: AppError = GenerationFailedError()
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         failure = UnavailableError(
             "the model's memory does not suffice for this text now: try again, or ask for fewer tokens or beams",
             code="out_of_memory",

@@ -21,6 +21,7 @@ _SEARCH = text("""
 SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '600', true),
     set_config('enable_sort', 'off', true)
 """)
+_SEARCHED = text("SELECT set_config('enable_sort', 'on', true)")
 
 
 def add(session: Session, tenant_id: str, name: str) -> str:
@@ -85,6 +86,7 @@ def neighbors(session: Session, tenant_id: str, of: TaskVersion, limit: int) -> 
     found: Sequence[tuple[Task, int, float]] = []
     if _many(session, tenant_id, of):
         found = _tasks(session, tenant_id, _nearest_by_index(session, tenant_id, of, limit))
+        session.execute(_SEARCHED)
     if len(found) < limit:  # the index gives up after a number of rows, most of which may be other tenants'
         found = _tasks(session, tenant_id, _nearest(tenant_id, of, limit))
     return found

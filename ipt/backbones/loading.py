@@ -53,8 +53,11 @@ def load_backbone(
     another hash than expected, or of a model type that is not supported.
     """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if dtype is None and target.type == "cuda" and torch.cuda.is_bf16_supported():
-        dtype = torch.bfloat16
+    if dtype is None and target.type == "cuda":
+        with torch.cuda.device(target):
+            # Emulated, bfloat16 is slower than what the checkpoint has.
+            if torch.cuda.is_bf16_supported(including_emulation=False):
+                dtype = torch.bfloat16
     if spec == DEFAULT:
         if revision is not None:
             raise BackboneError("the default backbone has one revision: leave `revision` out", param="revision")

@@ -28,6 +28,7 @@ from ipt.generation.parameters import GenerationParameters
 from ipt.generation.prefix_cache import PrefixCache
 from ipt.generation.sampling import draw, next_tokens
 from ipt.generation.text_stream import TextStream
+from ipt.memory import is_out_of_memory
 from ipt.subspace.store import Subspace
 from ipt.task import BoundTask
 
@@ -371,7 +372,7 @@ class GenerationEngine:
     def _retreat(self, failure: _Failure) -> list[GenerationEvent]:
         """Let rows wait again that have failed together; a row that failed alone has failed for good."""
         rows, error = failure.rows, failure.error
-        out_of_memory = isinstance(error, torch.OutOfMemoryError)
+        out_of_memory = is_out_of_memory(error)
         log.warning("generation failed rows=%d error=%s", sum(row.width for row in rows), type(error).__name__)
         if out_of_memory:
             error.__traceback__ = None  # which holds on to tensors

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from ipt.generation.parameters import GenerationParameters
 
+LEAST_TEMPERATURE = 1e-30
+"""Lower ones are no number in single precision."""
+
 
 def next_tokens(logits: Tensor, rows: Sequence[GenerationParameters], draws: Sequence[float]) -> Tensor:
     """The next token of each row, [B], from `logits` [B, V].
@@ -40,7 +43,9 @@ def draw(seed: int, position: int) -> float:
 def _sample(logits: Tensor, rows: Sequence[GenerationParameters], draws: Sequence[float]) -> Tensor:
     """By inverting the cumulative distribution of the tokens that are left, the likeliest first."""
     device = logits.device
-    ordered, tokens = (logits / _column([row.temperature for row in rows], device)).sort(descending=True, stable=True)
+    # Behind the likeliest token, so that no temperature, however low, makes anything of it but a certainty.
+    temperatures = _column([max(row.temperature, LEAST_TEMPERATURE) for row in rows], device)
+    ordered, tokens = ((logits - logits.amax(dim=1, keepdim=True)) / temperatures).sort(descending=True, stable=True)
     vocabulary = logits.shape[1]
     ranks = _column([min(row.top_k or vocabulary, vocabulary) - 1 for row in rows], device, torch.long)
     ordered = ordered.masked_fill(ordered < ordered.gather(1, ranks), -torch.inf)

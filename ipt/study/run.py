@@ -13,7 +13,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from ipt.backbones.protocol import Backbone
-from ipt.errors import CheckpointError
+from ipt.errors import CheckpointError, DatasetError
 from ipt.evaluation import READOUTS, STARTS, Evaluation, EvaluationOptions, Measurement, other_rows, with_rows
 from ipt.evaluation_report import MeasurementFile, measure_missing
 from ipt.soft_prompts import read_prompts
@@ -136,16 +136,18 @@ class Study:
                     f"{split} tasks, dimension {dim}", found.subspaces[dim], tasks[split], options.methods
                 )
                 on_part(found)
+        try:
+            on_curve = with_rows(tasks["unseen"], max(options.curve), found.left_out) if options.curve else []
+        except DatasetError as error:
+            found.left_out.append(f"the curve over examples a label: {error.message}")
+            on_curve = []
         # A backbone that writes cannot be asked with one example a label.
         for per_label in (count for count in options.curve if count > 1 or self.backbone.family == "encoder"):
-            few = replace(options.evaluation, per_label=per_label)
-            found.curve[per_label] = self._measure(
-                f"{per_label} examples a label",
-                found.reference,
-                with_rows(tasks["unseen"], max(options.curve), found.left_out),
-                ("logistic regression", "IST"),
-                few,
-            )
+            if on_curve:
+                few = replace(options.evaluation, per_label=per_label)
+                found.curve[per_label] = self._measure(
+                    f"{per_label} examples a label", found.reference, on_curve, ("logistic regression", "IST"), few
+                )
         on_part(found)
         for name in options.ablations:
             found.ablations[name] = self._ablation(name, tasks["unseen"])

@@ -23,10 +23,15 @@ def mean_scores(answers: Sequence[str], wanted: Sequence[str]) -> dict[str, floa
     """The mean of each of `TEXT_SCORES` over pairs of texts, of which there must be one."""
     pairs = list(zip(answers, wanted, strict=True))
     return {
-        "exact_match": fmean(_bare(answer) == _bare(target) for answer, target in pairs),
+        "exact_match": fmean(exactly_matches(answer, target) for answer, target in pairs),
         "token_f1": fmean(token_f1(answer, target) for answer, target in pairs),
         "rouge_l": fmean(rouge_l(answer, target) for answer, target in pairs),
     }
+
+
+def exactly_matches(answer: str, wanted: str) -> bool:
+    """Whether two texts are the same but for white space."""
+    return answer.split() == wanted.split()
 
 
 def token_f1(answer: str, wanted: str) -> float:
@@ -62,7 +67,3 @@ def _longest_common(mine: Sequence[str], theirs: Sequence[str]) -> int:
 
 def _squad_words(text: str) -> list[str]:
     return [word for word in _PUNCTUATION.sub("", text.lower()).split() if word not in _ARTICLES]
-
-
-def _bare(text: str) -> str:
-    return " ".join(text.split())

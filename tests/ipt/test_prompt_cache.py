@@ -1,5 +1,7 @@
 """The prompts kept between batches: the right ones, decoded once, and never more than the memory they may take."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -56,3 +58,22 @@ def test_more_tasks_than_fit_are_answered_without_being_kept(decoder: CountingDe
         cache = cache_of(decoder, prompts)
         torch.testing.assert_close(cache.prompts(list(vectors), [2, 0, 1, 2]), wanted[[2, 0, 1, 2]])
         assert len(cache) == 0
+
+
+def test_a_prompt_that_was_not_written_is_not_taken_for_one_that_was(decoder: CountingDecoder) -> None:
+    class Failing(PromptCache):
+        fails = False
+
+        def _sent(self, numbers: Sequence[int]) -> torch.Tensor:
+            if self.fails:
+                raise torch.OutOfMemoryError
+            return super()._sent(numbers)
+
+    cache = Failing(decoder, torch.device("cpu"), torch.float32, max_bytes=2 * PROMPT_BYTES)
+    a, b, c = torch.randn(3, 8)
+    cache.prompts([a, b], [0, 1])
+    cache.fails = True
+    with pytest.raises(torch.OutOfMemoryError):
+        cache.prompts([c], [0])
+    cache.fails = False
+    torch.testing.assert_close(cache.prompts([c, b], [0, 1]), SubspaceDecoder.forward(decoder, torch.stack([c, b])))

@@ -52,3 +52,9 @@ def test_draws_are_even_and_of_seed_and_position_alone() -> None:
     assert drawn == [draw(seed, position) for seed in range(20) for position in range(50)]
     assert len(set(drawn)) == 1000
     assert torch.tensor(drawn).histc(bins=10, min=0, max=1).min() > 60
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-37, 5e-324])
+def test_a_temperature_near_zero_takes_the_likeliest(temperature: float) -> None:
+    logits = torch.tensor([[2.0, 9.0, -4.0, 8.0]])
+    assert next_tokens(logits, [GenerationParameters(temperature=temperature)], [0.999]).tolist() == [1]
