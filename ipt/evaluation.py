@@ -55,7 +55,7 @@ PT_LEARNING_RATES: dict[Family, tuple[float, ...]] = {
     "seq2seq": (0.01, 0.03, 0.1),
     "causal": (0.01, 0.03, 0.1),
 }
-"""Where PT is at its best, as measured on MiniLM and on the backbone of docs/text-universe.md."""
+"""Where PT is at its best, as measured on MiniLM and on the backbone of `benchmarks.text_universe`."""
 NEIGHBOURS = 5
 BATCH_ROWS = 64
 
