@@ -12,7 +12,7 @@ from app.db.models import INDEXED, INDEXED_DIM, SPREAD_DIMS, Adaptation, Dataset
 from app.ids import new_id
 
 EXACT_UP_TO = 10_000
-"""As many vectors are compared in about the time that the index takes to find so small a tenant's among a million."""
+"""Fewer vectors of a tenant are compared each: exactly, and within a second wherever in a large table they lie."""
 
 # For this transaction: the index goes on until it has found enough that the query wants, rather than filter what it
 # found once; it looks far enough around not to end in the wrong one of many narrow groups; and it is used whatever the
@@ -79,7 +79,7 @@ def neighbors(session: Session, tenant_id: str, of: TaskVersion, limit: int) -> 
 
     Each with its version and cosine similarity. A vector of zeros, the average task's, points nowhere: a task that has
     it is not among them, and has none itself. Where there are more than `EXACT_UP_TO` versions to compare, an index
-    finds the candidates, and may miss one in a hundred or so.
+    finds the candidates, and may miss some: the more, the more tasks there are (docs/decisions/0012).
     """
     if not np.any(of.vector):
         return []
