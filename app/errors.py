@@ -94,6 +94,11 @@ class UnavailableError(AppError):
     type = "unavailable_error"
 
 
+def stopping() -> UnavailableError:
+    """What callers are told at the end."""
+    return UnavailableError("the service is stopping", code="stopping", retry_after=5)
+
+
 _FAMILIES: tuple[type[AppError], ...] = (
     BadRequestError,
     AuthenticationError,

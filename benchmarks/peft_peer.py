@@ -19,8 +19,8 @@ from benchmarks.backbones import Measured
 from ipt.backbones.batching import right_padded
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.protocol import Backbone, TextBackbone
+from ipt.backbones.text import IGNORED
 
-IGNORED = -100
 Batch = dict[str, Tensor]
 
 

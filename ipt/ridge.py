@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+LABEL_SMOOTHING = 0.05
+"""Of the leave-one-out error as a loss, when a subspace is found and when a task is tuned in it."""
+
 
 def class_targets(classes: Tensor, num_classes: int) -> Tensor:
     """Class indices [N] to centred indicators [N, C]: 1 − 1/C for the class, −1/C for the others."""

@@ -11,8 +11,8 @@ from functools import partial
 from fastapi.concurrency import run_in_threadpool
 
 import ipt
-from app.errors import AppError, ConflictError, InvalidError, UnavailableError
-from app.generations.writer import Sink, Writer, stopping
+from app.errors import AppError, ConflictError, InvalidError, UnavailableError, stopping
+from app.generations.writer import Sink, Writer
 from app.ids import new_id
 from app.predictions.bound_tasks import TaskKey
 from app.predictions.service import Predictions, Question

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import ipt
-from app.errors import BusyError, UnavailableError
+from app.errors import BusyError, stopping
 from app.generations import metrics
 
 log = logging.getLogger(__name__)
@@ -149,8 +149,3 @@ class Writer:
 
 def _failed(request_id: str, error: Exception) -> ipt.TextFinished:
     return ipt.TextFinished(request_id, "failed", "", 0, 0, False, error)
-
-
-def stopping() -> UnavailableError:
-    """What callers are told at the end."""
-    return UnavailableError("the service is stopping", code="stopping", retry_after=5)

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import ipt
-from app.errors import AppError, BusyError, UnavailableError
+from app.errors import AppError, BusyError, stopping
 from app.predictions import metrics
 
 Row = tuple[ipt.BoundTask, list[int]]
@@ -89,7 +89,7 @@ class Batcher:
         request = _Request(rows, [prompt_length + len(ids) for _, ids in rows], Future(), time.monotonic())
         with self._changed:
             if self._closed:
-                raise _stopping()
+                raise stopping()
             # One request is let in whatever its size, or else a small queue would refuse a large one for ever.
             if self._waiting_rows and self._waiting_rows + len(rows) > self._queue_rows:
                 raise BusyError("too many predictions are waiting", code="prediction_queue_full", retry_after=1)
@@ -112,7 +112,7 @@ class Batcher:
                 break
             self._answer(parts)
         for request in self._queue:
-            _fail(request, _stopping())
+            _fail(request, stopping())
 
     def _next_batch(self) -> list[_Part]:
         """Wait for rows, then a little for company; empty when closed. This alone decides which rows ride together."""
@@ -201,7 +201,3 @@ def _succeed(request: _Request) -> None:
 def _fail(request: _Request, error: AppError) -> None:
     if not request.future.done() and request.future.set_running_or_notify_cancel():
         request.future.set_exception(error)
-
-
-def _stopping() -> UnavailableError:
-    return UnavailableError("the service is stopping", code="stopping", retry_after=5)

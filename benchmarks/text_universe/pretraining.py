@@ -19,11 +19,11 @@ from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTok
 
 from benchmarks.text_universe.tasks import VOCABULARY, UniverseTask
 from ipt.backbones.batching import right_padded
+from ipt.backbones.text import IGNORED
 from ipt.replacing import replacing
 
 INDEX = {word: index for index, word in enumerate(VOCABULARY)}
 PADDING, END = INDEX["<pad>"], INDEX["</s>"]
-IGNORED = -100
 WARMUP_STEPS = 100
 CHECKPOINT_EVERY_STEPS = 250
 

@@ -25,10 +25,9 @@ from ipt.backbones.protocol import Backbone, TextBackbone, TokenIds
 from ipt.errors import DatasetError
 from ipt.examples import Example, infer_kind, labels_of
 from ipt.readout import Embeddings
-from ipt.ridge import class_targets, gram, leave_one_out
+from ipt.ridge import LABEL_SMOOTHING, class_targets, gram, leave_one_out
 from ipt.task_folder import TEXTS_FOR_A_LABEL, FolderTask, sample_per_label
 
-CLASS_LABEL_SMOOTHING = 0.05
 TEXT_LABEL_SMOOTHING = 0.1
 """As in the reference."""
 
@@ -149,7 +148,7 @@ class EncoderTaskLosses(TaskLosses):
             kernel = gram(Embeddings(prompted, frozen.to(prompted)).features())
             classes = part.classes.to(kernel.device)
             scores = leave_one_out(kernel, class_targets(classes, int(classes.max()) + 1), log_ridge.exp())
-            losses.append(F.cross_entropy(log_scale.exp() * scores, classes, label_smoothing=CLASS_LABEL_SMOOTHING))
+            losses.append(F.cross_entropy(log_scale.exp() * scores, classes, label_smoothing=LABEL_SMOOTHING))
             correct.append((scores.argmax(1) == classes).float().mean())
         return torch.stack(losses), torch.stack(correct)
 

@@ -17,9 +17,7 @@ from torch.nn import functional as F
 
 from ipt.backbones.batching import sent
 from ipt.readout import Embeddings
-from ipt.ridge import class_targets, gram, leave_one_out
-
-LABEL_SMOOTHING = 0.05
+from ipt.ridge import LABEL_SMOOTHING, class_targets, gram, leave_one_out
 
 
 class Loss(ABC):
