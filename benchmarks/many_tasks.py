@@ -47,8 +47,11 @@ class Stored:
         return np.flatnonzero(self.newest & (self.tenant == tenant))
 
 
-def draw_vectors(count: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """[count, D]: groups of related tasks, around what the tasks of the shipped subspace are, and unmoved starts."""
+def draw_vectors(count: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+    """[count, D]: groups of related tasks, around what the tasks of the shipped subspace are, and unmoved starts.
+
+    With each the place of the start that it is, -1 where it moved.
+    """
     subspace = load_file(ROOT / "ipt" / "subspace" / "default" / "subspace.safetensors")
     found, starts = subspace["task_vectors"].astype(np.float32), subspace["initial_vectors"].astype(np.float32)
 
@@ -58,12 +61,13 @@ def draw_vectors(count: int, rng: np.random.Generator) -> NDArray[np.float32]:
     centres = found[rng.integers(0, len(found), max(1, count // TASKS_OF_A_CENTRE))]
     centres = centres + noise(len(centres), CENTRE_NOISE)
     drawn = np.empty((count, found.shape[1]), dtype=np.float32)
+    at = np.where(rng.random(count) < AT_A_START, rng.integers(0, len(starts), count), -1).astype(np.int16)
     for first in range(0, count, _BLOCK):
         block = drawn[first : first + _BLOCK]
         block[:] = centres[rng.integers(0, len(centres), len(block))] + noise(len(block), TASK_NOISE)
-        unmoved = rng.random(len(block)) < AT_A_START
-        block[unmoved] = starts[rng.integers(0, len(starts), int(unmoved.sum()))]
-    return drawn
+        of_block = at[first : first + len(block)]
+        block[of_block >= 0] = starts[of_block[of_block >= 0]]
+    return drawn, at
 
 
 def store(engine: Engine, task_id: str, count: int, show: Update) -> Stored:
@@ -78,7 +82,8 @@ def store(engine: Engine, task_id: str, count: int, show: Update) -> Stored:
     version = np.repeat([1, 2], [tasks, second])
     newest = np.arange(count) >= second
     adaptation_bytes = ids("adp", count, rng)
-    stored = Stored(names(task_bytes), names(adaptation_bytes), tenant, newest, draw_vectors(count, rng))
+    drawn, starts = draw_vectors(count, rng)
+    stored = Stored(names(task_bytes), names(adaptation_bytes), tenant, newest, drawn)
     with transaction(engine) as session:
         session.add_all([Tenant(id=name) for name in SHARES if session.get(Tenant, name) is None])
         made = session.scalars(
@@ -110,7 +115,23 @@ def store(engine: Engine, task_id: str, count: int, show: Update) -> Stored:
             copy_row(connection, "task_versions", ("task_id", task_id), {name: changes[name] for name in of_versions})
             connection.commit()
             show("task versions", rows.stop, count, over=rows.stop == count)
+        unmoved = np.flatnonzero(starts >= 0)
+        note_starts(connection, [(stored.task_ids[row], int(version[row]), int(starts[row])) for row in unmoved])
     return stored
+
+
+def note_starts(connection: psycopg.Connection[object], unmoved: Sequence[tuple[str, int, int]]) -> None:
+    """Say of task versions at which start they stand."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE unmoved (task_id text, version int, start smallint) ON COMMIT DROP")
+        with cursor.copy("COPY unmoved FROM STDIN") as copy:
+            for row in unmoved:
+                copy.write_row(row)
+        cursor.execute(
+            "UPDATE task_versions SET start = unmoved.start FROM unmoved"
+            " WHERE (task_versions.task_id, task_versions.version) = (unmoved.task_id, unmoved.version)"
+        )
+    connection.commit()
 
 
 def build_index(engine: Engine, show: Update) -> None:

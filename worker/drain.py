@@ -283,7 +283,9 @@ class Drainer:
             self._retry(job.lease, error)
             self._end_if_device_lost(error)
             return
-        tuned = Tuned(task.vector, task.readout, task.labels, task.kind, task.metrics, task.warnings)
+        _, subspace = self._core.load()
+        start = subspace.start_of(task.vector)
+        tuned = Tuned(task.vector, task.readout, task.labels, task.kind, task.metrics, task.warnings, start)
         self._unsaved.append(_Outcome("succeeded", job.lease, partial(lifecycle.succeed, lease=job.lease, tuned=tuned)))
 
     def _recover(self, error: Exception) -> None:

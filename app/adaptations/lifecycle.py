@@ -60,7 +60,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What a tuned adaptation leaves behind; `vector` is [D]."""
+    """What a tuned adaptation leaves behind; `vector` is [D], and `start` as `Subspace.start_of` tells it."""
 
     vector: np.ndarray[Any, np.dtype[np.float32]]
     readout: bytes | None
@@ -68,6 +68,7 @@ class Tuned:
     kind: str
     metrics: dict[str, Any]
     warnings: Sequence[str]
+    start: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +240,7 @@ def succeed(session: Session, lease: Lease, tuned: Tuned) -> bool:
             kind=tuned.kind,
             labels=list(tuned.labels),
             vector=tuned.vector,
+            start=tuned.start,
             readout=tuned.readout,
             metrics=tuned.metrics,
         )

@@ -10,6 +10,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     MetaData,
+    SmallInteger,
     String,
     Text,
     UniqueConstraint,
@@ -29,7 +30,7 @@ INDEXED_DIM = 250
 """Vectors of this length, the default, have an index by direction; an index takes one length."""
 SPREAD_DIMS = 16
 """What `spread_vector` adds to a vector, so that equal ones differ a little there (migration 0005)."""
-INDEXED = f"vector_dims(vector) = {INDEXED_DIM} AND vector_norm(vector) > 0"
+INDEXED = f"vector_dims(vector) = {INDEXED_DIM} AND vector_norm(vector) > 0 AND start IS NULL"
 
 _NOW = func.now()
 
@@ -216,11 +217,19 @@ class TaskVersion(Base):
         CheckConstraint(_one_of("kind", Kind), name="kind"),
         Index("ix_task_versions_tenant_id_subspace_id", "tenant_id", "subspace_id"),
         Index(
+            "ix_task_versions_start",
+            "tenant_id",
+            "subspace_id",
+            "start",
+            "task_id",
+            postgresql_where=text("start IS NOT NULL"),
+        ),
+        Index(
             "ix_task_versions_vector",
             literal_column(f"(spread_vector(vector, task_id)::halfvec({INDEXED_DIM + SPREAD_DIMS}))").label("spread"),
             postgresql_using="hnsw",
             postgresql_ops={"spread": "halfvec_cosine_ops"},
-            postgresql_with={"m": 16, "ef_construction": 200},
+            postgresql_with={"m": 16, "ef_construction": 100},
             postgresql_where=text(INDEXED),
         ),
     )
@@ -233,6 +242,8 @@ class TaskVersion(Base):
     kind: Mapped[Kind] = mapped_column(String)
     labels: Mapped[list[Any]]
     vector: Mapped[list[float]] = mapped_column(VECTOR())  # [D]; D differs by subspace; takes a numpy array too
+    # Where tuning kept the initial vector that it started at: its place among the subspace's. Equal numbers, equal vectors.
+    start: Mapped[int | None] = mapped_column(SmallInteger)
     readout: Mapped[bytes | None]
     metrics: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)

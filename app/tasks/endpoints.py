@@ -9,7 +9,7 @@ from app.dependencies import AdaptingTenantDep, SessionDep, TenantDep
 from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
 from app.fields import Id
 from app.pagination import After, Limit, Page, page_of
-from app.tasks import repository, service
+from app.tasks import neighbors, repository, service
 from app.tasks.schemas import DeletedView, NeighborView, TaskView, VectorView
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
@@ -55,9 +55,9 @@ def list_neighbors(
 ) -> Page[NeighborView]:
     """Your other tasks of the same subspace, the most similar vectors first."""
     own = service.version(session, tenant, task_id, None)
-    found = repository.neighbors(session, tenant, own, limit + 1)
-    neighbors = [
+    found = neighbors.neighbors(session, tenant, own, limit + 1)
+    views = [
         NeighborView(task_id=task.id, task_version=version, name=task.name, similarity=similarity)
         for task, version, similarity in found[:limit]
     ]
-    return Page(data=neighbors, has_more=len(found) > limit)
+    return Page(data=views, has_more=len(found) > limit)

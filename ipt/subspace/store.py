@@ -14,7 +14,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -60,6 +62,11 @@ class Subspace:
     @property
     def hidden_size(self) -> int:
         return self.decoder.hidden_size
+
+    def start_of(self, vector: NDArray[np.float32]) -> int | None:
+        """The place in `initial_vectors` of a task vector [D] that tuning left where it started, None if it moved."""
+        equal = (self.initial_vectors.cpu() == torch.as_tensor(vector)).all(dim=1).nonzero()
+        return int(equal[0]) if len(equal) else None
 
     @torch.no_grad()
     def compress(self, prompts: Tensor) -> Tensor:

@@ -45,6 +45,26 @@ def test_keys_that_are_there_may_adapt_and_predict(engine: Engine) -> None:
     assert (set(row.scopes), row.expires_at) == ({"adapt", "predict"}, None)
 
 
+def test_vectors_that_many_tasks_share_are_taken_for_starts(empty_database_url: str) -> None:
+    engine = make_engine(empty_database_url)
+    migrate.upgrade(engine, "0005")
+    with engine.begin() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        vectors = "(ARRAY[1, i / 220, 10 * greatest(i - 210, 0)])::vector"  # 210 equal, 10 others; 30 equal
+        connection.execute(
+            text(
+                "INSERT INTO task_versions (task_id, version, tenant_id, adaptation_id, subspace_id, kind, labels,"
+                " vector, metrics) SELECT 't' || i, 1, 'a', 'a' || i, 's', 'classification', '[]',"
+                f" CASE WHEN i < 220 THEN {vectors} ELSE '[0,0,0]' END, '{{}}' FROM generate_series(1, 250) i"
+            )
+        )
+    migrate.upgrade(engine)
+    with engine.connect() as connection:
+        counted = connection.execute(text("SELECT start, count(*) FROM task_versions GROUP BY start ORDER BY start"))
+        assert counted.all() == [(-1, 210), (None, 40)]
+    engine.dispose()
+
+
 def test_two_processes_may_migrate_at_once(empty_database_url: str) -> None:
     engines = [make_engine(empty_database_url) for _ in range(2)]
     threads = [threading.Thread(target=migrate.upgrade, args=(engine,)) for engine in engines]

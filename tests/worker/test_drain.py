@@ -123,6 +123,16 @@ def test_everything_queued_is_tuned_in_one_batch(
         assert 1 <= len(steps) <= 24
 
 
+@pytest.mark.parametrize(("steps", "start"), [(0, 0), (24, None)])
+def test_a_vector_that_never_moved_is_told_apart(
+    steps: int, start: int | None, drainer: Callable[..., Drainer], engine: Engine, enqueue: Enqueue, row: Row
+) -> None:
+    tuned = row(enqueue(hyperparameters=STEPS | {"steps": steps}))
+    run(drainer())
+    with transaction(engine) as session:
+        assert session.get_one(TaskVersion, (tuned.task_id, tuned.task_version)).start == start
+
+
 def test_a_job_joins_a_running_batch(drainer: Callable[..., Drainer], enqueue: Enqueue, row: Row) -> None:
     queued = [enqueue(hyperparameters=STEPS | {"steps": 200})]
     seen: list[tuple[str, ...]] = []

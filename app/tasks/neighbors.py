@@ -1,0 +1,121 @@
+"""Similar tasks: each vector compared where a tenant has few, by an index where there are many."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sqlalchemy import Float, Integer, String, TextualSelect, column, literal, select, text
+from sqlalchemy.orm import Session
+
+from app.db.models import INDEXED, INDEXED_DIM, SPREAD_DIMS, Task, TaskVersion
+
+EXACT_UP_TO = 10_000
+"""Fewer vectors of a tenant are compared each: exactly, and about as fast as by the index."""
+
+
+def _nearest(sql: str) -> TextualSelect:
+    """Task id, version and cosine distance of the nearest, for these conditions and parameters."""
+    others = "tenant_id = :tenant_id AND subspace_id = :subspace_id AND task_id <> :task_id"
+    newest = (
+        "NOT EXISTS (SELECT FROM task_versions newer WHERE newer.task_id = version_.task_id "
+        "AND newer.version > version_.version AND newer.subspace_id = :subspace_id)"
+    )
+    # The distance to a vector of zeros is NaN, which is above any number.
+    filled = sql.format(others=others, newest=newest, somewhere="distance <= 2", indexed=INDEXED)
+    return text(filled).columns(column("task_id", String), column("version", Integer), column("distance", Float))
+
+
+_EXACT = _nearest("""
+SELECT task_id, version, distance FROM (
+    SELECT task_id, version, vector <=> CAST(:vector AS vector) AS distance FROM task_versions WHERE {others}
+    ORDER BY distance, task_id
+    OFFSET 0
+) version_
+WHERE {newest} AND {somewhere}
+LIMIT :limit
+""")
+
+# Those that moved by the index, in about the right order; and of those that stand at a start, of which any number may
+# be equally near, some of each: one look for each start, however many tasks stand there.
+_BY_INDEX = _nearest(f"""
+WITH RECURSIVE starts AS (
+    SELECT min(start) AS start FROM task_versions
+    WHERE tenant_id = :tenant_id AND subspace_id = :subspace_id AND start IS NOT NULL
+    UNION ALL
+    SELECT (
+        SELECT min(start) FROM task_versions
+        WHERE tenant_id = :tenant_id AND subspace_id = :subspace_id AND start > starts.start
+    ) FROM starts WHERE start IS NOT NULL
+), moved AS (
+    SELECT task_id, version, vector <=> CAST(:vector AS vector) AS distance FROM task_versions version_
+    WHERE {{others}} AND {{indexed}} AND {{newest}}
+    ORDER BY spread_vector(vector, task_id)::halfvec({INDEXED_DIM + SPREAD_DIMS}) <=> CAST(:spread AS halfvec)
+    LIMIT 2 * :limit
+), unmoved AS (
+    SELECT at_start.* FROM starts CROSS JOIN LATERAL (
+        SELECT task_id, version, vector <=> CAST(:vector AS vector) AS distance FROM task_versions version_
+        WHERE {{others}} AND version_.start = starts.start AND {{newest}}
+        ORDER BY task_id
+        LIMIT :limit
+    ) at_start
+)
+SELECT task_id, version, distance FROM (SELECT * FROM moved UNION ALL SELECT * FROM unmoved) nearest
+WHERE {{somewhere}}
+ORDER BY distance, task_id
+LIMIT :limit
+""")
+# For the rest of the transaction: the index goes on until it has found enough that the query wants, rather than filter
+# what it found once; it looks around further than pgvector's 40; and it is used whatever the planner expects of sorting.
+_SEARCH = text("""
+SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '200', true),
+    set_config('enable_sort', 'off', true)
+""")
+
+
+def neighbors(session: Session, tenant_id: str, of: TaskVersion, limit: int) -> Sequence[tuple[Task, int, float]]:
+    """The tenant's other tasks in the same subspace whose newest vectors point most nearly the same way.
+
+    Each with its version and cosine similarity. A vector of zeros, the average task's, points nowhere: a task that has
+    it is not among them, and has none itself. Where there are more than `EXACT_UP_TO` versions to compare, an index
+    finds the candidates, and may miss some (docs/decisions/0012).
+    """
+    if not np.any(of.vector):
+        return []
+    found: Sequence[tuple[Task, int, float]] = []
+    if _many(session, tenant_id, of):
+        session.execute(_SEARCH)
+        found = _tasks(session, tenant_id, of, limit, _BY_INDEX)
+    if len(found) < limit:  # the index gives up after a number of rows, most of which may be other tenants'
+        found = _tasks(session, tenant_id, of, limit, _EXACT)
+    return found
+
+
+def _many(session: Session, tenant_id: str, of: TaskVersion) -> bool:
+    """Whether there are so many vectors to compare, and of such a length, that the index is worth it."""
+    if len(of.vector) != INDEXED_DIM:
+        return False
+    of_subspace = select(literal(1)).where(
+        TaskVersion.tenant_id == tenant_id, TaskVersion.subspace_id == of.subspace_id
+    )
+    return session.scalar(of_subspace.offset(EXACT_UP_TO).limit(1)) is not None
+
+
+def _tasks(
+    session: Session, tenant_id: str, of: TaskVersion, limit: int, nearest: TextualSelect
+) -> Sequence[tuple[Task, int, float]]:
+    near = nearest.subquery("near")
+    values = [float(value) for value in of.vector]
+    rows = session.execute(
+        select(Task, near.c.version, 1 - near.c.distance)
+        .join(near, near.c.task_id == Task.id)
+        .where(Task.tenant_id == tenant_id)
+        .order_by(near.c.distance, Task.id),
+        {
+            "tenant_id": tenant_id,
+            "subspace_id": of.subspace_id,
+            "task_id": of.task_id,
+            "vector": str(values),
+            "spread": str(values + [0.0] * SPREAD_DIMS),
+            "limit": limit,
+        },
+    )
+    return [(task, number, float(similarity)) for task, number, similarity in rows]
