@@ -242,7 +242,6 @@ def succeed(session: Session, lease: Lease, tuned: Tuned) -> bool:
             vector=tuned.vector,
             start=tuned.start,
             readout=tuned.readout,
-            metrics=tuned.metrics,
         )
     )
     session.flush()

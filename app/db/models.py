@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, TIMESTAMP
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Kind = Literal["classification", "text2text"]
@@ -242,8 +242,9 @@ class TaskVersion(Base):
     kind: Mapped[Kind] = mapped_column(String)
     labels: Mapped[list[Any]]
     vector: Mapped[list[float]] = mapped_column(VECTOR())  # [D]; D differs by subspace; takes a numpy array too
-    # Where tuning kept the initial vector that it started at: its place among the subspace's. Equal numbers, equal vectors.
+    # Where tuning kept the initial vector that it started at, its place among the subspace's: equal ones, equal vectors.
     start: Mapped[int | None] = mapped_column(SmallInteger)
     readout: Mapped[bytes | None]
-    metrics: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+    adaptation: Mapped[Adaptation] = relationship(lazy="raise", viewonly=True)  # which has the metrics

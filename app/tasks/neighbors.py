@@ -19,8 +19,9 @@ def _nearest(sql: str) -> TextualSelect:
         "NOT EXISTS (SELECT FROM task_versions newer WHERE newer.task_id = version_.task_id "
         "AND newer.version > version_.version AND newer.subspace_id = :subspace_id)"
     )
-    # The distance to a vector of zeros is NaN, which is above any number.
-    filled = sql.format(others=others, newest=newest, somewhere="distance <= 2", indexed=INDEXED)
+    spread = f"spread_vector(vector, task_id)::halfvec({INDEXED_DIM + SPREAD_DIMS})"
+    somewhere = "distance <= 2"  # the distance to a vector of zeros is NaN, which is above any number
+    filled = sql.format(others=others, newest=newest, somewhere=somewhere, indexed=INDEXED, spread=spread)
     return text(filled).columns(column("task_id", String), column("version", Integer), column("distance", Float))
 
 
@@ -36,7 +37,7 @@ LIMIT :limit
 
 # Those that moved by the index, in about the right order; and of those that stand at a start, of which any number may
 # be equally near, some of each: one look for each start, however many tasks stand there.
-_BY_INDEX = _nearest(f"""
+_BY_INDEX = _nearest("""
 WITH RECURSIVE starts AS (
     SELECT min(start) AS start FROM task_versions
     WHERE tenant_id = :tenant_id AND subspace_id = :subspace_id AND start IS NOT NULL
@@ -47,24 +48,24 @@ WITH RECURSIVE starts AS (
     ) FROM starts WHERE start IS NOT NULL
 ), moved AS (
     SELECT task_id, version, vector <=> CAST(:vector AS vector) AS distance FROM task_versions version_
-    WHERE {{others}} AND {{indexed}} AND {{newest}}
-    ORDER BY spread_vector(vector, task_id)::halfvec({INDEXED_DIM + SPREAD_DIMS}) <=> CAST(:spread AS halfvec)
+    WHERE {others} AND {indexed} AND {newest}
+    ORDER BY {spread} <=> CAST(:spread AS halfvec)
     LIMIT 2 * :limit
 ), unmoved AS (
     SELECT at_start.* FROM starts CROSS JOIN LATERAL (
         SELECT task_id, version, vector <=> CAST(:vector AS vector) AS distance FROM task_versions version_
-        WHERE {{others}} AND version_.start = starts.start AND {{newest}}
+        WHERE {others} AND version_.start = starts.start AND {newest}
         ORDER BY task_id
         LIMIT :limit
     ) at_start
 )
 SELECT task_id, version, distance FROM (SELECT * FROM moved UNION ALL SELECT * FROM unmoved) nearest
-WHERE {{somewhere}}
+WHERE {somewhere}
 ORDER BY distance, task_id
 LIMIT :limit
 """)
 # For the rest of the transaction: the index goes on until it has found enough that the query wants, rather than filter
-# what it found once; it looks around further than pgvector's 40; and it is used whatever the planner expects of sorting.
+# what it found once; it looks around further than by pgvector's default; and it is used whatever the planner expects.
 _SEARCH = text("""
 SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '200', true),
     set_config('enable_sort', 'off', true)

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from sqlalchemy import Select, delete, select, update
-from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm import Session, defer, joinedload
 
 from app.db.models import Adaptation, Dataset, Task, TaskVersion
 from app.ids import new_id
@@ -44,7 +44,11 @@ def versions(session: Session, tenant_id: str, task_ids: Collection[str]) -> dic
         select(TaskVersion)
         .where(TaskVersion.tenant_id == tenant_id, TaskVersion.task_id.in_(task_ids))
         .order_by(TaskVersion.version)
-        .options(defer(TaskVersion.vector, raiseload=True), defer(TaskVersion.readout, raiseload=True))
+        .options(
+            defer(TaskVersion.vector, raiseload=True),
+            defer(TaskVersion.readout, raiseload=True),
+            joinedload(TaskVersion.adaptation).load_only(Adaptation.metrics),
+        )
     )
     for row in session.scalars(query):
         by_task[row.task_id].append(row)

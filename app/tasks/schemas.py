@@ -25,7 +25,7 @@ class VersionView(BaseModel):
             kind=row.kind,
             labels=row.labels,
             subspace_id=row.subspace_id,
-            metrics=row.metrics,
+            metrics=row.adaptation.metrics or {},
             adaptation_id=row.adaptation_id,
             created_at=row.created_at,
         )

@@ -58,9 +58,7 @@ def add_version(
     )  # fmt: skip
     session.flush()
     session.add(
-        TaskVersion(
-            version=version, adaptation_id=adaptation_id, labels=[], vector=vector, start=start, metrics={}, **made
-        )
+        TaskVersion(version=version, adaptation_id=adaptation_id, labels=[], vector=vector, start=start, **made)
     )
 
 

@@ -1,0 +1,23 @@
+"""A task version's metrics are those of the adaptation that made it, which has them."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.drop_column("task_versions", "metrics")
+
+
+def downgrade() -> None:
+    op.add_column("task_versions", sa.Column("metrics", JSONB))
+    op.execute(
+        "UPDATE task_versions SET metrics = coalesce(adaptations.metrics, '{}') "
+        "FROM adaptations WHERE adaptations.id = task_versions.adaptation_id"
+    )
+    op.alter_column("task_versions", "metrics", nullable=False)
