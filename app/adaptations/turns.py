@@ -4,12 +4,11 @@ A tenant's nth oldest queued adaptation has turn n + the number that it has runn
 equal ones the tenant who was served the longest ago. So whoever waits is reached: serving others puts them behind.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
-
-from app.db.models import Adaptation, Tenant
 
 # `waiting` looks into the index once for each tenant, whatever the length of the queues. Nobody but the first `room`
 # of them can have one of the first `room` turns, since each has an adaptation that waits. The rows are locked last, and
@@ -42,34 +41,23 @@ WITH RECURSIVE claimable AS NOT MATERIALIZED (
 ), shares AS (
     SELECT tenant_id, served_at, running, count(*) AS share FROM turns GROUP BY tenant_id, served_at, running
 ), locked AS (
-    SELECT shares.*, queue.id, queue.created_at FROM shares CROSS JOIN LATERAL (
-        SELECT id, created_at FROM adaptations
+    SELECT shares.*, queue.id, queue.created_at, queue.attempt FROM shares CROSS JOIN LATERAL (
+        SELECT id, created_at, attempt FROM adaptations
         WHERE state = 'queued' AND (subspace_id = :subspace_id OR subspace_id IS NULL)
             AND tenant_id = shares.tenant_id
         ORDER BY created_at, id LIMIT shares.share
         FOR UPDATE SKIP LOCKED
     ) queue
 )
-SELECT id FROM locked
+SELECT id, attempt FROM locked
 ORDER BY running + row_number() OVER (PARTITION BY tenant_id ORDER BY created_at, id),
     served_at NULLS FIRST, created_at, id
 """)
 
 
-def next_in_turn(session: Session, subspace_id: str, room: int) -> Sequence[Adaptation]:
-    """The queued adaptations of this subspace, or of none, whose turn it is, in their order; locked, at most `room`."""
-    ids = session.scalars(_NEXT, {"subspace_id": subspace_id, "room": room}).all()
-    rows = session.scalars(select(Adaptation).where(Adaptation.id.in_(ids)).execution_options(populate_existing=True))
-    by_id = {row.id: row for row in rows}
-    return [by_id[adaptation_id] for adaptation_id in ids]
+def next_in_turn(session: Session, subspace_id: str, room: int) -> Sequence[Row[Any]]:
+    """`id` and `attempt` of the queued adaptations of this subspace, or of none, whose turn it is; at most `room`.
 
-
-def serve(session: Session, tenant_ids: Collection[str]) -> None:
-    """Note that these tenants had their turn; one whom another worker is serving at this moment is left to that one."""
-    free = select(Tenant.id).where(Tenant.id.in_(tenant_ids)).with_for_update(skip_locked=True, key_share=True)
-    session.execute(
-        update(Tenant)
-        .where(Tenant.id.in_(free))
-        .values(served_at=func.now())
-        .execution_options(synchronize_session=False)
-    )
+    They are in the order of their turns, and locked. Whoever takes them up notes that their tenants were served.
+    """
+    return session.execute(_NEXT, {"subspace_id": subspace_id, "room": room}).all()
