@@ -79,8 +79,18 @@ class Reaped:
     state: str
 
 
+_FIRST_EVENT = text("INSERT INTO adaptation_events (adaptation_id, seq, type) VALUES (:id, 1, 'queued')")
+
+
+def enqueue(session: Session, adaptation: Adaptation) -> None:
+    """Store a new adaptation, and its first event."""
+    session.add(adaptation)
+    session.flush()
+    session.execute(_FIRST_EVENT, {"id": adaptation.id})
+
+
 def append_event(session: Session, adaptation_id: str, event_type: str, data: dict[str, Any] | None = None) -> None:
-    """Add the next event. The caller has locked the adaptation's row, or just inserted it: numbers have no gaps."""
+    """Add the next event. The caller has locked the adaptation's row, so numbers have no gaps."""
     last = select(func.coalesce(func.max(AdaptationEvent.seq), 0)).where(AdaptationEvent.adaptation_id == adaptation_id)
     seq = session.execute(last).scalar_one() + 1
     session.add(AdaptationEvent(adaptation_id=adaptation_id, seq=seq, type=event_type, data=data or {}))
