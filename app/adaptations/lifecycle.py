@@ -302,7 +302,10 @@ def retry(session: Session, lease: Lease, *, max_attempts: int, error: ErrorBody
 
 
 def reap(session: Session, *, max_attempts: int) -> list[Reaped]:
-    """Queue again, or fail at `max_attempts`, whatever has an expired lease: its worker was lost."""
+    """Queue again, or fail at `max_attempts`, whatever has an expired lease: its worker was lost.
+
+    Tenants who have nothing left are taken from among those who wait.
+    """
     expired = session.scalars(
         select(Adaptation)
         .where(Adaptation.state == "running", Adaptation.lease_until < func.now())
@@ -314,6 +317,7 @@ def reap(session: Session, *, max_attempts: int) -> list[Reaped]:
             _fail(session, row, WORKER_LOST)
         else:
             _queue_again(session, row, "worker_lost")
+    turns.forget_idle(session)
     return [Reaped(row.id, row.attempt, row.state) for row in expired]
 
 
