@@ -197,6 +197,8 @@ def queue(engine: Engine, tenants: Sequence[str], count: int, show: Update) -> N
             copy_row(connection, "adaptations", ("id", adaptation_id), common | own)
             connection.commit()
             show("queued adaptations", rows.stop, count, over=rows.stop == count)
+        # The copies set off no trigger.
+        connection.execute("UPDATE tenants SET waiting_since = now() WHERE id = ANY(%s)", (list(tenants),))
     tidy(engine)
 
 

@@ -127,7 +127,9 @@ def configure(folder: Path) -> None:
     with embedded_postgres(folder) as database_url:
         engine = make_engine(database_url)
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text(f"ALTER SYSTEM SET shared_buffers = '{psutil.virtual_memory().total // 4 >> 20}MB'"))
+            connection.execute(
+                text(f"ALTER SYSTEM SET shared_buffers = '{psutil.virtual_memory().total // 4 >> 20}MB'")
+            )
         engine.dispose()
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from app.settings import Settings
 from app.validation import explain
-from worker import log
+from worker import log, priority
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.database_url is None:
         parser.error("IPT_DATABASE_URL is not set; in the embedded mode `ipt serve` runs the worker itself")
     log.configure(settings.log_format)
+    if arguments.parent_pid is not None:
+        priority.give_way()
     if settings.redis_url is not None and not arguments.poll:
         from worker.celery_app import run
 

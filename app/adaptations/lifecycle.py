@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from sqlalchemy import exists, func, insert, literal, select, update
+from sqlalchemy import exists, func, select, text, update
 from sqlalchemy.orm import Session
 
 from app.adaptations import metrics, turns
-from app.db.models import FINISHED, Adaptation, AdaptationEvent, Dataset, State, Task, TaskVersion
+from app.db.models import FINISHED, Adaptation, AdaptationEvent, State, Task, TaskVersion
 from app.db.session import after_commit
 
 # The shape that the API gives to every error: {"message", "type", "param", "code"}.
@@ -80,8 +80,18 @@ class Reaped:
     state: str
 
 
+_FIRST_EVENT = text("INSERT INTO adaptation_events (adaptation_id, seq, type) VALUES (:id, 1, 'queued')")
+
+
+def enqueue(session: Session, adaptation: Adaptation) -> None:
+    """Store a new adaptation, and its first event."""
+    session.add(adaptation)
+    session.flush()
+    session.execute(_FIRST_EVENT, {"id": adaptation.id})
+
+
 def append_event(session: Session, adaptation_id: str, event_type: str, data: dict[str, Any] | None = None) -> None:
-    """Add the next event. The caller has locked the adaptation's row, or just inserted it: numbers have no gaps."""
+    """Add the next event. The caller has locked the adaptation's row, so numbers have no gaps."""
     last = select(func.coalesce(func.max(AdaptationEvent.seq), 0)).where(AdaptationEvent.adaptation_id == adaptation_id)
     seq = session.execute(last).scalar_one() + 1
     session.add(AdaptationEvent(adaptation_id=adaptation_id, seq=seq, type=event_type, data=data or {}))
@@ -107,6 +117,31 @@ def may_share_a_batch(attempts: Sequence[int], running: int) -> int:
     return next((i for i, attempt in enumerate(attempts) if attempt > 0), len(attempts))
 
 
+# A statement after the one that locked the rows, so that it sees every event of whoever had them before. A tenant whom
+# another worker is serving at this moment is left to that one.
+_TAKE_UP = text("""
+WITH taken AS (
+    UPDATE adaptations
+    SET state = 'running', subspace_id = :subspace_id, attempt = attempt + 1, worker_id = :worker_id,
+        lease_token = gen_random_uuid(), lease_until = now() + :lease, started_at = coalesce(started_at, now())
+    WHERE id = ANY(:ids)
+    RETURNING id, tenant_id, task_id, dataset_id, lease_token, attempt, kind, hyperparameters, checkpoint, step, steps,
+        CASE WHEN started_at = now() THEN started_at - created_at END AS queued_for
+), event AS (
+    INSERT INTO adaptation_events (adaptation_id, seq, type, data)
+    SELECT id, 1 + (SELECT coalesce(max(seq), 0) FROM adaptation_events WHERE adaptation_id = taken.id), 'running',
+        jsonb_build_object('attempt', attempt, 'step', step)
+    FROM taken
+), served AS (
+    UPDATE tenants SET served_at = now() WHERE id IN (
+        SELECT id FROM tenants WHERE id IN (SELECT tenant_id FROM taken) FOR NO KEY UPDATE SKIP LOCKED
+    )
+)
+SELECT taken.*, datasets.examples, datasets.validation_examples
+FROM taken JOIN datasets ON datasets.id = taken.dataset_id
+""")
+
+
 def claim(
     session: Session, *, subspace_id: str, worker_id: str, lease_seconds: float, room: int, running: int
 ) -> list[Claimed]:
@@ -115,60 +150,33 @@ def claim(
     Rows that another worker is claiming at this moment are skipped, never waited for.
     """
     queued = turns.next_in_turn(session, subspace_id, room)
-    joining = queued[: may_share_a_batch([row.attempt for row in queued], running)]
-    if joining:
-        turns.serve(session, {row.tenant_id for row in joining})
-        _take_up(session, joining, subspace_id=subspace_id, worker_id=worker_id, lease_seconds=lease_seconds)
-    used = select(Dataset).where(Dataset.id.in_({row.dataset_id for row in joining}))
-    datasets = {dataset.id: dataset for dataset in session.scalars(used)} if joining else {}
-    claimed = []
-    for row in joining:
-        assert row.lease_token is not None
-        dataset = datasets[row.dataset_id]
-        claimed.append(
-            Claimed(
-                lease=Lease(row.id, row.task_id, row.lease_token),
-                attempt=row.attempt,
-                kind=row.kind,
-                hyperparameters=row.hyperparameters,
-                examples=dataset.examples,
-                validation_examples=dataset.validation_examples,
-                checkpoint=row.checkpoint,
-                step=row.step,
-                steps=row.steps,
-            )
+    joining = [row.id for row in queued[: may_share_a_batch([row.attempt for row in queued], running)]]
+    if not joining:
+        return []
+    given = {
+        "ids": joining,
+        "subspace_id": subspace_id,
+        "worker_id": worker_id,
+        "lease": timedelta(seconds=lease_seconds),
+    }
+    taken = {row.id: row for row in session.execute(_TAKE_UP, given)}
+    for row in taken.values():
+        if row.queued_for is not None:
+            after_commit(session, partial(metrics.QUEUE_SECONDS.observe, row.queued_for.total_seconds()))
+    return [
+        Claimed(
+            lease=Lease(row.id, row.task_id, row.lease_token),
+            attempt=row.attempt,
+            kind=row.kind,
+            hyperparameters=row.hyperparameters,
+            examples=row.examples,
+            validation_examples=row.validation_examples,
+            checkpoint=row.checkpoint,
+            step=row.step,
+            steps=row.steps,
         )
-    return claimed
-
-
-def _take_up(
-    session: Session, rows: Sequence[Adaptation], *, subspace_id: str, worker_id: str, lease_seconds: float
-) -> None:
-    """Set all of these rows to running, with a lease each and an event, in two statements."""
-    first = [row for row in rows if row.started_at is None]
-    ids = [row.id for row in rows]
-    session.execute(
-        update(Adaptation)
-        .where(Adaptation.id.in_(ids))
-        .values(
-            state="running",
-            subspace_id=subspace_id,
-            attempt=Adaptation.attempt + 1,
-            worker_id=worker_id,
-            lease_token=func.gen_random_uuid(),
-            lease_until=func.now() + timedelta(seconds=lease_seconds),
-            started_at=func.coalesce(Adaptation.started_at, func.now()),
-        )
-        .execution_options(synchronize_session=False)
-    )
-    session.scalars(select(Adaptation).where(Adaptation.id.in_(ids)).execution_options(populate_existing=True)).all()
-    for row in first:
-        assert row.started_at is not None
-        after_commit(session, partial(metrics.QUEUE_SECONDS.observe, (row.started_at - row.created_at).total_seconds()))
-    last = select(func.coalesce(func.max(AdaptationEvent.seq), 0)).where(AdaptationEvent.adaptation_id == Adaptation.id)
-    data = func.jsonb_build_object("attempt", Adaptation.attempt, "step", Adaptation.step)
-    running = select(Adaptation.id, last.scalar_subquery() + 1, literal("running"), data).where(Adaptation.id.in_(ids))
-    session.execute(insert(AdaptationEvent).from_select(["adaptation_id", "seq", "type", "data"], running))
+        for row in (taken[adaptation_id] for adaptation_id in joining)
+    ]
 
 
 def held(session: Session, leases: Sequence[Lease]) -> dict[str, bool]:
@@ -295,7 +303,10 @@ def retry(session: Session, lease: Lease, *, max_attempts: int, error: ErrorBody
 
 
 def reap(session: Session, *, max_attempts: int) -> list[Reaped]:
-    """Queue again, or fail at `max_attempts`, whatever has an expired lease: its worker was lost."""
+    """Queue again, or fail at `max_attempts`, whatever has an expired lease: its worker was lost.
+
+    Tenants who have nothing left are taken from among those who wait.
+    """
     expired = session.scalars(
         select(Adaptation)
         .where(Adaptation.state == "running", Adaptation.lease_until < func.now())
@@ -307,6 +318,7 @@ def reap(session: Session, *, max_attempts: int) -> list[Reaped]:
             _fail(session, row, WORKER_LOST)
         else:
             _queue_again(session, row, "worker_lost")
+    turns.forget_idle(session)
     return [Reaped(row.id, row.attempt, row.state) for row in expired]
 
 

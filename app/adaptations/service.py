@@ -56,7 +56,8 @@ def create(
         BusyError: the tenant has as many that have not ended as one may have.
         UnavailableError: nobody tunes in that subspace.
     """
-    body_hash = _hash(body.model_dump(mode="json"))
+    content = body.model_dump(mode="json")
+    body_hash = _hash(content)
     if idempotency_key is not None:
         earlier = repository.by_idempotency_key(session, tenant_id, idempotency_key)
         if earlier is not None:
@@ -92,7 +93,7 @@ def create(
         tenant_id=tenant_id,
         task_id=task_id,
         task_version=version,
-        dataset_id=_keep_dataset(session, tenant_id, body),
+        dataset_id=_keep_dataset(session, tenant_id, content),
         subspace_id=body.subspace,
         kind=kind,
         hyperparameters=hyperparameters,
@@ -102,12 +103,9 @@ def create(
         idempotency_key=idempotency_key,
         body_hash=body_hash,
     )
-    session.add(adaptation)
-    session.flush()
-    lifecycle.append_event(session, adaptation.id, "queued")
+    lifecycle.enqueue(session, adaptation)
     line = "adaptation_created adaptation=%s task=%s request=%s"
     after_commit(session, partial(log.info, line, adaptation.id, task_id, request_id.get()))
-    session.refresh(adaptation)
     return adaptation, False
 
 
@@ -237,10 +235,9 @@ def _next_version(session: Session, tenant_id: str, body: AdaptationInput) -> tu
     return body.task_id, version
 
 
-def _keep_dataset(session: Session, tenant_id: str, body: AdaptationInput) -> str:
-    content = body.model_dump(mode="json", include={"examples", "validation_examples"})
-    examples, validation_examples = content["examples"], content["validation_examples"]
-    return repository.keep_dataset(session, tenant_id, _hash(content), examples, validation_examples)
+def _keep_dataset(session: Session, tenant_id: str, content: dict[str, Any]) -> str:
+    examples = {name: content[name] for name in ("examples", "validation_examples")}
+    return repository.keep_dataset(session, tenant_id, _hash(examples), **examples)
 
 
 def _resolved(given: HyperparametersInput) -> dict[str, Any]:

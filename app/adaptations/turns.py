@@ -4,34 +4,33 @@ A tenant's nth oldest queued adaptation has turn n + the number that it has runn
 equal ones the tenant who was served the longest ago. So whoever waits is reached: serving others puts them behind.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import ColumnElement, Row, exists, literal, select, text, update
 from sqlalchemy.orm import Session
 
-from app.db.models import Adaptation, Tenant
+from app.db.models import Adaptation, State, Tenant
 
-# `waiting` looks into the index once for each tenant, whatever the length of the queues. Nobody but the first `room`
-# of them can have one of the first `room` turns, since each has an adaptation that waits. The rows are locked last, and
-# no more of them than are taken: another worker's are skipped for the next of the same tenant.
+# Tenants who have nothing running come first, in the order of their index, which is read until `room` of them are found
+# to wait; then those who have. Nobody but the first `room` of either can have one of the first `room` turns, since each
+# has an adaptation that waits. The rows are locked last, and no more of them than are taken: another worker's are
+# skipped for the next of the same tenant.
 _NEXT = text("""
-WITH RECURSIVE claimable AS NOT MATERIALIZED (
+WITH claimable AS NOT MATERIALIZED (
     SELECT id, tenant_id, created_at FROM adaptations
     WHERE state = 'queued' AND (subspace_id = :subspace_id OR subspace_id IS NULL)
-), waiting AS (
-    (SELECT tenant_id, created_at FROM claimable ORDER BY tenant_id, created_at LIMIT 1)
-    UNION ALL
-    SELECT following.* FROM waiting CROSS JOIN LATERAL (
-        SELECT tenant_id, created_at FROM claimable
-        WHERE tenant_id > waiting.tenant_id ORDER BY tenant_id, created_at LIMIT 1
-    ) following
 ), running AS (
     SELECT tenant_id, count(*) AS jobs FROM adaptations WHERE state = 'running' GROUP BY tenant_id
 ), first AS (
-    SELECT waiting.tenant_id, tenants.served_at, coalesce(running.jobs, 0) AS running
-    FROM waiting JOIN tenants ON tenants.id = waiting.tenant_id LEFT JOIN running USING (tenant_id)
-    ORDER BY coalesce(running.jobs, 0), tenants.served_at NULLS FIRST, waiting.created_at
-    LIMIT :room
+    (SELECT id AS tenant_id, served_at, 0 AS running FROM tenants
+    CROSS JOIN LATERAL (SELECT FROM claimable WHERE tenant_id = tenants.id LIMIT 1) waiting
+    WHERE waiting_since IS NOT NULL AND id NOT IN (SELECT tenant_id FROM running)
+    ORDER BY served_at NULLS FIRST, waiting_since LIMIT :room)
+    UNION ALL
+    (SELECT id, served_at, jobs FROM running JOIN tenants ON id = tenant_id
+    CROSS JOIN LATERAL (SELECT FROM claimable WHERE tenant_id = tenants.id LIMIT 1) waiting
+    ORDER BY jobs, served_at LIMIT :room)
 ), turns AS (
     SELECT first.*, queue.created_at, queue.place FROM first CROSS JOIN LATERAL (
         SELECT created_at, row_number() OVER (ORDER BY created_at, id) AS place FROM claimable
@@ -42,34 +41,44 @@ WITH RECURSIVE claimable AS NOT MATERIALIZED (
 ), shares AS (
     SELECT tenant_id, served_at, running, count(*) AS share FROM turns GROUP BY tenant_id, served_at, running
 ), locked AS (
-    SELECT shares.*, queue.id, queue.created_at FROM shares CROSS JOIN LATERAL (
-        SELECT id, created_at FROM adaptations
+    SELECT shares.*, queue.id, queue.created_at, queue.attempt FROM shares CROSS JOIN LATERAL (
+        SELECT id, created_at, attempt FROM adaptations
         WHERE state = 'queued' AND (subspace_id = :subspace_id OR subspace_id IS NULL)
             AND tenant_id = shares.tenant_id
         ORDER BY created_at, id LIMIT shares.share
         FOR UPDATE SKIP LOCKED
     ) queue
 )
-SELECT id FROM locked
+SELECT id, attempt FROM locked
 ORDER BY running + row_number() OVER (PARTITION BY tenant_id ORDER BY created_at, id),
     served_at NULLS FIRST, created_at, id
 """)
 
 
-def next_in_turn(session: Session, subspace_id: str, room: int) -> Sequence[Adaptation]:
-    """The queued adaptations of this subspace, or of none, whose turn it is, in their order; locked, at most `room`."""
-    ids = session.scalars(_NEXT, {"subspace_id": subspace_id, "room": room}).all()
-    rows = session.scalars(select(Adaptation).where(Adaptation.id.in_(ids)).execution_options(populate_existing=True))
-    by_id = {row.id: row for row in rows}
-    return [by_id[adaptation_id] for adaptation_id in ids]
+def next_in_turn(session: Session, subspace_id: str, room: int) -> Sequence[Row[Any]]:
+    """`id` and `attempt` of the queued adaptations of this subspace, or of none, whose turn it is; at most `room`.
+
+    They are in the order of their turns, and locked. Whoever takes them up notes that their tenants were served.
+    """
+    return session.execute(_NEXT, {"subspace_id": subspace_id, "room": room}).all()
 
 
-def serve(session: Session, tenant_ids: Collection[str]) -> None:
-    """Note that these tenants had their turn; one whom another worker is serving at this moment is left to that one."""
-    free = select(Tenant.id).where(Tenant.id.in_(tenant_ids)).with_for_update(skip_locked=True, key_share=True)
-    session.execute(
-        update(Tenant)
-        .where(Tenant.id.in_(free))
-        .values(served_at=func.now())
-        .execution_options(synchronize_session=False)
-    )
+def forget_idle(session: Session) -> None:
+    """Note who has nothing queued or running any more, so that claims need not look for it."""
+    idle = (Tenant.waiting_since.is_not(None), ~_has("queued"), ~_has("running"))
+    # Queueing holds a foreign key's lock on the tenant until it is committed. So where the row can be locked for update
+    # nobody is queueing, and the statement after that sees whoever has queued before.
+    locked = session.scalars(select(Tenant.id).where(*idle).with_for_update(skip_locked=True)).all()
+    if locked:
+        session.execute(
+            update(Tenant)
+            .where(Tenant.id.in_(locked), *idle)
+            .values(waiting_since=None)
+            .execution_options(synchronize_session=False)
+        )
+
+
+def _has(state: State) -> ColumnElement[bool]:
+    """Written out, since a plan that serves every state could use none of the indexes of one."""
+    state_is = Adaptation.state == literal(state, literal_execute=True)
+    return exists().where(Adaptation.tenant_id == Tenant.id, state_is)

@@ -60,13 +60,26 @@ class Base(DeclarativeBase):
 
 
 class Tenant(Base):
-    """`served_at` is when a worker last took up an adaptation of this tenant's; it orders their turns."""
+    """`served_at` is when a worker last took up an adaptation of this tenant's; it orders their turns.
+
+    `waiting_since` is set for all who have an adaptation queued or running, by a trigger (migration 0006), and cleared
+    some time after they have none (`turns.forget_idle`).
+    """
 
     __tablename__ = "tenants"
+    __table_args__ = (
+        Index(
+            "ix_tenants_waiting",
+            text("served_at NULLS FIRST"),
+            "waiting_since",
+            postgresql_where=text("waiting_since IS NOT NULL"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     served_at: Mapped[datetime | None]
+    waiting_since: Mapped[datetime | None]
 
 
 class ApiKey(Base):

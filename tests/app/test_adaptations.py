@@ -274,4 +274,4 @@ def test_lists_of_one_state_and_counts_name_it_in_the_statement(client: httpx.Cl
     finally:
         event.remove(Engine, "before_cursor_execute", note)
     for state in ("failed", "queued", "running"):
-        assert any(f"adaptations.state = '{state}'" in statement for statement in statements)
+        assert any(f"state = '{state}'" in statement for statement in statements)

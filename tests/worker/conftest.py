@@ -80,9 +80,7 @@ def enqueue(engine: Engine) -> Enqueue:
                 body_hash="",
                 **columns,
             )
-            session.add(adaptation)
-            session.flush()
-            lifecycle.append_event(session, adaptation.id, "queued")
+            lifecycle.enqueue(session, adaptation)
         return adaptation.id
 
     return enqueue

@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL, make_url
 
 import ipt
 from app.adaptations import lifecycle
-from app.db.models import Adaptation, AdaptationEvent, TaskVersion, Worker
+from app.db.models import Adaptation, AdaptationEvent, TaskVersion, Tenant, Worker
 from app.db.session import make_engine, transaction
 from app.ids import new_id
 from app.settings import DEFAULT_TENANT, Settings
@@ -131,6 +131,16 @@ def test_a_vector_that_never_moved_is_told_apart(
     run(drainer())
     with transaction(engine) as session:
         assert session.get_one(TaskVersion, (tuned.task_id, tuned.task_version)).start == start
+
+
+def test_a_worker_forgets_who_has_nothing_left(
+    drainer: Callable[..., Drainer], engine: Engine, enqueue: Enqueue
+) -> None:
+    enqueue(hyperparameters=STEPS)
+    run(drainer())
+    run(drainer())  # which looks as soon as it starts
+    with transaction(engine) as session:
+        assert session.get_one(Tenant, DEFAULT_TENANT).waiting_since is None
 
 
 def test_a_job_joins_a_running_batch(drainer: Callable[..., Drainer], enqueue: Enqueue, row: Row) -> None:

@@ -151,6 +151,7 @@ def test_a_supervised_worker_is_replaced_at_once_and_ends_with_its_supervisor(
     try:
         until(lambda: row(adaptation_id).checkpoint)
         (killed,) = children(parent.pid)
+        assert killed.nice() == min(19, psutil.Process(parent.pid).nice() + 5), "answering goes first"
         killed.kill()
         until(lambda: row(adaptation_id).attempt == 2 and row(adaptation_id).state == "running")
         (replaced,) = children(parent.pid)

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import Engine, select, update
 
-from app.adaptations import lifecycle
-from app.db.models import Adaptation, SubspaceRow
+from app.adaptations import lifecycle, turns
+from app.db import migrate
+from app.db.models import Adaptation, SubspaceRow, Task, Tenant
 from app.db.session import transaction
 from tests.worker.conftest import Enqueue
 
@@ -109,6 +110,56 @@ def test_many_that_failed_before_keep_no_other_tenant_waiting(enqueue: Enqueue, 
         served.append(claim(room=4))
         finish()
     assert served == [["a"], ["b"], ["a"], ["b"], ["a"], ["b"]]
+
+
+def waiting(engine: Engine) -> set[str]:
+    with transaction(engine) as session:
+        return set(session.scalars(select(Tenant.id).where(Tenant.waiting_since.is_not(None))))
+
+
+def forget_idle(engine: Engine) -> None:
+    with transaction(engine) as session:
+        turns.forget_idle(session)
+
+
+def test_who_has_nothing_left_is_forgotten_until_it_queues_again(
+    engine: Engine, enqueue: Enqueue, claim: Claim, finish: Finish
+) -> None:
+    queue(enqueue, "ab")
+    assert claim(room=1) == ["a"]
+    forget_idle(engine)
+    assert waiting(engine) == {"a", "b"}, "one runs, and may be queued again; one is queued"
+    finish()
+    forget_idle(engine)
+    assert waiting(engine) == {"b"}
+    queue(enqueue, "a")
+    assert claim() == ["b", "a"]
+
+
+def test_who_is_queueing_at_this_moment_is_not_forgotten(
+    engine: Engine, enqueue: Enqueue, claim: Claim, finish: Finish
+) -> None:
+    queue(enqueue, "a")
+    claim()
+    finish()
+    with transaction(engine) as session:
+        [done] = session.scalars(select(Adaptation))
+        session.add(Task(id="tsk_new", tenant_id="a", name="new", last_version=1))
+        session.flush()
+        new = Adaptation(
+            id="adp_new", tenant_id="a", task_id="tsk_new", task_version=1, dataset_id=done.dataset_id,
+            kind=done.kind, hyperparameters={}, body_hash="",
+        )  # fmt: skip
+        lifecycle.enqueue(session, new)
+        forget_idle(engine)
+    assert claim() == ["a"]
+
+
+def test_a_migration_finds_who_waits_already(engine: Engine, enqueue: Enqueue, claim: Claim) -> None:
+    queue(enqueue, "ab")
+    migrate.downgrade(engine, "0005")
+    migrate.upgrade(engine)
+    assert sorted(claim()) == ["a", "b"]
 
 
 def test_workers_that_claim_at_once_take_all_there_is_and_nothing_twice(
