@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -174,15 +175,19 @@ class CrossValidation:
     """Compares prompts by how likely they make examples to classifiers that were not fitted on them."""
 
     def __init__(self, frozen: Tensor, classes: Tensor, num_classes: int, num_folds: int) -> None:
+        self._frozen = frozen
         self._classes = classes
         self._num_classes = num_classes
         folds = cross_validation_folds(classes, num_folds)
         self._left_out = [folds == fold for fold in sorted(set(folds.tolist()) - {-1})]
-        self.baseline = self._log_likelihood(frozen)
-        """Of the classifier on the frozen embeddings alone."""
+
+    @cached_property
+    def baseline(self) -> float:
+        """Of the classifier on the frozen embeddings alone: the sum over the examples left out, in nats."""
+        return self._log_likelihood(self._frozen)
 
     def prompted(self, embeddings: Embeddings) -> float:
-        """Of the classifier on both embeddings: the sum over the examples left out, in nats."""
+        """The same of the classifier on both embeddings."""
         return self._log_likelihood(embeddings.features())
 
     def _log_likelihood(self, features: Tensor) -> float:

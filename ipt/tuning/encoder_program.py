@@ -8,6 +8,7 @@ Letters: L lanes, B rows of a step, N examples, C classes, H hidden size, D intr
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Generator, Sequence
@@ -43,6 +44,12 @@ PROMPT_PENALTY = 1.0
 """Nats by which the examples must be likelier with a prompt than without for both to count the same in the readout."""
 FAMILY_PENALTY = 4.0
 """Nats by which they must be likelier with another initial vector than with the first one for tuning to start there."""
+HEAT_SHARE = 0.25
+"""Share of the examples that all initial vectors are compared on first (docs/decisions/0009) ..."""
+HEAT_PER_LABEL = 4
+"""... which are so many of each label at least."""
+RUNNERS_UP = 2
+"""Initial vectors that are compared on all examples, besides the first one."""
 FORWARD_TOKENS = 4096
 """Tokens of one unit of work without gradients, so that no single step of the engine takes long."""
 DEFAULT_CONSTANTS = {"ridge": 0.3, "scale": 8.0}
@@ -67,6 +74,9 @@ class EncoderProgram(Program):
         self.train_rows = list(range(len(self.train)))
         self.held_rows = list(range(len(self.train), len(examples)))
         self.probe_rows = _at_most(self.train, VALIDATION_ROWS, rng)
+        measured = self.probe_rows + self.held_rows
+        limit = max(math.ceil(HEAT_SHARE * len(measured)), HEAT_PER_LABEL * len(self.labels))
+        self.heat_rows = [measured[i] for i in _at_most([examples[row] for row in measured], limit, rng)]
         self.rows_of_class: dict[int, list[int]] = defaultdict(list)
         for row in self.train_rows:
             self.rows_of_class[int(self.classes[row])].append(row)
@@ -75,7 +85,7 @@ class EncoderProgram(Program):
         self.ridge, self.scale = float(constants["ridge"]), float(constants["scale"])
         self.frozen = torch.empty(0)
         # Where tuning starts is validated first, and what was validated best is what is concluded with.
-        self._read: dict[tuple[bytes, tuple[int, ...]], Tensor] = {}
+        self._read: dict[bytes, dict[int, Tensor]] = defaultdict(dict)
         self.baseline: LinearClassifier | None = None
         """On the frozen embeddings of the probe rows: no vector changes it, so it is fitted once."""
         self.blend = 0.5
@@ -84,7 +94,7 @@ class EncoderProgram(Program):
         self.measured_rows = len(self.held_rows) or len(self.probe_rows)
 
     def prepare(self) -> Steps:
-        self.frozen = yield from self._embed(None, range(len(self.token_ids)))
+        self.frozen = yield from self._embed(None, [(NO_PROMPT, row) for row in range(len(self.token_ids))])
         if self.held_rows:
             self.baseline = yield from self._fit_baseline(self.probe_rows)
         yield from self._compare_starts()
@@ -111,15 +121,34 @@ class EncoderProgram(Program):
         tuned vector, cross-validation over the rows it was tuned on would always find in its favour.
         """
         rows = self.probe_rows + self.held_rows
-        yield from self._turn(len(rows))
+        compared = yield from self._promising_starts(len(rows))
         likelihood = CrossValidation(self.frozen[rows], self.classes[rows], len(self.labels), FOLDS)
-        self.evidence = []
-        for number, vector in enumerate(self.initial_vectors):
-            embeddings = yield from self._embeddings(vector, rows)
+        yield from self._read_behind(self.initial_vectors[compared], rows)
+        self.evidence = [-math.inf] * len(self.initial_vectors)
+        for number in compared:
+            embeddings = yield from self._embeddings(self.initial_vectors[number], rows)
             yield from self._turn(len(rows))
-            self.evidence.append(likelihood.prompted(embeddings) - (FAMILY_PENALTY if number else 0.0))
+            self.evidence[number] = likelihood.prompted(embeddings) - (FAMILY_PENALTY if number else 0.0)
+        yield from self._turn(len(rows))
         odds = max(self.evidence) - likelihood.baseline - PROMPT_PENALTY
         self.blend = torch.tensor(odds, dtype=torch.float64).sigmoid().item()
+
+    def _promising_starts(self, most_rows: int) -> Generator[Work, Result, list[int]]:
+        """The initial vectors to compare on all rows: the first one, and those of the others that some rows favour."""
+        count = len(self.initial_vectors)
+        runners_up = max(RUNNERS_UP, self.job.hyperparameters.restarts - 1)
+        rows = self.heat_rows
+        if 1 + runners_up >= count or len(rows) == most_rows:
+            return list(range(count))
+        yield from self._read_behind(self.initial_vectors, rows)
+        likelihood = CrossValidation(self.frozen[rows], self.classes[rows], len(self.labels), FOLDS)
+        evidence = []
+        for vector in self.initial_vectors[1:]:
+            embeddings = yield from self._embeddings(vector, rows)
+            yield from self._turn(len(rows))
+            evidence.append(likelihood.prompted(embeddings))
+        order = np.argsort(evidence, kind="stable")[::-1][:runners_up]
+        return [0, *sorted(1 + int(place) for place in order)]
 
     def descend_on(self, state: TuningState, learning_rate: float) -> Descend:
         lanes: list[int] = []
@@ -213,31 +242,45 @@ class EncoderProgram(Program):
             yield Pause()
 
     def _embeddings(self, vector: Tensor, rows: Sequence[int]) -> Generator[Work, Result, Embeddings]:
-        """What the readout of `vector` [D] sees of the rows, which are read once for each vector."""
-        key = (vector.cpu().numpy().tobytes(), tuple(rows))
-        if key not in self._read:
-            self._read[key] = yield from self._embed(vector, rows)
-        return Embeddings(self._read[key], self.frozen[list(rows)])
+        """What the readout of `vector` [D] sees of the rows, each of which is read once for each vector."""
+        yield from self._read_behind(vector[None], rows)
+        read = self._read[_key(vector)]
+        return Embeddings(torch.stack([read[row] for row in rows]), self.frozen[list(rows)])
 
-    def _embed(self, vector: Tensor | None, rows: Sequence[int]) -> Generator[Work, Result, Tensor]:
-        """[len(rows), H] on the CPU: rows behind the prompt of `vector` [D], or frozen, in bounded units of work."""
-        lane = NO_PROMPT if vector is None else 0
-        vectors = torch.empty(0, self.subspace.intrinsic_dim) if vector is None else vector[None]
-        parts: list[Tensor] = []
-        unit: list[int] = []
+    def _read_behind(self, vectors: Tensor, rows: Sequence[int]) -> Steps:
+        """Read rows behind the prompt of each of `vectors` [L, D], as far as they have not been."""
+        read = [self._read[_key(vector)] for vector in vectors]
+        places = [(lane, row) for row in rows for lane, own in enumerate(read) if row not in own]
+        embedded = yield from self._embed(vectors, places)
+        for (lane, row), embedding in zip(places, embedded, strict=True):
+            read[lane][row] = embedding
+
+    def _embed(self, vectors: Tensor | None, places: Sequence[tuple[int, int]]) -> Generator[Work, Result, Tensor]:
+        """[len(places), H] on the CPU: for each (lane, row) the row behind the prompt of that one of `vectors` [L, D].
+
+        Without vectors the rows are frozen. They are read in bounded units of work, the longest first, so that little
+        of each is padding.
+        """
+        prompt_length = 0 if vectors is None else self.subspace.prompt_length
+        order = sorted(range(len(places)), key=lambda place: -len(self.token_ids[places[place][1]]))
+        units: list[list[tuple[int, int]]] = []
         tokens = 0
-        for row in rows:
-            length = self.subspace.prompt_length * (vector is not None) + len(self.token_ids[row])
-            if unit and tokens + length > FORWARD_TOKENS:
-                parts.append(self._taken((yield Forward(vectors, [lane] * len(unit), self._ids(unit)))))
-                unit, tokens = [], 0
-            unit.append(row)
+        for lane, row in (places[place] for place in order):
+            length = prompt_length + len(self.token_ids[row])
+            if not units or tokens + length > FORWARD_TOKENS:
+                units.append([])
+                tokens = 0
+            units[-1].append((lane, row))
             tokens += length
-        parts.append(self._taken((yield Forward(vectors, [lane] * len(unit), self._ids(unit)))))
-        return torch.cat(parts)
-
-    def _ids(self, rows: Sequence[int]) -> list[list[int]]:
-        return [self.token_ids[row] for row in rows]
+        given = torch.empty(0, self.subspace.intrinsic_dim) if vectors is None else vectors
+        embedded = torch.empty(len(places), self.subspace.hidden_size)
+        done = 0
+        for unit in units:
+            lanes, rows = zip(*unit, strict=True)
+            taken = self._taken((yield Forward(given, lanes, [self.token_ids[row] for row in rows])))
+            embedded[order[done : done + len(unit)]] = taken
+            done += len(unit)
+        return embedded
 
     @staticmethod
     def _taken(result: Result) -> Tensor:
@@ -251,6 +294,10 @@ class EncoderProgram(Program):
         per_class = max(2, self.job.hyperparameters.batch_size // num_classes)
         chosen = rng.choice(len(self.rows_of_class), size=num_classes, replace=False)
         return [rng.permutation(self.rows_of_class[int(c)])[:per_class].tolist() for c in chosen]
+
+
+def _key(vector: Tensor) -> bytes:
+    return vector.cpu().numpy().tobytes()
 
 
 def _at_most(examples: list[Example], limit: int, rng: np.random.Generator) -> list[int]:

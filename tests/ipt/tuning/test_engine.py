@@ -18,7 +18,7 @@ from ipt.tuning.encoder_program import FOLDS, PROMPT_PENALTY, VALIDATION_ROWS, E
 from ipt.tuning.losses import LABEL_SMOOTHING, RidgeLoss
 from ipt.tuning.optimizer import CLIP_NORM, scheduled
 from ipt.tuning.program import split_examples
-from ipt.tuning.work import Descend, Forward
+from ipt.tuning.work import NO_PROMPT, Descend, Forward
 from tests.ipt.conftest import sentiment, topics
 from tests.reference import ist
 
@@ -95,7 +95,9 @@ def test_no_text_is_read_twice_behind_the_same_prompt(
     forward = ipt.TuningEngine._forward
 
     def noted(self: ipt.TuningEngine, works: list[Forward]) -> list[torch.Tensor]:
-        read.extend((work.vectors.numpy().tobytes(), tuple(row)) for work in works for row in work.inputs)
+        for work in works:
+            behind = [b"" if lane == NO_PROMPT else work.vectors[lane].numpy().tobytes() for lane in work.lanes]
+            read.extend(zip(behind, map(tuple, work.inputs), strict=True))
         return forward(self, works)
 
     monkeypatch.setattr(ipt.TuningEngine, "_forward", noted)
@@ -179,6 +181,31 @@ def test_tuning_starts_where_the_examples_are_likeliest(
     np.testing.assert_array_equal(task.vector, starts[expected].numpy())
     odds = evidence[expected] - log_likelihood(engine, None) - PROMPT_PENALTY
     assert task.metrics["prompt_weight"] == pytest.approx(1 / (1 + np.exp(-odds)), abs=2e-3)
+
+
+def test_most_starts_are_read_behind_a_part_of_the_rows_alone(
+    engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All four behind a quarter of forty rows, then the first and the two that this quarter favours behind the rest."""
+    monkeypatch.setattr("ipt.tuning.encoder_program.FAMILY_PENALTY", 0.0)
+    asked = job("job", sentiment(4), steps=0)
+    program = EncoderProgram(asked, engine.subspace, engine.backbone)  # type: ignore[arg-type]
+    assert Counter(program.classes[program.heat_rows].tolist()) == {0: 5, 1: 5}
+    read: Counter[bytes] = Counter()
+    forward = ipt.TuningEngine._forward
+
+    def counted(self: ipt.TuningEngine, works: list[Forward]) -> list[torch.Tensor]:
+        read.update(work.vectors[lane].numpy().tobytes() for work in works for lane in work.lanes if lane != NO_PROMPT)
+        return forward(self, works)
+
+    monkeypatch.setattr(ipt.TuningEngine, "_forward", counted)
+    chosen = run(engine, [asked])["job"].vector
+    rows_behind = [read[start.numpy().tobytes()] for start in engine.subspace.initial_vectors]
+    assert rows_behind[0] == 40
+    assert sorted(rows_behind) == [10, 40, 40, 40]
+    monkeypatch.setattr("ipt.tuning.encoder_program.RUNNERS_UP", 3)
+    np.testing.assert_array_equal(run(engine, [asked])["job"].vector, chosen)
+    assert not np.array_equal(chosen, engine.subspace.initial_vectors[0].numpy())
 
 
 def log_likelihood(engine: ipt.TuningEngine, vector: torch.Tensor | None) -> float:
