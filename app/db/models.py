@@ -255,7 +255,7 @@ class TaskVersion(Base):
     kind: Mapped[Kind] = mapped_column(String)
     labels: Mapped[list[Any]]
     vector: Mapped[list[float]] = mapped_column(VECTOR())  # [D]; D differs by subspace; takes a numpy array too
-    # Where tuning kept the initial vector that it started at, its place among the subspace's: equal ones, equal vectors.
+    # Where tuning kept the initial vector that it started at: its place there. Equal numbers, equal vectors.
     start: Mapped[int | None] = mapped_column(SmallInteger)
     readout: Mapped[bytes | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
