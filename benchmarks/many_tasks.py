@@ -85,6 +85,8 @@ def store(engine: Engine, task_id: str, count: int, show: Update) -> Stored:
     drawn, starts = draw_vectors(count, rng)
     stored = Stored(names(task_bytes), names(adaptation_bytes), tenant, newest, drawn)
     with transaction(engine) as session:
+        # The copies say for themselves where they stand.
+        session.execute(text("UPDATE task_versions SET start = NULL WHERE task_id = :id"), {"id": task_id})
         session.add_all([Tenant(id=name) for name in SHARES if session.get(Tenant, name) is None])
         made = session.scalars(
             text("SELECT adaptation_id FROM task_versions WHERE task_id = :id"), {"id": task_id}
