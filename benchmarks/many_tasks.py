@@ -125,7 +125,7 @@ def store(engine: Engine, task_id: str, count: int, show: Update) -> Stored:
 def note_starts(connection: psycopg.Connection[object], unmoved: Sequence[tuple[str, int, int]]) -> None:
     """Say of task versions at which start they stand."""
     with connection.cursor() as cursor:
-        cursor.execute("CREATE TEMPORARY TABLE unmoved (task_id text, version int, start smallint) ON COMMIT DROP")
+        cursor.execute("CREATE TEMPORARY TABLE unmoved (task_id text, version int, start bigint) ON COMMIT DROP")
         with cursor.copy("COPY unmoved FROM STDIN") as copy:
             for row in unmoved:
                 copy.write_row(row)

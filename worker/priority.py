@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 NICENESS = 5
-"""A third of the time where another process wants the same processor, all of it where none does."""
+"""A quarter of the time where another process wants the same processor, all of it where none does."""
 _AUTOGROUP = Path("/proc/self/autogroup")
 
 

@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 
 from app.db.models import Adaptation, State, Tenant
 
+_FORGOTTEN_AT_ONCE = 1000
+
 # Tenants who have nothing running come first, in the order of their index, which is read until `room` of them are found
 # to wait; then those who have. Nobody but the first `room` of either can have one of the first `room` turns, since each
 # has an adaptation that waits. The rows are locked last, and no more of them than are taken: another worker's are
@@ -30,7 +32,7 @@ WITH claimable AS NOT MATERIALIZED (
     UNION ALL
     (SELECT id, served_at, jobs FROM running JOIN tenants ON id = tenant_id
     CROSS JOIN LATERAL (SELECT FROM claimable WHERE tenant_id = tenants.id LIMIT 1) waiting
-    ORDER BY jobs, served_at LIMIT :room)
+    ORDER BY jobs, served_at NULLS FIRST LIMIT :room)
 ), turns AS (
     SELECT first.*, queue.created_at, queue.place FROM first CROSS JOIN LATERAL (
         SELECT created_at, row_number() OVER (ORDER BY created_at, id) AS place FROM claimable
@@ -68,7 +70,8 @@ def forget_idle(session: Session) -> None:
     idle = (Tenant.waiting_since.is_not(None), ~_has("queued"), ~_has("running"))
     # Queueing holds a foreign key's lock on the tenant until it is committed. So where the row can be locked for update
     # nobody is queueing, and the statement after that sees whoever has queued before.
-    locked = session.scalars(select(Tenant.id).where(*idle).with_for_update(skip_locked=True)).all()
+    query = select(Tenant.id).where(*idle).limit(_FORGOTTEN_AT_ONCE).with_for_update(skip_locked=True)
+    locked = session.scalars(query).all()
     if locked:
         session.execute(
             update(Tenant)

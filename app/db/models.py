@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     ForeignKey,
     Index,
     MetaData,
-    SmallInteger,
     String,
     Text,
     UniqueConstraint,
@@ -255,8 +255,8 @@ class TaskVersion(Base):
     kind: Mapped[Kind] = mapped_column(String)
     labels: Mapped[list[Any]]
     vector: Mapped[list[float]] = mapped_column(VECTOR())  # [D]; D differs by subspace; takes a numpy array too
-    # Where tuning kept the initial vector that it started at: its place there. Equal numbers, equal vectors.
-    start: Mapped[int | None] = mapped_column(SmallInteger)
+    # Where tuning kept the vector that it started at: a number of that vector's (`Subspace.start_of`).
+    start: Mapped[int | None] = mapped_column(BigInteger)
     readout: Mapped[bytes | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 

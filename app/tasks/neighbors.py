@@ -32,6 +32,7 @@ SELECT task_id, version, distance FROM (
     OFFSET 0
 ) version_
 WHERE {newest} AND {somewhere}
+ORDER BY distance, task_id
 LIMIT :limit
 """)
 
@@ -64,12 +65,14 @@ WHERE {somewhere}
 ORDER BY distance, task_id
 LIMIT :limit
 """)
-# For the rest of the transaction: the index goes on until it has found enough that the query wants, rather than filter
-# what it found once; it looks around further than by pgvector's default; and it is used whatever the planner expects.
+# For this transaction: the index goes on until it has found enough that the query wants, rather than filter what it
+# found once; it looks around further than by pgvector's default; and it is used whatever the planner expects, whose
+# estimates are then so high that it would compile the query.
 _SEARCH = text("""
 SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '200', true),
-    set_config('enable_sort', 'off', true)
+    set_config('enable_sort', 'off', true), set_config('jit', 'off', true)
 """)
+_SEARCHED = text("SELECT set_config('enable_sort', 'on', true)")
 
 
 def neighbors(session: Session, tenant_id: str, of: TaskVersion, limit: int) -> Sequence[tuple[Task, int, float]]:
@@ -85,6 +88,7 @@ def neighbors(session: Session, tenant_id: str, of: TaskVersion, limit: int) -> 
     if _many(session, tenant_id, of):
         session.execute(_SEARCH)
         found = _tasks(session, tenant_id, of, limit, _BY_INDEX)
+        session.execute(_SEARCHED)
     if len(found) < limit:  # the index gives up after a number of rows, most of which may be other tenants'
         found = _tasks(session, tenant_id, of, limit, _EXACT)
     return found

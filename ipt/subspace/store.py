@@ -64,9 +64,13 @@ class Subspace:
         return self.decoder.hidden_size
 
     def start_of(self, vector: NDArray[np.float32]) -> int | None:
-        """The place in `initial_vectors` of a task vector [D] that tuning left where it started, None if it moved."""
-        equal = (self.initial_vectors.cpu() == torch.as_tensor(vector)).all(dim=1).nonzero()
-        return int(equal[0]) if len(equal) else None
+        """A number of 63 bits for a task vector [D] that tuning left where it started, None if it moved.
+
+        It is drawn from the vector itself: places in `initial_vectors` may change while the id stays.
+        """
+        starts = self.initial_vectors.float().cpu().numpy()
+        equal = starts[(starts == vector).all(axis=1)]
+        return int.from_bytes(hashlib.sha256(equal[0].tobytes()).digest()[:8]) >> 1 if len(equal) else None
 
     @torch.no_grad()
     def compress(self, prompts: Tensor) -> Tensor:

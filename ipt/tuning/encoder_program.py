@@ -44,9 +44,9 @@ PROMPT_PENALTY = 1.0
 """Nats by which the examples must be likelier with a prompt than without for both to count the same in the readout."""
 FAMILY_PENALTY = 4.0
 """Nats by which they must be likelier with another initial vector than with the first one for tuning to start there."""
-HEAT_SHARE = 0.25
+FIRST_LOOK_SHARE = 0.25
 """Share of the examples that all initial vectors are compared on first (docs/decisions/0009) ..."""
-HEAT_PER_LABEL = 4
+FIRST_LOOK_PER_LABEL = 4
 """... which are so many of each label at least."""
 RUNNERS_UP = 2
 """Initial vectors that are compared on all examples, besides the first one."""
@@ -75,8 +75,8 @@ class EncoderProgram(Program):
         self.held_rows = list(range(len(self.train), len(examples)))
         self.probe_rows = _at_most(self.train, VALIDATION_ROWS, rng)
         measured = self.probe_rows + self.held_rows
-        limit = max(math.ceil(HEAT_SHARE * len(measured)), HEAT_PER_LABEL * len(self.labels))
-        self.heat_rows = [measured[i] for i in _at_most([examples[row] for row in measured], limit, rng)]
+        limit = max(math.ceil(FIRST_LOOK_SHARE * len(measured)), FIRST_LOOK_PER_LABEL * len(self.labels))
+        self.first_look_rows = [measured[i] for i in _at_most([examples[row] for row in measured], limit, rng)]
         self.rows_of_class: dict[int, list[int]] = defaultdict(list)
         for row in self.train_rows:
             self.rows_of_class[int(self.classes[row])].append(row)
@@ -137,7 +137,7 @@ class EncoderProgram(Program):
         """The initial vectors to compare on all rows: the first one, and those of the others that some rows favour."""
         count = len(self.initial_vectors)
         runners_up = max(RUNNERS_UP, self.job.hyperparameters.restarts - 1)
-        rows = self.heat_rows
+        rows = self.first_look_rows
         if 1 + runners_up >= count or len(rows) == most_rows:
             return list(range(count))
         yield from self._read_behind(self.initial_vectors, rows)
@@ -147,7 +147,7 @@ class EncoderProgram(Program):
             embeddings = yield from self._embeddings(vector, rows)
             yield from self._turn(len(rows))
             evidence.append(likelihood.prompted(embeddings))
-        order = np.argsort(evidence, kind="stable")[::-1][:runners_up]
+        order = np.argsort(-np.asarray(evidence), kind="stable")[:runners_up]
         return [0, *sorted(1 + int(place) for place in order)]
 
     def descend_on(self, state: TuningState, learning_rate: float) -> Descend:

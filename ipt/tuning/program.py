@@ -145,7 +145,7 @@ class Program(ABC):
         """How well each of `vectors` [L, D] does on what is held back (lower is better)."""
 
     def start_losses(self) -> Generator[Work, Result, list[float]]:
-        """How well each of the initial vectors does before any tuning (lower is better)."""
+        """How well each of the initial vectors does before any tuning (lower is better; infinite: left out)."""
         return (yield from self.validation_losses(self.initial_vectors))
 
     @abstractmethod

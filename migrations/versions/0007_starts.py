@@ -13,9 +13,9 @@ _INDEXED = "vector_dims(vector) = 250 AND vector_norm(vector) > 0"
 
 def upgrade() -> None:
     op.drop_index("ix_task_versions_vector", "task_versions")
-    op.add_column("task_versions", sa.Column("start", sa.SmallInteger))
+    op.add_column("task_versions", sa.Column("start", sa.BigInteger))
     # Which vectors are a subspace's starts is not in the database. Those that a hundred tasks share are dealt with as
-    # such, whatever made them equal; the numbers are negative, so as not to be taken for places in a subspace.
+    # such, whatever made them equal; the numbers are negative, so that they are nobody else's.
     op.execute(
         """
         UPDATE task_versions SET start = shared.number

@@ -190,7 +190,7 @@ def test_most_starts_are_read_behind_a_part_of_the_rows_alone(
     monkeypatch.setattr("ipt.tuning.encoder_program.FAMILY_PENALTY", 0.0)
     asked = job("job", sentiment(4), steps=0)
     program = EncoderProgram(asked, engine.subspace, engine.backbone)  # type: ignore[arg-type]
-    assert Counter(program.classes[program.heat_rows].tolist()) == {0: 5, 1: 5}
+    assert Counter(program.classes[program.first_look_rows].tolist()) == {0: 5, 1: 5}
     read: Counter[bytes] = Counter()
     forward = ipt.TuningEngine._forward
 
