@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -81,14 +81,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if getattr(asked, name) is None:
             setattr(asked, name, quick if asked.quick else full)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    figures = measure(asked)
+    figures = []
+    for figure in measure(asked):
+        console.print(f"  {figure.what}: {figure.measured}", highlight=False)
+        figures.append(figure)
     given = sys.argv[1:] if arguments is None else arguments
     write(report := section("Scale", provenance(" ".join(["python -m benchmarks.scale", *given])), figures))
     print(report)
 
 
-def measure(asked: argparse.Namespace) -> list[Figure]:
-    """All figures, in the order of the table."""
+def measure(asked: argparse.Namespace) -> Iterator[Figure]:
+    """All figures, in the order of the table, each as soon as it is known."""
     examples, rest = split(read_dataset(DATASET))
     lines = [row["input"] for row in rest]
     with tempfile.TemporaryDirectory(prefix="ipt-scale-") as name:
@@ -108,18 +111,15 @@ def measure(asked: argparse.Namespace) -> list[Figure]:
                     build_index(engine, show)
                 console.print(f"  built in {(time.perf_counter() - began) / 60:.1f} minutes")
                 with serving(folder / "tasks.log", environment) as service:
-                    figures = [
-                        predictions(service, stored),
-                        *neighbors(service, engine, stored),
-                        *pages(service, engine, stored),
-                        *callers(service, stored, lines, asked),
-                    ]
-                figures += claims(engine, subspace_id, asked.queued)
+                    yield predictions(service, stored)
+                    yield from neighbors(service, engine, stored)
+                    yield from pages(service, engine, stored)
+                    yield from callers(service, stored, lines, asked)
+                yield from claims(engine, subspace_id, asked.queued)
                 with serving(folder / "queue.log", environment) as service:
-                    figures.append(posts(service, engine, examples, asked.queued))
+                    yield posts(service, engine, examples, asked.queued)
             finally:
                 engine.dispose()
-    return figures
 
 
 def configure(folder: Path) -> None:
