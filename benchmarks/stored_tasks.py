@@ -23,7 +23,7 @@ def copy_task(engine: Engine, task_id: str, count: int) -> list[str]:
         session.execute(insert(Task), [columns(task) | {"id": new} for new, _ in ids])
         session.execute(insert(Adaptation), [columns(record) | {"id": made, "task_id": new} for new, made in ids])
         changes = ({"task_id": new, "adaptation_id": made} for new, made in ids)
-        moved = ({"vector": vector + 0.01 * noise.standard_normal(vector.shape)} for _ in ids)
+        moved = ({"vector": vector + 0.01 * noise.standard_normal(vector.shape), "start": None} for _ in ids)
         session.execute(insert(TaskVersion), [columns(version) | c | m for c, m in zip(changes, moved, strict=True)])
     return [new for new, _ in ids]
 
