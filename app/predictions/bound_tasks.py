@@ -1,7 +1,8 @@
 """Tasks kept ready in memory, so that a task that is asked often is read from the database once."""
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
 
 from ipt import BoundTask
 
@@ -15,6 +16,7 @@ class BoundTasks:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._tasks: OrderedDict[TaskKey, BoundTask] = OrderedDict()
+        self._versions: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def get(self, key: TaskKey) -> BoundTask | None:
@@ -25,10 +27,19 @@ class BoundTasks:
                 self._tasks.move_to_end(key)
             return task
 
+    def knows_any(self, task_ids: Iterable[str]) -> bool:
+        """Whether any version of any of these tasks is in memory."""
+        with self._lock:
+            return any(task_id in self._versions for task_id in task_ids)
+
     def put(self, key: TaskKey, task: BoundTask) -> None:
         """Keep a task, and drop the one not used for longest when there are too many."""
         with self._lock:
+            self._versions[key[0]] += key not in self._tasks
             self._tasks[key] = task
             self._tasks.move_to_end(key)
             if len(self._tasks) > self._capacity:
-                self._tasks.popitem(last=False)
+                (dropped, _), _ = self._tasks.popitem(last=False)
+                self._versions[dropped] -= 1
+                if not self._versions[dropped]:
+                    del self._versions[dropped]

@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import func, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy import func, select, true, tuple_
+from sqlalchemy.orm import Session, aliased
 
 from app.db.models import Task, TaskVersion
 
@@ -26,6 +26,22 @@ def newest_versions(session: Session, tenant_id: str, task_ids: Collection[str])
     )
     rows = session.execute(select(Task.id, newest).where(Task.tenant_id == tenant_id, Task.id.in_(task_ids)))
     return {task_id: Known(task_id, version) for task_id, version in rows}
+
+
+def newest(session: Session, tenant_id: str, task_ids: Collection[str]) -> tuple[dict[str, Known], list[TaskVersion]]:
+    """The same, with those newest versions themselves."""
+    version = (
+        select(TaskVersion)
+        .where(TaskVersion.task_id == Task.id, TaskVersion.tenant_id == tenant_id)
+        .order_by(TaskVersion.version.desc())
+        .limit(1)
+        .lateral()
+    )
+    row = aliased(TaskVersion, version)
+    query = select(Task.id, row).outerjoin(row, true()).where(Task.tenant_id == tenant_id, Task.id.in_(task_ids))
+    found = session.execute(query).all()
+    known = {task_id: Known(task_id, None if of_task is None else of_task.version) for task_id, of_task in found}
+    return known, [of_task for _, of_task in found if of_task is not None]
 
 
 def versions(session: Session, tenant_id: str, wanted: Collection[tuple[str, int]]) -> list[TaskVersion]:

@@ -77,12 +77,17 @@ class Predictions:
         The database is asked every time, for a task may have been deleted or tuned again.
         """
         self._model.check_loaded()
+        ids = {question.task_id for question in questions}
         with transaction(self._engine) as session:
-            known = repository.newest_versions(session, tenant_id, {question.task_id for question in questions})
+            if self._tasks.knows_any(ids):
+                known, rows = repository.newest_versions(session, tenant_id, ids), []
+            else:  # at once, then, and not one after the other
+                known, rows = repository.newest(session, tenant_id, ids)
             keys = [_version_of(question, known.get(question.task_id)) for question in questions]
             tasks = {key: task for key in set(keys) if (task := self._tasks.get(key)) is not None}
-            rows = repository.versions(session, tenant_id, set(keys) - tasks.keys())
-        rows_by_key = {(row.task_id, row.version): row for row in rows}
+            rows_by_key = {(row.task_id, row.version): row for row in rows}
+            others = set(keys) - tasks.keys() - rows_by_key.keys()
+            rows_by_key |= {(row.task_id, row.version): row for row in repository.versions(session, tenant_id, others)}
         for key, question in zip(keys, questions, strict=True):
             if key not in tasks:
                 tasks[key] = self._bind(rows_by_key.get(key), question)
