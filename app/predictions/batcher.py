@@ -37,6 +37,7 @@ class _Request:
     rows: Sequence[Row]
     tokens: Sequence[int]
     future: "Future[Answer]"
+    arrived_at: float
     queued_at: float
     taken: int = 0
     started_at: float | None = None
@@ -55,9 +56,9 @@ class _Part:
 class Batcher:
     """A thread and the queue in front of it; requests come in the order they came, and large ones take turns.
 
-    The first row waits at most `wait_seconds` for company; a batch has at most `batch_rows` rows and `batch_tokens`
-    tokens, prompts among them (a single row may have more); more than `queue_rows` waiting rows are turned away. A
-    request that does not fit into one batch goes on behind those that have come meanwhile.
+    The first row waits for company until `wait_seconds` after its request arrived; a batch has at most `batch_rows`
+    rows and `batch_tokens` tokens, prompts among them (a single row may have more); more than `queue_rows` waiting rows
+    are turned away. A request that does not fit into one batch goes on behind those that have come meanwhile.
     """
 
     def __init__(
@@ -75,18 +76,21 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="predictions", daemon=True)
         self._thread.start()
 
-    def submit(self, rows: Sequence[Row], prompt_length: int) -> "Future[Answer]":
+    def submit(self, rows: Sequence[Row], prompt_length: int, arrived_at: float | None = None) -> "Future[Answer]":
         """Queue one request's rows; cancelling the future takes those back that have not been batched.
 
         Args:
             rows: the request's.
             prompt_length: tokens that each row costs besides those of its text.
+            arrived_at: when the request did, by the monotonic clock; now when None. Looking its tasks up was waiting.
 
         Raises:
             BusyError: the queue is full.
             UnavailableError: the service is stopping.
         """
-        request = _Request(rows, [prompt_length + len(ids) for _, ids in rows], Future(), time.monotonic())
+        now = time.monotonic()
+        tokens = [prompt_length + len(ids) for _, ids in rows]
+        request = _Request(rows, tokens, Future(), now if arrived_at is None else arrived_at, now)
         with self._changed:
             if self._closed:
                 raise stopping()
@@ -121,7 +125,7 @@ class Batcher:
             while not parts:
                 self._changed.wait_for(lambda: self._queue or self._closed)
                 # What came while the model was busy has waited already.
-                waited = time.monotonic() - self._queue[0].queued_at if self._queue else 0.0
+                waited = time.monotonic() - self._queue[0].arrived_at if self._queue else 0.0
                 self._changed.wait_for(
                     lambda: self._waiting_rows >= self._batch_rows or self._closed, self._wait_seconds - waited
                 )

@@ -37,11 +37,15 @@ def newest(session: Session, tenant_id: str, task_ids: Collection[str]) -> tuple
         .limit(1)
         .lateral()
     )
-    row = aliased(TaskVersion, version)
-    query = select(Task.id, row).outerjoin(row, true()).where(Task.tenant_id == tenant_id, Task.id.in_(task_ids))
-    found = session.execute(query).all()
-    known = {task_id: Known(task_id, None if of_task is None else of_task.version) for task_id, of_task in found}
-    return known, [of_task for _, of_task in found if of_task is not None]
+    newest_row = aliased(TaskVersion, version)
+    query = (
+        select(Task.id, newest_row)
+        .outerjoin(newest_row, true())
+        .where(Task.tenant_id == tenant_id, Task.id.in_(task_ids))
+    )
+    found: dict[str, TaskVersion | None] = dict(session.execute(query).tuples().all())
+    known = {task_id: Known(task_id, None if row is None else row.version) for task_id, row in found.items()}
+    return known, [row for row in found.values() if row is not None]
 
 
 def versions(session: Session, tenant_id: str, wanted: Collection[tuple[str, int]]) -> list[TaskVersion]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,8 +68,9 @@ class Predictions:
             ConflictError: a task that has not been tuned yet, or was tuned in another subspace than is loaded.
             BusyError, UnavailableError: not now.
         """
+        arrived_at = time.monotonic()
         keys, rows = await run_in_threadpool(self._prepare, tenant_id, questions)
-        answered = self._batcher.submit(rows, self._model.subspace.prompt_length)
+        answered = self._batcher.submit(rows, self._model.subspace.prompt_length, arrived_at)
         return keys, await asyncio.wrap_future(answered)
 
     def resolve(self, tenant_id: str, questions: Sequence[Question]) -> tuple[list[TaskKey], list[ipt.BoundTask]]:
@@ -79,8 +81,9 @@ class Predictions:
         self._model.check_loaded()
         ids = {question.task_id for question in questions}
         with transaction(self._engine) as session:
+            rows: list[TaskVersion] = []
             if self._tasks.knows_any(ids):
-                known, rows = repository.newest_versions(session, tenant_id, ids), []
+                known = repository.newest_versions(session, tenant_id, ids)
             else:  # at once, then, and not one after the other
                 known, rows = repository.newest(session, tenant_id, ids)
             keys = [_version_of(question, known.get(question.task_id)) for question in questions]

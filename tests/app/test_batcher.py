@@ -94,6 +94,11 @@ def test_what_came_while_the_model_was_busy_has_waited_already(make: Callable[..
     assert time.monotonic() - freed < 1.0
 
 
+def test_what_a_request_waited_for_its_tasks_counts(make: Callable[..., Batcher]) -> None:
+    answered = make(wait_seconds=30).submit(rows("a"), 16, time.monotonic() - 30)
+    assert texts(answered) == ["a"]
+
+
 def test_a_large_request_is_answered_in_order_over_several_batches(
     make: Callable[..., Batcher], model: Recorder
 ) -> None:
