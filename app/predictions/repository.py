@@ -43,7 +43,7 @@ def newest(session: Session, tenant_id: str, task_ids: Collection[str]) -> tuple
         .outerjoin(newest_row, true())
         .where(Task.tenant_id == tenant_id, Task.id.in_(task_ids))
     )
-    found: dict[str, TaskVersion | None] = dict(session.execute(query).tuples().all())
+    found: dict[str, TaskVersion | None] = dict(iter(session.execute(query)))
     known = {task_id: Known(task_id, None if row is None else row.version) for task_id, row in found.items()}
     return known, [row for row in found.values() if row is not None]
 
