@@ -20,13 +20,13 @@ def of_tenant(tenant_id: str, state: str | None = None, task_id: str | None = No
     """A tenant's adaptations, for a list."""
     query = select(Adaptation).where(Adaptation.tenant_id == tenant_id)
     if state is not None:
-        query = query.where(_is(state))
+        query = query.where(state_is(state))
     if task_id is not None:
         query = query.where(Adaptation.task_id == task_id)
     return query
 
 
-def _is(state: str) -> ColumnElement[bool]:
+def state_is(state: str) -> ColumnElement[bool]:
     """Written out, since a plan that serves every state could use none of the indexes of one."""
     return Adaptation.state == literal(state, literal_execute=True)
 

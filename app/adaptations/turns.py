@@ -7,12 +7,14 @@ equal ones the tenant who was served the longest ago. So whoever waits is reache
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, exists, literal, select, text, update
+from sqlalchemy import ColumnElement, Row, exists, select, text, update
 from sqlalchemy.orm import Session
 
+from app.adaptations import repository
 from app.db.models import Adaptation, State, Tenant
 
 _FORGOTTEN_AT_ONCE = 1000
+"""A statement takes no more than some tens of thousands of ids; the next look finds the rest."""
 
 # Tenants who have nothing running come first, in the order of their index, which is read until `room` of them are found
 # to wait; then those who have. Nobody but the first `room` of either can have one of the first `room` turns, since each
@@ -82,6 +84,4 @@ def forget_idle(session: Session) -> None:
 
 
 def _has(state: State) -> ColumnElement[bool]:
-    """Written out, since a plan that serves every state could use none of the indexes of one."""
-    state_is = Adaptation.state == literal(state, literal_execute=True)
-    return exists().where(Adaptation.tenant_id == Tenant.id, state_is)
+    return exists().where(Adaptation.tenant_id == Tenant.id, repository.state_is(state))

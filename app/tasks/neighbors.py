@@ -25,6 +25,7 @@ def _nearest(sql: str) -> TextualSelect:
     return text(filled).columns(column("task_id", String), column("version", Integer), column("distance", Float))
 
 
+# Ordered inside, so that newer versions are looked for until there are enough, and not of every task.
 _EXACT = _nearest("""
 SELECT task_id, version, distance FROM (
     SELECT task_id, version, vector <=> CAST(:vector AS vector) AS distance FROM task_versions WHERE {others}

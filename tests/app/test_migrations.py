@@ -50,7 +50,7 @@ def test_vectors_that_many_tasks_share_are_taken_for_starts(empty_database_url: 
     migrate.upgrade(engine, "0005")
     with engine.begin() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))
-        vectors = "(ARRAY[1, i / 220, 10 * greatest(i - 210, 0)])::vector"  # 210 equal, 10 others; 30 equal
+        vectors = "(ARRAY[1, i / 220, 10 * greatest(i - 210, 0)])::vector"  # 210 equal ones, then 9 others
         connection.execute(
             text(
                 "INSERT INTO task_versions (task_id, version, tenant_id, adaptation_id, subspace_id, kind, labels,"
