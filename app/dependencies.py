@@ -1,5 +1,6 @@
 """What endpoints ask for: the process's services, the caller's tenant, and one transaction."""
 
+import asyncio
 import math
 import re
 import threading
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from app.api_keys import service as api_keys
 from app.api_keys.service import Caller
+from app.coalescer import Coalescer
 from app.db.session import transaction
 from app.errors import AuthenticationError, BadRequestError, BusyError, InvalidError, PermissionDeniedError
 from app.generations.service import Generations
@@ -35,6 +37,8 @@ class Services:
     predictions: Predictions
     generations: Generations
     state: StateCollector
+    callers: Coalescer[str, Caller | None]
+    """Who calls with a key: asked for every request, since a key may be revoked, and for all that wait at once."""
     rate_limit: RateLimit | None = None
     """None where a key may send any number of requests."""
     ending: threading.Event = field(default_factory=threading.Event)
@@ -71,7 +75,7 @@ async def caller(
     key = credentials.credentials
     if settings.api_key is not None and _is_operators(settings.api_key, credentials):
         return _OPERATOR
-    known = await run_in_threadpool(_caller_with, made.engine, key)
+    known = await asyncio.wrap_future(made.callers.ask(key))
     if known is None:
         raise AuthenticationError("this API key is unknown, expired or revoked", code="api_key_unknown")
     return known
@@ -145,11 +149,6 @@ async def only_known_parameters(request: Request) -> None:
             there_are = f"there are {', '.join(known)}" if known else "there are none here"
             param = name if is_field_name(name) else None
             raise InvalidError(f"there is no such parameter; {there_are}", code="unknown_parameter", param=param)
-
-
-def _caller_with(engine: Engine, key: str) -> Caller | None:
-    with transaction(engine) as session:
-        return api_keys.caller_with(session, key)
 
 
 def _check_own_machine(request: Request) -> None:

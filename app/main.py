@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import Depends, FastAPI
@@ -14,7 +15,10 @@ import ipt
 from app import error_handlers, reference
 from app.adaptations.endpoints import router as adaptations
 from app.api import Api
+from app.api_keys import service as api_keys
+from app.api_keys.service import Caller
 from app.body_limit import BodyLimit
+from app.coalescer import Coalescer
 from app.db import migrate
 from app.db.embedded import embedded_postgres
 from app.db.session import make_engine, transaction
@@ -42,6 +46,9 @@ from app.settings import Settings
 from app.subspaces import repository as subspaces
 from app.subspaces.endpoints import router as subspaces_router
 from app.tasks.endpoints import router as tasks
+
+KEYS_TOGETHER = 256
+"""API keys that are looked up together."""
 
 log = logging.getLogger(__name__)
 
@@ -106,9 +113,16 @@ def _start(settings: Settings, database_url: str | None, stack: ExitStack) -> Se
     stack.callback(predictions.close)
     generations = Generations(settings, predictions)
     stack.callback(generations.close)
+    callers = Coalescer(partial(_callers_with, engine), name="api-keys", most=KEYS_TOGETHER)
+    stack.callback(callers.close)
     per_minute = settings.requests_per_minute
     rate_limit = None if per_minute is None else RateLimit(per_minute, settings.redis_url)
-    return Services(settings, engine, predictions, generations, StateCollector(engine, model), rate_limit)
+    return Services(settings, engine, predictions, generations, StateCollector(engine, model), callers, rate_limit)
+
+
+def _callers_with(engine: Engine, keys: Sequence[str]) -> list[Caller | None]:
+    with transaction(engine) as session:
+        return api_keys.callers_with(session, keys)
 
 
 def _register(engine: Engine, subspace: ipt.Subspace) -> None:

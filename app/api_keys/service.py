@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, Row, and_, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -78,21 +78,28 @@ def revoke(session: Session, key_id: str) -> ApiKey | None:
     return row
 
 
-def caller_with(session: Session, key: str) -> Caller | None:
-    """Who calls with this key, None for one that is unknown, expired or revoked."""
-    named = select(ApiKey.id, ApiKey.tenant_id, ApiKey.scopes, ApiKey.sha256)
-    rows = session.execute(named.where(ApiKey.prefix == key[:_PREFIX_CHARS], _good()))
-    digest = _digest(key)
-    callers = [
-        Caller(row.tenant_id, row.id, frozenset(row.scopes)) for row in rows if hmac.compare_digest(row.sha256, digest)
-    ]
-    return callers[0] if callers else None
+def callers_with(session: Session, keys: Sequence[str]) -> list[Caller | None]:
+    """Who calls with each of these keys, None for one that is unknown, expired or revoked."""
+    named = select(ApiKey.id, ApiKey.tenant_id, ApiKey.scopes, ApiKey.prefix, ApiKey.sha256)
+    prefixes = {key[:_PREFIX_CHARS] for key in keys}
+    rows = session.execute(named.where(ApiKey.prefix.in_(prefixes), _good())).all()
+    return [_caller_with(key, rows) for key in keys]
 
 
 def still_lets_in(session: Session, caller: Caller) -> bool:
     """Whether the key of one who was let in has been neither revoked nor has expired since."""
     key = select(ApiKey.id).where(ApiKey.id == caller.key_id, _good())
     return caller.key_id == OPERATOR or session.scalar(key) is not None
+
+
+def _caller_with(key: str, rows: Sequence[Row[str, str, list[str], str, bytes]]) -> Caller | None:
+    digest = _digest(key)
+    callers = [
+        Caller(row.tenant_id, row.id, frozenset(row.scopes))
+        for row in rows
+        if row.prefix == key[:_PREFIX_CHARS] and hmac.compare_digest(row.sha256, digest)
+    ]
+    return callers[0] if callers else None
 
 
 def _good() -> ColumnElement[bool]:

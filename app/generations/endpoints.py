@@ -28,7 +28,7 @@ from app.generations.schemas import (
 )
 from app.generations.service import Writing
 from app.predictions.endpoints import check_count, check_length
-from app.predictions.service import Question
+from app.predictions.lookup import Question
 
 router = APIRouter(tags=["generations"])
 

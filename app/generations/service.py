@@ -15,7 +15,8 @@ from app.errors import AppError, ConflictError, InvalidError, UnavailableError, 
 from app.generations.writer import Sink, Writer
 from app.ids import new_id
 from app.predictions.bound_tasks import TaskKey
-from app.predictions.service import Predictions, Question
+from app.predictions.lookup import Question
+from app.predictions.service import Predictions
 from app.settings import Settings
 from ipt.errors import BackboneError, IptError
 from ipt.memory import is_out_of_memory
@@ -77,7 +78,7 @@ class Generations:
             InvalidError: parameters that do not go together, or that the backbone cannot follow.
             BusyError: the queue is full.
         """
-        [key], [task] = await run_in_threadpool(self._predictions.resolve, tenant_id, [question])
+        key, task = await self._predictions.find(tenant_id, question)
         writer = await run_in_threadpool(self._started)
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[IndexedEvent] = asyncio.Queue()

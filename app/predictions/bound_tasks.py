@@ -2,7 +2,6 @@
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
 
 from ipt import BoundTask
 
@@ -27,10 +26,10 @@ class BoundTasks:
                 self._tasks.move_to_end(key)
             return task
 
-    def knows_any(self, task_ids: Iterable[str]) -> bool:
-        """Whether any version of any of these tasks is in memory."""
+    def knows(self, task_id: str) -> bool:
+        """Whether any version of this task is in memory."""
         with self._lock:
-            return any(task_id in self._versions for task_id in task_ids)
+            return task_id in self._versions
 
     def put(self, key: TaskKey, task: BoundTask) -> None:
         """Keep a task, and drop the one not used for longest when there are too many."""

@@ -9,8 +9,8 @@ from app.disconnect import unless_gone
 from app.errors import ConflictError, InvalidError, NotFoundError, PermissionDeniedError, documented
 from app.fields import Id
 from app.predictions.batcher import Answer
+from app.predictions.lookup import Question
 from app.predictions.schemas import PredictInput, PredictionView, PredictManyInput, PredictManyView, PredictView
-from app.predictions.service import Question
 from app.settings import Settings
 
 router = APIRouter(tags=["predictions"])

@@ -13,10 +13,10 @@ def test_the_one_not_used_for_longest_goes_and_is_no_longer_known() -> None:
     tasks.put(("b", 1), other)
     assert tasks.get(("a", 1)) is one
     tasks.put(("a", 2), other)
-    assert (tasks.get(("b", 1)), tasks.knows_any(["b"])) == (None, False)
+    assert (tasks.get(("b", 1)), tasks.knows("b")) == (None, False)
     tasks.put(("c", 1), other)
     assert tasks.get(("a", 1)) is None
-    assert tasks.knows_any(["a", "b"])
+    assert tasks.knows("a")
     tasks.put(("c", 2), other)
-    assert not tasks.knows_any(["a", "b"])
-    assert tasks.knows_any(["b", "c"])
+    assert not tasks.knows("a")
+    assert tasks.knows("c")

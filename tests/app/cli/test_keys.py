@@ -36,7 +36,7 @@ def test_a_new_key_is_alone_on_stdout_and_opens_what_was_asked_for(engine: Engin
     assert "\n" not in key
     assert key not in said.err
     with transaction(engine) as session:
-        caller = service.caller_with(session, key)
+        [caller] = service.callers_with(session, [key])
     assert caller is not None
     assert (caller.tenant_id, caller.scopes) == ("acme", {"predict"})
     assert caller.key_id in said.err
@@ -86,7 +86,7 @@ def test_a_revoked_key_stays_revoked_and_opens_nothing(engine: Engine, capsys: C
     assert revoked[0] == revoked[1]
     assert revoked[0]["revoked_at"]
     with transaction(engine) as session:
-        assert service.caller_with(session, made["key"]) is None
+        assert service.callers_with(session, [made["key"]]) == [None]
 
 
 def test_revoking_what_is_no_key_says_so_in_one_line(capsys: Captured) -> None:
