@@ -11,6 +11,7 @@ Letters: B rows, N examples, C classes, H hidden size, F features.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,8 @@ PENALTY = 1.0
 MAX_ITERATIONS = 200
 WEIGHTS_AT_ONCE = 2**22
 """Most weights of different readouts that are unpacked together."""
+_MOST_BESIDES = 1024
+"""More bytes than a readout has for each class besides its weights."""
 LARGE_FIT = 4096
 """Examples times classes above which a fit is in single precision: four times as fast, and off by less than the eight
 bits a weight are (docs/decisions/0001)."""
@@ -87,19 +90,20 @@ class Readout:
         return (features @ self.weights.float().mT) * self.row_scale + self.bias
 
     def to_bytes(self) -> bytes:
-        """Safetensors bytes, about C · 2H of them."""
+        """Safetensors in a zlib stream, less than C · 2H bytes: small weights are the most frequent ones."""
         data: bytes = save_safetensors({"weights": self.weights, "row_scale": self.row_scale, "bias": self.bias})
-        return data
+        stream = zlib.compressobj(strategy=zlib.Z_FILTERED)  # which looks for little that occurs twice
+        return stream.compress(data) + stream.flush()
 
     @classmethod
     def from_bytes(cls, data: bytes, num_classes: int, hidden_size: int) -> Readout:
-        """Read what `to_bytes` wrote.
+        """Read what `to_bytes` wrote, or the safetensors bytes as they are, as they were once kept.
 
         Raises:
             CheckpointError: when the bytes are no readout for that many classes and that hidden size.
         """
         try:
-            tensors = load_safetensors(data)
+            tensors = load_safetensors(_inflated(data, num_classes * (2 * hidden_size + _MOST_BESIDES)))
         except (SafetensorError, ValueError, KeyError) as error:
             raise CheckpointError(f"the readout is not readable: {error}") from None
         expected = {"weights": (num_classes, 2 * hidden_size), "row_scale": (num_classes,), "bias": (num_classes,)}
@@ -112,6 +116,14 @@ class Readout:
         if not (torch.isfinite(row_scale).all() and torch.isfinite(bias).all()):
             raise CheckpointError("the readout holds values that are not finite")
         return cls(weights, row_scale.float(), bias.float())
+
+
+def _inflated(data: bytes, most: int) -> bytes:
+    """What a zlib stream holds, the first `most` bytes of it; `data` itself where it is no such stream."""
+    try:
+        return zlib.decompressobj().decompress(data, most)
+    except zlib.error:
+        return data
 
 
 def logits_of_each(readouts: Sequence[Readout], embeddings: Embeddings) -> Tensor:

@@ -10,6 +10,8 @@ from app.db.models import INDEXED, INDEXED_DIM, SPREAD_DIMS, Task, TaskVersion
 
 EXACT_UP_TO = 10_000
 """Fewer vectors of a tenant are compared each: exactly, and about as fast as by the index."""
+_CANDIDATES = 10
+"""Versions that are put in order for each task that is wanted: enough, but where older versions are as similar."""
 
 
 def _nearest(sql: str) -> TextualSelect:
@@ -25,12 +27,13 @@ def _nearest(sql: str) -> TextualSelect:
     return text(filled).columns(column("task_id", String), column("version", Integer), column("distance", Float))
 
 
-# Ordered inside, so that newer versions are looked for until there are enough, and not of every task.
+# Ordered inside, so that newer versions are looked for until there are enough, and not of every task; and no more than
+# `candidates` are put in order.
 _EXACT = _nearest("""
 SELECT task_id, version, distance FROM (
     SELECT task_id, version, vector <=> CAST(:vector AS vector) AS distance FROM task_versions WHERE {others}
     ORDER BY distance, task_id
-    OFFSET 0
+    LIMIT :candidates
 ) version_
 WHERE {newest} AND {somewhere}
 ORDER BY distance, task_id
@@ -90,8 +93,10 @@ def neighbors(session: Session, tenant_id: str, of: TaskVersion, limit: int) -> 
         session.execute(_SEARCH)
         found = _tasks(session, tenant_id, of, limit, _BY_INDEX)
         session.execute(_SEARCHED)
-    if len(found) < limit:  # the index gives up after a number of rows, most of which may be other tenants'
-        found = _tasks(session, tenant_id, of, limit, _EXACT)
+    # The index gives up after a number of rows, most of which may be other tenants'.
+    for candidates in (_CANDIDATES * limit, None):
+        if len(found) < limit:
+            found = _tasks(session, tenant_id, of, limit, _EXACT, candidates)
     return found
 
 
@@ -106,7 +111,7 @@ def _many(session: Session, tenant_id: str, of: TaskVersion) -> bool:
 
 
 def _tasks(
-    session: Session, tenant_id: str, of: TaskVersion, limit: int, nearest: TextualSelect
+    session: Session, tenant_id: str, of: TaskVersion, limit: int, nearest: TextualSelect, candidates: int | None = None
 ) -> Sequence[tuple[Task, int, float]]:
     near = nearest.subquery("near")
     values = [float(value) for value in of.vector]
@@ -122,6 +127,7 @@ def _tasks(
             "vector": str(values),
             "spread": str(values + [0.0] * SPREAD_DIMS),
             "limit": limit,
+            "candidates": candidates,
         },
     )
     return [(task, number, float(similarity)) for task, number, similarity in rows]

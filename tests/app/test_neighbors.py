@@ -99,3 +99,16 @@ def test_what_the_index_gives_up_on_is_found_all_the_same(engine: Engine, monkey
         session.execute(text("SET LOCAL hnsw.max_scan_tuples = 1"))
         assert seen(ask(session, 0, limit=30)) == exact
     assert len(exact) == 30
+
+
+@pytest.mark.usefixtures("stored")
+def test_older_versions_are_passed_over_however_many_are_nearer(engine: Engine) -> None:
+    with transaction(engine) as session:
+        nearest, *_ = seen(ask(session, 0))
+        own = session.get_one(TaskVersion, ("0", 2))
+        other = next(number for number in range(3, TASKS, 3) if str(number) != nearest[0])
+        for version in range(3, 30):
+            add_version(session, "a", other, version, np.asarray(own.vector))
+        add_version(session, "a", other, 30, -np.asarray(own.vector))
+        session.flush()
+        assert seen(ask(session, 0, limit=1)) == [nearest]
