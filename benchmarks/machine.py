@@ -23,11 +23,16 @@ def provenance(command: str, *peers: str, accelerator: str | None = None) -> str
 
 
 def commit() -> str:
-    """The short hash of HEAD, with a mark when the tree differs from it."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=10"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return described.stdout.strip() or "unknown"
+    """The short hash of HEAD, with a mark when the tree differs from it; in docs/ it does once a report is written."""
+    head = _git("rev-parse", "--short=10", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs")
+    return f"{head}-dirty" if changed else head or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    """What git says, nothing where there is no repository."""
+    said = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return said.stdout.strip()
 
 
 def processor() -> str:
