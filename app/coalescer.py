@@ -4,6 +4,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from app.db.session import is_gone
@@ -13,6 +15,14 @@ CLOSE_SECONDS = 3.0
 
 Question = TypeVar("Question")
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting(Generic[Question, Result]):
+    question: Question
+    size: int
+    future: "Future[Result]" = field(default_factory=Future)
+    context: Context = field(default_factory=copy_context)
 
 
 class Coalescer(Generic[Question, Result]):
@@ -28,31 +38,32 @@ class Coalescer(Generic[Question, Result]):
 
         Args:
             answer: the result of each question, in their order, or what to raise for it. What it raises itself is
-                raised for all, where the database is away; otherwise each question is asked alone, once more.
+                raised for all, where the database is away; otherwise each question is asked alone, once more. It runs
+                in the context of the first, so that a trace of requests which come singly has all of their statements.
             name: of the thread.
-            most: questions that are answered together.
+            most: the size of the questions that are answered together; a larger one is answered alone.
         """
         self._answer = answer
         self._most = most
-        self._waiting: deque[tuple[Question, Future[Result]]] = deque()
+        self._waiting: deque[_Waiting[Question, Result]] = deque()
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def ask(self, question: Question) -> "Future[Result]":
+    def ask(self, question: Question, size: int = 1) -> "Future[Result]":
         """Queue a question; one whose future is cancelled before its turn is not asked.
 
         Raises:
             UnavailableError: the service is stopping.
         """
-        future: Future[Result] = Future()
+        waiting = _Waiting[Question, Result](question, size)
         with self._changed:
             if self._closed:
                 raise stopping()
-            self._waiting.append((question, future))
+            self._waiting.append(waiting)
             self._changed.notify()
-        return future
+        return waiting.future
 
     def close(self) -> None:
         """Answer what has been asked, and end the thread; what takes longer than `CLOSE_SECONDS` is left behind."""
@@ -62,20 +73,26 @@ class Coalescer(Generic[Question, Result]):
         self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
-        while asked := self._next():
-            self._settle([(question, future) for question, future in asked if future.set_running_or_notify_cancel()])
+        while self._answer_next():
+            pass
 
-    def _next(self) -> list[tuple[Question, "Future[Result]"]]:
-        """Wait for questions; none when closed."""
+    def _answer_next(self) -> bool:
+        """Wait for questions and answer them; whether there were any, and not the end."""
+        taken: list[_Waiting[Question, Result]] = []
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
-            return [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            room = self._most
+            while self._waiting and (not taken or self._waiting[0].size <= room):
+                taken.append(self._waiting.popleft())
+                room -= taken[-1].size
+        self._settle([one for one in taken if one.future.set_running_or_notify_cancel()])
+        return bool(taken)
 
-    def _settle(self, asked: Sequence[tuple[Question, "Future[Result]"]]) -> None:
+    def _settle(self, asked: Sequence[_Waiting[Question, Result]]) -> None:
         if not asked:
             return
         try:
-            results = self._answer([question for question, _ in asked])
+            results = asked[0].context.run(self._answer, [one.question for one in asked])
         except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a question does to it
             if len(asked) > 1 and not is_gone(error):
                 # Something in one of them is bad: nobody shall pay for a neighbour.
@@ -83,8 +100,8 @@ class Coalescer(Generic[Question, Result]):
                     self._settle([one])
                 return
             results = [error] * len(asked)
-        for (_, future), result in zip(asked, results, strict=True):
+        for one, result in zip(asked, results, strict=True):
             if isinstance(result, Exception):
-                future.set_exception(result)
+                one.future.set_exception(result)
             else:
-                future.set_result(result)
+                one.future.set_result(result)

@@ -65,6 +65,7 @@ async def caller(
 
     Raises:
         AuthenticationError: no key, or one that is not known.
+        UnavailableError: the service is stopping.
     """
     settings = made.settings
     if settings.open_access:

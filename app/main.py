@@ -49,6 +49,8 @@ from app.tasks.endpoints import router as tasks
 
 KEYS_TOGETHER = 256
 """API keys that are looked up together."""
+LOOKUP_SECONDS = 10
+"""After which a lookup of keys or tasks is given up."""
 
 log = logging.getLogger(__name__)
 
@@ -106,14 +108,17 @@ def _start(settings: Settings, database_url: str | None, stack: ExitStack) -> Se
     url = database_url or settings.database_url or stack.enter_context(embedded_postgres(settings.data_dir))
     engine = make_engine(url)
     stack.callback(engine.dispose)
+    # Every request waits for these two lookups, so they wait neither for other work's connections nor for ever.
+    lookups = make_engine(url, pool_size=2, statement_seconds=LOOKUP_SECONDS)
+    stack.callback(lookups.dispose)
     if settings.embedded:
         migrate.upgrade(engine)
     model = Model(settings, lambda subspace: _register(engine, subspace))
-    predictions = Predictions(settings, engine, model)
+    predictions = Predictions(settings, lookups, model)
     stack.callback(predictions.close)
     generations = Generations(settings, predictions)
     stack.callback(generations.close)
-    callers = Coalescer(partial(_callers_with, engine), name="api-keys", most=KEYS_TOGETHER)
+    callers = Coalescer(partial(_callers_with, lookups), name="api-keys", most=KEYS_TOGETHER)
     stack.callback(callers.close)
     per_minute = settings.requests_per_minute
     rate_limit = None if per_minute is None else RateLimit(per_minute, settings.redis_url)

@@ -90,7 +90,7 @@ class Readout:
         return (features @ self.weights.float().mT) * self.row_scale + self.bias
 
     def to_bytes(self) -> bytes:
-        """Safetensors in a zlib stream, less than C · 2H bytes: small weights are the most frequent ones."""
+        """Safetensors in a zlib stream, usually of less than C · 2H bytes: most weights are small."""
         data: bytes = save_safetensors({"weights": self.weights, "row_scale": self.row_scale, "bias": self.bias})
         stream = zlib.compressobj(strategy=zlib.Z_FILTERED)  # which looks for little that occurs twice
         return stream.compress(data) + stream.flush()
@@ -103,7 +103,7 @@ class Readout:
             CheckpointError: when the bytes are no readout for that many classes and that hidden size.
         """
         try:
-            tensors = load_safetensors(_inflated(data, num_classes * (2 * hidden_size + _MOST_BESIDES)))
+            tensors = load_safetensors(_inflated(data, (num_classes + 1) * (2 * hidden_size + _MOST_BESIDES)))
         except (SafetensorError, ValueError, KeyError) as error:
             raise CheckpointError(f"the readout is not readable: {error}") from None
         expected = {"weights": (num_classes, 2 * hidden_size), "row_scale": (num_classes,), "bias": (num_classes,)}

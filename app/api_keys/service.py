@@ -3,11 +3,12 @@
 import hashlib
 import hmac
 import secrets
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, Row, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -80,10 +81,13 @@ def revoke(session: Session, key_id: str) -> ApiKey | None:
 
 def callers_with(session: Session, keys: Sequence[str]) -> list[Caller | None]:
     """Who calls with each of these keys, None for one that is unknown, expired or revoked."""
-    named = select(ApiKey.id, ApiKey.tenant_id, ApiKey.scopes, ApiKey.prefix, ApiKey.sha256)
+    named = select(ApiKey.prefix, ApiKey.sha256, ApiKey.id, ApiKey.tenant_id, ApiKey.scopes)
     prefixes = {key[:_PREFIX_CHARS] for key in keys}
-    rows = session.execute(named.where(ApiKey.prefix.in_(prefixes), _good())).all()
-    return [_caller_with(key, rows) for key in keys]
+    candidates: dict[str, list[tuple[bytes, Caller]]] = defaultdict(list)
+    for row in session.execute(named.where(ApiKey.prefix.in_(prefixes), _good())):
+        caller = Caller(row.tenant_id, row.id, frozenset(row.scopes))
+        candidates[row.prefix].append((row.sha256, caller))
+    return [_caller_with(key, candidates[key[:_PREFIX_CHARS]]) for key in keys]
 
 
 def still_lets_in(session: Session, caller: Caller) -> bool:
@@ -92,13 +96,9 @@ def still_lets_in(session: Session, caller: Caller) -> bool:
     return caller.key_id == OPERATOR or session.scalar(key) is not None
 
 
-def _caller_with(key: str, rows: Sequence[Row[str, str, list[str], str, bytes]]) -> Caller | None:
+def _caller_with(key: str, candidates: Sequence[tuple[bytes, Caller]]) -> Caller | None:
     digest = _digest(key)
-    callers = [
-        Caller(row.tenant_id, row.id, frozenset(row.scopes))
-        for row in rows
-        if row.prefix == key[:_PREFIX_CHARS] and hmac.compare_digest(row.sha256, digest)
-    ]
+    callers = [caller for sha256, caller in candidates if hmac.compare_digest(sha256, digest)]
     return callers[0] if callers else None
 
 

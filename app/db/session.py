@@ -9,8 +9,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 
-def make_engine(database_url: str, *, pool_size: int = 10) -> Engine:
-    """An engine whose errors never carry parameters, since these hold the tenants' texts."""
+def make_engine(database_url: str, *, pool_size: int = 10, statement_seconds: int | None = None) -> Engine:
+    """An engine whose errors never carry parameters, since these hold the tenants' texts.
+
+    A server that no longer answers is given up after half a minute, and a statement after `statement_seconds`.
+    """
+    limit = {} if statement_seconds is None else {"options": f"-c statement_timeout={statement_seconds}s"}
     return create_engine(
         database_url,
         pool_size=pool_size,
@@ -18,7 +22,15 @@ def make_engine(database_url: str, *, pool_size: int = 10) -> Engine:
         pool_timeout=5,
         pool_pre_ping=True,
         hide_parameters=True,
-        connect_args={"connect_timeout": 5, "application_name": "ipt"},
+        connect_args={
+            "connect_timeout": 5,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 4,
+            "tcp_user_timeout": 30_000,
+            "application_name": "ipt",
+        }
+        | limit,
     )
 
 

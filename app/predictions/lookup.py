@@ -3,8 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextvars import Context, copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from sqlalchemy import Engine
@@ -19,8 +18,8 @@ from app.predictions.bound_tasks import BoundTasks, TaskKey
 from app.predictions.model import Model
 from ipt.errors import IptError, SubspaceMismatchError
 
-TOGETHER = 64
-"""Requests whose tasks are looked up together."""
+TOGETHER = 256
+"""Questions whose tasks are looked up together."""
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +46,6 @@ class Found:
 class _Asked:
     tenant_id: str
     questions: Sequence[Question]
-    context: Context = field(default_factory=copy_context)
-    """Of the request, for what is logged."""
 
 
 class TaskLookup:
@@ -72,28 +69,29 @@ class TaskLookup:
             UnavailableError: the model is not loaded, or the service is stopping; these are raised at once.
         """
         self._model.check_loaded()
-        return self._coalescer.ask(_Asked(tenant_id, questions))
+        return self._coalescer.ask(_Asked(tenant_id, questions), len(questions))
 
     def close(self) -> None:
         """Find what has been asked for, and nothing after it."""
         self._coalescer.close()
 
     def _find_all(self, asked: Sequence[_Asked]) -> list[Found | Exception]:
-        tenants = {one.tenant_id for one in asked}
-        ids = {question.task_id for one in asked for question in one.questions}
-        in_memory = {task_id for task_id in ids if self._tasks.knows(task_id)}
+        owned = {(one.tenant_id, question.task_id) for one in asked for question in one.questions}
+        in_memory = {(tenant_id, task_id) for tenant_id, task_id in owned if self._tasks.knows(task_id)}
         with transaction(self._engine) as session:
-            known = repository.newest_versions(session, tenants, in_memory)
-            others, rows = repository.newest(session, tenants, ids - in_memory)  # at once, and not one after the other
+            known = repository.newest_versions(session, in_memory)
+            others, rows = repository.newest(session, owned - in_memory)  # at once, and not one after the other
             known |= others
-            wanted: list[list[TaskKey] | AppError] = [_keys(one, known) for one in asked]
+            wanted = [_keys(one, known) for one in asked]
             keys = {key for of_one in wanted if isinstance(of_one, list) for key in of_one}
             tasks = {key: task for key in keys if (task := self._tasks.get(key)) is not None}
             rows_by_key = {(row.task_id, row.version): row for row in rows}
-            rows = repository.versions(session, tenants, keys - tasks.keys() - rows_by_key.keys())
+            owners = {task_id: tenant_id for tenant_id, task_id in known}
+            missing = keys - tasks.keys() - rows_by_key.keys()
+            rows = repository.versions(session, {(owners[task_id], task_id, number) for task_id, number in missing})
             rows_by_key |= {(row.task_id, row.version): row for row in rows}
         return [
-            of_one if isinstance(of_one, AppError) else one.context.run(self._found, one, of_one, tasks, rows_by_key)
+            of_one if isinstance(of_one, AppError) else self._found(one, of_one, tasks, rows_by_key)
             for one, of_one in zip(asked, wanted, strict=True)
         ]
 

@@ -1,8 +1,9 @@
 """Which version of a task answers, and what that version is made of."""
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, true, tuple_
+from sqlalchemy import ARRAY, ColumnElement, FromClause, Integer, Text, and_, column, func, literal, select, true
 from sqlalchemy.orm import Session, aliased
 
 from app.db.models import Task, TaskVersion
@@ -11,26 +12,23 @@ OwnedTask = tuple[str, str]
 """A tenant's id and a task's."""
 
 
-def newest_versions(
-    session: Session, tenant_ids: Collection[str], task_ids: Collection[str]
-) -> dict[OwnedTask, int | None]:
-    """Those of `task_ids` that are one of these tenants', each with its newest version that can answer, if any."""
-    if not task_ids:
+def newest_versions(session: Session, wanted: Collection[OwnedTask]) -> dict[OwnedTask, int | None]:
+    """Those of these tasks that are their tenants', each with its newest version that can answer, if any."""
+    if not wanted:
         return {}
     newest = (
         select(func.max(TaskVersion.version))
         .where(TaskVersion.task_id == Task.id, TaskVersion.tenant_id == Task.tenant_id)
         .scalar_subquery()
     )
-    rows = session.execute(select(Task.tenant_id, Task.id, newest).where(*_of(tenant_ids, task_ids)))
+    named = _table(("tenant_id", Text), ("task_id", Text), rows=wanted)
+    rows = session.execute(select(Task.tenant_id, Task.id, newest).join(named, _is(named)))
     return {(tenant_id, task_id): version for tenant_id, task_id, version in rows}
 
 
-def newest(
-    session: Session, tenant_ids: Collection[str], task_ids: Collection[str]
-) -> tuple[dict[OwnedTask, int | None], list[TaskVersion]]:
+def newest(session: Session, wanted: Collection[OwnedTask]) -> tuple[dict[OwnedTask, int | None], list[TaskVersion]]:
     """The same, with those newest versions themselves."""
-    if not task_ids:
+    if not wanted:
         return {}, []
     version = (
         select(TaskVersion)
@@ -40,7 +38,8 @@ def newest(
         .lateral()
     )
     newest_row = aliased(TaskVersion, version)
-    query = select(Task.tenant_id, Task.id, newest_row).outerjoin(newest_row, true()).where(*_of(tenant_ids, task_ids))
+    named = _table(("tenant_id", Text), ("task_id", Text), rows=wanted)
+    query = select(Task.tenant_id, Task.id, newest_row).join(named, _is(named)).outerjoin(newest_row, true())
     known: dict[OwnedTask, int | None] = {}
     rows: list[TaskVersion] = []
     found: Iterator[tuple[str, str, TaskVersion | None]] = iter(session.execute(query))
@@ -51,14 +50,26 @@ def newest(
     return known, rows
 
 
-def versions(session: Session, tenant_ids: Collection[str], wanted: Collection[tuple[str, int]]) -> list[TaskVersion]:
-    """The rows of (task id, version) pairs, those that exist and are one of these tenants'."""
+def versions(session: Session, wanted: Collection[tuple[str, str, int]]) -> list[TaskVersion]:
+    """Those of these versions (tenant's id, task's id, number) that there are."""
     if not wanted:
         return []
-    pair = tuple_(TaskVersion.task_id, TaskVersion.version)
-    rows = select(TaskVersion).where(TaskVersion.tenant_id.in_(tenant_ids), pair.in_(list(wanted)))
-    return list(session.scalars(rows))
+    named = _table(("tenant_id", Text), ("task_id", Text), ("version", Integer), rows=wanted)
+    same = and_(
+        named.c.tenant_id == TaskVersion.tenant_id,
+        named.c.task_id == TaskVersion.task_id,
+        named.c.version == TaskVersion.version,
+    )
+    return list(session.scalars(select(TaskVersion).join(named, same)))
 
 
-def _of(tenant_ids: Collection[str], task_ids: Collection[str]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    return Task.tenant_id.in_(tenant_ids), Task.id.in_(task_ids)
+def _table(*columns: tuple[str, Any], rows: Collection[tuple[Any, ...]]) -> FromClause:
+    """Rows as a table `named`: one statement however many there are."""
+    arrays = [
+        literal(list(values), ARRAY(of)) for (_, of), values in zip(columns, zip(*rows, strict=True), strict=True)
+    ]
+    return func.unnest(*arrays).table_valued(*(column(name, of) for name, of in columns), name="named").render_derived()
+
+
+def _is(named: FromClause) -> ColumnElement[bool]:
+    return and_(named.c.tenant_id == Task.tenant_id, named.c.task_id == Task.id)

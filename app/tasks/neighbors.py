@@ -89,25 +89,24 @@ def neighbors(session: Session, tenant_id: str, of: TaskVersion, limit: int) -> 
     if not np.any(of.vector):
         return []
     found: Sequence[tuple[Task, int, float]] = []
-    if _many(session, tenant_id, of):
+    # Of other lengths there are none in the index.
+    if len(of.vector) == INDEXED_DIM and _more_than(EXACT_UP_TO, session, tenant_id, of):
         session.execute(_SEARCH)
         found = _tasks(session, tenant_id, of, limit, _BY_INDEX)
         session.execute(_SEARCHED)
-    # The index gives up after a number of rows, most of which may be other tenants'.
-    for candidates in (_CANDIDATES * limit, None):
-        if len(found) < limit:
-            found = _tasks(session, tenant_id, of, limit, _EXACT, candidates)
+    if len(found) < limit:  # the index gives up after a number of rows, most of which may be other tenants'
+        found = _tasks(session, tenant_id, of, limit, _EXACT, _CANDIDATES * limit)
+    if len(found) < limit and _more_than(_CANDIDATES * limit, session, tenant_id, of):
+        found = _tasks(session, tenant_id, of, limit, _EXACT)
     return found
 
 
-def _many(session: Session, tenant_id: str, of: TaskVersion) -> bool:
-    """Whether there are so many vectors to compare, and of such a length, that the index is worth it."""
-    if len(of.vector) != INDEXED_DIM:
-        return False
+def _more_than(number: int, session: Session, tenant_id: str, of: TaskVersion) -> bool:
+    """Whether the tenant has more vectors in this subspace."""
     of_subspace = select(literal(1)).where(
         TaskVersion.tenant_id == tenant_id, TaskVersion.subspace_id == of.subspace_id
     )
-    return session.scalar(of_subspace.offset(EXACT_UP_TO).limit(1)) is not None
+    return session.scalar(of_subspace.offset(number).limit(1)) is not None
 
 
 def _tasks(

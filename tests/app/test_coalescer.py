@@ -29,7 +29,9 @@ class Recorder:
         return [NotFoundError("none", code="none") if one == "unknown" else one.upper() for one in questions]
 
     def wait_until_asked(self) -> None:
+        deadline = time.monotonic() + 10
         while not self.asked:
+            assert time.monotonic() < deadline
             time.sleep(0.001)
 
 
@@ -60,6 +62,13 @@ def test_what_came_meanwhile_is_asked_together_up_to_a_limit(busy: Coalescer[str
     recorder.gate.set()
     assert [future.result(10) for future in futures] == ["A", "B", "C", "D"]
     assert recorder.asked == [["first"], ["a", "b", "c"], ["d"]]
+
+
+def test_a_large_question_leaves_no_room_for_others(busy: Coalescer[str, str], recorder: Recorder) -> None:
+    futures = [busy.ask("a"), busy.ask("wide", size=2), busy.ask("b"), busy.ask("wider", size=9), busy.ask("c")]
+    recorder.gate.set()
+    assert [future.result(10) for future in futures] == ["A", "WIDE", "B", "WIDER", "C"]
+    assert recorder.asked == [["first"], ["a", "wide"], ["b"], ["wider"], ["c"]]
 
 
 def test_an_error_is_raised_for_the_question_that_it_is_about(busy: Coalescer[str, str], recorder: Recorder) -> None:

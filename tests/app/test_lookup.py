@@ -1,86 +1,132 @@
-"""The tasks of requests that wait at the same time are read together, and each tenant still sees its own alone."""
+"""The keys and tasks of requests that wait at the same time are read together, and each tenant sees its own alone."""
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import cast
+from unittest.mock import Mock
 
 import httpx
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, event, select, text
 
+import ipt
+from app.api_keys import service as api_keys
+from app.db.models import Task
 from app.db.session import transaction
-from tests.app.conftest import Shared, WorkOff, adaptation_body
+from app.errors import AppError
+from app.predictions.lookup import TOGETHER, Found, Question, TaskLookup
+from app.predictions.model import Model
+from tests.app.conftest import WorkOff, adaptation_body
 
 
 @pytest.fixture
-def two(new_client: Callable[[], httpx.Client], work_off: WorkOff) -> list[tuple[httpx.Client, str]]:
-    """Two tenants, each with a task that was tuned once."""
-    clients = [new_client(), new_client()]
-    tasks = [client.post("/v1/adaptations", json=adaptation_body()).json()["task_id"] for client in clients]
+def owners(new_client: Callable[[], httpx.Client], work_off: WorkOff, service_engine: Engine) -> list[tuple[str, str]]:
+    """Two tenants' ids, each with that of a task that was tuned once."""
+    made = [new_client().post("/v1/adaptations", json=adaptation_body()).json() for _ in range(2)]
     work_off()
-    return list(zip(clients, tasks, strict=True))
+    with transaction(service_engine) as session:
+        rows = session.execute(select(Task.tenant_id, Task.id).where(Task.id.in_([one["task_id"] for one in made])))
+        return [(tenant_id, task_id) for tenant_id, task_id in rows]
+
+
+@pytest.fixture
+def lookup(service_engine: Engine) -> Iterator[TaskLookup]:
+    """One of one's own, behind which a task is named by its vector's first number."""
+    model = Mock(Model)
+    model.bind = Mock(side_effect=lambda head: Mock(ipt.BoundTask, vector=head.vector))
+    made = TaskLookup(service_engine, cast(Model, model), cached_tasks=10)
+    yield made
+    made.close()
 
 
 @contextmanager
-def nobody_reads_tasks(engine: Engine) -> Iterator[Callable[[int], None]]:
-    """Hold up whoever reads tasks; the function waits until so many transactions are held up."""
+def nobody_reads_tasks(engine: Engine) -> Iterator[Callable[[], None]]:
+    """Hold up whoever reads tasks; the function waits until somebody does."""
     with transaction(engine) as session:
         session.execute(text("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE"))
 
-        def wait_for(number: int) -> None:
+        def wait() -> None:
             waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'tasks'::regclass")
             deadline = time.monotonic() + 30
-            while session.scalar(waiting) != number:
+            while not session.scalar(waiting):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
 
-        yield wait_for
+        yield wait
+
+
+@contextmanager
+def transactions(engine: Engine) -> Iterator[list[Connection]]:
+    """Those that are begun meanwhile."""
+    begun: list[Connection] = []
+    event.listen(engine, "begin", begun.append)
+    try:
+        yield begun
+    finally:
+        event.remove(engine, "begin", begun.append)
+
+
+def outcome(future: "Future[Found]") -> object:
+    try:
+        return future.result(30).keys
+    except AppError as error:
+        return error.code, error.param
 
 
 def test_what_waits_together_is_read_together_and_every_tenant_gets_its_own(
-    two: list[tuple[httpx.Client, str]], service_engine: Engine
+    lookup: TaskLookup, owners: list[tuple[str, str]], service_engine: Engine
 ) -> None:
-    (alpaca, of_alpaca), (buffalo, of_buffalo) = two
-
-    def ask(client: httpx.Client, task_id: str, version: int | None) -> tuple[int, object]:
-        response = client.post(f"/v1/tasks/{task_id}/predict", json={"inputs": ["hello"], "version": version})
-        return response.status_code, response.json().get("task_version", response.json().get("error", {}).get("code"))
-
-    unknown, none = (404, "task_not_found"), (404, "version_not_found")
+    (alpaca, of_alpaca), (buffalo, of_buffalo) = owners
+    unknown = ("task_not_found", "here")
     questions = [
-        (alpaca, of_alpaca, None, (200, 1)),
+        (alpaca, of_alpaca, None, [(of_alpaca, 1)]),
         (alpaca, of_buffalo, None, unknown),
         (alpaca, of_buffalo, 1, unknown),
-        (buffalo, of_buffalo, 1, (200, 1)),
+        (buffalo, of_buffalo, 1, [(of_buffalo, 1)]),
         (buffalo, of_alpaca, 1, unknown),
-        (buffalo, of_buffalo, 2, none),
-        (alpaca, of_alpaca, 1, (200, 1)),
+        (buffalo, of_buffalo, 2, ("version_not_found", "version")),
+        (alpaca, of_alpaca, 1, [(of_alpaca, 1)]),
     ]
+
+    def find(tenant: str, task: str, version: int | None) -> "Future[Found]":
+        return lookup.find(tenant, [Question(task, version, "", "here")])
+
     for _ in range(2):  # of tasks that are not in memory, and then of those that are
-        with ThreadPoolExecutor(len(questions) + 1) as pool:
-            with nobody_reads_tasks(service_engine) as wait_for:
-                first = pool.submit(ask, alpaca, of_alpaca, None)
-                wait_for(1)
-                answers = [pool.submit(ask, client, task, version) for client, task, version, _ in questions]
-                time.sleep(0.5)  # for all of them to arrive
-                wait_for(1)  # and none of them reads by itself
-            assert first.result() == (200, 1)
-            assert [answer.result() for answer in answers] == [expected for *_, expected in questions]
+        with transactions(service_engine) as begun:
+            with nobody_reads_tasks(service_engine) as wait:
+                first = find(alpaca, of_alpaca, None)
+                wait()
+                found = [find(tenant, task, version) for tenant, task, version, _ in questions]
+            assert outcome(first) == [(of_alpaca, 1)]
+            assert [outcome(future) for future in found] == [expected for *_, expected in questions]
+        assert len(begun) == 3, "the one that held all others up, that of the first, and that of all others"
+    assert not (found[0].result().tasks[0].vector != found[6].result().tasks[0].vector).any()
 
 
-def test_keys_that_are_looked_up_together_let_each_in_as_its_own_tenant(
-    two: list[tuple[httpx.Client, str]], shared: Shared
+def test_a_request_as_large_as_a_batch_is_looked_up_alone(
+    lookup: TaskLookup, owners: list[tuple[str, str]], service_engine: Engine
 ) -> None:
-    """Known and unknown ones in one burst; the unknown one begins as a known one does."""
-    (alpaca, of_alpaca), (buffalo, of_buffalo) = two
-    key = alpaca.headers["Authorization"]
-    stranger = httpx.Client(base_url=shared.base_url, headers={"Authorization": f"{key[:-4]}AAAA"}, timeout=60)
+    (alpaca, of_alpaca), _ = owners
+    question = Question(of_alpaca, None, "", "here")
+    with transactions(service_engine) as begun:
+        with nobody_reads_tasks(service_engine) as wait:
+            first = lookup.find(alpaca, [question])
+            wait()
+            found = [lookup.find(alpaca, [question] * size) for size in (1, TOGETHER, 1)]
+        sizes = [len(future.result(30).tasks) for future in (first, *found)]
+    assert sizes == [1, 1, TOGETHER, 1]
+    assert len(begun) == 5
 
-    def seen(client: httpx.Client) -> object:
-        response = client.get("/v1/tasks")
-        return [task["id"] for task in response.json()["data"]] if response.status_code == 200 else response.status_code
 
-    callers = [alpaca, buffalo, stranger] * 16
-    with stranger, ThreadPoolExecutor(len(callers)) as pool:
-        assert list(pool.map(seen, callers)) == [[of_alpaca], [of_buffalo], 401] * 16
+def test_keys_that_are_looked_up_together_let_each_in_as_its_own_tenant(engine: Engine) -> None:
+    with transaction(engine) as session:
+        (one, key), (other, other_key) = (api_keys.issue(session, tenant) for tenant in ("a", "b"))
+        revoked, revoked_key = api_keys.issue(session, "a")
+        api_keys.revoke(session, revoked.id)
+        forged = key[:-1] + ("A" if key[-1] != "A" else "B")  # which begins as the real one does
+        asked = [other_key, forged, key, revoked_key, "", key]
+        callers = api_keys.callers_with(session, asked)
+    found = [caller and (caller.tenant_id, caller.key_id) for caller in callers]
+    assert found == [("b", other.id), None, ("a", one.id), None, None, ("a", one.id)]
