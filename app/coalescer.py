@@ -57,7 +57,7 @@ class Coalescer(Generic[Question, Result]):
         Raises:
             UnavailableError: the service is stopping.
         """
-        waiting = _Waiting[Question, Result](question, size)
+        waiting: _Waiting[Question, Result] = _Waiting(question, size)
         with self._changed:
             if self._closed:
                 raise stopping()

@@ -61,11 +61,12 @@ def nobody_reads_tasks(engine: Engine) -> Iterator[Callable[[], None]]:
 def transactions(engine: Engine) -> Iterator[list[Connection]]:
     """Those that are begun meanwhile."""
     begun: list[Connection] = []
-    event.listen(engine, "begin", begun.append)
+    note = begun.append
+    event.listen(engine, "begin", note)
     try:
         yield begun
     finally:
-        event.remove(engine, "begin", begun.append)
+        event.remove(engine, "begin", note)
 
 
 def outcome(future: "Future[Found]") -> object:
