@@ -1,4 +1,4 @@
-"""Answer all questions that wait at the same time together: one journey to the database instead of one for each."""
+"""Answer all questions that wait at the same time together: one journey to the database, say, instead of many."""
 
 import threading
 from collections import deque

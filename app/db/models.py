@@ -228,7 +228,8 @@ class TaskVersion(Base):
     __tablename__ = "task_versions"
     __table_args__ = (
         CheckConstraint(_one_of("kind", Kind), name="kind"),
-        Index("ix_task_versions_tenant_id_subspace_id", "tenant_id", "subspace_id"),
+        # Of those at a start, which the next one has, none is compared with anything.
+        Index("ix_task_versions_moved", "tenant_id", "subspace_id", postgresql_where=text("start IS NULL")),
         Index(
             "ix_task_versions_start",
             "tenant_id",

@@ -4,15 +4,18 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine
 
 import ipt
+from app.coalescer import Coalescer
 from app.predictions.batcher import Answer, Batcher
 from app.predictions.bound_tasks import TaskKey
 from app.predictions.lookup import Question, TaskLookup
 from app.predictions.model import Model
 from app.settings import Settings
+
+TOKENIZED_TOGETHER = 256
+"""Texts whose tokens are made together."""
 
 
 class Predictions:
@@ -21,6 +24,7 @@ class Predictions:
     def __init__(self, settings: Settings, engine: Engine, model: Model) -> None:
         self._model = model
         self._lookup = TaskLookup(engine, model, settings.predict_cached_tasks)
+        self._reader = Coalescer(self._tokenize_all, name="tokenizer", most=TOKENIZED_TOGETHER)
         self._batcher = Batcher(
             model.predict,
             wait_seconds=settings.predict_wait_ms / 1000,
@@ -50,7 +54,8 @@ class Predictions:
         arrived_at = time.monotonic()
         texts = [question.text for question in questions]
         finding = asyncio.wrap_future(self._lookup.find(tenant_id, questions))
-        found, ids = await asyncio.gather(finding, run_in_threadpool(self._model.tokenize, texts))
+        reading = asyncio.wrap_future(self._reader.ask(texts, len(texts)))
+        found, ids = await asyncio.gather(finding, reading)
         rows = list(zip(found.tasks, ids, strict=True))
         answered = self._batcher.submit(rows, self._model.subspace.prompt_length, arrived_at)
         return found.keys, await asyncio.wrap_future(answered)
@@ -63,4 +68,10 @@ class Predictions:
     def close(self) -> None:
         """Stop answering."""
         self._lookup.close()
+        self._reader.close()
         self._batcher.close()
+
+    def _tokenize_all(self, asked: Sequence[Sequence[str]]) -> list[list[list[int]] | Exception]:
+        """The tokens of each request's texts."""
+        ids = iter(self._model.tokenize([text for texts in asked for text in texts]))
+        return [[next(ids) for _ in texts] for texts in asked]

@@ -14,35 +14,9 @@ _CANDIDATES = 10
 """Versions that are put in order for each task that is wanted: enough, but where older versions are as similar."""
 
 
-def _nearest(sql: str) -> TextualSelect:
-    """Task id, version and cosine distance of the nearest, for these conditions and parameters."""
-    others = "tenant_id = :tenant_id AND subspace_id = :subspace_id AND task_id <> :task_id"
-    newest = (
-        "NOT EXISTS (SELECT FROM task_versions newer WHERE newer.task_id = version_.task_id "
-        "AND newer.version > version_.version AND newer.subspace_id = :subspace_id)"
-    )
-    spread = f"spread_vector(vector, task_id)::halfvec({INDEXED_DIM + SPREAD_DIMS})"
-    somewhere = "distance <= 2"  # the distance to a vector of zeros is NaN, which is above any number
-    filled = sql.format(others=others, newest=newest, somewhere=somewhere, indexed=INDEXED, spread=spread)
-    return text(filled).columns(column("task_id", String), column("version", Integer), column("distance", Float))
-
-
-# Ordered inside, so that newer versions are looked for until there are enough, and not of every task; and no more than
-# `candidates` are put in order.
-_EXACT = _nearest("""
-SELECT task_id, version, distance FROM (
-    SELECT task_id, version, vector <=> CAST(:vector AS vector) AS distance FROM task_versions WHERE {others}
-    ORDER BY distance, task_id
-    LIMIT :candidates
-) version_
-WHERE {newest} AND {somewhere}
-ORDER BY distance, task_id
-LIMIT :limit
-""")
-
-# Those that moved by the index, in about the right order; and of those that stand at a start, of which any number may
-# be equally near, some of each: one look for each start, however many tasks stand there.
-_BY_INDEX = _nearest("""
+# Those that moved, as `moved` finds them; and of those that stand at a start, of which any number may be equally near,
+# some of each: one look for each start, however many tasks stand there.
+_NEAREST = """
 WITH RECURSIVE starts AS (
     SELECT min(start) AS start FROM task_versions
     WHERE tenant_id = :tenant_id AND subspace_id = :subspace_id AND start IS NOT NULL
@@ -51,12 +25,7 @@ WITH RECURSIVE starts AS (
         SELECT min(start) FROM task_versions
         WHERE tenant_id = :tenant_id AND subspace_id = :subspace_id AND start > starts.start
     ) FROM starts WHERE start IS NOT NULL
-), moved AS (
-    SELECT task_id, version, vector <=> CAST(:vector AS vector) AS distance FROM task_versions version_
-    WHERE {others} AND {indexed} AND {newest}
-    ORDER BY {spread} <=> CAST(:spread AS halfvec)
-    LIMIT 2 * :limit
-), unmoved AS (
+), moved AS ({moved}), unmoved AS (
     SELECT at_start.* FROM starts CROSS JOIN LATERAL (
         SELECT task_id, version, vector <=> CAST(:vector AS vector) AS distance FROM task_versions version_
         WHERE {others} AND version_.start = starts.start AND {newest}
@@ -65,9 +34,45 @@ WITH RECURSIVE starts AS (
     ) at_start
 )
 SELECT task_id, version, distance FROM (SELECT * FROM moved UNION ALL SELECT * FROM unmoved) nearest
-WHERE {somewhere}
+WHERE distance <= 2  -- the distance to a vector of zeros is NaN, which is above any number
 ORDER BY distance, task_id
 LIMIT :limit
+"""
+
+
+def _nearest(moved: str) -> TextualSelect:
+    """Task id, version and cosine distance of the nearest, those that moved found by this query."""
+    others = "tenant_id = :tenant_id AND subspace_id = :subspace_id AND task_id <> :task_id"
+    newest = (
+        "NOT EXISTS (SELECT FROM task_versions newer WHERE newer.task_id = version_.task_id "
+        "AND newer.version > version_.version AND newer.subspace_id = :subspace_id)"
+    )
+    spread = f"spread_vector(vector, task_id)::halfvec({INDEXED_DIM + SPREAD_DIMS})"
+    parts = {"others": others, "newest": newest, "indexed": INDEXED, "spread": spread}
+    query = _NEAREST.format(moved=moved.format(**parts), **parts)
+    return text(query).columns(column("task_id", String), column("version", Integer), column("distance", Float))
+
+
+# Ordered inside, so that newer versions are looked for until there are enough, and not of every task; and no more than
+# `candidates` are put in order.
+_EXACT = _nearest("""
+SELECT task_id, version, distance FROM (
+    SELECT task_id, version, vector <=> CAST(:vector AS vector) AS distance FROM task_versions
+    WHERE {others} AND start IS NULL
+    ORDER BY distance, task_id
+    LIMIT :candidates
+) version_
+WHERE {newest}
+ORDER BY distance, task_id
+LIMIT :limit
+""")
+
+# In about the right order.
+_BY_INDEX = _nearest("""
+SELECT task_id, version, vector <=> CAST(:vector AS vector) AS distance FROM task_versions version_
+WHERE {others} AND {indexed} AND {newest}
+ORDER BY {spread} <=> CAST(:spread AS halfvec)
+LIMIT 2 * :limit
 """)
 # For this transaction: the index goes on until it has found enough that the query wants, rather than filter what it
 # found once; it looks around further than by pgvector's default; and it is used whatever the planner expects, whose
@@ -83,7 +88,7 @@ def neighbors(session: Session, tenant_id: str, of: TaskVersion, limit: int) -> 
     """The tenant's other tasks in the same subspace whose newest vectors point most nearly the same way.
 
     Each with its version and cosine similarity. A vector of zeros, the average task's, points nowhere: a task that has
-    it is not among them, and has none itself. Where there are more than `EXACT_UP_TO` versions to compare, an index
+    it is not among them, and has none itself. Where more than `EXACT_UP_TO` versions are to be compared, an index
     finds the candidates, and may miss some (docs/decisions/0012).
     """
     if not np.any(of.vector):
@@ -102,11 +107,11 @@ def neighbors(session: Session, tenant_id: str, of: TaskVersion, limit: int) -> 
 
 
 def _more_than(number: int, session: Session, tenant_id: str, of: TaskVersion) -> bool:
-    """Whether the tenant has more vectors in this subspace."""
-    of_subspace = select(literal(1)).where(
-        TaskVersion.tenant_id == tenant_id, TaskVersion.subspace_id == of.subspace_id
+    """Whether the tenant has more vectors in this subspace that moved from where tuning starts."""
+    moved = select(literal(1)).where(
+        TaskVersion.tenant_id == tenant_id, TaskVersion.subspace_id == of.subspace_id, TaskVersion.start.is_(None)
     )
-    return session.scalar(of_subspace.offset(number).limit(1)) is not None
+    return session.scalar(moved.offset(number).limit(1)) is not None
 
 
 def _tasks(
