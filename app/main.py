@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
@@ -49,6 +50,8 @@ from app.tasks.endpoints import router as tasks
 
 KEYS_TOGETHER = 256
 """API keys that are looked up together."""
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep others from running Python: a tenth of the usual, for the model waits at each operation."""
 LOOKUP_SECONDS = 10
 """After which a lookup of keys or tasks is given up."""
 
@@ -105,6 +108,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
 
 def _start(settings: Settings, database_url: str | None, stack: ExitStack) -> Services:
     """Start what lives as long as the process; `stack` ends it."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     url = database_url or settings.database_url or stack.enter_context(embedded_postgres(settings.data_dir))
     engine = make_engine(url)
     stack.callback(engine.dispose)
