@@ -51,7 +51,7 @@ from app.tasks.endpoints import router as tasks
 KEYS_TOGETHER = 256
 """API keys that are looked up together."""
 SWITCH_SECONDS = 0.0005
-"""How long a thread may keep others from running Python: a tenth of the usual, for the model waits at each operation."""
+"""How long a thread may keep others from running Python: a tenth of the usual, since the model's waits so often."""
 LOOKUP_SECONDS = 10
 """After which a lookup of keys or tasks is given up."""
 
