@@ -23,10 +23,10 @@ from ipt.backbones.loading import default_folder
 
 PER_LABEL = 16
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
-SEARCH_STEPS = 60
+SEARCH_STEPS = 40
 PEFT_ROWS = 16
 SETFIT_STEPS = (5, 10, 20, 40, 80, 160, 320)
-PATIENCE = 1.2
+PATIENCE = 1.05
 """A peer may take so many times what the goal gives it before the clock is stopped."""
 
 

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks import backbones
 from benchmarks.adaptation_rows import adaptation
-from benchmarks.engine_rows import distinct_tasks, fused, prediction, random_tasks, set_adapter, tuning_step
+from benchmarks.engine_rows import as_shipped, distinct_tasks, fused, prediction, random_tasks, set_adapter, tuning_step
 from benchmarks.machine import provenance
 from benchmarks.report import Figure, section, write
 
@@ -58,7 +58,7 @@ def measure(
         measured = backbones.load(name, device, dtype, minilm)
         rows: list[Callable[[backbones.Measured, int], Figure | Iterator[Figure]]] = [fused, tuning_step]
         if name == "MiniLM":
-            rows += [distinct_tasks, random_tasks, prediction, set_adapter, adaptation]
+            rows += [as_shipped, distinct_tasks, random_tasks, prediction, set_adapter, adaptation]
         served = all(importlib.util.find_spec(package) for package in ("litserve", "pydantic_settings", "psycopg"))
         if name == "MiniLM" and device.type == "cpu" and served:
             from benchmarks.service_rows import service

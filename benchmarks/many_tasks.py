@@ -199,7 +199,11 @@ def queue(engine: Engine, tenants: Sequence[str], count: int, show: Update) -> N
             copy_row(connection, "adaptations", ("id", adaptation_id), common | own)
             connection.commit()
             show("queued adaptations", rows.stop, count, over=rows.stop == count)
-        # The copies set off no trigger.
+        # As when they are posted, each has its first event; and the copies set off no trigger.
+        connection.execute(
+            "INSERT INTO adaptation_events (adaptation_id, seq, type) SELECT id, 1, 'queued' FROM adaptations"
+            " WHERE state = 'queued' ON CONFLICT DO NOTHING"
+        )
         connection.execute("UPDATE tenants SET waiting_since = now() WHERE id = ANY(%s)", (list(tenants),))
     tidy(engine)
 

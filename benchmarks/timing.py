@@ -24,13 +24,15 @@ class Ratio:
         return f"{self.median:.2f}× ({min(self.of_rounds):.2f} to {max(self.of_rounds):.2f})"
 
 
-def in_turn(ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each way in each round, after one round to warm up; every second round goes backwards."""
+def in_turn(
+    ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each way in each round, after `warm_up` rounds; every second round goes backwards."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
+    for number in range(warm_up + rounds):
         for name in sorted(ways, reverse=number % 2 == 1):
             took = timed(ways[name], device)
-            if number:
+            if number >= warm_up:
                 seconds[name].append(took)
     return seconds
 

@@ -40,6 +40,8 @@ METHODS = (
 )
 OF_BACKBONE = ("class names", "logistic regression", "nearest neighbours", "SetFit", "PT")
 """Those of the methods whose answers depend on the backbone and the prompt length, but not on the subspace."""
+SLOW = ("SetFit", "PT", "random", "IST then PT")
+"""Those of the methods that tune or train, but for the one that is measured."""
 STARTS = ("IST from zero", "IST from the nearest task", "IST from a random vector")
 """IST that starts elsewhere than at the likeliest of the subspace's initial vectors."""
 READOUTS: dict[str, float | None] = {

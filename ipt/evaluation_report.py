@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -66,19 +66,24 @@ def measure_missing(
     seeds: Sequence[int],
     methods: Sequence[str],
     on_pair: Callable[[int, int, str], None],
-) -> list[Measurement]:
-    """The methods' measurements on all pairs of task and draw; those that the file lacks are made and kept.
+    *,
+    only_kept: bool = False,
+) -> Iterator[Measurement]:
+    """The methods' measurements on all pairs of task and draw: those that the file has, then the others, made and kept.
 
-    `on_pair` is called with pairs done, pairs in all, and the task that is next.
+    With `only_kept` the others are left out. `on_pair` is called with pairs done, pairs in all, and the next task.
     """
     pairs = [(task, seed) for seed in seeds for task in tasks]
+    wanted = {(task.name, seed, method) for task, seed in pairs for method in methods}
+    yield from [one for one in kept.measurements if _key(one) in wanted]
+    if only_kept:
+        return
     for number, (task, seed) in enumerate(pairs):
         on_pair(number, len(pairs), task.name)
         for measured in evaluation.measure(task, seed, [one for one in methods if not kept.has(task.name, seed, one)]):
             kept.add(measured)
+            yield measured
     on_pair(len(pairs), len(pairs), "")
-    wanted = {(task.name, seed, method) for task, seed in pairs for method in methods}
-    return [one for one in kept.measurements if _key(one) in wanted]
 
 
 def render(

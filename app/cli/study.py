@@ -24,6 +24,10 @@ def study(
     device: Device = None,
     method: Annotated[list[str] | None, typer.Option(help="Only this one; may be given several times.")] = None,
     seeds: Annotated[int, typer.Option(help="Draws of examples.", min=1)] = 3,
+    slow_seeds: Annotated[
+        int | None,
+        typer.Option(help="Draws for what takes long: SetFit, PT, random, the curve, ablations. [default: all]", min=1),
+    ] = None,
     first_seed: Annotated[int, typer.Option(help="The first draw; a fit has used seed 0.", min=0)] = 100,
     per_label: Annotated[int, typer.Option(help="Examples of each label that are tuned on.", min=2)] = 16,
     curve: Annotated[str, typer.Option(help="Examples of each label to compare; '' for none.")] = "1,4,8,16,64",
@@ -67,6 +71,7 @@ def study(
         dimensions=_numbers("--dimensions", dimensions),
         methods=tuple(method or sorted(set(METHODS) - without, key=METHODS.index)),
         seeds=tuple(range(first_seed, first_seed + seeds)),
+        slow_seeds=slow_seeds,
         seen_tasks=seen_tasks,
         unseen_tasks=unseen_tasks,
         curve=_numbers("--curve", curve) if curve else (),
@@ -87,18 +92,21 @@ def study(
     for one in given_subspaces:
         if one.intrinsic_dim not in options.dimensions:
             raise CliError(f"subspace {one.id} has dimension {one.intrinsic_dim}, which --dimensions does not name")
+    report = output / "report.md"
     with progress(notices()) as show:
 
         def on_part(findings: "Findings") -> None:
-            write_report(output, findings, options, notes)
+            write_report(report, output / "plots", findings, options, notes)
 
         running = Study(loaded, seen, unseen, given_subspaces, output, options, show)
         try:
             running.run(on_part)
         except KeyboardInterrupt:
+            if running.findings.subspaces:
+                on_part(running.findings)
+                notices().print(f"what there is so far is in {report}", soft_wrap=True)
             notices().print("stopped; the same command goes on where it was")
             raise typer.Exit(130) from None
-    report = output / "report.md"
     if as_json:
         print_json({"report": str(report)})
     else:

@@ -226,7 +226,7 @@ def evaluate(
             show("measuring", done, total, f", {task}" if task else "", over=done == total)
 
         draws = range(first_seed, first_seed + seeds)
-        found = measure_missing(evaluation, kept, folder_tasks, draws, methods, on_pair)
+        found = list(measure_missing(evaluation, kept, folder_tasks, draws, methods, on_pair))
     rates = len(evaluation.pt_learning_rates)
     about = (
         f"Subspace `{evaluation.subspace.id}` on `{loaded.identity.id}`: mean over {seeds} draws of {per_label} "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ipt.evaluation import PT_LEARNING_RATES, Measurement, e_rel
+from ipt.evaluation import PT_LEARNING_RATES, SLOW, Measurement, e_rel
 from ipt.evaluation_report import score_table
 from ipt.replacing import replacing
 from ipt.study import geometry, plots
@@ -25,11 +27,41 @@ TITLES = {
 }
 
 
-def write_report(folder: Path, findings: Findings, options: StudyOptions, notes: Sequence[str]) -> Path:
-    """Write `report.md` and `plots/` into the folder; `notes` are on rows and tasks that were not read."""
-    lines = ["# A study of task subspaces", "", _about(findings, options), ""]
+@dataclass(frozen=True)
+class Plots:
+    """The plots of a page: where they are written, and how the page names them."""
+
+    folder: Path
+    page: Path
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def shown(self, name: str, what: str) -> str:
+        """The Markdown of one."""
+        return f"![{what}]({Path(os.path.relpath(self.path(name), self.page.parent)).as_posix()})"
+
+
+def write_report(
+    page: Path, plots_folder: Path, findings: Findings, options: StudyOptions, notes: Sequence[str],
+    origin: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Write the page, and its plots into their folder.
+
+    Args:
+        page: a Markdown file.
+        plots_folder: for the plots, as PNG.
+        findings: of the study, finished or not.
+        options: of the study.
+        notes: on rows and tasks that were not read.
+        origin: paragraphs on where the figures come from.
+    """
+    shown = Plots(plots_folder, page)
+    lines = ["# A study of task subspaces", ""]
+    for paragraph in (*origin, _about(findings, options)):
+        lines += [paragraph, ""]
     for part in (_against_prompt_tuning, _methods, _curve, _tasks_in_space):
-        lines += part(folder, findings, options)
+        lines += part(shown, findings, options)
     for name, variants in findings.ablations.items():
         lines += [
             f"## Ablation: {TITLES[name]}",
@@ -42,19 +74,23 @@ def write_report(folder: Path, findings: Findings, options: StudyOptions, notes:
         lines += [""]
     left_out = [*findings.left_out, *notes]
     lines += ["## Left out, or to be noted", "", *([f"- {each}" for each in left_out] or ["Nothing."]), ""]
-    report = folder / "report.md"
-    with replacing(report) as temporary:
+    page.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(page) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
-    return report
 
 
 def _about(findings: Findings, options: StudyOptions) -> str:
     asked, backbone = options.evaluation, findings.reference.manifest["backbone"]
     rates = asked.pt_learning_rates or PT_LEARNING_RATES[backbone["family"]]
     ids = ", ".join(f"`{subspace.id}` (D = {dim})" for dim, subspace in sorted(findings.subspaces.items()))
+    draws = f"{len(options.seeds)}"
+    if options.slow_seeds is not None and options.slow_seeds < len(options.seeds):
+        slow = [method for method in options.methods if method in SLOW]
+        rest = ["the curve over examples a label"] * bool(options.curve) + ["ablations"] * bool(options.ablations)
+        draws += f" (the first {options.slow_seeds} for {', '.join([*slow, *rest])})"
     return (
         f"Subspaces on `{backbone['id']}`: {ids}. Measured with {asked.per_label} examples a label, draws of them: "
-        f"{len(options.seeds)}, on at most {asked.test_rows} test rows of a task. IST: "
+        f"{draws}, on at most {asked.test_rows} test rows of a task. IST: "
         f"{asked.hyperparameters.steps} steps in the subspace. PT: {asked.pt_steps} steps on the whole prompt, at the "
         f"best of {len(rates)} learning rates on held-back examples. Seen tasks are measured with "
         "training examples that the subspace was not found with. Scores are in per cent; behind ± is the standard "
@@ -62,7 +98,7 @@ def _about(findings: Findings, options: StudyOptions) -> str:
     )
 
 
-def _against_prompt_tuning(folder: Path, findings: Findings, _: StudyOptions) -> list[str]:
+def _against_prompt_tuning(shown: Plots, findings: Findings, _: StudyOptions) -> list[str]:
     series: dict[str, dict[int, Point]] = {}
     for split, by_dim in findings.splits.items():
         points = {dim: point for dim, found in by_dim.items() if (point := _mean_e_rel(found))}
@@ -70,7 +106,7 @@ def _against_prompt_tuning(folder: Path, findings: Findings, _: StudyOptions) ->
             series[split] = points
     if not series:
         return []
-    plots.plot_e_rel(folder / "plots" / "e_rel.png", series)
+    plots.plot_e_rel(shown.path("e_rel.png"), series)
     lines = [
         "## Tuning in the subspace against prompt tuning",
         "",
@@ -84,10 +120,11 @@ def _against_prompt_tuning(folder: Path, findings: Findings, _: StudyOptions) ->
         cells += [_cell(findings.splits[split].get(dim, []), "IST") for split in series]
         lines.append(f"| {dim} | {' | '.join(cells)} |")
     prompt = findings.reference.prompt_length * findings.reference.hidden_size
-    return [*lines, "", f"PT tunes {prompt} numbers a task.", "", "![E_rel against the dimension](plots/e_rel.png)", ""]
+    figure = shown.shown("e_rel.png", "E_rel against the dimension")
+    return [*lines, "", f"PT tunes {prompt} numbers a task.", "", figure, ""]
 
 
-def _methods(folder: Path, findings: Findings, options: StudyOptions) -> list[str]:
+def _methods(shown: Plots, findings: Findings, options: StudyOptions) -> list[str]:
     dim = findings.reference.intrinsic_dim
     measured = {split: by_dim[dim] for split, by_dim in findings.splits.items() if by_dim.get(dim)}
     if not measured:
@@ -114,46 +151,47 @@ def _methods(folder: Path, findings: Findings, options: StudyOptions) -> list[st
             method: {t: statistics.mean(draws) for t, draws in _draws(found, method).items()} for method in present
         }
         families = {one.task: one.family for one in found}
-        plots.plot_tasks(folder / "plots" / f"tasks_{split}.png", means, families)
+        plots.plot_tasks(shown.path(f"tasks_{split}.png"), means, families)
         lines += [f"### {split.capitalize()} tasks", "", *score_table(found, present), ""]
-        lines += [f"![Accuracy of each method on each {split} task](plots/tasks_{split}.png)", ""]
-    if len(options.seeds) > 1:
-        spreads = {
-            method: [statistics.stdev(draws) for draws in _draws(every, method).values() if len(draws) > 1]
-            for method in present
-        }
-        plots.plot_stability(folder / "plots" / "stability.png", {m: found for m, found in spreads.items() if found})
-        lines += ["### Stability", "", "![Standard deviation over the draws, by method](plots/stability.png)", ""]
+        lines += [shown.shown(f"tasks_{split}.png", f"Accuracy of each method on each {split} task"), ""]
+    spreads = {
+        method: [statistics.stdev(draws) for draws in _draws(every, method).values() if len(draws) > 1]
+        for method in present
+    }
+    if len(options.seeds) > 1 and any(spreads.values()):
+        plots.plot_stability(shown.path("stability.png"), {m: found for m, found in spreads.items() if found})
+        lines += ["### Stability", "", shown.shown("stability.png", "Standard deviation over the draws, by method"), ""]
     return lines
 
 
-def _curve(folder: Path, findings: Findings, _: StudyOptions) -> list[str]:
-    if not findings.curve:
+def _curve(shown: Plots, findings: Findings, _: StudyOptions) -> list[str]:
+    curve = {count: found for count, found in findings.curve.items() if found}
+    if not curve:
         return []
     methods = ("logistic regression", "IST")
     points = {
         method: {
             count: point
-            for count, found in findings.curve.items()
+            for count, found in curve.items()
             if (point := _over_draws([one for one in found if one.method == method]))
         }
         for method in methods
     }
     points = {method: found for method, found in points.items() if found}
-    plots.plot_curve(folder / "plots" / "curve.png", points)
-    tasks = len({one.task for found in findings.curve.values() for one in found})
+    plots.plot_curve(shown.path("curve.png"), points)
+    tasks = len({one.task for found in curve.values() for one in found})
     about = f"Mean accuracy on the unseen tasks with rows enough ({tasks}), D = {findings.reference.intrinsic_dim}."
-    if 1 in findings.curve:
+    if 1 in curve:
         about += " With one example a label there is nothing to tune by: IST is its first start there."
     lines = ["## Examples a label", "", about, "", f"| examples a label | {' | '.join(points)} |"]
     lines.append("| ---: |" + " ---: |" * len(points))
-    for count in sorted(findings.curve):
+    for count in sorted(curve):
         cells = [_with_spread(of_method.get(count), ".1f") for of_method in points.values()]
         lines.append(f"| {count} | {' | '.join(cells)} |")
-    return [*lines, "", "![Accuracy against examples a label](plots/curve.png)", ""]
+    return [*lines, "", shown.shown("curve.png", "Accuracy against examples a label"), ""]
 
 
-def _tasks_in_space(folder: Path, findings: Findings, _: StudyOptions) -> list[str]:
+def _tasks_in_space(shown: Plots, findings: Findings, _: StudyOptions) -> list[str]:
     subspace = findings.reference
     if subspace.task_vectors is None or len(subspace.task_vectors) < 2:
         return []
@@ -161,8 +199,8 @@ def _tasks_in_space(folder: Path, findings: Findings, _: StudyOptions) -> list[s
     vectors = subspace.task_vectors.double().numpy()
     places, shares = geometry.plane(vectors)
     similar = geometry.similarities(vectors)
-    plots.plot_map(folder / "plots" / "map.png", places, shares, names, families)
-    plots.plot_similarities(folder / "plots" / "similarities.png", similar, names, families)
+    plots.plot_map(shown.path("map.png"), places, shares, names, families)
+    plots.plot_similarities(shown.path("similarities.png"), similar, names, families)
     within, between = geometry.within_and_between(similar, families)
     cosines = ", ".join(
         f"{value:.2f} of two tasks of {what}"
@@ -173,8 +211,8 @@ def _tasks_in_space(folder: Path, findings: Findings, _: StudyOptions) -> list[s
         f"The vectors of the {len(names)} tasks that the subspace of D = {subspace.intrinsic_dim} was found from. "
         f"Mean cosine: {cosines}."
     )
-    figures = ["![Task vectors on two principal components](plots/map.png)", ""]
-    figures += ["![Cosines of the task vectors, by family](plots/similarities.png)", ""]
+    figures = [shown.shown("map.png", "Task vectors on two principal components"), ""]
+    figures += [shown.shown("similarities.png", "Cosines of the task vectors, by family"), ""]
     return ["## The tasks in the subspace", "", about, "", *figures]
 
 

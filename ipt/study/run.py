@@ -7,14 +7,23 @@ one), so that the same study goes on where it was killed, and ends as if it had 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain, zip_longest
 from pathlib import Path
 
 from ipt.backbones.protocol import Backbone
 from ipt.errors import CheckpointError, DatasetError
-from ipt.evaluation import READOUTS, STARTS, Evaluation, EvaluationOptions, Measurement, other_rows, with_rows
+from ipt.evaluation import (
+    READOUTS,
+    SLOW,
+    STARTS,
+    Evaluation,
+    EvaluationOptions,
+    Measurement,
+    other_rows,
+    with_rows,
+)
 from ipt.evaluation_report import MeasurementFile, measure_missing
 from ipt.soft_prompts import read_prompts
 from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
@@ -41,6 +50,8 @@ class StudyOptions:
     methods: tuple[str, ...] = ("class names", "logistic regression", "nearest neighbours", "PT", "random", "IST")
     seeds: tuple[int, ...] = (100, 101, 102)
     """Of the draws of examples; the fit has seed 0."""
+    slow_seeds: int | None = None
+    """On the first so many draws what takes long is measured: the methods of `SLOW`, the curve and the ablations."""
     seen_tasks: int | None = None
     unseen_tasks: int | None = None
     """Most tasks that are measured, of as many families as there are; all where None."""
@@ -87,6 +98,7 @@ class Study:
         folder: keeps everything.
         options: what is done.
         on_progress: called often.
+        measuring: without it nothing is measured; findings are what the folder has.
     """
 
     def __init__(
@@ -98,6 +110,7 @@ class Study:
         folder: Path,
         options: StudyOptions,
         on_progress: OnProgress,
+        measuring: bool = True,
     ) -> None:
         self.backbone = backbone
         self.seen = seen
@@ -107,6 +120,7 @@ class Study:
         self.options = options
         self.findings = Findings()
         self._show = on_progress
+        self._measuring = measuring
         self._prepared: TaskLosses | None = None
 
     def run(self, on_part: Callable[[Findings], None]) -> Findings:
@@ -132,10 +146,11 @@ class Study:
         # The reference first: what does not depend on the subspace is measured beside it.
         for dim in sorted(options.dimensions, reverse=True):
             for split in ("unseen", "seen"):
-                found.splits[split][dim] = self._measure(
-                    f"{split} tasks, dimension {dim}", found.subspaces[dim], tasks[split], options.methods
-                )
-                on_part(found)
+                what = f"{split} tasks, dimension {dim}"
+                measured = found.splits[split][dim] = []
+                for methods, seeds in self._methods():
+                    self._measure(what, found.subspaces[dim], tasks[split], methods, seeds, into=measured)
+                    on_part(found)
         try:
             on_curve = with_rows(tasks["unseen"], max(options.curve), found.left_out) if options.curve else []
         except DatasetError as error:
@@ -145,21 +160,34 @@ class Study:
         for per_label in (count for count in options.curve if count > 1 or self.backbone.family == "encoder"):
             if on_curve:
                 few = replace(options.evaluation, per_label=per_label)
-                found.curve[per_label] = self._measure(
-                    f"{per_label} examples a label", found.reference, on_curve, ("logistic regression", "IST"), few
-                )
+                what, methods = f"{per_label} examples a label", ["logistic regression", "IST"]
+                measured = found.curve[per_label] = []
+                self._measure(what, found.reference, on_curve, methods, self._slow_seeds, few, measured)
         on_part(found)
         for name in options.ablations:
             found.ablations[name] = self._ablation(name, tasks["unseen"])
             on_part(found)
         return found
 
+    def _methods(self) -> Iterator[tuple[list[str], tuple[int, ...]]]:
+        """The methods, quick ones first, and the draws that they are measured on."""
+        for slow, seeds in ((False, self.options.seeds), (True, self._slow_seeds)):
+            methods = [method for method in self.options.methods if (method in SLOW) == slow]
+            if methods:
+                yield methods, seeds
+
+    @property
+    def _slow_seeds(self) -> tuple[int, ...]:
+        return self.options.seeds[: self.options.slow_seeds]
+
     def _ablation(self, name: str, unseen: Sequence[FolderTask]) -> list[Variant]:
         reference = self.findings.reference
         if name == "start":
             return self._starts(reference, unseen)
         if name == "readout":
-            measured = self._measure("ablation: readouts", reference, unseen, ("logistic regression", *READOUTS))
+            measured = self._measure(
+                "ablation: readouts", reference, unseen, ("logistic regression", *READOUTS), self._slow_seeds
+            )
             return [
                 Variant(method, [one for one in measured if one.method == method])
                 for method in ("logistic regression", *READOUTS)
@@ -169,7 +197,8 @@ class Study:
         variants: list[Variant] = []
 
         def add(what: str, subspace: Subspace) -> None:
-            variants.append(Variant(what, self._measure(f"ablation: {what}", subspace, unseen, ("IST",))))
+            measured = self._measure(f"ablation: {what}", subspace, unseen, ("IST",), self._slow_seeds)
+            variants.append(Variant(what, measured))
 
         if name == "tasks":
             for count in (count for count in TASK_COUNTS if count < len(self.seen)):
@@ -191,7 +220,9 @@ class Study:
         methods = ("IST", *STARTS) if subspace.task_vectors is not None else ("IST", STARTS[0])
         variants = []
         for how, evaluation in (("untuned", untuned), ("tuned", asked)):
-            measured = self._measure(f"ablation: starts, {how}", subspace, unseen, methods, evaluation)
+            measured = self._measure(
+                f"ablation: starts, {how}", subspace, unseen, methods, self._slow_seeds, evaluation
+            )
             for method in methods:
                 start = "the likeliest initial vector" if method == "IST" else method.removeprefix("IST from ")
                 variants.append(Variant(f"{start}, {how}", [one for one in measured if one.method == method]))
@@ -257,19 +288,26 @@ class Study:
         subspace: Subspace,
         tasks: Sequence[FolderTask],
         methods: Sequence[str],
+        seeds: Sequence[int],
         options: EvaluationOptions | None = None,
+        into: list[Measurement] | None = None,
     ) -> list[Measurement]:
+        """What is measured, which is also put `into` that list, one by one as it is there."""
         evaluation = Evaluation(self.backbone, subspace, options or self.options.evaluation)
         alike = [one.id for one in self.findings.subspaces.values() if one.prompt_length == subspace.prompt_length]
         kept = MeasurementFile(self.folder / "measurements.jsonl", evaluation.identity, alike)
-        return measure_missing(
+        measured = [] if into is None else into
+        for one in measure_missing(
             evaluation,
             kept,
             tasks,
-            self.options.seeds,
+            seeds,
             methods,
             lambda done, total, task: self._show(f"measuring {what}", done, total, f", {task}" if task else ""),
-        )
+            only_kept=not self._measuring,
+        ):
+            measured.append(one)
+        return measured
 
 
 def spread(tasks: Sequence[FolderTask], most: int | None) -> list[FolderTask]:

@@ -54,8 +54,10 @@ def test_a_report_has_every_part_with_its_plots(findings: Findings, tmp_path: Pa
     findings.ablations = {"start": [Variant("zero, tuned", [one for one in measured() if one.method == "IST"])]}
     findings.left_out = ["c2: has 5 training rows"]
     options = StudyOptions(dimensions=(3, 5), methods=METHODS, seeds=(0, 1))
-    report = write_report(tmp_path / "study", findings, options, ["b1.jsonl:7: skipped"])
-    lines = report.read_text().splitlines()
+    page, folder = tmp_path / "results.md", tmp_path / "results"
+    write_report(page, folder, findings, options, ["b1.jsonl:7: skipped"], ["Written by hand."])
+    lines = page.read_text().splitlines()
+    assert lines[:4] == ["# A study of task subspaces", "", "Written by hand.", ""]
     assert "| D | E_rel, seen | E_rel, unseen | IST, seen | IST, unseen |" in lines
     # IST is 65.0 and 65.5 in the two draws, PT 65.0.
     assert "| 5 | 1.004 ± 0.005 | 1.004 ± 0.005 | 65.2 ± 0.4 | 65.2 ± 0.4 |" in lines
@@ -66,9 +68,9 @@ def test_a_report_has_every_part_with_its_plots(findings: Findings, tmp_path: Pa
     assert "| zero, tuned | 65.2 ± 0.4 |" in lines
     assert lines[-2:] == ["- c2: has 5 training rows", "- b1.jsonl:7: skipped"]
     plots = {line.partition("](")[2].rstrip(")") for line in lines if line.startswith("![")}
-    assert plots == {f"plots/{path.name}" for path in (tmp_path / "study" / "plots").iterdir()}
+    assert plots == {f"results/{path.name}" for path in folder.iterdir()}
     assert len(plots) == 7
-    assert all((tmp_path / "study" / plot).read_bytes().startswith(b"\x89PNG") for plot in plots)
+    assert all((tmp_path / plot).read_bytes().startswith(b"\x89PNG") for plot in plots)
 
 
 def test_one_draw_and_no_prompt_tuning_leave_out_what_they_cannot_tell(findings: Findings, tmp_path: Path) -> None:
@@ -77,12 +79,25 @@ def test_one_draw_and_no_prompt_tuning_leave_out_what_they_cannot_tell(findings:
         for dim, found in by_dim.items():
             by_dim[dim] = [one for one in found if one.seed == 0 and one.method != "PT"]
     options = StudyOptions(dimensions=(3, 5), methods=METHODS, seeds=(0,))
-    text = write_report(tmp_path / "study", findings, options, []).read_text()
+    write_report(tmp_path / "report.md", tmp_path / "plots", findings, options, [])
+    text = (tmp_path / "report.md").read_text()
     assert "±" not in text.replace("behind ±", "")
     assert "E_rel" not in text
     assert "Stability" not in text
     assert "| IST | 65.0 | 65.0 | 3.0 |" in text
     assert text.endswith("## Left out, or to be noted\n\nNothing.\n")
+
+
+def test_what_takes_long_may_be_measured_on_fewer_draws(findings: Findings, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for by_dim in findings.splits.values():
+        for dim, found in by_dim.items():
+            by_dim[dim] = [one for one in found if one.seed == 0 or one.method not in ("PT", "SetFit")]
+    options = StudyOptions(dimensions=(3, 5), methods=METHODS, seeds=(0, 1), slow_seeds=1, curve=(1,))
+    write_report(tmp_path / "report.md", tmp_path / "plots", findings, options, [])
+    text = (tmp_path / "report.md").read_text()
+    assert "draws of them: 2 (the first 1 for SetFit, PT, the curve over examples a label)" in text
+    assert "| b1 | 60.0 ± 0.0 | 65.0 | 70.0 | 70.2 ± 0.4 | 1.000 |" in text  # E_rel on the draw that both have
 
 
 def test_plots_without_matplotlib_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

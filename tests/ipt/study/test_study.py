@@ -63,6 +63,38 @@ def test_each_dimension_is_measured_and_baselines_once(encoder: EncoderBackbone,
     assert again.splits == found.splits
 
 
+def test_what_takes_long_is_measured_on_the_first_draws(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    options = replace(OPTIONS, dimensions=(3,), seeds=(100, 101), slow_seeds=1, curve=(2,), ablations=("readout",))
+    found = study(encoder, tmp_path, options)
+    draws: dict[str, set[int]] = {}
+    for one in found.splits["unseen"][3]:
+        draws.setdefault(one.method, set()).add(one.seed)
+    assert draws == {"logistic regression": {100, 101}, "PT": {100}, "IST": {100, 101}}
+    assert {one.seed for one in found.curve[2]} == {100}
+    assert {one.seed for variant in found.ablations["readout"] for one in variant.measurements} == {100}
+
+
+def test_what_was_measured_before_an_interrupt_is_found(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    options = replace(OPTIONS, dimensions=(3,))
+    stop_at: list[str] = ["c2"]
+
+    def on_progress(what: str, done: int, total: int, how: str) -> None:
+        if what.startswith("measuring unseen") and how.endswith(stop_at[0]):
+            raise KeyboardInterrupt
+
+    running = Study(encoder, SEEN, UNSEEN, (), tmp_path, options, on_progress)
+    with pytest.raises(KeyboardInterrupt):
+        running.run(lambda _: None)
+    assert {(one.task, one.method) for one in running.findings.splits["unseen"][3]} == {
+        ("c1", "logistic regression"), ("c1", "IST"),
+    }  # fmt: skip
+    stop_at[0] = "c1"
+    again = Study(encoder, SEEN, UNSEEN, (), tmp_path, options, on_progress)
+    with pytest.raises(KeyboardInterrupt):
+        again.run(lambda _: None)
+    assert len(again.findings.splits["unseen"][3]) == 2
+
+
 def test_seen_tasks_are_measured_on_rows_that_no_fit_saw(
     encoder: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
