@@ -25,7 +25,8 @@ from ipt.readout import Readout
 from ipt.subspace.modules import SubspaceDecoder
 from ipt.subspace.store import Subspace
 
-NAMES = ("MiniLM", "BART-base", "T5-base", "GPT-2")
+NAMES = ("MiniLM", "BART-base", "T5-base", "GPT-2", "Qwen-0.5B")
+CAUSAL = ("GPT-2", "Qwen-0.5B")
 TEXT_PROMPT_LENGTH = 100
 """The paper's."""
 
@@ -55,7 +56,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype, folder: Path | Non
     with torch.device(device):
         model = _random_model(name).to(dtype)
     identity = BackboneIdentity(f"{name}, random weights", None, "0" * 64)
-    family = CausalBackbone if name == "GPT-2" else Seq2SeqBackbone
+    family = CausalBackbone if name in CAUSAL else Seq2SeqBackbone
     backbone = family(model, tokenizer, identity)
     decoder = SubspaceDecoder(250, 768, TEXT_PROMPT_LENGTH, backbone.hidden_size).requires_grad_(False).to(device)
     manifest = {
@@ -66,10 +67,12 @@ def load(name: str, device: torch.device, dtype: torch.dtype, folder: Path | Non
 
 
 def _random_model(name: str) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BartConfig, GPT2Config, T5Config
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BartConfig, GPT2Config, Qwen2Config, T5Config
 
     if name == "GPT-2":
         return AutoModelForCausalLM.from_config(GPT2Config())
+    if name == "Qwen-0.5B":
+        return AutoModelForCausalLM.from_config(Qwen2Config(**_QWEN_HALF_B))
     if name == "T5-base":
         shape = {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
         return AutoModelForSeq2SeqLM.from_config(T5Config(**shape, decoder_start_token_id=0))
@@ -77,6 +80,11 @@ def _random_model(name: str) -> Any:
     return AutoModelForSeq2SeqLM.from_config(BartConfig(d_model=768, **layers))
 
 
+# As Qwen/Qwen2.5-0.5B has them.
+_QWEN_HALF_B = {
+    "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+    "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True,
+}  # fmt: skip
 _BART_BASE = {"layers": 6, "attention_heads": 12, "ffn_dim": 3072}
 
 

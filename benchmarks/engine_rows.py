@@ -210,7 +210,8 @@ def random_tasks(measured: Measured, rounds: int) -> Figure:
         f"`Predictor.predict` with {BATCH} texts, each of a task drawn at random out of {TABLES[0]}, of {TABLES[1]:,}"
         f" and of {TABLES[2]:,}, whose vectors lie in memory; a task is checked, bound and its prompt made or found in"
         f" the cache each time, and all have one readout. Memory is what the process grew by for {max(TABLES):,}"
-        f" vectors. {2 * rounds} rounds in turn: median, least and most."
+        ' vectors, which are all that is kept of them; with tasks in the database it is Scale\'s "any task predicted".'
+        f" {2 * rounds} rounds in turn: median, least and most."
     )
     return Figure(
         "texts of random tasks out of 10³ and 10⁶, against 1",
@@ -251,6 +252,7 @@ def bare_step(measured: Measured, examples: Sequence[ipt.Example]) -> Callable[[
     targets = None
     if isinstance(backbone, TextBackbone):
         targets = backbone.tokenize_targets([example.output for example in examples])
+    without_cache = {} if isinstance(backbone, EncoderBackbone) else {"use_cache": False}
     passes = []
     lengths = [prompt_length + len(row) + (len(targets[number]) if targets else 0) for number, row in enumerate(rows)]
     for bucket in buckets_for(lengths, backbone.device):
@@ -266,7 +268,7 @@ def bare_step(measured: Measured, examples: Sequence[ipt.Example]) -> Callable[[
 
     def step() -> None:
         for embeds, given in passes:
-            answer = model(inputs_embeds=embeds, **given)
+            answer = model(inputs_embeds=embeds, **given, **without_cache)
             last: Tensor = answer.logits if "logits" in answer else answer.last_hidden_state
             torch.autograd.grad(last, embeds, torch.ones_like(last))
 
@@ -303,6 +305,8 @@ def _behind_prompts(
     embeds = backbone.model.get_input_embeddings()(ids).detach()  # type: ignore[operator]
     prompts = 0.1 * torch.randn(len(rows), length, embeds.shape[2], device=embeds.device, dtype=embeds.dtype)
     present = torch.arange(length + ids.shape[1]) < length + lengths[:, None]
+    if isinstance(backbone, EncoderBackbone):  # in the form in which transformers has nothing to look up
+        return torch.cat([prompts, embeds], dim=1), backbone._mask(present)  # noqa: SLF001 - equal terms
     mask = None if bool(present.all()) else present.to(backbone.device, torch.long)
     return torch.cat([prompts, embeds], dim=1), mask
 

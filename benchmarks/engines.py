@@ -20,6 +20,7 @@ import torch
 from benchmarks import backbones
 from benchmarks.adaptation_rows import adaptation
 from benchmarks.engine_rows import as_shipped, distinct_tasks, fused, prediction, random_tasks, set_adapter, tuning_step
+from benchmarks.generation_rows import generation
 from benchmarks.machine import provenance
 from benchmarks.report import Figure, section, write
 
@@ -33,10 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one round of each instead of five")
     asked = parser.parse_args(arguments)
     device = torch.device(asked.device)
+    began = time.perf_counter()
     figures = list(measure(device, asked.backbones, asked.only, asked.minilm, rounds=1 if asked.quick else 5))
+    took = f" All of it took {(time.perf_counter() - began) / 60:.0f} minutes."
     command = f"python -m benchmarks.engines --device {device.type}" + (" --quick" if asked.quick else "")
     where = "CPU" if device.type == "cpu" else "GPU"
-    report = section(f"Engines on a {where}", origin(command, device), figures)
+    report = section(f"Engines on a {where}", origin(command, device) + took, figures)
     if not asked.only and not asked.backbones:
         write(report)
     print(report)
@@ -54,9 +57,13 @@ def measure(
 ) -> Iterator[Figure]:
     """All rows, in the order of the table. A GPU has room, and time, for large backbones."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    for name in names or (("MiniLM",) if device.type == "cpu" else backbones.NAMES):
+    for name in names or (("MiniLM", "GPT-2") if device.type == "cpu" else backbones.NAMES):
         measured = backbones.load(name, device, dtype, minilm)
-        rows: list[Callable[[backbones.Measured, int], Figure | Iterator[Figure]]] = [fused, tuning_step]
+        rows: list[Callable[[backbones.Measured, int], Figure | Iterator[Figure]]] = []
+        if name == "MiniLM" or device.type != "cpu":
+            rows += [fused, tuning_step]
+        if name in backbones.CAUSAL:
+            rows.append(generation)
         if name == "MiniLM":
             rows += [as_shipped, distinct_tasks, random_tasks, prediction, set_adapter, adaptation]
         served = all(importlib.util.find_spec(package) for package in ("litserve", "pydantic_settings", "psycopg"))

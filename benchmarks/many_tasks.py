@@ -28,6 +28,8 @@ AT_A_START = 0.2
 """Share of the vectors that are where tuning started, as where it gained nothing."""
 TASKS_OF_A_CENTRE = 500
 CENTRE_NOISE, TASK_NOISE = 0.15, 0.1
+QUEUED_STEPS = 4
+"""Few, so that some end while others are queued."""
 MILLISECOND = 1000
 _BLOCK = 50_000
 
@@ -185,7 +187,8 @@ def queue(engine: Engine, tenants: Sequence[str], count: int, show: Update) -> N
         session.add(
             Adaptation(
                 id=adaptation_id, tenant_id=owner, task_id=task_id, task_version=1, dataset_id=dataset.id,
-                kind=tuned.kind, hyperparameters=tuned.hyperparameters, steps=tuned.steps, body_hash=tuned.body_hash,
+                kind=tuned.kind, hyperparameters=tuned.hyperparameters | {"steps": QUEUED_STEPS}, steps=QUEUED_STEPS,
+                body_hash=tuned.body_hash,
             )
         )  # fmt: skip
     of_tenants = texts([tenants[i % len(tenants)] for i in range(count)])

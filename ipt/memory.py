@@ -17,14 +17,17 @@ FLOATS_PER_LAYER = 17
 
 Source: Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", arXiv 2205.05198, 4.1.
 """
-_CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
+_OUT_OF_MEMORY = (
+    *("can't allocate memory", "not enough memory"),  # the CPU's allocator
+    *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),  # CUDA past PyTorch's
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether less at a time may help."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _CPU_OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _OUT_OF_MEMORY)
 
 
 def positions_with_gradients(backbone: Backbone) -> int:

@@ -65,14 +65,14 @@ class Predictor:
             raise CheckpointError("a task of an encoder needs its readout to answer, and this one has none")
         return task
 
-    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """The texts as `predict` takes them too, for callers who count what a batch costs; any thread may ask."""
+    def read(self, texts: Sequence[str]) -> list[tuple[TokenIds, bool]]:
+        """The texts as `predict` takes them too, and whether each is too long to be read whole; any thread may ask."""
         with self._tokenizing:
             if self._reader is None:
                 # A tokenizer refuses two threads at once, and the backbone's own is in use while it writes.
                 self._reader = copy.copy(self.backbone)
                 self._reader.tokenizer = copy.deepcopy(self.backbone.tokenizer)
-            return self._reader.tokenize(texts)
+            return self._reader.read(texts, self.subspace.prompt_length)
 
     @torch.inference_mode()
     def predict(self, rows: Sequence[tuple[TaskHead | BoundTask, str | TokenIds]]) -> list[Prediction]:

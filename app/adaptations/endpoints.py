@@ -171,10 +171,10 @@ def list_events(
     """
     adaptation = service.get(session, tenant, adaptation_id)
     if _EVENT_STREAM not in accept.lower():
-        rows, has_more = repository.events(session, adaptation_id, after=after, limit=limit)
+        rows, has_more = repository.events(session, tenant, adaptation_id, after=after, limit=limit)
         return Page(data=[EventView.of(row) for row in rows], has_more=has_more)
     after = after if last_event_id is None else last_event_id
-    if adaptation.state in FINISHED and not repository.events(session, adaptation_id, after=after, limit=1)[0]:
+    if adaptation.state in FINISHED and not repository.events(session, tenant, adaptation_id, after=after, limit=1)[0]:
         return Response(status_code=204)
     return StreamingResponse(
         follow(made.engine, caller, adaptation_id, after, made.ending),

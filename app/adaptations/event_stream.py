@@ -63,5 +63,5 @@ def _newer(engine: Engine, caller: Caller, adaptation_id: str, after: int) -> tu
             return [], True
         # In this order: the last event is written together with the last state.
         adaptation = repository.get(session, caller.tenant_id, adaptation_id)
-        events, _ = repository.events(session, adaptation_id, after=after, limit=_PAGE)
+        events, _ = repository.events(session, caller.tenant_id, adaptation_id, after=after, limit=_PAGE)
         return events, adaptation is None or adaptation.state in FINISHED

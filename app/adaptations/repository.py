@@ -74,12 +74,16 @@ def keep_dataset(
     return session.execute(kept.returning(Dataset.id)).scalar_one()
 
 
-def events(session: Session, adaptation_id: str, *, after: int, limit: int) -> tuple[list[AdaptationEvent], bool]:
-    """Events with a number above `after`, oldest first, and whether more follow."""
+def events(
+    session: Session, tenant_id: str, adaptation_id: str, *, after: int, limit: int
+) -> tuple[list[AdaptationEvent], bool]:
+    """Events with a number above `after`, oldest first, and whether more follow; none of another tenant's."""
+    of_adaptation = (AdaptationEvent.adaptation_id == adaptation_id, Adaptation.tenant_id == tenant_id)
     rows = list(
         session.scalars(
             select(AdaptationEvent)
-            .where(AdaptationEvent.adaptation_id == adaptation_id, AdaptationEvent.seq > after)
+            .join(Adaptation, Adaptation.id == AdaptationEvent.adaptation_id)
+            .where(*of_adaptation, AdaptationEvent.seq > after)
             .order_by(AdaptationEvent.seq)
             .limit(limit + 1)
         )

@@ -44,11 +44,14 @@ class StateCollector(Collector):
         adaptations.add_metric(["queued"], queue.queued)
         adaptations.add_metric(["running"], queue.running)
         yield adaptations
-        yield GaugeMetricFamily(
+        ages = GaugeMetricFamily(
             "ipt_queue_oldest_age_seconds",
-            "Time since the oldest queued adaptation was created, 0 with none queued.",
-            queue.oldest_seconds,
+            "Time since the oldest queued adaptation was created, the oldest running one first taken up; 0 with none.",
+            labels=["state"],
         )
+        ages.add_metric(["queued"], queue.queued_seconds)
+        ages.add_metric(["running"], queue.running_seconds)
+        yield ages
         yield GaugeMetricFamily("ipt_workers", "Workers that live.", queue.workers)
 
     def _asked(self) -> QueueState | None:

@@ -11,6 +11,7 @@ from app.fields import Id
 from app.predictions.batcher import Answer
 from app.predictions.lookup import Question
 from app.predictions.schemas import PredictInput, PredictionView, PredictManyInput, PredictManyView, PredictView
+from app.predictions.service import Answered
 from app.settings import Settings
 
 router = APIRouter(tags=["predictions"])
@@ -49,9 +50,9 @@ async def predict_with_task(
         check_length(made.settings, text, f"inputs[{index}]")
     check_count(made.settings, len(body.inputs), "inputs")
     questions = [Question(task_id, body.version, text, "task_id") for text in body.inputs]
-    keys, answer = await unless_gone(request, made.predictions.ask(tenant, questions))
-    _report_times(response, answer)
-    return PredictView(task_id=task_id, task_version=keys[0][1], predictions=_views(answer))
+    answered = await unless_gone(request, made.predictions.ask(tenant, questions))
+    _report_times(response, answered.answer)
+    return PredictView(task_id=task_id, task_version=answered.keys[0][1], predictions=_views(answered))
 
 
 @router.post("/v1/predict", summary="Predict with many tasks", responses=_RESPONSES, response_model_exclude_none=True)
@@ -65,9 +66,9 @@ async def predict_with_many_tasks(
     questions = [
         Question(one.task_id, None, one.input, f"requests[{index}].task_id") for index, one in enumerate(body.requests)
     ]
-    _, answer = await unless_gone(request, made.predictions.ask(tenant, questions))
-    _report_times(response, answer)
-    return PredictManyView(predictions=_views(answer))
+    answered = await unless_gone(request, made.predictions.ask(tenant, questions))
+    _report_times(response, answered.answer)
+    return PredictManyView(predictions=_views(answered))
 
 
 def check_count(settings: Settings, count: int, param: str) -> None:
@@ -91,5 +92,6 @@ def _report_times(response: Response, answer: Answer) -> None:
     response.headers["x-inference-time"] = f"{1000 * answer.inference_seconds:.2f}"
 
 
-def _views(answer: Answer) -> list[PredictionView]:
-    return [PredictionView.of(prediction) for prediction in answer.predictions]
+def _views(answered: Answered) -> list[PredictionView]:
+    predictions = zip(answered.answer.predictions, answered.truncated, strict=True)
+    return [PredictionView.of(prediction, truncated=truncated) for prediction, truncated in predictions]

@@ -9,11 +9,17 @@ import ipt
 _PREDICTIONS = Counter("ipt_predictions_total", "Texts that were answered.", ["kind"])
 _CLASSIFICATION = _PREDICTIONS.labels("classification")
 _TEXT2TEXT = _PREDICTIONS.labels("text2text")
+_TRUNCATED = Counter("ipt_prediction_truncated_inputs_total", "Texts that were too long to be read whole.")
 _BATCH_ROWS = Histogram(
     "ipt_prediction_batch_rows",
     "Texts that were answered in one batch.",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
 )
+
+
+def truncated(texts: int) -> None:
+    """Count texts that were too long."""
+    _TRUNCATED.inc(texts)
 
 
 def predicted(batch: Sequence[ipt.Prediction]) -> None:

@@ -67,9 +67,9 @@ class Model:
         """
         return self._loaded().bind(head)
 
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens that are read of each text, from any thread; raises as `subspace` does."""
-        return self._loaded().tokenize(texts)
+    def read(self, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
+        """The tokens of each text, and whether there are too many to be read; from any thread; raises as `subspace`."""
+        return self._loaded().read(texts)
 
     def predict(self, rows: Sequence[tuple[ipt.BoundTask, list[int]]]) -> Sequence[ipt.Prediction]:
         """Predictions for rows of any tasks, in one batch; raises as `subspace` does."""

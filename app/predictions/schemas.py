@@ -1,6 +1,6 @@
 """Predictions on the wire."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
@@ -38,10 +38,18 @@ class PredictionView(BaseModel):
         default=None, description="every label's probability", examples=[{"billing": 0.93, "bug": 0.07}]
     )
     text: str | None = Field(default=None, description="the text that was written")
+    truncated: Literal[True] | None = Field(
+        default=None, description="the input was too long to be read whole; left out otherwise"
+    )
 
     @classmethod
-    def of(cls, prediction: ipt.Prediction) -> "PredictionView":
-        return cls(label=prediction.label, scores=prediction.scores, text=prediction.text)
+    def of(cls, prediction: ipt.Prediction, *, truncated: bool) -> "PredictionView":
+        return cls(
+            label=prediction.label,
+            scores=prediction.scores,
+            text=prediction.text,
+            truncated=True if truncated else None,
+        )
 
 
 class PredictView(BaseModel):

@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
 import ipt
 from app.coalescer import Coalescer
+from app.predictions import metrics
 from app.predictions.batcher import Answer, Batcher
 from app.predictions.bound_tasks import TaskKey
 from app.predictions.lookup import Question, TaskLookup
@@ -18,13 +20,22 @@ TOKENIZED_TOGETHER = 256
 """Texts whose tokens are made together."""
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Of each question: the task's version that answered, and whether its text was too long to be read whole."""
+
+    keys: list[TaskKey]
+    truncated: list[bool]
+    answer: Answer
+
+
 class Predictions:
     """Answers for all tasks of all tenants, in this process."""
 
     def __init__(self, settings: Settings, engine: Engine, model: Model) -> None:
         self._model = model
         self._lookup = TaskLookup(engine, model, settings.predict_cached_tasks)
-        self._reader = Coalescer(self._tokenize_all, name="tokenizer", most=TOKENIZED_TOGETHER)
+        self._reader = Coalescer(self._read_all, name="tokenizer", most=TOKENIZED_TOGETHER)
         self._batcher = Batcher(
             model.predict,
             wait_seconds=settings.predict_wait_ms / 1000,
@@ -43,7 +54,7 @@ class Predictions:
         """The subspace whose tasks can be asked, None while it loads."""
         return self._model.subspace.id if self._model.state == "ok" else None
 
-    async def ask(self, tenant_id: str, questions: Sequence[Question]) -> tuple[list[TaskKey], Answer]:
+    async def ask(self, tenant_id: str, questions: Sequence[Question]) -> Answered:
         """Answer each question, and say which version of its task did.
 
         Raises:
@@ -55,10 +66,12 @@ class Predictions:
         texts = [question.text for question in questions]
         finding = asyncio.wrap_future(self._lookup.find(tenant_id, questions))
         reading = asyncio.wrap_future(self._reader.ask(texts, len(texts)))
-        found, ids = await asyncio.gather(finding, reading)
-        rows = list(zip(found.tasks, ids, strict=True))
+        found, read = await asyncio.gather(finding, reading)
+        truncated = [too_long for _, too_long in read]
+        metrics.truncated(sum(truncated))
+        rows = [(task, ids) for task, (ids, _) in zip(found.tasks, read, strict=True)]
         answered = self._batcher.submit(rows, self._model.subspace.prompt_length, arrived_at)
-        return found.keys, await asyncio.wrap_future(answered)
+        return Answered(found.keys, truncated, await asyncio.wrap_future(answered))
 
     async def find(self, tenant_id: str, question: Question) -> tuple[TaskKey, ipt.BoundTask]:
         """The task of one question; raises as `ask` does."""
@@ -71,7 +84,7 @@ class Predictions:
         self._reader.close()
         self._batcher.close()
 
-    def _tokenize_all(self, asked: Sequence[Sequence[str]]) -> list[list[list[int]] | Exception]:
-        """The tokens of each request's texts."""
-        ids = iter(self._model.tokenize([text for texts in asked for text in texts]))
-        return [[next(ids) for _ in texts] for texts in asked]
+    def _read_all(self, asked: Sequence[Sequence[str]]) -> list[list[tuple[list[int], bool]] | Exception]:
+        """The tokens of each request's texts, and whether each is too long."""
+        read = iter(self._model.read([text for texts in asked for text in texts]))
+        return [[next(read) for _ in texts] for texts in asked]

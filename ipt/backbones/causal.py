@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ipt.backbones.batching import right_padded
+from ipt.backbones.batching import right_padded, sent
 from ipt.backbones.protocol import BackboneIdentity, Family, TokenIds
 from ipt.backbones.text import Decoding, PromptedTextBackbone, picked_layers
 
@@ -71,7 +71,7 @@ class CausalBackbone(PromptedTextBackbone):
         Keys and values are added to `cache`, where there is one.
         """
         model: Any = self.model
-        embeds = model.get_input_embeddings()(ids.to(self.device))
+        embeds = model.get_input_embeddings()(sent(ids, self.device))
         if prompts is not None:
             embeds = torch.cat([prompts, embeds], dim=1)
         answer = model.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=cache is not None)
@@ -84,8 +84,8 @@ class CausalBackbone(PromptedTextBackbone):
         states = self._read(ids, prompts)
         prompt_length = 0 if prompts is None else prompts.shape[1]
         # The token before a target's first is the input's last. Only these positions go through the head.
-        before = torch.tensor([prompt_length + len(row) - 1 for row in inputs], device=self.device)
-        wanted = before[:, None] + torch.arange(targets.shape[1], device=self.device)
+        before = torch.tensor([prompt_length + len(row) - 1 for row in inputs])
+        wanted = sent(before[:, None] + torch.arange(targets.shape[1]), self.device)
         return self._head(states[torch.arange(len(inputs), device=self.device)[:, None], wanted])
 
     def begin(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
@@ -109,9 +109,10 @@ class CausalBackbone(PromptedTextBackbone):
         ids, lengths = right_padded(inputs)
         cache = _cache(past)
         states = self._read(ids, prompts, cache)
-        last = states[torch.arange(len(inputs)), states.shape[1] - ids.shape[1] + lengths - 1]
+        ends = sent(states.shape[1] - ids.shape[1] + lengths - 1, self.device)
+        last = states[torch.arange(len(inputs), device=self.device), ends]
         lengths = lengths + cache.get_seq_length() - ids.shape[1]
-        _align(cache, lengths.to(self.device))
+        _align(cache, sent(lengths, self.device))
         return _CausalDecoding(self.model, self._head(last), lengths, cache)
 
     def _head(self, states: Tensor) -> Tensor:

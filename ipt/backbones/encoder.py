@@ -60,6 +60,15 @@ class EncoderBackbone(Backbone):
         ids: list[TokenIds] = encoded["input_ids"]
         return ids
 
+    def most_tokens(self, prompt_length: int) -> int:
+        return min(self.max_tokens, self.max_positions - prompt_length)
+
+    def read(self, texts: Sequence[str], prompt_length: int) -> list[tuple[TokenIds, bool]]:
+        # With one token more than may stay, what was cut can be told from what just fits.
+        most, longest = self.most_tokens(prompt_length), self.max_tokens
+        rows = self.tokenize(texts, longest + 1)
+        return [([*row[: longest - 1], row[-1]] if len(row) > longest else row, len(row) > most) for row in rows]
+
     def embed(self, token_ids: Sequence[TokenIds], prompts: Tensor | None = None) -> Tensor:
         """Sentence embeddings of unit length: `[B, H]`, float32, differentiable with respect to `prompts` `[B, P, H]`.
 

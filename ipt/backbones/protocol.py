@@ -53,6 +53,16 @@ class Backbone(ABC):
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
         """Token ids of input texts, special tokens included, truncated to `max_tokens` and to `max_positions`."""
 
+    @abstractmethod
+    def most_tokens(self, prompt_length: int) -> int:
+        """Tokens of an input that are read behind a prompt of so many positions: on a backbone that writes text,
+        beside an answer of the usual length."""
+
+    def read(self, texts: Sequence[str], prompt_length: int) -> list[tuple[TokenIds, bool]]:
+        """What `tokenize` gives for each text, and whether the text is too long to be read whole behind a prompt."""
+        most = self.most_tokens(prompt_length)
+        return [(row, len(row) > most) for row in self.tokenize(texts)]
+
 
 class TextBackbone(Backbone):
     """A backbone that writes text (`seq2seq`, `causal`).

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from ipt.backbones.batching import right_padded
+from ipt.backbones.batching import right_padded, sent
 from ipt.backbones.protocol import BackboneIdentity, Family, TokenIds
 from ipt.backbones.text import Decoding, PromptedTextBackbone, picked_layers
 from ipt.errors import BackboneError
@@ -67,7 +67,7 @@ class Seq2SeqBackbone(PromptedTextBackbone):
         """Encoder states [B, P + T, H], and their mask [B, P + T] where there is padding."""
         model: Any = self.model
         ids, lengths = right_padded(inputs)
-        embeds = model.get_input_embeddings()(ids.to(self.device))
+        embeds = model.get_input_embeddings()(sent(ids, self.device))
         prompt_length = 0
         if prompts is not None:
             prompt_length = prompts.shape[1]
@@ -75,15 +75,15 @@ class Seq2SeqBackbone(PromptedTextBackbone):
         mask = None
         if int(lengths.min()) < ids.shape[1]:
             positions = torch.arange(embeds.shape[1])
-            mask = (positions < (prompt_length + lengths)[:, None]).to(self.device, torch.long)
+            mask = sent((positions < (prompt_length + lengths)[:, None]).long(), self.device)
         return model.get_encoder()(inputs_embeds=embeds, attention_mask=mask).last_hidden_state, mask
 
     def _started(self, rows: int) -> Tensor:
-        return torch.tensor([self.start_tokens], device=self.device).expand(rows, -1)
+        return sent(torch.tensor([self.start_tokens]), self.device).expand(rows, -1)
 
     def _target_logits(self, inputs: Sequence[TokenIds], targets: Tensor, prompts: Tensor | None) -> Tensor:
         states, mask = self._encode(inputs, prompts)
-        read = torch.cat([self._started(len(inputs)), targets[:, :-1]], dim=1)
+        read = torch.cat([self._started(len(inputs)), sent(targets[:, :-1], self.device)], dim=1)
         # Targets are padded at the end, where a causal decoder's earlier positions cannot see it.
         answer = self.model(encoder_outputs=(states,), attention_mask=mask, decoder_input_ids=read, use_cache=False)
         logits: Tensor = answer.logits

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from ipt.backbones.batching import buckets_for, forward_in_buckets, right_padded
+from ipt.backbones.batching import buckets_for, forward_in_buckets, right_padded, sent
 from ipt.backbones.protocol import BackboneIdentity, TextBackbone, TokenIds
 from ipt.backbones.soft_prompts import checked_prompts
 from ipt.errors import BackboneError
@@ -20,6 +20,8 @@ from ipt.errors import BackboneError
 IGNORED = -100
 # Label tokens scored in one pass: each has logits over the whole vocabulary.
 SCORED_TOKENS = 512
+MAX_NEW_TOKENS = 64
+"""Of an answer, where nobody says otherwise."""
 
 
 class Decoding(Protocol):
@@ -60,7 +62,7 @@ class PromptedTextBackbone(TextBackbone):
 
     @abstractmethod
     def _target_logits(self, inputs: Sequence[TokenIds], targets: Tensor, prompts: Tensor | None) -> Tensor:
-        """Logits [B, L, V] for each token of right-padded `targets` [B, L], given the tokens before it."""
+        """Logits [B, L, V] for each token of right-padded `targets` [B, L] (on the CPU), given the tokens before it."""
 
     @abstractmethod
     def begin(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
@@ -81,6 +83,9 @@ class PromptedTextBackbone(TextBackbone):
     @abstractmethod
     def _room(self, prompt_length: int, target_length: int) -> int:
         """Input tokens that fit beside a prompt and a target of these lengths."""
+
+    def most_tokens(self, prompt_length: int) -> int:
+        return self._room(prompt_length, min(MAX_NEW_TOKENS, self.max_target_tokens))
 
     def decode(self, tokens: TokenIds) -> str:
         """The text of written tokens as it is, white space included, without special tokens."""
@@ -116,7 +121,7 @@ class PromptedTextBackbone(TextBackbone):
         label_smoothing: float = 0.0,
     ) -> Tensor:
         losses = self._target_losses(inputs, targets, prompts, label_smoothing=label_smoothing)
-        return losses / torch.tensor([len(target) for target in targets], device=losses.device)
+        return losses / sent(torch.tensor([len(target) for target in targets]), losses.device)
 
     def _target_losses(
         self,
@@ -136,8 +141,8 @@ class PromptedTextBackbone(TextBackbone):
 
         def losses(bucket: list[int], own: Tensor | None) -> Tensor:
             padded, _ = right_padded([targets[row] for row in bucket], padding=IGNORED)
-            padded = padded.to(self.device)
             logits = self._target_logits([rows[row] for row in bucket], padded.clamp(min=0), own)
+            padded = sent(padded, self.device)
             flat = cross_entropy(
                 logits.flatten(0, 1).float(), padded.flatten(), reduction="none", label_smoothing=label_smoothing
             )
@@ -184,7 +189,12 @@ class PromptedTextBackbone(TextBackbone):
         return first + torch.cat(sums, dim=1)
 
     def generate(
-        self, inputs: Sequence[TokenIds], prompts: Tensor | None, *, max_new_tokens: int = 64, use_cache: bool = True
+        self,
+        inputs: Sequence[TokenIds],
+        prompts: Tensor | None,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        use_cache: bool = True,
     ) -> list[str]:
         max_new_tokens = min(max_new_tokens, self.max_target_tokens)
         rows, prompts = self._prepare(inputs, prompts, max_new_tokens)
@@ -207,9 +217,7 @@ class PromptedTextBackbone(TextBackbone):
         for step in range(max_new_tokens):
             if decoding is None:
                 # One token more than was written: the logits of a target's last token do not depend on it.
-                logits = self._target_logits(
-                    rows, torch.tensor([[*answer, 0] for answer in written], device=self.device), prompts
-                )[:, -1]
+                logits = self._target_logits(rows, torch.tensor([[*answer, 0] for answer in written]), prompts)[:, -1]
             elif step == 0:
                 logits = decoding.logits
             else:

@@ -180,7 +180,7 @@ class TuningEngine:
             return losses
         copied = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True).copy_(losses, non_blocking=True)
         before, self._copied = self._copied, torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._copied.record()
+        self._copied.record(torch.cuda.current_stream(losses.device))
         if before is not None:
             before.synchronize()  # the last step's end: this one has been sent, so that the device goes on
         return copied

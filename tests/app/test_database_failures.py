@@ -55,17 +55,23 @@ def test_a_database_that_takes_no_writes_is_reported_and_nothing_is_half_written
     name = make_url(database_url).database
     with serve() as client:
         server = create_engine(database_url, isolation_level="AUTOCOMMIT")
-        with server.connect() as connection:
-            connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
-            connection.execute(
-                text(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+        def read_only(value: str) -> None:
+            with server.connect() as connection:
+                connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = {value}"))
+                connection.execute(
+                    text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                    )
                 )
-            )
+
+        read_only("on")
         response = client.post("/v1/adaptations", json=adaptation_body())
         assert (response.status_code, error_of(response)["code"]) == (503, "database_unavailable")
         assert client.get("/v1/adaptations").json()["data"] == []
+        read_only("off")
+        assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
         server.dispose()
 
 

@@ -136,6 +136,15 @@ def test_all_processes_count_together_in_redis(redis: Any, per_minute: int) -> N
     assert 0 < redis.pttl("ipt:requests:key") <= 60_000
 
 
+def test_two_services_count_a_keys_requests_together(serve: Serve, engine: Engine, redis: Any) -> None:
+    limited = {"requests_per_minute": 3, "redis_url": f"redis+socket://{redis.socket_file}"}
+    wanted: dict[str, Any] = {"wait": False, "embedded": False, "api_key": KEY, **limited}
+    with serve(**wanted) as first, serve(**wanted) as second:
+        one = headers_of(engine, "one")
+        answers = [client.get("/v1/tasks", headers=one).status_code for client in (first, second, first, second)]
+    assert answers == [200, 200, 200, 429]
+
+
 def test_without_redis_each_process_counts_alone_and_says_so_once(
     redis: Any, clock: Callable[[float], None], caplog: pytest.LogCaptureFixture
 ) -> None:

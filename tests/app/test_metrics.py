@@ -54,7 +54,7 @@ def value(client: httpx.Client, name: str, **labels: str) -> float:
 def test_metrics_are_for_the_operator_alone(serve: Serve, engine: Engine) -> None:
     with serve(wait=False, embedded=False, api_key=KEY) as client:
         with transaction(engine) as session:
-            issued = api_keys.issue(session, "somebody")
+            _, issued = api_keys.issue(session, "somebody", scopes=["adapt", "predict", "admin"])
 
         def get(key: str | None) -> httpx.Response:
             return client.get("/metrics", headers={} if key is None else {"Authorization": f"Bearer {key}"})
@@ -84,27 +84,38 @@ def test_open_metrics_need_no_key_and_open_nothing_else(serve: Serve) -> None:
 
 def test_the_queue_is_told_as_it_is(own: httpx.Client, engine: Engine, work_off: WorkOff) -> None:
     def queue() -> tuple[float, float, bool]:
-        age = value(own, "ipt_queue_oldest_age_seconds")
+        age = value(own, "ipt_queue_oldest_age_seconds", state="queued")
         assert 0 <= age < 60
         counts = [value(own, "ipt_queue_adaptations", state=state) for state in ("queued", "running")]
         return counts[0], counts[1], age > 0
 
+    def running_for() -> float:
+        return value(own, "ipt_queue_oldest_age_seconds", state="running")
+
     assert queue() == (0, 0, False)
+    assert running_for() == 0
     finished = value(own, "ipt_adaptations_finished_total", outcome="succeeded")
     taken_up = value(own, "ipt_adaptation_queue_seconds_count")
     for _ in range(2):
         own.post("/v1/adaptations", json=adaptation_body())
     assert queue() == (2, 0, True)
     with transaction(engine) as session:
-        session.execute(text("UPDATE adaptations SET state = 'running' WHERE id = (SELECT min(id) FROM adaptations)"))
+        session.execute(
+            text(
+                "UPDATE adaptations SET state = 'running', started_at = now() - interval '5 minutes' "
+                "WHERE id = (SELECT min(id) FROM adaptations)"
+            )
+        )
     assert queue() == (1, 1, True)
+    assert 300 <= running_for() < 360
     with transaction(engine) as session:
-        session.execute(text("UPDATE adaptations SET state = 'queued'"))
+        session.execute(text("UPDATE adaptations SET state = 'queued', started_at = NULL"))
         workers.announce(session, "one", None, 0)
         workers.announce(session, "gone", None, 0)
         session.execute(text("UPDATE workers SET seen_at = now() - interval '2 minutes' WHERE id = 'gone'"))
     assert len(work_off()) == 2
     assert queue() == (0, 0, False)
+    assert running_for() == 0
     assert value(own, "ipt_workers") == 1
     assert value(own, "ipt_adaptations_finished_total", outcome="succeeded") == finished + 2
     assert value(own, "ipt_adaptation_queue_seconds_count") == taken_up + 2

@@ -42,6 +42,18 @@ def test_predictions_name_labels_and_their_probabilities(client: httpx.Client, t
     assert float(response.headers["x-inference-time"]) > 0
 
 
+def test_a_text_that_was_cut_says_so(client: httpx.Client, tuned: Callable[..., str]) -> None:
+    task_id = tuned()
+    inputs = ["good " * 400, "good"]
+    [cut, whole] = client.post(f"/v1/tasks/{task_id}/predict", json={"inputs": inputs}).json()["predictions"]
+    assert cut["truncated"] is True
+    assert "truncated" not in whole
+    requests = [{"task_id": task_id, "input": text} for text in reversed(inputs)]
+    [whole, cut] = client.post("/v1/predict", json={"requests": requests}).json()["predictions"]
+    assert cut["truncated"] is True
+    assert "truncated" not in whole
+
+
 def test_the_answer_is_that_of_the_python_api(
     client: httpx.Client,
     tuned: Callable[..., str],

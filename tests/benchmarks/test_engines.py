@@ -10,7 +10,17 @@ from benchmarks.timing import faster, in_turn
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 INSTALLED = {"torch", "transformers", "peft", "safetensors", "numpy", "ipt", "benchmarks"}
-MODULES = ("engines", "engine_rows", "adaptation_rows", "backbones", "peft_peer", "timing", "machine", "report")
+MODULES = (
+    "engines",
+    "engine_rows",
+    "generation_rows",
+    "adaptation_rows",
+    "backbones",
+    "peft_peer",
+    "timing",
+    "machine",
+    "report",
+)
 
 
 def test_a_gpu_machine_needs_nothing_but_the_core_and_peft() -> None:

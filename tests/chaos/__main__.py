@@ -18,6 +18,7 @@ import torch
 import ipt
 from benchmarks.machine import ROOT, provenance
 from ipt.subspace.modules import SubspaceDecoder
+from tests.chaos.processes import TENANTS
 from tests.chaos.run import LEASE_SECONDS, MAX_ATTEMPTS, STEPS, Outcome, run
 from tests.tiny import build_tiny_encoder
 
@@ -71,6 +72,8 @@ def _tiny(folder: Path) -> tuple[Path, Path]:
 
 def render(outcome: Outcome, seed: int, origin: str) -> str:
     """The Markdown page."""
+    stopped = outcome.ended_in
+    ended_in = f"{statistics.median(stopped):.1f}, {max(stopped):.1f}" if stopped else "none"
     rows = [
         ("adaptations accepted (202)", f"{outcome.adaptations}"),
         ("**lost**", f"**{len(outcome.lost)}**"),
@@ -79,6 +82,7 @@ def render(outcome: Outcome, seed: int, origin: str) -> str:
         ("disturbances", f"{sum(outcome.disturbances.values())}"),
         ("attempts an adaptation needed, mean and most", _mean_and_most(outcome.attempts)),
         ("times it was taken up, handed back ones included, mean and most", _mean_and_most(outcome.taken_up)),
+        (f"seconds from SIGTERM to the end of a process, median and most of {len(outcome.ended_in)}", ended_in),
         ("time from the first to the last", f"{outcome.seconds:.0f} s"),
         ("seed", f"{seed}"),
     ]
@@ -99,9 +103,9 @@ nothing is lost, nothing is done twice. `make chaos` tries that, and `make test`
 _HOW = f"""\
 How it was measured: PostgreSQL, Redis, two API processes, one polling worker and two Celery workers run as real
 processes on a tiny encoder ({STEPS} steps, a lease of {LEASE_SECONDS:.0f} s, {MAX_ATTEMPTS} attempts, so that none may
-fail). A caller sends the adaptations, each under an idempotency key and again until one of the two API processes has
-taken it. Meanwhile a seed decides what is disturbed, each kind once before any comes again, and what has ended is
-started again.
+fail). A caller sends the adaptations, of {len(TENANTS)} tenants in turn, each under an idempotency key and again until
+one of the two API processes has taken it. Meanwhile a seed decides what is disturbed, each kind once before any comes
+again, and what has ended is started again.
 
 - **lost**: accepted and not in the database, or not ended in success with one final event and one task version.
 - **doubled**: two adaptations, tasks, endings or task versions for one request.

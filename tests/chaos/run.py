@@ -21,7 +21,7 @@ import ipt
 from app.db.models import FINISHED, Adaptation, AdaptationEvent, Task, TaskVersion, Worker
 from app.db.session import transaction
 from ipt.tuning import program
-from tests.chaos.processes import Process, Service, running
+from tests.chaos.processes import TENANTS, Process, Service, running
 from tests.worker.conftest import EXAMPLES
 
 LEASE_SECONDS = 3.0
@@ -48,6 +48,8 @@ class Outcome:
     seconds: float = 0.0
     attempts: list[int] = field(default_factory=list)
     taken_up: list[int] = field(default_factory=list)
+    ended_in: list[float] = field(default_factory=list)
+    """Seconds from SIGTERM to the end, of workers and API processes."""
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -77,8 +79,7 @@ class Caller:
         return not self._thread.is_alive()
 
     def _send_all(self) -> None:
-        headers = {"authorization": f"Bearer {self._service.api_key}"}
-        with httpx.Client(headers=headers, timeout=20, trust_env=False) as http:
+        with httpx.Client(timeout=20, trust_env=False) as http:
             for number in range(self._count):
                 while not self._stop.is_set() and number not in self.accepted:
                     self._send(http, number)
@@ -87,7 +88,7 @@ class Caller:
     def _send(self, http: httpx.Client, number: int) -> None:
         url = f"{self._random.choice(self._service.api_urls)}/v1/adaptations"
         try:
-            response = http.post(url, json=body(number), headers={"idempotency-key": f"chaos-{number}"})
+            response = http.post(url, json=body(number), headers=self._headers(number))
         except httpx.TransportError:
             self._stop.wait(0.1)
             return
@@ -105,11 +106,17 @@ class Caller:
     def _again(self, http: httpx.Client, number: int) -> None:
         url = f"{self._random.choice(self._service.api_urls)}/v1/adaptations"
         try:
-            response = http.post(url, json=body(number), headers={"idempotency-key": f"chaos-{number}"})
+            response = http.post(url, json=body(number), headers=self._headers(number))
         except httpx.TransportError:
             return
         if response.status_code == 202:
             self.accepted[number].add(response.json()["id"])
+
+    def _headers(self, number: int) -> dict[str, str]:
+        return {
+            "authorization": f"Bearer {self._service.keys[tenant_of(number)]}",
+            "idempotency-key": f"chaos-{number}",
+        }
 
 
 class Disturber:
@@ -195,6 +202,10 @@ class Disturber:
         return True
 
 
+def tenant_of(number: int) -> str:
+    return TENANTS[number % len(TENANTS)]
+
+
 def body(number: int) -> dict[str, Any]:
     """The request that makes the adaptation of this number."""
     return {
@@ -248,6 +259,7 @@ def run(
             _disturb(service, caller, outcome, seed, disturbances, pause, say)
         outcome.seconds = time.monotonic() - began
         outcome.wrong += caller.refused
+        outcome.ended_in += [seconds for process in (*service.apis, *service.workers) for seconds in process.ended_in]
         _, alive = psutil.wait_procs(service.left_behind(), timeout=_ORPHAN_SECONDS)
         outcome.wrong += [f"process {process.pid} was left behind" for process in alive]
         _check(service, caller.accepted, outcome)
@@ -358,6 +370,8 @@ def _check(service: Service, accepted: dict[int, set[str]], outcome: Outcome) ->
             outcome.wrong.append(f"{row.id}: events are numbered {[event.seq for event in history]}")
         if history and history[-1].type != row.state:
             outcome.wrong.append(f"{row.id}: its last event is {history[-1].type}")
+        if row.tenant_id != tenant_of(int(row.metadata_["number"])):
+            outcome.wrong.append(f"{row.id}: belongs to tenant {row.tenant_id}")
         if row.lease_token is not None or row.checkpoint is not None:
             outcome.wrong.append(f"{row.id}: has ended and keeps its lease or checkpoint")
         handed_back = sum(event.data.get("reason") == "worker_stopped" for event in history)

@@ -135,17 +135,26 @@ def test_a_row_that_does_not_fit_alone_is_an_error_and_the_next_one_is_answered(
 
 def test_a_text_may_be_given_as_its_tokens(predictor: ipt.Predictor, heads: list[ipt.TaskHead]) -> None:
     text = "refund the invoice please"
-    [ids] = predictor.tokenize([text])
+    [(ids, _)] = predictor.read([text])
     assert predictor.predict([(heads[0], text), (heads[0], ids)])[1].scores == pytest.approx(
         predictor.predict([(heads[0], text)])[0].scores, abs=1e-5
     )
+
+
+def test_a_text_that_is_too_long_to_be_read_whole_is_told_from_one_that_just_fits(predictor: ipt.Predictor) -> None:
+    most = predictor.backbone.most_tokens(predictor.subspace.prompt_length)
+    fits, too_long = (" ".join(["good"] * (most - 2 + more)) for more in (0, 1))
+    (whole, first), (cut, second), (short, third) = predictor.read([fits, too_long, "good"])
+    assert (len(whole), len(short)) == (most, 3)
+    assert (first, second, third) == (False, True, False)
+    assert [whole, cut, short] == predictor.backbone.tokenize([fits, too_long, "good"])
 
 
 def test_texts_are_tokenized_in_many_threads_at_once(predictor: ipt.Predictor) -> None:
     texts = ["good movie " * (1 + number % 9) for number in range(64)]
     wanted = predictor.backbone.tokenize(texts)
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda text: predictor.tokenize([text])[0], texts * 4))
+        found = list(threads.map(lambda text: predictor.read([text])[0][0], texts * 4))
     assert found == wanted * 4
 
 

@@ -189,26 +189,59 @@ def test_a_worker_says_that_it_is_there_and_when_it_ends(
         assert session.scalars(select(Worker)).all() == []
 
 
-def test_a_running_job_is_cancelled_within_a_few_steps_and_its_neighbour_goes_on(
-    drainer: Callable[..., Drainer], engine: Engine, enqueue: Enqueue, row: Row, events: Events
-) -> None:
+def test_a_running_job_is_cancelled_within_a_step_and_its_neighbour_goes_on(
+    drainer: Callable[..., Drainer], engine: Engine, enqueue: Enqueue, row: Row, events: Events,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("worker.drain._LOOK_SECONDS", 0.0)  # a tiny model's steps are shorter than that
     cancelled, neighbour = enqueue(hyperparameters=STEPS | {"steps": 2000}), enqueue(hyperparameters=STEPS)
-    asked_at: list[float] = []
-    left_at: list[float] = []
+    batches: list[tuple[str, ...]] = []
 
     def before_step(tuning: ipt.TuningEngine) -> None:
-        if not asked_at:
+        batches.append(tuning.job_ids)
+        if len(batches) == 3:
             with transaction(engine) as session:
                 lifecycle.request_cancel(session, DEFAULT_TENANT, cancelled)
-            asked_at.append(time.monotonic())
-        if cancelled in tuning.job_ids:
-            left_at[:] = [time.monotonic()]
 
     run(drainer(before_step))
     assert row(cancelled).state == "cancelled"
     assert row(neighbour).state == "succeeded"
     assert events(cancelled)[-1].type == "cancelled"
-    assert left_at[0] - asked_at[0] < 5
+    # The third step had begun.
+    assert [cancelled in batch for batch in batches] == [True] * 3 + [False] * (len(batches) - 3)
+    assert len(batches) > 3
+
+
+def test_a_step_that_hangs_loses_its_lease_and_another_worker_goes_on(
+    drainer: Callable[..., Drainer], enqueue: Enqueue, row: Row, events: Events, caplog: pytest.LogCaptureFixture
+) -> None:
+    adaptation_id = enqueue(hyperparameters=STEPS)
+    steps: list[int] = []
+    hangs, released = threading.Event(), threading.Event()
+
+    def hang(_: ipt.TuningEngine) -> None:
+        steps.append(1)
+        if len(steps) == 3:
+            hangs.set()
+            assert released.wait(60)
+
+    impatient = {"lease_seconds": 1.0, "reap_seconds": 0.1}
+    one = threading.Thread(target=run, args=(drainer(hang, **impatient),), daemon=True)
+    one.start()
+    assert hangs.wait(60)
+    other = drainer(**impatient)
+    deadline = time.monotonic() + 60
+    while row(adaptation_id).state != "succeeded":
+        assert time.monotonic() < deadline, "the lease of a step that hangs does not end"
+        run(other)
+        time.sleep(0.1)
+    released.set()
+    one.join(60)
+    assert not one.is_alive()
+    assert row(adaptation_id).attempt == 2
+    kinds = [event.type for event in events(adaptation_id) if event.type != "progress"]
+    assert kinds == ["queued", "running", "requeued", "running", "succeeded"]
+    assert any(record.getMessage().startswith("lease_lost") for record in caplog.records)
 
 
 def test_a_lost_lease_discards_the_work(
@@ -409,6 +442,66 @@ def test_a_database_that_is_gone_in_mid_run_stops_nothing(
     assert row(adaptation_id).state == "succeeded"
     messages = [record.getMessage() for record in caplog.records]
     assert any(message.startswith("database_unavailable") for message in messages)
+
+
+def test_a_database_that_takes_no_writes_for_a_while_fails_nothing(
+    drainer: Callable[..., Drainer], postgres_url: URL, database_url: str, enqueue: Enqueue, row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    adaptation_id = enqueue(hyperparameters=STEPS)
+    name = make_url(database_url).database
+    server = make_engine(postgres_url.render_as_string(hide_password=False))
+    steps: list[int] = []
+
+    def read_only(value: str) -> None:
+        """For all connections from now on, of which there are only new ones."""
+        with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = {value}"))
+            connection.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
+            )
+
+    def before_step(_: ipt.TuningEngine) -> None:
+        steps.append(1)
+        if len(steps) == 4:
+            read_only("on")
+            back.start()
+
+    back = threading.Timer(1.5, read_only, ["off"])
+    run(drainer(before_step))
+    server.dispose()
+    assert (row(adaptation_id).state, row(adaptation_id).attempt) == ("succeeded", 1)
+    assert any(record.getMessage().startswith("database_unavailable") for record in caplog.records)
+
+
+def test_a_full_disk_keeps_a_result_until_there_is_room_for_it(
+    drainer: Callable[..., Drainer], engine: Engine, enqueue: Enqueue, row: Row, caplog: pytest.LogCaptureFixture
+) -> None:
+    adaptation_id = enqueue(hyperparameters=STEPS)
+    with transaction(engine) as session:
+        session.execute(
+            text(
+                "CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$"
+            )
+        )
+        session.execute(text("CREATE TRIGGER full_disk BEFORE INSERT ON task_versions EXECUTE FUNCTION disk_full()"))
+
+    def make_room() -> None:
+        until = time.monotonic() + 60
+        while not any(record.getMessage().startswith("database_unavailable") for record in caplog.records):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        with transaction(engine) as session:
+            session.execute(text("DROP TRIGGER full_disk ON task_versions"))
+
+    room = threading.Thread(target=make_room, daemon=True)
+    room.start()
+    run(drainer())
+    room.join(60)
+    assert (row(adaptation_id).state, row(adaptation_id).attempt) == ("succeeded", 1)
+    with transaction(engine) as session:
+        assert session.get(TaskVersion, (row(adaptation_id).task_id, 1)) is not None
 
 
 def test_an_outcome_that_the_database_refuses_fails_its_adaptation_alone(

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 import ipt
 from app.adaptations.wake import wake
-from app.db.models import Adaptation, AdaptationEvent, TaskVersion
+from app.db.models import FINISHED, Adaptation, AdaptationEvent, TaskVersion
 from app.db.session import transaction
 from app.settings import Settings
 from tests.worker.conftest import EXAMPLES, Enqueue
@@ -36,6 +36,16 @@ ENDLESS = {"steps": 10_000, "batch_size": 8, "learning_rate": 0.0001}
 SHORT = {"steps": 8, "batch_size": 8}
 # A worker to which the fixture `keep_tuned` applies too.
 KEEP_TUNED = ("-c", "import sys, ipt.tuning.program as p, worker.__main__ as w; p.KEEP_NATS = -1e9; sys.exit(w.main())")
+
+
+# A worker that ends, with nothing written down, in every step with the adaptation that is its first argument.
+_DEADLY = """
+import os, sys, worker.__main__ as w
+from ipt.tuning.engine import TuningEngine
+poison, step = sys.argv.pop(1), TuningEngine.step
+TuningEngine.step = lambda self: os._exit(9) if poison in self.job_ids else step(self)
+sys.exit(w.main())
+"""
 
 
 def until(condition: Callable[[], Any], seconds: float = 300) -> Any:
@@ -130,6 +140,27 @@ def test_a_killed_worker_loses_no_job_and_a_stopped_one_counts_no_attempt(
     back = row(stopped_id)
     assert (back.state, back.attempt, back.lease_token) == ("queued", 0, None)
     assert back.checkpoint is not None
+
+
+def test_a_job_that_kills_every_worker_fails_and_takes_no_other_with_it(
+    settings: Settings, enqueue: Enqueue, row: Row
+) -> None:
+    poison, *others = (enqueue(hyperparameters=SHORT) for _ in range(3))
+    impatient: dict[str, Any] = {"lease_seconds": 1.0, "reap_seconds": 0.2}
+
+    def ended() -> bool:
+        return all(row(one).state in FINISHED for one in (poison, *others))
+
+    killed = 0
+    while not ended():
+        with worker(settings, poison, program=("-c", _DEADLY), **impatient) as process:
+            until(lambda process=process: process.poll() is not None or ended())
+            killed += process.poll() == 9
+    failed = row(poison)
+    assert failed.error is not None
+    assert (failed.state, failed.attempt, failed.error["code"]) == ("failed", 3, "worker_lost")
+    assert killed == 3
+    assert [(row(one).state, row(one).attempt) for one in others] == [("succeeded", 2)] * 2
 
 
 def test_a_supervised_worker_is_replaced_at_once_and_ends_with_its_supervisor(

@@ -36,6 +36,14 @@ def test_rows_join_and_leave_a_running_batch(engine: ipt.GenerationEngine) -> No
     assert texts(run(engine, requests, at_once=1)) == {one.request_id: alone(engine, one) for one in requests}
 
 
+def test_on_a_causal_backbone_a_text_joins_the_batch_that_is_being_written(causal: ipt.GenerationEngine) -> None:
+    causal.backbone.stop_tokens = frozenset()
+    for number in range(3):
+        causal.add(asked(causal, number, max_new_tokens=8))
+        causal.step()
+        assert [len(batch.rows) for batch in causal._batches] == [number + 1]
+
+
 def test_a_drawn_text_is_that_of_its_seed_whoever_shares_the_batch(engine: ipt.GenerationEngine) -> None:
     ways: list[dict[str, Any]] = [{"seed": 1}, {"seed": 2, "top_p": 0.8}, {"seed": 3, "top_k": 5}, {"temperature": 0}]
     requests = [

@@ -1,7 +1,7 @@
 """The tuning engine: a shared batch changes nothing, and nothing but vectors changes."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from ipt.tuning.encoder_program import FOLDS, PROMPT_PENALTY, VALIDATION_ROWS, E
 from ipt.tuning.losses import LABEL_SMOOTHING, RidgeLoss
 from ipt.tuning.optimizer import CLIP_NORM, scheduled
 from ipt.tuning.program import split_examples
-from ipt.tuning.work import NO_PROMPT, Descend, Forward
+from ipt.tuning.work import NO_PROMPT, Descend, Forward, Work
 from tests.ipt.conftest import sentiment, topics
 from tests.reference import ist
 
@@ -62,6 +62,35 @@ def test_a_fused_run_equals_the_same_jobs_alone(engine: ipt.TuningEngine) -> Non
         np.testing.assert_allclose(fused[job_id].vector, task.vector, **TOLERANCE)
         assert fused[job_id].metrics["score"] == task.metrics["score"]
         assert fused[job_id].labels == task.labels
+
+
+def test_a_job_stops_where_validations_are_no_better_any_more(
+    engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_of = {"stale": [0.9, 0.9, 0.9, 0.1, 0.1], "better": [0.9, 0.8, 0.7, 0.6, 0.5]}
+
+    def told(self: EncoderProgram, vectors: torch.Tensor) -> Iterator[Work]:
+        yield from ()
+        return [left_of[self.job.job_id].pop(0)] * len(vectors)
+
+    monkeypatch.setattr(EncoderProgram, "validation_losses", told)
+    monkeypatch.setattr("ipt.tuning.program.KEEP_NATS", 0.0)
+    done = run(engine, [job(name, sentiment(), steps=40) for name in left_of])
+    # Validated before the first step and after each tenth: the third of the stale ones is the second without a gain.
+    assert {name: task.metrics["steps_run"] for name, task in done.items()} == {"stale": 20, "better": 40}
+
+
+def test_texts_are_tokenized_once(engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    tokenize = EncoderBackbone.tokenize
+
+    def counted(self: EncoderBackbone, texts: Any, max_tokens: int | None = None) -> list[list[int]]:
+        calls.append(len(texts))
+        return tokenize(self, texts, max_tokens)
+
+    monkeypatch.setattr(EncoderBackbone, "tokenize", counted)
+    run(engine, [job("one", sentiment())])
+    assert calls == [len(sentiment())]
 
 
 def test_what_one_pass_has_no_room_for_is_done_in_several_and_changes_nothing(
