@@ -1,4 +1,6 @@
-"""Refuse a request body that is too large as soon as that is known, without holding it in memory."""
+"""Refuse a request body that is too large, or too slow, as soon as that is known, without holding it in memory."""
+
+import asyncio
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,13 +12,16 @@ from app.errors import TooLargeError
 class BodyLimit:
     """ASGI middleware that counts the bytes as they come; a `content-length` can lie or be absent.
 
-    The framework has such a limit too, but answers in plain text rather than in the agreed shape.
+    The framework has such a limit too, but answers in plain text rather than in the agreed shape. It has none in time,
+    and the server has one between requests alone.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_seconds: float) -> None:
         self.app = app
         self.max_bytes = max_bytes
-        self.message = f"the body is larger than {max_bytes:,} bytes"
+        self.max_seconds = max_seconds
+        self.too_large = f"the body is larger than {max_bytes:,} bytes"
+        self.too_slow = f"the body took longer than {max_seconds:g} s to arrive: send a smaller one, or send it faster"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -24,17 +29,29 @@ class BodyLimit:
             return
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if declared.isdigit() and int(declared) > self.max_bytes:
-            error = TooLargeError(self.message, code="body_too_large")
+            error = TooLargeError(self.too_large, code="body_too_large")
             await respond(error)(scope, receive, send)
             return
         seen = 0
+        deadline: float | None = None
+        whole = False
 
-        async def receive_counted() -> Message:
-            nonlocal seen
-            message = await receive()
+        # What it raises has the only base that FastAPI lets through.
+        async def receive_bounded() -> Message:
+            nonlocal seen, deadline, whole
+            if whole:  # what comes now is the end of the connection, which is waited for as long as an answer takes
+                return await receive()
+            if deadline is None:
+                deadline = asyncio.get_running_loop().time() + self.max_seconds
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, self.too_slow) from None
             seen += len(message.get("body", b""))
             if seen > self.max_bytes:
-                raise HTTPException(413, self.message)  # the only base that FastAPI lets through
+                raise HTTPException(413, self.too_large)
+            whole = not message.get("more_body", False)
             return message
 
-        await self.app(scope, receive_counted, send)
+        await self.app(scope, receive_bounded, send)

@@ -122,6 +122,7 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
         405: ("method_not_allowed", f"this path does not take {request.method}"),
         # FastAPI's answer to a body that it cannot read at all.
         400: ("invalid_json", f"the body cannot be read as JSON: it {_unreadable(error.__cause__)}"),
+        408: ("body_too_slow", str(error.detail)),
         413: ("body_too_large", str(error.detail)),
     }.get(error.status_code, ("http_error", str(error.detail)))
     body = error_body(message, type=type_of_status(error.status_code), code=code)

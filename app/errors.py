@@ -69,6 +69,11 @@ class NotFoundError(AppError):
     type = "not_found_error"
 
 
+class TooSlowError(AppError):
+    status = 408
+    type = "timeout_error"
+
+
 class ConflictError(AppError):
     status = 409
     type = "conflict_error"
@@ -104,6 +109,7 @@ _FAMILIES: tuple[type[AppError], ...] = (
     AuthenticationError,
     PermissionDeniedError,
     NotFoundError,
+    TooSlowError,
     ConflictError,
     TooLargeError,
     InvalidError,

@@ -30,6 +30,7 @@ from app.errors import (
     BusyError,
     InvalidError,
     TooLargeError,
+    TooSlowError,
     UnavailableError,
     documented,
 )
@@ -95,13 +96,23 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
         redoc_url=None,
     )
     error_handlers.install(app)
-    of_v1 = documented([BadRequestError, AuthenticationError, TooLargeError, InvalidError, BusyError, UnavailableError])
+    of_v1 = documented(
+        [
+            BadRequestError,
+            AuthenticationError,
+            TooSlowError,
+            TooLargeError,
+            InvalidError,
+            BusyError,
+            UnavailableError,
+        ]
+    )
     for router in (adaptations, tasks, predictions, generations_router, subspaces_router):
         app.include_router(router, responses=of_v1)
     app.include_router(health)
     reference.install(app)
     app.include_router(metrics)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_seconds=settings.max_body_seconds)
     app.add_middleware(RequestContext)
     return app
 

@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     max_open_adaptations: int = Field(default=1000, ge=1, description="queued and running ones of one tenant")
     requests_per_minute: int | None = Field(default=None, ge=1, description="of one API key; any number without it")
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1)
+    max_body_seconds: float = Field(default=60, gt=0, description="how long a request's body may take to arrive")
     max_examples: int = Field(default=10_000, ge=2)
     max_text_chars: int = Field(default=10_000, ge=1)
     max_labels: int = Field(default=200, ge=2, le=200)
