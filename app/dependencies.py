@@ -1,16 +1,17 @@
-"""What endpoints ask for: the process's services, the caller's tenant, and one transaction."""
+"""What endpoints ask for: the process's services, the caller and the caller's tenant."""
 
 import asyncio
 import math
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.concurrency import run_in_threadpool
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
@@ -44,6 +45,14 @@ class Services:
     ending: threading.Event = field(default_factory=threading.Event)
     """Set when the server has been told to stop: what could go on for ever must end now."""
 
+    def transaction(self) -> AbstractContextManager[Session]:
+        """One transaction for a request: an endpoint opens it, does its work and leaves it, all in one thread.
+
+        As a dependency it would end in another thread's turn. Requests that hold rows or connections would wait for
+        such a turn, behind requests which wait for those rows and connections.
+        """
+        return transaction(self.engine)
+
 
 def services(request: Request) -> Services:
     """The services that the app's lifespan made."""
@@ -58,19 +67,42 @@ _OPERATOR = Caller(DEFAULT_TENANT, api_keys.OPERATOR, frozenset({"admin"}))
 _bearer = HTTPBearer(auto_error=False, description="an API key; none is needed on one's own machine")
 
 
-async def caller(
-    request: Request, made: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> Caller:
-    """Who calls. The key of the settings may do everything, and so may everybody where none is needed.
+async def admit(request: Request, scopes: Sequence[str]) -> None:
+    """Let a request in, and note who calls, before anything of its body is read.
 
     Raises:
         AuthenticationError: no key, or one that is not known.
+        BusyError: the key has sent more requests than it may.
+        PermissionDeniedError: it lacks one of the scopes.
         UnavailableError: the service is stopping.
     """
+    made = services(request)
+    known = await _caller(request, made)
+    if made.rate_limit is not None:
+        taken = await run_in_threadpool(made.rate_limit.take, known.key_id)
+        # Not those of the response, which an error replaces.
+        request.state.headers.update(taken.headers())
+        if taken.wait_seconds:
+            raise BusyError(
+                f"this API key may send {taken.limit} requests a minute",
+                code="rate_limited",
+                retry_after=math.ceil(taken.wait_seconds),
+            )
+    for scope in scopes:
+        if not known.may(scope):
+            raise PermissionDeniedError(
+                f"this API key lacks the scope '{scope}': use one that has it", code="scope_missing"
+            )
+    request.state.caller = known
+
+
+async def _caller(request: Request, made: Services) -> Caller:
+    """Who calls. The key of the settings may do everything, and so may everybody where none is needed."""
     settings = made.settings
     if settings.open_access:
         _check_own_machine(request)
         return _OPERATOR
+    credentials = await _bearer(request)
     if credentials is None:
         raise AuthenticationError("send an API key: Authorization: Bearer KEY", code="api_key_missing")
     key = credentials.credentials
@@ -106,31 +138,18 @@ def _is_operators(key: SecretStr, credentials: HTTPAuthorizationCredentials) -> 
     return api_keys.same_key(credentials.credentials, key.get_secret_value())
 
 
+async def caller(request: Request) -> Caller:
+    """Who calls, as `admit` has found out."""
+    known = request.state.caller
+    assert isinstance(known, Caller)
+    return known
+
+
 CallerDep = Annotated[Caller, Depends(caller)]
 
 
-async def tenant(request: Request, caller: CallerDep, needed: SecurityScopes, made: ServicesDep) -> str:
-    """The tenant who calls, with a key that has the scopes which the route names and a request to spare.
-
-    Raises:
-        BusyError: the key has sent more requests than it may.
-        PermissionDeniedError: it lacks one of the scopes.
-    """
-    if made.rate_limit is not None:
-        taken = await run_in_threadpool(made.rate_limit.take, caller.key_id)
-        # Not those of the response, which an error replaces.
-        request.state.headers.update(taken.headers())
-        if taken.wait_seconds:
-            raise BusyError(
-                f"this API key may send {taken.limit} requests a minute",
-                code="rate_limited",
-                retry_after=math.ceil(taken.wait_seconds),
-            )
-    for scope in needed.scopes:
-        if not caller.may(scope):
-            raise PermissionDeniedError(
-                f"this API key lacks the scope '{scope}': use one that has it", code="scope_missing"
-            )
+async def tenant(caller: CallerDep, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
+    """The tenant who calls. What a route names as its `scopes` is what `admit` wants of the key."""
     return caller.tenant_id
 
 
@@ -176,14 +195,7 @@ def _names_loopback(hosts: list[str]) -> bool:
     return named is not None and is_loopback(named["address"] or named["name"])
 
 
-def session(made: ServicesDep) -> Iterator[Session]:
-    """One transaction, committed before the response goes out; endpoints never commit."""
-    with transaction(made.engine) as opened:
-        yield opened
-
-
 # Every route takes one of these three, and so says which scope it needs; any key may read tasks and subspaces.
 TenantDep = Annotated[str, Security(tenant)]
 AdaptingTenantDep = Annotated[str, Security(tenant, scopes=["adapt"])]
 PredictingTenantDep = Annotated[str, Security(tenant, scopes=["predict"])]
-SessionDep = Annotated[Session, Depends(session, scope="function")]

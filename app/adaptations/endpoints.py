@@ -15,12 +15,18 @@ from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView
 from app.adaptations.upload import Form, FormRoute, documented_form, in_file, naming_lines, read_body, read_form
 from app.adaptations.wake import wake
 from app.db.models import FINISHED, Adaptation, State
-from app.dependencies import AdaptingTenantDep, CallerDep, Services, ServicesDep, SessionDep
+from app.dependencies import AdaptingTenantDep, CallerDep, Services, ServicesDep
 from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
 from app.fields import Id
 from app.pagination import After, Limit, Page, page_of
+from app.route import AdmittingRoute
 
-router = APIRouter(prefix="/v1/adaptations", tags=["adaptations"], responses=documented([PermissionDeniedError]))
+router = APIRouter(
+    prefix="/v1/adaptations",
+    tags=["adaptations"],
+    responses=documented([PermissionDeniedError]),
+    route_class=AdmittingRoute,
+)
 
 IdempotencyKey = Annotated[
     str | None,
@@ -59,7 +65,6 @@ _STREAMED: dict[int | str, dict[str, Any]] = {
 def create_adaptation_from_form(
     form: Annotated[Form, Depends(read_form)],
     made: ServicesDep,
-    session: SessionDep,
     tenant: AdaptingTenantDep,
     background: BackgroundTasks,
     response: Response,
@@ -68,9 +73,7 @@ def create_adaptation_from_form(
     """The same as `create_adaptation`, which documents both."""
     body, lines = read_body(form, made.settings.max_examples)
     with naming_lines(lines):
-        return _create(
-            body, made, session, tenant, background, response, idempotency_key, partial(in_file, lines=lines)
-        )
+        return _create(body, made, tenant, background, response, idempotency_key, partial(in_file, lines=lines))
 
 
 # Before the route for JSON, which would take every body.
@@ -94,7 +97,6 @@ router.add_api_route(
 def create_adaptation(
     body: AdaptationInput,
     made: ServicesDep,
-    session: SessionDep,
     tenant: AdaptingTenantDep,
     background: BackgroundTasks,
     response: Response,
@@ -104,13 +106,12 @@ def create_adaptation(
 
     The task's id is in the answer and can be asked for predictions as soon as the adaptation has succeeded.
     """
-    return _create(body, made, session, tenant, background, response, idempotency_key)
+    return _create(body, made, tenant, background, response, idempotency_key)
 
 
 def _create(
     body: AdaptationInput,
     made: Services,
-    session: SessionDep,
     tenant: str,
     background: BackgroundTasks,
     response: Response,
@@ -118,15 +119,19 @@ def _create(
     place_of: Callable[[str], str] = str,
 ) -> AdaptationView:
     family, loaded_id = made.predictions.model.family, made.predictions.loaded_subspace_id
-    adaptation, _ = service.create(session, made.settings, tenant, body, idempotency_key, family, loaded_id, place_of)
-    response.headers["Location"] = f"/v1/adaptations/{adaptation.id}"
+    with made.transaction() as session:
+        adaptation, _ = service.create(
+            session, made.settings, tenant, body, idempotency_key, family, loaded_id, place_of
+        )
+        view = AdaptationView.of(adaptation)
+    response.headers["Location"] = f"/v1/adaptations/{view.id}"
     background.add_task(wake, made.settings)
-    return AdaptationView.of(adaptation)
+    return view
 
 
 @router.get("", summary="List adaptations", responses=documented([NotFoundError]))
 def list_adaptations(
-    session: SessionDep,
+    made: ServicesDep,
     tenant: AdaptingTenantDep,
     state: State | None = None,
     task_id: Annotated[Id | None, Query(description="the runs of one task")] = None,
@@ -135,14 +140,16 @@ def list_adaptations(
 ) -> Page[AdaptationView]:
     """Adaptations, newest first."""
     query = repository.of_tenant(tenant, state, task_id)
-    rows, has_more = page_of(session, query, (Adaptation.created_at, Adaptation.id), after=after, limit=limit)
+    with made.transaction() as session:
+        rows, has_more = page_of(session, query, (Adaptation.created_at, Adaptation.id), after=after, limit=limit)
     return Page(data=[AdaptationView.of(row) for row in rows], has_more=has_more)
 
 
 @router.get("/{adaptation_id}", summary="Look at an adaptation", responses=documented([NotFoundError]))
-def get_adaptation(adaptation_id: Id, session: SessionDep, tenant: AdaptingTenantDep) -> AdaptationView:
+def get_adaptation(adaptation_id: Id, made: ServicesDep, tenant: AdaptingTenantDep) -> AdaptationView:
     """State, progress, and at the end metrics or the error."""
-    return AdaptationView.of(service.get(session, tenant, adaptation_id))
+    with made.transaction() as session:
+        return AdaptationView.of(service.get(session, tenant, adaptation_id))
 
 
 @router.get(
@@ -154,7 +161,6 @@ def get_adaptation(adaptation_id: Id, session: SessionDep, tenant: AdaptingTenan
 def list_events(
     adaptation_id: Id,
     made: ServicesDep,
-    session: SessionDep,
     tenant: AdaptingTenantDep,
     caller: CallerDep,
     after: Annotated[SeqField, Query(description="the `seq` of the last event you have")] = 0,
@@ -169,12 +175,15 @@ def list_events(
     A stream that is taken up again when all is over is answered with 204, which tells browsers to stop asking. One
     whose API key expires or is revoked ends at once.
     """
-    adaptation = service.get(session, tenant, adaptation_id)
-    if _EVENT_STREAM not in accept.lower():
+    streamed = _EVENT_STREAM in accept.lower()
+    if streamed:
+        after, limit = after if last_event_id is None else last_event_id, 1
+    with made.transaction() as session:
+        adaptation = service.get(session, tenant, adaptation_id)
         rows, has_more = repository.events(session, tenant, adaptation_id, after=after, limit=limit)
+    if not streamed:
         return Page(data=[EventView.of(row) for row in rows], has_more=has_more)
-    after = after if last_event_id is None else last_event_id
-    if adaptation.state in FINISHED and not repository.events(session, tenant, adaptation_id, after=after, limit=1)[0]:
+    if adaptation.state in FINISHED and not rows:
         return Response(status_code=204)
     return StreamingResponse(
         follow(made.engine, caller, adaptation_id, after, made.ending),
@@ -188,6 +197,7 @@ def list_events(
     summary="Cancel an adaptation",
     responses=documented([NotFoundError, ConflictError]),
 )
-def cancel_adaptation(adaptation_id: Id, session: SessionDep, tenant: AdaptingTenantDep) -> AdaptationView:
+def cancel_adaptation(adaptation_id: Id, made: ServicesDep, tenant: AdaptingTenantDep) -> AdaptationView:
     """A queued adaptation is cancelled at once; a running one within seconds, `cancel_requested` until then."""
-    return AdaptationView.of(service.cancel(session, tenant, adaptation_id))
+    with made.transaction() as session:
+        return AdaptationView.of(service.cancel(session, tenant, adaptation_id))

@@ -37,15 +37,18 @@ def get(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation | No
 
 
 def count_open(session: Session, tenant_id: str) -> int:
-    """How many of a tenant's adaptations have not ended."""
+    """How many of a tenant's adaptations have not ended.
+
+    Requests of the tenant wait here for each other's commit, so that the count holds until the caller's own.
+    """
+    _wait_for_turn(session, tenant_id)
     count: int = session.execute(_COUNT_OPEN, {"tenant_id": tenant_id}).scalar_one()
     return count
 
 
 def by_idempotency_key(session: Session, tenant_id: str, key: str) -> Adaptation | None:
     """What an earlier request with this key made; requests with the same key wait here for each other's commit."""
-    lock = int.from_bytes(hashlib.sha256(f"{tenant_id}\0{key}".encode()).digest()[:8], signed=True)
-    session.execute(select(func.pg_advisory_xact_lock(lock)))
+    _wait_for_turn(session, f"{tenant_id}\0{key}")
     return session.scalar(of_tenant(tenant_id).where(Adaptation.idempotency_key == key))
 
 
@@ -89,3 +92,9 @@ def events(
         )
     )
     return rows[:limit], len(rows) > limit
+
+
+def _wait_for_turn(session: Session, name: str) -> None:
+    """Wait until no other transaction has a lock of this name, and have it until this one ends."""
+    lock = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+    session.execute(select(func.pg_advisory_xact_lock(lock)))

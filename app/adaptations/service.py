@@ -78,7 +78,6 @@ def create(
             code="kind_not_supported",
             param="kind",
         )
-    # Requests of the same moment may pass together, a few too many: not worth making them wait for each other.
     if repository.count_open(session, tenant_id) >= settings.max_open_adaptations:
         raise BusyError(
             f"{settings.max_open_adaptations} of your adaptations are queued or running, which is the most there may "

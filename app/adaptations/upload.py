@@ -9,7 +9,6 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -19,8 +18,8 @@ from starlette.types import Scope
 
 from app.adaptations.dataset import FORMATS, DatasetFileError, format_of, load_json, read_rows
 from app.adaptations.schemas import AdaptationInput
-from app.dependencies import AdaptingTenantDep
 from app.errors import BadRequestError, InvalidError
+from app.route import AdmittingRoute
 
 _FORM = "multipart/form-data"
 # The part that holds a file, and the field of the JSON body that its rows stand for.
@@ -57,7 +56,7 @@ class Form:
     files: dict[str, File]
 
 
-class FormRoute(APIRoute):
+class FormRoute(AdmittingRoute):
     """A route for forms alone: any other body goes on to the next route of the same path."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -83,8 +82,8 @@ def documented_form() -> dict[str, Any]:
     return {"requestBody": {"content": {_FORM: {"schema": schema}}}}
 
 
-async def read_form(request: Request, _: AdaptingTenantDep) -> Form:
-    """The form of a caller who is known.
+async def read_form(request: Request) -> Form:
+    """The form that the request's body is.
 
     Raises:
         BadRequestError: it is no form.

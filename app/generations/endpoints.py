@@ -29,8 +29,9 @@ from app.generations.schemas import (
 from app.generations.service import Writing
 from app.predictions.endpoints import check_count, check_length
 from app.predictions.lookup import Question
+from app.route import AdmittingRoute
 
-router = APIRouter(tags=["generations"])
+router = APIRouter(tags=["generations"], route_class=AdmittingRoute)
 
 
 def _inlined(view: type[BaseModel]) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from app.predictions.batcher import Answer
 from app.predictions.lookup import Question
 from app.predictions.schemas import PredictInput, PredictionView, PredictManyInput, PredictManyView, PredictView
 from app.predictions.service import Answered
+from app.route import AdmittingRoute
 from app.settings import Settings
 
-router = APIRouter(tags=["predictions"])
+router = APIRouter(tags=["predictions"], route_class=AdmittingRoute)
 
 _TIMES: dict[int | str, dict[str, Any]] = {
     200: {

@@ -3,21 +3,21 @@
 from fastapi import APIRouter
 
 from app.db.models import SubspaceRow
-from app.dependencies import ServicesDep, SessionDep, TenantDep
+from app.dependencies import ServicesDep, TenantDep
 from app.errors import NotFoundError, documented
 from app.pagination import After, Limit, Page, page_of
+from app.route import AdmittingRoute
 from app.subspaces import repository
 from app.subspaces.schemas import SubspaceView
 
-router = APIRouter(prefix="/v1/subspaces", tags=["subspaces"])
+router = APIRouter(prefix="/v1/subspaces", tags=["subspaces"], route_class=AdmittingRoute)
 
 
 @router.get("", summary="List subspaces", responses=documented([NotFoundError]))
-def list_subspaces(
-    made: ServicesDep, session: SessionDep, _tenant: TenantDep, after: After = None, limit: Limit = 20
-) -> Page[SubspaceView]:
+def list_subspaces(made: ServicesDep, _tenant: TenantDep, after: After = None, limit: Limit = 20) -> Page[SubspaceView]:
     """The subspaces that processes of this service have loaded, newest first."""
     columns = (SubspaceRow.created_at, SubspaceRow.id)
-    rows, has_more = page_of(session, repository.every(), columns, after=after, limit=limit)
+    with made.transaction() as session:
+        rows, has_more = page_of(session, repository.every(), columns, after=after, limit=limit)
     loaded_id = made.predictions.loaded_subspace_id
     return Page(data=[SubspaceView.of(row, loaded_id) for row in rows], has_more=has_more)

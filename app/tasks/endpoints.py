@@ -5,57 +5,63 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from app.db.models import Task
-from app.dependencies import AdaptingTenantDep, SessionDep, TenantDep
+from app.dependencies import AdaptingTenantDep, ServicesDep, TenantDep
 from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
 from app.fields import Id
 from app.pagination import After, Limit, Page, page_of
+from app.route import AdmittingRoute
 from app.tasks import neighbors, repository, service
 from app.tasks.schemas import DeletedView, NeighborView, TaskView, VectorView
 
-router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+router = APIRouter(prefix="/v1/tasks", tags=["tasks"], route_class=AdmittingRoute)
 
 Version = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="which version; the newest one without it")]
 
 
 @router.get("", summary="List tasks", responses=documented([NotFoundError]))
-def list_tasks(session: SessionDep, tenant: TenantDep, after: After = None, limit: Limit = 20) -> Page[TaskView]:
+def list_tasks(made: ServicesDep, tenant: TenantDep, after: After = None, limit: Limit = 20) -> Page[TaskView]:
     """Tasks, newest first, also those that cannot answer yet."""
     query = repository.of_tenant(tenant)
-    rows, has_more = page_of(session, query, (Task.created_at, Task.id), after=after, limit=limit)
-    versions = repository.versions(session, tenant, [row.id for row in rows])
+    with made.transaction() as session:
+        rows, has_more = page_of(session, query, (Task.created_at, Task.id), after=after, limit=limit)
+        versions = repository.versions(session, tenant, [row.id for row in rows])
     return Page(data=[TaskView.of(row, versions[row.id]) for row in rows], has_more=has_more)
 
 
 @router.get("/{task_id}", summary="Look at a task", responses=documented([NotFoundError]))
-def get_task(task_id: Id, session: SessionDep, tenant: TenantDep) -> TaskView:
+def get_task(task_id: Id, made: ServicesDep, tenant: TenantDep) -> TaskView:
     """A task with all its versions."""
-    task = service.get(session, tenant, task_id)
-    return TaskView.of(task, repository.versions(session, tenant, [task.id])[task.id])
+    with made.transaction() as session:
+        task = service.get(session, tenant, task_id)
+        return TaskView.of(task, repository.versions(session, tenant, [task.id])[task.id])
 
 
 @router.delete("/{task_id}", summary="Delete a task", responses=documented([PermissionDeniedError, NotFoundError]))
-def delete_task(task_id: Id, session: SessionDep, tenant: AdaptingTenantDep) -> DeletedView:
+def delete_task(task_id: Id, made: ServicesDep, tenant: AdaptingTenantDep) -> DeletedView:
     """Delete a task, its versions, its adaptations, and the datasets that nothing else uses."""
-    service.remove(session, tenant, task_id)
+    with made.transaction() as session:
+        service.remove(session, tenant, task_id)
     return DeletedView(id=task_id)
 
 
 @router.get("/{task_id}/vector", summary="Read a task's vector", responses=documented([NotFoundError, ConflictError]))
-def get_vector(task_id: Id, session: SessionDep, tenant: TenantDep, version: Version = None) -> VectorView:
+def get_vector(task_id: Id, made: ServicesDep, tenant: TenantDep, version: Version = None) -> VectorView:
     """The numbers that were tuned, all that a task is."""
-    return VectorView.of(service.version(session, tenant, task_id, version))
+    with made.transaction() as session:
+        return VectorView.of(service.version(session, tenant, task_id, version))
 
 
 @router.get("/{task_id}/neighbors", summary="Find similar tasks", responses=documented([NotFoundError, ConflictError]))
 def list_neighbors(
     task_id: Id,
-    session: SessionDep,
+    made: ServicesDep,
     tenant: TenantDep,
     limit: Annotated[int, Query(ge=1, le=100, description="how many at most")] = 10,
 ) -> Page[NeighborView]:
     """Your other tasks of the same subspace, the most similar vectors first."""
-    own = service.version(session, tenant, task_id, None)
-    found = neighbors.neighbors(session, tenant, own, limit + 1)
+    with made.transaction() as session:
+        own = service.version(session, tenant, task_id, None)
+        found = neighbors.neighbors(session, tenant, own, limit + 1)
     views = [
         NeighborView(task_id=task.id, task_version=version, name=task.name, similarity=similarity)
         for task, version, similarity in found[:limit]

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
+from fastapi import APIRouter
 from pydantic import ValidationError
 from sqlalchemy import Engine, func, text, update
 
@@ -13,6 +14,7 @@ from app.api_keys import service as api_keys
 from app.db.models import ApiKey
 from app.db.session import transaction
 from app.main import create_app
+from app.route import AdmittingRoute
 from app.settings import Settings, SettingsError
 from tests.app.conftest import Serve, error_of
 
@@ -33,6 +35,43 @@ def test_without_a_key_only_health_is_answered(client: httpx.Client) -> None:
                 assert error_of(response)["type"] == "authentication_error"
                 assert response.headers["www-authenticate"] == "Bearer"
             assert stranger.get("/healthz").status_code == stranger.get("/readyz").status_code == 200
+
+
+def _answer_to_half_a_request(client: httpx.Client, method: str, path: str, kind: str) -> httpx.Response:
+    """What comes back when a body is announced and nothing of it sent."""
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {client.headers['authorization']}\r\n"
+        f"Content-Type: {kind}\r\nContent-Length: 1000000\r\n\r\n"
+    )
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as connection:
+        connection.sendall(head.encode())
+        status, _, rest = connection.recv(65536).partition(b"\r\n")
+    return httpx.Response(int(status.split()[1]), content=rest.partition(b"\r\n\r\n")[2])
+
+
+def test_nothing_of_a_body_is_read_before_its_sender_is_let_in(new_client: Callable[..., httpx.Client]) -> None:
+    predicting, stranger = new_client(scopes=("predict",)), new_client()
+    stranger.headers["authorization"] = "Bearer unknown"
+    for kind in ("application/json", "multipart/form-data; boundary=x"):
+        refused = _answer_to_half_a_request(predicting, "POST", "/v1/adaptations", kind)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "scope_missing")
+        for path, methods in stranger.get("/openapi.json").json()["paths"].items():
+            for method in methods if path.startswith("/v1/") else ():
+                refused = _answer_to_half_a_request(stranger, method.upper(), path, kind)
+                assert (refused.status_code, refused.json()["error"]["code"]) == (401, "api_key_unknown"), path
+
+
+def test_a_body_that_cannot_be_read_tells_a_stranger_nothing(client: httpx.Client) -> None:
+    headers = {"Authorization": "Bearer unknown", "content-type": "application/json"}
+    assert client.post("/v1/predict", content=b"{", headers=headers).status_code == 401
+
+
+def test_a_route_that_nobody_could_be_let_in_to_is_refused_when_it_is_made() -> None:
+    def open_to_all() -> None:
+        """Takes no tenant."""
+
+    with pytest.raises(TypeError, match="/v1/open takes no tenant"):
+        APIRouter(route_class=AdmittingRoute).add_api_route("/v1/open", open_to_all)
 
 
 def test_a_key_that_was_issued_or_set_is_let_in_and_a_revoked_one_is_not(serve: Serve, engine: Engine) -> None:

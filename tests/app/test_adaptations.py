@@ -1,6 +1,7 @@
 """Adaptations through the API: taken in, listed, followed, cancelled."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import httpx
@@ -100,6 +101,25 @@ def test_the_same_key_at_the_same_time_makes_one_adaptation(client: httpx.Client
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert _count(service_engine, Adaptation) == 1
+
+
+@pytest.mark.parametrize("headers", [{"Idempotency-Key": "race"}, {}], ids=["the same key", "no key"])
+def test_more_requests_at_once_than_threads_and_connections_are_all_taken_in(
+    client: httpx.Client, service_engine: Engine, headers: dict[str, str]
+) -> None:
+    number = 120  # FastAPI has forty threads, and the pool twenty connections
+    arrived = threading.Barrier(number)
+
+    def post(_: int) -> httpx.Response:
+        arrived.wait()
+        return client.post("/v1/adaptations", json=adaptation_body(), headers=headers)
+
+    client._transport = httpx.HTTPTransport(limits=httpx.Limits(max_connections=number))
+    with ThreadPoolExecutor(number) as pool:
+        answers = list(pool.map(post, range(number)))
+    assert [answer.status_code for answer in answers] == [202] * number
+    assert _count(service_engine, Adaptation) == len({answer.json()["id"] for answer in answers})
+    assert _count(service_engine, Adaptation) == (1 if headers else number)
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "with space", "ümlaut".encode()])

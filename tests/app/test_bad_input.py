@@ -1,5 +1,6 @@
 """Whatever is sent: a clear error in the agreed shape, nothing half-written, and the service goes on."""
 
+import gc
 import json
 import logging
 import socket
@@ -201,6 +202,17 @@ def test_a_body_of_another_type_is_told_what_to_send(client: httpx.Client) -> No
     for headers in ({}, {"content-type": "text/csv"}):
         response = client.post("/v1/adaptations", content=b"input,output\n", headers=headers)
         assert (response.status_code, error_of(response)["code"]) == (400, "not_json")
+
+
+def test_parsing_a_hostile_body_is_not_made_slow_by_the_garbage_collector(client: httpx.Client) -> None:
+    lists = 300_000
+    content = b'{"name": "tickets", "examples": [' + b"[]," * lists + b"[]]}"
+    before = sum(generation["collections"] for generation in gc.get_stats())
+    response = client.post("/v1/adaptations", content=content, headers={"content-type": "application/json"})
+    collections = sum(generation["collections"] for generation in gc.get_stats()) - before
+    assert (response.status_code, error_of(response)["param"]) == (422, "examples[0]")
+    assert collections < lists / gc.get_threshold()[0] / 4
+    assert gc.isenabled()
 
 
 def test_a_large_body_is_refused_before_it_is_read(client: httpx.Client) -> None:

@@ -2,7 +2,10 @@
 
 import json
 import logging
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from app.rate_limit import RateLimit
 from tests.app.conftest import EXAMPLES, Serve, adaptation_body, error_of
 
 KEY = "a-key-of-sixteen-characters-or-more"
+JSON = {"content-type": "application/json"}
 
 
 def headers_of(engine: Engine, tenant: str) -> dict[str, str]:
@@ -44,6 +48,42 @@ def test_a_tenant_has_so_many_open_adaptations_and_no_more(serve: Serve, engine:
         client.post(f"/v1/adaptations/{made[1]['id']}/cancel", headers=one)
         assert client.post("/v1/adaptations", json=adaptation_body(), headers=one).status_code == 202
         assert client.post("/v1/adaptations", json=adaptation_body(), headers=one).status_code == 429
+
+
+def test_requests_at_the_same_moment_make_no_more_adaptations_than_may_be_open(serve: Serve, engine: Engine) -> None:
+    with serve(wait=False, embedded=False, api_key=KEY, max_open_adaptations=10) as client:
+        one = headers_of(engine, "one")
+        arrived = threading.Barrier(30)
+
+        def post(_: int) -> int:
+            arrived.wait()
+            return client.post("/v1/adaptations", json=adaptation_body(), headers=one).status_code
+
+        with ThreadPoolExecutor(30) as pool:
+            answers = list(pool.map(post, range(30)))
+        assert sorted(answers) == [202] * 10 + [429] * 20
+
+
+def test_a_request_with_a_body_that_cannot_be_read_counts_as_any_other(serve: Serve) -> None:
+    with serve(wait=False, requests_per_minute=2) as client:
+        answers = [client.post("/v1/predict", content=b"{", headers=JSON) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [400, 400, 429]
+    assert [answer.headers["ratelimit-remaining"] for answer in answers] == ["1", "0", "0"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "begun"), [("application/json", '{"name": '), ("multipart/form-data; boundary=x", "--x\r\n")]
+)
+def test_a_body_that_does_not_arrive_in_time_is_given_up(serve: Serve, kind: str, begun: str) -> None:
+    head = f"POST /v1/adaptations HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 100\r\n\r\n"
+    with (
+        serve(wait=False, max_body_seconds=0.5) as client,
+        socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as connection,
+    ):
+        connection.sendall(f"{head}{begun}".encode())
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "body_too_slow"
 
 
 def test_a_key_sends_so_many_requests_a_minute_and_no_more(serve: Serve, engine: Engine) -> None:
