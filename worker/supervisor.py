@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 
 # A worker that lived this long was not killed by what it started with.
 _HEALTHY_SECONDS = 60.0
-# Longer than a step and the worker's last words to the database.
-_STOP_SECONDS = 15.0
+# From when the worker was told to end: longer than a step and its last words to the database, and short enough that
+# the service is gone, with its database, before whoever stops it loses patience, most often after ten seconds.
+_STOP_SECONDS = 8.0
 # The worker answers no callers, and polls although there may be a broker.
 _NOT_PASSED_ON = frozenset({"api_key", "redis_url", "database_url"})
 
@@ -34,6 +35,7 @@ class Supervisor:
         # The same for every child, so that one inherits at once what the one before was killed with.
         self._worker_id = f"{socket.gethostname()}:supervised:{secrets.token_hex(4)}"
         self._stopping = threading.Event()
+        self._end_by = float("inf")
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._keep_alive, name="worker-supervisor", daemon=True)
@@ -57,14 +59,22 @@ class Supervisor:
         """Start the worker; returns at once."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ask the worker to hand back and end, and kill it when it does not; nothing is left when this returns."""
+    def tell_to_end(self) -> None:
+        """Tell the worker to hand back and end; returns at once, and `stop` waits for it."""
         with self._lock:
+            if self._stopping.is_set():
+                return
             self._stopping.set()
+            self._end_by = time.monotonic() + _STOP_SECONDS
             child = self._child
         if child is not None:
             child.terminate()
-        self._thread.join(_STOP_SECONDS)
+
+    def stop(self) -> None:
+        """Have the worker hand back and end, and kill it when it does not; nothing is left when this returns."""
+        self.tell_to_end()
+        self._thread.join(max(0.0, self._end_by - time.monotonic()))
+        child = self._child
         if self._thread.is_alive() and child is not None:
             log.error("worker_killed pid=%d", child.pid)
             child.kill()
