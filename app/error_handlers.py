@@ -26,6 +26,8 @@ _CODES = {
     "extra_forbidden": "unknown_field",
     "string_type": "not_text",
 }
+# What is wanted of a value that a program fills in by itself, as browsers do, by where it stands.
+_WANTED = {("header", "last-event-id"): "the `seq` of the last event that you have"}
 
 
 def install(app: FastAPI) -> None:
@@ -86,8 +88,11 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
         message = f"the body is not valid JSON: at line {line}, column {column}: {what[0].lower()}{what[1:]}"
         return respond(BadRequestError(message, code="invalid_json"))
     param = _param(first["loc"])
-    # What may be of several kinds has an error for each of them.
-    message = ", or ".join(dict.fromkeys(explain(each) for each in errors if _param(each["loc"]) == param))
+    # What may be of several kinds has an error for each of them; that it may be left out is no help.
+    kinds = (each for each in errors if _param(each["loc"]) == param and each["type"] != "none_required")
+    message = ", or ".join(dict.fromkeys(map(explain, kinds)))
+    if first["loc"][:2] in _WANTED:
+        message = f"{message}: send {_WANTED[first['loc'][:2]]}"
     if first["loc"] == ("body",):
         expected = "send a JSON object, with content-type: application/json"
         message = f"the body is empty; {expected}" if kind == "missing" else f"the body {message}"

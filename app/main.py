@@ -45,6 +45,7 @@ from app.predictions.service import Predictions
 from app.rate_limit import RateLimit
 from app.request_context import RequestContext
 from app.settings import Settings
+from app.single_headers import SingleHeaders
 from app.subspaces import repository as subspaces
 from app.subspaces.endpoints import router as subspaces_router
 from app.tasks.endpoints import router as tasks
@@ -113,6 +114,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     reference.install(app)
     app.include_router(metrics)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_seconds=settings.max_body_seconds)
+    app.add_middleware(SingleHeaders)
     app.add_middleware(RequestContext)
     return app
 

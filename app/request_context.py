@@ -1,5 +1,6 @@
 """Give every request an id and its answer headers, log it, and catch what no handler caught."""
 
+import asyncio
 import logging
 import re
 import secrets
@@ -7,7 +8,8 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.error_handlers import internal_error, log_unforeseen, request_id
+from app.error_handlers import internal_error, log_unforeseen, request_id, respond
+from app.errors import stopping
 from app.metrics import http
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,11 @@ class RequestContext:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # Only the server does this, to what has not ended long after it was told to stop: a body that does not
+            # come to its end, say. An answer that is half out is cut off by the server.
+            if not status:
+                await respond(stopping())(scope, receive, send_with_id)
         except Exception as error:
             log_unforeseen(error)
             if status:

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -18,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--poll", action="store_true", help="poll, although IPT_REDIS_URL names a broker")
     parser.add_argument("--worker-id", help="the name of a worker that this one replaces, to inherit its work at once")
     parser.add_argument("--parent-pid", type=int, help="end when this process is no longer the parent")
+    parser.add_argument("--sign-of-life", type=Path, help="a file to touch while work goes on")
     arguments = parser.parse_args(argv)
     try:
         settings = Settings()
@@ -36,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     from worker.polling import new_worker_id, poll
 
-    return poll(settings, settings.database_url, arguments.worker_id or new_worker_id(), arguments.parent_pid)
+    worker_id = arguments.worker_id or new_worker_id()
+    return poll(settings, settings.database_url, worker_id, arguments.parent_pid, arguments.sign_of_life)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from worker.backoff import Backoff
 from worker.batch import Batch, RunningJob
 from worker.core import Core
 from worker.log import where
+from worker.sign_of_life import SignOfLife
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +52,14 @@ class Drainer:
     the one before got through.
     """
 
-    def __init__(self, database: Engine, core: Core, settings: Settings, worker_id: str) -> None:
+    def __init__(
+        self, database: Engine, core: Core, settings: Settings, worker_id: str, sign: SignOfLife | None = None
+    ) -> None:
         self._database = database
         self._core = core
         self._settings = settings
         self._worker_id = worker_id
+        self._sign = sign
         self._batch = Batch(core.engine)
         # Where the first attempt is the last one, whoever made it together with others could fail through them.
         self._most_jobs = 1 if settings.max_attempts == 1 else settings.jobs_per_batch
@@ -76,8 +80,10 @@ class Drainer:
         """
         while not stop.is_set():
             self._exchange()
+            self._show_life()
             if self._batch:
                 self._advance()
+                self._show_life()
             elif self._unsaved:
                 stop.wait(max(0.0, self._try_again_at - time.monotonic()))
             else:
@@ -90,6 +96,11 @@ class Drainer:
             self.drain(stop)
             stop.wait(self._settings.poll_seconds)
         self._leave()
+
+    def _show_life(self) -> None:
+        """In this thread alone, after something was done: a step that hangs gives no sign."""
+        if self._sign is not None:
+            self._sign.give()
 
     def _exchange(self) -> None:
         """Everything between two steps that needs the database; without one, the steps go on."""

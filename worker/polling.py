@@ -6,6 +6,8 @@ import secrets
 import signal
 import socket
 import threading
+from contextlib import nullcontext
+from pathlib import Path
 from types import FrameType
 
 from app.db.session import make_engine
@@ -16,6 +18,7 @@ from worker.core import Core
 from worker.drain import Drainer
 from worker.failures import DeviceLostError
 from worker.parent import end_with
+from worker.sign_of_life import SignOfLife
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +28,17 @@ def new_worker_id() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
-def poll(settings: Settings, database_url: str, worker_id: str, parent_pid: int | None = None) -> int:
-    """Run until SIGTERM, SIGINT or the end of `parent_pid`; returns the exit status."""
+def poll(
+    settings: Settings,
+    database_url: str,
+    worker_id: str,
+    parent_pid: int | None = None,
+    sign_of_life: Path | None = None,
+) -> int:
+    """Run until SIGTERM, SIGINT or the end of `parent_pid`; returns the exit status.
+
+    `sign_of_life` is a file to touch while work goes on.
+    """
     stop = threading.Event()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
@@ -41,9 +53,11 @@ def poll(settings: Settings, database_url: str, worker_id: str, parent_pid: int 
     metrics.serve(settings)
     database = make_engine(database_url, pool_size=1)
     core = Core(settings)
+    sign = None if sign_of_life is None else SignOfLife(sign_of_life)
     try:
-        core.load()
-        Drainer(database, core, settings, worker_id).poll(stop)
+        with sign.by_the_clock() if sign else nullcontext():
+            core.load()
+        Drainer(database, core, settings, worker_id, sign).poll(stop)
     except IptError as error:
         log.error("worker_cannot_work: %s", error.message)
         return 1

@@ -1,4 +1,4 @@
-"""Keeps one polling worker process alive beside `serve`, and ends it with it."""
+"""Keeps one polling worker process at work beside `serve`, and ends it with it."""
 
 import logging
 import os
@@ -6,8 +6,10 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,28 +17,44 @@ from pydantic import SecretStr
 
 from app.settings import Settings
 from worker.backoff import Backoff
+from worker.sign_of_life import Silence
 
 log = logging.getLogger(__name__)
 
 # A worker that lived this long was not killed by what it started with.
 _HEALTHY_SECONDS = 60.0
-# Longer than a step and the worker's last words to the database.
-_STOP_SECONDS = 15.0
+# From when the worker was told to end: longer than a step and its last words to the database, and short enough that
+# the service is gone, with its database, before whoever stops it loses patience, most often after ten seconds.
+_STOP_SECONDS = 8.0
+_LOOK_SECONDS = 1.0
+# Python and its packages, from a slow disk, on a busy machine; loading the model comes after, and takes what it takes.
+_START_SECONDS = 300.0
+# A step that outlasts the lease may be of use to nobody any more: it is given so much longer.
+_SLACK_SECONDS = 30.0
 # The worker answers no callers, and polls although there may be a broker.
 _NOT_PASSED_ON = frozenset({"api_key", "redis_url", "database_url"})
 
 
 class Supervisor:
-    """A context manager; entering it starts the worker and leaving it stops the worker, which hands its work back."""
+    """A context manager; entering it starts the worker and leaving it stops the worker, which hands its work back.
+
+    A worker that ends is replaced, and so is one that hangs: that has done no step, and asked the database for nothing,
+    for longer than a lease lasts.
+    """
 
     def __init__(self, settings: Settings, database_url: str) -> None:
         self._environment = _environment(settings, database_url)
+        self._silent_seconds = settings.lease_seconds + _SLACK_SECONDS
         # The same for every child, so that one inherits at once what the one before was killed with.
         self._worker_id = f"{socket.gethostname()}:supervised:{secrets.token_hex(4)}"
         self._stopping = threading.Event()
+        self._end_by = float("inf")
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._keep_alive, name="worker-supervisor", daemon=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="ipt-worker-", ignore_cleanup_errors=True)
+        self._sign = Path(self._folder.name) / "alive"
+        self._watch = threading.Thread(target=self._kill_hung, name="worker-watch", daemon=True)
 
     def __enter__(self) -> Self:
         self.start()
@@ -56,19 +74,30 @@ class Supervisor:
     def start(self) -> None:
         """Start the worker; returns at once."""
         self._thread.start()
+        self._watch.start()
 
-    def stop(self) -> None:
-        """Ask the worker to hand back and end, and kill it when it does not; nothing is left when this returns."""
+    def tell_to_end(self) -> None:
+        """Tell the worker to hand back and end; returns at once, and `stop` waits for it."""
         with self._lock:
+            if self._stopping.is_set():
+                return
             self._stopping.set()
+            self._end_by = time.monotonic() + _STOP_SECONDS
             child = self._child
         if child is not None:
             child.terminate()
-        self._thread.join(_STOP_SECONDS)
+
+    def stop(self) -> None:
+        """Have the worker hand back and end, and kill it when it does not; nothing is left when this returns."""
+        self.tell_to_end()
+        self._thread.join(max(0.0, self._end_by - time.monotonic()))
+        child = self._child
         if self._thread.is_alive() and child is not None:
             log.error("worker_killed pid=%d", child.pid)
             child.kill()
             self._thread.join()
+        self._watch.join()
+        self._folder.cleanup()
 
     def _keep_alive(self) -> None:
         backoff = Backoff(first=0.5, most=30.0)
@@ -87,9 +116,23 @@ class Supervisor:
             log.error("worker_died status=%s restart_in=%.1f", status, wait)
             self._stopping.wait(wait)
 
+    def _kill_hung(self) -> None:
+        watched, silence = self._child, Silence(self._sign)
+        while not self._stopping.wait(_LOOK_SECONDS):
+            child = self._child
+            if child is None or child.returncode is not None:
+                continue
+            if child is not watched:
+                watched, silence = child, Silence(self._sign)
+            silence.look(_LOOK_SECONDS)
+            if silence.seconds > (self._silent_seconds if silence.started else _START_SECONDS):
+                log.error("worker_hung pid=%d silent=%.0f", child.pid, silence.seconds)
+                child.kill()
+
     def _spawn(self) -> subprocess.Popen[bytes] | None:
         command = [sys.executable, "-m", "worker", "--poll"]
         command += ["--worker-id", self._worker_id, "--parent-pid", str(os.getpid())]
+        command += ["--sign-of-life", str(self._sign)]
         try:
             # Ctrl-C reaches a terminal's whole foreground group; in a session of its own the worker
             # is stopped by `stop` alone, while the database is still there to hand the work back to.

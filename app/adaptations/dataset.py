@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
@@ -35,6 +36,11 @@ _BYTE_ORDER_MARKS = (
 _USUAL_COLUMNS = (("input", "output"), ("text", "label"))
 _KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
 _MOST_DIGITS = 300
+# What separates columns somewhere; the first two here as well.
+_DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+_QUOTED = re.compile(r'"[^"]*"')
+# The most that every platform's C has a number for.
+_ANY_LENGTH = 2**31 - 1
 
 
 class DatasetFileError(Exception):
@@ -48,13 +54,22 @@ class DatasetFileError(Exception):
 
 
 class ColumnsError(DatasetFileError):
-    """The file lacks a column: the one that was `wanted`, or all the usual ones. `columns` are those it has."""
+    """Of the file's `columns` no two can be told to be those of the texts and of the labels.
 
-    def __init__(self, columns: list[str], wanted: str | None = None) -> None:
-        message = "there is no such column" if wanted is not None else "no columns input and output, or text and label"
+    It lacks the one that was `wanted`, or all the usual ones; or one column, `both`, would have to be the two.
+    """
+
+    def __init__(self, columns: list[str], wanted: str | None = None, both: str | None = None) -> None:
+        if wanted is not None:
+            message = "there is no such column"
+        elif both is not None:
+            message = "input_column and output_column come to the same column"
+        else:
+            message = "no columns input and output, or text and label"
         super().__init__(f"{message}: name two columns of the file with input_column and output_column")
         self.columns = columns
         self.wanted = wanted
+        self.both = both
 
 
 def format_of(name: str, content_type: str = "") -> str | None:
@@ -126,9 +141,13 @@ def _jsonl_records(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _csv_records(text: str, file_format: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    delimiter = "\t" if file_format == "tsv" else ","
     # Line ends are left as they are: inside quotes they belong to the text.
     lines = io.StringIO(text, newline="")
-    reader = csv.reader(lines, delimiter="\t" if file_format == "tsv" else ",", strict=True)
+    _check_delimiter(lines, file_format, delimiter)
+    # How long a text may be is for the service to say, whatever the format; other columns may hold what they like.
+    csv.field_size_limit(_ANY_LENGTH)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     start = 1
     try:
@@ -150,6 +169,21 @@ def _csv_records(text: str, file_format: str) -> Iterator[tuple[int, dict[str, A
         raise DatasetFileError(message, line=start) from None
 
 
+def _check_delimiter(lines: io.StringIO, file_format: str, delimiter: str) -> None:
+    """Refuse a header that something else separates, before the quotes around its names seem to be wrong."""
+    number, header = next(((number, line) for number, line in enumerate(lines, start=1) if line.strip()), (1, ""))
+    lines.seek(0)
+    outside_quotes = _QUOTED.sub("", header)
+    if delimiter in outside_quotes or '"' in outside_quotes:  # the latter where a name has a line break
+        return
+    for other, name in _DELIMITERS.items():
+        if other in outside_quotes:
+            expected = f"where {file_format.upper()} has {_DELIMITERS[delimiter]}"
+            way_out = "save the file with commas and send it as CSV, or with tabs and send it as TSV"
+            message = f"the columns seem to be separated by {name}, {expected}: {way_out}"
+            raise DatasetFileError(message, line=number)
+
+
 def _check_header(names: list[str], line: int) -> None:
     for position, name in enumerate(names):
         first = names.index(name)
@@ -162,14 +196,17 @@ def _choose_columns(names: list[str], input_column: str | None, output_column: s
     for column in (input_column, output_column):
         if column is not None and column not in names:
             raise ColumnsError(names, column)
+    both = None
     for usual in _USUAL_COLUMNS:
         chosen = {
             "input": usual[0] if input_column is None else input_column,
             "output": usual[1] if output_column is None else output_column,
         }
-        if set(chosen.values()) <= set(names):
+        if chosen["input"] == chosen["output"]:
+            both = chosen["input"]
+        elif set(chosen.values()) <= set(names):
             return chosen
-    raise ColumnsError(names)
+    raise ColumnsError(names, both=both)
 
 
 def _text(record: dict[str, Any], column: str, line: int, field: str) -> str:

@@ -11,12 +11,13 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Scope
 
 from app.adaptations.dataset import FORMATS, DatasetFileError, format_of, load_json, read_rows
+from app.adaptations.form_parts import parts_of
 from app.adaptations.schemas import AdaptationInput
 from app.errors import BadRequestError, InvalidError
 from app.route import AdmittingRoute
@@ -92,17 +93,15 @@ async def read_form(request: Request) -> Form:
     form = Form({}, {})
     limits = {"max_files": len(_FILES), "max_fields": _MOST_FIELDS, "max_part_size": _LARGEST_FIELD_BYTES}
     try:
-        async with request.form(**limits) as parts:
+        async with parts_of(request, **limits) as parts:
             for name, value in parts.multi_items():
                 _check_part(form, name, value)
                 if isinstance(value, str):
                     form.texts[name] = value
                 else:
                     form.files[name] = File(value.filename or "", value.content_type or "", await value.read())
-    except HTTPException as error:
-        if error.status_code != 400:
-            raise
-        raise BadRequestError(f"the form cannot be read: {error.detail}", code="invalid_form") from error
+    except MultiPartException as error:
+        raise BadRequestError(f"the form cannot be read: {error.message}", code="invalid_form") from error
     except (ClientDisconnect, ValueError) as error:  # cut off; a charset that is none
         raise BadRequestError("the form cannot be read", code="invalid_form") from error
     if "file" not in form.files:

@@ -23,9 +23,13 @@ def read_dataset(path: Path, input_column: str | None = None, output_column: str
     try:
         return [row for _, row in read_rows(data, file_format, input_column, output_column)]
     except ColumnsError as error:
-        missing = f"there is no column {error.wanted!r}; " if error.wanted is not None else ""
+        wrong = ""
+        if error.wanted is not None:
+            wrong = f"there is no column {error.wanted!r}; "
+        elif error.both is not None:
+            wrong = f"the texts and the labels would both be the column {error.both!r}; "
         raise CliError(
-            f"{path}: {missing}the columns are {', '.join(map(repr, error.columns))}: name two of them "
+            f"{path}: {wrong}the columns are {', '.join(map(repr, error.columns))}: name two of them "
             "with --input-column and --output-column"
         ) from error
     except DatasetFileError as error:

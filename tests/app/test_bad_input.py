@@ -237,6 +237,35 @@ def test_a_wrong_content_length_harms_nobody(client: httpx.Client, length: bytes
         assert connection.recv(4096)[:12] in (b"HTTP/1.1 413", b"HTTP/1.1 400")
 
 
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("name", ["Authorization", "Idempotency-Key", "Content-Type", "Last-Event-ID"])
+def test_a_header_that_says_one_thing_alone_is_refused_when_it_is_sent_twice(
+    client: httpx.Client, name: str, same: bool
+) -> None:
+    right = {"Idempotency-Key": "one", "Content-Type": "application/json", "Last-Event-ID": "1", **client.headers}
+    value = httpx.Headers(right)[name]
+    more = (name.upper(), value if same else value + "x")
+    body = json.dumps(adaptation_body())
+    for headers in ([*right.items(), more], [more, *right.items()]):
+        response = client.post("/v1/adaptations", content=body, headers=headers)
+        assert response.status_code == 400
+        error = error_of(response)
+        assert (error["code"], error["param"]) == ("duplicate_header", name.lower())
+        assert error["message"] == "this header was sent 2 times: send it once"
+
+
+def test_a_header_that_lists_things_may_be_sent_twice(client: httpx.Client) -> None:
+    headers = [("Accept", "text/html"), ("Accept", "application/json"), ("X-Request-Id", "a"), ("X-Request-Id", "b")]
+    assert client.get("/v1/tasks", headers=headers).status_code == 200
+
+
+def test_two_content_lengths_are_refused(client: httpx.Client) -> None:
+    request = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\n" + b"Content-Length: 2\r\n" * 2 + b"\r\n{}"
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as connection:
+        connection.sendall(request)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 400")
+
+
 def test_unknown_paths_and_methods_have_the_agreed_shape(client: httpx.Client) -> None:
     for method, path, status, code in (
         ("GET", "/", 404, "route_not_found"),

@@ -43,6 +43,9 @@ def row(text: str, label: str) -> Row:
         ("csv", "id,output,input\n1,y,x\n", ["xy"]),
         ("csv", "text,label,input,output\n1,2,x,y\n", ["xy"]),
         ("csv", "text,label\n,\n", [""]),
+        ("csv", "text,label,a;b\nx;,y|,\n", ["x;y|"]),
+        ("csv", '"text","label","a;\nb"\nx,y,z\n', ["xy"]),
+        ("csv", '"a;\nb","text","label"\nz,x,y\n', ["xy"]),
         ("tsv", 'text\tlabel\nx, 5" \ty\n', ['x, 5" y']),
         ("csv", "text,label\nü,y\n".encode("utf-16"), ["üy"]),
         ("tsv", "\ufefftext\tlabel\n😀\ty\n".encode("utf-16-be"), ["😀y"]),
@@ -99,7 +102,10 @@ def test_columns_named_by_the_caller_come_before_the_usual_ones() -> None:
         ("csv", 'text,label\n\n"x\ny",z,1\n', 3, None, "more cells"),
         ("csv", 'text,label\n"x" y,z\n', 2, None, "not CSV"),
         ("csv", 'text,label\n\n"x,y\nx,y\n', 3, None, "unexpected end of data"),
-        ("csv", "text,label\n" + "x" * 200_000 + ",y", 2, None, "field limit"),
+        ("csv", "\n\ntext;label\nx;y\n", 3, None, "separated by semicolons, where CSV has commas: save the file with"),
+        ("csv", '"text, or so";"label"\n"x";"y"\n', 1, None, "separated by semicolons"),
+        ("csv", "text\tlabel\nx, or so\ty\n", 1, None, "separated by tabs, where CSV has commas"),
+        ("tsv", "text,label\nx,y\n", 1, None, "separated by commas, where TSV has tabs"),
         ("csv", "\ntext,label,id,text\nx,y,1,z\n", 2, None, "columns 1 and 4"),
         ("csv", "text,label\nx\0,y\n", 2, None, "NUL"),
         ("csv", b"text,label\n\xff\xfe,z\n", 2, None, "not UTF-8 text: byte 0xff at offset 11"),
@@ -117,6 +123,23 @@ def test_what_is_wrong_is_said_with_its_place(
     assert (caught.value.line, caught.value.field) == (line, field)
     assert said in caught.value.message
     assert "\n" not in caught.value.message
+
+
+def test_texts_of_any_length_are_read_since_the_service_says_how_long_they_may_be() -> None:
+    long = "x" * 200_000
+    assert rows_of(f'text,label,notes\n{long},y,"{long}"\n', "csv") == [row(long, "y")]
+
+
+def test_one_column_is_not_taken_for_texts_and_labels() -> None:
+    for content, columns, both in (
+        ("text,label\nx,y\n", {"input_column": "text", "output_column": "text"}, "text"),
+        ("text,label\nx,y\n", {"input_column": "label"}, "label"),
+        ("input,output\nx,y\n", {"output_column": "input"}, "input"),
+    ):
+        with pytest.raises(ColumnsError, match="the same column: name two columns") as caught:
+            rows_of(content, "csv", **columns)
+        assert (caught.value.both, caught.value.wanted) == (both, None)
+    assert rows_of("output,label\nx,y\n", "csv", input_column="output") == [row("x", "y")]
 
 
 def test_the_lines_are_those_in_which_rows_start() -> None:

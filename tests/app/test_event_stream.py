@@ -96,6 +96,12 @@ def test_a_last_event_id_that_this_service_never_gave_is_refused(client: httpx.C
     headers = STREAM | {"Last-Event-ID": last}
     response = client.get(f"/v1/adaptations/{made['id']}/events", headers=headers)
     assert (response.status_code, error_of(response)["param"]) == (422, "last-event-id")
+    said = error_of(response)["message"]
+    assert said.startswith("must be ")
+    assert said.endswith(": send the `seq` of the last event that you have")
+    assert "None" not in said
+    listed = client.get(f"/v1/adaptations/{made['id']}/events", params={"limit": last})
+    assert "seq" not in error_of(listed)["message"]
 
 
 def test_many_streams_leave_room_for_other_requests(serve: Serve) -> None:

@@ -136,6 +136,8 @@ def changed(index: int, line: str) -> str:
         (("a.jsonl", "\n\n" + changed(2, '{"input": " ", "output": "x"}')), "file:5.input", "invalid_value", "empty"),
         (("a.csv", 'text,label\n"a\nb",x\n\n,y\n'), "file:5.input", "invalid_value", "empty"),
         (("a.csv", written(EXAMPLES) + "x" * 10_001 + ",login"), "file:10.input", "text_too_long", ""),
+        (("a.csv", written(EXAMPLES) + "x" * 150_000 + ",login"), "file:10.input", "text_too_long", "at most 10000"),
+        (("a.csv", written(EXAMPLES, delimiter=";")), "file:1", "invalid_dataset_file", "separated by semicolons"),
         (("a.csv", written(EXAMPLES * 1251)), "file", "too_many_examples", "10000"),
         (("a.csv", written(EXAMPLES[:4])), "file", "invalid_dataset", "same output"),
         (("a.csv", written(EXAMPLES) + "x,login \n"), "file:10.output", "labels_alike", "that of file:6 "),
@@ -175,6 +177,8 @@ def test_errors_of_the_validation_file_name_it(client: httpx.Client) -> None:
         ({"name": "x", "kind": "regression"}, "kind", "invalid_value"),
         ({"name": "x", "format": "xlsx"}, "format", "unknown_format"),
         ({"name": "x", "input_column": "none"}, "file", "invalid_dataset_file"),
+        ({"name": "x", "input_column": "input", "output_column": "input"}, "file", "invalid_dataset_file"),
+        ({"name": "x", "input_column": "output"}, "file", "invalid_dataset_file"),
         ({"name": "x", "hyperparameters": ""}, "hyperparameters", "invalid_json"),
         ({"name": "x", "hyperparameters": '{"steps": 1, "steps": 2}'}, "hyperparameters", "invalid_json"),
         ({"name": "x", "hyperparameters": '{"learning_rate": NaN}'}, "hyperparameters", "invalid_json"),
@@ -232,8 +236,9 @@ def part(content: bytes, disposition: bytes = b'; name="name"') -> bytes:
         ("; boundary=b", part(b"x" * 300_000) + b"--b--\r\n"),
         ("; boundary=b", part(b"x") * 40 + b"--b--\r\n"),
         ("; boundary=b", part(b"x", b'; name="file"; filename="a"') * 3 + b"--b--\r\n"),
+        ("; boundary=b", b""),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_a_form_that_makes_no_sense_is_refused(client: httpx.Client, parameters: str, content: bytes) -> None:
     headers = {"content-type": "multipart/form-data" + parameters}
@@ -243,11 +248,24 @@ def test_a_form_that_makes_no_sense_is_refused(client: httpx.Client, parameters:
 
 
 @pytest.mark.usefixtures("nothing_half_written")
-def test_a_form_that_is_empty_or_cut_off_lacks_its_file(client: httpx.Client) -> None:
+def test_a_form_without_parts_lacks_its_file(client: httpx.Client) -> None:
     headers = {"content-type": "multipart/form-data; boundary=b"}
-    for content in (b"", b"--b--\r\n", part(b"text,label", b'; name="file"; filename="a.csv"')):
-        response = client.post("/v1/adaptations", content=content, headers=headers)
-        assert (response.status_code, error_of(response)["param"]) == (422, "file")
+    response = client.post("/v1/adaptations", content=b"--b--\r\n", headers=headers)
+    assert (response.status_code, error_of(response)["param"]) == (422, "file")
+
+
+def test_a_form_is_whole_with_its_last_boundary_and_not_before(client: httpx.Client, service_engine: Engine) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    rows = part(written(EXAMPLES).encode(), b'; name="file"; filename="a.csv"')
+    whole = part(b"tickets") + rows + part(b'{"steps": 1, "batch_size": 4}', b'; name="hyperparameters"') + b"--b--"
+    # Also where nothing but whole parts is there, and the caller would miss what the others said.
+    for cut_off in (part(b"tickets") + rows, part(b"tickets") + rows + b"--b\r\n", whole[:-1], whole[:-2], whole[:-8]):
+        response = client.post("/v1/adaptations", content=cut_off, headers=headers)
+        assert (response.status_code, error_of(response)["code"]) == (400, "invalid_form")
+        assert "cut off" in error_of(response)["message"]
+    assert stored(service_engine) == []
+    assert client.post("/v1/adaptations", content=whole, headers=headers).status_code == 202
+    assert stored(service_engine) == [(EXAMPLES, None)]
 
 
 @pytest.mark.usefixtures("nothing_half_written")

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from app.cli.child import running_service
 from app.cli.client import ServiceClient
 from app.cli.output import CliError
 from app.cli.root import run
+from tests.worker.test_processes import until
 
 # A service of its own is started for several of these tests, which takes its time where others use the machine too.
 pytestmark = pytest.mark.timeout(400)
@@ -190,6 +192,29 @@ def test_a_stopped_service_leaves_no_process_and_its_data_behind(
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log
     assert "Failed" not in log
+
+
+def test_half_a_request_keeps_no_service_from_its_end(tiny: dict[str, str], tmp_path: Path, data_dir: Path) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    with running_service(tmp_path / "log", tiny | {"IPT_DATA_DIR": str(data_dir)}) as url:
+        serving = next(child for child in psutil.Process().children() if child not in before)
+        everything = [serving, *serving.children(recursive=True)]
+        until(lambda: "core_loaded" in (tmp_path / "log").read_text())
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as client:
+            client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+            time.sleep(0.5)
+            began = time.monotonic()
+            serving.terminate()
+            answer = b"".join(iter(lambda: client.recv(4096), b""))
+        assert time.monotonic() - began < 8
+        assert psutil.wait_procs(everything, timeout=30)[1] == []
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b'"code":"stopping"' in answer
+    log = (tmp_path / "log").read_text()
+    assert "Traceback" not in log
+    assert log.index("worker_stopped") < log.index("route=/v1/predict status=503"), (
+        "the worker ends beside the API, not after it"
+    )
 
 
 def _ended_under(process: psutil.Process, number: signal.Signals, within_seconds: float) -> int | None:

@@ -62,6 +62,7 @@ def test_line_separators_inside_json_text_do_not_split_a_row(tmp_path: Path) -> 
         ("a.csv", "text,label\nx\n", "a.csv:2: fewer cells"),
         ("a.csv", 'text,label\n"x" y,z\n', "a.csv:2"),
         ("a.csv", b"text,label\n\xff\xfe,z\n", "not UTF-8"),
+        ("a.csv", "text;label\nx;y\n", "a.csv:1: the columns seem to be separated by semicolons, where CSV has commas"),
         ("a.xlsx", "x", "expected a .jsonl"),
     ],
 )
@@ -77,6 +78,12 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
         read_dataset(tmp_path / "none.jsonl")
     with pytest.raises(CliError, match="directory"):
         read_dataset(tmp_path)
+
+
+def test_texts_and_labels_of_one_column(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "text,label\nx,y\n")
+    with pytest.raises(CliError, match="both be the column 'label'; the columns are 'text', 'label': name"):
+        read_dataset(path, input_column="label")
 
 
 def test_a_column_that_is_not_there(tmp_path: Path) -> None:
