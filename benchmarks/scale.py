@@ -26,7 +26,7 @@ import psutil
 from rich.console import Console
 from sqlalchemy import Engine, func, select, text
 
-from app.adaptations import lifecycle
+from app.adaptations import claiming, lifecycle
 from app.api_keys import service as api_keys
 from app.cli.client import ServiceClient
 from app.cli.dataset_file import read_dataset
@@ -380,7 +380,7 @@ def claim(engine: Engine, subspace_id: str, room: int) -> float:
     """Seconds for one claim, which is then handed back."""
     began = time.perf_counter()
     with transaction(engine) as session:
-        taken = lifecycle.claim(
+        taken = claiming.claim(
             session, subspace_id=subspace_id, worker_id="benchmark", lease_seconds=60, room=room, running=0
         )
     seconds = time.perf_counter() - began

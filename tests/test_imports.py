@@ -79,7 +79,8 @@ def test_nobody_imports_the_command_line() -> None:
 
 def test_the_worker_uses_only_settings_database_and_repositories_of_the_app() -> None:
     allowed = (
-        *("app.settings", "app.validation", "app.db", "app.ids", "app.adaptations.lifecycle", "app.adaptations.wake"),
+        *("app.settings", "app.validation", "app.db", "app.ids"),
+        *("app.adaptations.claiming", "app.adaptations.lifecycle", "app.adaptations.wake"),
     )
     wrong = [
         (module, name)
@@ -103,7 +104,12 @@ def test_the_database_layer_knows_nothing_above_it() -> None:
 
 def test_repositories_and_services_do_not_look_up() -> None:
     """Endpoints call services, services call repositories, and never the other way round."""
-    above = {"repository": ("service", "endpoints"), "lifecycle": ("service", "endpoints"), "service": ("endpoints",)}
+    above = {
+        "repository": ("service", "endpoints"),
+        "lifecycle": ("claiming", "service", "endpoints"),
+        "claiming": ("service", "endpoints"),
+        "service": ("endpoints",),
+    }
     wrong = [
         (module, name)
         for module, name in imports_of("app")

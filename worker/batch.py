@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import ipt
-from app.adaptations.lifecycle import Claimed, Lease
+from app.adaptations.claiming import Claimed
+from app.adaptations.lifecycle import Lease
 
 # A progress bar needs no more; each one is a row.
 _PROGRESS_EVENTS = 20

@@ -13,8 +13,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError, StatementError
 from sqlalchemy.orm import Session
 
-from app.adaptations import lifecycle
-from app.adaptations.lifecycle import Claimed, Lease, Tuned
+from app.adaptations import claiming, lifecycle
+from app.adaptations.claiming import Claimed
+from app.adaptations.lifecycle import Lease, Tuned
 from app.db.session import is_gone, transaction
 from app.settings import Settings
 from app.subspaces import repository as subspaces
@@ -227,7 +228,7 @@ class Drainer:
         with transaction(self._database) as session:
             if not self._registered:
                 subspaces.register(session, subspace)
-            claimed = lifecycle.claim(
+            claimed = claiming.claim(
                 session,
                 subspace_id=subspace.id,
                 worker_id=self._worker_id,

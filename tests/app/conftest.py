@@ -14,7 +14,7 @@ import uvicorn
 from sqlalchemy import Engine, delete
 
 import ipt
-from app.adaptations import lifecycle
+from app.adaptations import claiming, lifecycle
 from app.api_keys import service as api_keys
 from app.db.models import Tenant
 from app.db.session import make_engine, transaction
@@ -140,7 +140,7 @@ def work_off_queue(engine: Engine, backbone: ipt.Backbone, subspace: ipt.Subspac
     """Tune all that is queued in a database, in this thread; the ids of the adaptations."""
     done = []
     with transaction(engine) as session:
-        for job in lifecycle.claim(
+        for job in claiming.claim(
             session, subspace_id=subspace.id, worker_id="test", lease_seconds=60, room=1000, running=0
         ):
             tuned = ipt.adapt(

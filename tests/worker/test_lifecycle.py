@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, delete, select, update
 
-from app.adaptations import lifecycle
-from app.adaptations.lifecycle import Claimed, ErrorBody, Lease, Tuned
+from app.adaptations import claiming, lifecycle
+from app.adaptations.claiming import Claimed
+from app.adaptations.lifecycle import ErrorBody, Lease, Tuned
 from app.db.models import Adaptation, AdaptationEvent, Task, TaskVersion
 from app.db.session import transaction
 from app.settings import DEFAULT_TENANT
@@ -41,7 +42,7 @@ def subspace(enqueue: Enqueue, engine: Engine) -> None:
 
 def claim(engine: Engine, *, room: int = 8, running: int = 0, worker_id: str = "w", lease: float = 60) -> list[Claimed]:
     with transaction(engine) as session:
-        return lifecycle.claim(
+        return claiming.claim(
             session, subspace_id=SUBSPACE, worker_id=worker_id, lease_seconds=lease, room=room, running=running
         )
 
@@ -109,7 +110,7 @@ def test_only_rows_of_the_workers_own_subspace_are_claimed(engine: Engine, enque
     [([], 0, 0), ([0, 0, 0], 0, 3), ([0, 0], 5, 2), ([0, 1, 0], 0, 1), ([1, 0], 0, 1), ([1, 0], 1, 0), ([2], 0, 1)],
 )
 def test_what_was_tried_before_runs_alone_and_is_not_overtaken(attempts: list[int], running: int, joining: int) -> None:
-    assert lifecycle.may_share_a_batch(attempts, running) == joining
+    assert claiming.may_share_a_batch(attempts, running) == joining
 
 
 def test_a_report_renews_the_lease_and_keeps_progress_and_checkpoint(

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import Engine, select, update
 
-from app.adaptations import lifecycle, turns
+from app.adaptations import claiming, lifecycle, turns
 from app.db import migrate
 from app.db.models import Adaptation, SubspaceRow, Task, Tenant
 from app.db.session import transaction
@@ -26,7 +26,7 @@ def claim(engine: Engine) -> Claim:
 
     def claim(room: int = 8, running: int = 0) -> list[str]:
         with transaction(engine) as session:
-            claimed = lifecycle.claim(
+            claimed = claiming.claim(
                 session, subspace_id=SUBSPACE, worker_id="w", lease_seconds=60, room=room, running=running
             )
             return [session.get_one(Adaptation, one.lease.adaptation_id).tenant_id for one in claimed]
