@@ -93,7 +93,7 @@ class CausalBackbone(PromptedTextBackbone):
 
     def read_prompts(self, prompts: Tensor) -> Tensor:
         """Keys and values of each prompt: [J, 2 x layers, heads, P, size of a head]."""
-        cache = _cache([])
+        cache = _cache()
         model: Any = self.model
         model.base_model(inputs_embeds=prompts.to(self.dtype), past_key_values=cache, use_cache=True)
         return torch.stack([part for layer in cache.layers for part in (layer.keys, layer.values)], dim=1)
@@ -107,12 +107,13 @@ class CausalBackbone(PromptedTextBackbone):
     ) -> _CausalDecoding:
         """Read the inputs behind prompts, or behind the keys and values that prompts have left in each layer."""
         ids, lengths = right_padded(inputs)
-        cache = _cache(past)
+        cache = _cache(past, coming=ids.shape[1])
         states = self._read(ids, prompts, cache)
         ends = sent(states.shape[1] - ids.shape[1] + lengths - 1, self.device)
         last = states[torch.arange(len(inputs), device=self.device), ends]
         lengths = lengths + cache.get_seq_length() - ids.shape[1]
-        _align(cache, sent(lengths, self.device))
+        if int(lengths.min()) < cache.get_seq_length():
+            _align(cache, sent(lengths, self.device))
         return _CausalDecoding(self.model, self._head(last), lengths, cache)
 
     def _head(self, states: Tensor) -> Tensor:
@@ -172,14 +173,10 @@ class _CausalDecoding:
         )
 
 
-def _cache(layers: Sequence[tuple[Tensor, Tensor]]) -> Any:
-    """A cache that holds keys and values [B, heads, length, size] of each layer, or is empty.
+def _cache(past: Sequence[tuple[Tensor, Tensor]] = (), coming: int = 0) -> Any:
+    from ipt.backbones.growing_cache import growing_cache
 
-    Every layer keeps all positions, those of a sliding window too: `max_positions` is within the window.
-    """
-    from transformers import DynamicCache
-
-    return DynamicCache(layers or None)
+    return growing_cache(past, coming)
 
 
 def _align(cache: Any, lengths: Tensor) -> None:

@@ -97,11 +97,17 @@ class Seq2SeqBackbone(PromptedTextBackbone):
         return self.begin(inputs, read)
 
     def begin(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        from ipt.backbones.growing_cache import growing_cache
+
         states, mask = self._encode(inputs, prompts)
         answer = self.model(
             encoder_outputs=(states,),
             attention_mask=mask,
             decoder_input_ids=self._started(len(inputs)),
+            # What the decoder reads of the encoder does not grow.
+            past_key_values=EncoderDecoderCache(growing_cache(), DynamicCache()),
             use_cache=True,
         )
         return _Seq2SeqDecoding(self.model, answer.logits[:, -1], states, mask, answer.past_key_values)

@@ -259,8 +259,8 @@ class PromptedTextBackbone(TextBackbone):
 def picked_layers(cache: Any, rows: Tensor) -> Any:
     """The key-value cache of these rows, whose numbers are on its device; the original stays as it is.
 
-    A deep copy would refuse tensors that carry gradients. A shallow one is enough: a layer replaces its tensors when
-    it grows, it never writes into them.
+    A deep copy would refuse tensors that carry gradients. A shallow one is enough: to select rows, a layer replaces
+    its tensors, and writes behind its own ones from then on.
     """
     twin = copy.copy(cache)
     twin.layers = [copy.copy(layer) for layer in cache.layers]
