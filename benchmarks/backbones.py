@@ -5,6 +5,7 @@ What a pass costs depends on the shapes alone. No tokenizer comes without a hub,
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -18,6 +19,7 @@ import ipt
 from benchmarks.machine import ROOT
 from ipt.backbones.causal import CausalBackbone
 from ipt.backbones.encoder import EncoderBackbone
+from ipt.backbones.gelu import fuse_gelu
 from ipt.backbones.loading import DEFAULT, DEFAULT_ID, DEFAULT_SHA256
 from ipt.backbones.protocol import Backbone, BackboneIdentity
 from ipt.backbones.seq2seq import Seq2SeqBackbone
@@ -33,11 +35,12 @@ TEXT_PROMPT_LENGTH = 100
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A backbone and a subspace of it."""
+    """A backbone and a subspace of it, and the model as transformers has it, which limits and peers are given."""
 
     name: str
     backbone: Backbone
     subspace: Subspace
+    bare: Any
 
 
 def load(name: str, device: torch.device, dtype: torch.dtype, folder: Path | None = None) -> Measured:
@@ -50,11 +53,13 @@ def load(name: str, device: torch.device, dtype: torch.dtype, folder: Path | Non
     if folder is not None:
         minilm.identity = BackboneIdentity(DEFAULT_ID, None, DEFAULT_SHA256)  # as the subspace wants it
     if name == "MiniLM":
-        return Measured(name, minilm, ipt.load_subspace("default", minilm))
+        return Measured(name, minilm, ipt.load_subspace("default", minilm), minilm.model)
     tokenizer = minilm.tokenizer
     tokenizer.add_special_tokens({"bos_token": "[CLS]", "eos_token": "[SEP]"})
     with torch.device(device):
-        model = _random_model(name).to(dtype)
+        bare = _random_model(name).to(dtype).eval().requires_grad_(False)
+    model = copy.deepcopy(bare)
+    fuse_gelu(model)
     identity = BackboneIdentity(f"{name}, random weights", None, "0" * 64)
     family = CausalBackbone if name in CAUSAL else Seq2SeqBackbone
     backbone = family(model, tokenizer, identity)
@@ -63,7 +68,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype, folder: Path | Non
         "backbone": {"family": backbone.family, "id": identity.id, "weights_sha256": identity.weights_sha256},
         "training": {},
     }
-    return Measured(name, backbone, Subspace("sub_random", decoder, torch.zeros(1, 250), manifest))
+    return Measured(name, backbone, Subspace("sub_random", decoder, torch.zeros(1, 250), manifest), bare)
 
 
 def _random_model(name: str) -> Any:

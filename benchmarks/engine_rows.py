@@ -245,9 +245,9 @@ def descending(measured: Measured, jobs: Sequence[list[ipt.Example]]) -> ipt.Tun
 
 def bare_step(measured: Measured, examples: Sequence[ipt.Example]) -> Callable[[], None]:
     """The frozen model forward, and back to its input, on as many positions as the engine's rows have."""
-    backbone, model = measured.backbone, measured.backbone.model
+    backbone, model = measured.backbone, measured.bare
     if backbone.family == "causal":
-        model = model.base_model  # type: ignore[assignment]  # the head is needed at few positions
+        model = model.base_model  # the head is needed at few positions
     prompt_length = measured.subspace.prompt_length
     rows = backbone.tokenize([example.input for example in examples])
     targets = None
@@ -278,7 +278,7 @@ def bare_step(measured: Measured, examples: Sequence[ipt.Example]) -> Callable[[
 
 def bare_predictions(measured: Measured, asked: Sequence[str]) -> Callable[[], None]:
     """The frozen model forward on the positions that the engine reads for these texts."""
-    backbone, model = measured.backbone, measured.backbone.model
+    backbone, model = measured.backbone, measured.bare
     rows = backbone.tokenize(asked)
     passes: list[dict[str, Tensor | None]] = []
     for prompt_length in (measured.subspace.prompt_length, 0):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -31,7 +29,7 @@ def generation(measured: Measured, rounds: int) -> Figure:
     tasks = [predictor.bind(ipt.TaskHead(vector, measured.subspace.id, "text2text", (), None)) for vector in vectors]
     parameters = ipt.GenerationParameters(max_new_tokens=TOKENS)
     read = torch.tensor(backbone.tokenize([text] * ROWS), device=backbone.device)
-    model: Any = backbone.model
+    model = measured.bare
 
     def ours() -> None:
         for number, task in enumerate(tasks):

@@ -18,20 +18,20 @@ import ipt
 from benchmarks.backbones import Measured
 from ipt.backbones.batching import right_padded
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.backbones.protocol import Backbone, TextBackbone
+from ipt.backbones.protocol import TextBackbone
 from ipt.backbones.text import IGNORED
 
 Batch = dict[str, Tensor]
 
 
 class PeftPeer:
-    """A PEFT model around a copy of a backbone, with a classifier on top where that is an encoder."""
+    """A PEFT model around a copy of the bare model, with a classifier on top where that is an encoder."""
 
     def __init__(self, measured: Measured, labels: Sequence[str]) -> None:
         self.backbone = measured.backbone
         self.labels = list(labels)
         self.prompt_length = measured.subspace.prompt_length
-        self.model: Any = peft.get_peft_model(_base(self.backbone, len(self.labels)), self.config())
+        self.model: Any = peft.get_peft_model(_base(measured, len(self.labels)), self.config())
         self.model.eval()
 
     def config(self) -> peft.PromptTuningConfig:
@@ -75,13 +75,13 @@ class PeftPeer:
         optimizer.step()
 
 
-def _base(backbone: Backbone, labels: int) -> Any:
-    if not isinstance(backbone, EncoderBackbone):
-        return copy.deepcopy(backbone.model)
+def _base(measured: Measured, labels: int) -> Any:
+    if not isinstance(measured.backbone, EncoderBackbone):
+        return copy.deepcopy(measured.bare)
     from transformers import AutoModelForSequenceClassification
 
-    config: Any = copy.deepcopy(backbone.model.config)
+    config: Any = copy.deepcopy(measured.bare.config)
     config.num_labels = labels
-    model = AutoModelForSequenceClassification.from_config(config).to(backbone.dtype)
-    model.base_model.load_state_dict(backbone.model.state_dict(), strict=False)
-    return model.to(backbone.device)
+    model = AutoModelForSequenceClassification.from_config(config).to(measured.backbone.dtype)
+    model.base_model.load_state_dict(measured.bare.state_dict(), strict=False)
+    return model.to(measured.backbone.device)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ipt.backbones.gelu import fuse_gelu
 from ipt.backbones.protocol import Family
 from ipt.errors import BackboneError
 
@@ -104,6 +105,7 @@ def load_frozen(
         raise BackboneError(f"{name}: the tokenizer has more tokens than the model has embeddings", param="backbone")
     if not all(bool(torch.isfinite(weights).all()) for weights in model.parameters()):
         raise BackboneError(f"{name}: the weights hold NaN or infinity", param="backbone")
+    fuse_gelu(model)
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 
