@@ -5,6 +5,7 @@ import time
 
 import ipt
 from app.settings import Settings
+from ipt.memory import keep_freed_memory
 from worker import metrics
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class Core:
         """
         if self._parts is None:
             began = time.monotonic()
+            keep_freed_memory()
             settings = self._settings
             backbone = ipt.load_backbone(settings.backbone, revision=settings.backbone_revision, device=settings.device)
             subspace = ipt.load_subspace(settings.subspace, backbone)

@@ -68,6 +68,7 @@ def fit(
     """
     import ipt
     from app.cli.progress import progress
+    from ipt.memory import keep_freed_memory
     from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
     from ipt.subspace.fit import DirectFit, FitOptions
     from ipt.subspace.task_losses import prepare_tasks
@@ -76,6 +77,7 @@ def fit(
     if (method is Method.AUTOENCODER) != bool(prompts):
         raise CliError("--method autoencoder learns from tuned prompts: give --prompts FILE with it, and only with it")
     folder_tasks = read_task_folder(tasks, split)
+    keep_freed_memory()
     loaded = ipt.load_backbone(backbone, revision=revision, device=device)
     running: ResumableFit
     with progress(notices()) as show:
@@ -140,12 +142,14 @@ def tune_prompts_(
     """
     import ipt
     from app.cli.progress import progress
+    from ipt.memory import keep_freed_memory
     from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
     from ipt.task_folder import read_task_folder
 
     hyperparameters = ipt.Hyperparameters(steps=steps, learning_rate=learning_rate, seed=seed)
     options = PromptOptions(prompt_length, per_label, hyperparameters)
     folder_tasks = read_task_folder(tasks, split)
+    keep_freed_memory()
     loaded = ipt.load_backbone(backbone, revision=revision, device=device)
     with progress(notices()) as show:
 
@@ -201,6 +205,7 @@ def evaluate(
     from app.cli.progress import progress
     from ipt.evaluation import METHODS, Evaluation, EvaluationOptions, e_rel, other_rows, with_rows
     from ipt.evaluation_report import MeasurementFile, measure_missing, render
+    from ipt.memory import keep_freed_memory
     from ipt.setfit_baseline import is_installed
     from ipt.task_folder import read_task_folder
 
@@ -208,6 +213,7 @@ def evaluate(
         raise CliError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")
     left_out: list[str] = []
     folder_tasks = read_task_folder(tasks, split, left_out)
+    keep_freed_memory()
     loaded = ipt.load_backbone(backbone, revision=revision, device=device)
     loaded_subspace = ipt.load_subspace(subspace, loaded)
     folder_tasks = with_rows(other_rows(folder_tasks, [loaded_subspace]), per_label, left_out)

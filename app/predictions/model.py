@@ -11,6 +11,7 @@ from app.error_handlers import log_unforeseen
 from app.errors import UnavailableError
 from app.settings import Settings
 from ipt.errors import IptError
+from ipt.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Model:
     def _load(self) -> None:
         settings = self._settings
         start = time.monotonic()
+        keep_freed_memory()
         try:
             backbone = ipt.load_backbone(settings.backbone, revision=settings.backbone_revision, device=settings.device)
             subspace = ipt.load_subspace(settings.subspace, backbone)
