@@ -8,6 +8,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.error_handlers import respond
 from app.errors import TooLargeError
 
+# How long is waited for what has arrived already.
+_LATE_SECONDS = 1.0
+
 
 class BodyLimit:
     """ASGI middleware that counts the bytes as they come; a `content-length` can lie or be absent.
@@ -32,22 +35,28 @@ class BodyLimit:
             error = TooLargeError(self.too_large, code="body_too_large")
             await respond(error)(scope, receive, send)
             return
+        clock = asyncio.get_running_loop().time
         seen = 0
         deadline: float | None = None
+        late = False
         whole = False
 
         # What it raises has the only base that FastAPI lets through.
         async def receive_bounded() -> Message:
-            nonlocal seen, deadline, whole
+            nonlocal seen, deadline, late, whole
             if whole:  # what comes now is the end of the connection, which is waited for as long as an answer takes
                 return await receive()
             if deadline is None:
-                deadline = asyncio.get_running_loop().time() + self.max_seconds
+                deadline = clock() + self.max_seconds
             try:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, self.too_slow) from None
+                if late:
+                    raise HTTPException(408, self.too_slow) from None
+                # This process may have been busy while the body came, which is not the sender's fault: look once more.
+                deadline, late = clock() + _LATE_SECONDS, True
+                return await receive_bounded()
             seen += len(message.get("body", b""))
             if seen > self.max_bytes:
                 raise HTTPException(413, self.too_large)

@@ -9,7 +9,7 @@ from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from app.dependencies import admit, tenant
+from app.dependencies import admit, services, tenant
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -34,21 +34,32 @@ class AdmittingRoute(APIRoute):
 
 class _JsonRequest(Request):
     async def json(self) -> Any:
-        """The body, parsed while the garbage collector rests.
-
-        It would look through all that is there again and again while millions of small lists are made, which takes
-        seconds. Parsing lets no other thread run, so none misses the collector.
-        """
+        """The body, as far as a list in it can be of use."""
         if not hasattr(self, "_json"):
-            body = await self.body()
-            collecting = gc.isenabled()
-            gc.disable()
-            try:
-                self._json = json.loads(body)
-            finally:
-                if collecting:
-                    gc.enable()
+            settings = services(self).settings
+            self._json = parsed(await self.body(), max(settings.max_examples, settings.max_predict_inputs))
         return self._json
+
+
+def parsed(body: bytes, most: int) -> Any:
+    """JSON, of each list no more than is wanted to see that it has more than `most` elements.
+
+    Nobody else is served while a body is parsed and checked, and a hostile one of 16 MB has millions of elements. The
+    garbage collector rests meanwhile: it would look through all of them again and again. Parsing lets no other thread
+    run, so none misses it.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        content = json.loads(body)
+        if isinstance(content, dict):
+            for value in content.values():
+                if isinstance(value, list):
+                    del value[most + 1 :]
+    finally:
+        if collecting:
+            gc.enable()
+    return content
 
 
 def _scopes(dependant: Dependant) -> list[str]:

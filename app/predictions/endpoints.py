@@ -75,9 +75,7 @@ async def predict_with_many_tasks(
 def check_count(settings: Settings, count: int, param: str) -> None:
     """Refuse more texts in a request than the settings allow."""
     if count > settings.max_predict_inputs:
-        raise InvalidError(
-            f"at most {settings.max_predict_inputs} at a time, got {count}", code="too_many_inputs", param=param
-        )
+        raise InvalidError(f"at most {settings.max_predict_inputs} at a time", code="too_many_inputs", param=param)
 
 
 def check_length(settings: Settings, text: str, param: str) -> None:

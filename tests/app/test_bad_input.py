@@ -13,6 +13,7 @@ from sqlalchemy import Engine, func, select
 
 from app.db.models import Adaptation, Dataset, Task
 from app.db.session import transaction
+from app.route import parsed
 from tests.app.conftest import EXAMPLES, adaptation_body, error_of
 from worker.log import JsonFormatter
 
@@ -213,6 +214,17 @@ def test_parsing_a_hostile_body_is_not_made_slow_by_the_garbage_collector(client
     assert (response.status_code, error_of(response)["param"]) == (422, "examples[0]")
     assert collections < lists / gc.get_threshold()[0] / 4
     assert gc.isenabled()
+
+
+def test_of_a_list_that_is_too_long_only_what_shows_it_is_looked_at(client: httpx.Client) -> None:
+    assert parsed(b'{"inputs": ["a", "b", "c", "d"], "name": "abcd"}', 2) == {"inputs": ["a", "b", "c"], "name": "abcd"}
+    assert parsed(b"[1, 2, 3, 4]", 2) == [1, 2, 3, 4]
+    many = {"inputs": ["a"] * 300_000}
+    response = client.post("/v1/tasks/tsk_unknown/predict", json=many)
+    assert (response.status_code, error_of(response)["code"]) == (422, "too_many_inputs")
+    many = {"name": "tickets", "examples": EXAMPLES * 30_000}
+    response = client.post("/v1/adaptations", json=many)
+    assert (response.status_code, error_of(response)["code"]) == (422, "too_many_examples")
 
 
 def test_a_large_body_is_refused_before_it_is_read(client: httpx.Client) -> None:
