@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from app.adaptations.event_stream import OpenStreams
 from app.api_keys import service as api_keys
 from app.api_keys.service import Caller
 from app.coalescer import Coalescer
@@ -38,6 +39,7 @@ class Services:
     predictions: Predictions
     generations: Generations
     state: StateCollector
+    streams: OpenStreams
     callers: Coalescer[str, Caller | None]
     """Who calls with a key: asked for every request, since a key may be revoked, and for all that wait at once."""
     rate_limit: RateLimit | None = None
@@ -186,6 +188,14 @@ def _check_own_machine(request: Request) -> None:
             "without API keys this service answers to localhost and loopback addresses alone",
             code="unknown_host",
             param="host",
+        )
+    # A page of another site may send a form here without asking, as any user of this machine.
+    origin = request.headers.get("origin")
+    if origin is not None and not _names_loopback([origin.partition("://")[2]]):
+        raise BadRequestError(
+            "without API keys this service takes nothing from web pages of other hosts",
+            code="foreign_origin",
+            param="origin",
         )
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import ipt
 from app import error_handlers, reference
 from app.adaptations.endpoints import router as adaptations
+from app.adaptations.event_stream import OpenStreams
 from app.api import Api
 from app.api_keys import service as api_keys
 from app.api_keys.service import Caller
@@ -139,7 +140,8 @@ def _start(settings: Settings, database_url: str | None, stack: ExitStack) -> Se
     stack.callback(callers.close)
     per_minute = settings.requests_per_minute
     rate_limit = None if per_minute is None else RateLimit(per_minute, settings.redis_url)
-    return Services(settings, engine, predictions, generations, StateCollector(engine, model), callers, rate_limit)
+    state, streams = StateCollector(engine, model), OpenStreams(settings.max_event_streams)
+    return Services(settings, engine, predictions, generations, state, streams, callers, rate_limit)
 
 
 def _callers_with(engine: Engine, keys: Sequence[str]) -> list[Caller | None]:

@@ -1,15 +1,20 @@
 """All that can be configured, read from `IPT_*` variables and checked once at start."""
 
 import ipaddress
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_TENANT = "default"
 LogFormat = Literal["text", "json"]
 _SECRET_FIELDS = ("database_url", "redis_url")
+_PREFIX = "IPT_"
+# Of the command line, the compose files and the tests.
+_OF_OTHERS = {"IPT_URL", "IPT_IMAGE", "IPT_GPU_IMAGE", "IPT_PUBLISH", "IPT_TEST_REDIS_URL"}
 
 
 class SettingsError(Exception):
@@ -19,7 +24,9 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """One instance is made at the edge (command line, app factory, worker entry) and passed on from there."""
 
-    model_config = SettingsConfigDict(env_prefix="IPT_", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, allow_inf_nan=False
+    )
 
     database_url: str | None = Field(
         default=None, repr=False, description="PostgreSQL; without it an embedded one is started"
@@ -47,6 +54,7 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(default=0.5, gt=0)
 
     max_open_adaptations: int = Field(default=1000, ge=1, description="queued and running ones of one tenant")
+    max_event_streams: int = Field(default=64, ge=1, description="of one tenant, in each API process")
     requests_per_minute: int | None = Field(default=None, ge=1, description="of one API key; any number without it")
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1)
     max_body_seconds: float = Field(default=60, gt=0, description="how long a request's body may take to arrive")
@@ -78,6 +86,13 @@ class Settings(BaseSettings):
     generate_prompt_cache_bytes: int = Field(
         default=256 * 1024 * 1024, ge=0, description="memory for the prompts that were read, of the tasks in use"
     )
+
+    @field_validator("heartbeat_seconds")
+    @classmethod
+    def _renewed_in_time(cls, seconds: float, others: ValidationInfo) -> float:
+        if seconds > others.data.get("lease_seconds", math.inf) / 2:
+            raise ValueError("must be at most half of IPT_LEASE_SECONDS, or a worker would lose what it works at")
+        return seconds
 
     @field_validator("database_url")
     @classmethod
@@ -132,6 +147,12 @@ class Settings(BaseSettings):
             if values[name] is not None:
                 values[name] = "**********"
         return {f"IPT_{name.upper()}": value for name, value in values.items()}
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings and are none, so that a misspelt one is noticed."""
+    known = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | _OF_OTHERS
+    return sorted(name for name in environment if name.startswith(_PREFIX) and name not in known)
 
 
 def is_sendable(key: str) -> bool:

@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.database_url is None:
         parser.error("IPT_DATABASE_URL is not set; in the embedded mode `ipt serve` runs the worker itself")
     log.configure(settings.log_format)
+    log.name_unknown_settings()
     if arguments.parent_pid is not None:
         priority.give_way()
     if settings.redis_url is not None and not arguments.poll:

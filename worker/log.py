@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import sys
 import traceback
@@ -9,7 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from app.settings import LogFormat
+from app.settings import LogFormat, unknown_variables
+
+log = logging.getLogger(__name__)
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s pid=%(process)d %(message)s"
 _EVENT = re.compile(r"[a-z]+(?:_[a-z]+)+(?![^\s:])")
@@ -56,6 +59,12 @@ def configure(log_format: LogFormat) -> None:
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
+
+
+def name_unknown_settings() -> None:
+    """Warn of variables that look like settings: one that is misspelt leaves what it should have set as it was."""
+    for name in unknown_variables(os.environ):
+        log.warning("unknown_setting name=%s: `ipt settings` prints all that there are", name)
 
 
 def where(error: BaseException) -> str:

@@ -34,7 +34,8 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="the same key and body always give the same adaptation, however often they are sent",
+        description="the same key and body give the same adaptation, however often they are sent, until its task is "
+        "deleted",
     ),
 ]
 _CREATED: dict[int | str, dict[str, Any]] = {
@@ -185,8 +186,9 @@ def list_events(
         return Page(data=[EventView.of(row) for row in rows], has_more=has_more)
     if adaptation.state in FINISHED and not rows:
         return Response(status_code=204)
+    made.streams.check_room(tenant)
     return StreamingResponse(
-        follow(made.engine, caller, adaptation_id, after, made.ending),
+        made.streams.counted(tenant, follow(made.engine, caller, adaptation_id, after, made.ending)),
         media_type=_EVENT_STREAM,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )

@@ -4,7 +4,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
@@ -17,6 +19,7 @@ from app.api_keys import service as api_keys
 from app.api_keys.service import Caller
 from app.db.models import FINISHED, AdaptationEvent
 from app.db.session import transaction
+from app.errors import BusyError
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +27,46 @@ POLL_SECONDS = 0.5
 KEEP_ALIVE_SECONDS = 15.0
 """After so long without an event a comment is sent, before a proxy takes the connection for dead."""
 _PAGE = 100
+_STREAM_RETRY_SECONDS = 5
+
+
+class OpenStreams:
+    """How many streams each tenant follows in this process; each of them asks the database again and again."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: Counter[str] = Counter()
+
+    def check_room(self, tenant_id: str) -> None:
+        """Refuse a further one. Requests of the same moment may pass together, a few too many.
+
+        Raises:
+            BusyError: the tenant has as many as one may have.
+        """
+        if self._open[tenant_id] >= self._most:
+            raise BusyError(
+                f"{self._most} of your event streams are open, which is the most there may be: close some, or ask for "
+                "events without `text/event-stream`",
+                code="too_many_streams",
+                retry_after=_STREAM_RETRY_SECONDS,
+            )
+
+    async def counted(self, tenant_id: str, stream: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+        """The stream, as one of the tenant's for as long as it is read; in the event loop's thread alone."""
+        self._open[tenant_id] += 1
+        try:
+            async with aclosing(stream):
+                async for event in stream:
+                    yield event
+        finally:
+            self._open[tenant_id] -= 1
+            if not self._open[tenant_id]:
+                del self._open[tenant_id]
 
 
 async def follow(
     engine: Engine, caller: Caller, adaptation_id: str, after: int, ending: threading.Event
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Events numbered above `after`, then new ones until the adaptation has ended, or the caller's key is good no more.
 
     No connection to the database is held in between. A stream that breaks off, as it does when the database is away

@@ -106,6 +106,7 @@ def _serve(settings: "Settings", with_worker: bool, stack: ExitStack) -> None:
 
     listener = stack.enter_context(_listen(settings.host, settings.port))
     log.configure(settings.log_format)
+    log.name_unknown_settings()
     # It tells every command that it runs, at the level of news.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     database_url = settings.database_url or _start_embedded_postgres(settings, stack)

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +18,7 @@ from app.main import create_app
 from app.route import AdmittingRoute
 from app.settings import Settings, SettingsError
 from tests.app.conftest import Serve, error_of
+from worker import log
 
 KEY = "a-key-of-sixteen-characters-or-more"
 
@@ -151,6 +153,23 @@ def test_on_ones_own_machine_no_key_is_needed_but_a_loopback_name(serve: Serve) 
                 assert connection.recv(4096).startswith(b"HTTP/1.1 400")
 
 
+def test_on_ones_own_machine_pages_of_other_hosts_can_do_nothing(serve: Serve) -> None:
+    form: dict[str, Any] = {
+        "data": {"name": "tickets"},
+        "files": {"file": ("a.csv", "input,output\na,x\nb,x\nc,y\nd,y\n")},
+    }
+    with serve(wait=False) as client:
+        for origin in ("http://evil.example", "https://127.0.0.1.evil.example", "null", "http://evil.example:8000", ""):
+            response = client.post("/v1/adaptations", headers={"Origin": origin}, **form)
+            assert (response.status_code, error_of(response)["code"]) == (400, "foreign_origin"), origin
+        for origin in ("http://127.0.0.1:8000", "http://localhost:3000", "https://[::1]"):
+            response = client.post("/v1/adaptations", headers={"Origin": origin}, **form)
+            assert response.status_code == 202, origin
+    with serve(wait=False, api_key=KEY) as client:
+        headers = {"Origin": "http://app.example", "Authorization": f"Bearer {KEY}"}
+        assert client.post("/v1/adaptations", headers=headers, **form).status_code == 202
+
+
 def test_a_key_that_is_set_is_wanted_on_ones_own_machine_too(serve: Serve) -> None:
     with serve(wait=False, api_key=KEY) as client:
         assert client.get("/v1/tasks").status_code == 401
@@ -170,6 +189,7 @@ def test_loopback_needs_no_key(host: str) -> None:
 
 def test_settings_are_checked_at_start_and_shown_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = [("DATABASE_URL", "mysql://x"), ("API_KEY", "short"), ("PORT", "-1"), ("LEASE_SECONDS", "0")]
+    wrong += [("LEASE_SECONDS", "inf"), ("LEASE_SECONDS", "9"), ("HEARTBEAT_SECONDS", "31")]
     for name, value in [*wrong, ("API_KEY", f"{KEY}\n{KEY}"), ("API_KEY", f"{KEY} ")]:
         with monkeypatch.context() as patch:
             patch.setenv(f"IPT_{name}", value)
@@ -182,3 +202,11 @@ def test_settings_are_checked_at_start_and_shown_without_secrets(monkeypatch: py
     for shown in (repr(settings), str(settings.described())):
         assert "hunter2" not in shown
         assert KEY not in shown
+
+
+def test_a_misspelt_setting_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("IPT_MAX_EXAMPELS", "IPT_MAX_EXAMPLES", "IPT_URL", "ELSEWHERE"):
+        monkeypatch.setenv(name, "4")
+    log.name_unknown_settings()
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("unknown_setting name=IPT_MAX_EXAMPELS:")

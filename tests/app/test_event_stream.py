@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -55,6 +56,28 @@ def test_a_stream_is_taken_up_where_it_broke_off_and_not_again_when_all_is_over(
     resumed = client.get(path, headers=STREAM | {"Last-Event-ID": "1"}, params={"after": 0})
     assert [m["event"] for m in messages(iter(resumed.text.splitlines()))] == ["running", "succeeded"]
     assert client.get(path, headers=STREAM | {"Last-Event-ID": "3"}).status_code == 204
+
+
+def test_a_tenant_follows_so_many_streams_at_a_time_and_no_more(serve: Serve) -> None:
+    with serve(wait=False, max_event_streams=2) as client, ExitStack() as streams:
+        made = client.post("/v1/adaptations", json=adaptation_body()).json()
+        path = f"/v1/adaptations/{made['id']}/events"
+        received = [
+            messages(streams.enter_context(client.stream("GET", path, headers=STREAM)).iter_lines()) for _ in range(2)
+        ]
+        assert [next(each)["event"] for each in received] == ["queued", "queued"]
+        refused = client.get(path, headers=STREAM)
+        assert (refused.status_code, error_of(refused)["code"]) == (429, "too_many_streams")
+        assert int(refused.headers["retry-after"]) > 0
+        assert client.get(path).status_code == 200
+        streams.close()
+        deadline = time.monotonic() + 30
+        while True:
+            with client.stream("GET", path, headers=STREAM) as stream:
+                if stream.status_code == 200:
+                    break
+            assert time.monotonic() < deadline, "streams that were closed leave room"
+            time.sleep(0.1)
 
 
 def test_a_quiet_stream_is_kept_alive(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
