@@ -8,6 +8,7 @@ from typing import Any, cast
 import ipt
 from app.adaptations.claiming import Claimed
 from app.adaptations.lifecycle import Lease
+from worker.slices import Slice
 
 # A progress bar needs no more; each one is a row.
 _PROGRESS_EVENTS = 20
@@ -18,7 +19,7 @@ class RunningJob:
     """One claimed adaptation in the engine; `checkpoint` is the last state known to be good."""
 
     lease: Lease
-    attempt: int
+    is_retried: bool
     tuning: ipt.TuningJob
     checkpoint: bytes | None
     step: int
@@ -26,6 +27,7 @@ class RunningJob:
     loss: float | None
     checkpoint_step: int
     announced_step: int
+    slice: Slice
     unreported: bool = False
 
     @classmethod
@@ -34,7 +36,7 @@ class RunningJob:
         rows = claimed.validation_examples
         return cls(
             lease=claimed.lease,
-            attempt=claimed.attempt,
+            is_retried=claimed.is_retried,
             tuning=ipt.TuningJob(
                 job_id=claimed.lease.adaptation_id,
                 examples=[ipt.Example(**row) for row in claimed.examples],
@@ -48,12 +50,15 @@ class RunningJob:
             loss=None,
             checkpoint_step=claimed.step,
             announced_step=claimed.step,
+            slice=Slice(claimed.step),
         )
 
     def advanced(self, step: int, steps: int, loss: float | None) -> None:
         """Note what an engine step did; the first ones may lie behind what the row has heard of before a loss."""
         if step < self.step:
             self.checkpoint_step = self.announced_step = step
+            self.slice = Slice(step)
+        self.slice.advanced(step)
         self.step, self.steps, self.loss = step, steps, loss
         self.unreported = True
 
@@ -92,7 +97,11 @@ class Batch:
     @property
     def runs_alone(self) -> bool:
         """Whether what runs is a second attempt, which nothing may join."""
-        return any(job.attempt > 1 for job in self)
+        return any(job.is_retried for job in self)
+
+    def has_had(self, seconds: float) -> bool:
+        """Whether every job has had its time slice, as those of an empty batch have."""
+        return all(job.slice.is_over(seconds) for job in self)
 
     def add(self, job: RunningJob) -> None:
         """Let a job join, from its checkpoint where it has one; raises what the engine raises."""

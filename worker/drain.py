@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError, StatementError
 from sqlalchemy.orm import Session
 
-from app.adaptations import claiming, lifecycle
+from app.adaptations import lifecycle
 from app.adaptations.claiming import Claimed
 from app.adaptations.lifecycle import Lease, Tuned
 from app.db.session import is_gone, transaction
@@ -22,7 +22,7 @@ from app.subspaces import repository as subspaces
 from app.workers import repository as workers
 from ipt.errors import CheckpointError, IptError, SubspaceMismatchError
 from ipt.memory import is_out_of_memory
-from worker import failures, metrics
+from worker import failures, making_way, metrics
 from worker.backoff import Backoff
 from worker.batch import Batch, RunningJob
 from worker.core import Core
@@ -142,12 +142,15 @@ class Drainer:
                     self._fail(outcome.lease, failures.INTERNAL)
                 continue
             del self._unsaved[0]
-            if stored:
-                metrics.left(outcome.name, time.monotonic() - outcome.lease.taken_at)
-                log.info("adaptation_%s adaptation=%s", outcome.name, adaptation_id)
-            else:
-                metrics.LEASES_LOST.inc()
-                log.warning("lease_lost adaptation=%s discarded=%s", adaptation_id, outcome.name)
+            self._left(outcome.lease, outcome.name, stored)
+
+    def _left(self, lease: Lease, outcome: str, stored: bool) -> None:
+        if stored:
+            metrics.left(outcome, time.monotonic() - lease.taken_at)
+            log.info("adaptation_%s adaptation=%s", outcome, lease.adaptation_id)
+        else:
+            metrics.LEASES_LOST.inc()
+            log.warning("lease_lost adaptation=%s discarded=%s", lease.adaptation_id, outcome)
 
     def _look(self, now: float) -> None:
         """Let go of what is to be cancelled, and of what is no longer ours."""
@@ -216,10 +219,12 @@ class Drainer:
             )
 
     def _claim(self, now: float) -> None:
-        if self._batch:
-            full = len(self._batch) >= self._capacity or self._batch.runs_alone
-            if full or now - self._claimed_at < self._settings.poll_seconds:
-                return
+        lease_seconds = self._settings.lease_seconds
+        if self._batch and (
+            now - self._claimed_at < self._settings.poll_seconds
+            or not making_way.may_change(self._batch, self._capacity, lease_seconds)
+        ):
+            return
         if not self._core.loaded:
             with transaction(self._database) as session:
                 if not lifecycle.any_queued(session):
@@ -228,17 +233,20 @@ class Drainer:
         with transaction(self._database) as session:
             if not self._registered:
                 subspaces.register(session, subspace)
-            claimed = claiming.claim(
+            change = making_way.change(
                 session,
+                self._batch,
                 subspace_id=subspace.id,
                 worker_id=self._worker_id,
-                lease_seconds=self._settings.lease_seconds,
-                room=self._capacity - len(self._batch),
-                running=len(self._batch),
+                lease_seconds=lease_seconds,
+                capacity=self._capacity,
             )
         self._registered = True
         self._claimed_at = now
-        for adaptation in claimed:
+        for job, handed_back in change.leaving:
+            self._batch.remove(job)
+            self._left(job.lease, "handed_back", handed_back)
+        for adaptation in change.joining:
             self._take_up(adaptation)
 
     def _announce(self, now: float) -> None:

@@ -31,17 +31,22 @@ class Claimed:
     step: int
     steps: int
 
+    @property
+    def is_retried(self) -> bool:
+        """Whether an attempt has gone wrong before, so that nothing may run beside this one."""
+        return self.attempt > 1
 
-def may_share_a_batch(attempts: Sequence[int], running: int) -> int:
-    """How many of the queued adaptations may join a batch in which `running` are at work.
+
+def may_share_a_batch(attempts: Sequence[int], room: int, running: int) -> int:
+    """How many of the queued adaptations may join a batch that has `room` and in which `running` stand their ground.
 
     `attempts` counts what each one has behind it, in the order of their turns. One that has failed before runs alone,
     so that what it does to its process it does to nobody else; and once its turn has come it is not overtaken, or
-    else a busy queue would starve it.
+    else a busy queue would starve it. It needs no room, since whatever does not stand its ground makes way for it.
     """
     if attempts and attempts[0] > 0:
         return 0 if running else 1
-    return next((i for i, attempt in enumerate(attempts) if attempt > 0), len(attempts))
+    return min(room, next((i for i, attempt in enumerate(attempts) if attempt > 0), len(attempts)))
 
 
 # A statement after the one that locked the rows, so that it sees every event of whoever had them before. A tenant whom
@@ -74,10 +79,11 @@ def claim(
 ) -> list[Claimed]:
     """Take up the queued adaptations whose turn it is, at most `room`, that may share a batch in this subspace.
 
-    Rows that another worker is claiming at this moment are skipped, never waited for.
+    With nothing `running` that would stand its ground, one that has to run alone is taken up even without room. Rows
+    that another worker is claiming at this moment are skipped, never waited for.
     """
-    queued = turns.next_in_turn(session, subspace_id, room)
-    joining = [row.id for row in queued[: may_share_a_batch([row.attempt for row in queued], running)]]
+    queued = turns.next_in_turn(session, subspace_id, max(1, room))
+    joining = [row.id for row in queued[: may_share_a_batch([row.attempt for row in queued], room, running)]]
     if not joining:
         return []
     given = {

@@ -192,11 +192,25 @@ def hand_back(session: Session, lease: Lease, *, reason: str, step: int, checkpo
     row = _locked(session, lease)
     if row is None:
         return False
-    row.attempt -= 1
-    row.step = step
-    if checkpoint is not None:
-        row.checkpoint = checkpoint
-    _queue_again(session, row, reason)
+    _hand_back(session, row, reason, step, checkpoint)
+    return True
+
+
+def make_way(session: Session, lease: Lease, *, step: int, checkpoint: bytes | None) -> bool:
+    """Hand back an adaptation for others to run, in the transaction that has claimed them; it waits for no lock.
+
+    A first attempt keeps its place in its tenant's queue. A later one, which keeps all others from running while it
+    does, goes to the end, or else a few of them would take turns with each other alone.
+
+    Raises:
+        OperationalError: somebody else, who may be waiting for what was claimed, has the row at this moment.
+    """
+    row = _locked(session, lease, nowait=True)
+    if row is None:
+        return False
+    _hand_back(session, row, "made_way", step, checkpoint)
+    if row.attempt > 0:
+        row.queued_at = func.now()
     return True
 
 
@@ -269,7 +283,7 @@ def request_cancel(session: Session, tenant_id: str, adaptation_id: str) -> Adap
     return row
 
 
-def _locked(session: Session, lease: Lease) -> Adaptation | None:
+def _locked(session: Session, lease: Lease, *, nowait: bool = False) -> Adaptation | None:
     return session.scalars(
         select(Adaptation)
         .where(
@@ -277,7 +291,7 @@ def _locked(session: Session, lease: Lease) -> Adaptation | None:
             Adaptation.lease_token == lease.token,
             Adaptation.state == "running",
         )
-        .with_for_update()
+        .with_for_update(nowait=nowait)
     ).one_or_none()
 
 
@@ -299,6 +313,14 @@ def _fail(session: Session, row: Adaptation, error: ErrorBody) -> None:
     row.error = dict(error)
     session.flush()
     append_event(session, row.id, "failed", {"error": error})
+
+
+def _hand_back(session: Session, row: Adaptation, reason: str, step: int, checkpoint: bytes | None) -> None:
+    row.attempt -= 1
+    row.step = step
+    if checkpoint is not None:
+        row.checkpoint = checkpoint
+    _queue_again(session, row, reason)
 
 
 def _queue_again(session: Session, row: Adaptation, reason: str) -> None:

@@ -1,7 +1,8 @@
 """Whose adaptation is next: tenants take turns, so that a long queue of one keeps no other waiting.
 
-A tenant's nth oldest queued adaptation has turn n + the number that it has running; low turns come first, and among
-equal ones the tenant who was served the longest ago. So whoever waits is reached: serving others puts them behind.
+The nth in a tenant's queue has turn n + the number that the tenant has running; low turns come first, and among equal
+ones the tenant who was served the longest ago. So whoever waits is reached: serving others puts them behind. Within its
+tenant's queue an adaptation stands where it was created, or behind all others if it last made way after running alone.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ _FORGOTTEN_AT_ONCE = 1000
 # skipped for the next of the same tenant.
 _NEXT = text("""
 WITH claimable AS NOT MATERIALIZED (
-    SELECT id, tenant_id, created_at FROM adaptations
+    SELECT id, tenant_id, queued_at FROM adaptations
     WHERE state = 'queued' AND (subspace_id = :subspace_id OR subspace_id IS NULL)
 ), running AS (
     SELECT tenant_id, count(*) AS jobs FROM adaptations WHERE state = 'running' GROUP BY tenant_id
@@ -36,26 +37,26 @@ WITH claimable AS NOT MATERIALIZED (
     CROSS JOIN LATERAL (SELECT FROM claimable WHERE tenant_id = tenants.id LIMIT 1) waiting
     ORDER BY jobs, served_at NULLS FIRST LIMIT :room)
 ), turns AS (
-    SELECT first.*, queue.created_at, queue.place FROM first CROSS JOIN LATERAL (
-        SELECT created_at, row_number() OVER (ORDER BY created_at, id) AS place FROM claimable
-        WHERE tenant_id = first.tenant_id ORDER BY created_at, id LIMIT :room
+    SELECT first.*, queue.queued_at, queue.place FROM first CROSS JOIN LATERAL (
+        SELECT queued_at, row_number() OVER (ORDER BY queued_at, id) AS place FROM claimable
+        WHERE tenant_id = first.tenant_id ORDER BY queued_at, id LIMIT :room
     ) queue
-    ORDER BY running + place, served_at NULLS FIRST, created_at
+    ORDER BY running + place, served_at NULLS FIRST, queued_at
     LIMIT :room
 ), shares AS (
     SELECT tenant_id, served_at, running, count(*) AS share FROM turns GROUP BY tenant_id, served_at, running
 ), locked AS (
-    SELECT shares.*, queue.id, queue.created_at, queue.attempt FROM shares CROSS JOIN LATERAL (
-        SELECT id, created_at, attempt FROM adaptations
+    SELECT shares.*, queue.id, queue.queued_at, queue.attempt FROM shares CROSS JOIN LATERAL (
+        SELECT id, queued_at, attempt FROM adaptations
         WHERE state = 'queued' AND (subspace_id = :subspace_id OR subspace_id IS NULL)
             AND tenant_id = shares.tenant_id
-        ORDER BY created_at, id LIMIT shares.share
+        ORDER BY queued_at, id LIMIT shares.share
         FOR UPDATE SKIP LOCKED
     ) queue
 )
 SELECT id, attempt FROM locked
-ORDER BY running + row_number() OVER (PARTITION BY tenant_id ORDER BY created_at, id),
-    served_at NULLS FIRST, created_at, id
+ORDER BY running + row_number() OVER (PARTITION BY tenant_id ORDER BY queued_at, id),
+    served_at NULLS FIRST, queued_at, id
 """)
 
 

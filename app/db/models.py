@@ -155,6 +155,7 @@ class Adaptation(Base):
     """One run that tunes a task; this row is the job.
 
     `subspace_id` is null when the caller named none: the worker that claims the row writes its own there.
+    `queued_at` is its place in its tenant's queue: when it was created, or last went to the end of it to make way.
     Deleting the task deletes its rows, so a worker must expect its compare-and-set to find nothing.
     """
 
@@ -165,7 +166,7 @@ class Adaptation(Base):
         UniqueConstraint("tenant_id", "idempotency_key"),
         UniqueConstraint("task_id", "task_version"),
         Index("ix_adaptations_tenant_id_created_at_id", "tenant_id", "created_at", "id"),
-        Index("ix_adaptations_queued", "tenant_id", "created_at", "id", postgresql_where=text("state = 'queued'")),
+        Index("ix_adaptations_queued", "tenant_id", "queued_at", "id", postgresql_where=text("state = 'queued'")),
         Index("ix_adaptations_leases", "lease_until", postgresql_where=text("state = 'running'")),
         Index(
             "ix_adaptations_finished",
@@ -206,6 +207,7 @@ class Adaptation(Base):
     idempotency_key: Mapped[str | None]
     body_hash: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    queued_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 

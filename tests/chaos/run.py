@@ -374,7 +374,7 @@ def _check(service: Service, accepted: dict[int, set[str]], outcome: Outcome) ->
             outcome.wrong.append(f"{row.id}: belongs to tenant {row.tenant_id}")
         if row.lease_token is not None or row.checkpoint is not None:
             outcome.wrong.append(f"{row.id}: has ended and keeps its lease or checkpoint")
-        handed_back = sum(event.data.get("reason") == "worker_stopped" for event in history)
+        handed_back = sum(event.data.get("reason") in ("worker_stopped", "made_way") for event in history)
         if row.attempt > MAX_ATTEMPTS or kinds["running"] - handed_back != row.attempt:
             outcome.wrong.append(f"{row.id}: {row.attempt} attempts, {kinds['running']} starts, {handed_back} back")
         outcome.attempts.append(row.attempt)

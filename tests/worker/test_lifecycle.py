@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 from sqlalchemy import Engine, delete, select, update
+from sqlalchemy.exc import OperationalError
 
 from app.adaptations import claiming, lifecycle
 from app.adaptations.claiming import Claimed
@@ -106,11 +107,24 @@ def test_only_rows_of_the_workers_own_subspace_are_claimed(engine: Engine, enque
 
 
 @pytest.mark.parametrize(
-    ("attempts", "running", "joining"),
-    [([], 0, 0), ([0, 0, 0], 0, 3), ([0, 0], 5, 2), ([0, 1, 0], 0, 1), ([1, 0], 0, 1), ([1, 0], 1, 0), ([2], 0, 1)],
+    ("attempts", "room", "running", "joining"),
+    [
+        ([], 8, 0, 0),
+        ([0, 0, 0], 8, 0, 3),
+        ([0, 0], 3, 5, 2),
+        ([0], 0, 0, 0),
+        ([0, 1, 0], 8, 0, 1),
+        ([1, 0], 8, 0, 1),
+        ([1, 0], 7, 1, 0),
+        ([1], 0, 8, 0),
+        ([1], 0, 0, 1),
+        ([2], 8, 0, 1),
+    ],
 )
-def test_what_was_tried_before_runs_alone_and_is_not_overtaken(attempts: list[int], running: int, joining: int) -> None:
-    assert claiming.may_share_a_batch(attempts, running) == joining
+def test_what_was_tried_before_runs_alone_and_is_not_overtaken(
+    attempts: list[int], room: int, running: int, joining: int
+) -> None:
+    assert claiming.may_share_a_batch(attempts, room, running) == joining
 
 
 def test_a_report_renews_the_lease_and_keeps_progress_and_checkpoint(
@@ -265,6 +279,40 @@ def test_handing_back_does_not_count_the_attempt(engine: Engine, enqueue: Enqueu
     assert (back.state, back.attempt, back.step, back.checkpoint) == ("queued", 0, 4, b"state")
     (again,) = claim(engine)
     assert (again.checkpoint, again.step, again.attempt) == (b"state", 4, 1)
+
+
+def test_to_make_way_counts_no_attempt_and_only_a_retried_one_goes_to_the_end(
+    engine: Engine, enqueue: Enqueue, row: Row, events: Events
+) -> None:
+    first, retried, waiting = enqueue(), enqueue(attempt=1), enqueue()
+    for expected in (first, retried):
+        (claimed,) = claim(engine, room=1)
+        assert ids([claimed]) == [expected]
+        with transaction(engine) as session:
+            assert lifecycle.make_way(session, claimed.lease, step=4, checkpoint=b"state")
+            assert not lifecycle.make_way(session, claimed.lease, step=4, checkpoint=b"state"), "it is ours no more"
+        back = row(expected)
+        assert (back.state, back.attempt, back.step, back.checkpoint) == (
+            "queued",
+            int(expected == retried),
+            4,
+            b"state",
+        )
+        assert events(expected)[-1].data == {"reason": "made_way", "attempt": back.attempt, "step": 4}
+        if expected == first:
+            assert ids(claim(engine, room=1)) == [first], "it has kept its place"
+    assert ids(claim(engine, room=1)) == [waiting]
+    assert ids(claim(engine, room=1)) == [retried]
+
+
+def test_to_make_way_waits_for_nobody(engine: Engine, enqueue: Enqueue, row: Row) -> None:
+    adaptation_id = enqueue()
+    lease = claim_one(engine)
+    with transaction(engine) as other:
+        other.execute(select(Adaptation.id).where(Adaptation.id == adaptation_id).with_for_update())
+        with pytest.raises(OperationalError), transaction(engine) as session:
+            lifecycle.make_way(session, lease, step=4, checkpoint=b"state")
+    assert (row(adaptation_id).state, row(adaptation_id).step) == ("running", 0)
 
 
 def test_a_failed_attempt_is_retried_until_the_last(engine: Engine, enqueue: Enqueue, row: Row, events: Events) -> None:
