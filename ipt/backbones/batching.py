@@ -69,6 +69,20 @@ def length_buckets(
     return buckets
 
 
+def consecutive(sizes: Sequence[int], most: int) -> list[slice]:
+    """Things of these sizes in their order, cut into stretches of at most `most` in all; a single one may exceed it."""
+    stretches: list[slice] = []
+    filled = 0
+    for number, size in enumerate(sizes):
+        if stretches and filled + size <= most:
+            stretches[-1] = slice(stretches[-1].start, number + 1)
+            filled += size
+        else:
+            stretches.append(slice(number, number + 1))
+            filled = size
+    return stretches
+
+
 def right_padded(rows: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tensor, Tensor]:
     """Rows as one tensor of integers `[B, T]`, filled up at the end, and their lengths `[B]`; both on the CPU."""
     lengths = [len(row) for row in rows]
