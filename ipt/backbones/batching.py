@@ -16,7 +16,16 @@ DEVICE_BUCKETS = (65536, 0.25, 2048)
 
 def buckets_for(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
     """`length_buckets` with the sizes that suit the device."""
-    return length_buckets(lengths, *(CPU_BUCKETS if device.type == "cpu" else DEVICE_BUCKETS))
+    return length_buckets(lengths, *_sizes(device))
+
+
+def most_positions(device: torch.device) -> int:
+    """Of one forward pass, padding included."""
+    return _sizes(device)[0]
+
+
+def _sizes(device: torch.device) -> tuple[int, float, int]:
+    return CPU_BUCKETS if device.type == "cpu" else DEVICE_BUCKETS
 
 
 def forward_in_buckets(

@@ -181,22 +181,30 @@ def test_an_engine_step_makes_one_pass_of_a_large_gradient_step_while_small_jobs
 ) -> None:
     small, large = job("small", sentiment(), batch_size=4, steps=8), job("large", topics())
     alone = {each.job_id: run(encoder_core.engine(), each)[each.job_id] for each in (small, large)}
-    calls = counted(encoder_core, monkeypatch)
     bound(monkeypatch, 90)
     engine = encoder_core.engine()
+    engine.add(small)
+    steps_alone = 0
+    while not engine.step()[0].done:
+        steps_alone += 1
+    engine.remove("small")
+
+    calls = counted(encoder_core, monkeypatch)
     engine.add(large)
     begin_to_tune(engine, "large")
     engine.add(small)
-    begin_to_tune(engine, "small")
+    steps_beside = 0
     large_steps = []
     done = {}
     while engine.job_ids:
         calls.with_gradients.clear()
         reports = {progress.job_id: progress for progress in engine.step()}
         assert len(calls.with_gradients) <= 2
+        steps_beside += "small" in reports and not reports["small"].done
         if "large" in reports:
             large_steps.append(reports["large"].step)
         done |= {name: engine.finish(name) for name, report in reports.items() if report.done}
+    assert steps_beside == steps_alone
     assert large_steps == sorted(large_steps)
     assert Counter(large_steps)[1] > 4, "several passes go by before the second gradient step counts"
     for name, task in alone.items():
