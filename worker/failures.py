@@ -14,7 +14,7 @@ INTERNAL: ErrorBody = {
 }
 OUT_OF_MEMORY: ErrorBody = {
     "message": "The adaptation does not fit into the worker's memory even alone: "
-    "use a smaller batch_size, or shorter examples.",
+    "use a smaller batch_size, fewer restarts, or shorter examples.",
     "type": "internal_error",
     "param": None,
     "code": "out_of_memory",

@@ -16,7 +16,16 @@ DEVICE_BUCKETS = (65536, 0.25, 2048)
 
 def buckets_for(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
     """`length_buckets` with the sizes that suit the device."""
-    return length_buckets(lengths, *(CPU_BUCKETS if device.type == "cpu" else DEVICE_BUCKETS))
+    return length_buckets(lengths, *_sizes(device))
+
+
+def most_positions(device: torch.device) -> int:
+    """Of one forward pass, padding included."""
+    return _sizes(device)[0]
+
+
+def _sizes(device: torch.device) -> tuple[int, float, int]:
+    return CPU_BUCKETS if device.type == "cpu" else DEVICE_BUCKETS
 
 
 def forward_in_buckets(
@@ -67,6 +76,20 @@ def length_buckets(
         buckets.append([row])
         longest = filled = length
     return buckets
+
+
+def consecutive(sizes: Sequence[int], most: int) -> list[slice]:
+    """Things of these sizes in their order, cut into stretches of at most `most` in all; a single one may exceed it."""
+    stretches: list[slice] = []
+    filled = 0
+    for number, size in enumerate(sizes):
+        if stretches and filled + size <= most:
+            stretches[-1] = slice(stretches[-1].start, number + 1)
+            filled += size
+        else:
+            stretches.append(slice(number, number + 1))
+            filled = size
+    return stretches
 
 
 def right_padded(rows: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tensor, Tensor]:

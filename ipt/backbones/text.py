@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from ipt.backbones.batching import buckets_for, forward_in_buckets, right_padded, sent
+from ipt.backbones.batching import buckets_for, forward_in_buckets, most_positions, right_padded, sent
 from ipt.backbones.protocol import BackboneIdentity, TextBackbone, TokenIds
 from ipt.backbones.soft_prompts import checked_prompts
 from ipt.errors import BackboneError
@@ -160,19 +160,25 @@ class PromptedTextBackbone(TextBackbone):
         lengths = torch.tensor([len(label) for label in labels], device=self.device)
 
         def scores(bucket: list[int], own: Tensor | None) -> Tensor:
-            return self._label_sums(self.begin([rows[row] for row in bucket], own), labels) / lengths
+            longest = prompt_length + max(len(rows[row]) for row in bucket)
+            return self._label_sums(self.begin([rows[row] for row in bucket], own), labels, longest) / lengths
 
         prompt_length = 0 if prompts is None else prompts.shape[1]
         return forward_in_buckets([prompt_length + len(row) for row in rows], prompts, self.device, scores)
 
-    def _label_sums(self, decoding: Decoding, labels: Sequence[TokenIds]) -> Tensor:
-        """Summed log-probabilities [B, C] of labels that continue rows read once: only the labels' tokens are new."""
+    def _label_sums(self, decoding: Decoding, labels: Sequence[TokenIds], row_length: int) -> Tensor:
+        """Summed log-probabilities [B, C] of labels that continue rows read once: only the labels' tokens are new.
+
+        `row_length` is that of the longest row, in positions.
+        """
         device, rows = self.device, decoding.logits.shape[0]
         first = log_softmax(decoding.logits.float(), dim=-1)[:, [label[0] for label in labels]]
         longest_tail = max(len(label) for label in labels) - 1
         if longest_tail == 0:
             return first
-        at_once = max(1, SCORED_TOKENS // (rows * longest_tail))
+        # A row is repeated for each label, with the keys and values of all that it has read.
+        with_room = most_positions(device) // (rows * (row_length + longest_tail))
+        at_once = max(1, min(SCORED_TOKENS // (rows * longest_tail), with_room))
         sums = []
         for start in range(0, len(labels), at_once):
             group = labels[start : start + at_once]

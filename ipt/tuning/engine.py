@@ -2,27 +2,28 @@
 
 Jobs join with `add` and leave with `finish` or `remove` between steps. All gradient work of a step is one forward and
 one backward pass over the rows of all jobs (several, of whole jobs, where memory has no room for one); so is all work
-without gradients. Long fits are done for one job a step, so
-that no step takes the longer the more jobs there are. A job's numbers do not depend on its neighbours beyond float
-rounding.
+without gradients. Long fits, and gradient steps that are too large for one pass, are done for one job a step, a pass at
+a time, so that no step takes the longer the more of them there are. A job's numbers do not depend on its neighbours
+beyond float rounding.
 
 Letters: B rows, L lanes of all jobs, D intrinsic dimension, P prompt length, H hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ipt.backbones.batching import sent
+from ipt.backbones.batching import consecutive, sent
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.protocol import Backbone, TextBackbone, TokenIds
 from ipt.errors import DatasetError, IptError
 from ipt.examples import check_examples
-from ipt.memory import positions_with_gradients
+from ipt.memory import positions_with_gradients, positions_without_gradients
 from ipt.subspace.store import Subspace
 from ipt.tuning.encoder_program import EncoderProgram
 from ipt.tuning.job import AdaptedTask, Progress, TuningJob
@@ -30,6 +31,9 @@ from ipt.tuning.optimizer import descend
 from ipt.tuning.program import Program, Steps
 from ipt.tuning.text_program import TextProgram
 from ipt.tuning.work import LABEL_SMOOTHING, NO_PROMPT, Descend, Forward, Generate, Pause, Result, ScoreLabels, Work
+
+# Losses [L] and gradients [L, D] of some lanes.
+_Gradients = tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -48,8 +52,11 @@ class TuningEngine:
         self.backbone = backbone
         self.subspace = subspace
         self._most_positions = positions_with_gradients(backbone)
+        self._most_without_gradients = positions_without_gradients(backbone)
         self._copied: torch.cuda.Event | None = None
         self._running: dict[str, _Running] = {}
+        # Gradient steps that are too large for one pass, in the order in which they were asked for.
+        self._in_parts: deque[tuple[_Running, Iterator[Tensor | None]]] = deque()
 
     @property
     def job_ids(self) -> tuple[str, ...]:
@@ -78,7 +85,11 @@ class TuningEngine:
         self._running[job.job_id] = _Running(program, program.run(), on_step=on_step)
 
     def step(self) -> list[Progress]:
-        """Advance every job by one unit of work, or let it wait in a `Pause`, and say where each stands."""
+        """Advance every job by one unit of work, or let it wait for its turn, and say where each stands.
+
+        A turn has whoever asked for a `Pause`, and whoever asked for a gradient step too large for one pass: that is
+        done in as many engine steps as it takes passes, and counts when it is complete.
+        """
         active = [running for running in self._running.values() if running.program.result is None]
         for running in active:
             if running.work is None:
@@ -104,7 +115,9 @@ class TuningEngine:
 
     def remove(self, job_id: str) -> None:
         """Drop a job."""
-        self._running.pop(job_id).steps.close()
+        removed = self._running.pop(job_id)
+        self._in_parts = deque(turn for turn in self._in_parts if turn[0] is not removed)
+        removed.steps.close()
 
     def _program(self, job: TuningJob, checkpoint: bytes | None) -> Program:
         if isinstance(self.backbone, EncoderBackbone):
@@ -126,7 +139,8 @@ class TuningEngine:
             running.work = None
 
     def _run_together(self, active: Sequence[_Running]) -> None:
-        descends = [(r, r.work) for r in active if isinstance(r.work, Descend)]
+        descends = [(r, r.work) for r in active if isinstance(r.work, Descend) and self._fits(r.work)]
+        large = [(r, r.work) for r in active if isinstance(r.work, Descend) and not self._fits(r.work)]
         forwards = [(r, r.work) for r in active if isinstance(r.work, Forward)]
         texts = [(r, r.work) for r in active if isinstance(r.work, ScoreLabels | Generate)]
         pauses = [r for r in active if isinstance(r.work, Pause)]
@@ -134,6 +148,8 @@ class TuningEngine:
             losses = self._descend([work for _, work in descends])
             for (running, _), loss in zip(descends, losses, strict=True):
                 self._resume(running, loss)
+        if large:
+            self._take_turn(large)
         if forwards:
             outputs = self._forward([work for _, work in forwards])
             for (running, _), output in zip(forwards, outputs, strict=True):
@@ -143,36 +159,105 @@ class TuningEngine:
         if pauses:
             self._resume(pauses[0], None)
 
+    def _take_turn(self, large: Sequence[tuple[_Running, Descend]]) -> None:
+        """One pass of one of the gradient steps that take several; they are done in the order of their asking."""
+        begun = [id(running) for running, _ in self._in_parts]
+        self._in_parts += [(r, self._descend_in_parts(work)) for r, work in large if id(r) not in begun]
+        running, parts = self._in_parts.popleft()
+        losses = next(parts)
+        if losses is None:
+            self._in_parts.appendleft((running, parts))
+        else:
+            self._resume(running, losses)
+
     def _descend(self, works: Sequence[Descend]) -> Sequence[Tensor]:
         """Loss and gradient of all lanes, then one optimizer step; the losses [L of the job] of each, on the CPU.
 
         On a GPU nothing in here waits for it.
         """
-        losses: list[Tensor] = []
-        gradients: list[Tensor] = []
-        for group in self._passes(works):
-            vectors = torch.cat([work.state.vectors for work in group]).detach().requires_grad_(True)
-            outputs = self._outputs(group, self.subspace.decoder(vectors), LABEL_SMOOTHING)
-            of_lanes = type(group[0].loss).of_lanes([work.loss for work in group], outputs)
-            gradients += torch.autograd.grad(of_lanes.sum(), vectors)
-            losses.append(of_lanes.detach())
-        descend([work.state for work in works], torch.cat(gradients), [work.learning_rate for work in works])
-        return torch.split(self._to_host(torch.cat(losses)), [work.state.vectors.shape[0] for work in works])
+        parts = [self._gradients(group) for group in self._passes(works)]
+        losses = self._move(works, parts)
+        return torch.split(losses, [work.state.vectors.shape[0] for work in works])
 
-    def _passes(self, works: Sequence[Descend]) -> list[list[Descend]]:
-        """The works, as many at a time as the device has room for; a single one may be larger."""
-        passes: list[list[Descend]] = []
-        positions = 0
-        for work in works:
-            rows = sum(map(len, work.inputs)) + sum(map(len, work.targets or ()))
-            own = rows + self.subspace.prompt_length * len(work.inputs)
-            if passes and positions + own <= self._most_positions:
-                passes[-1].append(work)
-                positions += own
+    def _descend_in_parts(self, work: Descend) -> Iterator[Tensor | None]:
+        """The same for one work that is too large for one pass: its losses, and None after each pass before them."""
+        parts: list[_Gradients] = []
+        for lanes in self._passes(work.lanes_alone()):
+            if self._fits(lanes[0]):
+                parts.append(self._gradients(lanes))
+                yield None
             else:
-                passes.append([work])
-                positions = own
-        return passes
+                parts.append((yield from self._gradients_of_large_lane(lanes[0])))
+        yield self._move([work], parts)
+
+    def _move(self, works: Sequence[Descend], parts: Sequence[_Gradients]) -> Tensor:
+        """One optimizer step of all lanes; their losses [L], on the CPU."""
+        losses, gradients = (torch.cat(each) for each in zip(*parts, strict=True))
+        descend([work.state for work in works], gradients, [work.learning_rate for work in works])
+        return self._to_host(losses)
+
+    def _gradients(self, works: Sequence[Descend]) -> _Gradients:
+        """Of all lanes, in one pass."""
+        vectors = torch.cat([work.state.vectors for work in works]).detach().requires_grad_(True)
+        outputs = self._outputs(works, self.subspace.decoder(vectors), LABEL_SMOOTHING)
+        of_lanes = type(works[0].loss).of_lanes([work.loss for work in works], outputs)
+        (gradients,) = torch.autograd.grad(of_lanes.sum(), vectors)
+        return of_lanes.detach(), gradients
+
+    def _gradients_of_large_lane(self, work: Descend) -> Generator[None, None, _Gradients]:
+        """Of a single lane, in several passes: a pause after each.
+
+        All rows are read without gradients first, which tells how the loss depends on what is read of each row; then
+        again with gradients, where each row counts by as much (Gao et al., "Scaling Deep Contrastive Learning Batch
+        Size under Memory Limited Setup", arXiv 2101.06983, 3.2). A loss to which each row adds its own share needs no
+        first reading.
+        """
+        read = torch.zeros(len(work.inputs), device=work.state.vectors.device)
+        if not work.loss.adds_up:
+            passes = []
+            for rows in self._cut(work, self._most_without_gradients):
+                with torch.no_grad():
+                    passes.append(self._outputs([rows], self.subspace.decoder(rows.vectors), LABEL_SMOOTHING))
+                yield
+            read = torch.cat(passes)
+        read.requires_grad_(True)
+        (shares,) = torch.autograd.grad(work.loss.of_lanes([work.loss], read).sum(), read)
+        gradient = torch.zeros_like(work.state.vectors)
+        again = []
+        done = 0
+        for rows in self._cut(work, self._most_positions):
+            vector = rows.vectors.detach().requires_grad_(True)
+            outputs = self._outputs([rows], self.subspace.decoder(vector), LABEL_SMOOTHING)
+            (part,) = torch.autograd.grad(outputs, vector, shares[done : done + len(outputs)])
+            gradient += part
+            again.append(outputs.detach())
+            done += len(outputs)
+            yield
+        return work.loss.of_lanes([work.loss], torch.cat(again)), gradient
+
+    def _lengths(self, work: Forward | Descend) -> list[int]:
+        """Positions of each row: prompt, input and target."""
+        behind = 0 if NO_PROMPT in work.lanes else self.subspace.prompt_length
+        targets = work.targets or [[]] * len(work.inputs)
+        return [behind + len(row) + len(target) for row, target in zip(work.inputs, targets, strict=True)]
+
+    def _positions(self, works: Sequence[Forward] | Sequence[Descend]) -> list[int]:
+        """Of each work."""
+        return [sum(self._lengths(work)) for work in works]
+
+    def _fits(self, work: Descend) -> bool:
+        """Whether all of it can be done in one pass."""
+        return sum(self._lengths(work)) <= self._most_positions
+
+    def _passes(self, works: Sequence[Descend]) -> list[Sequence[Descend]]:
+        """The works, as many at a time as the device has room for; a single one may be larger."""
+        return [works[part] for part in consecutive(self._positions(works), self._most_positions)]
+
+    def _cut(self, work: Descend, most_positions: int) -> Iterator[Forward]:
+        """The rows of a work, as many at a time as have no more positions; a single row may."""
+        for part in consecutive(self._lengths(work), most_positions):
+            targets = None if work.targets is None else work.targets[part]
+            yield Forward(work.state.vectors, work.lanes[part], work.inputs[part], targets)
 
     def _to_host(self, losses: Tensor) -> Tensor:
         """A copy on the CPU; what a GPU has to fill in is there when the next copy is asked for."""
@@ -187,11 +272,15 @@ class TuningEngine:
 
     @torch.no_grad()
     def _forward(self, works: Sequence[Forward]) -> list[Tensor]:
-        """What the backbone gives for each work's rows; those behind prompts in one pass, the others in another."""
+        """What the backbone gives for each work's rows; those behind prompts in one pass, the others in another.
+
+        In several, of whole works, where memory has no room for one; programs ask for no larger ones.
+        """
         results: dict[int, Tensor] = {}
         for plain in (False, True):
-            group = [work for work in works if (NO_PROMPT in work.lanes) == plain]
-            if group:
+            alike = [work for work in works if (NO_PROMPT in work.lanes) == plain]
+            for part in consecutive(self._positions(alike), self._most_without_gradients):
+                group = alike[part]
                 prompts = None if plain else self.subspace.decoder(torch.cat([work.vectors for work in group]))
                 parts = torch.split(self._outputs(group, prompts), [len(work.inputs) for work in group])
                 results |= {id(work): part for work, part in zip(group, parts, strict=True)}

@@ -8,8 +8,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +23,15 @@ from ipt.ridge import LABEL_SMOOTHING, class_targets, gram, leave_one_out
 class Loss(ABC):
     """From what the backbone gives for one job's rows to the loss of each of its lanes, each of its own rows."""
 
+    adds_up: ClassVar[bool]
+    """Whether each row adds its share whatever the others are, so that gradients of some rows at a time add up, too."""
+    lane_sizes: Sequence[int]
+    """Rows of each lane, which stand together."""
+
+    @abstractmethod
+    def lane(self, lane: int) -> Self:
+        """That of one lane alone."""
+
     @classmethod
     @abstractmethod
     def of_lanes(cls, losses: Sequence[Self], outputs: Tensor) -> Tensor:
@@ -33,7 +42,11 @@ class Loss(ABC):
 class MeanLoss(Loss):
     """The mean over each lane's rows of what a text backbone gives: their cross-entropies."""
 
+    adds_up: ClassVar[bool] = True
     lane_sizes: Sequence[int]
+
+    def lane(self, lane: int) -> Self:
+        return replace(self, lane_sizes=[self.lane_sizes[lane]])
 
     @classmethod
     def of_lanes(cls, losses: Sequence[Self], outputs: Tensor) -> Tensor:
@@ -45,6 +58,7 @@ class MeanLoss(Loss):
 class RidgeLoss(Loss):
     """The leave-one-out error of a ridge classifier on each lane's rows (`ipt.ridge`)."""
 
+    adds_up: ClassVar[bool] = False
     lane_sizes: Sequence[int]
     frozen: Tensor
     """[rows, H]: their embeddings without a prompt, on the CPU."""
@@ -53,6 +67,11 @@ class RidgeLoss(Loss):
     num_classes: int
     ridge: float
     scale: float
+
+    def lane(self, lane: int) -> Self:
+        size, start = self.lane_sizes[lane], sum(self.lane_sizes[:lane])
+        own = slice(start, start + size)
+        return replace(self, lane_sizes=[size], frozen=self.frozen[own], classes=self.classes[own])
 
     @classmethod
     def of_lanes(cls, losses: Sequence[Self], outputs: Tensor) -> Tensor:

@@ -49,6 +49,17 @@ class Descend:
     learning_rate: float
     targets: Sequence[TokenIds] | None = None
 
+    def lanes_alone(self) -> list[Descend]:
+        """Each lane as a work of its own, to take its gradient; its state is a copy, which moves nothing."""
+        works = []
+        end = 0
+        for lane, size in enumerate(self.loss.lane_sizes):
+            own, end = slice(end, end + size), end + size
+            targets = None if self.targets is None else self.targets[own]
+            state, loss = self.state.lane(lane), self.loss.lane(lane)
+            works.append(Descend(state, [0] * size, self.inputs[own], loss, self.learning_rate, targets))
+        return works
+
 
 @dataclass
 class ScoreLabels:
@@ -86,6 +97,11 @@ class LaneState:
     first_moments: Tensor
     second_moments: Tensor
     step: int = 0
+
+    def lane(self, lane: int) -> LaneState:
+        """A copy of one lane's."""
+        own = [lane]
+        return LaneState(self.vectors[own], self.first_moments[own], self.second_moments[own], self.step)
 
 
 Work = Forward | Descend | ScoreLabels | Generate | Pause

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
+from ipt.backbones import batching
 from ipt.backbones import text as text_module
 from ipt.backbones.causal import CausalBackbone
 from ipt.backbones.seq2seq import Seq2SeqBackbone
@@ -70,6 +71,28 @@ def test_label_scores_equal_targets_read_whole(
     prompts = random_prompts(text_backbone, len(rows))
     whole = [text_backbone.target_log_likelihood(rows, [label] * len(rows), prompts) / len(label) for label in labels]
     torch.testing.assert_close(text_backbone.score_labels(rows, labels, prompts), torch.stack(whole, 1), **CLOSE)
+
+
+def test_rows_are_repeated_for_no_more_labels_than_a_pass_has_positions(
+    text_backbone: PromptedTextBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = text_backbone.tokenize([INPUTS[1]])
+    labels, tail = [[5, word, 6] for word in range(7, 27)], 2
+    prompts = random_prompts(text_backbone, 1)
+    wanted = text_backbone.score_labels(rows, labels, prompts)
+    repeated: list[int] = []
+
+    def note(_model: torch.nn.Module, _given: Any, named: dict[str, Any]) -> None:
+        tokens = named.get("decoder_input_ids", named.get("input_ids"))
+        if tokens is not None:
+            repeated.append(len(tokens))
+
+    monkeypatch.setattr(batching, "CPU_BUCKETS", (150, 0.1, 32))
+    hook = text_backbone.model.register_forward_pre_hook(note, with_kwargs=True)
+    scores = text_backbone.score_labels(rows, labels, prompts)
+    hook.remove()
+    assert max(repeated) == 150 // (prompts.shape[1] + len(rows[0]) + tail) > 1
+    torch.testing.assert_close(scores, wanted, **CLOSE)
 
 
 def test_single_token_labels_are_scored(text_backbone: PromptedTextBackbone) -> None:
