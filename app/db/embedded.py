@@ -217,7 +217,12 @@ def _kept_running(server: "PostgresServer") -> Iterator[None]:
 
     def watch() -> None:
         while not ending.wait(_WATCH_SECONDS):
-            if _runs(server):
+            try:
+                runs = _runs(server)
+            except Exception as error:  # noqa: BLE001 - no file can be opened, say; nobody else would look again
+                log.error("database_not_watched error=%r", error)
+                continue
+            if runs:
                 continue
             log.error("database_died: the embedded PostgreSQL is started again")
             try:
