@@ -22,6 +22,7 @@ from app.body_limit import BodyLimit
 from app.coalescer import Coalescer
 from app.db import migrate
 from app.db.embedded import embedded_postgres
+from app.db.patience import Patience
 from app.db.session import make_engine, transaction
 from app.dependencies import Services, only_known_parameters
 from app.errors import (
@@ -37,6 +38,7 @@ from app.errors import (
 from app.generations.endpoints import router as generations_router
 from app.generations.service import Generations
 from app.health.endpoints import router as health
+from app.health.readiness import Readiness
 from app.metrics.collector import StateCollector
 from app.metrics.endpoints import router as metrics
 from app.predictions.endpoints import router as predictions
@@ -83,8 +85,13 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        patience = Patience()
         with ExitStack() as stack:
-            app.state.services = await asyncio.to_thread(_start, settings, database_url, stack)
+            made = await asyncio.to_thread(_start, settings, database_url, patience, stack)
+            app.state.services = made
+            app.state.readiness = readiness = Readiness(made.engine)
+            stack.callback(readiness.close)
+            stack.callback(patience.hurry)
             yield
 
     app = Api(
@@ -119,14 +126,14 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     return app
 
 
-def _start(settings: Settings, database_url: str | None, stack: ExitStack) -> Services:
+def _start(settings: Settings, database_url: str | None, patience: Patience, stack: ExitStack) -> Services:
     """Start what lives as long as the process; `stack` ends it."""
     sys.setswitchinterval(SWITCH_SECONDS)
     url = database_url or settings.database_url or stack.enter_context(embedded_postgres(settings.data_dir))
-    engine = make_engine(url)
+    engine = make_engine(url, patience=patience)
     stack.callback(engine.dispose)
     # Every request waits for these two lookups, so they wait neither for other work's connections nor for ever.
-    lookups = make_engine(url, pool_size=2, statement_seconds=LOOKUP_SECONDS)
+    lookups = make_engine(url, pool_size=2, statement_seconds=LOOKUP_SECONDS, patience=patience)
     stack.callback(lookups.dispose)
     if settings.embedded:
         migrate.upgrade(engine)
