@@ -41,6 +41,7 @@ from app.health.endpoints import router as health
 from app.health.readiness import Readiness
 from app.metrics.collector import StateCollector
 from app.metrics.endpoints import router as metrics
+from app.patient_protocol import REQUEST_SECONDS
 from app.predictions.endpoints import router as predictions
 from app.predictions.model import Model
 from app.predictions.service import Predictions
@@ -56,6 +57,8 @@ KEYS_TOGETHER = 256
 """API keys that are looked up together."""
 SWITCH_SECONDS = 0.0005
 """How long a thread may keep others from running Python: a tenth of the usual, since the model's waits so often."""
+ADMISSION_SECONDS = 10
+"""What a request may take beside its body, until its connection is closed by a server that is patient no longer."""
 LOOKUP_SECONDS = 10
 """After which a lookup of keys or tasks is given up."""
 
@@ -84,7 +87,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     settings.check_bind()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, float]]:
         patience = Patience()
         with ExitStack() as stack:
             made = await asyncio.to_thread(_start, settings, database_url, patience, stack)
@@ -92,7 +95,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
             app.state.readiness = readiness = Readiness(made.engine)
             stack.callback(readiness.close)
             stack.callback(patience.hurry)
-            yield
+            yield {REQUEST_SECONDS: settings.max_body_seconds + ADMISSION_SECONDS}
 
     app = Api(
         title="Intrinsic prompt tuning",
