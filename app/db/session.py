@@ -8,14 +8,20 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
+from app.db.patience import Patience
 
-def make_engine(database_url: str, *, pool_size: int = 10, statement_seconds: int | None = None) -> Engine:
+
+def make_engine(
+    database_url: str, *, pool_size: int = 10, statement_seconds: int | None = None, patience: Patience | None = None
+) -> Engine:
     """An engine whose errors never carry parameters, since these hold the tenants' texts.
 
-    A server that no longer answers is given up after half a minute, and a statement after `statement_seconds`.
+    The server gives up a statement after `statement_seconds`; a server that no longer answers is given up after half a
+    minute, or as `patience` says, which several engines may share.
     """
+    patience = patience or Patience()
     limit = {} if statement_seconds is None else {"options": f"-c statement_timeout={statement_seconds}s"}
-    return create_engine(
+    engine = create_engine(
         database_url,
         pool_size=pool_size,
         max_overflow=pool_size,
@@ -32,6 +38,8 @@ def make_engine(database_url: str, *, pool_size: int = 10, statement_seconds: in
         }
         | limit,
     )
+    event.listen(engine, "do_connect", lambda _dialect, _record, args, kwargs: patience.connect(*args, **kwargs))
+    return engine
 
 
 @contextmanager

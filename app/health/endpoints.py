@@ -1,12 +1,12 @@
 """`/healthz` and `/readyz`."""
 
-from fastapi import APIRouter, Response
-from sqlalchemy.exc import SQLAlchemyError
+from fastapi import APIRouter, Request, Response
 
-from app.db import migrate
-from app.dependencies import Services, ServicesDep
+from app.dependencies import services
 from app.errors import ErrorDetail, UnavailableError, documented
+from app.health.readiness import DatabaseState, Readiness
 from app.health.schemas import Alive, Checks, NotReady, Ready
+from app.predictions.model import State as ModelState
 
 router = APIRouter(tags=["health"])
 
@@ -21,9 +21,13 @@ async def healthz() -> Alive:
 
 
 @router.get("/readyz", summary="Can it serve?", responses=_RESPONSES, response_model=Ready | NotReady)
-def readyz(made: ServicesDep, response: Response) -> Ready | NotReady:
+async def readyz(request: Request, response: Response) -> Ready | NotReady:
     """Whether the database answers, its migrations are those of this release, and the model is loaded."""
-    checks = _check(made)
+    # Not as a dependency, which would wait for a thread, and a database that hangs may hold all of them.
+    model = services(request).predictions.model
+    readiness = request.app.state.readiness
+    assert isinstance(readiness, Readiness)
+    checks = _checks(await readiness.database(), model.state)
     lacking = [name for name, state in checks.model_dump().items() if state != "ok"]
     if not lacking:
         return Ready(checks=checks)
@@ -31,16 +35,12 @@ def readyz(made: ServicesDep, response: Response) -> Ready | NotReady:
     response.headers["Retry-After"] = "2"
     message = "not ready: " + ", ".join(f"{name} {getattr(checks, name)}" for name in lacking)
     if checks.model == "failed":
-        message += f"; {made.predictions.model.failure}"
+        message += f"; {model.failure}"
     detail = ErrorDetail(message=message, type=UnavailableError.type, param=None, code="not_ready")
     return NotReady(error=detail, checks=checks)
 
 
-def _check(made: Services) -> Checks:
-    model = made.predictions.model.state
-    try:
-        with made.engine.connect() as connection:
-            pending = migrate.pending(connection)
-    except SQLAlchemyError:
+def _checks(database: DatabaseState, model: ModelState) -> Checks:
+    if database == "unavailable":
         return Checks(database="unavailable", migrations="unknown", model=model)
-    return Checks(database="ok", migrations="pending" if pending else "ok", model=model)
+    return Checks(database="ok", migrations=database, model=model)

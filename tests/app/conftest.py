@@ -20,6 +20,7 @@ from app.db.models import Tenant
 from app.db.session import make_engine, transaction
 from app.ids import new_id
 from app.main import create_app
+from app.patient_protocol import PatientProtocol
 from app.server import Server
 from app.settings import Settings
 
@@ -39,7 +40,8 @@ WorkOff = Callable[[], list[str]]
 @contextmanager
 def running(settings: Settings, database_url: str | None, *, wait: bool = True) -> Iterator[httpx.Client]:
     """The service on a real port, and a client of it."""
-    server = Server(uvicorn.Config(create_app(settings, database_url=database_url), port=0, log_config=None))
+    app = create_app(settings, database_url=database_url)
+    server = Server(uvicorn.Config(app, http=PatientProtocol, port=0, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

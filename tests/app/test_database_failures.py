@@ -1,5 +1,6 @@
 """A database that is away, full or behind: callers are told, nothing is lost, and the service recovers by itself."""
 
+import resource
 import subprocess
 import sys
 import time
@@ -228,8 +229,7 @@ def test_why_a_server_ends_is_not_what_it_told_those_who_came_meanwhile(tmp_path
 def test_a_server_that_dies_is_started_again(data_dir: Path, folder: str) -> None:
     with embedded_postgres(data_dir / folder) as url:
         _ask(url, "SELECT 0; CREATE TABLE kept AS SELECT 42 AS answer")
-        pid_file = data_dir / folder / "postgres/postmaster.pid"
-        psutil.Process(int(pid_file.read_text().splitlines()[0])).kill()
+        _postmaster(data_dir / folder).kill()
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -238,6 +238,32 @@ def test_a_server_that_dies_is_started_again(data_dir: Path, folder: str) -> Non
             except OperationalError:
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
+
+
+def test_the_watcher_outlives_a_time_without_file_descriptors(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with embedded_postgres(data_dir) as url:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        deadline = time.monotonic() + 30
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+            while "database_not_watched" not in caplog.text:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert "Too many open files" in caplog.text
+        _postmaster(data_dir).kill()
+        while True:
+            try:
+                assert _ask(url, "SELECT 1") == 1
+                break
+            except OperationalError:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+
+
+def _postmaster(data_dir: Path) -> psutil.Process:
+    return psutil.Process(int((data_dir / "postgres/postmaster.pid").read_text().splitlines()[0]))
 
 
 def _ask(url: str, statement: str) -> object:
