@@ -50,7 +50,7 @@ class Descend:
     targets: Sequence[TokenIds] | None = None
 
     def lanes_alone(self) -> list[Descend]:
-        """Each lane as a work of its own, to take its gradient; its state is a copy, which moves nothing."""
+        """Each lane as a work of its own, to take its gradient."""
         works = []
         end = 0
         for lane, size in enumerate(self.loss.lane_sizes):
@@ -99,8 +99,8 @@ class LaneState:
     step: int = 0
 
     def lane(self, lane: int) -> LaneState:
-        """A copy of one lane's."""
-        own = [lane]
+        """That of one lane alone, in the same memory."""
+        own = slice(lane, lane + 1)
         return LaneState(self.vectors[own], self.first_moments[own], self.second_moments[own], self.step)
 
 
