@@ -75,14 +75,24 @@ FROM taken JOIN datasets ON datasets.id = taken.dataset_id
 
 
 def claim(
-    session: Session, *, subspace_id: str, worker_id: str, lease_seconds: float, room: int, running: int
+    session: Session,
+    *,
+    subspace_id: str,
+    worker_id: str,
+    lease_seconds: float,
+    room: int,
+    running: int,
+    room_for_idle: int = 0,
 ) -> list[Claimed]:
     """Take up the queued adaptations whose turn it is, at most `room`, that may share a batch in this subspace.
 
-    With nothing `running` that would stand its ground, one that has to run alone is taken up even without room. Rows
-    that another worker is claiming at this moment are skipped, never waited for.
+    With nothing `running` that would stand its ground, one that has to run alone is taken up even without room.
+    `room_for_idle` is there for a tenant who has nothing at work with any worker, if it is such a one's turn. Rows that
+    another worker is claiming at this moment are skipped, never waited for.
     """
     queued = turns.next_in_turn(session, subspace_id, max(1, room))
+    if queued and not queued[0].running:
+        room = max(room, room_for_idle)
     joining = [row.id for row in queued[: may_share_a_batch([row.attempt for row in queued], room, running)]]
     if not joining:
         return []

@@ -54,7 +54,7 @@ WITH claimable AS NOT MATERIALIZED (
         FOR UPDATE SKIP LOCKED
     ) queue
 )
-SELECT id, attempt FROM locked
+SELECT id, attempt, running FROM locked
 ORDER BY running + row_number() OVER (PARTITION BY tenant_id ORDER BY queued_at, id),
     served_at NULLS FIRST, queued_at, id
 """)
@@ -63,7 +63,8 @@ ORDER BY running + row_number() OVER (PARTITION BY tenant_id ORDER BY queued_at,
 def next_in_turn(session: Session, subspace_id: str, room: int) -> Sequence[Row[Any]]:
     """`id` and `attempt` of the queued adaptations of this subspace, or of none, whose turn it is; at most `room`.
 
-    They are in the order of their turns, and locked. Whoever takes them up notes that their tenants were served.
+    `running` is how many more their tenant has at work, with any worker. They are in the order of their turns, and
+    locked. Whoever takes them up notes that their tenants were served.
     """
     return session.execute(_NEXT, {"subspace_id": subspace_id, "room": room}).all()
 

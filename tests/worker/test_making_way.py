@@ -139,6 +139,34 @@ def test_a_full_batch_makes_way_for_a_retried_job(
     assert batches[:2] == [endless, {retried}]
 
 
+@pytest.mark.parametrize("places", [1, 2])
+def test_one_tenants_long_jobs_do_not_keep_another_tenant_waiting(
+    places: int,
+    drain: Callable[..., list[set[str]]],
+    cancel: Callable[[str], None],
+    enqueue: Enqueue,
+    row: Row,
+    events: Events,
+) -> None:
+    endless = [enqueue(tenant="a", hyperparameters=ENDLESS) for _ in range(places)]
+    own = enqueue(tenant="a", hyperparameters=TINY)
+    others: list[str] = []
+
+    def before_step(_: ipt.TuningEngine) -> None:
+        if not others:
+            others.append(enqueue(tenant="b", hyperparameters=TINY))
+        elif row(others[0]).state == "succeeded" and all(row(one).state == "running" for one in endless):
+            for one in endless:
+                cancel(one)
+
+    batches = drain(before_step, jobs_per_batch=places, lease_seconds=0.2)
+    assert batches[:2] == [set(endless), {*endless[1:], *others}], "the longest makes way"
+    back = batches.index(set(endless), 2)
+    assert [reasons(events(one)) for one in endless] == [["made_way"]] + [[]] * (places - 1)
+    assert not any(own in batch for batch in batches[:back]), "within a tenant's queue there is no overtaking"
+    assert row(own).state == "succeeded"
+
+
 def test_jobs_that_make_way_for_each_other_end_where_they_would_have_undisturbed(
     drain: Callable[..., list[set[str]]],
     engine: Engine,
