@@ -14,7 +14,8 @@ from ipt.backbones.protocol import TextBackbone
 from ipt.evaluation import Measurement
 
 ORDERS = ("copy", "reverse", "rotate", "ends", "head", "tail")
-UNSEEN = ("reverse_upper", "rotate_mirror", "head_next")
+# One of each order: what one task gives depends on the processor's rounding, the mean of six hardly does.
+UNSEEN = ("copy_mirror", "reverse_upper", "rotate_mirror", "ends_upper", "head_next", "tail_mirror")
 
 
 def test_words_say_which_letters_and_how_to_write_them() -> None:
@@ -61,7 +62,7 @@ def test_without_words_tuning_in_a_found_subspace_does_unseen_tasks_and_in_a_ran
     tmp_path: Path,
 ) -> None:
     tasks = [task for task in all_tasks() if task.words[0] in ORDERS]
-    options = PretrainingOptions(hidden_size=48, steps=900, batch_size=48)
+    options = PretrainingOptions(hidden_size=48, steps=1400, batch_size=48)
     backbone = ipt.load_backbone(str(pretrain(tmp_path / "backbone", tasks, options)), device="cpu")
     assert isinstance(backbone, TextBackbone)
     seen = [task for task in tasks if task.name not in UNSEEN]
