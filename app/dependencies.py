@@ -63,7 +63,12 @@ def services(request: Request) -> Services:
     return made
 
 
-ServicesDep = Annotated[Services, Depends(services)]
+async def _services(request: Request) -> Services:
+    """The same for endpoints: what is no coroutine would wait for a thread at every request."""
+    return services(request)
+
+
+ServicesDep = Annotated[Services, Depends(_services)]
 _HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]*:[0-9a-f:.]*)\]|(?P<name>[a-z0-9.-]+))(:[0-9]{0,5})?")
 _OPERATOR = Caller(DEFAULT_TENANT, api_keys.OPERATOR, frozenset({"admin"}))
 _bearer = HTTPBearer(auto_error=False, description="an API key; none is needed on one's own machine")

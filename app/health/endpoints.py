@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 
-from app.dependencies import services
+from app.dependencies import ServicesDep
 from app.errors import ErrorDetail, UnavailableError, documented
 from app.health.readiness import DatabaseState, Readiness
 from app.health.schemas import Alive, Checks, NotReady, Ready
@@ -21,10 +21,10 @@ async def healthz() -> Alive:
 
 
 @router.get("/readyz", summary="Can it serve?", responses=_RESPONSES, response_model=Ready | NotReady)
-async def readyz(request: Request, response: Response) -> Ready | NotReady:
+async def readyz(made: ServicesDep, request: Request, response: Response) -> Ready | NotReady:
     """Whether the database answers, its migrations are those of this release, and the model is loaded."""
-    # Not as a dependency, which would wait for a thread, and a database that hangs may hold all of them.
-    model = services(request).predictions.model
+    # Nothing in here waits for a thread: a database that hangs may hold all of them.
+    model = made.predictions.model
     readiness = request.app.state.readiness
     assert isinstance(readiness, Readiness)
     checks = _checks(await readiness.database(), model.state)
