@@ -198,7 +198,7 @@ def queue(engine: Engine, tenants: Sequence[str], count: int, show: Update) -> N
             rows = slice(first, min(first + _BLOCK, count))
             common = {"tenant_id": of_tenants[rows], "created_at": _times(rows, count)}
             copy_row(connection, "tasks", ("id", task_id), common | {"id": tasks[rows]})
-            own = {"id": adaptations[rows], "task_id": tasks[rows]}
+            own = {"id": adaptations[rows], "task_id": tasks[rows], "queued_at": common["created_at"]}
             copy_row(connection, "adaptations", ("id", adaptation_id), common | own)
             connection.commit()
             show("queued adaptations", rows.stop, count, over=rows.stop == count)

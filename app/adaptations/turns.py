@@ -8,7 +8,7 @@ tenant's queue an adaptation stands where it was created, or behind all others i
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, exists, select, text, update
+from sqlalchemy import ColumnElement, Integer, Row, bindparam, exists, select, text, update
 from sqlalchemy.orm import Session
 
 from app.adaptations import repository
@@ -19,8 +19,10 @@ _FORGOTTEN_AT_ONCE = 1000
 
 # Tenants who have nothing running come first, in the order of their index, which is read until `room` of them are found
 # to wait; then those who have. Nobody but the first `room` of either can have one of the first `room` turns, since each
-# has an adaptation that waits. The rows are locked last, and no more of them than are taken: another worker's are
-# skipped for the next of the same tenant.
+# has an adaptation that waits: the next in its queue, or else PostgreSQL looks for any among all there have ever been.
+# The rows are locked last, and no more of them than are taken: another worker's are skipped for the next of the same
+# tenant. `room` is written into the statement, since no plan is kept for a limit that is not known, and planning takes
+# longer than running.
 _NEXT = text("""
 WITH claimable AS NOT MATERIALIZED (
     SELECT id, tenant_id, queued_at FROM adaptations
@@ -29,12 +31,12 @@ WITH claimable AS NOT MATERIALIZED (
     SELECT tenant_id, count(*) AS jobs FROM adaptations WHERE state = 'running' GROUP BY tenant_id
 ), first AS (
     (SELECT id AS tenant_id, served_at, 0 AS running FROM tenants
-    CROSS JOIN LATERAL (SELECT FROM claimable WHERE tenant_id = tenants.id LIMIT 1) waiting
+    CROSS JOIN LATERAL (SELECT FROM claimable WHERE tenant_id = tenants.id ORDER BY queued_at, id LIMIT 1) waiting
     WHERE waiting_since IS NOT NULL AND id NOT IN (SELECT tenant_id FROM running)
     ORDER BY served_at NULLS FIRST, waiting_since LIMIT :room)
     UNION ALL
     (SELECT id, served_at, jobs FROM running JOIN tenants ON id = tenant_id
-    CROSS JOIN LATERAL (SELECT FROM claimable WHERE tenant_id = tenants.id LIMIT 1) waiting
+    CROSS JOIN LATERAL (SELECT FROM claimable WHERE tenant_id = tenants.id ORDER BY queued_at, id LIMIT 1) waiting
     ORDER BY jobs, served_at NULLS FIRST LIMIT :room)
 ), turns AS (
     SELECT first.*, queue.queued_at, queue.place FROM first CROSS JOIN LATERAL (
@@ -57,7 +59,7 @@ WITH claimable AS NOT MATERIALIZED (
 SELECT id, attempt, running FROM locked
 ORDER BY running + row_number() OVER (PARTITION BY tenant_id ORDER BY queued_at, id),
     served_at NULLS FIRST, queued_at, id
-""")
+""").bindparams(bindparam("room", type_=Integer, literal_execute=True))
 
 
 def next_in_turn(session: Session, subspace_id: str, room: int) -> Sequence[Row[Any]]:
