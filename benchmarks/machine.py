@@ -12,13 +12,38 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def processor_times(stat: Path = Path("/proc/stat")) -> tuple[int, int]:
+    """Of all processors since they were started, in ticks: all time, and what a hypervisor gave to others of it."""
+    if not stat.is_file():
+        return 0, 0
+    user, nice, system, idle, io, interrupts, soft_interrupts, stolen = map(
+        int, stat.read_text().partition("\n")[0].split()[1:9]
+    )
+    return user + nice + system + idle + io + interrupts + soft_interrupts + stolen, stolen
+
+
+_AT_START = processor_times()
+
+
+def taken(now: tuple[int, int], before: tuple[int, int] = _AT_START) -> str:
+    """A sentence about what a hypervisor took since the program started, where it is worth one."""
+    whole, stolen = now[0] - before[0], now[1] - before[1]
+    if not whole or stolen < 0.01 * whole:
+        return ""
+    return f" The machine is a virtual one, and {100 * stolen / whole:.0f} % of its time went to others meanwhile."
+
+
 def provenance(command: str, *peers: str, accelerator: str | None = None) -> str:
-    """One Markdown paragraph: command, commit, date, processor, versions; `peers` are packages compared with."""
+    """One Markdown paragraph: command, commit, date, processor, versions, and how quiet the machine was until now.
+
+    `peers` are packages compared with.
+    """
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", *peers))
     device = "" if accelerator is None else f"{accelerator}, "
     return (
         f"Written by `{command}` at commit `{commit()}` on {datetime.now(UTC):%Y-%m-%d}; "
         f"{device}{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}."
+        f"{taken(processor_times())}"
     )
 
 

@@ -36,7 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Stopped from outside, it stops what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     command = f"make chaos CHAOS_ARGS='--adaptations {asked.adaptations} --seed {asked.seed}'"
-    origin = provenance(command)
     # The server is another user when root starts it, and must find its way in.
     with tempfile.TemporaryDirectory(prefix="ipt-chaos-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             disturbances=max(1, asked.adaptations // ADAPTATIONS_PER_DISTURBANCE),
             say=lambda line: print(line, file=sys.stderr, flush=True),
         )
-    report = render(outcome, asked.seed, origin)
+    report = render(outcome, asked.seed, provenance(command))
     REPORT.write_text(report, encoding="utf-8")
     print(report)
     for line in (*outcome.lost, *outcome.doubled, *outcome.wrong):

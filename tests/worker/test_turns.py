@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, select, text, update
 
 from app.adaptations import claiming, lifecycle, turns
 from app.db import migrate
@@ -110,6 +110,25 @@ def test_many_that_failed_before_keep_no_other_tenant_waiting(enqueue: Enqueue, 
         served.append(claim(room=4))
         finish()
     assert served == [["a"], ["b"], ["a"], ["b"], ["a"], ["b"]]
+
+
+def test_who_waits_is_found_without_reading_what_was_done_before(engine: Engine, enqueue: Enqueue, claim: Claim) -> None:
+    repeat = text("""
+        INSERT INTO adaptations SELECT (jsonb_populate_record(
+            first, jsonb_build_object('id', first.id || number, 'task_version', number)
+        )).* FROM adaptations AS first, generate_series(2, 5000) AS number
+    """)
+    enqueue(tenant="done")
+    enqueue(tenant="waits")
+    with transaction(engine) as session:
+        session.execute(repeat)
+        session.execute(update(Adaptation).where(Adaptation.tenant_id == "done").values(state="cancelled"))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+    read = text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'adaptations'")
+    with transaction(engine) as session:
+        assert len(turns.next_in_turn(session, SUBSPACE, 8)) == 8
+        assert session.scalars(read).one() < 100
 
 
 def waiting(engine: Engine) -> set[str]:
