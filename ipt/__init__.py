@@ -19,7 +19,8 @@ from ipt.errors import (
     SubspaceMismatchError,
 )
 from ipt.examples import Example, TaskKind, check_examples
-from ipt.generation.engine import GenerationEngine, GenerationEvent, GenerationRequest, TextDelta, TextFinished
+from ipt.generation.engine import GenerationEngine, GenerationRequest
+from ipt.generation.events import GenerationEvent, TextDelta, TextFinished
 from ipt.generation.parameters import GenerationParameters
 from ipt.prediction import Prediction, Predictor
 from ipt.subspace.store import Subspace, load_subspace, save_subspace

@@ -6,7 +6,7 @@ from typing import get_args
 from prometheus_client import Counter, Gauge, Histogram
 
 import ipt
-from ipt.generation.engine import FinishReason
+from ipt.generation.events import FinishReason
 
 _TEXTS = Counter("ipt_generations_total", "Texts that have ended, by how.", ["reason"])
 for _reason in get_args(FinishReason):

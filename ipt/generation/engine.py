@@ -14,7 +14,6 @@ import secrets
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from ipt.backbones.text import Decoding, PromptedTextBackbone
 from ipt.errors import BackboneError, IptError
 from ipt.examples import text_fault
 from ipt.generation.beams import BeamSearch
+from ipt.generation.events import FinishReason, GenerationEvent, TextDelta, TextFinished
 from ipt.generation.parameters import GenerationParameters
 from ipt.generation.prefix_cache import PrefixCache
 from ipt.generation.sampling import draw, next_tokens
@@ -33,8 +33,6 @@ from ipt.subspace.store import Subspace
 from ipt.task import BoundTask
 
 log = logging.getLogger(__name__)
-
-FinishReason = Literal["stop", "length", "cancelled", "failed"]
 
 READ_POSITIONS = 8192
 """Most positions of inputs that are read in one step, so that running texts do not wait long for new ones."""
@@ -52,34 +50,6 @@ class GenerationRequest:
     task: BoundTask
     text: str
     parameters: GenerationParameters = field(default_factory=GenerationParameters)
-
-
-@dataclass(frozen=True)
-class TextDelta:
-    """A further piece of a text."""
-
-    request_id: str
-    text: str
-
-
-@dataclass(frozen=True)
-class TextFinished:
-    """A text that has ended: at an end-of-sequence token or stop string (`stop`), or otherwise.
-
-    `generated_tokens` are those that were written, the one that ended the text included; `truncated` says that the
-    input was too long to be read whole.
-    """
-
-    request_id: str
-    reason: FinishReason
-    text: str
-    input_tokens: int
-    generated_tokens: int
-    truncated: bool
-    error: Exception | None = None
-
-
-GenerationEvent = TextDelta | TextFinished
 
 
 @dataclass(eq=False)

@@ -38,10 +38,8 @@ WorkOff = Callable[[], list[str]]
 
 
 @contextmanager
-def running(settings: Settings, database_url: str | None, *, wait: bool = True) -> Iterator[httpx.Client]:
-    """The service on a real port, and a client of it."""
-    app = create_app(settings, database_url=database_url)
-    server = Server(uvicorn.Config(app, http=PatientProtocol, port=0, log_config=None))
+def listening(server: uvicorn.Server) -> Iterator[int]:
+    """The port of a server in a thread of its own, which is told to stop at the end and has to within a minute."""
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -50,15 +48,26 @@ def running(settings: Settings, database_url: str | None, *, wait: bool = True) 
             assert thread.is_alive()
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            while wait and client.get("/readyz").status_code != 200:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            yield client
+        yield server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True
-        thread.join()
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@contextmanager
+def running(settings: Settings, database_url: str | None, *, wait: bool = True) -> Iterator[httpx.Client]:
+    """The service on a real port, and a client of it."""
+    app = create_app(settings, database_url=database_url)
+    with (
+        listening(Server(uvicorn.Config(app, http=PatientProtocol, port=0, log_config=None))) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        deadline = time.monotonic() + 60
+        while wait and client.get("/readyz").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield client
 
 
 @pytest.fixture(scope="session")

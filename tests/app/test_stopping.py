@@ -3,7 +3,6 @@
 import json
 import logging
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import uvicorn
 from app.main import create_app
 from app.server import Server
 from app.settings import Settings
-from tests.app.conftest import adaptation_body
+from tests.app.conftest import adaptation_body, listening
 
 HALF = (
     b"POST /v1/adaptations HTTP/1.1\r\nHost: localhost\r\n"
@@ -35,23 +34,8 @@ def patient(database_url: str, tiny_settings: dict[str, Any], tmp_path: Path) ->
     def patient(kind: type[uvicorn.Server]) -> Iterator[tuple[int, Told]]:
         app = create_app(Settings(data_dir=tmp_path, **tiny_settings), database_url=database_url)
         server = kind(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run)
-        thread.start()
-
-        def stop() -> None:
-            server.should_exit = True
-
-        try:
-            deadline = time.monotonic() + 60
-            while not server.started:
-                assert thread.is_alive()
-                assert time.monotonic() < deadline
-                time.sleep(0.005)
-            yield server.servers[0].sockets[0].getsockname()[1], stop
-        finally:
-            stop()
-            thread.join(30)
-            assert not thread.is_alive()
+        with listening(server) as port:
+            yield port, lambda: setattr(server, "should_exit", True)
 
     return patient
 

@@ -112,7 +112,9 @@ def test_many_that_failed_before_keep_no_other_tenant_waiting(enqueue: Enqueue, 
     assert served == [["a"], ["b"], ["a"], ["b"], ["a"], ["b"]]
 
 
-def test_who_waits_is_found_without_reading_what_was_done_before(engine: Engine, enqueue: Enqueue, claim: Claim) -> None:
+def test_who_waits_is_found_without_reading_what_was_done_before(
+    engine: Engine, enqueue: Enqueue, claim: Claim
+) -> None:
     repeat = text("""
         INSERT INTO adaptations SELECT (jsonb_populate_record(
             first, jsonb_build_object('id', first.id || number, 'task_version', number)
