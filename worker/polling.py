@@ -40,9 +40,12 @@ def poll(
     `sign_of_life` is a file to touch while work goes on.
     """
     stop = threading.Event()
+    loading = True
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         log.info("worker_stopping signal=%s", signal.Signals(number).name)
+        if loading:
+            os._exit(0)  # nothing is claimed yet, and a model may take long
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -57,6 +60,7 @@ def poll(
     try:
         with sign.by_the_clock() if sign else nullcontext():
             core.load()
+        loading = False
         Drainer(database, core, settings, worker_id, sign).poll(stop)
     except IptError as error:
         log.error("worker_cannot_work: %s", error.message)

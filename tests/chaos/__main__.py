@@ -71,8 +71,10 @@ def _tiny(folder: Path) -> tuple[Path, Path]:
 
 def render(outcome: Outcome, seed: int, origin: str) -> str:
     """The Markdown page."""
-    stopped = outcome.ended_in
-    ended_in = f"{statistics.median(stopped):.1f}, {max(stopped):.1f}" if stopped else "none"
+    ended_in = "none"
+    if outcome.ended_in:
+        most, name = max(outcome.ended_in)
+        ended_in = f"{statistics.median(seconds for seconds, _ in outcome.ended_in):.1f}, {most:.1f} ({name})"
     rows = [
         ("adaptations accepted (202)", f"{outcome.adaptations}"),
         ("**lost**", f"**{len(outcome.lost)}**"),

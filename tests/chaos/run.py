@@ -48,8 +48,8 @@ class Outcome:
     seconds: float = 0.0
     attempts: list[int] = field(default_factory=list)
     taken_up: list[int] = field(default_factory=list)
-    ended_in: list[float] = field(default_factory=list)
-    """Seconds from SIGTERM to the end, of workers and API processes."""
+    ended_in: list[tuple[float, str]] = field(default_factory=list)
+    """Seconds from SIGTERM to the end, of workers and API processes, each with its name."""
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -259,7 +259,9 @@ def run(
             _disturb(service, caller, outcome, seed, disturbances, pause, say)
         outcome.seconds = time.monotonic() - began
         outcome.wrong += caller.refused
-        outcome.ended_in += [seconds for process in (*service.apis, *service.workers) for seconds in process.ended_in]
+        outcome.ended_in += [
+            (seconds, process.name) for process in (*service.apis, *service.workers) for seconds in process.ended_in
+        ]
         _, alive = psutil.wait_procs(service.left_behind(), timeout=_ORPHAN_SECONDS)
         outcome.wrong += [f"process {process.pid} was left behind" for process in alive]
         _check(service, caller.accepted, outcome)

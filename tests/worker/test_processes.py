@@ -47,6 +47,15 @@ TuningEngine.step = lambda self: os._exit(9) if poison in self.job_ids else step
 sys.exit(w.main())
 """
 
+# A worker whose model takes ten minutes to load; it says so in the file that is its first argument.
+_SLOW_TO_LOAD = """
+import pathlib, sys, time, worker.__main__ as w
+from worker.core import Core
+loading = pathlib.Path(sys.argv.pop(1))
+Core.load = lambda self: (loading.touch(), time.sleep(600))
+sys.exit(w.main())
+"""
+
 
 def until(condition: Callable[[], Any], seconds: float = 300) -> Any:
     """Wait for something to become true, and give it back."""
@@ -229,6 +238,13 @@ def test_a_celery_worker_wakes_by_message_works_without_a_broker_and_hands_back(
     assert message_took < 8, "it was the clock that woke the worker, not the message"
     back = row(handed_back)
     assert (back.state, back.attempt, back.lease_token) == ("queued", 0, None)
+
+
+def test_a_worker_that_is_still_loading_stops_at_once(settings: Settings, tmp_path: Path) -> None:
+    with worker(settings, str(tmp_path / "loading"), program=("-c", _SLOW_TO_LOAD)) as process:
+        until((tmp_path / "loading").exists)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
 
 
 def test_settings_that_cannot_work_are_one_line_and_status_2(settings: Settings) -> None:
