@@ -4,17 +4,18 @@ import ipaddress
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_TENANT = "default"
 LogFormat = Literal["text", "json"]
+Seconds = Annotated[float, Field(gt=0, le=24 * 60 * 60)]
 _SECRET_FIELDS = ("database_url", "redis_url")
 _PREFIX = "IPT_"
 # Of the command line, the compose files and the tests.
-_OF_OTHERS = {"IPT_URL", "IPT_IMAGE", "IPT_GPU_IMAGE", "IPT_PUBLISH", "IPT_TEST_REDIS_URL"}
+_OF_OTHERS = {"IPT_URL", "IPT_IMAGE", "IPT_GPU_IMAGE", "IPT_PUBLISH", "IPT_SUBSPACES", "IPT_TEST_REDIS_URL"}
 
 
 class SettingsError(Exception):
@@ -45,26 +46,30 @@ class Settings(BaseSettings):
     subspace: str = "default"
     device: str | None = None
 
-    lease_seconds: float = Field(default=60, gt=0)
-    heartbeat_seconds: float = Field(default=5, gt=0)
-    reap_seconds: float = Field(default=10, gt=0)
+    lease_seconds: Seconds = 60
+    heartbeat_seconds: Seconds = 5
+    reap_seconds: Seconds = 10
     max_attempts: int = Field(default=3, ge=1, description="of an adaptation; with 1, each is tuned by itself")
     checkpoint_every_steps: int = Field(default=10, ge=1)
     jobs_per_batch: int = Field(default=8, ge=1)
-    poll_seconds: float = Field(default=0.5, gt=0)
+    poll_seconds: Seconds = 0.5
 
     max_open_adaptations: int = Field(default=1000, ge=1, description="queued and running ones of one tenant")
     max_event_streams: int = Field(default=64, ge=1, description="of one tenant, in each API process")
-    requests_per_minute: int | None = Field(default=None, ge=1, description="of one API key; any number without it")
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="of one API key; any number without it"
+    )
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1)
-    max_body_seconds: float = Field(default=60, gt=0, description="how long a request's body may take to arrive")
+    max_body_seconds: Seconds = Field(default=60, description="how long a request's body may take to arrive")
     max_examples: int = Field(default=10_000, ge=2)
     max_text_chars: int = Field(default=10_000, ge=1)
     max_labels: int = Field(default=200, ge=2, le=200)
     max_predict_inputs: int = Field(default=256, ge=1)
     max_new_tokens: int = Field(default=1024, ge=1, description="of one text that is generated")
 
-    predict_wait_ms: float = Field(default=3, ge=0, description="how long the first row of a batch waits for company")
+    predict_wait_ms: float = Field(
+        default=3, ge=0, le=60_000, description="how long the first row of a batch waits for company"
+    )
     predict_batch_rows: int = Field(default=128, ge=1)
     predict_batch_tokens: int = Field(
         default=4096, ge=1, description="tokens that one batch reads, which bounds how long others wait for it"
@@ -93,6 +98,13 @@ class Settings(BaseSettings):
         if seconds > others.data.get("lease_seconds", math.inf) / 2:
             raise ValueError("must be at most half of IPT_LEASE_SECONDS, or a worker would lose what it works at")
         return seconds
+
+    @field_validator("metrics_port")
+    @classmethod
+    def _another_port(cls, port: int | None, others: ValidationInfo) -> int | None:
+        if port is not None and port == others.data.get("port"):
+            raise ValueError("must be another than IPT_PORT, where the API listens")
+        return port
 
     @field_validator("database_url")
     @classmethod

@@ -96,7 +96,7 @@ class Drainer:
         while not stop.is_set():
             self.drain(stop)
             stop.wait(self._settings.poll_seconds)
-        self._leave()
+        self.leave()
 
     def _show_life(self) -> None:
         """In this thread alone, after something was done: a step that hangs gives no sign."""
@@ -341,7 +341,8 @@ class Drainer:
             except Exception as error:  # noqa: BLE001 - the other jobs go on
                 self._retry(job.lease, error)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Sign off: nothing runs any more, and nobody need wait to see that this worker is gone."""
         try:
             with transaction(self._database) as session:
                 workers.leave(session, self._worker_id)

@@ -58,10 +58,11 @@ class PoolProcess:
                 os._exit(1)  # from whichever thread; the pool starts a new process
 
     def stop(self) -> None:
-        """Hand back what runs, and return when that is done."""
+        """Hand back what runs, sign off, and return when that is done."""
         self._stop.set()
         with self._draining:
-            pass
+            if "_drainer" in self.__dict__:  # made for the first adaptation
+                self._drainer.leave()
 
     @cached_property
     def _drainer(self) -> "Drainer":

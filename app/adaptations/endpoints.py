@@ -142,8 +142,15 @@ def list_adaptations(
     """Adaptations, newest first."""
     query = repository.of_tenant(tenant, state, task_id)
     with made.transaction() as session:
-        rows, has_more = page_of(session, query, (Adaptation.created_at, Adaptation.id), after=after, limit=limit)
-    return Page(data=[AdaptationView.of(row) for row in rows], has_more=has_more)
+        rows, following = page_of(
+            session,
+            query,
+            (Adaptation.created_at, Adaptation.id),
+            after=after,
+            limit=limit,
+            among=repository.of_tenant(tenant),
+        )
+    return Page(data=[AdaptationView.of(row) for row in rows], has_more=following is not None, next=following)
 
 
 @router.get("/{adaptation_id}", summary="Look at an adaptation", responses=documented([NotFoundError]))
@@ -183,7 +190,8 @@ def list_events(
         adaptation = service.get(session, tenant, adaptation_id)
         rows, has_more = repository.events(session, tenant, adaptation_id, after=after, limit=limit)
     if not streamed:
-        return Page(data=[EventView.of(row) for row in rows], has_more=has_more)
+        following = str(rows[-1].seq) if has_more else None
+        return Page(data=[EventView.of(row) for row in rows], has_more=has_more, next=following)
     if adaptation.state in FINISHED and not rows:
         return Response(status_code=204)
     made.streams.check_room(tenant)

@@ -155,9 +155,9 @@ class ServiceClient:
         while True:
             page = self._send("GET", path, params={"limit": _PAGE} | ({"after": after} if after else {}))
             yield from page["data"]
-            if not page["has_more"]:
+            if page["next"] is None:
                 return
-            after = page["data"][-1]["id"]
+            after = page["next"]
 
     def _send(
         self,

@@ -7,6 +7,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 
 import migrations
@@ -49,8 +50,10 @@ def main() -> None:
     """Migrate the database that `IPT_DATABASE_URL` names."""
     parser = argparse.ArgumentParser(prog="python -m app.db.migrate", description=main.__doc__)
     parser.add_argument("direction", nargs="?", choices=("upgrade", "downgrade"), default="upgrade")
-    parser.add_argument("revision", nargs="?", help="default: head when upgrading, base when downgrading")
+    parser.add_argument("revision", nargs="?", help="head without it; going down it has to be named (base: nothing)")
     arguments = parser.parse_args()
+    if arguments.direction == "downgrade" and arguments.revision is None:
+        parser.error("downgrade needs a revision; what came after it is lost, with 'base' everything")
     settings = Settings()
     if settings.database_url is None:
         parser.error("IPT_DATABASE_URL is not set; the embedded database is migrated when the service starts")
@@ -59,7 +62,9 @@ def main() -> None:
         if arguments.direction == "upgrade":
             upgrade(engine, arguments.revision or "head")
         else:
-            downgrade(engine, arguments.revision or "base")
+            downgrade(engine, arguments.revision)
+    except CommandError as error:
+        parser.error(str(error))
     finally:
         engine.dispose()
 

@@ -18,6 +18,6 @@ def list_subspaces(made: ServicesDep, _tenant: TenantDep, after: After = None, l
     """The subspaces that processes of this service have loaded, newest first."""
     columns = (SubspaceRow.created_at, SubspaceRow.id)
     with made.transaction() as session:
-        rows, has_more = page_of(session, repository.every(), columns, after=after, limit=limit)
+        rows, following = page_of(session, repository.every(), columns, after=after, limit=limit)
     loaded_id = made.predictions.loaded_subspace_id
-    return Page(data=[SubspaceView.of(row, loaded_id) for row in rows], has_more=has_more)
+    return Page(data=[SubspaceView.of(row, loaded_id) for row in rows], has_more=following is not None, next=following)

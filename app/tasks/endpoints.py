@@ -23,9 +23,11 @@ def list_tasks(made: ServicesDep, tenant: TenantDep, after: After = None, limit:
     """Tasks, newest first, also those that cannot answer yet."""
     query = repository.of_tenant(tenant)
     with made.transaction() as session:
-        rows, has_more = page_of(session, query, (Task.created_at, Task.id), after=after, limit=limit)
+        rows, following = page_of(session, query, (Task.created_at, Task.id), after=after, limit=limit)
         versions = repository.versions(session, tenant, [row.id for row in rows])
-    return Page(data=[TaskView.of(row, versions[row.id]) for row in rows], has_more=has_more)
+    return Page(
+        data=[TaskView.of(row, versions[row.id]) for row in rows], has_more=following is not None, next=following
+    )
 
 
 @router.get("/{task_id}", summary="Look at a task", responses=documented([NotFoundError]))

@@ -23,5 +23,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # Without its limits a key would open more than before, and after its end.
+    op.execute(
+        "UPDATE api_keys SET revoked_at = now() WHERE revoked_at IS NULL"
+        " AND (expires_at IS NOT NULL OR NOT scopes @> ARRAY['adapt', 'predict']::text[])"
+    )
     for column in ("expires_at", "scopes", "name"):
         op.drop_column("api_keys", column)

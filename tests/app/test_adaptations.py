@@ -217,6 +217,18 @@ def test_a_page_follows_the_last_whatever_comes_and_goes(client: httpx.Client) -
     assert error_of(client.get("/v1/adaptations", params={"after": "adp_unknown"}))["param"] == "after"
 
 
+def test_a_list_goes_on_where_its_last_one_has_left_it(client: httpx.Client) -> None:
+    ids = [client.post("/v1/adaptations", json=adaptation_body()).json()["id"] for _ in range(4)]
+    first = client.get("/v1/adaptations", params={"state": "queued", "limit": 2}).json()
+    client.post(f"/v1/adaptations/{ids[2]}/cancel")
+    for after in (ids[2], first["next"]):
+        rest = client.get("/v1/adaptations", params={"state": "queued", "after": after}).json()
+        assert [item["id"] for item in rest["data"]] == [ids[1], ids[0]]
+        assert rest["next"] is None
+    for nowhere in (f"{ids[2]}.", f"{ids[2]}.{10**17}", ".1"):
+        assert client.get("/v1/adaptations", params={"after": nowhere}).status_code == 404
+
+
 def test_adaptations_are_listed_by_state(client: httpx.Client, work_off: WorkOff) -> None:
     done = client.post("/v1/adaptations", json=adaptation_body()).json()["id"]
     work_off()
@@ -251,6 +263,8 @@ def test_events_tell_the_story_in_pages(client: httpx.Client, work_off: WorkOff)
     page = client.get(f"/v1/adaptations/{done}/events", params={"after": 1, "limit": 1}).json()
     assert [event["seq"] for event in page["data"]] == [2]
     assert page["has_more"]
+    rest = client.get(f"/v1/adaptations/{done}/events", params={"after": page["next"]}).json()
+    assert [event["seq"] for event in rest["data"]] == [3]
 
 
 def test_a_finished_adaptation_reports_its_metrics(client: httpx.Client, work_off: WorkOff) -> None:

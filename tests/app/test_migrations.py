@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -33,6 +34,20 @@ def test_migrations_come_down_and_go_up_again(engine: Engine) -> None:
         assert not migrate.pending(connection)
 
 
+@pytest.mark.parametrize("arguments", [["downgrade"], ["downgrade", "9999"], ["upgrade", "9999"]])
+def test_the_command_goes_nowhere_without_a_revision_that_there_is(
+    arguments: list[str], database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("IPT_DATABASE_URL", database_url)
+    monkeypatch.setattr("sys.argv", ["migrate", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        migrate.main()
+    assert "error: " in capsys.readouterr().err
+    with engine.connect() as connection:
+        assert not migrate.pending(connection)
+
+
 def test_keys_that_are_there_may_adapt_and_predict(engine: Engine) -> None:
     migrate.downgrade(engine, "0002")
     with engine.begin() as connection:
@@ -43,6 +58,28 @@ def test_keys_that_are_there_may_adapt_and_predict(engine: Engine) -> None:
     with engine.connect() as connection:
         row = connection.execute(text("SELECT scopes, expires_at FROM api_keys")).one()
     assert (set(row.scopes), row.expires_at) == ({"adapt", "predict"}, None)
+
+
+def test_a_key_that_had_limits_is_revoked_where_these_cannot_be_kept(engine: Engine) -> None:
+    kept, ended, narrow = "key_kept", "key_ended", "key_narrow"
+    with engine.begin() as connection:
+        for key, scopes, expires_at in (
+            (kept, "{adapt,predict}", None),
+            (ended, "{adapt,predict}", "2020-01-01Z"),
+            (narrow, "{predict}", None),
+        ):
+            connection.execute(
+                text(
+                    "INSERT INTO api_keys (id, tenant_id, prefix, sha256, scopes, expires_at)"
+                    " VALUES (:key, 'default', 'ipt_', :sha256, :scopes, :expires_at)"
+                ),
+                {"key": key, "sha256": key.encode(), "scopes": scopes, "expires_at": expires_at},
+            )
+    migrate.downgrade(engine, "0002")
+    migrate.upgrade(engine)
+    with engine.connect() as connection:
+        revoked = connection.execute(text("SELECT id FROM api_keys WHERE revoked_at IS NOT NULL")).scalars().all()
+    assert set(revoked) == {ended, narrow}
 
 
 def test_vectors_that_many_tasks_share_are_taken_for_starts(empty_database_url: str) -> None:

@@ -44,6 +44,9 @@ def test_tasks_are_listed_in_pages(client: httpx.Client) -> None:
     second = client.get("/v1/tasks", params={"limit": 2, "after": ids[1]}).json()
     assert [task["id"] for task in first["data"] + second["data"]] == ids[::-1]
     assert (first["has_more"], second["has_more"]) == (True, False)
+    client.delete(f"/v1/tasks/{ids[1]}")
+    assert client.get("/v1/tasks", params={"after": first["next"]}).json()["data"] == second["data"]
+    assert client.get("/v1/tasks", params={"after": ids[1]}).status_code == 404
 
 
 def test_neighbors_are_the_nearest_newest_vectors_of_one_tenant(

