@@ -73,7 +73,7 @@ migrate: $(READY) ## bring the database that IPT_DATABASE_URL names up to date
 	@$(VENV)/bin/ipt migrate
 
 test: $(READY) ## run all tests (PYTEST_ARGS='-k name' for some)
-	@$(VENV)/bin/python -m pytest $(IN_PARALLEL) $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest $(IN_PARALLEL) --durations=10 $(PYTEST_ARGS)
 
 # tests/conftest.py starts a database, so the core's tests do without it (--confcutdir).
 test-core: $(CORE_READY) ## run the core's tests where no web framework and no database is installed

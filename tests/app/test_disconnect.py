@@ -26,7 +26,7 @@ def test_what_waits_for_a_caller_who_has_gone_is_not_computed(
 ) -> None:
     caplog.set_level(logging.INFO, "app.request_context")
     # No batch begins until there are as many rows as one takes.
-    with serve(predict_wait_ms=600_000, predict_batch_rows=20) as client:
+    with serve(predict_wait_ms=60_000, predict_batch_rows=20) as client:
         task_id = client.post("/v1/adaptations", json=adaptation_body()).json()["task_id"]
         work_off()
         one, many = f"/v1/tasks/{task_id}/predict", "/v1/predict"
