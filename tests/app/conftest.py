@@ -39,7 +39,7 @@ WorkOff = Callable[[], list[str]]
 
 @contextmanager
 def listening(server: uvicorn.Server) -> Iterator[int]:
-    """The port of a server in a thread of its own, which is told to stop at the end and has to within a minute."""
+    """The port of a server in a thread of its own, which is told to stop at the end and has to within half a minute."""
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -51,7 +51,7 @@ def listening(server: uvicorn.Server) -> Iterator[int]:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True
-        thread.join(60)
+        thread.join(30)
         assert not thread.is_alive()
 
 
@@ -59,11 +59,11 @@ def listening(server: uvicorn.Server) -> Iterator[int]:
 def running(settings: Settings, database_url: str | None, *, wait: bool = True) -> Iterator[httpx.Client]:
     """The service on a real port, and a client of it."""
     app = create_app(settings, database_url=database_url)
+    deadline = time.monotonic() + 60
     with (
         listening(Server(uvicorn.Config(app, http=PatientProtocol, port=0, log_config=None))) as port,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
     ):
-        deadline = time.monotonic() + 60
         while wait and client.get("/readyz").status_code != 200:
             assert time.monotonic() < deadline
             time.sleep(0.01)
