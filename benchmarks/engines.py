@@ -76,7 +76,9 @@ def measure(
                 continue
             began = time.perf_counter()
             given = row(measured, rounds)
-            yield from (given,) if isinstance(given, Figure) else given
+            for figure in (given,) if isinstance(given, Figure) else given:
+                print(f"{figure.what}: {figure.measured} (wanted: {figure.wanted})", file=sys.stderr, flush=True)
+                yield figure
             print(f"{name}, {row.__name__}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
 
 

@@ -13,6 +13,8 @@ CPU_POSITIONS = 8192
 """Positions of one pass with gradients on a CPU, which gains nothing by more."""
 SHARE_OF_FREE = 0.5
 """The rest is for what else runs there, and for what fragments of freed memory cost."""
+SHARE_FOR_GRAPHS = 0.125
+"""Of all memory, for what passes with gradients hold as CUDA graphs."""
 FLOATS_PER_LAYER = 17
 """Activations that a layer keeps for the way back, in hidden sizes a position, attention weights not among them.
 
@@ -62,6 +64,13 @@ def positions_without_gradients(backbone: Backbone) -> int:
     if backbone.device.type != "cuda":
         return CPU_POSITIONS
     return _free_floats(backbone) // (FLOATS_PER_LAYER * backbone.hidden_size)
+
+
+def positions_of_graphs(backbone: Backbone) -> int:
+    """Positions of all passes with gradients that are kept as CUDA graphs, together."""
+    _, total = torch.cuda.mem_get_info(backbone.device)
+    floats = int(SHARE_FOR_GRAPHS * total) // backbone.dtype.itemsize
+    return floats // (FLOATS_PER_LAYER * _layers(backbone) * backbone.hidden_size)
 
 
 def _free_floats(backbone: Backbone) -> int:

@@ -8,37 +8,49 @@ import torch
 from torch import Tensor
 
 # Most positions of one forward pass, the largest share of them that may be padding, and how many may be in any case,
-# because a pass of its own would cost as much. On a CPU padding is paid in full and small batches cost little; a
-# device wants few, large ones.
+# because a pass of its own would cost as much: on a device, `launch_bound_positions`. On a CPU padding is paid in full
+# and small batches cost little; a device wants few, large ones.
 CPU_BUCKETS = (8192, 0.1, 32)
-DEVICE_BUCKETS = (65536, 0.25, 2048)
+DEVICE_BUCKETS = (65536, 0.25)
+LAUNCH_BOUND = 2.5e9
+"""Of a device: a layer of hidden size H does this / H² positions while the next one is launched, by a modest estimate.
+
+Half a millisecond a layer, 24 H² operations a position (forward), 120 TFLOP/s. An H200 with the model's own Python does
+about three times as many.
+"""
 
 
-def buckets_for(lengths: Sequence[int], device: torch.device) -> list[list[int]]:
-    """`length_buckets` with the sizes that suit the device."""
-    return length_buckets(lengths, *_sizes(device))
+def buckets_for(lengths: Sequence[int], device: torch.device, hidden_size: int) -> list[list[int]]:
+    """`length_buckets` with the sizes that suit the device and a model of that hidden size."""
+    if device.type == "cpu":
+        return length_buckets(lengths, *CPU_BUCKETS)
+    return length_buckets(lengths, *DEVICE_BUCKETS, launch_bound_positions(hidden_size))
+
+
+def launch_bound_positions(hidden_size: int) -> int:
+    """Positions up to which a pass on a device takes no longer than its launches do."""
+    return int(LAUNCH_BOUND / hidden_size**2)
 
 
 def most_positions(device: torch.device) -> int:
     """Of one forward pass, padding included."""
-    return _sizes(device)[0]
-
-
-def _sizes(device: torch.device) -> tuple[int, float, int]:
-    return CPU_BUCKETS if device.type == "cpu" else DEVICE_BUCKETS
+    return CPU_BUCKETS[0] if device.type == "cpu" else DEVICE_BUCKETS[0]
 
 
 def forward_in_buckets(
     lengths: Sequence[int],
     prompts: Tensor | None,
     device: torch.device,
+    hidden_size: int,
     forward: Callable[[list[int], Tensor | None], Tensor],
 ) -> Tensor:
     """Results `[B, …]` of rows forwarded bucket by bucket, in the rows' order; gradients flow through.
 
     `forward` is given the rows of one bucket and their prompts `[rows, P, H]`, and answers `[rows, …]`.
     """
-    buckets = buckets_for(lengths, device)
+    buckets = buckets_for(lengths, device, hidden_size)
+    if len(buckets) == 1:
+        return forward(list(range(len(lengths))), prompts)
     order = torch.tensor([row for bucket in buckets for row in bucket])
     picked: Sequence[Tensor | None] = [None] * len(buckets)
     if prompts is not None:
@@ -92,9 +104,9 @@ def consecutive(sizes: Sequence[int], most: int) -> list[slice]:
     return stretches
 
 
-def right_padded(rows: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tensor, Tensor]:
+def right_padded(rows: Sequence[Sequence[int]], padding: int = 0, *, least_width: int = 0) -> tuple[Tensor, Tensor]:
     """Rows as one tensor of integers `[B, T]`, filled up at the end, and their lengths `[B]`; both on the CPU."""
     lengths = [len(row) for row in rows]
-    longest = max(lengths)
+    longest = max(*lengths, least_width)
     filled = [[*row, *[padding] * (longest - len(row))] for row in rows]
     return torch.tensor(filled, dtype=torch.long), torch.tensor(lengths)

@@ -10,12 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.functional import normalize
 
-from ipt.backbones.batching import forward_in_buckets, right_padded, sent
+from ipt.backbones.batching import forward_in_buckets, launch_bound_positions, right_padded, sent
+from ipt.backbones.cuda_graphs import GraphedPasses
 from ipt.backbones.protocol import Backbone, BackboneIdentity, Family, TokenIds
 from ipt.backbones.soft_prompts import checked_prompts
 from ipt.errors import BackboneError
+from ipt.memory import positions_of_graphs
 
 Pooling = Literal["mean", "cls"]
+GRAPHED_MODEL_TYPES = ("bert", "distilbert", "roberta", "xlm-roberta")
+"""Those whose pass asks nothing of the host, as a CUDA graph must not. (MPNet makes its relative positions there.)"""
 
 
 class EncoderBackbone(Backbone):
@@ -44,6 +48,10 @@ class EncoderBackbone(Backbone):
         self.hidden_size = int(config.hidden_size)
         self.max_positions = _positions(config)
         self.max_tokens = min(self.max_positions, max_tokens or self.max_positions)
+        self._graphs: GraphedPasses | None = None
+        if self.device.type == "cuda" and config.model_type in GRAPHED_MODEL_TYPES:
+            bound = launch_bound_positions(self.hidden_size)
+            self._graphs = GraphedPasses(self._embed_packed, self.device, bound, positions_of_graphs(self))
 
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
         """Token ids of each text, special tokens included, truncated to `max_tokens` (default: `self.max_tokens`)."""
@@ -81,15 +89,16 @@ class EncoderBackbone(Backbone):
     def embed_both(self, token_ids: Sequence[TokenIds], prompts: Tensor) -> tuple[Tensor, Tensor]:
         """What `embed` gives with the prompts and without them, `[B, H]` each; one row costs one forward pass."""
         rows = len(token_ids)
-        if rows > 1:  # there is enough of each kind to fill passes of its own, with less padding
+        # On a CPU there is enough of each kind to fill passes of its own, with less padding; a device wants few passes.
+        if rows > 1 and self.device.type == "cpu":
             return self.embed(token_ids, prompts), self.embed(token_ids)
         both = self._embed([*token_ids, *token_ids], torch.cat([prompts, prompts]), [True] * rows + [False] * rows)
         return both[:rows], both[rows:]
 
     def _embed(self, token_ids: Sequence[TokenIds], prompts: Tensor | None, prompted: Sequence[bool]) -> Tensor:
         """`[B, H]`; `prompted` says which rows stand behind their prompt."""
-        words = self.model.get_input_embeddings()  # type: ignore[operator]
-        table: Tensor = words.weight
+        table: Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
+        embed = self._embed_bucket if table.device.type == "cpu" else self._embed_bucket_on_device
         prompts = checked_prompts(prompts, len(token_ids), self.hidden_size, table)
         prompt_length = 0 if prompts is None else prompts.shape[1]
         prompt_lengths = [prompt_length * behind for behind in prompted]
@@ -100,9 +109,8 @@ class EncoderBackbone(Backbone):
             [length + len(row) for length, row in zip(prompt_lengths, rows, strict=True)],
             prompts,
             table.device,
-            lambda bucket, own: self._embed_bucket(
-                [rows[row] for row in bucket], own, [prompted[row] for row in bucket], words
-            ),
+            self.hidden_size,
+            lambda bucket, own: embed([rows[row] for row in bucket], own, [prompted[row] for row in bucket]),
         )
 
     def _fit(self, token_ids: Sequence[TokenIds], prompt_lengths: Sequence[int]) -> list[TokenIds]:
@@ -120,13 +128,10 @@ class EncoderBackbone(Backbone):
             rows.append(row if len(row) <= room else [*row[: room - 1], row[-1]])
         return rows
 
-    def _embed_bucket(
-        self, rows: list[TokenIds], prompts: Tensor | None, prompted: list[bool], words: torch.nn.Module
-    ) -> Tensor:
-        """`[B, H]` of rows that are forwarded as one padded batch."""
-        device = self.device
+    def _embed_bucket(self, rows: list[TokenIds], prompts: Tensor | None, prompted: list[bool]) -> Tensor:
+        """`[B, H]` of rows that are forwarded as one padded batch on a CPU, which does no more than it must."""
         ids, text_lengths = right_padded(rows)
-        embeds = words(sent(ids, device))
+        embeds = self.model.get_input_embeddings()(ids)  # type: ignore[operator]
         behind = torch.tensor(prompted)
         prompt_length = 0
         if prompts is not None and any(prompted):
@@ -136,32 +141,62 @@ class EncoderBackbone(Backbone):
                 embeds = with_prompts
             else:
                 without = F.pad(embeds, (0, 0, 0, prompt_length))
-                embeds = torch.where(sent(behind, device)[:, None, None], with_prompts, without)
+                embeds = torch.where(behind[:, None, None], with_prompts, without)
         lengths = text_lengths + prompt_length * behind
         longest = int(lengths.max())
         embeds = embeds[:, :longest]
 
         positions = torch.arange(longest)
         present = positions < lengths[:, None]
-        hidden: Tensor = self.model(inputs_embeds=embeds, attention_mask=self._mask(present)).last_hidden_state
+        mask = None if bool(present.all()) else self._mask(present)
+        hidden: Tensor = self.model(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
         of_prompt = (positions > 0) & (positions <= prompt_length) & behind[:, None]
         return normalize(self._pool(hidden, present & ~of_prompt), dim=-1)
 
-    def _mask(self, present: Tensor) -> Tensor | None:
+    def _embed_bucket_on_device(self, rows: list[TokenIds], prompts: Tensor | None, prompted: list[bool]) -> Tensor:
+        """The same on a device: as a CUDA graph where that pays."""
+        if prompts is not None and (prompts.shape[1] == 0 or not any(prompted)):
+            prompts = None
+        graph, height, width = None, len(rows), max(map(len, rows))
+        if self._graphs is not None:
+            graph, height, width = self._graphs.prepared(height, width, prompts)
+        filled = [[len(row), behind, *row] for row, behind in zip(rows, prompted, strict=True)]
+        packed, _ = right_padded([*filled, *[[1, 0, 0]] * (height - len(rows))], least_width=2 + width)
+        if graph is not None:
+            return graph(packed.pin_memory(), prompts, len(rows))
+        return self._embed_packed(sent(packed, self.device), prompts)
+
+    def _embed_packed(self, packed: Tensor, prompts: Tensor | None) -> Tensor:
+        """`[B, H]` of rows `[B, 2 + T]` on the device: tokens, whether the prompt counts, and the padded tokens.
+
+        Nothing in here asks the host for anything, so it can be captured.
+        """
+        lengths, behind, ids = packed[:, :1], packed[:, 1:2].bool(), packed[:, 2:]
+        embeds = self.model.get_input_embeddings()(ids)  # type: ignore[operator]
+        prompt_length = 0
+        if prompts is not None:
+            prompt_length = prompts.shape[1]
+            with_prompts = torch.cat([embeds[:, :1], prompts, embeds[:, 1:]], dim=1)
+            embeds = torch.where(behind[:, :, None], with_prompts, F.pad(embeds, (0, 0, 0, prompt_length)))
+        positions = torch.arange(embeds.shape[1], device=packed.device)
+        present = positions < lengths + prompt_length * behind
+        hidden: Tensor = self.model(inputs_embeds=embeds, attention_mask=self._mask(present)).last_hidden_state
+        of_prompt = (positions > 0) & (positions <= prompt_length) & behind
+        return normalize(self._pool(hidden, present & ~of_prompt), dim=-1)
+
+    def _mask(self, present: Tensor) -> Tensor:
         """What the model attends to, from the positions [B, T] that are no padding."""
-        if bool(present.all()):
-            return None
         config: Any = self.model.config
         if config._attn_implementation != "sdpa":  # noqa: SLF001 - no public name says it
-            return sent(present.long(), self.device)
+            return present.long()
         # Made here, because transformers would ask the device whether there is padding at all, and wait for it.
-        return sent(present, self.device)[:, None, None].expand(-1, -1, present.shape[1], -1)
+        return present[:, None, None].expand(-1, -1, present.shape[1], -1)
 
     def _pool(self, hidden: Tensor, text: Tensor) -> Tensor:
         """`hidden` [B, T, H] to [B, H], over the positions [B, T] that are `text`."""
         if self.pooling == "cls":
             return hidden[:, 0].float()
-        weights = sent(text / text.sum(dim=1, keepdim=True), hidden.device)
+        weights = text / text.sum(dim=1, keepdim=True)
         return (weights[:, None] @ hidden.float())[:, 0]
 
 

@@ -150,7 +150,7 @@ class PromptedTextBackbone(TextBackbone):
 
         prompt_length = 0 if prompts is None else prompts.shape[1]
         lengths = [prompt_length + len(row) + len(target) for row, target in zip(rows, targets, strict=True)]
-        return forward_in_buckets(lengths, prompts, self.device, losses)
+        return forward_in_buckets(lengths, prompts, self.device, self.hidden_size, losses)
 
     def score_labels(self, inputs: Sequence[TokenIds], labels: Sequence[TokenIds], prompts: Tensor | None) -> Tensor:
         self._check_targets(labels, "labels")
@@ -164,7 +164,8 @@ class PromptedTextBackbone(TextBackbone):
             return self._label_sums(self.begin([rows[row] for row in bucket], own), labels, longest) / lengths
 
         prompt_length = 0 if prompts is None else prompts.shape[1]
-        return forward_in_buckets([prompt_length + len(row) for row in rows], prompts, self.device, scores)
+        read = [prompt_length + len(row) for row in rows]
+        return forward_in_buckets(read, prompts, self.device, self.hidden_size, scores)
 
     def _label_sums(self, decoding: Decoding, labels: Sequence[TokenIds], row_length: int) -> Tensor:
         """Summed log-probabilities [B, C] of labels that continue rows read once: only the labels' tokens are new.
@@ -207,7 +208,7 @@ class PromptedTextBackbone(TextBackbone):
         prompt_length = 0 if prompts is None else prompts.shape[1]
         written: list[TokenIds] = [[] for _ in rows]
         with torch.no_grad():
-            for bucket in buckets_for([prompt_length + len(row) for row in rows], self.device):
+            for bucket in buckets_for([prompt_length + len(row) for row in rows], self.device, self.hidden_size):
                 own = None if prompts is None else prompts[bucket]
                 answers = self._greedy([rows[row] for row in bucket], own, max_new_tokens, use_cache)
                 for row, answer in zip(bucket, answers, strict=True):

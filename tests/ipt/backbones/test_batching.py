@@ -55,7 +55,7 @@ def test_results_come_back_in_the_rows_order_with_gradients() -> None:
         assert own is not None
         return own[:, 0] * torch.tensor([[lengths[row]] for row in rows])
 
-    results = forward_in_buckets(lengths, prompts, torch.device("cpu"), forward)
+    results = forward_in_buckets(lengths, prompts, torch.device("cpu"), 2, forward)
     assert torch.equal(results, prompts[:, 0] * torch.tensor(lengths)[:, None])
     results[2].sum().backward()
     assert prompts.grad is not None

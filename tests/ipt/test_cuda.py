@@ -1,0 +1,267 @@
+"""On a GPU everything comes out as on a CPU, and a gradient step never waits for it; without one these are skipped."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ipt
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.backbones.protocol import Backbone, TextBackbone
+from ipt.subspace.fit import DirectFit, FitOptions
+from ipt.subspace.task_losses import prepare_tasks
+from ipt.task import bind
+from ipt.task_folder import FolderTask
+from ipt.tuning.work import Descend
+from tests.ipt.conftest import sentiment, topics
+from tests.tiny import build_tiny_encoder, build_tiny_text
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+DEVICES = ("cpu", "cuda")
+ENCODERS = ("bert", "distilbert", "mpnet", "roberta")
+TEXT = ("bart", "t5", "gpt2", "llama", "qwen2", "qwen3")
+CLOSE = {"rtol": 1e-3, "atol": 1e-4}
+INPUTS = ["hello world", "the cat sat on the mat and the dog was not happy with it", "i love my phone", "me"]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path | None]]:
+    """A tiny backbone's folder, and its subspace's where it writes text."""
+    made: dict[str, tuple[Path, Path | None]] = {}
+
+    def folder(kind: str) -> tuple[Path, Path | None]:
+        if kind not in made:
+            place = tmp_path_factory.mktemp(kind)
+            encoder = kind in ENCODERS
+            made[kind] = (build_tiny_encoder(place, kind), None) if encoder else build_tiny_text(place, kind)
+        return made[kind]
+
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def on_both(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The same buckets on both devices."""
+    monkeypatch.setattr("ipt.backbones.batching.DEVICE_BUCKETS", (8192, 0.1))
+    monkeypatch.setattr("ipt.backbones.batching.LAUNCH_BOUND", 32 * 32**2)
+    yield
+    torch.cuda.synchronize()  # a fault of this test is not to be found in the next one
+
+
+def loaded(place: Path, device: str) -> Backbone:
+    return ipt.load_backbone(str(place), device=device, dtype=torch.float32)
+
+
+def engines(subspace_dir: Path, place: Path) -> dict[str, ipt.TuningEngine]:
+    backbones = {device: loaded(place, device) for device in DEVICES}
+    return {name: ipt.TuningEngine(each, ipt.load_subspace(subspace_dir, each)) for name, each in backbones.items()}
+
+
+def tuned(engine: ipt.TuningEngine, jobs: list[ipt.TuningJob]) -> dict[str, ipt.AdaptedTask]:
+    for each in jobs:
+        engine.add(each)
+    while not all(report.done for report in engine.step()):
+        pass
+    return {name: engine.finish(name) for name in engine.job_ids}
+
+
+def jobs() -> list[ipt.TuningJob]:
+    asked = ipt.Hyperparameters(steps=8, batch_size=8, learning_rate=0.02)
+    return [
+        ipt.TuningJob("two", sentiment(), "classification", hyperparameters=asked),
+        ipt.TuningJob("three", topics(), "classification", hyperparameters=replace(asked, restarts=2, seed=3)),
+    ]
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+def test_embeddings(kind: str, dtype: torch.dtype, tolerance: float, folder: Any) -> None:
+    place, _ = folder(kind)
+    prompts = 0.3 * torch.randn(len(INPUTS), 4, 32, generator=torch.Generator().manual_seed(0))
+    given: list[torch.Tensor] = []
+    for device, precision in (("cpu", torch.float32), ("cuda", dtype)):
+        backbone = ipt.load_backbone(str(place), device=device, dtype=precision)
+        assert isinstance(backbone, EncoderBackbone)
+        with torch.inference_mode():
+            both = backbone.embed_both(backbone.tokenize(INPUTS), prompts.to(device))
+        given.append(torch.cat(both).float().cpu())
+    assert float((given[0] - given[1]).norm(dim=1).max()) < tolerance
+
+
+def test_jobs_that_share_an_engine_are_tuned_and_answer_alike(subspace_dir: Path, folder: Any) -> None:
+    place, _ = folder("bert")
+    both = engines(subspace_dir, place)
+    tasks = {device: tuned(engine, jobs()) for device, engine in both.items()}
+    alone = tuned(both["cuda"], jobs()[:1])["two"]
+    np.testing.assert_allclose(alone.vector, tasks["cuda"]["two"].vector, **CLOSE)
+    for name, task in tasks["cpu"].items():
+        other = tasks["cuda"][name]
+        np.testing.assert_allclose(other.vector, task.vector, **CLOSE)
+        assert other.metrics["steps_run"] == task.metrics["steps_run"]
+        assert other.metrics["score"] == task.metrics["score"]
+    rows = [(ipt.head_of(task), text) for task in tasks["cpu"].values() for text in INPUTS]
+    answers = [ipt.Predictor(engine.backbone, engine.subspace).predict(rows) for engine in both.values()]
+    for one, other in zip(*answers, strict=True):
+        assert one.label == other.label
+        np.testing.assert_allclose(list(one.scores.values()), list(other.scores.values()), **CLOSE)  # type: ignore[union-attr]
+
+
+def test_a_gradient_step_does_not_wait_for_the_gpu(subspace_dir: Path, folder: Any) -> None:
+    place, _ = folder("bert")
+    engine = engines(subspace_dir, place)["cuda"]
+    asked = ipt.Hyperparameters(steps=1000, batch_size=8)
+    engine.add(ipt.TuningJob("a", sentiment(), "classification", hyperparameters=asked))
+    while any(report.step < 12 for report in engine.step()):  # graphs are captured by then
+        pass
+    assert all(isinstance(running.work, Descend) for running in engine._running.values())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            engine.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture
+def graphed(folder: Any, monkeypatch: pytest.MonkeyPatch) -> EncoderBackbone:
+    """A backbone whose every pass may become a graph."""
+    monkeypatch.setattr("ipt.backbones.batching.LAUNCH_BOUND", 10_000 * 32**2)
+    place, _ = folder("bert")
+    backbone = loaded(place, "cuda")
+    assert isinstance(backbone, EncoderBackbone)
+    return backbone
+
+
+def draw_prompts(rows: int, seed: int) -> torch.Tensor:
+    return (0.3 * torch.randn(rows, 4, 32, generator=torch.Generator().manual_seed(seed))).cuda()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ENCODERS if kind != "mpnet"])
+@pytest.mark.parametrize("prompted", [False, True])
+def test_a_graph_gives_what_its_launches_give(kind: str, prompted: bool, folder: Any, graphed: object) -> None:
+    place, _ = folder(kind)
+    backbone = loaded(place, "cuda")
+    assert isinstance(backbone, EncoderBackbone)
+    graphs = backbone._graphs
+    assert graphs is not None
+    for turn in range(8):
+        rows = backbone.tokenize([f"{text} {'good ' * (turn % 3)}" for text in INPUTS[: 3 + turn % 2]])
+        prompts = draw_prompts(len(rows), turn) if prompted else None
+        with torch.inference_mode():
+            found = backbone.embed(rows, prompts)
+            backbone._graphs = None
+            wanted = backbone.embed(rows, prompts)
+        backbone._graphs = graphs
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    assert graphs._graphs
+
+
+def test_a_graph_has_a_way_back_to_the_prompts(graphed: EncoderBackbone) -> None:
+    graphs = graphed._graphs
+    assert graphs is not None
+    rows = graphed.tokenize(INPUTS)
+    for turn in range(6):
+        # Two passes before the way back of either: the second must not write over the first.
+        given = [draw_prompts(len(rows), 10 * turn + number).requires_grad_() for number in range(2)]
+        weights = torch.randn(2, len(rows), 32, generator=torch.Generator().manual_seed(turn)).cuda()
+
+        def gradients() -> tuple[torch.Tensor, ...]:
+            found = torch.stack([graphed.embed(rows, prompts) for prompts in given])  # noqa: B023
+            return torch.autograd.grad((found * weights).sum(), given)  # noqa: B023
+
+        found = gradients()
+        graphed._graphs = None
+        wanted = gradients()
+        graphed._graphs = graphs
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
+    [graph] = graphs._graphs.values()
+    assert not graph.in_use
+    held = graphed.embed(rows, draw_prompts(len(rows), 0).requires_grad_())
+    assert graph.in_use
+    del held
+    assert not graph.in_use
+
+
+@pytest.mark.parametrize("kind", TEXT)
+def test_text_tasks(kind: str, folder: Any) -> None:
+    place, subspace_dir = folder(kind)
+    both = engines(subspace_dir, place)
+    asked = ipt.Hyperparameters(steps=6, batch_size=4, learning_rate=0.02)
+    job = ipt.TuningJob("a", sentiment(), "classification", hyperparameters=asked)
+    tasks = {device: tuned(engine, [job])["a"] for device, engine in both.items()}
+    np.testing.assert_allclose(tasks["cuda"].vector, tasks["cpu"].vector, **CLOSE)
+    rows = [(ipt.head_of(tasks["cpu"]), text) for text in INPUTS]
+    answers = [ipt.Predictor(engine.backbone, engine.subspace).predict(rows) for engine in both.values()]
+    for one, other in zip(*answers, strict=True):
+        np.testing.assert_allclose(list(one.scores.values()), list(other.scores.values()), **CLOSE)  # type: ignore[union-attr]
+
+
+WAYS = (
+    {},
+    {"temperature": 1.0, "seed": 4, "top_p": 0.9},
+    {"temperature": 1.0, "seed": 5, "top_k": 4},
+    {"num_beams": 3},
+)
+
+
+@pytest.mark.parametrize("kind", TEXT)
+def test_texts_written(kind: str, folder: Any) -> None:
+    place, subspace_dir = folder(kind)
+    written = []
+    for device in DEVICES:
+        backbone = loaded(place, device)
+        assert isinstance(backbone, TextBackbone)
+        engine = ipt.GenerationEngine(backbone, ipt.load_subspace(subspace_dir, backbone))
+        for number, text in enumerate(INPUTS * 2):
+            vector = 3 * np.random.default_rng(number % 3).normal(size=8).astype(np.float32)
+            task = bind(ipt.TaskHead(vector, engine.subspace.id, "text2text", (), None), engine.subspace)
+            way: dict[str, Any] = {"max_new_tokens": 8, **WAYS[number % len(WAYS)]}
+            engine.add(ipt.GenerationRequest(str(number), task, text, ipt.GenerationParameters(**way)))
+        texts = {}
+        while not engine.idle:
+            texts |= {event.request_id: event.text for event in engine.step() if isinstance(event, ipt.TextFinished)}
+        written.append(texts)
+    assert written[0] == written[1]
+    assert len(set(written[0].values())) > 3
+
+
+@pytest.mark.parametrize("kind", ["bert", "bart", "gpt2"])
+def test_a_fit(kind: str, folder: Any) -> None:
+    options = FitOptions(
+        intrinsic_dim=6, decoder_hidden=12, prompt_length=3, steps=6, tasks_per_step=2, rows_per_task=8, warmup_steps=3
+    )
+    tasks = [FolderTask(name, name[:1], tuple(rows), ()) for name, rows in (("a1", sentiment(4)), ("b1", topics() * 2))]
+    place, _ = folder(kind)
+    found = []
+    for device in DEVICES:
+        fit = DirectFit(prepare_tasks(loaded(place, device), tasks, options), options)
+        while not fit.done:
+            fit.step()
+        found.append({name: value.detach().cpu() for name, value in fit._learned().items()})
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, **CLOSE, msg=name)
+
+
+def test_where_memory_runs_out_a_prediction_takes_less_at_a_time(subspace_dir: Path, folder: Any) -> None:
+    place, _ = folder("bert")
+    engine = engines(subspace_dir, place)["cuda"]
+    head = ipt.head_of(tuned(engine, jobs()[:1])["two"])
+    predictor = ipt.Predictor(engine.backbone, engine.subspace)
+    rows = [(head, text) for text in INPUTS * 512]
+    wanted = predictor.predict(rows)
+    room = predictor.most_positions
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 6 * 2**20) / total)
+    try:
+        answers = predictor.predict(rows)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert predictor.most_positions < room
+    assert [answer.label for answer in answers] == [answer.label for answer in wanted]
