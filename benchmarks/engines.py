@@ -37,10 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     began = time.perf_counter()
     figures = list(measure(device, asked.backbones, asked.only, asked.minilm, rounds=1 if asked.quick else 5))
     took = f" All of it took {(time.perf_counter() - began) / 60:.0f} minutes."
-    command = f"python -m benchmarks.engines --device {device.type}" + (" --quick" if asked.quick else "")
+    options = [*(["--backbones", *asked.backbones] if asked.backbones else []), *(["--quick"] if asked.quick else [])]
+    command = " ".join(["python -m benchmarks.engines --device", device.type, *options])
     where = "CPU" if device.type == "cpu" else "GPU"
     report = section(f"Engines on a {where}", origin(command, device) + took, figures)
-    if not asked.only and not asked.backbones:
+    if not asked.only:
         write(report)
     print(report)
 

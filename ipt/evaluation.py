@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,11 +86,30 @@ class Measurement:
     method: str
     score: float
     seconds: float
+    """Its share, where several were measured together."""
     detail: dict[str, float | int | str | None]
 
 
+class _Draw:
+    """A task's examples, drawn by a seed, and the test rows that are scored."""
+
+    def __init__(self, task: FolderTask, seed: int, options: EvaluationOptions) -> None:
+        self.task = task
+        self.seed = seed
+        self.examples = few_shot(task.train, options.per_label, seed)
+        self.test = _at_most(task.test, options.test_rows, seed)
+        self.texts = [row.input for row in self.test]
+
+    def measured(
+        self, method: str, answers: Sequence[str | None], seconds: float, detail: dict[str, float | int | str | None]
+    ) -> Measurement:
+        right = [exactly_matches(given or "", row.output) for given, row in zip(answers, self.test, strict=True)]
+        score = sum(right) / len(self.test)
+        return Measurement(self.task.name, self.task.family, self.seed, method, score, seconds, detail)
+
+
 class Evaluation:
-    """Measures one subspace. `measure` gives a task's measurements with one draw of examples, method by method."""
+    """Measures one subspace: tasks' measurements with draws of examples, method by method."""
 
     def __init__(self, backbone: Backbone, subspace: Subspace, options: EvaluationOptions) -> None:
         subspace.check_backbone(backbone)
@@ -107,76 +127,116 @@ class Evaluation:
         return {"subspace": self.subspace.id, **described}
 
     def measure(self, task: FolderTask, seed: int, methods: Sequence[str]) -> Iterator[Measurement]:
-        """These methods, on examples drawn by `seed`; what the backbone's family cannot do is left out.
+        """`measure_together` for one task and draw."""
+        return self.measure_together([(task, seed)], methods)
 
-        With a single example of each label, IST on an encoder is its first start, untuned: there is nothing to tune by.
+    def measure_together(
+        self, pairs: Sequence[tuple[FolderTask, int]], methods: Sequence[str]
+    ) -> Iterator[Measurement]:
+        """These methods, on the examples of each task that are drawn by its seed; method by method, in that order.
+
+        What the backbone's family cannot do is left out. Tuning jobs share an engine, which changes nothing but the
+        time: the seconds of each are its share. With a single example of each label, IST on an encoder is its first
+        start, untuned: there is nothing to tune by.
 
         Raises:
-            DatasetError: the task cannot be tuned on, or has no test rows.
+            DatasetError: a task cannot be tuned on, or has no test rows.
             IptError: a method needs a package that is not installed.
         """
-        if not task.test:
-            raise DatasetError(f"{task.name}: has no test rows to measure on")
-        options = self.options
-        examples = few_shot(task.train, options.per_label, seed)
-        test = _at_most(task.test, options.test_rows, seed)
-        hyperparameters = replace(options.hyperparameters, seed=seed)
-        texts = [row.input for row in test]
+        for task, _ in pairs:
+            if not task.test:
+                raise DatasetError(f"{task.name}: has no test rows to measure on")
+        draws = [_Draw(task, seed, self.options) for task, seed in pairs]
         for method in methods:
+            if self._tunes(method):
+                yield from self._measure_tuned(method, draws)
+            elif isinstance(self.backbone, EncoderBackbone):
+                for draw in draws:
+                    yield self._measure_untuned(self.backbone, method, draw)
+
+    def _tunes(self, method: str) -> bool:
+        if method == "IST" and self.options.per_label == 1:
+            return self.backbone.family != "encoder"
+        return method != "SetFit" and method not in _WITHOUT_TUNING and method not in READOUTS
+
+    def _measure_untuned(self, backbone: EncoderBackbone, method: str, draw: _Draw) -> Measurement:
+        started = time.perf_counter()
+        detail: dict[str, float | int | str | None] = {}
+        answers: Sequence[str | None]
+        if method == "SetFit":
+            answers, detail["seconds"] = setfit(backbone, draw.examples, draw.texts, draw.seed)
+        elif method in _WITHOUT_TUNING:
+            answers = _WITHOUT_TUNING[method](backbone, draw.examples, draw.texts)
+        else:
+            # With one example nothing speaks for the prompted embeddings or against.
+            weight = READOUTS.get(method, READOUTS["readout on both, leaning on the baseline"])
+            answers = first_start(backbone, self.subspace, draw.examples, draw.texts, weight)
+        return draw.measured(method, answers, time.perf_counter() - started, detail)
+
+    def _measure_tuned(self, method: str, draws: Sequence[_Draw]) -> Iterator[Measurement]:
+        started = time.perf_counter()
+        tuned = self._tuned(method, draws)
+        share = (time.perf_counter() - started) / max(1, len(draws))
+        for draw, (space, task) in zip(draws, tuned, strict=True):
             started = time.perf_counter()
-            detail: dict[str, float | int | str | None] = {}
-            if method == "SetFit" or method in _WITHOUT_TUNING:
-                if not isinstance(self.backbone, EncoderBackbone):
-                    continue
-                answers: Sequence[str | None]
-                if method == "SetFit":
-                    answers, detail["seconds"] = setfit(self.backbone, examples, texts, seed)
-                else:
-                    answers = _WITHOUT_TUNING[method](self.backbone, examples, texts)
-            elif method in READOUTS or (
-                method == "IST" and options.per_label == 1 and self.backbone.family == "encoder"
-            ):
-                if not isinstance(self.backbone, EncoderBackbone):
-                    continue
-                # With one example nothing speaks for the prompted embeddings or against.
-                weight = READOUTS.get(method, READOUTS["readout on both, leaning on the baseline"])
-                answers = first_start(self.backbone, self.subspace, examples, texts, weight)
-            else:
-                space, tuned = self._tuned(method, examples, hyperparameters)
-                answers = self._answers(space, tuned, texts)
-                detail = tuned.metrics
-            right = [exactly_matches(given or "", row.output) for given, row in zip(answers, test, strict=True)]
-            seconds = time.perf_counter() - started
-            yield Measurement(task.name, task.family, seed, method, sum(right) / len(test), seconds, detail)
+            answers = self._answers(space, task, draw.texts)
+            yield draw.measured(method, answers, share + time.perf_counter() - started, task.metrics)
 
-    def _tuned(
-        self, method: str, examples: Sequence[Example], hyperparameters: Hyperparameters
-    ) -> tuple[Subspace, AdaptedTask]:
-        """A method's space, and the task tuned in it."""
-        seed, length = hyperparameters.seed, self.subspace.prompt_length
-
-        def tune(space: Subspace, asked: Sequence[Hyperparameters], starts: Tensor | None = None) -> AdaptedTask:
-            return _best(_tune_all(self.backbone, space, examples, asked, starts))
-
+    def _tuned(self, method: str, draws: Sequence[_Draw]) -> list[tuple[Subspace, AdaptedTask]]:
+        """A method's space, and the task tuned in it, for each draw."""
+        length = self.subspace.prompt_length
+        seeds = sorted({draw.seed for draw in draws})
         if method == "IST" or method in STARTS:
-            starts = None if method == "IST" else _starts(self.subspace, method, seed)
-            return self.subspace, tune(self.subspace, [hyperparameters], starts)
+            starts = None
+            if method != "IST":
+                of_seed = {seed: _starts(self.subspace, method, seed) for seed in seeds}
+                starts = [of_seed[draw.seed] for draw in draws]
+            return [(self.subspace, task) for task in self._tune(self.subspace, draws, starts)]
         if method == "random":
-            space = random_subspace(self.backbone, self.subspace, seed)
-            return space, tune(space, [hyperparameters])
-        if method not in ("PT", "IST then PT"):
-            raise ValueError(f"there is no method {method!r}")
-        starts = word_prompts(self.backbone, length, seed=seed)
-        if method == "IST then PT":
-            found = tune(self.subspace, [hyperparameters])
+            found: dict[int, tuple[Subspace, AdaptedTask]] = {}
+            for seed in seeds:
+                own = [number for number, draw in enumerate(draws) if draw.seed == seed]
+                space = random_subspace(self.backbone, self.subspace, seed)
+                tasks = self._tune(space, [draws[number] for number in own])
+                found |= {number: (space, task) for number, task in zip(own, tasks, strict=True)}
+            return [found[number] for number in range(len(draws))]
+        if method == "PT":
+            words = {seed: word_prompts(self.backbone, length, seed=seed) for seed in seeds}
+            starts = [words[draw.seed].flatten(1) for draw in draws]
+        elif method == "IST then PT":
+            vectors = torch.from_numpy(np.stack([task.vector for task in self._tune(self.subspace, draws)]))
             with torch.no_grad():
-                vector = torch.from_numpy(found.vector)[None].to(self.backbone.device)
-                starts = self.subspace.decoder(vector).cpu()
-        space = prompt_space(self.backbone, length, starts)
-        rates = [
-            replace(hyperparameters, steps=self.options.pt_steps, learning_rate=rate) for rate in self.pt_learning_rates
-        ]
-        return space, tune(space, rates)
+                prompts = self.subspace.decoder(vectors.to(self.backbone.device)).cpu()
+            starts = [prompt[None].flatten(1) for prompt in prompts]
+        else:
+            raise ValueError(f"there is no method {method!r}")
+        space = prompt_space(self.backbone, length, starts[0].view(1, length, -1))
+        rates = [{"steps": self.options.pt_steps, "learning_rate": rate} for rate in self.pt_learning_rates]
+        return [(space, task) for task in self._tune(space, draws, starts, rates)]
+
+    def _tune(
+        self,
+        space: Subspace,
+        draws: Sequence[_Draw],
+        starts: Sequence[Tensor] | None = None,
+        changes: Sequence[dict[str, Any]] = ({},),
+    ) -> list[AdaptedTask]:
+        """For each draw the best of the tasks that are tuned with these changes of its hyperparameters, in one engine.
+
+        `starts` are each draw's initial vectors [K, D], where they are not the space's.
+        """
+        engine = TuningEngine(self.backbone, space)
+        for number, draw in enumerate(draws):
+            kind = check_examples(draw.examples, None, None)
+            vectors = None if starts is None else starts[number].numpy()
+            for change in changes:
+                asked = replace(self.options.hyperparameters, seed=draw.seed, **change)
+                name = str(len(engine.job_ids))
+                engine.add(TuningJob(name, draw.examples, kind, None, asked, vectors))
+        while not all(progress.done for progress in engine.step()):
+            pass
+        tuned = [engine.finish(name) for name in engine.job_ids]
+        return [_best(tuned[first : first + len(changes)]) for first in range(0, len(tuned), len(changes))]
 
     def _answers(self, space: Subspace, task: AdaptedTask, texts: Sequence[str]) -> list[str | None]:
         predictor = Predictor(self.backbone, space)
@@ -347,24 +407,6 @@ def _starts(subspace: Subspace, method: str, seed: int) -> Tensor:
     # Of the spread that the tasks' vectors have in each direction.
     generator = torch.Generator().manual_seed(seed)
     return subspace.task_vectors.std(dim=0) * torch.randn(zero.shape, generator=generator)
-
-
-def _tune_all(
-    backbone: Backbone,
-    space: Subspace,
-    examples: Sequence[Example],
-    asked: Sequence[Hyperparameters],
-    starts: Tensor | None,
-) -> list[AdaptedTask]:
-    """One task with several hyperparameters, in one engine."""
-    kind = check_examples(examples, None, None)
-    vectors = None if starts is None else starts.numpy()
-    engine = TuningEngine(backbone, space)
-    for number, hyperparameters in enumerate(asked):
-        engine.add(TuningJob(str(number), list(examples), kind, None, hyperparameters, vectors))
-    while not all(progress.done for progress in engine.step()):
-        pass
-    return [engine.finish(str(number)) for number in range(len(asked))]
 
 
 def _best(tasks: Sequence[AdaptedTask]) -> AdaptedTask:

@@ -11,6 +11,9 @@ from pathlib import Path
 from ipt.evaluation import OF_BACKBONE, Evaluation, Measurement, e_rel
 from ipt.task_folder import FolderTask
 
+PAIRS_ON_A_DEVICE = 24
+"""Pairs of task and draw that a GPU measures together; a CPU gains nothing by more than one."""
+
 
 class MeasurementFile:
     """Measurements in a file, one a line; a line that a killed process left unfinished does not count."""
@@ -78,11 +81,18 @@ def measure_missing(
     yield from [one for one in kept.measurements if _key(one) in wanted]
     if only_kept:
         return
-    for number, (task, seed) in enumerate(pairs):
-        on_pair(number, len(pairs), task.name)
-        for measured in evaluation.measure(task, seed, [one for one in methods if not kept.has(task.name, seed, one)]):
-            kept.add(measured)
-            yield measured
+    at_once = PAIRS_ON_A_DEVICE if evaluation.backbone.device.type == "cuda" else 1
+    for number in range(0, len(pairs), at_once):
+        some = pairs[number : number + at_once]
+        on_pair(number, len(pairs), some[0][0].name)
+        missing: dict[tuple[str, ...], list[tuple[FolderTask, int]]] = {}
+        for task, seed in some:
+            lacking = tuple(method for method in methods if not kept.has(task.name, seed, method))
+            missing.setdefault(lacking, []).append((task, seed))
+        for lacking, alike in missing.items():
+            for measured in evaluation.measure_together(alike, lacking):
+                kept.add(measured)
+                yield measured
     on_pair(len(pairs), len(pairs), "")
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ipt.errors import CheckpointError
+from ipt.logistic import logistic_regressions
 
 PROMPTED_SHARE = 0.5
 """Share of a feature vector's squared length that the prompted embedding has; the rest is the frozen one's."""
@@ -36,8 +37,8 @@ WEIGHTS_AT_ONCE = 2**22
 _MOST_BESIDES = 1024
 """More bytes than a readout has for each class besides its weights."""
 LARGE_FIT = 4096
-"""Examples times classes above which a fit is in single precision: four times as fast, and off by less than the eight
-bits a weight are (docs/decisions/0001)."""
+"""Examples times classes above which a fit is one of its own, by L-BFGS, and in single precision: four times as fast
+as in double, and off by less than the eight bits a weight are (docs/decisions/0001)."""
 
 
 @dataclass(frozen=True)
@@ -204,20 +205,42 @@ class CrossValidation:
 
     def _log_likelihood(self, features: Tensor) -> float:
         total = 0.0
-        for left_out in self._left_out:
-            fitted = fit_linear(features[~left_out], self._classes[~left_out], self._num_classes)
-            logits = fitted.logits(features[left_out])
+        for left_out, logits in zip(self._left_out, self._logits(features), strict=True):
             total -= F.cross_entropy(logits, self._classes[left_out], reduction="sum").item()
         return total
+
+    def _logits(self, features: Tensor) -> list[Tensor]:
+        """Of the examples that each fold leaves out, by a classifier that is fitted on the others."""
+        if not self._left_out:
+            return []
+        if is_large(len(features), self._num_classes):
+            fits = [fit_linear(features[~out], self._classes[~out], self._num_classes) for out in self._left_out]
+            return [fit.logits(features[out]) for fit, out in zip(fits, self._left_out, strict=True)]
+        _, coordinates = _in_their_span(features.double())
+        others = ~torch.stack(self._left_out)
+        weights, biases = logistic_regressions(coordinates, self._classes, self._num_classes, PENALTY, others)
+        logits = coordinates @ weights.mT + biases[:, None]
+        return [own[out] for own, out in zip(logits, self._left_out, strict=True)]
 
 
 def fit_linear(features: Tensor, classes: Tensor, num_classes: int) -> LinearClassifier:
     """Multinomial logistic regression on features [N, F] of classes [N]: the minimum of the penalized loss."""
-    features = features.float() if is_large(len(features), num_classes) else features.double()
-    # The weights lie in the span of the examples, which for a few-shot task is much smaller than F.
-    basis, coordinates = torch.linalg.qr(features.mT)
-    solution, bias = _logistic_regression(coordinates.mT.contiguous(), classes, num_classes)
+    if is_large(len(features), num_classes):
+        basis, coordinates = _in_their_span(features.float())
+        solution, bias = _by_lbfgs(coordinates, classes, num_classes)
+    else:
+        basis, coordinates = _in_their_span(features.double())
+        (solution,), (bias,) = logistic_regressions(coordinates, classes, num_classes, PENALTY)
     return LinearClassifier((solution @ basis.mT).double(), bias.double())
+
+
+def _in_their_span(features: Tensor) -> tuple[Tensor, Tensor]:
+    """A basis [F, R] of the examples' span, and the examples in it [N, R].
+
+    The weights lie in it, and for a few-shot task it is much smaller than F.
+    """
+    basis, coordinates = torch.linalg.qr(features.mT)
+    return basis, coordinates.mT.contiguous()
 
 
 def is_large(num_examples: int, num_classes: int) -> bool:
@@ -225,8 +248,8 @@ def is_large(num_examples: int, num_classes: int) -> bool:
     return num_examples * num_classes > LARGE_FIT
 
 
-def _logistic_regression(features: Tensor, classes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Weights [C, F] and biases [C] of least penalized cross-entropy, by L-BFGS from zero."""
+def _by_lbfgs(features: Tensor, classes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """What one of `logistic_regressions` gives, whose bound on the curvature is far from it for many classes."""
     weight = features.new_zeros(num_classes, features.shape[1]).requires_grad_(True)
     bias = features.new_zeros(num_classes).requires_grad_(True)
     optimizer = torch.optim.LBFGS(

@@ -6,8 +6,10 @@ shape is captured when it has come a few times, and those not used for longest a
 
 from __future__ import annotations
 
+import gc
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +21,13 @@ from ipt.memory import is_out_of_memory
 Pass = Callable[[Tensor, Tensor | None], Tensor]
 """Packed rows [B, 2 + T] and their prompts [B, P, H], or none, to embeddings [B, H]; all on the device."""
 
-CAPTURED_AFTER = 3
-"""Passes of a shape before the one that is captured, which costs as much as several."""
+CAPTURED_AFTER = 5
+"""Passes of a shape before the one that is captured, which costs about as much as these."""
 MOST_GRAPHS = 48
 """Without gradients they share their memory."""
 WIDTH_STEP = 16
 HEIGHT_STEPS = 8
 """Steps of the number of rows between a power of two and the next: at most an eighth is filled up."""
-WARM_UP = 2
 LAUNCHES = 3
 """How many times the positions that a layer is launched for (`launch_bound_positions`) a graph may have."""
 
@@ -61,6 +62,7 @@ class GraphedPasses:
         self._seen: Counter[_Shape] = Counter()
         self._graphs: OrderedDict[_Shape, _Graph] = OrderedDict()
         self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None
 
     def prepared(self, rows: int, tokens: int, prompts: Tensor | None) -> tuple[_Graph | None, int, int]:
         """The graph for a batch of these rows and tokens a row, and the rows and tokens that it is to be filled up to.
@@ -107,16 +109,22 @@ class GraphedPasses:
             del self._graphs[unused], self._seen[unused]
 
     def _capture(self, shape: _Shape) -> _Graph:
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         if not shape.with_gradient and self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
+        here = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(here)
         # Outside of inference mode: its tensors could not be written to later, outside of it.
         grad = torch.set_grad_enabled(shape.with_gradient)
-        with torch.cuda.device(self._device), torch.inference_mode(False), grad:
-            return _Graph(self._function, shape, self._device, None if shape.with_gradient else self._pool)
+        with torch.cuda.stream(self._stream), torch.inference_mode(False), grad, _no_collection():
+            graph = _Graph(self._function, shape, self._device, None if shape.with_gradient else self._pool)
+        here.wait_stream(self._stream)
+        return graph
 
 
 class _Graph:
-    """A captured pass of one shape, and the tensors that it reads and writes."""
+    """A captured pass of one shape, and the tensors that it reads and writes. Made on a stream of its own."""
 
     def __init__(self, function: Pass, shape: _Shape, device: torch.device, pool: Any) -> None:
         self.in_use = False
@@ -127,24 +135,19 @@ class _Graph:
             length, hidden_size, dtype = shape.prompt
             self._prompts = torch.zeros(shape.height, length, hidden_size, dtype=dtype, device=device)
         leaf = None if self._prompts is None else self._prompts.requires_grad_(shape.with_gradient)
-        self._back: torch.cuda.CUDAGraph | None = None
-        here = torch.cuda.current_stream(device)
-        aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):  # libraries set themselves up in the first passes, which cannot be captured
-            for _ in range(WARM_UP):
-                found = function(self._packed, self._prompts)
-                if leaf is not None and shape.with_gradient:
-                    torch.autograd.grad(found, leaf, torch.zeros_like(found))
-            del found
-        here.wait_stream(aside)
+        # Libraries set themselves up for the stream in a first pass, which cannot be captured.
+        found = function(self._packed, self._prompts)
+        if leaf is not None and shape.with_gradient:
+            torch.autograd.grad(found, leaf, torch.zeros_like(found))
+        del found
         self._forward = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._forward, pool=pool, capture_error_mode="thread_local"):
+        with _captured(self._forward, pool):
             self._found = function(self._packed, self._prompts)
+        self._back: torch.cuda.CUDAGraph | None = None
         if leaf is not None and shape.with_gradient:
             self._of_found = torch.zeros_like(self._found)
             self._back = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._back, pool=self._forward.pool(), capture_error_mode="thread_local"):
+            with _captured(self._back, self._forward.pool()):
                 (self._of_prompts,) = torch.autograd.grad(self._found, leaf, self._of_found)
         self._found = self._found.detach()
 
@@ -196,6 +199,28 @@ class _Replay(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, of_found: Tensor) -> tuple[Tensor, None, None, None]:
         return ctx.lease.graph.back(of_found), None, None, None
+
+
+@contextmanager
+def _captured(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
+    """Capture what the current stream is given. `torch.cuda.graph` would give all cached memory back to the device."""
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        yield
+    finally:
+        graph.capture_end()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the garbage collector: what it frees of a device must not be freed while something is captured."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _filled_up(rows: int) -> int:

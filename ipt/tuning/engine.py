@@ -139,8 +139,11 @@ class TuningEngine:
             running.work = None
 
     def _run_together(self, active: Sequence[_Running]) -> None:
-        descends = [(r, r.work) for r in active if isinstance(r.work, Descend) and self._fits(r.work)]
-        large = [(r, r.work) for r in active if isinstance(r.work, Descend) and not self._fits(r.work)]
+        descends: list[tuple[_Running, Descend]] = []
+        large: list[tuple[_Running, Descend]] = []
+        for r in active:
+            if isinstance(r.work, Descend):
+                (descends if self._fits(r.work) else large).append((r, r.work))
         forwards = [(r, r.work) for r in active if isinstance(r.work, Forward)]
         texts = [(r, r.work) for r in active if isinstance(r.work, ScoreLabels | Generate)]
         pauses = [r for r in active if isinstance(r.work, Pause)]

@@ -118,7 +118,7 @@ class Program(ABC):
         before, self._newest_losses = self._newest_losses, lane_losses
         # A GPU is still at work on the newest ones, and is not waited for.
         known = before if self.device.type == "cuda" else lane_losses
-        self.loss = None if known is None else float(known.mean())
+        self.loss = None if known is None else sum(known.tolist()) / len(known)
 
     def _note_validation(self, state: TuningState, losses: Sequence[float]) -> None:
         improved = False

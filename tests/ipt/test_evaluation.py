@@ -112,6 +112,18 @@ def test_an_unknown_method_is_named(encoder: EncoderBackbone, subspace: ipt.Subs
         list(Evaluation(encoder, subspace, OPTIONS).measure(task(), 0, ["magic"]))
 
 
+def test_what_is_measured_together_is_what_is_measured_alone(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
+    evaluation = Evaluation(encoder, subspace, OPTIONS)
+    methods = ("logistic regression", "PT", "random", "IST", "IST then PT")
+    tasks = [task(), replace(task(), name="fewer", train=task().train[4:])]
+    pairs = [(one, seed) for seed in (0, 1) for one in tasks]
+    together = {(one.method, one.task, one.seed): one.score for one in evaluation.measure_together(pairs, methods)}
+    alone = {
+        (one.method, one.task, one.seed): one.score for pair in pairs for one in evaluation.measure(*pair, methods)
+    }
+    assert together == alone
+
+
 def test_with_one_example_of_each_label_the_first_start_answers(
     encoder: EncoderBackbone, subspace: ipt.Subspace
 ) -> None:
