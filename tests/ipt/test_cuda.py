@@ -149,7 +149,7 @@ def test_a_graph_gives_what_its_launches_give(kind: str, prompted: bool, folder:
     assert isinstance(backbone, EncoderBackbone)
     graphs = backbone._graphs
     assert graphs is not None
-    for turn in range(8):
+    for turn in range(40):
         rows = backbone.tokenize([f"{text} {'good ' * (turn % 3)}" for text in INPUTS[: 3 + turn % 2]])
         prompts = draw_prompts(len(rows), turn) if prompted else None
         with torch.inference_mode():
