@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     origin = f"{provenance(command, 'setfit')} Measured in several runs, beside other work: seconds are a rough guide."
 
     def on_part(findings: Findings) -> None:
-        write_report(PAGE, FOLDER, findings, options, notes, [origin])
+        write_report(PAGE, FOLDER, findings, options, notes, [f"{origin} {_devices(findings)}"])
 
     with progress(notices()) as show:
         study = Study(backbone, seen, unseen, [subspace], FOLDER, options, show, measuring=not asked.report)
@@ -65,6 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             on_part(study.findings)
             notices().print("stopped; the same command goes on where it was")
     print(f"written to {PAGE}")
+
+
+def _devices(findings: Findings) -> str:
+    """A sentence about what each method was measured on."""
+    measured = [one for of_split in findings.splits.values() for found in of_split.values() for one in found]
+    on: dict[str, set[str]] = {}
+    for one in measured:
+        on.setdefault(one.device or "cpu, float32", set()).add(one.method)
+    return "; ".join(f"on {device}: {', '.join(sorted(methods))}" for device, methods in sorted(on.items())) + "."
 
 
 if __name__ == "__main__":

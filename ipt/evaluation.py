@@ -88,12 +88,15 @@ class Measurement:
     seconds: float
     """Its share, where several were measured together."""
     detail: dict[str, float | int | str | None]
+    device: str | None = None
+    """On what kind of device, and in which precision."""
 
 
 class _Draw:
     """A task's examples, drawn by a seed, and the test rows that are scored."""
 
-    def __init__(self, task: FolderTask, seed: int, options: EvaluationOptions) -> None:
+    def __init__(self, task: FolderTask, seed: int, options: EvaluationOptions, backbone: Backbone) -> None:
+        self.device = f"{backbone.device.type}, {str(backbone.dtype).removeprefix('torch.')}"
         self.task = task
         self.seed = seed
         self.examples = few_shot(task.train, options.per_label, seed)
@@ -105,7 +108,7 @@ class _Draw:
     ) -> Measurement:
         right = [exactly_matches(given or "", row.output) for given, row in zip(answers, self.test, strict=True)]
         score = sum(right) / len(self.test)
-        return Measurement(self.task.name, self.task.family, self.seed, method, score, seconds, detail)
+        return Measurement(self.task.name, self.task.family, self.seed, method, score, seconds, detail, self.device)
 
 
 class Evaluation:
@@ -146,7 +149,7 @@ class Evaluation:
         for task, _ in pairs:
             if not task.test:
                 raise DatasetError(f"{task.name}: has no test rows to measure on")
-        draws = [_Draw(task, seed, self.options) for task, seed in pairs]
+        draws = [_Draw(task, seed, self.options, self.backbone) for task, seed in pairs]
         for method in methods:
             if self._tunes(method):
                 yield from self._measure_tuned(method, draws)
