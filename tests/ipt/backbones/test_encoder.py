@@ -49,6 +49,22 @@ def test_the_default_backbone_is_the_stock_sentence_encoder() -> None:
     assert (backbone.hidden_size, backbone.max_positions, backbone.max_tokens) == (384, 512, 256)
 
 
+def test_the_way_of_a_device_gives_what_that_of_a_cpu_gives(
+    encoder: EncoderBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, prompts = encoder.tokenize(TEXTS), random_prompts(encoder, len(TEXTS)).requires_grad_()
+
+    def found() -> list[Tensor]:
+        both = encoder._embed([*rows, *rows], torch.cat([prompts, prompts]), [True] * len(rows) + [False] * len(rows))
+        plain = encoder.embed(rows)
+        return [both, plain, *torch.autograd.grad(both[: len(rows)].sum(), prompts)]
+
+    wanted = found()
+    monkeypatch.setattr(encoder, "_embed_bucket", encoder._embed_bucket_on_device)
+    for one, other in zip(found(), wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.usefixtures("one_bucket")
 def test_padding_changes_nothing(encoder: EncoderBackbone) -> None:
     rows = encoder.tokenize(TEXTS)
