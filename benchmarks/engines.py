@@ -35,8 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     device = torch.device(asked.device)
     began = time.perf_counter()
-    figures = list(measure(device, asked.backbones, asked.only, asked.minilm, rounds=1 if asked.quick else 5))
-    took = f" All of it took {(time.perf_counter() - began) / 60:.0f} minutes."
+    figures: list[Figure] = []
+    what = "All of it"
+    try:
+        figures.extend(measure(device, asked.backbones, asked.only, asked.minilm, rounds=1 if asked.quick else 5))
+    except KeyboardInterrupt:  # minutes of measuring are worth a report
+        what = "It was stopped before its end, and"
+    took = f" {what} took {(time.perf_counter() - began) / 60:.0f} minutes."
     options = [*(["--backbones", *asked.backbones] if asked.backbones else []), *(["--quick"] if asked.quick else [])]
     command = " ".join(["python -m benchmarks.engines --device", device.type, *options])
     where = "CPU" if device.type == "cpu" else "GPU"

@@ -27,6 +27,16 @@ for _name in [name for name in os.environ if name.startswith("IPT_")]:
 _TEMPLATE = "template_migrated"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what may take longest, so that no process is left with it alone at the end."""
+
+    def most_seconds(item: pytest.Item) -> float:
+        limit = item.get_closest_marker("timeout")
+        return float(limit.args[0]) if limit else 0.0
+
+    items.sort(key=most_seconds, reverse=True)
+
+
 def _run_outside_transaction(url: URL, statement: str) -> None:
     engine = make_engine(url.render_as_string(hide_password=False))
     try:
