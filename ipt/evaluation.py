@@ -183,7 +183,9 @@ class Evaluation:
         for draw, (space, task) in zip(draws, tuned, strict=True):
             started = time.perf_counter()
             answers = self._answers(space, task, draw.texts)
-            yield draw.measured(method, answers, share + time.perf_counter() - started, task.metrics)
+            # In company, a task's own seconds are those of all.
+            detail = task.metrics if len(draws) == 1 else task.metrics | {"seconds": None}
+            yield draw.measured(method, answers, share + time.perf_counter() - started, detail)
 
     def _tuned(self, method: str, draws: Sequence[_Draw]) -> list[tuple[Subspace, AdaptedTask]]:
         """A method's space, and the task tuned in it, for each draw."""

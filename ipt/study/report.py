@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +70,8 @@ def write_report(
             "",
         ]
         lines += ["| variant | accuracy |", "| --- | ---: |"]
-        lines += [f"| {each.name} | {_with_spread(_over_draws(each.measurements), '.1f')} |" for each in variants]
+        shown_variants = [each for each in variants if each.measurements]
+        lines += [f"| {each.name} | {_with_spread(_over_draws(each.measurements), '.1f')} |" for each in shown_variants]
         lines += [""]
     left_out = [*findings.left_out, *notes]
     lines += ["## Left out, or to be noted", "", *([f"- {each}" for each in left_out] or ["Nothing."]), ""]
@@ -134,18 +135,16 @@ def _methods(shown: Plots, findings: Findings, options: StudyOptions) -> list[st
     lines = [
         f"## All methods, D = {dim}",
         "",
-        "Seconds are those of tuning or training for one task, the median, on the machine of the study.",
+        "Seconds are those of tuning or training for one task, the median; tasks that were tuned together have none.",
         "",
         f"| method | {' | '.join(f'{split} tasks' for split in measured)} | seconds |",
         "| --- |" + " ---: |" * (len(measured) + 1),
     ]
     for method in present:
-        seconds = [
-            float(one.detail["seconds"] or 0) for one in every if one.method == method and "seconds" in one.detail
-        ]
+        seconds = [float(taken) for one in every if one.method == method and (taken := one.detail.get("seconds"))]
         cells = [_cell(found, method) for found in measured.values()]
         lines.append(f"| {method} | {' | '.join(cells)} | {f'{statistics.median(seconds):.1f}' if seconds else '–'} |")
-    lines.append("")
+    lines += ["", *_incomplete(measured, present)]
     for split, found in measured.items():
         means = {
             method: {t: statistics.mean(draws) for t, draws in _draws(found, method).items()} for method in present
@@ -162,6 +161,23 @@ def _methods(shown: Plots, findings: Findings, options: StudyOptions) -> list[st
         plots.plot_stability(shown.path("stability.png"), {m: found for m, found in spreads.items() if found})
         lines += ["### Stability", "", shown.shown("stability.png", "Standard deviation over the draws, by method"), ""]
     return lines
+
+
+def _incomplete(measured: Mapping[str, Sequence[Measurement]], methods: Sequence[str]) -> list[str]:
+    """What a mean over some of the tasks and draws is to be held against: IST's over the same."""
+    notes = []
+    for split, found in measured.items():
+        ist = {(one.task, one.seed): 100 * one.score for one in found if one.method == "IST"}
+        for method in methods:
+            own = {(one.task, one.seed) for one in found if one.method == method} & ist.keys()
+            if own and len(own) < len(ist):
+                tasks, seeds = len({task for task, _ in own}), len({seed for _, seed in own})
+                theirs = statistics.mean(ist[pair] for pair in own)
+                notes.append(
+                    f"- {method} was measured on {tasks} {split} {'task' if tasks == 1 else 'tasks'} in {seeds} "
+                    f"{'draw' if seeds == 1 else 'draws'}; on the same, IST has {theirs:.1f}."
+                )
+    return [*notes, ""] if notes else []
 
 
 def _curve(shown: Plots, findings: Findings, _: StudyOptions) -> list[str]:

@@ -104,3 +104,18 @@ def test_plots_without_matplotlib_are_one_line(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ipt.IptError, match="pip install"):
         check_installed()
+
+
+def test_a_mean_over_some_of_the_tasks_is_held_against_the_same_ones(findings: Findings, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    of_reference = findings.splits["unseen"][5]
+    findings.splits["unseen"][5] = [
+        one for one in of_reference if one.method != "SetFit" or (one.task, one.seed) == ("b1", 1)
+    ]
+    findings.ablations = {"start": [Variant("never measured", [])]}
+    page = tmp_path / "results.md"
+    write_report(page, tmp_path / "results", findings, StudyOptions(dimensions=(3, 5), methods=METHODS), [], [])
+    text = page.read_text()
+    assert "- SetFit was measured on 1 unseen task in 1 draw; on the same, IST has 70.5." in text
+    assert text.count("was measured on") == 1
+    assert "never measured" not in text
