@@ -48,10 +48,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype, folder: Path | Non
 
     `folder` holds MiniLM where its package is not installed; a copy in half precision will do.
     """
-    minilm = ipt.load_backbone(DEFAULT if folder is None else str(folder), device=device, dtype=dtype)
-    assert isinstance(minilm, EncoderBackbone)
-    if folder is not None:
-        minilm.identity = BackboneIdentity(DEFAULT_ID, None, DEFAULT_SHA256)  # as the subspace wants it
+    minilm = load_minilm(folder, device, dtype)
     if name == "MiniLM":
         return Measured(name, minilm, ipt.load_subspace("default", minilm), minilm.model)
     tokenizer = minilm.tokenizer
@@ -69,6 +66,17 @@ def load(name: str, device: torch.device, dtype: torch.dtype, folder: Path | Non
         "training": {},
     }
     return Measured(name, backbone, Subspace("sub_random", decoder, torch.zeros(1, 250), manifest), bare)
+
+
+def load_minilm(
+    folder: Path | None, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> EncoderBackbone:
+    """The default backbone, from its package or, as the same in all that is kept of it, from a folder."""
+    minilm = ipt.load_backbone(DEFAULT if folder is None else str(folder), device=device, dtype=dtype)
+    assert isinstance(minilm, EncoderBackbone)
+    if folder is not None:
+        minilm.identity = BackboneIdentity(DEFAULT_ID, None, DEFAULT_SHA256)  # as the subspace wants it
+    return minilm
 
 
 def _random_model(name: str) -> Any:

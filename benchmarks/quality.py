@@ -1,10 +1,11 @@
 """How good the shipped subspace is, against prompt tuning, SetFit and what needs no tuning, as a study of it.
 
-    python -m benchmarks.quality TASKS [--seeds 3] [--slow-seeds 1]
+    python -m benchmarks.quality TASKS [--seeds 3] [--slow-seeds 1] [--dimensions 5 50 250] [--ablations tasks start]
 
 TASKS is a folder of tasks with an index.json that says which the subspace was found from. Writes docs/results.md, its
 plots and every measurement in docs/results/. What is measured there already is not measured again: a run of this takes
-many hours, so it may be stopped at any time, and reports what there is so far.
+many hours on a CPU and minutes on a GPU, so it may be stopped at any time, and reports what there is so far. Other
+dimensions than the shipped one, and some ablations, find subspaces of their own first, which stay in docs/results/ too.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from pathlib import Path
 import ipt
 from app.cli.output import notices
 from app.cli.progress import progress
+from benchmarks.backbones import load_minilm
 from benchmarks.machine import ROOT, provenance
 from ipt.evaluation import METHODS
+from ipt.setfit_baseline import is_installed
 from ipt.study.report import write_report
-from ipt.study.run import Findings, Study, StudyOptions
+from ipt.study.run import ABLATIONS, Findings, Study, StudyOptions
 from ipt.task_folder import read_task_folder
 
 PAGE = ROOT / "docs" / "results.md"
 FOLDER = ROOT / "docs" / "results"
-ABLATIONS = ("readout", "start")
-"""Those that need no other subspaces."""
+WITHOUT_FITS = ("readout", "start")
+"""Those of the ablations that need no other subspaces."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,25 +37,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="draws of examples")
     parser.add_argument("--slow-seeds", type=int, default=1, help="of those, for what takes long")
     parser.add_argument("--seen-tasks", type=int, default=20, help="most seen tasks that are measured")
+    parser.add_argument("--dimensions", type=int, nargs="*", default=[], help="further ones; each needs a fit")
+    parser.add_argument("--ablations", nargs="*", choices=ABLATIONS, default=WITHOUT_FITS, help="which of them")
+    parser.add_argument("--minilm", type=Path, help="MiniLM's folder, where its package is not installed")
     parser.add_argument("--report", action="store_true", help="measure nothing, report what there is")
     parser.add_argument("--device", help="cpu, cuda, …; the best there is without it")
     asked = parser.parse_args(arguments)
 
-    backbone = ipt.load_backbone(device=asked.device)
+    backbone = load_minilm(asked.minilm, asked.device)
     subspace = ipt.load_subspace("default", backbone)
     options = StudyOptions(
-        dimensions=(subspace.intrinsic_dim,),
-        methods=tuple(method for method in METHODS if method != "IST then PT"),
+        dimensions=tuple(sorted({subspace.intrinsic_dim, *asked.dimensions})),
+        methods=tuple(
+            method
+            for method in METHODS
+            if method != "IST then PT" and (method != "SetFit" or asked.report or is_installed())
+        ),
         seeds=tuple(range(100, 100 + asked.seeds)),  # the fit of the subspace used seed 0
         slow_seeds=asked.slow_seeds,
         seen_tasks=asked.seen_tasks,
-        ablations=ABLATIONS,
+        ablations=tuple(asked.ablations),
     )
     left_out: list[str] = []
     seen, unseen = (read_task_folder(asked.tasks, split, left_out) for split in ("seen", "unseen"))
     notes = [*left_out, *(note for task in (*seen, *unseen) for note in task.notes)]
     command = f"python -m benchmarks.quality TASKS --seeds {asked.seeds} --slow-seeds {asked.slow_seeds}"
-    origin = f"{provenance(command, 'setfit')} Measured in several runs, beside other work: seconds are a rough guide."
+    for name, values in (("dimensions", asked.dimensions), ("ablations", [*asked.ablations])):
+        if values and values != [*WITHOUT_FITS]:
+            command += f" --{name} {' '.join(map(str, values))}"
+    peers = ["setfit"] if is_installed() else []
+    origin = f"{provenance(command, *peers)} Measured in several runs, beside other work: seconds are a rough guide."
 
     def on_part(findings: Findings) -> None:
         write_report(PAGE, FOLDER, findings, options, notes, [f"{origin} {_devices(findings)}"])
@@ -73,7 +87,7 @@ def _devices(findings: Findings) -> str:
     on: dict[str, set[str]] = {}
     for one in measured:
         on.setdefault(one.device or "cpu, float32", set()).add(one.method)
-    return "; ".join(f"on {device}: {', '.join(sorted(methods))}" for device, methods in sorted(on.items())) + "."
+    return "; ".join(f"On {device}: {', '.join(sorted(methods))}" for device, methods in sorted(on.items())) + "."
 
 
 if __name__ == "__main__":
