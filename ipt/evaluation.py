@@ -138,9 +138,9 @@ class Evaluation:
     ) -> Iterator[Measurement]:
         """These methods, on the examples of each task that are drawn by its seed; method by method, in that order.
 
-        What the backbone's family cannot do is left out. Tuning jobs share an engine, which changes nothing but the
-        time: the seconds of each are its share. With a single example of each label, IST on an encoder is its first
-        start, untuned: there is nothing to tune by.
+        What the backbone's family cannot do is left out. Tuning jobs share an engine, which changes their numbers by
+        rounding alone; the seconds of each are its share. With a single example of each label, IST on an encoder is
+        its first start, untuned: there is nothing to tune by.
 
         Raises:
             DatasetError: a task cannot be tuned on, or has no test rows.
@@ -232,7 +232,10 @@ class Evaluation:
         """
         engine = TuningEngine(self.backbone, space)
         for number, draw in enumerate(draws):
-            kind = check_examples(draw.examples, None, None)
+            try:
+                kind = check_examples(draw.examples, None, None)
+            except DatasetError as error:
+                raise DatasetError(f"{draw.task.name}: {error.message}") from None
             vectors = None if starts is None else starts[number].numpy()
             for change in changes:
                 asked = replace(self.options.hyperparameters, seed=draw.seed, **change)

@@ -4,6 +4,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -28,13 +29,27 @@ _TEMPLATE = "template_migrated"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what may take longest, so that no process is left with it alone at the end."""
+    """Begin with what may take longest, so that no process is left with it alone at the end.
+
+    Each process is dealt a stretch of the items, and takes from the ends of the others' later: at the head of each
+    stretch stand the slow tests of some modules.
+    """
 
     def most_seconds(item: pytest.Item) -> float:
         limit = item.get_closest_marker("timeout")
         return float(limit.args[0]) if limit else 0.0
 
-    items.sort(key=most_seconds, reverse=True)
+    slow = sorted((item for item in items if most_seconds(item)), key=lambda item: (-most_seconds(item), item.path))
+    of_modules = [list(group) for _, group in groupby(slow, key=lambda item: item.path)]
+    rest = [item for item in items if not most_seconds(item)]
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    dealt: list[pytest.Item] = []
+    for number in range(processes):
+        head = [item for module in of_modules[number::processes] for item in module]
+        room = max(0, len(items) * (number + 1) // processes - len(dealt) - len(head))
+        dealt += [*head, *rest[:room]]
+        del rest[:room]
+    items[:] = [*dealt, *rest]
 
 
 def _run_outside_transaction(url: URL, statement: str) -> None:

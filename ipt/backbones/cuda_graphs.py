@@ -7,6 +7,7 @@ shape is captured when it has come a few times, and those not used for longest a
 from __future__ import annotations
 
 import gc
+import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,17 +46,15 @@ class _Shape:
 
 
 class GraphedPasses:
-    """The graphs of one function; one thread may use them at a time.
+    """The graphs of one function of a model that stays as and where it is; one thread may use them at a time.
 
     Args:
-        function: to be captured.
-        device: where.
+        device: where the model is.
         launch_bound: positions that a layer of the model is launched for (`launch_bound_positions`).
         with_gradients: most positions of all graphs with gradients together: each keeps the activations of its pass.
     """
 
-    def __init__(self, function: Pass, device: torch.device, launch_bound: int, with_gradients: int) -> None:
-        self._function = function
+    def __init__(self, device: torch.device, launch_bound: int, with_gradients: int) -> None:
         self._device = device
         self._most_positions = LAUNCHES * launch_bound
         self._most_with_gradients = with_gradients
@@ -64,7 +63,9 @@ class GraphedPasses:
         self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
 
-    def prepared(self, rows: int, tokens: int, prompts: Tensor | None) -> tuple[_Graph | None, int, int]:
+    def prepared(
+        self, function: Pass, rows: int, tokens: int, prompts: Tensor | None
+    ) -> tuple[_Graph | None, int, int]:
         """The graph for a batch of these rows and tokens a row, and the rows and tokens that it is to be filled up to.
 
         None, and the sizes as they are, where it is better launched one by one.
@@ -85,13 +86,8 @@ class GraphedPasses:
         if self._seen[shape] <= CAPTURED_AFTER:
             return alone
         self._make_room(shape)
-        try:
-            graph = self._capture(shape)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            self._graphs.clear()
-            torch.cuda.empty_cache()
+        graph = self._capture(function, shape) or self._capture(function, shape)
+        if graph is None:
             self._most_positions //= 2
             return alone
         self._graphs[shape] = graph
@@ -107,8 +103,23 @@ class GraphedPasses:
         ):
             unused = alike.pop(0)
             del self._graphs[unused], self._seen[unused]
+            if coming.with_gradient:  # a pool of its own, which goes to nobody else before this
+                torch.cuda.empty_cache()
 
-    def _capture(self, shape: _Shape) -> _Graph:
+    def _capture(self, function: Pass, shape: _Shape) -> _Graph | None:
+        """The graph, or none where memory ran out, with that of all others given back."""
+        try:
+            return self._captured(function, shape)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)  # they hold what was captured so far
+        self._graphs.clear()
+        self._pool = None  # none of its graphs is left, and it does not outlive them
+        torch.cuda.empty_cache()
+        return None
+
+    def _captured(self, function: Pass, shape: _Shape) -> _Graph:
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         if not shape.with_gradient and self._pool is None:
@@ -116,9 +127,13 @@ class GraphedPasses:
         here = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(here)
         # Outside of inference mode: its tensors could not be written to later, outside of it.
-        grad = torch.set_grad_enabled(shape.with_gradient)
-        with torch.cuda.stream(self._stream), torch.inference_mode(False), grad, _no_collection():
-            graph = _Graph(self._function, shape, self._device, None if shape.with_gradient else self._pool)
+        with (
+            torch.cuda.stream(self._stream),
+            torch.inference_mode(False),
+            torch.set_grad_enabled(shape.with_gradient),
+            _no_collection(),
+        ):
+            graph = _Graph(function, shape, self._device, None if shape.with_gradient else self._pool)
         here.wait_stream(self._stream)
         return graph
 
@@ -141,13 +156,13 @@ class _Graph:
             torch.autograd.grad(found, leaf, torch.zeros_like(found))
         del found
         self._forward = torch.cuda.CUDAGraph()
-        with _captured(self._forward, pool):
+        with _capturing(self._forward, pool):
             self._found = function(self._packed, self._prompts)
         self._back: torch.cuda.CUDAGraph | None = None
         if leaf is not None and shape.with_gradient:
             self._of_found = torch.zeros_like(self._found)
             self._back = torch.cuda.CUDAGraph()
-            with _captured(self._back, self._forward.pool()):
+            with _capturing(self._back, self._forward.pool()):
                 (self._of_prompts,) = torch.autograd.grad(self._found, leaf, self._of_found)
         self._found = self._found.detach()
 
@@ -198,11 +213,14 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, of_found: Tensor) -> tuple[Tensor, None, None, None]:
-        return ctx.lease.graph.back(of_found), None, None, None
+        if ctx.lease is None:
+            raise RuntimeError("the activations of a captured pass are gone after its first way back")
+        lease, ctx.lease = ctx.lease, None
+        return lease.graph.back(of_found), None, None, None
 
 
 @contextmanager
-def _captured(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
+def _capturing(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
     """Capture what the current stream is given. `torch.cuda.graph` would give all cached memory back to the device."""
     graph.capture_begin(pool=pool, capture_error_mode="thread_local")
     try:

@@ -49,9 +49,9 @@ class EncoderBackbone(Backbone):
         self.max_positions = _positions(config)
         self.max_tokens = min(self.max_positions, max_tokens or self.max_positions)
         self._graphs: GraphedPasses | None = None
-        if self.device.type == "cuda" and config.model_type in GRAPHED_MODEL_TYPES:
+        if self.device.type == "cuda" and config.model_type in GRAPHED_MODEL_TYPES and self._attends_by_sdpa:
             bound = launch_bound_positions(self.hidden_size)
-            self._graphs = GraphedPasses(self._embed_packed, self.device, bound, positions_of_graphs(self))
+            self._graphs = GraphedPasses(self.device, bound, positions_of_graphs(self))
 
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
         """Token ids of each text, special tokens included, truncated to `max_tokens` (default: `self.max_tokens`)."""
@@ -159,7 +159,7 @@ class EncoderBackbone(Backbone):
             prompts = None
         graph, height, width = None, len(rows), max(map(len, rows))
         if self._graphs is not None:
-            graph, height, width = self._graphs.prepared(height, width, prompts)
+            graph, height, width = self._graphs.prepared(self._embed_packed, height, width, prompts)
         filled = [[len(row), behind, *row] for row, behind in zip(rows, prompted, strict=True)]
         packed, _ = right_padded([*filled, *[[1, 0, 0]] * (height - len(rows))], least_width=2 + width)
         if graph is not None:
@@ -178,16 +178,21 @@ class EncoderBackbone(Backbone):
             prompt_length = prompts.shape[1]
             with_prompts = torch.cat([embeds[:, :1], prompts, embeds[:, 1:]], dim=1)
             embeds = torch.where(behind[:, :, None], with_prompts, F.pad(embeds, (0, 0, 0, prompt_length)))
+        embeds = embeds[:, : self.max_positions]  # beyond them there is padding alone
         positions = torch.arange(embeds.shape[1], device=packed.device)
         present = positions < lengths + prompt_length * behind
         hidden: Tensor = self.model(inputs_embeds=embeds, attention_mask=self._mask(present)).last_hidden_state
         of_prompt = (positions > 0) & (positions <= prompt_length) & behind
         return normalize(self._pool(hidden, present & ~of_prompt), dim=-1)
 
+    @property
+    def _attends_by_sdpa(self) -> bool:
+        config: Any = self.model.config
+        return bool(config._attn_implementation == "sdpa")  # noqa: SLF001 - no public name says it
+
     def _mask(self, present: Tensor) -> Tensor:
         """What the model attends to, from the positions [B, T] that are no padding."""
-        config: Any = self.model.config
-        if config._attn_implementation != "sdpa":  # noqa: SLF001 - no public name says it
+        if not self._attends_by_sdpa:
             return present.long()
         # Made here, because transformers would ask the device whether there is padding at all, and wait for it.
         return present[:, None, None].expand(-1, -1, present.shape[1], -1)

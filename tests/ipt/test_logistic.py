@@ -45,3 +45,12 @@ def test_a_class_that_a_fit_sees_nothing_of_is_the_least_likely() -> None:
     logits = rows @ weight.mT + bias
     assert torch.isfinite(logits).all()
     assert (logits.argmin(dim=1) == 2).all()
+
+
+def test_what_is_no_number_spoils_its_own_fit_alone() -> None:
+    rows, of_row = examples(30, 20, 3)
+    both = torch.stack([rows, rows])
+    both[1, 0, 0] = torch.nan
+    weights, _ = logistic_regressions(both, of_row, 3, 1.0)
+    assert torch.isfinite(weights[0]).all()
+    assert not torch.isfinite(weights[1]).all()

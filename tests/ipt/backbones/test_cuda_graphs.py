@@ -14,18 +14,23 @@ BOUND = 1000
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> GraphedPasses:
-    def capture(_: GraphedPasses, shape: object) -> Any:
-        return SimpleNamespace(in_use=False, shape=shape)
+    def captured(_: GraphedPasses, function: object, shape: object) -> Any:
+        return SimpleNamespace(in_use=False, shape=shape, function=function)
 
-    monkeypatch.setattr(GraphedPasses, "_capture", capture)
-    return GraphedPasses(lambda packed, _: packed, torch.device("cpu"), BOUND, with_gradients=5000)
+    monkeypatch.setattr(GraphedPasses, "_captured", captured)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    return GraphedPasses(torch.device("cpu"), BOUND, with_gradients=5000)
+
+
+def _embed(packed: torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:
+    return packed
 
 
 def captured(passes: GraphedPasses, rows: int, tokens: int, prompts: torch.Tensor | None = None) -> Any:
     """The graph of a shape that has come often enough."""
     for _ in range(CAPTURED_AFTER):
-        assert passes.prepared(rows, tokens, prompts) == (None, rows, tokens)
-    graph, *_ = passes.prepared(rows, tokens, prompts)
+        assert passes.prepared(_embed, rows, tokens, prompts) == (None, rows, tokens)
+    graph, *_ = passes.prepared(_embed, rows, tokens, prompts)
     return graph
 
 
@@ -37,8 +42,8 @@ def test_shapes_that_are_nearly_alike_share_a_graph(passes: GraphedPasses) -> No
     graph = captured(passes, 33, 17)
     assert graph is not None
     for rows, tokens in ((33, 17), (36, 32), (34, 20)):
-        assert passes.prepared(rows, tokens, None) == (graph, 36, 32)
-    assert passes.prepared(37, 20, None) == (None, 37, 20)
+        assert passes.prepared(_embed, rows, tokens, None) == (graph, 36, 32)
+    assert passes.prepared(_embed, 37, 20, None) == (None, 37, 20)
 
 
 @pytest.mark.parametrize("rows", range(1, 600, 7))
@@ -54,27 +59,27 @@ def test_prompts_and_their_gradients_have_graphs_of_their_own(passes: GraphedPas
     ]
     assert len({id(graph) for graph in found}) == 3
     with torch.no_grad():
-        assert passes.prepared(8, 16, prompts(8, with_gradient=True))[0] is found[1]
+        assert passes.prepared(_embed, 8, 16, prompts(8, with_gradient=True))[0] is found[1]
 
 
 def test_a_pass_with_enough_work_is_launched_as_it_is(passes: GraphedPasses) -> None:
     rows = LAUNCHES * BOUND // 32
     assert captured(passes, rows // 2, 32) is not None
     for _ in range(2 * CAPTURED_AFTER):
-        assert passes.prepared(2 * rows, 32, None) == (None, 2 * rows, 32)
+        assert passes.prepared(_embed, 2 * rows, 32, None) == (None, 2 * rows, 32)
 
 
 def test_a_graph_that_waits_for_its_way_back_is_left_alone(passes: GraphedPasses) -> None:
     graph = captured(passes, 8, 16, prompts(8, with_gradient=True))
     graph.in_use = True
-    assert passes.prepared(8, 16, prompts(8, with_gradient=True)) == (None, 8, 16)
+    assert passes.prepared(_embed, 8, 16, prompts(8, with_gradient=True)) == (None, 8, 16)
     graph.in_use = False
-    assert passes.prepared(8, 16, prompts(8, with_gradient=True))[0] is graph
+    assert passes.prepared(_embed, 8, 16, prompts(8, with_gradient=True))[0] is graph
 
 
 def test_graphs_with_gradients_have_room_for_so_many_positions(passes: GraphedPasses) -> None:
     first, second = (captured(passes, rows, 16, prompts(rows, with_gradient=True)) for rows in (96, 112))
-    assert passes.prepared(96, 16, prompts(96, with_gradient=True))[0] is first  # used last
+    assert passes.prepared(_embed, 96, 16, prompts(96, with_gradient=True))[0] is first  # used last
     third = captured(passes, 120, 16, prompts(120, with_gradient=True))
     kept = list(passes._graphs.values())
     assert kept == [first, third]
@@ -82,16 +87,22 @@ def test_graphs_with_gradients_have_room_for_so_many_positions(passes: GraphedPa
     assert second not in kept
 
 
-def test_where_a_capture_runs_out_of_memory_graphs_become_smaller(
-    passes: GraphedPasses, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failures", [1, 2])
+def test_where_a_capture_runs_out_of_memory_all_others_make_room_and_then_graphs_become_smaller(
+    passes: GraphedPasses, monkeypatch: pytest.MonkeyPatch, failures: int
 ) -> None:
-    def fails(self: GraphedPasses, shape: object) -> None:
-        raise torch.OutOfMemoryError("no room")
+    outcomes = [torch.OutOfMemoryError("no room")] * failures
 
-    captured(passes, 8, 16)
-    monkeypatch.setattr(GraphedPasses, "_capture", fails)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    for _ in range(CAPTURED_AFTER + 1):
-        assert passes.prepared(80, 32, None) == (None, 80, 32)
-    assert not passes._graphs
-    assert passes._most_positions == LAUNCHES * BOUND // 2
+    def fails(_: GraphedPasses, function: object, shape: object) -> Any:
+        if outcomes:
+            raise outcomes.pop()
+        return SimpleNamespace(in_use=False, shape=shape)
+
+    first = captured(passes, 8, 16)
+    passes._pool = object()
+    monkeypatch.setattr(GraphedPasses, "_captured", fails)
+    found = captured(passes, 80, 32)
+    assert passes._pool is None
+    assert first not in passes._graphs.values()
+    assert [*passes._graphs.values()] == ([found] if failures == 1 else [])
+    assert passes._most_positions == LAUNCHES * BOUND // failures

@@ -52,7 +52,10 @@ def test_the_default_backbone_is_the_stock_sentence_encoder() -> None:
 def test_the_way_of_a_device_gives_what_that_of_a_cpu_gives(
     encoder: EncoderBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, prompts = encoder.tokenize(TEXTS), random_prompts(encoder, len(TEXTS)).requires_grad_()
+    # The last one has all positions that there are, and behind a prompt it loses its tail.
+    rows = encoder.tokenize([*TEXTS, "hello " * 200])
+    assert len(rows[-1]) == encoder.max_positions
+    prompts = random_prompts(encoder, len(rows)).requires_grad_()
 
     def found() -> list[Tensor]:
         both = encoder._embed([*rows, *rows], torch.cat([prompts, prompts]), [True] * len(rows) + [False] * len(rows))
