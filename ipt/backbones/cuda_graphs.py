@@ -89,6 +89,7 @@ class GraphedPasses:
         graph = self._capture(function, shape) or self._capture(function, shape)
         if graph is None:
             self._most_positions //= 2
+            self._seen.clear()  # so that no shape is tried again at once
             return alone
         self._graphs[shape] = graph
         return graph, height, width
