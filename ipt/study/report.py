@@ -63,15 +63,21 @@ def write_report(
     for part in (_against_prompt_tuning, _methods, _curve, _tasks_in_space):
         lines += part(shown, findings, options)
     for name, variants in findings.ablations.items():
+        measured = [each for each in variants if each.measurements]
+        if not measured:
+            continue
+        scores, about = _on_the_same([each.measurements for each in measured])
         lines += [
             f"## Ablation: {TITLES[name]}",
             "",
-            "Mean accuracy on the unseen tasks, of IST where nothing else is said.",
+            f"Mean accuracy on the unseen tasks ({about}), of IST where nothing else is said.",
             "",
         ]
         lines += ["| variant | accuracy |", "| --- | ---: |"]
-        shown_variants = [each for each in variants if each.measurements]
-        lines += [f"| {each.name} | {_with_spread(_over_draws(each.measurements), '.1f')} |" for each in shown_variants]
+        lines += [
+            f"| {each.name} | {_with_spread(_over_draws(found), '.1f')} |"
+            for each, found in zip(measured, scores, strict=True)
+        ]
         lines += [""]
     left_out = [*findings.left_out, *notes]
     lines += ["## Left out, or to be noted", "", *([f"- {each}" for each in left_out] or ["Nothing."]), ""]
@@ -173,10 +179,8 @@ def _incomplete(measured: Mapping[str, Sequence[Measurement]], methods: Sequence
             if own and len(own) < len(ist):
                 tasks, seeds = len({task for task, _ in own}), len({seed for _, seed in own})
                 theirs = statistics.mean(ist[pair] for pair in own)
-                notes.append(
-                    f"- {method} was measured on {tasks} {split} {'task' if tasks == 1 else 'tasks'} in {seeds} "
-                    f"{'draw' if seeds == 1 else 'draws'}; on the same, IST has {theirs:.1f}."
-                )
+                on = f"{_number(tasks, f'{split} task')} in {_number(seeds, 'draw')}"
+                notes.append(f"- {method} was measured on {on}; on the same, IST has {theirs:.1f}.")
     return [*notes, ""] if notes else []
 
 
@@ -185,26 +189,32 @@ def _curve(shown: Plots, findings: Findings, _: StudyOptions) -> list[str]:
     if not curve:
         return []
     methods = ("logistic regression", "IST")
-    points = {
-        method: {
-            count: point
-            for count, found in curve.items()
-            if (point := _over_draws([one for one in found if one.method == method]))
-        }
-        for method in methods
-    }
+    of_each = [[one for one in found if one.method == method] for found in curve.values() for method in methods]
+    scores, drawn = _on_the_same([found for found in of_each if found])
+    points: dict[str, dict[int, Point]] = {method: {} for method in methods}
+    counts = [(count, method) for count, found in curve.items() for method in methods if _draws(found, method)]
+    for (count, method), found in zip(counts, scores, strict=True):
+        if point := _over_draws(found):
+            points[method][count] = point
     points = {method: found for method, found in points.items() if found}
     plots.plot_curve(shown.path("curve.png"), points)
-    tasks = len({one.task for found in curve.values() for one in found})
-    about = f"Mean accuracy on the unseen tasks with rows enough ({tasks}), D = {findings.reference.intrinsic_dim}."
+    about = f"Mean accuracy on the unseen tasks with rows enough ({drawn}), D = {findings.reference.intrinsic_dim}."
     if 1 in curve:
         about += " With one example a label there is nothing to tune by: IST is its first start there."
-    lines = ["## Examples a label", "", about, "", f"| examples a label | {' | '.join(points)} |"]
-    lines.append("| ---: |" + " ---: |" * len(points))
+    lines = ["## Examples a label", "", about, "", f"| examples a label | {' | '.join(points)} | IST is worse on |"]
+    lines.append("| ---: |" + " ---: |" * len(points) + " --- |")
     for count in sorted(curve):
         cells = [_with_spread(of_method.get(count), ".1f") for of_method in points.values()]
-        lines.append(f"| {count} | {' | '.join(cells)} |")
+        lines.append(f"| {count} | {' | '.join(cells)} | {_lost(curve[count])} |")
     return [*lines, "", shown.shown("curve.png", "Accuracy against examples a label"), ""]
+
+
+def _lost(measured: Sequence[Measurement]) -> str:
+    """The tasks on which IST is worse than logistic regression, and by how many points."""
+    ist, other = (_draws(measured, method) for method in ("IST", "logistic regression"))
+    gaps = {task: statistics.mean(ist[task]) - statistics.mean(other[task]) for task in ist.keys() & other.keys()}
+    lost = sorted((gap, task) for task, gap in gaps.items() if gap < 0)
+    return ", ".join(f"{task} ({gap:.1f})" for gap, task in lost) or "none"
 
 
 def _tasks_in_space(shown: Plots, findings: Findings, _: StudyOptions) -> list[str]:
@@ -237,6 +247,18 @@ def tasks_of(subspace: Subspace) -> tuple[list[str], list[str]]:
     training = subspace.manifest["training"]
     names = [str(name) for name in training["tasks"]]
     return names, [str(family) for family in training.get("families", names)]
+
+
+def _on_the_same(groups: Sequence[Sequence[Measurement]]) -> tuple[list[list[Measurement]], str]:
+    """Of each group what was measured on tasks and draws that all of them have, and how many these are."""
+    common = set.intersection(*({(one.task, one.seed) for one in group} for group in groups))
+    kept = [[one for one in group if (one.task, one.seed) in common] for group in groups]
+    tasks, seeds = len({task for task, _ in common}), len({seed for _, seed in common})
+    return kept, f"{_number(tasks, 'task')}, {_number(seeds, 'draw')}"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _draws(measurements: Sequence[Measurement], method: str) -> dict[str, list[float]]:

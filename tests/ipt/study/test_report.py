@@ -1,5 +1,6 @@
 """A study's page and its plots."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_a_report_has_every_part_with_its_plots(findings: Findings, tmp_path: Pa
     assert "| SetFit | 60.0 ± 0.0 | 60.0 ± 0.0 | 20.0 |" in lines
     assert "| IST | 65.2 ± 0.4 | 65.2 ± 0.4 | 3.0 |" in lines
     assert "| b1 | 60.0 ± 0.0 | 65.0 ± 0.0 | 70.0 ± 0.0 | 70.2 ± 0.4 | 1.004 |" in lines
-    assert "| 4 | 59.0 ± 0.0 | 69.2 ± 0.4 |" in lines
+    assert "| 4 | 59.0 ± 0.0 | 69.2 ± 0.4 | none |" in lines
     assert "| zero, tuned | 65.2 ± 0.4 |" in lines
     assert lines[-2:] == ["- c2: has 5 training rows", "- b1.jsonl:7: skipped"]
     plots = {line.partition("](")[2].rstrip(")") for line in lines if line.startswith("![")}
@@ -119,3 +120,14 @@ def test_a_mean_over_some_of_the_tasks_is_held_against_the_same_ones(findings: F
     assert "- SetFit was measured on 1 unseen task in 1 draw; on the same, IST has 70.5." in text
     assert text.count("was measured on") == 1
     assert "never measured" not in text
+
+
+def test_the_curve_names_the_tasks_on_which_tuning_loses(findings: Findings, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    worse = [replace(one, score=0.25) if (one.task, one.method) == ("b1", "IST") else one for one in measured()]
+    findings.curve = {1: worse, 4: measured()}
+    page = tmp_path / "results.md"
+    write_report(page, tmp_path / "results", findings, StudyOptions(dimensions=(3, 5), methods=METHODS), [], [])
+    lines = page.read_text().splitlines()
+    assert any(line.startswith("| 1 |") and line.endswith("| b1 (-35.0) |") for line in lines)
+    assert any(line.startswith("| 4 |") and line.endswith("| none |") for line in lines)
