@@ -10,7 +10,7 @@ import gc
 import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,8 +226,11 @@ def _capturing(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
     graph.capture_begin(pool=pool, capture_error_mode="thread_local")
     try:
         yield
-    finally:
-        graph.capture_end()
+    except BaseException:
+        with suppress(RuntimeError):  # that nothing can be made of what was captured is known
+            graph.capture_end()
+        raise
+    graph.capture_end()
 
 
 @contextmanager
