@@ -146,21 +146,21 @@ class _Graph:
         self.in_use = False
         self._packed = torch.zeros(shape.height, 2 + shape.width, dtype=torch.long, device=device)
         self._packed[:, 0] = 1
-        self._prompts = None
+        self._prompts: Tensor | None = None
         if shape.prompt is not None:
             length, hidden_size, dtype = shape.prompt
             self._prompts = torch.zeros(shape.height, length, hidden_size, dtype=dtype, device=device)
-        leaf = None if self._prompts is None else self._prompts.requires_grad_(shape.with_gradient)
+        leaf = self._prompts.requires_grad_() if shape.with_gradient and self._prompts is not None else None
         # Libraries set themselves up for the stream in a first pass, which cannot be captured.
         found = function(self._packed, self._prompts)
-        if leaf is not None and shape.with_gradient:
+        if leaf is not None:
             torch.autograd.grad(found, leaf, torch.zeros_like(found))
         del found
         self._forward = torch.cuda.CUDAGraph()
         with _capturing(self._forward, pool):
             self._found = function(self._packed, self._prompts)
         self._back: torch.cuda.CUDAGraph | None = None
-        if leaf is not None and shape.with_gradient:
+        if leaf is not None:
             self._of_found = torch.zeros_like(self._found)
             self._back = torch.cuda.CUDAGraph()
             with _capturing(self._back, self._forward.pool()):

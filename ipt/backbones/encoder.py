@@ -98,7 +98,6 @@ class EncoderBackbone(Backbone):
     def _embed(self, token_ids: Sequence[TokenIds], prompts: Tensor | None, prompted: Sequence[bool]) -> Tensor:
         """`[B, H]`; `prompted` says which rows stand behind their prompt."""
         table: Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
-        embed = self._embed_bucket if table.device.type == "cpu" else self._embed_bucket_on_device
         prompts = checked_prompts(prompts, len(token_ids), self.hidden_size, table)
         prompt_length = 0 if prompts is None else prompts.shape[1]
         prompt_lengths = [prompt_length * behind for behind in prompted]
@@ -110,7 +109,9 @@ class EncoderBackbone(Backbone):
             prompts,
             table.device,
             self.hidden_size,
-            lambda bucket, own: embed([rows[row] for row in bucket], own, [prompted[row] for row in bucket]),
+            lambda bucket, own: self._embed_bucket(
+                [rows[row] for row in bucket], own, [prompted[row] for row in bucket]
+            ),
         )
 
     def _fit(self, token_ids: Sequence[TokenIds], prompt_lengths: Sequence[int]) -> list[TokenIds]:
@@ -129,32 +130,7 @@ class EncoderBackbone(Backbone):
         return rows
 
     def _embed_bucket(self, rows: list[TokenIds], prompts: Tensor | None, prompted: list[bool]) -> Tensor:
-        """`[B, H]` of rows that are forwarded as one padded batch on a CPU, which does no more than it must."""
-        ids, text_lengths = right_padded(rows)
-        embeds = self.model.get_input_embeddings()(ids)  # type: ignore[operator]
-        behind = torch.tensor(prompted)
-        prompt_length = 0
-        if prompts is not None and any(prompted):
-            prompt_length = prompts.shape[1]
-            with_prompts = torch.cat([embeds[:, :1], prompts, embeds[:, 1:]], dim=1)
-            if all(prompted):
-                embeds = with_prompts
-            else:
-                without = F.pad(embeds, (0, 0, 0, prompt_length))
-                embeds = torch.where(behind[:, None, None], with_prompts, without)
-        lengths = text_lengths + prompt_length * behind
-        longest = int(lengths.max())
-        embeds = embeds[:, :longest]
-
-        positions = torch.arange(longest)
-        present = positions < lengths[:, None]
-        mask = None if bool(present.all()) else self._mask(present)
-        hidden: Tensor = self.model(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
-        of_prompt = (positions > 0) & (positions <= prompt_length) & behind[:, None]
-        return normalize(self._pool(hidden, present & ~of_prompt), dim=-1)
-
-    def _embed_bucket_on_device(self, rows: list[TokenIds], prompts: Tensor | None, prompted: list[bool]) -> Tensor:
-        """The same on a device: as a CUDA graph where that pays."""
+        """`[B, H]` of rows that are forwarded as one padded batch: on a GPU as a CUDA graph where that pays."""
         if prompts is not None and (prompts.shape[1] == 0 or not any(prompted)):
             prompts = None
         graph, height, width = None, len(rows), max(map(len, rows))
@@ -167,23 +143,36 @@ class EncoderBackbone(Backbone):
         return self._embed_packed(sent(packed, self.device), prompts)
 
     def _embed_packed(self, packed: Tensor, prompts: Tensor | None) -> Tensor:
-        """`[B, H]` of rows `[B, 2 + T]` on the device: tokens, whether the prompt counts, and the padded tokens.
+        """`[B, H]` of rows `[B, 2 + T]`: number of tokens, whether the prompt counts, and the padded tokens.
 
-        Nothing in here asks the host for anything, so it can be captured.
+        On a device nothing in here asks the host for anything, so it can be captured. A CPU does no more than it must.
         """
         lengths, behind, ids = packed[:, :1], packed[:, 1:2].bool(), packed[:, 2:]
+        may_look = self._may_look(packed)
         embeds = self.model.get_input_embeddings()(ids)  # type: ignore[operator]
-        prompt_length = 0
+        prompt_length, longest = 0, self.max_positions
         if prompts is not None:
             prompt_length = prompts.shape[1]
             with_prompts = torch.cat([embeds[:, :1], prompts, embeds[:, 1:]], dim=1)
-            embeds = torch.where(behind[:, :, None], with_prompts, F.pad(embeds, (0, 0, 0, prompt_length)))
-        embeds = embeds[:, : self.max_positions]  # beyond them there is padding alone
+            if may_look and bool(behind.all()):
+                embeds = with_prompts
+            else:
+                embeds = torch.where(behind[:, :, None], with_prompts, F.pad(embeds, (0, 0, 0, prompt_length)))
+            lengths = lengths + prompt_length * behind
+        if may_look:
+            longest = int(lengths.max())
+        embeds = embeds[:, :longest]  # beyond there is padding alone
         positions = torch.arange(embeds.shape[1], device=packed.device)
-        present = positions < lengths + prompt_length * behind
-        hidden: Tensor = self.model(inputs_embeds=embeds, attention_mask=self._mask(present)).last_hidden_state
+        present = positions < lengths
+        mask = None if may_look and bool(present.all()) else self._mask(present)
+        hidden: Tensor = self.model(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
         of_prompt = (positions > 0) & (positions <= prompt_length) & behind
         return normalize(self._pool(hidden, present & ~of_prompt), dim=-1)
+
+    @staticmethod
+    def _may_look(tensor: Tensor) -> bool:
+        """Whether what is in a tensor can be looked at without waiting for it."""
+        return tensor.device.type == "cpu"
 
     @property
     def _attends_by_sdpa(self) -> bool:

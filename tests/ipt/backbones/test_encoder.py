@@ -63,7 +63,7 @@ def test_the_way_of_a_device_gives_what_that_of_a_cpu_gives(
         return [both, plain, *torch.autograd.grad(both[: len(rows)].sum(), prompts)]
 
     wanted = found()
-    monkeypatch.setattr(encoder, "_embed_bucket", encoder._embed_bucket_on_device)
+    monkeypatch.setattr(encoder, "_may_look", lambda _: False)
     for one, other in zip(found(), wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
