@@ -20,6 +20,7 @@ from torch import Tensor
 from ipt.adapt import head_of
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.protocol import Backbone, Family
+from ipt.baselines import WITHOUT_TUNING
 from ipt.errors import DatasetError, SubspaceError
 from ipt.examples import Example, check_examples, infer_kind, labels_of
 from ipt.prediction import Predictor
@@ -59,7 +60,6 @@ PT_LEARNING_RATES: dict[Family, tuple[float, ...]] = {
     "causal": (0.01, 0.03, 0.1),
 }
 """Where PT is at its best, as measured on MiniLM and on the backbone of `benchmarks.text_universe`."""
-NEIGHBOURS = 5
 BATCH_ROWS = 64
 
 
@@ -160,7 +160,7 @@ class Evaluation:
     def _tunes(self, method: str) -> bool:
         if method == "IST" and self.options.per_label == 1:
             return self.backbone.family != "encoder"
-        return method != "SetFit" and method not in _WITHOUT_TUNING and method not in READOUTS
+        return method != "SetFit" and method not in WITHOUT_TUNING and method not in READOUTS
 
     def _measure_untuned(self, backbone: EncoderBackbone, method: str, draw: _Draw) -> Measurement:
         started = time.perf_counter()
@@ -168,8 +168,8 @@ class Evaluation:
         answers: Sequence[str | None]
         if method == "SetFit":
             answers, detail["seconds"] = setfit(backbone, draw.examples, draw.texts, draw.seed)
-        elif method in _WITHOUT_TUNING:
-            answers = _WITHOUT_TUNING[method](backbone, draw.examples, draw.texts)
+        elif method in WITHOUT_TUNING:
+            answers = WITHOUT_TUNING[method](backbone, draw.examples, draw.texts)
         else:
             # With one example nothing speaks for the prompted embeddings or against.
             weight = READOUTS.get(method, READOUTS["readout on both, leaning on the baseline"])
@@ -256,32 +256,6 @@ class Evaluation:
         return answers
 
 
-def class_names(backbone: EncoderBackbone, examples: Sequence[Example], texts: Sequence[str]) -> list[str]:
-    """The label whose name's embedding is nearest to each text's."""
-    labels = labels_of(examples)
-    similar = _embed(backbone, texts) @ _embed(backbone, labels).T
-    return [labels[i] for i in similar.argmax(dim=1).tolist()]
-
-
-def logistic_regression(backbone: EncoderBackbone, examples: Sequence[Example], texts: Sequence[str]) -> list[str]:
-    """The label of each text by logistic regression on the frozen embeddings of the examples."""
-    labels = labels_of(examples)
-    classes = torch.tensor([labels.index(example.output) for example in examples])
-    classifier = fit_linear(_embed(backbone, [example.input for example in examples]), classes, len(labels))
-    return [labels[i] for i in classifier.logits(_embed(backbone, texts)).argmax(dim=1).tolist()]
-
-
-def nearest_neighbours(backbone: EncoderBackbone, examples: Sequence[Example], texts: Sequence[str]) -> list[str]:
-    """The label that most of the nearest examples have; of equals, the one whose examples are nearer."""
-    labels = labels_of(examples)
-    classes = torch.tensor([labels.index(example.output) for example in examples])
-    similar = _embed(backbone, texts) @ _embed(backbone, [example.input for example in examples]).T
-    nearest = similar.topk(min(NEIGHBOURS, len(examples)), dim=1)
-    # Similarities are at most 1, so they decide between equal counts alone.
-    votes = torch.zeros(len(texts), len(labels)).scatter_add_(1, classes[nearest.indices], 1.0 + 1e-3 * nearest.values)
-    return [labels[i] for i in votes.argmax(dim=1).tolist()]
-
-
 def first_start(
     backbone: EncoderBackbone,
     subspace: Subspace,
@@ -308,13 +282,6 @@ def first_start(
     else:
         logits = fit_readout(known, classes, len(labels), weight).logits(asked)
     return [labels[i] for i in logits.argmax(dim=1).tolist()]
-
-
-_WITHOUT_TUNING = {
-    "class names": class_names,
-    "logistic regression": logistic_regression,
-    "nearest neighbours": nearest_neighbours,
-}
 
 
 def other_rows(tasks: Sequence[FolderTask], subspaces: Sequence[Subspace]) -> list[FolderTask]:
@@ -428,8 +395,3 @@ def _at_most(rows: Sequence[Example], limit: int, seed: int) -> list[Example]:
         return list(rows)
     chosen = np.random.default_rng([seed, 7]).permutation(len(rows))[:limit]
     return [rows[i] for i in sorted(chosen.tolist())]
-
-
-def _embed(backbone: EncoderBackbone, texts: Sequence[str]) -> Tensor:
-    with torch.inference_mode():
-        return backbone.embed(backbone.tokenize(texts), None).float().cpu().clone()

@@ -104,7 +104,7 @@ def test_seen_tasks_are_measured_on_rows_that_no_fit_saw(
         drawn.update(example.input for example in examples)
         return texts
 
-    monkeypatch.setitem(ipt.evaluation._WITHOUT_TUNING, "logistic regression", note)
+    monkeypatch.setitem(ipt.baselines.WITHOUT_TUNING, "logistic regression", note)
     everything = replace(OPTIONS.evaluation, per_label=10)
     options = replace(OPTIONS, dimensions=(3,), methods=("logistic regression",), evaluation=everything)
     running = Study(encoder, SEEN, [task("c1")], (), tmp_path, options, lambda *_: None)
