@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, values in (("dimensions", asked.dimensions), ("ablations", [*asked.ablations])):
         if values and values != [*WITHOUT_FITS]:
             command += f" --{name} {' '.join(map(str, values))}"
+    if asked.report:
+        command += " --report"
     peers = ["setfit"] if is_installed() else []
     origin = f"{provenance(command, *peers)} Measured in several runs, beside other work: seconds are a rough guide."
 
@@ -87,7 +89,8 @@ def _devices(findings: Findings) -> str:
     on: dict[str, set[str]] = {}
     for one in measured:
         on.setdefault(one.device or "cpu, float32", set()).add(one.method)
-    return "; ".join(f"On {device}: {', '.join(sorted(methods))}" for device, methods in sorted(on.items())) + "."
+    parts = [f"on {device}: {', '.join(sorted(methods))}" for device, methods in sorted(on.items())]
+    return f"Measured {'; '.join(parts)}."
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def positions_with_gradients(backbone: Backbone) -> int:
     """Positions that one forward and backward pass may have, from the memory that the device has free."""
     if backbone.device.type != "cuda":
         return CPU_POSITIONS
-    return _free_floats(backbone) // (FLOATS_PER_LAYER * _layers(backbone) * backbone.hidden_size)
+    return _free_floats(backbone) // _floats_with_gradients(backbone)
 
 
 def positions_without_gradients(backbone: Backbone) -> int:
@@ -69,8 +69,12 @@ def positions_without_gradients(backbone: Backbone) -> int:
 def positions_of_graphs(backbone: Backbone) -> int:
     """Positions of all passes with gradients that are kept as CUDA graphs, together."""
     _, total = torch.cuda.mem_get_info(backbone.device)
-    floats = int(SHARE_FOR_GRAPHS * total) // backbone.dtype.itemsize
-    return floats // (FLOATS_PER_LAYER * _layers(backbone) * backbone.hidden_size)
+    return int(SHARE_FOR_GRAPHS * total) // backbone.dtype.itemsize // _floats_with_gradients(backbone)
+
+
+def _floats_with_gradients(backbone: Backbone) -> int:
+    """What a position keeps for the way back."""
+    return FLOATS_PER_LAYER * _layers(backbone) * backbone.hidden_size
 
 
 def _free_floats(backbone: Backbone) -> int:

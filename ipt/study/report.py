@@ -66,11 +66,11 @@ def write_report(
         measured = [each for each in variants if each.measurements]
         if not measured:
             continue
-        scores, about = _on_the_same([each.measurements for each in measured])
+        scores = _on_the_same([each.measurements for each in measured])
         lines += [
             f"## Ablation: {TITLES[name]}",
             "",
-            f"Mean accuracy on the unseen tasks ({about}), of IST where nothing else is said.",
+            f"Mean accuracy on the unseen tasks ({', '.join(_extent(scores[0]))}), of IST where nothing else is said.",
             "",
         ]
         lines += ["| variant | accuracy |", "| --- | ---: |"]
@@ -173,13 +173,12 @@ def _incomplete(measured: Mapping[str, Sequence[Measurement]], methods: Sequence
     """What a mean over some of the tasks and draws is to be held against: IST's over the same."""
     notes = []
     for split, found in measured.items():
-        ist = {(one.task, one.seed): 100 * one.score for one in found if one.method == "IST"}
+        ist = [one for one in found if one.method == "IST"]
         for method in methods:
-            own = {(one.task, one.seed) for one in found if one.method == method} & ist.keys()
-            if own and len(own) < len(ist):
-                tasks, seeds = len({task for task, _ in own}), len({seed for _, seed in own})
-                theirs = statistics.mean(ist[pair] for pair in own)
-                on = f"{_number(tasks, f'{split} task')} in {_number(seeds, 'draw')}"
+            _, alike = _on_the_same([[one for one in found if one.method == method], ist])
+            if alike and len(alike) < len(ist):
+                on = " in ".join(_extent(alike, f"{split} task"))
+                theirs = 100 * statistics.mean(one.score for one in alike)
                 notes.append(f"- {method} was measured on {on}; on the same, IST has {theirs:.1f}.")
     return [*notes, ""] if notes else []
 
@@ -189,16 +188,21 @@ def _curve(shown: Plots, findings: Findings, _: StudyOptions) -> list[str]:
     if not curve:
         return []
     methods = ("logistic regression", "IST")
-    of_each = [[one for one in found if one.method == method] for found in curve.values() for method in methods]
-    scores, drawn = _on_the_same([found for found in of_each if found])
+    of_each = {
+        (count, method): own
+        for count, found in curve.items()
+        for method in methods
+        if (own := [one for one in found if one.method == method])
+    }
+    alike = dict(zip(of_each, _on_the_same(list(of_each.values())), strict=True))
     points: dict[str, dict[int, Point]] = {method: {} for method in methods}
-    counts = [(count, method) for count, found in curve.items() for method in methods if _draws(found, method)]
-    for (count, method), found in zip(counts, scores, strict=True):
+    for (count, method), found in alike.items():
         if point := _over_draws(found):
             points[method][count] = point
     points = {method: found for method, found in points.items() if found}
     plots.plot_curve(shown.path("curve.png"), points)
-    about = f"Mean accuracy on the unseen tasks with rows enough ({drawn}), D = {findings.reference.intrinsic_dim}."
+    extent = ", ".join(_extent(next(iter(alike.values()))))
+    about = f"Mean accuracy on the unseen tasks with rows enough ({extent}), D = {findings.reference.intrinsic_dim}."
     if 1 in curve:
         about += " With one example a label there is nothing to tune by: IST is its first start there."
     lines = ["## Examples a label", "", about, "", f"| examples a label | {' | '.join(points)} | IST is worse on |"]
@@ -249,16 +253,17 @@ def tasks_of(subspace: Subspace) -> tuple[list[str], list[str]]:
     return names, [str(family) for family in training.get("families", names)]
 
 
-def _on_the_same(groups: Sequence[Sequence[Measurement]]) -> tuple[list[list[Measurement]], str]:
-    """Of each group what was measured on tasks and draws that all of them have, and how many these are."""
+def _on_the_same(groups: Sequence[Sequence[Measurement]]) -> list[list[Measurement]]:
+    """Of each group what was measured on tasks and draws that all of them have."""
     common = set.intersection(*({(one.task, one.seed) for one in group} for group in groups))
-    kept = [[one for one in group if (one.task, one.seed) in common] for group in groups]
-    tasks, seeds = len({task for task, _ in common}), len({seed for _, seed in common})
-    return kept, f"{_number(tasks, 'task')}, {_number(seeds, 'draw')}"
+    return [[one for one in group if (one.task, one.seed) in common] for group in groups]
 
 
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def _extent(measurements: Sequence[Measurement], what: str = "task") -> tuple[str, str]:
+    """How many tasks, and how many draws."""
+    counts = (what, len({one.task for one in measurements})), ("draw", len({one.seed for one in measurements}))
+    tasks, draws = (f"{count} {name}" if count == 1 else f"{count} {name}s" for name, count in counts)
+    return tasks, draws
 
 
 def _draws(measurements: Sequence[Measurement], method: str) -> dict[str, list[float]]:

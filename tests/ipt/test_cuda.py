@@ -14,10 +14,10 @@ from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.protocol import Backbone, TextBackbone
 from ipt.subspace.fit import DirectFit, FitOptions
 from ipt.subspace.task_losses import prepare_tasks
-from ipt.task import bind
 from ipt.task_folder import FolderTask
 from ipt.tuning.work import Descend
 from tests.ipt.conftest import sentiment, topics
+from tests.ipt.generation.conftest import INPUTS, asked, run, texts
 from tests.tiny import build_tiny_encoder, build_tiny_text
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -26,7 +26,6 @@ DEVICES = ("cpu", "cuda")
 ENCODERS = ("bert", "distilbert", "mpnet", "roberta")
 TEXT = ("bart", "t5", "gpt2", "llama", "qwen2", "qwen3")
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
-INPUTS = ["hello world", "the cat sat on the mat and the dog was not happy with it", "i love my phone", "me"]
 
 
 @pytest.fixture(scope="session")
@@ -71,10 +70,10 @@ def tuned(engine: ipt.TuningEngine, jobs: list[ipt.TuningJob]) -> dict[str, ipt.
 
 
 def jobs() -> list[ipt.TuningJob]:
-    asked = ipt.Hyperparameters(steps=8, batch_size=8, learning_rate=0.02)
+    few = ipt.Hyperparameters(steps=8, batch_size=8, learning_rate=0.02)
     return [
-        ipt.TuningJob("two", sentiment(), "classification", hyperparameters=asked),
-        ipt.TuningJob("three", topics(), "classification", hyperparameters=replace(asked, restarts=2, seed=3)),
+        ipt.TuningJob("two", sentiment(), "classification", hyperparameters=few),
+        ipt.TuningJob("three", topics(), "classification", hyperparameters=replace(few, restarts=2, seed=3)),
     ]
 
 
@@ -114,8 +113,8 @@ def test_jobs_that_share_an_engine_are_tuned_and_answer_alike(subspace_dir: Path
 def test_a_gradient_step_does_not_wait_for_the_gpu(subspace_dir: Path, folder: Any) -> None:
     place, _ = folder("bert")
     engine = engines(subspace_dir, place)["cuda"]
-    asked = ipt.Hyperparameters(steps=1000, batch_size=8)
-    engine.add(ipt.TuningJob("a", sentiment(), "classification", hyperparameters=asked))
+    long = ipt.Hyperparameters(steps=1000, batch_size=8)
+    engine.add(ipt.TuningJob("a", sentiment(), "classification", hyperparameters=long))
     while any(report.step < 12 for report in engine.step()):  # graphs are captured by then
         pass
     assert all(isinstance(running.work, Descend) for running in engine._running.values())
@@ -192,8 +191,8 @@ def test_a_graph_has_a_way_back_to_the_prompts(graphed: EncoderBackbone) -> None
 def test_text_tasks(kind: str, folder: Any) -> None:
     place, subspace_dir = folder(kind)
     both = engines(subspace_dir, place)
-    asked = ipt.Hyperparameters(steps=6, batch_size=4, learning_rate=0.02)
-    job = ipt.TuningJob("a", sentiment(), "classification", hyperparameters=asked)
+    short = ipt.Hyperparameters(steps=6, batch_size=4, learning_rate=0.02)
+    job = ipt.TuningJob("a", sentiment(), "classification", hyperparameters=short)
     tasks = {device: tuned(engine, [job])["a"] for device, engine in both.items()}
     np.testing.assert_allclose(tasks["cuda"].vector, tasks["cpu"].vector, **CLOSE)
     rows = [(ipt.head_of(tasks["cpu"]), text) for text in INPUTS]
@@ -218,15 +217,8 @@ def test_texts_written(kind: str, folder: Any) -> None:
         backbone = loaded(place, device)
         assert isinstance(backbone, TextBackbone)
         engine = ipt.GenerationEngine(backbone, ipt.load_subspace(subspace_dir, backbone))
-        for number, text in enumerate(INPUTS * 2):
-            vector = 3 * np.random.default_rng(number % 3).normal(size=8).astype(np.float32)
-            task = bind(ipt.TaskHead(vector, engine.subspace.id, "text2text", (), None), engine.subspace)
-            way: dict[str, Any] = {"max_new_tokens": 8, **WAYS[number % len(WAYS)]}
-            engine.add(ipt.GenerationRequest(str(number), task, text, ipt.GenerationParameters(**way)))
-        texts = {}
-        while not engine.idle:
-            texts |= {event.request_id: event.text for event in engine.step() if isinstance(event, ipt.TextFinished)}
-        written.append(texts)
+        requests = [asked(engine, number, **{"max_new_tokens": 8, **WAYS[number % len(WAYS)]}) for number in range(8)]
+        written.append(texts(run(engine, requests)))
     assert written[0] == written[1]
     assert len(set(written[0].values())) > 3
 
