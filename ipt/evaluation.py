@@ -22,7 +22,7 @@ from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.protocol import Backbone, Family
 from ipt.baselines import WITHOUT_TUNING
 from ipt.errors import DatasetError, SubspaceError
-from ipt.examples import Example, check_examples, infer_kind, labels_of
+from ipt.examples import Example, check_examples, infer_kind, labels_of, names_of
 from ipt.prediction import Predictor
 from ipt.readout import Embeddings, fit_linear, fit_readout
 from ipt.setfit_baseline import setfit
@@ -46,8 +46,10 @@ SLOW = ("SetFit", "PT", "random", "IST then PT")
 """Those of the methods that tune or train, but for the one that is measured."""
 STARTS = ("IST from zero", "IST from the nearest task", "IST from a random vector")
 """IST that starts elsewhere than at the likeliest of the subspace's initial vectors."""
+NAMES_LEFT_OUT = "readout on both, without the labels' names"
 READOUTS: dict[str, float | None] = {
     "readout on prompted embeddings": None,
+    NAMES_LEFT_OUT: 1.0,
     "readout on both": 1.0,
     "readout on both, even with the baseline": 0.5,
     "readout on both, leaning on the baseline": 1.0 / (1.0 + math.exp(PROMPT_PENALTY)),
@@ -173,7 +175,8 @@ class Evaluation:
         else:
             # With one example nothing speaks for the prompted embeddings or against.
             weight = READOUTS.get(method, READOUTS["readout on both, leaning on the baseline"])
-            answers = first_start(backbone, self.subspace, draw.examples, draw.texts, weight)
+            named = method != NAMES_LEFT_OUT
+            answers = first_start(backbone, self.subspace, draw.examples, draw.texts, weight, named)
         return draw.measured(method, answers, time.perf_counter() - started, detail)
 
     def _measure_tuned(self, method: str, draws: Sequence[_Draw]) -> Iterator[Measurement]:
@@ -262,10 +265,12 @@ def first_start(
     examples: Sequence[Example],
     texts: Sequence[str],
     weight: float | None,
+    named: bool = True,
 ) -> list[str]:
     """The label of each text by a readout behind the prompt where tuning would start.
 
-    `weight` is that of the classifier on both embeddings, beside the baseline; None: a classifier on the prompted ones.
+    `weight` is that of the classifier on both embeddings, beside the baseline; None: a classifier on the prompted ones,
+    which the labels' names are no examples of, nor are they where it is not `named`.
     """
     labels = labels_of(examples)
     classes = torch.tensor([labels.index(example.output) for example in examples])
@@ -280,7 +285,8 @@ def first_start(
     if weight is None:
         logits = fit_linear(known.prompted, classes, len(labels)).logits(asked.prompted)
     else:
-        logits = fit_readout(known, classes, len(labels), weight).logits(asked)
+        names = names_of(labels) if named else ()
+        logits = fit_readout(known, classes, len(labels), weight, embeddings(names) if names else None).logits(asked)
     return [labels[i] for i in logits.argmax(dim=1).tolist()]
 
 

@@ -24,6 +24,8 @@ VISIBLE = (
     r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8]"
 )
 _VISIBLE = re.compile(VISIBLE)
+_LETTER = re.compile(r"[^\W\d_]")
+MIN_LETTERS_OF_A_NAME = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,12 @@ class Example:
 def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
     """The distinct outputs in order of first appearance: the order of a task's classes."""
     return tuple(dict.fromkeys(example.output for example in examples))
+
+
+def names_of(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels as texts that say what they stand for; none where one of them is a number, a sign or a letter."""
+    telling = all(len(_LETTER.findall(label)) >= MIN_LETTERS_OF_A_NAME for label in labels)
+    return tuple(labels) if telling else ()
 
 
 def check_examples(

@@ -1,9 +1,10 @@
 """The readout of an encoder task: the linear classifier that turns its embeddings into label scores.
 
-It blends two multinomial logistic regressions: one on the prompted and the frozen embedding side by side, one on the
-frozen embedding alone, which is the baseline that every task is measured against. Both are convex, so examples alone
-decide them. The logits of two linear classifiers blend to those of one, which is what is stored. How much each one
-counts is decided by cross-validation. docs/decisions/0001 and 0008 have what this was chosen against.
+It blends two multinomial logistic regressions: one on the prompted and the frozen embedding side by side, to which the
+name of each label is one more example of it, and one on the frozen embedding alone, which is the baseline that every
+task is measured against. Both are convex, so examples and names alone decide them. The logits of two linear classifiers
+blend to those of one, which is what is stored. How much each one counts is decided by cross-validation.
+docs/decisions/0001, 0008 and 0015 have what this was chosen against.
 
 Letters: B rows, N examples, C classes, H hidden size, F features.
 """
@@ -31,6 +32,9 @@ PROMPTED_SHARE = 0.5
 """Share of a feature vector's squared length that the prompted embedding has; the rest is the frozen one's."""
 PENALTY = 1.0
 """Half of the sum of squared weights counts as much as the loss of this many examples."""
+SHARPNESS = 3.0
+"""What the logits of a fit are multiplied by, as scores and as evidence: with this penalty on vectors of unit length a
+classifier says much less than it knows (docs/decisions/0015)."""
 MAX_ITERATIONS = 200
 WEIGHTS_AT_ONCE = 2**22
 """Most weights of different readouts that are unpacked together."""
@@ -144,7 +148,12 @@ def logits_of_each(readouts: Sequence[Readout], embeddings: Embeddings) -> Tenso
 
 
 def fit_readout(
-    embeddings: Embeddings, classes: Tensor, num_classes: int, blend: float, baseline: LinearClassifier | None = None
+    embeddings: Embeddings,
+    classes: Tensor,
+    num_classes: int,
+    blend: float,
+    names: Embeddings | None = None,
+    baseline: LinearClassifier | None = None,
 ) -> Readout:
     """Fit a readout to examples, all on the CPU.
 
@@ -153,9 +162,10 @@ def fit_readout(
         classes: [N], the class of each.
         num_classes: C.
         blend: weight, from 0 to 1, of the classifier on both embeddings; the one on the frozen ones has the rest.
+        names: of the C labels' names, where they are examples too.
         baseline: what `fit_linear` gives for the frozen embeddings, where the caller has it already.
     """
-    of_both = fit_linear(embeddings.features(), classes, num_classes)
+    of_both = fit_linear(*with_names(embeddings.features(), classes, names), num_classes)
     of_frozen = baseline or fit_linear(embeddings.frozen, classes, num_classes)
     prompted, frozen = of_both.weight.chunk(2, dim=1)
     weights = torch.cat(
@@ -166,9 +176,17 @@ def fit_readout(
         dim=1,
     )
     bias = blend * of_both.bias + (1.0 - blend) * of_frozen.bias
+    weights, bias = SHARPNESS * weights, SHARPNESS * bias
     row_scale = weights.abs().amax(dim=1).clamp_min(1e-12) / 127.0
     rounded = torch.round(weights / row_scale[:, None]).to(torch.int8)
     return Readout(rounded.contiguous(), row_scale.float(), bias.float())
+
+
+def with_names(features: Tensor, classes: Tensor, names: Embeddings | None) -> tuple[Tensor, Tensor]:
+    """Features and classes of the examples, and behind them those of the labels' names."""
+    if names is None:
+        return features, classes
+    return torch.cat([features, names.features()]), torch.cat([classes, torch.arange(len(names))])
 
 
 def cross_validation_folds(classes: Tensor, num_folds: int) -> Tensor:
@@ -199,27 +217,30 @@ class CrossValidation:
         """Of the classifier on the frozen embeddings alone: the sum over the examples left out, in nats."""
         return self._log_likelihood(self._frozen)
 
-    def prompted(self, embeddings: Embeddings) -> float:
-        """The same of the classifier on both embeddings."""
-        return self._log_likelihood(embeddings.features())
+    def prompted(self, embeddings: Embeddings, names: Embeddings | None = None) -> float:
+        """The same of the classifier on both embeddings; `names`, where they are examples, are never left out."""
+        return self._log_likelihood(embeddings.features(), names)
 
-    def _log_likelihood(self, features: Tensor) -> float:
+    def _log_likelihood(self, features: Tensor, names: Embeddings | None = None) -> float:
         total = 0.0
-        for left_out, logits in zip(self._left_out, self._logits(features), strict=True):
-            total -= F.cross_entropy(logits, self._classes[left_out], reduction="sum").item()
+        for left_out, logits in zip(self._left_out, self._logits(features, names), strict=True):
+            total -= F.cross_entropy(SHARPNESS * logits, self._classes[left_out], reduction="sum").item()
         return total
 
-    def _logits(self, features: Tensor) -> list[Tensor]:
+    def _logits(self, features: Tensor, names: Embeddings | None) -> list[Tensor]:
         """Of the examples that each fold leaves out, by a classifier that is fitted on the others."""
         if not self._left_out:
             return []
         if is_large(len(features), self._num_classes):
-            fits = [fit_linear(features[~out], self._classes[~out], self._num_classes) for out in self._left_out]
+            kept = [with_names(features[~out], self._classes[~out], names) for out in self._left_out]
+            fits = [fit_linear(*examples, self._num_classes) for examples in kept]
             return [fit.logits(features[out]) for fit, out in zip(fits, self._left_out, strict=True)]
-        _, coordinates = _in_their_span(features.double())
-        others = ~torch.stack(self._left_out)
-        weights, biases = logistic_regressions(coordinates, self._classes, self._num_classes, PENALTY, others)
-        logits = coordinates @ weights.mT + biases[:, None]
+        rows, classes = with_names(features, self._classes, names)
+        _, coordinates = _in_their_span(rows.double())
+        counted = ~torch.stack(self._left_out)
+        counted = torch.cat([counted, counted.new_ones(len(counted), len(rows) - len(features))], dim=1)
+        weights, biases = logistic_regressions(coordinates, classes, self._num_classes, PENALTY, counted)
+        logits = coordinates[: len(features)] @ weights.mT + biases[:, None]
         return [own[out] for own, out in zip(logits, self._left_out, strict=True)]
 
 

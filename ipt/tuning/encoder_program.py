@@ -2,6 +2,7 @@
 
 The loss of a step is the leave-one-out error of a ridge classifier on its rows (`ipt.ridge`), as in the fit of the
 subspace; validation fits the readout (`ipt.readout`) to the training examples and measures it on the held-back ones.
+Rows are the examples to tune on, then those held back, then the names of the labels, which the readout learns from too.
 
 Letters: L lanes, B rows of a step, N examples, C classes, H hidden size, D intrinsic dimension.
 """
@@ -13,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.examples import Example, labels_of
-from ipt.readout import CrossValidation, Embeddings, LinearClassifier, fit_linear, fit_readout, is_large
+from ipt.examples import Example, labels_of, names_of
+from ipt.readout import CrossValidation, Embeddings, LinearClassifier, fit_linear, fit_readout, is_large, with_names
 from ipt.ridge import class_targets, gram, leave_one_out
 from ipt.subspace.store import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
@@ -42,8 +44,9 @@ FOLDS = 5
 """Parts that the examples are cut into for cross-validation."""
 PROMPT_PENALTY = 1.0
 """Nats by which the examples must be likelier with a prompt than without for both to count the same in the readout."""
-FAMILY_PENALTY = 4.0
-"""Nats by which they must be likelier with another initial vector than with the first one for tuning to start there."""
+FAMILY_PENALTY = 2.0
+"""Nats by which they must be likelier with another initial vector than with the first one for tuning to start there:
+the seven others of a subspace share even odds."""
 FIRST_LOOK_SHARE = 0.25
 """Share of the examples that all initial vectors are compared on first (docs/decisions/0009) ..."""
 FIRST_LOOK_PER_LABEL = 4
@@ -55,8 +58,17 @@ FORWARD_TOKENS = 4096
 DEFAULT_CONSTANTS = {"ridge": 0.3, "scale": 8.0}
 
 
+class _Seen(NamedTuple):
+    """What a readout behind one prompt sees: embeddings of examples, and of the labels' names if they tell anything."""
+
+    examples: Embeddings
+    names: Embeddings | None
+
+
 class EncoderProgram(Program):
     """The work of one classification job on an encoder."""
+
+    patience = 1  # where the first steps gain nothing the next ones hardly ever do: docs/decisions/0009
 
     def __init__(
         self, job: TuningJob, subspace: Subspace, backbone: EncoderBackbone, checkpoint: bytes | None = None
@@ -68,7 +80,9 @@ class EncoderProgram(Program):
         self.train = [self.train[i] for i in _at_most(self.train, READOUT_ROWS, rng)]
         self.held_back = [self.held_back[i] for i in _at_most(self.held_back, VALIDATION_ROWS, rng)]
         examples = self.train + self.held_back
-        self.token_ids = backbone.tokenize([example.input for example in examples], max_tokens=TUNING_TOKENS)
+        texts = [*(example.input for example in examples), *names_of(self.labels)]
+        self.token_ids = backbone.tokenize(texts, max_tokens=TUNING_TOKENS)
+        self.name_rows = list(range(len(examples), len(texts)))
         index = {label: number for number, label in enumerate(self.labels)}
         self.classes = torch.tensor([index[example.output] for example in examples])
         self.train_rows = list(range(len(self.train)))
@@ -103,9 +117,9 @@ class EncoderProgram(Program):
         rows = self.probe_rows + self.held_rows
         losses = []
         for vector in vectors:
-            embeddings = yield from self._embeddings(vector, rows)
+            seen = yield from self._seen(vector, rows)
             logits, classes = yield from self._unseen_logits(
-                embeddings, self.classes[rows], len(self.probe_rows), self.baseline
+                seen, self.classes[rows], len(self.probe_rows), self.baseline
             )
             losses.append(F.cross_entropy(logits, classes).item())
         return losses
@@ -123,12 +137,12 @@ class EncoderProgram(Program):
         rows = self.probe_rows + self.held_rows
         compared = yield from self._promising_starts(len(rows))
         likelihood = CrossValidation(self.frozen[rows], self.classes[rows], len(self.labels), FOLDS)
-        yield from self._read_behind(self.initial_vectors[compared], rows)
+        yield from self._read_behind(self.initial_vectors[compared], rows + self.name_rows)
         self.evidence = [-math.inf] * len(self.initial_vectors)
         for number in compared:
-            embeddings = yield from self._embeddings(self.initial_vectors[number], rows)
+            seen = yield from self._seen(self.initial_vectors[number], rows)
             yield from self._turn(len(rows))
-            self.evidence[number] = likelihood.prompted(embeddings) - (FAMILY_PENALTY if number else 0.0)
+            self.evidence[number] = likelihood.prompted(*seen) - (FAMILY_PENALTY if number else 0.0)
         yield from self._turn(len(rows))
         odds = max(self.evidence) - likelihood.baseline - PROMPT_PENALTY
         self.blend = torch.tensor(odds, dtype=torch.float64).sigmoid().item()
@@ -140,13 +154,13 @@ class EncoderProgram(Program):
         rows = self.first_look_rows
         if 1 + runners_up >= count or len(rows) == most_rows:
             return list(range(count))
-        yield from self._read_behind(self.initial_vectors, rows)
+        yield from self._read_behind(self.initial_vectors, rows + self.name_rows)
         likelihood = CrossValidation(self.frozen[rows], self.classes[rows], len(self.labels), FOLDS)
         evidence = []
         for vector in self.initial_vectors[1:]:
-            embeddings = yield from self._embeddings(vector, rows)
+            seen = yield from self._seen(vector, rows)
             yield from self._turn(len(rows))
-            evidence.append(likelihood.prompted(embeddings))
+            evidence.append(likelihood.prompted(*seen))
         order = np.argsort(-np.asarray(evidence), kind="stable")[:runners_up]
         return [0, *sorted(1 + int(place) for place in order)]
 
@@ -166,10 +180,10 @@ class EncoderProgram(Program):
 
     def conclude(self, vector: Tensor) -> Generator[Work, Result, AdaptedTask]:
         rows = self.train_rows + self.held_rows
-        tuned = yield from self._embeddings(vector, rows)
-        zero = yield from self._embeddings(torch.zeros_like(vector), rows)
+        tuned = yield from self._seen(vector, rows)
+        zero = yield from self._seen(torch.zeros_like(vector), rows)
         yield from self._turn(len(rows))
-        readout = fit_readout(tuned, self.classes, len(self.labels), self.blend)
+        readout = fit_readout(tuned.examples, self.classes, len(self.labels), self.blend, tuned.names)
         score, zero_score, baseline_score = yield from self._scores(tuned, zero)
         metrics: dict[str, float | int | str | None] = {
             "score_metric": "accuracy",
@@ -189,16 +203,16 @@ class EncoderProgram(Program):
             final, self.subspace.id, "classification", self.labels, readout.to_bytes(), metrics, warnings
         )
 
-    def _scores(self, tuned: Embeddings, zero: Embeddings) -> Generator[Work, Result, tuple[float, float, float]]:
+    def _scores(self, tuned: _Seen, zero: _Seen) -> Generator[Work, Result, tuple[float, float, float]]:
         """Accuracy of the tuned vector, of the zero vector and of the baseline, on rows that they did not see."""
         train = len(self.train_rows)
         baseline = self.baseline
         if self.held_rows:
             if baseline is None or train > len(self.probe_rows):
                 baseline = yield from self._fit_baseline(self.train_rows)
-            of_baseline, classes = baseline.logits(self.frozen[train:]), self.classes[train:]
+            of_baseline, classes = baseline.logits(self.frozen[self.held_rows]), self.classes[train:]
         else:
-            of_baseline = yield from self._leave_one_out_logits(self.frozen, self.classes)
+            of_baseline = yield from self._leave_one_out_logits(self.frozen[self.train_rows], self.classes)
             classes = self.classes
         of_vectors = []
         for each in (tuned, zero):
@@ -210,27 +224,30 @@ class EncoderProgram(Program):
         return score, zero_score, baseline_score
 
     def _unseen_logits(
-        self, embeddings: Embeddings, classes: Tensor, train: int, baseline: LinearClassifier | None
+        self, seen: _Seen, classes: Tensor, train: int, baseline: LinearClassifier | None
     ) -> Generator[Work, Result, tuple[Tensor, Tensor]]:
         """Logits of rows by a classifier that was not fitted on them, and their classes.
 
         The rows after the first `train` ones, by the readout fitted on those (`baseline` is its frozen part); where
         there are none, every row, by the same blend of ridge classifiers of the others.
         """
-        if train < len(embeddings):
+        examples, names = seen
+        if train < len(examples):
             yield from self._turn(train)
-            readout = fit_readout(
-                embeddings.rows(slice(train)), classes[:train], len(self.labels), self.blend, baseline
-            )
-            return readout.logits(embeddings.rows(slice(train, None))), classes[train:]
-        of_both = yield from self._leave_one_out_logits(embeddings.features(), classes)
-        of_frozen = yield from self._leave_one_out_logits(embeddings.frozen, classes)
+            known, unseen = examples.rows(slice(train)), examples.rows(slice(train, None))
+            readout = fit_readout(known, classes[:train], len(self.labels), self.blend, names, baseline)
+            return readout.logits(unseen), classes[train:]
+        of_both = yield from self._leave_one_out_logits(examples.features(), classes, names)
+        of_frozen = yield from self._leave_one_out_logits(examples.frozen, classes)
         return self.blend * of_both + (1.0 - self.blend) * of_frozen, classes
 
-    def _leave_one_out_logits(self, features: Tensor, classes: Tensor) -> Generator[Work, Result, Tensor]:
+    def _leave_one_out_logits(
+        self, features: Tensor, classes: Tensor, names: Embeddings | None = None
+    ) -> Generator[Work, Result, Tensor]:
         yield from self._turn(len(features))
+        known, classes = with_names(features, classes, names)
         targets = class_targets(classes, len(self.labels))
-        return self.scale * leave_one_out(gram(features), targets, self.ridge)
+        return self.scale * leave_one_out(gram(known), targets, self.ridge)[: len(features)]
 
     def _fit_baseline(self, rows: Sequence[int]) -> Generator[Work, Result, LinearClassifier]:
         yield from self._turn(len(rows))
@@ -241,11 +258,15 @@ class EncoderProgram(Program):
         if is_large(rows, len(self.labels)):
             yield Pause()
 
-    def _embeddings(self, vector: Tensor, rows: Sequence[int]) -> Generator[Work, Result, Embeddings]:
+    def _seen(self, vector: Tensor, rows: Sequence[int]) -> Generator[Work, Result, _Seen]:
         """What the readout of `vector` [D] sees of the rows, each of which is read once for each vector."""
-        yield from self._read_behind(vector[None], rows)
+        yield from self._read_behind(vector[None], [*rows, *self.name_rows])
         read = self._read[_key(vector)]
-        return Embeddings(torch.stack([read[row] for row in rows]), self.frozen[list(rows)])
+
+        def embeddings(some: Sequence[int]) -> Embeddings:
+            return Embeddings(torch.stack([read[row] for row in some]), self.frozen[list(some)])
+
+        return _Seen(embeddings(rows), embeddings(self.name_rows) if self.name_rows else None)
 
     def _read_behind(self, vectors: Tensor, rows: Sequence[int]) -> Steps:
         """Read rows behind the prompt of each of `vectors` [L, D], as far as they have not been."""

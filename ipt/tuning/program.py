@@ -29,8 +29,6 @@ Steps = Generator[Work, Result, None]
 
 VALIDATIONS = 4
 """Validations over a run, besides the one before the first step."""
-PATIENCE = 2
-"""Validations without a better loss in any lane after which a job stops early."""
 AVERAGING = 0.1
 """Weight of the newest vector in the moving average of a lane's vectors: few-shot gradients are noisy."""
 KEEP_NATS = 0.5
@@ -44,6 +42,8 @@ MIN_PER_LABEL_TO_HOLD_BACK = 4
 class Program(ABC):
     """The work of one job. Letters: L lanes (restarts), K initial vectors, D intrinsic dimension."""
 
+    patience = 2
+    """Validations without a better loss in any lane after which a job stops early."""
     measured_rows: int
     """How many rows a validation's mean loss is over."""
 
@@ -106,7 +106,7 @@ class Program(ABC):
             if (step % every == 0 or step == asked.steps) and state.validated_step < step:
                 losses = yield from self.validation_losses(state.averages)
                 self._note_validation(state, losses)
-            if step == asked.steps or state.stale_validations >= PATIENCE:
+            if step == asked.steps or state.stale_validations >= self.patience:
                 return
             rate = scheduled(asked.learning_rate, step, asked.steps)
             lane_losses = yield self.descend_on(state, rate)

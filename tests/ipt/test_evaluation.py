@@ -129,12 +129,13 @@ def test_with_one_example_of_each_label_the_first_start_answers(
 ) -> None:
     two = FolderTask("two", "opinion", tuple(sentiment(1)[4:6]), tuple(sentiment(2)))
     [measured] = Evaluation(encoder, subspace, replace(OPTIONS, per_label=1)).measure(two, 0, ["IST"])
-    # The zero vector untuned, its readout fitted on the same two examples.
-    ids = encoder.tokenize([row.input for row in (*two.train, *two.test)])
+    # The zero vector untuned, its readout fitted on the same two examples and the names of their labels.
+    ids = encoder.tokenize(["positive", "negative", *(row.input for row in (*two.train, *two.test))])
     prompt = subspace.decoder(torch.zeros(1, 8)).expand(len(ids), -1, -1)
     embedded = Embeddings(encoder.embed(ids, prompt), encoder.embed(ids))
-    readout = fit_readout(embedded.rows(slice(2)), torch.tensor([0, 1]), 2, 1 / (1 + torch.e))
-    answers = readout.logits(embedded.rows(slice(2, None))).argmax(dim=1).tolist()
+    names, known, asked = (embedded.rows(part) for part in (slice(2), slice(2, 4), slice(4, None)))
+    readout = fit_readout(known, torch.tensor([0, 1]), 2, 1 / (1 + torch.e), names)
+    answers = readout.logits(asked).argmax(dim=1).tolist()
     right = [("positive", "negative")[answer] == row.output for answer, row in zip(answers, two.test, strict=True)]
     assert 0.0 < measured.score == sum(right) / len(right) < 1.0
     assert measured.detail == {}

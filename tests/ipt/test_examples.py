@@ -3,7 +3,7 @@
 import pytest
 
 import ipt
-from ipt.examples import MAX_LABELS
+from ipt.examples import MAX_LABELS, names_of
 from tests.ipt.conftest import sentiment
 
 
@@ -34,6 +34,20 @@ def test_a_bad_dataset_is_refused_by_name(examples: list[ipt.Example], param: st
     with pytest.raises(ipt.DatasetError, match=says) as caught:
         ipt.check_examples(examples)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (("billing", "no"), True),
+        (("是的", "不是"), True),
+        (("spam", "0"), False),
+        (("A", "B"), False),
+        (("👍", "👎"), False),
+    ],
+)
+def test_labels_are_names_where_each_has_letters_enough_to_say_something(labels: tuple[str, ...], told: bool) -> None:
+    assert names_of(labels) == (labels if told else ())
 
 
 def test_validation_examples_may_not_bring_a_new_label() -> None:

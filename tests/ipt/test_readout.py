@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
+from torch.nn.functional import normalize
 
 from ipt import readout as module
 from ipt.errors import CheckpointError
-from ipt.readout import CrossValidation, Embeddings, Readout, cross_validation_folds, fit_linear, fit_readout
+from ipt.readout import (
+    SHARPNESS,
+    CrossValidation,
+    Embeddings,
+    Readout,
+    cross_validation_folds,
+    fit_linear,
+    fit_readout,
+)
 
 C, H, PER_CLASS = 4, 24, 12
 
@@ -54,8 +63,22 @@ def test_a_readout_blends_the_logits_of_both_classifiers(monkeypatch: pytest.Mon
     baseline = fit_linear(frozen, classes, C)
     expected = 0.4 * fit_linear(side_by_side, classes, C).logits(side_by_side) + 0.6 * baseline.logits(frozen)
     for given in (None, baseline):
-        logits = fit_readout(both, classes, C, 0.4, given).logits(both).double()
+        logits = fit_readout(both, classes, C, 0.4, baseline=given).logits(both).double() / SHARPNESS
         torch.testing.assert_close(logits, expected, atol=0.03, rtol=0)  # eight bits a weight
+
+
+def test_a_labels_name_is_one_more_example_of_it_behind_the_prompt_alone() -> None:
+    rows, classes = clusters(spread=0.2)
+    other, _ = clusters(spread=0.4, seed=1)
+    both = Embeddings(rows, other)
+    names = Embeddings(other[:C].roll(1, 0), rows[:C].roll(1, 0))
+    named = torch.cat([both.features(), names.features()])
+    expected = 0.9 * fit_linear(named, torch.cat([classes, torch.arange(C)]), C).logits(both.features())
+    expected += 0.1 * fit_linear(other, classes, C).logits(other)
+    found = fit_readout(both, classes, C, 0.9, names).logits(both).double() / SHARPNESS
+    torch.testing.assert_close(found, expected, atol=0.03, rtol=0)  # eight bits a weight
+    without = fit_readout(both, classes, C, 0.9).logits(both).double() / SHARPNESS
+    assert (found - without).abs().max() > 0.1, "names that change nothing show nothing"
 
 
 def test_separated_classes_are_read_without_error() -> None:
@@ -95,10 +118,27 @@ def test_folds_share_out_every_class_and_never_leave_out_a_classes_only_example(
 
 
 def test_cross_validation_finds_the_prompt_that_tells_the_classes_apart() -> None:
-    frozen, classes = clusters(spread=0.6, seed=1)
+    frozen, classes = clusters(spread=0.4, seed=1)
     likelihood = CrossValidation(frozen, classes, C, 5)
     clear, blurred = (Embeddings(clusters(spread, seed=2)[0], frozen) for spread in (0.1, 2.0))
     assert likelihood.prompted(clear) > likelihood.baseline > likelihood.prompted(blurred)
+    # The mean example of each class names it well, and that of its neighbour badly.
+    means = torch.stack([clear.features()[classes == c].mean(dim=0) for c in range(C)])
+    good = Embeddings(*normalize(means.unflatten(1, (2, H)), dim=2).unbind(1))
+    bad = Embeddings(good.prompted.roll(1, 0), good.frozen.roll(1, 0))
+    assert likelihood.prompted(clear, good) > likelihood.prompted(clear) > likelihood.prompted(clear, bad)
+
+
+def test_large_fits_are_cross_validated_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen, classes = clusters(spread=0.6, seed=1)
+    embeddings = Embeddings(clusters(spread=0.3, seed=2)[0], frozen)
+    names = embeddings.rows(slice(C))
+    for given in (None, names):
+        exact = CrossValidation(frozen, classes, C, 5).prompted(embeddings, given)
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "LARGE_FIT", 0)
+            quick = CrossValidation(frozen, classes, C, 5).prompted(embeddings, given)
+        assert quick == pytest.approx(exact, abs=0.05)
 
 
 def test_what_was_left_out_was_not_seen() -> None:

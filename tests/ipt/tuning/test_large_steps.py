@@ -134,6 +134,7 @@ def begin_to_tune(engine: ipt.TuningEngine, job_id: str) -> None:
 def test_a_step_larger_than_memory_is_done_in_passes_within_it_and_changes_nothing(
     core: Core, calls: Calls, monkeypatch: pytest.MonkeyPatch, most_positions: int, passes_of_a_lane: int
 ) -> None:
+    monkeypatch.setattr("ipt.tuning.encoder_program.EncoderProgram.patience", 99)
     asked = job("large", topics(), restarts=3, learning_rate=0.2)
     whole = run(core.engine(), asked)["large"]
     assert len(calls.with_gradients) == STEPS

@@ -82,7 +82,7 @@ def test_the_batched_run_equals_a_plain_loop(
     engine: ipt.TuningEngine, backbone: PromptedTextBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against torch's AdamW, one row at a time, on the stock model with the prompt put in by hand."""
-    monkeypatch.setattr("ipt.tuning.program.PATIENCE", 99)
+    monkeypatch.setattr("ipt.tuning.program.Program.patience", 99)
     asked = job("reference", PAIRS, "text2text", batch_size=4, steps=4)
     program = TextProgram(asked, engine.subspace, backbone)
     engine.add(asked)
