@@ -99,13 +99,6 @@ class Settings(BaseSettings):
             raise ValueError("must be at most half of IPT_LEASE_SECONDS, or a worker would lose what it works at")
         return seconds
 
-    @field_validator("metrics_port")
-    @classmethod
-    def _another_port(cls, port: int | None, others: ValidationInfo) -> int | None:
-        if port is not None and port == others.data.get("port"):
-            raise ValueError("must be another than IPT_PORT, where the API listens")
-        return port
-
     @field_validator("database_url")
     @classmethod
     def _psycopg_url(cls, url: str | None) -> str | None:
@@ -150,6 +143,17 @@ class Settings(BaseSettings):
             raise SettingsError(
                 f"IPT_HOST={self.host} can be reached from other machines, and no API key is set: "
                 "set IPT_API_KEY (16 characters or more), or bind to 127.0.0.1"
+            )
+
+    def check_worker_beside(self) -> None:
+        """Refuse to run a worker beside the API where both would listen on the same port.
+
+        Raises:
+            SettingsError: `metrics_port` is `port`.
+        """
+        if self.metrics_port == self.port:
+            raise SettingsError(
+                f"IPT_METRICS_PORT={self.metrics_port} is where the API listens: the worker needs another port"
             )
 
     def described(self) -> dict[str, Any]:

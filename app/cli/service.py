@@ -48,14 +48,17 @@ def serve(
 
     given: dict[str, Any] = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = Settings(**given)
+    with_worker = settings.embedded if worker is None else worker
     try:
         settings.check_bind()
+        if with_worker:
+            settings.check_worker_beside()
     except SettingsError as error:
         raise CliError(str(error)) from error
     _on_stop(_interrupt_once)
     try:
         with ExitStack() as stack:
-            _serve(settings, settings.embedded if worker is None else worker, stack)
+            _serve(settings, with_worker, stack)
     except KeyboardInterrupt:
         pass
     if settings.log_format == "text":

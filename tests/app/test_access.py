@@ -190,7 +190,7 @@ def test_loopback_needs_no_key(host: str) -> None:
 def test_settings_are_checked_at_start_and_shown_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = [("DATABASE_URL", "mysql://x"), ("API_KEY", "short"), ("PORT", "-1"), ("LEASE_SECONDS", "0")]
     wrong += [("LEASE_SECONDS", "inf"), ("LEASE_SECONDS", "9"), ("HEARTBEAT_SECONDS", "31"), ("POLL_SECONDS", "1e10")]
-    wrong += [("METRICS_PORT", "8000"), ("REQUESTS_PER_MINUTE", "60000001"), ("PREDICT_WAIT_MS", "1e12")]
+    wrong += [("METRICS_PORT", "0"), ("REQUESTS_PER_MINUTE", "60000001"), ("PREDICT_WAIT_MS", "1e12")]
     for name, value in [*wrong, ("API_KEY", f"{KEY}\n{KEY}"), ("API_KEY", f"{KEY} ")]:
         with monkeypatch.context() as patch:
             patch.setenv(f"IPT_{name}", value)

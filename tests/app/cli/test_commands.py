@@ -15,6 +15,7 @@ import pytest
 from typer.main import get_command
 
 from app.cli.root import cli, run
+from app.settings import Settings
 from tests.tiny import build_tiny_seq2seq
 
 Captured = pytest.CaptureFixture[str]
@@ -233,6 +234,15 @@ def test_a_port_in_use_is_said_before_anything_is_started(tmp_path: Path, monkey
 def test_serving_others_without_a_key_is_refused(free_port: int, capsys: Captured) -> None:
     assert run(["serve", "--host", "0.0.0.0", "--port", str(free_port)]) == 1
     assert "IPT_API_KEY" in one_error_line(capsys)
+
+
+def test_a_worker_beside_the_api_has_a_port_of_its_own(
+    free_port: int, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IPT_METRICS_PORT", str(free_port))
+    assert run(["serve", "--port", str(free_port)]) == 1
+    assert "IPT_METRICS_PORT" in one_error_line(capsys)
+    Settings(port=free_port)  # alone in a container of its own, a worker may listen where the API does elsewhere
 
 
 @pytest.mark.parametrize("command", ["worker", "migrate"])
