@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable
 from datetime import timedelta
+from http.client import HTTPResponse
 from typing import Any
 
 import httpx
@@ -47,8 +48,9 @@ def _answer_to_half_a_request(client: httpx.Client, method: str, path: str, kind
     )
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as connection:
         connection.sendall(head.encode())
-        status, _, rest = connection.recv(65536).partition(b"\r\n")
-    return httpx.Response(int(status.split()[1]), content=rest.partition(b"\r\n\r\n")[2])
+        answer = HTTPResponse(connection)
+        answer.begin()
+        return httpx.Response(answer.status, content=answer.read())
 
 
 def test_nothing_of_a_body_is_read_before_its_sender_is_let_in(new_client: Callable[..., httpx.Client]) -> None:
