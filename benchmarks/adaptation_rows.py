@@ -223,8 +223,6 @@ def _train_setfit(
     from datasets import Dataset
     from transformers import TrainerCallback
 
-    began = time.perf_counter()
-
     class Clock(TrainerCallback):  # type: ignore[misc]
         """Ends training once time is up."""
 

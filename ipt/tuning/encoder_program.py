@@ -254,8 +254,8 @@ class EncoderProgram(Program):
         return fit_linear(self.frozen[list(rows)], self.classes[list(rows)], len(self.labels))
 
     def _turn(self, rows: int) -> Steps:
-        """To be taken before a fit to so many rows: a large one has an engine step of its own."""
-        if is_large(rows, len(self.labels)):
+        """To be taken before a fit to so many rows and the names: a large one has an engine step of its own."""
+        if is_large(rows + len(self.name_rows), len(self.labels)):
             yield Pause()
 
     def _seen(self, vector: Tensor, rows: Sequence[int]) -> Generator[Work, Result, _Seen]:
