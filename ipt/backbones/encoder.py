@@ -1,4 +1,7 @@
-"""BERT-like sentence encoders: a text, with a soft prompt after its first special token, becomes one unit vector."""
+"""BERT-like sentence encoders: a text, with a soft prompt after its first special token, becomes one unit vector.
+
+The prompt may stand elsewhere, too (`EncoderBackbone.placed`), which docs/results.md has measured.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from torch.nn.functional import normalize
 
 from ipt.backbones.batching import forward_in_buckets, launch_bound_positions, right_padded, sent
 from ipt.backbones.cuda_graphs import GraphedPasses
-from ipt.backbones.protocol import Backbone, BackboneIdentity, Family, TokenIds
+from ipt.backbones.protocol import Backbone, BackboneIdentity, Family, Placement, TokenIds
 from ipt.backbones.soft_prompts import checked_prompts
 from ipt.errors import BackboneError
 from ipt.memory import positions_of_graphs
@@ -39,6 +42,7 @@ class EncoderBackbone(Backbone):
         *,
         pooling: Pooling = "mean",
         max_tokens: int | None = None,
+        prompt_placement: Placement = "after_first_token",
     ) -> None:
         config: Any = model.config
         self.model = model.eval().requires_grad_(False)
@@ -48,10 +52,22 @@ class EncoderBackbone(Backbone):
         self.hidden_size = int(config.hidden_size)
         self.max_positions = _positions(config)
         self.max_tokens = min(self.max_positions, max_tokens or self.max_positions)
+        self.prompt_placement = prompt_placement
         self._graphs: GraphedPasses | None = None
         if self.device.type == "cuda" and config.model_type in GRAPHED_MODEL_TYPES and self._attends_by_sdpa:
             bound = launch_bound_positions(self.hidden_size)
             self._graphs = GraphedPasses(self.device, bound, positions_of_graphs(self))
+
+    def placed(self, placement: Placement) -> EncoderBackbone:
+        """The same model with prompts that stand elsewhere."""
+        return EncoderBackbone(
+            self.model,
+            self.tokenizer,
+            self.identity,
+            pooling=self.pooling,
+            max_tokens=self.max_tokens,
+            prompt_placement=placement,
+        )
 
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
         """Token ids of each text, special tokens included, truncated to `max_tokens` (default: `self.max_tokens`)."""
@@ -80,9 +96,8 @@ class EncoderBackbone(Backbone):
     def embed(self, token_ids: Sequence[TokenIds], prompts: Tensor | None = None) -> Tensor:
         """Sentence embeddings of unit length: `[B, H]`, float32, differentiable with respect to `prompts` `[B, P, H]`.
 
-        The prompt stands after the row's first special token, and its positions are left out of the pooling: without
-        one, this is the embedding of the stock model. A row for which prompt and text exceed `max_positions` loses
-        the tail of its text, never its last special token.
+        The prompt's positions are left out of the pooling: without one, this is the embedding of the stock model. A row
+        for which prompt and text exceed `max_positions` loses the tail of its text, never its last special token.
         """
         return self._embed(token_ids, prompts, [prompts is not None] * len(token_ids))
 
@@ -150,10 +165,10 @@ class EncoderBackbone(Backbone):
         lengths, behind, ids = packed[:, :1], packed[:, 1:2].bool(), packed[:, 2:]
         may_look = self._may_look(packed)
         embeds = self.model.get_input_embeddings()(ids)  # type: ignore[operator]
-        prompt_length, longest = 0, self.max_positions
+        starts, prompt_length, longest = self._prompt_starts(lengths), 0, self.max_positions
         if prompts is not None:
             prompt_length = prompts.shape[1]
-            with_prompts = torch.cat([embeds[:, :1], prompts, embeds[:, 1:]], dim=1)
+            with_prompts = self._with_prompts(embeds, prompts, lengths)
             if may_look and bool(behind.all()):
                 embeds = with_prompts
             else:
@@ -166,8 +181,25 @@ class EncoderBackbone(Backbone):
         present = positions < lengths
         mask = None if may_look and bool(present.all()) else self._mask(present)
         hidden: Tensor = self.model(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
-        of_prompt = (positions > 0) & (positions <= prompt_length) & behind
+        of_prompt = (positions >= starts) & (positions < starts + prompt_length) & behind
         return normalize(self._pool(hidden, present & ~of_prompt), dim=-1)
+
+    def _prompt_starts(self, lengths: Tensor) -> Tensor | int:
+        """[B, 1], or one for all: the position of the prompt's first vector, from the numbers of tokens [B, 1]."""
+        if self.prompt_placement == "after_last_token":
+            return lengths
+        return 1 if self.prompt_placement == "after_first_token" else 0
+
+    def _with_prompts(self, embeds: Tensor, prompts: Tensor, lengths: Tensor) -> Tensor:
+        """[B, P + T, H]: embedded rows [B, T, H] of `lengths` [B, 1] tokens, and each one's prompt [B, P, H]."""
+        start = self._prompt_starts(lengths)
+        if not isinstance(start, int):
+            tokens, length = embeds.shape[1], prompts.shape[1]
+            places = torch.arange(tokens + length, device=embeds.device)
+            own = places - lengths + tokens * (places < lengths + length)  # of a place behind the text, in the prompt
+            taken = torch.where(places < lengths, places, own)
+            return torch.cat([embeds, prompts], dim=1).gather(1, taken[:, :, None].expand(-1, -1, embeds.shape[2]))
+        return torch.cat([embeds[:, :start], prompts, embeds[:, start:]], dim=1)
 
     @staticmethod
     def _may_look(tensor: Tensor) -> bool:
@@ -189,7 +221,8 @@ class EncoderBackbone(Backbone):
     def _pool(self, hidden: Tensor, text: Tensor) -> Tensor:
         """`hidden` [B, T, H] to [B, H], over the positions [B, T] that are `text`."""
         if self.pooling == "cls":
-            return hidden[:, 0].float()
+            first = text.long().argmax(dim=1) if self.prompt_placement == "before_first_token" else 0
+            return hidden[torch.arange(len(hidden), device=hidden.device), first].float()
         weights = text / text.sum(dim=1, keepdim=True)
         return (weights[:, None] @ hidden.float())[:, 0]
 

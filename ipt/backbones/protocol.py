@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 Family = Literal["encoder", "seq2seq", "causal"]
+Placement = Literal["after_first_token", "before_first_token", "after_last_token", "before_input"]
+"""Where a prompt stands: of an encoder's input, which has special tokens at both ends, or of any other's."""
 TokenIds = list[int]
 
 
@@ -40,6 +42,7 @@ class Backbone(ABC):
     """Most positions (prompt included) that the model can attend to in its input."""
     model: torch.nn.Module
     """The frozen transformers model, in eval mode, no parameter requiring a gradient."""
+    prompt_placement: Placement
 
     @property
     def device(self) -> torch.device:
@@ -70,6 +73,8 @@ class TextBackbone(Backbone):
     Inputs are what `tokenize` gives, targets and labels what `tokenize_targets` gives. An input that does not fit
     beside the prompt (and, for `causal`, the target) is shortened as `tokenize` shortens it.
     """
+
+    prompt_placement = "before_input"
 
     @abstractmethod
     def tokenize_targets(self, texts: Sequence[str]) -> list[TokenIds]:

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from ipt.backbones.protocol import Backbone
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.backbones.protocol import Backbone, Placement
 from ipt.errors import CheckpointError, DatasetError
 from ipt.evaluation import (
     READOUTS,
@@ -34,9 +35,14 @@ from ipt.subspace.task_losses import RowOptions, TaskLosses, prepare_tasks
 from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
 from ipt.task_folder import FolderTask
 
-ABLATIONS = ("start", "readout", "tasks", "prompt-length", "finding")
+ABLATIONS = ("start", "readout", "tasks", "prompt-length", "placement", "finding")
 TASK_COUNTS = (10, 30)
 PROMPT_LENGTHS = (4, 32)
+PLACEMENTS: dict[Placement, str] = {
+    "before_first_token": "in front of everything",
+    "after_last_token": "behind everything",
+    "after_first_token": "behind the first special token",
+}
 
 OnProgress = Callable[[str, int, int, str], None]
 """Takes what is going on, how much of it is done, of how much, and how it goes."""
@@ -196,8 +202,10 @@ class Study:
         folder = self.folder / "ablations"
         variants: list[Variant] = []
 
-        def add(what: str, subspace: Subspace) -> None:
-            measured = self._measure(f"ablation: {what}", subspace, unseen, ("IST",), self._slow_seeds)
+        def add(what: str, subspace: Subspace, backbone: Backbone | None = None) -> None:
+            measured = self._measure(
+                f"ablation: {what}", subspace, unseen, ("IST",), self._slow_seeds, backbone=backbone
+            )
             variants.append(Variant(what, measured))
 
         if name == "tasks":
@@ -209,6 +217,14 @@ class Study:
                 of_length = replace(fit, prompt_length=length)
                 add(f"prompts of {length}", self._fit_direct(folder / f"prompt-length-{length}", of_length, self.seen))
             add(f"prompts of {reference.prompt_length} (as above)", reference)
+        elif name == "placement":
+            if isinstance(self.backbone, EncoderBackbone):
+                for placement, where in PLACEMENTS.items():
+                    if placement == self.backbone.prompt_placement:
+                        add(f"prompts {where} (as above)", reference)
+                        continue
+                    placed = self.backbone.placed(placement)
+                    add(f"prompts {where}", self._fit_direct(folder / placement, fit, self.seen, placed), placed)
         else:
             add("from tuned prompts, as in the paper", self._fit_paper(folder / "paper", fit))
             add("directly from the tasks (as above)", reference)
@@ -228,8 +244,13 @@ class Study:
                 variants.append(Variant(f"{start}, {how}", [one for one in measured if one.method == method]))
         return variants
 
-    def _fit_direct(self, folder: Path, options: FitOptions, tasks: Sequence[FolderTask]) -> Subspace:
-        return self._fit(folder, options, tasks, lambda: DirectFit(self._losses(tasks, options), options))
+    def _fit_direct(
+        self, folder: Path, options: FitOptions, tasks: Sequence[FolderTask], backbone: Backbone | None = None
+    ) -> Subspace:
+        def make() -> ResumableFit:
+            return DirectFit(self._losses(tasks, options).on(backbone or self.backbone), options)
+
+        return self._fit(folder, options, tasks, make, backbone)
 
     def _fit_paper(self, folder: Path, like: FitOptions) -> Subspace:
         """An auto-encoder of tuned prompts; rows, dimension, prompt length and steps as in the direct fit."""
@@ -250,11 +271,16 @@ class Study:
         return self._fit(folder, options, self.seen, make)
 
     def _fit(
-        self, folder: Path, options: RowOptions, tasks: Sequence[FolderTask], make: Callable[[], ResumableFit]
+        self,
+        folder: Path,
+        options: RowOptions,
+        tasks: Sequence[FolderTask],
+        make: Callable[[], ResumableFit],
+        backbone: Backbone | None = None,
     ) -> Subspace:
         """The folder's subspace, which is found there first where it is not finished."""
         if (folder / MANIFEST_FILE).is_file() and not (folder / CHECKPOINT_FILE).is_file():
-            subspace = load_subspace(folder, self.backbone)
+            subspace = load_subspace(folder, backbone or self.backbone)
             training = subspace.manifest["training"]
             wanted = json.loads(json.dumps(asdict(options)))
             if (training.get("options"), training.get("tasks")) != (wanted, [task.name for task in tasks]):
@@ -291,9 +317,10 @@ class Study:
         seeds: Sequence[int],
         options: EvaluationOptions | None = None,
         into: list[Measurement] | None = None,
+        backbone: Backbone | None = None,
     ) -> list[Measurement]:
         """What is measured, which is also put `into` that list, one by one as it is there."""
-        evaluation = Evaluation(self.backbone, subspace, options or self.options.evaluation)
+        evaluation = Evaluation(backbone or self.backbone, subspace, options or self.options.evaluation)
         alike = [one.id for one in self.findings.subspaces.values() if one.prompt_length == subspace.prompt_length]
         kept = MeasurementFile(self.folder / "measurements.jsonl", evaluation.identity, alike)
         measured = [] if into is None else into

@@ -13,7 +13,7 @@ from torch import Tensor
 from ipt.backbones.protocol import Backbone
 from ipt.errors import SubspaceError
 from ipt.subspace.modules import PromptMaker
-from ipt.subspace.store import PLACEMENTS, TEMPLATE, Subspace
+from ipt.subspace.store import TEMPLATE, Subspace
 
 
 class WholePrompts(PromptMaker):
@@ -53,7 +53,7 @@ def prompt_space(backbone: Backbone, prompt_length: int, starts: Tensor | None =
     identity = backbone.identity
     manifest = {
         "backbone": {"family": backbone.family, "id": identity.id, "weights_sha256": identity.weights_sha256},
-        "prompt_placement": PLACEMENTS[backbone.family],
+        "prompt_placement": backbone.prompt_placement,
         "template": TEMPLATE,
         "training": {},
     }

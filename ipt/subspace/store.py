@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ipt.backbones.protocol import Backbone
+from ipt.backbones.protocol import Backbone, Placement
 from ipt.backbones.weights import hash_weights
 from ipt.errors import SubspaceError, SubspaceMismatchError
 from ipt.subspace.modules import PromptMaker, SubspaceDecoder, SubspaceEncoder
@@ -30,7 +30,11 @@ FORMAT_VERSION = 1
 TENSORS_FILE = "subspace.safetensors"
 MANIFEST_FILE = "subspace.json"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
-PLACEMENTS = {"encoder": "after_first_token", "seq2seq": "before_input", "causal": "before_input"}
+PLACEMENTS: dict[str, tuple[Placement, ...]] = {
+    "encoder": ("after_first_token", "before_first_token", "after_last_token"),
+    "seq2seq": ("before_input",),
+    "causal": ("before_input",),
+}
 TEMPLATE = "{input}"
 _SHAPE_FIELDS = ("intrinsic_dim", "decoder_hidden", "prompt_length", "hidden_size")
 _LARGEST_CONSTANT = 1e6
@@ -108,6 +112,12 @@ class Subspace:
                 f"subspace {self.id} makes prompts of hidden size {self.hidden_size}, "
                 f"the backbone's is {backbone.hidden_size}"
             )
+        placement = self.manifest["prompt_placement"]
+        if placement != backbone.prompt_placement:
+            raise SubspaceMismatchError(
+                f"subspace {self.id} was found with prompts {placement}, this backbone reads them "
+                f"{backbone.prompt_placement}: take one that is `placed({placement!r})`"
+            )
 
 
 def save_subspace(
@@ -154,7 +164,7 @@ def save_subspace(
             "revision": backbone.identity.revision,
             "weights_sha256": backbone.identity.weights_sha256,
         },
-        "prompt_placement": PLACEMENTS[backbone.family],
+        "prompt_placement": backbone.prompt_placement,
         "template": TEMPLATE,
         "training": training or {},
     }
@@ -214,7 +224,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     # Only what this code does: vectors made for anything else would be used in a way that they do not fit.
     for name, found, done in (
         ("backbone.family", backbone["family"], tuple(PLACEMENTS)),
-        ("prompt_placement", manifest.get("prompt_placement"), (PLACEMENTS.get(backbone["family"]),)),
+        ("prompt_placement", manifest.get("prompt_placement"), PLACEMENTS.get(backbone["family"], ())),
         ("template", manifest.get("template"), (TEMPLATE,)),
     ):
         if found not in done:

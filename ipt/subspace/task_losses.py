@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -90,6 +91,11 @@ class TaskLosses(ABC):
     @abstractmethod
     def anew(self, options: RowOptions) -> TaskLosses:
         """The same tasks for another fit, with options that ask for the same rows; its constants start anew."""
+
+    def on(self, backbone: Backbone) -> Self:
+        """The same on the same model with prompts that stand elsewhere."""
+        self.backbone = backbone
+        return self
 
     @abstractmethod
     def draw(self, chosen: Sequence[int], rng: np.random.Generator) -> list[DrawnRows]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ipt.backbones.encoder import EncoderBackbone
+from ipt.backbones.encoder import EncoderBackbone, Pooling
 from ipt.backbones.loading import load_backbone
+from ipt.backbones.protocol import Placement
 from ipt.errors import BackboneError
 
 TEXTS = ["hello world", "the cat sat on the mat and the dog was not happy with it at all", "i love my phone", "me"]
@@ -96,15 +97,29 @@ def test_a_row_does_not_depend_on_its_neighbours_prompts(encoder: EncoderBackbon
     assert gradient[1:].abs().sum() == 0
 
 
-def test_a_prompt_stands_after_the_first_token_and_out_of_the_pooling(encoder: EncoderBackbone) -> None:
+@pytest.mark.parametrize(
+    ("placement", "at"), [("after_first_token", 1), ("before_first_token", 0), ("after_last_token", 6)]
+)
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_prompt_stands_in_its_place_and_out_of_the_pooling(
+    placement: Placement, at: int, pooling: Pooling, encoder: EncoderBackbone
+) -> None:
     model: Any = encoder.model
-    first, *rest = encoder.tokenize(["the dog was happy"])[0]
+    backbone = EncoderBackbone(model, encoder.tokenizer, encoder.identity, pooling=pooling).placed(placement)
+    [row] = encoder.tokenize(["the dog was happy"])
     words = encoder.tokenize(["red blue green"])[0][1:-1]
+    assert len(row) == 6
     with torch.no_grad():
         prompt = model.get_input_embeddings()(torch.tensor([words]))
-        hidden = model(input_ids=torch.tensor([[first, *words, *rest]])).last_hidden_state[0]
-    pooled = torch.cat([hidden[:1], hidden[1 + len(words) :]]).mean(dim=0)
-    torch.testing.assert_close(encoder.embed([[first, *rest]], prompt)[0], normalize(pooled, dim=0), atol=1e-5, rtol=0)
+        hidden = model(input_ids=torch.tensor([[*row[:at], *words, *row[at:]]])).last_hidden_state[0]
+    of_text = torch.cat([hidden[:at], hidden[at + len(words) :]])
+    wanted = normalize(of_text[0] if pooling == "cls" else of_text.mean(dim=0), dim=0)
+    torch.testing.assert_close(backbone.embed([row], prompt)[0], wanted, atol=1e-5, rtol=0)
+    # In company of a longer row, and of one without its prompt.
+    rows = [*encoder.tokenize(["hello " * 12]), row, row]
+    found = backbone._embed(rows, prompt.expand(3, -1, -1), [True, True, False])
+    torch.testing.assert_close(found[1], wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[2], backbone.embed([row])[0], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS[1:2], ["hello " * 100], TEXTS, []])

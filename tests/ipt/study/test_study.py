@@ -14,7 +14,7 @@ import ipt
 import ipt.evaluation
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.evaluation import STARTS, EvaluationOptions
-from ipt.study.run import Findings, Study, StudyOptions, spread
+from ipt.study.run import ABLATIONS, Findings, Study, StudyOptions, spread
 from ipt.subspace.fit import FitOptions
 from ipt.subspace.tune_prompts import PromptOptions
 from ipt.task_folder import FolderTask
@@ -152,20 +152,23 @@ def test_ablations_change_one_thing_each(
     monkeypatch.setattr("ipt.study.run.PROMPT_LENGTHS", (5,))
     short = partial(PromptOptions, per_label=2, hyperparameters=ipt.Hyperparameters(steps=1))
     monkeypatch.setattr("ipt.study.run.PromptOptions", short)
-    options = replace(
-        OPTIONS, dimensions=(3,), methods=("IST",), ablations=("start", "readout", "tasks", "prompt-length", "finding")
-    )
+    options = replace(OPTIONS, dimensions=(3,), methods=("IST",), ablations=ABLATIONS)
     found = study(encoder, tmp_path, options)
     names = {name: [variant.name for variant in variants] for name, variants in found.ablations.items()}
     assert len(names["start"]) == 2 * (1 + len(STARTS))
     assert names["tasks"] == ["2 seen tasks", "3 seen tasks (as above)"]
     assert names["prompt-length"] == ["prompts of 5", "prompts of 4 (as above)"]
+    assert names["placement"] == [f"prompts {where}" for where in ("in front of everything", "behind everything")] + [
+        "prompts behind the first special token (as above)"
+    ]
     assert names["finding"] == ["from tuned prompts, as in the paper", "directly from the tasks (as above)"]
     for variants in found.ablations.values():
         assert all({one.task for one in variant.measurements} == {"c1", "c2"} for variant in variants)
     manifest = ipt.load_subspace(tmp_path / "ablations" / "tasks-2", encoder).manifest
     assert manifest["training"]["tasks"] == ["a1", "b1"]
     assert ipt.load_subspace(tmp_path / "ablations" / "prompt-length-5", encoder).prompt_length == 5
+    with pytest.raises(ipt.SubspaceMismatchError, match="found with prompts after_last_token"):
+        ipt.load_subspace(tmp_path / "ablations" / "after_last_token", encoder)
     paper = ipt.load_subspace(tmp_path / "ablations" / "paper", encoder)
     assert (paper.manifest["training"]["method"], paper.intrinsic_dim, paper.prompt_length) == ("autoencoder", 3, 4)
 
