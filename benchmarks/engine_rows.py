@@ -39,7 +39,7 @@ def fused(measured: Measured, rounds: int) -> Figure:
     peer = PeftPeer(measured, sorted({example.output for example in jobs[0]}))
     batches = [peer.batch(job) for job in jobs]
     optimizer = peer.optimizer()
-    steps = 1 if device.type == "cpu" else 10 if measured.name == "MiniLM" else 3
+    steps = 1 if device.type == "cpu" else 3
 
     def ours() -> None:
         for _ in range(steps):

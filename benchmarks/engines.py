@@ -23,6 +23,7 @@ from benchmarks.engine_rows import as_shipped, distinct_tasks, fused, prediction
 from benchmarks.generation_rows import generation
 from benchmarks.machine import provenance
 from benchmarks.report import Figure, section, write
+from ipt.threads import few_beside
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     device = torch.device(asked.device)
     began = time.perf_counter()
+    few_beside(device)
     figures: list[Figure] = []
     what = "All of it"
     try:

@@ -6,6 +6,7 @@ import time
 import ipt
 from app.settings import Settings
 from ipt.memory import keep_freed_memory
+from ipt.threads import few_beside
 from worker import metrics
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Core:
             keep_freed_memory()
             settings = self._settings
             backbone = ipt.load_backbone(settings.backbone, revision=settings.backbone_revision, device=settings.device)
+            few_beside(backbone.device)
             subspace = ipt.load_subspace(settings.subspace, backbone)
             self._parts = (backbone, subspace)
             metrics.MODEL_LOADED.set(1)

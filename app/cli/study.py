@@ -53,9 +53,9 @@ def study(
     ipt subspace study tasks/ short/ --dimensions 250 --subspace default --seeds 1 --unseen-tasks 4 --seen-tasks 2
     """
     import ipt
+    from app.cli.backbone import load_for_long_work
     from app.cli.progress import progress
     from ipt.evaluation import METHODS, EvaluationOptions
-    from ipt.memory import keep_freed_memory
     from ipt.setfit_baseline import is_installed
     from ipt.study.plots import check_installed
     from ipt.study.report import write_report
@@ -88,8 +88,7 @@ def study(
     left_out: list[str] = []
     seen, unseen = (read_task_folder(tasks, split, left_out) for split in ("seen", "unseen"))
     notes = [*left_out, *(note for task in (*seen, *unseen) for note in task.notes)]
-    keep_freed_memory()
-    loaded = ipt.load_backbone(backbone, revision=revision, device=device)
+    loaded = load_for_long_work(backbone, revision, device)
     given_subspaces = [ipt.load_subspace(one, loaded) for one in subspace or ()]
     for one in given_subspaces:
         if one.intrinsic_dim not in options.dimensions:

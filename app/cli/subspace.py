@@ -66,9 +66,8 @@ def fit(
     ipt subspace fit tasks/ my-subspace --split seen --method autoencoder --prompts prompts.safetensors
     IPT_SUBSPACE=my-subspace ipt serve
     """
-    import ipt
+    from app.cli.backbone import load_for_long_work
     from app.cli.progress import progress
-    from ipt.memory import keep_freed_memory
     from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
     from ipt.subspace.fit import DirectFit, FitOptions
     from ipt.subspace.task_losses import prepare_tasks
@@ -77,8 +76,7 @@ def fit(
     if (method is Method.AUTOENCODER) != bool(prompts):
         raise CliError("--method autoencoder learns from tuned prompts: give --prompts FILE with it, and only with it")
     folder_tasks = read_task_folder(tasks, split)
-    keep_freed_memory()
-    loaded = ipt.load_backbone(backbone, revision=revision, device=device)
+    loaded = load_for_long_work(backbone, revision, device)
     running: ResumableFit
     with progress(notices()) as show:
 
@@ -141,16 +139,15 @@ def tune_prompts_(
     ipt subspace fit tasks/ my-subspace --split seen --method autoencoder --prompts prompts.safetensors
     """
     import ipt
+    from app.cli.backbone import load_for_long_work
     from app.cli.progress import progress
-    from ipt.memory import keep_freed_memory
     from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
     from ipt.task_folder import read_task_folder
 
     hyperparameters = ipt.Hyperparameters(steps=steps, learning_rate=learning_rate, seed=seed)
     options = PromptOptions(prompt_length, per_label, hyperparameters)
     folder_tasks = read_task_folder(tasks, split)
-    keep_freed_memory()
-    loaded = ipt.load_backbone(backbone, revision=revision, device=device)
+    loaded = load_for_long_work(backbone, revision, device)
     with progress(notices()) as show:
 
         def on_step(done: int, total: int, finished: int) -> None:
@@ -202,10 +199,10 @@ def evaluate(
     ipt subspace evaluate tasks/ evaluation.md --split seen --subspace my-subspace --method IST --method PT
     """
     import ipt
+    from app.cli.backbone import load_for_long_work
     from app.cli.progress import progress
     from ipt.evaluation import METHODS, Evaluation, EvaluationOptions, e_rel, other_rows, with_rows
     from ipt.evaluation_report import MeasurementFile, measure_missing, render
-    from ipt.memory import keep_freed_memory
     from ipt.setfit_baseline import is_installed
     from ipt.task_folder import read_task_folder
 
@@ -213,8 +210,7 @@ def evaluate(
         raise CliError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")
     left_out: list[str] = []
     folder_tasks = read_task_folder(tasks, split, left_out)
-    keep_freed_memory()
-    loaded = ipt.load_backbone(backbone, revision=revision, device=device)
+    loaded = load_for_long_work(backbone, revision, device)
     loaded_subspace = ipt.load_subspace(subspace, loaded)
     folder_tasks = with_rows(other_rows(folder_tasks, [loaded_subspace]), per_label, left_out)
     options = EvaluationOptions(

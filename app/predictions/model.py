@@ -12,6 +12,7 @@ from app.errors import UnavailableError
 from app.settings import Settings
 from ipt.errors import IptError
 from ipt.memory import keep_freed_memory
+from ipt.threads import few_beside
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class Model:
         keep_freed_memory()
         try:
             backbone = ipt.load_backbone(settings.backbone, revision=settings.backbone_revision, device=settings.device)
+            few_beside(backbone.device)
             subspace = ipt.load_subspace(settings.subspace, backbone)
             predictor = ipt.Predictor(backbone, subspace, prompt_bytes=settings.predict_prompt_bytes)
             self._on_loaded(subspace)

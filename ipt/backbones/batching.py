@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -106,7 +108,9 @@ def consecutive(sizes: Sequence[int], most: int) -> list[slice]:
 
 def right_padded(rows: Sequence[Sequence[int]], padding: int = 0, *, least_width: int = 0) -> tuple[Tensor, Tensor]:
     """Rows as one tensor of integers `[B, T]`, filled up at the end, and their lengths `[B]`; both on the CPU."""
-    lengths = [len(row) for row in rows]
-    longest = max(*lengths, least_width)
-    filled = [[*row, *[padding] * (longest - len(row))] for row in rows]
-    return torch.tensor(filled, dtype=torch.long), torch.tensor(lengths)
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    width = max(int(lengths.max(initial=0)), least_width)
+    filled = np.full((len(rows), width), padding, dtype=np.int64)
+    # Of a list of lists PyTorch makes a tensor several times as slowly.
+    filled[np.arange(width) < lengths[:, None]] = np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
+    return torch.from_numpy(filled), torch.from_numpy(lengths)

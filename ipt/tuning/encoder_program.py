@@ -13,7 +13,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Generator, Sequence
-from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -91,9 +90,8 @@ class EncoderProgram(Program):
         measured = self.probe_rows + self.held_rows
         limit = max(math.ceil(FIRST_LOOK_SHARE * len(measured)), FIRST_LOOK_PER_LABEL * len(self.labels))
         self.first_look_rows = [measured[i] for i in _at_most([examples[row] for row in measured], limit, rng)]
-        self.rows_of_class: dict[int, list[int]] = defaultdict(list)
-        for row in self.train_rows:
-            self.rows_of_class[int(self.classes[row])].append(row)
+        train_classes = self.classes[: len(self.train)].numpy()
+        self.rows_of_class = [np.flatnonzero(train_classes == c) for c in np.unique(train_classes)]
         # Learned with the subspace.
         constants = subspace.manifest["training"].get("readout", DEFAULT_CONSTANTS)
         self.ridge, self.scale = float(constants["ridge"]), float(constants["scale"])
@@ -168,12 +166,14 @@ class EncoderProgram(Program):
         lanes: list[int] = []
         rows: list[int] = []
         classes: list[int] = []
+        lane_sizes: list[int] = []
         for lane in range(state.lanes.vectors.shape[0]):
+            before = len(rows)
             for number, drawn in enumerate(self._draw(lane, state.lanes.step)):
                 rows += drawn
                 classes += [number] * len(drawn)
-                lanes += [lane] * len(drawn)
-        lane_sizes = [len(list(group)) for _, group in groupby(lanes)]
+            lane_sizes.append(len(rows) - before)
+            lanes += [lane] * lane_sizes[-1]
         num_classes = min(len(self.rows_of_class), MAX_CLASSES_PER_STEP)
         loss = RidgeLoss(lane_sizes, self.frozen[rows], torch.tensor(classes), num_classes, self.ridge, self.scale)
         return Descend(state.lanes, lanes, [self.token_ids[row] for row in rows], loss, learning_rate)
@@ -314,7 +314,7 @@ class EncoderProgram(Program):
         num_classes = min(len(self.rows_of_class), MAX_CLASSES_PER_STEP)
         per_class = max(2, self.job.hyperparameters.batch_size // num_classes)
         chosen = rng.choice(len(self.rows_of_class), size=num_classes, replace=False)
-        return [rng.permutation(self.rows_of_class[int(c)])[:per_class].tolist() for c in chosen]
+        return [rng.permutation(self.rows_of_class[c])[:per_class].tolist() for c in chosen]
 
 
 def _key(vector: Tensor) -> bytes:
