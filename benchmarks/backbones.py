@@ -63,6 +63,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype, folder: Path | Non
     decoder = SubspaceDecoder(250, 768, TEXT_PROMPT_LENGTH, backbone.hidden_size).requires_grad_(False).to(device)
     manifest = {
         "backbone": {"family": backbone.family, "id": identity.id, "weights_sha256": identity.weights_sha256},
+        "prompt_placement": backbone.prompt_placement,
         "training": {},
     }
     return Measured(name, backbone, Subspace("sub_random", decoder, torch.zeros(1, 250), manifest), bare)

@@ -1,11 +1,15 @@
 """How good the shipped subspace is, against prompt tuning, SetFit and what needs no tuning, as a study of it.
 
-    python -m benchmarks.quality TASKS [--seeds 3] [--slow-seeds 1] [--dimensions 5 50 250] [--ablations tasks start]
+    python -m benchmarks.quality TASKS [--seeds 3] [--slow-seeds 1]
+    python -m benchmarks.quality TASKS --fit-steps 1000 [--dimensions 5 50 250] [--ablations tasks finding]
 
 TASKS is a folder of tasks with an index.json that says which the subspace was found from. Writes docs/results.md, its
 plots and every measurement in docs/results/. What is measured there already is not measured again: a run of this takes
-many hours on a CPU and minutes on a GPU, so it may be stopped at any time, and reports what there is so far. Other
-dimensions than the shipped one, and some ablations, find subspaces of their own first, which stay in docs/results/ too.
+many hours on a CPU and minutes on a GPU, so it may be stopped at any time, and reports what there is so far.
+
+With --fit-steps it finds subspaces of its own, all in so many steps: of several dimensions, from fewer tasks, with
+other prompts, or the paper's way. They and what is measured of them go to docs/ablations/, the page is
+docs/ablations.md.
 """
 
 from __future__ import annotations
@@ -20,15 +24,19 @@ from app.cli.progress import progress
 from benchmarks.backbones import load_minilm
 from benchmarks.machine import ROOT, provenance
 from ipt.evaluation import METHODS
+from ipt.memory import keep_freed_memory
 from ipt.setfit_baseline import is_installed
 from ipt.study.report import write_report
 from ipt.study.run import ABLATIONS, Findings, Study, StudyOptions
+from ipt.subspace.fit import FitOptions
 from ipt.task_folder import read_task_folder
+from ipt.threads import few_beside
 
-PAGE = ROOT / "docs" / "results.md"
-FOLDER = ROOT / "docs" / "results"
+DOCS = ROOT / "docs"
 WITHOUT_FITS = ("readout", "start")
 """Those of the ablations that need no other subspaces."""
+SEEDS = range(100, 200)
+"""Of the draws; the fits have seed 0."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,50 +45,92 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="draws of examples")
     parser.add_argument("--slow-seeds", type=int, default=1, help="of those, for what takes long")
     parser.add_argument("--seen-tasks", type=int, default=20, help="most seen tasks that are measured")
-    parser.add_argument("--dimensions", type=int, nargs="*", default=[], help="further ones; each needs a fit")
-    parser.add_argument("--ablations", nargs="*", choices=ABLATIONS, default=WITHOUT_FITS, help="which of them")
+    parser.add_argument("--fit-steps", type=int, help="study subspaces found in so many steps, not the shipped one")
+    parser.add_argument("--dimensions", type=int, nargs="*", help="of these, with --fit-steps")
+    parser.add_argument("--ablations", nargs="*", choices=ABLATIONS, help="which of them")
     parser.add_argument("--minilm", type=Path, help="MiniLM's folder, where its package is not installed")
-    parser.add_argument("--report", action="store_true", help="measure nothing, report what there is")
+    parser.add_argument("--report", action="store_true", help="find and measure nothing, report what there is")
     parser.add_argument("--device", help="cpu, cuda, …; the best there is without it")
     asked = parser.parse_args(arguments)
+    if asked.dimensions and not asked.fit_steps:
+        parser.error("--dimensions needs --fit-steps: the shipped subspace has one dimension")
 
+    keep_freed_memory()
     backbone = load_minilm(asked.minilm, asked.device)
-    subspace = ipt.load_subspace("default", backbone)
-    options = StudyOptions(
-        dimensions=tuple(sorted({subspace.intrinsic_dim, *asked.dimensions})),
-        methods=tuple(
-            method
-            for method in METHODS
-            if method != "IST then PT" and (method != "SetFit" or asked.report or is_installed())
-        ),
-        seeds=tuple(range(100, 100 + asked.seeds)),  # the fit of the subspace used seed 0
-        slow_seeds=asked.slow_seeds,
-        seen_tasks=asked.seen_tasks,
-        ablations=tuple(asked.ablations),
-    )
+    few_beside(backbone.device)
+    shipped = ipt.load_subspace("default", backbone)
+    options = _of_fits(asked) if asked.fit_steps else _of_shipped(asked, shipped.intrinsic_dim)
+    name = "ablations" if asked.fit_steps else "results"
     left_out: list[str] = []
     seen, unseen = (read_task_folder(asked.tasks, split, left_out) for split in ("seen", "unseen"))
     notes = [*left_out, *(note for task in (*seen, *unseen) for note in task.notes)]
-    command = f"python -m benchmarks.quality TASKS --seeds {asked.seeds} --slow-seeds {asked.slow_seeds}"
-    for name, values in (("dimensions", asked.dimensions), ("ablations", [*asked.ablations])):
-        if values and values != [*WITHOUT_FITS]:
-            command += f" --{name} {' '.join(map(str, values))}"
-    if asked.report:
-        command += " --report"
-    peers = ["setfit"] if is_installed() else []
-    origin = f"{provenance(command, *peers)} Measured in several runs, beside other work: seconds are a rough guide."
+    peers = ["setfit"] if is_installed() and not asked.fit_steps else []
+    about = [
+        f"{provenance(_command(asked), *peers)} Measured in several runs, beside other work: seconds are a rough guide."
+    ]
+    if asked.fit_steps:
+        about.append(
+            f"All of these subspaces were found in {asked.fit_steps:,} steps; the shipped one, in "
+            f"{shipped.manifest['training']['options']['steps']:,}, is in [results.md](results.md)."
+        )
+    else:
+        about.append(
+            "Other dimensions, fewer tasks, other prompts and the paper's way of finding a subspace are in "
+            "[ablations.md](ablations.md)."
+        )
 
     def on_part(findings: Findings) -> None:
-        write_report(PAGE, FOLDER, findings, options, notes, [f"{origin} {_devices(findings)}"])
+        origin = [f"{about[0]} {_devices(findings)}", *about[1:]]
+        write_report(DOCS / f"{name}.md", DOCS / name, findings, options, notes, origin)
 
+    given = [] if asked.fit_steps else [shipped]
     with progress(notices()) as show:
-        study = Study(backbone, seen, unseen, [subspace], FOLDER, options, show, measuring=not asked.report)
+        study = Study(backbone, seen, unseen, given, DOCS / name, options, show, measuring=not asked.report)
         try:
             study.run(on_part)
         except KeyboardInterrupt:
             on_part(study.findings)
             notices().print("stopped; the same command goes on where it was")
-    print(f"written to {PAGE}")
+    print(f"written to {DOCS / name}.md")
+
+
+def _of_shipped(asked: argparse.Namespace, dimension: int) -> StudyOptions:
+    return StudyOptions(
+        dimensions=(dimension,),
+        methods=tuple(
+            method
+            for method in METHODS
+            if method != "IST then PT" and (method != "SetFit" or asked.report or is_installed())
+        ),
+        seeds=tuple(SEEDS[: asked.seeds]),
+        slow_seeds=asked.slow_seeds,
+        seen_tasks=asked.seen_tasks,
+        ablations=WITHOUT_FITS if asked.ablations is None else tuple(asked.ablations),
+    )
+
+
+def _of_fits(asked: argparse.Namespace) -> StudyOptions:
+    others = tuple(name for name in ABLATIONS if name not in WITHOUT_FITS)
+    return StudyOptions(
+        dimensions=tuple(sorted(set(asked.dimensions or StudyOptions.dimensions))),
+        methods=("logistic regression", "PT", "IST"),
+        seeds=tuple(SEEDS[: asked.seeds]),
+        slow_seeds=asked.slow_seeds,
+        seen_tasks=asked.seen_tasks,
+        curve=(),
+        ablations=others if asked.ablations is None else tuple(asked.ablations),
+        fit=FitOptions(steps=asked.fit_steps),
+    )
+
+
+def _command(asked: argparse.Namespace) -> str:
+    command = f"python -m benchmarks.quality TASKS --seeds {asked.seeds} --slow-seeds {asked.slow_seeds}"
+    if asked.fit_steps:
+        command += f" --fit-steps {asked.fit_steps}"
+    for name, values in (("dimensions", asked.dimensions), ("ablations", asked.ablations)):
+        if values is not None:
+            command += f" --{name} {' '.join(map(str, values))}"
+    return f"{command} --report" if asked.report else command
 
 
 def _devices(findings: Findings) -> str:

@@ -23,6 +23,7 @@ TITLES = {
     "readout": "The readout, behind the first start, untuned",
     "tasks": "How many tasks the subspace is found from",
     "prompt-length": "The length of the soft prompts",
+    "placement": "Where the prompt stands",
     "finding": "How the subspace is found",
 }
 

@@ -104,7 +104,7 @@ class Study:
         folder: keeps everything.
         options: what is done.
         on_progress: called often.
-        measuring: without it nothing is measured; findings are what the folder has.
+        measuring: without it nothing is found or measured; findings are what the folder has.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Study:
         """Do what is not done yet; `on_part` is called whenever there is more to report.
 
         Raises:
-            CheckpointError: the folder has a fit with other options.
+            CheckpointError: the folder has a fit with other options, or, where nothing is to be found, none.
             DatasetError: no task is left to measure on.
         """
         found, options = self.findings, self.options
@@ -289,6 +289,8 @@ class Study:
                     "folder for the study"
                 )
             return subspace
+        if not self._measuring:
+            raise CheckpointError(f"{folder} has no finished subspace to report on: let the study run to its end")
         return make().run_in(
             folder,
             lambda step, _: self._show(f"fitting {folder.name}", step.step, step.steps, f", loss {step.loss:.3g}"),

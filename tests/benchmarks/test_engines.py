@@ -4,8 +4,12 @@ import ast
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from transformers import AutoModelForCausalLM, GPT2Config
 
+import ipt
+from benchmarks import backbones
 from benchmarks.timing import faster, in_turn
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -31,6 +35,16 @@ def test_a_gpu_machine_needs_nothing_but_the_core_and_peft() -> None:
             for name in names:
                 assert name.partition(".")[0] in INSTALLED | set(sys.stdlib_module_names), (module, name)
                 assert name.partition(".")[0] != "benchmarks" or name.rpartition(".")[2] in (*MODULES, "benchmarks")
+
+
+def test_a_backbone_of_random_weights_has_a_subspace_that_fits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = GPT2Config(vocab_size=30522, n_embd=16, n_layer=1, n_head=2, n_positions=160)
+    monkeypatch.setattr(backbones, "_random_model", lambda _: AutoModelForCausalLM.from_config(tiny))
+    measured = backbones.load("GPT-2", torch.device("cpu"), torch.float32)
+    engine = ipt.TuningEngine(measured.backbone, measured.subspace)
+    engine.add(ipt.TuningJob("a", backbones.few_shot(1, 0), "text2text", hyperparameters=ipt.Hyperparameters(steps=1)))
+    while not all(report.done for report in engine.step()):
+        pass
 
 
 def test_ways_take_turns_and_the_first_round_does_not_count() -> None:

@@ -74,6 +74,18 @@ def test_what_takes_long_is_measured_on_the_first_draws(encoder: EncoderBackbone
     assert {one.seed for variant in found.ablations["readout"] for one in variant.measurements} == {100}
 
 
+def test_a_study_that_only_reports_finds_and_measures_nothing(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    options = replace(OPTIONS, dimensions=(3,), methods=("class names",), curve=())
+    reporting = Study(encoder, SEEN, UNSEEN, [], tmp_path, options, lambda *_: None, measuring=False)
+    with pytest.raises(ipt.CheckpointError, match="dimension-3 has no finished subspace to report on"):
+        reporting.run(lambda _: None)
+    assert not list(tmp_path.iterdir())
+    found = study(encoder, tmp_path, options)
+    more = replace(options, methods=("class names", "logistic regression"))
+    reported = Study(encoder, SEEN, UNSEEN, [], tmp_path, more, lambda *_: None, measuring=False).run(lambda _: None)
+    assert reported.splits == found.splits
+
+
 def test_what_was_measured_before_an_interrupt_is_found(encoder: EncoderBackbone, tmp_path: Path) -> None:
     options = replace(OPTIONS, dimensions=(3,))
     stop_at: list[str] = ["c2"]
