@@ -148,9 +148,8 @@ def _methods(shown: Plots, findings: Findings, options: StudyOptions) -> list[st
         "| --- |" + " ---: |" * (len(measured) + 1),
     ]
     for method in present:
-        seconds = [float(taken) for one in every if one.method == method and (taken := one.detail.get("seconds"))]
         cells = [_cell(found, method) for found in measured.values()]
-        lines.append(f"| {method} | {' | '.join(cells)} | {f'{statistics.median(seconds):.1f}' if seconds else '–'} |")
+        lines.append(f"| {method} | {' | '.join(cells)} | {_seconds([one for one in every if one.method == method])} |")
     lines += ["", *_incomplete(measured, present)]
     for split, found in measured.items():
         means = {
@@ -168,6 +167,15 @@ def _methods(shown: Plots, findings: Findings, options: StudyOptions) -> list[st
         plots.plot_stability(shown.path("stability.png"), {m: found for m, found in spreads.items() if found})
         lines += ["### Stability", "", shown.shown("stability.png", "Standard deviation over the draws, by method"), ""]
     return lines
+
+
+def _seconds(measured: Sequence[Measurement]) -> str:
+    """The median of those that a task took alone, by the kind of device it ran on."""
+    taken: dict[str, list[float]] = {}
+    for one in measured:
+        if seconds := one.detail.get("seconds"):
+            taken.setdefault((one.device or "cpu").partition(",")[0], []).append(float(seconds))
+    return ", ".join(f"{statistics.median(all_of):.1f} on {kind}" for kind, all_of in sorted(taken.items())) or "–"
 
 
 def _incomplete(measured: Mapping[str, Sequence[Measurement]], methods: Sequence[str]) -> list[str]:

@@ -20,14 +20,14 @@ METHODS = ("logistic regression", "SetFit", "PT", "IST")
 def measured(offset: float = 0.0, seeds: tuple[int, ...] = (0, 1)) -> list[Measurement]:
     """Two tasks; IST is half of a hundredth better in the second draw."""
     return [
-        Measurement(name, name[0], seed, method, score + offset + seed * (method == "IST") / 200, 1.0, detail)
+        Measurement(name, name[0], seed, method, score + offset + seed * (method == "IST") / 200, 1.0, detail, device)
         for seed in seeds
         for name, level in (("a1", 0.5), ("b1", 0.6))
-        for method, score, detail in (
-            ("logistic regression", level, {}),
-            ("SetFit", level + 0.05, {"seconds": 20.0}),
-            ("PT", level + 0.1, {"seconds": 9.0}),
-            ("IST", level + 0.1, {"seconds": 3.0}),
+        for method, score, detail, device in (
+            ("logistic regression", level, {}, None),
+            ("SetFit", level + 0.05, {"seconds": 20.0}, "cuda, float32"),
+            ("PT", level + 0.1, {"seconds": 9.0}, None),
+            ("IST", level + 0.1, {"seconds": 3.0}, None),
         )
     ]
 
@@ -62,8 +62,8 @@ def test_a_report_has_every_part_with_its_plots(findings: Findings, tmp_path: Pa
     assert "| D | E_rel, seen | E_rel, unseen | IST, seen | IST, unseen |" in lines
     # IST is 65.0 and 65.5 in the two draws, PT 65.0.
     assert "| 5 | 1.004 ± 0.005 | 1.004 ± 0.005 | 65.2 ± 0.4 | 65.2 ± 0.4 |" in lines
-    assert "| SetFit | 60.0 ± 0.0 | 60.0 ± 0.0 | 20.0 |" in lines
-    assert "| IST | 65.2 ± 0.4 | 65.2 ± 0.4 | 3.0 |" in lines
+    assert "| SetFit | 60.0 ± 0.0 | 60.0 ± 0.0 | 20.0 on cuda |" in lines
+    assert "| IST | 65.2 ± 0.4 | 65.2 ± 0.4 | 3.0 on cpu |" in lines
     assert "| b1 | 60.0 ± 0.0 | 65.0 ± 0.0 | 70.0 ± 0.0 | 70.2 ± 0.4 | 1.004 |" in lines
     assert "| 4 | 59.0 ± 0.0 | 69.2 ± 0.4 | none |" in lines
     assert "| zero, tuned | 65.2 ± 0.4 |" in lines
@@ -85,7 +85,7 @@ def test_one_draw_and_no_prompt_tuning_leave_out_what_they_cannot_tell(findings:
     assert "±" not in text.replace("behind ±", "")
     assert "E_rel" not in text
     assert "Stability" not in text
-    assert "| IST | 65.0 | 65.0 | 3.0 |" in text
+    assert "| IST | 65.0 | 65.0 | 3.0 on cpu |" in text
     assert text.endswith("## Left out, or to be noted\n\nNothing.\n")
 
 
