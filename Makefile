@@ -40,10 +40,10 @@ define make_venv
 	@test -x $(1)/bin/python || { echo "── making $(1) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(1); }
 endef
 
-.PHONY: help demo serve migrate test test-core chaos lint format audit bench bench-engines bench-quality bench-universe lock clean
+.PHONY: help demo serve migrate test test-core chaos lint format audit bench bench-engines bench-quality bench-ablations bench-universe lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): $(PINS)
 	$(call make_venv,$(VENV))
@@ -118,6 +118,10 @@ bench-engines: $(BENCH_READY) ## measure tuning and prediction beside PEFT and t
 bench-quality: $(BENCH_READY) ## measure accuracy on the folder of tasks TASKS=…; writes docs/results.md
 	@test -n "$(TASKS)" || { echo "error: name a folder of tasks: make bench-quality TASKS=folder" >&2; exit 1; }
 	@$(BENCH_VENV)/bin/python -m benchmarks.quality $(TASKS)
+
+bench-ablations: $(BENCH_READY) ## find subspaces that differ in one thing each, and measure them; writes docs/ablations.md
+	@test -n "$(TASKS)" || { echo "error: name a folder of tasks: make bench-ablations TASKS=folder" >&2; exit 1; }
+	@$(BENCH_VENV)/bin/python -m benchmarks.quality $(TASKS) --fit-steps 1000
 
 bench-universe: $(BENCH_READY) ## pre-train a small text-to-text model, find subspaces of it; writes docs/text-universe.md
 	@$(BENCH_VENV)/bin/python -m benchmarks.text_universe

@@ -201,8 +201,9 @@ def evaluate(
     import ipt
     from app.cli.backbone import load_for_long_work
     from app.cli.progress import progress
-    from ipt.evaluation import METHODS, Evaluation, EvaluationOptions, e_rel, other_rows, with_rows
+    from ipt.evaluation import METHODS, Evaluation, EvaluationOptions, e_rel
     from ipt.evaluation_report import MeasurementFile, measure_missing, render
+    from ipt.measured_tasks import other_rows, with_rows
     from ipt.setfit_baseline import is_installed
     from ipt.task_folder import read_task_folder
 

@@ -22,10 +22,9 @@ from ipt.evaluation import (
     Evaluation,
     EvaluationOptions,
     Measurement,
-    other_rows,
-    with_rows,
 )
 from ipt.evaluation_report import MeasurementFile, measure_missing
+from ipt.measured_tasks import other_rows, with_rows
 from ipt.soft_prompts import read_prompts
 from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
 from ipt.subspace.fit import DirectFit, FitOptions

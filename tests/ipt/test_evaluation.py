@@ -18,7 +18,6 @@ from ipt.evaluation import (
     Measurement,
     e_rel,
     random_subspace,
-    with_rows,
 )
 from ipt.evaluation_report import MeasurementFile, render
 from ipt.readout import Embeddings, fit_readout
@@ -261,16 +260,3 @@ def test_a_report_has_means_spreads_and_e_rel() -> None:
     assert "| a | 25.0 | 50.0 ± 0.0 | 70.0 ± 14.1 | 1.400 |" in lines
     assert "| b | – | 60.0 | 30.0 | 0.500 |" in lines
     assert "| **mean** | 25.0 | 55.0 ± 0.0 | 50.0 ± 14.1 | 0.950 |" in lines
-
-
-def test_a_task_that_the_fit_left_too_little_of_is_left_out_and_named() -> None:
-    whole = task()
-    label = whole.train[0].output
-    without_a_label = replace(whole, name="torn", train=tuple(row for row in whole.train if row.output != label))
-    used_up = replace(whole, name="empty", train=())
-    left_out: list[str] = []
-    assert with_rows([used_up, whole, without_a_label], 2, left_out) == [whole]
-    assert left_out[0] == "empty: has no training rows to draw from that no fit has seen"
-    assert left_out[1].startswith(f"torn: has test rows of {label!r}")
-    with pytest.raises(ipt.DatasetError, match="no task can be measured with 2"):
-        with_rows([used_up], 2, [])
