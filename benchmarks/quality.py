@@ -1,6 +1,6 @@
 """How good the shipped subspace is, against prompt tuning, SetFit and what needs no tuning, as a study of it.
 
-    python -m benchmarks.quality TASKS [--seeds 3] [--slow-seeds 1]
+    python -m benchmarks.quality TASKS [--seeds 3] [--slow-seeds 3]
     python -m benchmarks.quality TASKS --fit-steps 1000 [--dimensions 5 50 250] [--ablations tasks finding]
 
 TASKS is a folder of tasks with an index.json that says which the subspace was found from. Writes docs/results.md, its
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.partition("\n")[0])
     parser.add_argument("tasks", type=Path, help="folder of tasks, with index.json")
     parser.add_argument("--seeds", type=int, default=3, help="draws of examples")
-    parser.add_argument("--slow-seeds", type=int, default=1, help="of those, for what takes long")
+    parser.add_argument("--slow-seeds", type=int, default=3, help="of those, for what takes long")
     parser.add_argument("--seen-tasks", type=int, default=20, help="most seen tasks that are measured")
     parser.add_argument("--fit-steps", type=int, help="study subspaces found in so many steps, not the shipped one")
     parser.add_argument("--dimensions", type=int, nargs="*", help="of these, with --fit-steps")
@@ -52,8 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--report", action="store_true", help="find and measure nothing, report what there is")
     parser.add_argument("--device", help="cpu, cuda, …; the best there is without it")
     asked = parser.parse_args(arguments)
-    if asked.dimensions and not asked.fit_steps:
-        parser.error("--dimensions needs --fit-steps: the shipped subspace has one dimension")
+    if asked.fit_steps is not None and asked.fit_steps < 1:
+        parser.error("--fit-steps takes a number from 1 on")
+    if asked.fit_steps is None and (asked.dimensions or set(asked.ablations or ()) - set(WITHOUT_FITS)):
+        parser.error("--dimensions, and all ablations but readout and start, need --fit-steps")
 
     keep_freed_memory()
     backbone = load_minilm(asked.minilm, asked.device)
@@ -89,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             study.run(on_part)
         except KeyboardInterrupt:
-            on_part(study.findings)
+            if study.findings.measured:
+                on_part(study.findings)
             notices().print("stopped; the same command goes on where it was")
     print(f"written to {DOCS / name}.md")
 
@@ -135,9 +138,8 @@ def _command(asked: argparse.Namespace) -> str:
 
 def _devices(findings: Findings) -> str:
     """A sentence about what each method was measured on."""
-    measured = [one for of_split in findings.splits.values() for found in of_split.values() for one in found]
     on: dict[str, set[str]] = {}
-    for one in measured:
+    for one in findings.measured:
         on.setdefault(one.device or "cpu, float32", set()).add(one.method)
     parts = [f"on {device}: {', '.join(sorted(methods))}" for device, methods in sorted(on.items())]
     return f"Measured {'; '.join(parts)}."

@@ -28,7 +28,7 @@ def save_prompts(path: Path, prompts: Mapping[str, Tensor], backbone: Backbone) 
 
     `path` is replaced in one move.
     """
-    identity = {"id": backbone.identity.id, "weights_sha256": backbone.identity.weights_sha256}
+    identity = {"id": backbone.identity.id, "weights_sha256": backbone.prompt_identity}
     tensors = {name: prompt.detach().float().cpu().contiguous() for name, prompt in prompts.items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, {"backbone": json.dumps(identity)})
@@ -85,6 +85,6 @@ def read_prompts(path: Path, backbone: Backbone | None = None) -> dict[str, Tens
                 f"{path}: {name} has hidden size {prompt.shape[1]}, the backbone's is {backbone.hidden_size}"
             )
     tuned_on = identity.get("weights_sha256") if isinstance(identity, dict) else None
-    if backbone is not None and tuned_on not in (None, backbone.identity.weights_sha256):
+    if backbone is not None and tuned_on not in (None, backbone.prompt_identity):
         raise CheckpointError(f"{path}: its prompts were tuned on {identity.get('id')!r}, not {backbone.identity.id!r}")
     return {name: prompt.float() for name, prompt in prompts.items()}

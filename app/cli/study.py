@@ -39,7 +39,7 @@ def study(
     pt_steps: Annotated[int, typer.Option(help="Steps of plain prompt tuning, at three rates.", min=1)] = 200,
     ablation: Annotated[
         list[str] | None,
-        typer.Option(help="Compare also: start, readout, tasks, prompt-length, finding; may be given several times."),
+        typer.Option(help="Compare also: start, readout, tasks, prompt-length, placement, finding; several times."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -103,7 +103,7 @@ def study(
         try:
             running.run(on_part)
         except KeyboardInterrupt:
-            if running.findings.subspaces:
+            if running.findings.measured:
                 on_part(running.findings)
                 notices().print(f"what there is so far is in {report}", soft_wrap=True)
             notices().print("stopped; the same command goes on where it was")

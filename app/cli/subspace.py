@@ -1,7 +1,10 @@
 """`ipt subspace`: find a subspace, and look at one."""
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from ipt.backbones.protocol import Backbone
     from ipt.subspace.resumable import FitProgress, ResumableFit
     from ipt.subspace.task_losses import RowOptions, TaskLosses
+    from ipt.task_folder import FolderTask
 
 commands = typer.Typer(no_args_is_help=True, help="Find a subspace from many tasks, or look at one.")
 
@@ -71,11 +75,11 @@ def fit(
     from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
     from ipt.subspace.fit import DirectFit, FitOptions
     from ipt.subspace.task_losses import prepare_tasks
-    from ipt.task_folder import read_task_folder
 
     if (method is Method.AUTOENCODER) != bool(prompts):
         raise CliError("--method autoencoder learns from tuned prompts: give --prompts FILE with it, and only with it")
-    folder_tasks = read_task_folder(tasks, split)
+    skipped: list[str] = []
+    folder_tasks = _read_for_a_fit(tasks, split, skipped)
     loaded = load_for_long_work(backbone, revision, device)
     running: ResumableFit
     with progress(notices()) as show:
@@ -100,6 +104,9 @@ def fit(
                 ),
             )
             running = DirectFit(prepare(options), options)
+
+        command = shlex.join(["ipt", *sys.argv[1:]])
+        running.origin = {"command": command, "ipt": version("intrinsic-prompt-tuning"), "skipped": skipped}
 
         def on_step(step: "FitProgress", means: Mapping[str, float]) -> None:
             show("fitting", step.step, step.steps, describe_means(means))
@@ -142,11 +149,10 @@ def tune_prompts_(
     from app.cli.backbone import load_for_long_work
     from app.cli.progress import progress
     from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
-    from ipt.task_folder import read_task_folder
 
     hyperparameters = ipt.Hyperparameters(steps=steps, learning_rate=learning_rate, seed=seed)
     options = PromptOptions(prompt_length, per_label, hyperparameters)
-    folder_tasks = read_task_folder(tasks, split)
+    folder_tasks = _read_for_a_fit(tasks, split, [])
     loaded = load_for_long_work(backbone, revision, device)
     with progress(notices()) as show:
 
@@ -323,6 +329,17 @@ def compress(
     loaded = ipt.load_subspace(subspace)
     vectors = {name: loaded.compress(prompt[None])[0].tolist() for name, prompt in read_prompts(prompts).items()}
     print_json({"subspace_id": loaded.id, "vectors": vectors})
+
+
+def _read_for_a_fit(folder: Path, split: str | None, skipped: list[str]) -> "list[FolderTask]":
+    """The folder's tasks; what of them does not count is said, and put into `skipped`."""
+    from ipt.task_folder import read_task_folder
+
+    tasks = read_task_folder(folder, split)
+    skipped += [note for task in tasks for note in task.notes]
+    for note in skipped:
+        notices().print(note, soft_wrap=True, highlight=False, markup=False)
+    return tasks
 
 
 def _given(**options: Any) -> dict[str, Any]:

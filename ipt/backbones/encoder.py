@@ -1,6 +1,6 @@
 """BERT-like sentence encoders: a text, with a soft prompt after its first special token, becomes one unit vector.
 
-The prompt may stand elsewhere, too (`EncoderBackbone.placed`), which docs/results.md has measured.
+The prompt may stand elsewhere, too (`EncoderBackbone.placed`), which docs/ablations.md has measured.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from ipt.backbones.batching import forward_in_buckets, launch_bound_positions, right_padded, sent
 from ipt.backbones.cuda_graphs import GraphedPasses
-from ipt.backbones.protocol import Backbone, BackboneIdentity, Family, Placement, TokenIds
+from ipt.backbones.protocol import PLACEMENTS, Backbone, BackboneIdentity, EncoderPlacement, Family, TokenIds
 from ipt.backbones.soft_prompts import checked_prompts
 from ipt.errors import BackboneError
 from ipt.memory import positions_of_graphs
@@ -42,8 +42,11 @@ class EncoderBackbone(Backbone):
         *,
         pooling: Pooling = "mean",
         max_tokens: int | None = None,
-        prompt_placement: Placement = "after_first_token",
+        prompt_placement: EncoderPlacement = "after_first_token",
     ) -> None:
+        if prompt_placement not in PLACEMENTS[self.family]:
+            known = ", ".join(PLACEMENTS[self.family])
+            raise BackboneError(f"prompts stand {known}, not {prompt_placement!r}", param="prompt_placement")
         config: Any = model.config
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -52,13 +55,13 @@ class EncoderBackbone(Backbone):
         self.hidden_size = int(config.hidden_size)
         self.max_positions = _positions(config)
         self.max_tokens = min(self.max_positions, max_tokens or self.max_positions)
-        self.prompt_placement = prompt_placement
+        self.prompt_placement: EncoderPlacement = prompt_placement
         self._graphs: GraphedPasses | None = None
         if self.device.type == "cuda" and config.model_type in GRAPHED_MODEL_TYPES and self._attends_by_sdpa:
             bound = launch_bound_positions(self.hidden_size)
             self._graphs = GraphedPasses(self.device, bound, positions_of_graphs(self))
 
-    def placed(self, placement: Placement) -> EncoderBackbone:
+    def placed(self, placement: EncoderPlacement) -> EncoderBackbone:
         """The same model with prompts that stand elsewhere."""
         return EncoderBackbone(
             self.model,
@@ -221,7 +224,9 @@ class EncoderBackbone(Backbone):
     def _pool(self, hidden: Tensor, text: Tensor) -> Tensor:
         """`hidden` [B, T, H] to [B, H], over the positions [B, T] that are `text`."""
         if self.pooling == "cls":
-            first = text.long().argmax(dim=1) if self.prompt_placement == "before_first_token" else 0
+            if self.prompt_placement != "before_first_token":
+                return hidden[:, 0].float()
+            first = text.long().argmax(dim=1)
             return hidden[torch.arange(len(hidden), device=hidden.device), first].float()
         weights = text / text.sum(dim=1, keepdim=True)
         return (weights[:, None] @ hidden.float())[:, 0]

@@ -10,14 +10,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 Family = Literal["encoder", "seq2seq", "causal"]
-Placement = Literal["after_first_token", "before_first_token", "after_last_token", "before_input"]
-"""Where a prompt stands: of an encoder's input, which has special tokens at both ends, or of any other's."""
+EncoderPlacement = Literal["after_first_token", "before_first_token", "after_last_token"]
+Placement = Literal[EncoderPlacement, "before_input"]
+"""Where a prompt stands: in an encoder's input, which has special tokens at both ends, or in any other's."""
+PLACEMENTS: dict[str, tuple[Placement, ...]] = {
+    "encoder": get_args(EncoderPlacement),
+    "seq2seq": ("before_input",),
+    "causal": ("before_input",),
+}
+"""Of each family, the usual one first."""
 TokenIds = list[int]
 
 
@@ -43,6 +50,12 @@ class Backbone(ABC):
     model: torch.nn.Module
     """The frozen transformers model, in eval mode, no parameter requiring a gradient."""
     prompt_placement: Placement
+
+    @property
+    def prompt_identity(self) -> str:
+        """All that the meaning of a prompt depends on: the weights, and its place where that is not the usual one."""
+        usual = self.prompt_placement == PLACEMENTS[self.family][0]
+        return self.identity.weights_sha256 if usual else f"{self.prompt_placement}, {self.identity.weights_sha256}"
 
     @property
     def device(self) -> torch.device:

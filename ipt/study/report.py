@@ -99,8 +99,8 @@ def _about(findings: Findings, options: StudyOptions) -> str:
     return (
         f"Subspaces on `{backbone['id']}`: {ids}. Measured with {asked.per_label} examples a label, draws of them: "
         f"{draws}, on at most {asked.test_rows} test rows of a task. IST: "
-        f"{asked.hyperparameters.steps} steps in the subspace. PT: {asked.pt_steps} steps on the whole prompt, at the "
-        f"best of {len(rates)} learning rates on held-back examples. Seen tasks are measured with "
+        f"at most {asked.hyperparameters.steps} steps in the subspace. PT: at most {asked.pt_steps} steps on the whole "
+        f"prompt, at the best of {len(rates)} learning rates on held-back examples. Seen tasks are measured with "
         "training examples that the subspace was not found with. Scores are in per cent; behind ± is the standard "
         "deviation over the draws."
     )

@@ -13,7 +13,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.backbones.protocol import Backbone, Placement
+from ipt.backbones.protocol import Backbone, EncoderPlacement
 from ipt.errors import CheckpointError, DatasetError
 from ipt.evaluation import (
     READOUTS,
@@ -37,7 +37,7 @@ from ipt.task_folder import FolderTask
 ABLATIONS = ("start", "readout", "tasks", "prompt-length", "placement", "finding")
 TASK_COUNTS = (10, 30)
 PROMPT_LENGTHS = (4, 32)
-PLACEMENTS: dict[Placement, str] = {
+PLACEMENTS: dict[EncoderPlacement, str] = {
     "before_first_token": "in front of everything",
     "after_last_token": "behind everything",
     "after_first_token": "behind the first special token",
@@ -88,9 +88,20 @@ class Findings:
     """Tasks that could not be used, and why."""
 
     @property
+    def measured(self) -> list[Measurement]:
+        """Everything that was measured."""
+        by_dimension = (found for of_split in self.splits.values() for found in of_split.values())
+        of_variants = (variant.measurements for variants in self.ablations.values() for variant in variants)
+        return list(chain.from_iterable([*by_dimension, *self.curve.values(), *of_variants]))
+
+    @property
     def reference(self) -> Subspace:
         """The subspace of the largest dimension."""
         return self.subspaces[max(self.subspaces)]
+
+
+class _MissingError(CheckpointError):
+    """A subspace that would have to be found, in a study that only reports."""
 
 
 class Study:
@@ -137,9 +148,14 @@ class Study:
         """
         found, options = self.findings, self.options
         for dim in options.dimensions:
-            found.subspaces[dim] = self.given.get(dim) or self._fit_direct(
-                self.folder / f"dimension-{dim}", replace(options.fit, intrinsic_dim=dim), self.seen
-            )
+            try:
+                found.subspaces[dim] = self.given.get(dim) or self._fit_direct(
+                    self.folder / f"dimension-{dim}", replace(options.fit, intrinsic_dim=dim), self.seen
+                )
+            except _MissingError as error:
+                found.left_out.append(error.message)
+        if not found.subspaces:
+            raise CheckpointError(f"{found.left_out[-1]}: let the study run until it has one")
         subspaces = list(found.subspaces.values())
         tasks = {
             split: self._measured(other_rows(of_split, subspaces), most)
@@ -149,7 +165,7 @@ class Study:
             )
         }
         # The reference first: what does not depend on the subspace is measured beside it.
-        for dim in sorted(options.dimensions, reverse=True):
+        for dim in sorted(found.subspaces, reverse=True):
             for split in ("unseen", "seen"):
                 what = f"{split} tasks, dimension {dim}"
                 measured = found.splits[split][dim] = []
@@ -170,7 +186,10 @@ class Study:
                 self._measure(what, found.reference, on_curve, methods, self._slow_seeds, few, measured)
         on_part(found)
         for name in options.ablations:
-            found.ablations[name] = self._ablation(name, tasks["unseen"])
+            try:
+                found.ablations[name] = self._ablation(name, tasks["unseen"])
+            except _MissingError as error:
+                found.left_out.append(f"the ablation {name!r}: {error.message}")
             on_part(found)
         return found
 
@@ -217,13 +236,17 @@ class Study:
                 add(f"prompts of {length}", self._fit_direct(folder / f"prompt-length-{length}", of_length, self.seen))
             add(f"prompts of {reference.prompt_length} (as above)", reference)
         elif name == "placement":
-            if isinstance(self.backbone, EncoderBackbone):
-                for placement, where in PLACEMENTS.items():
-                    if placement == self.backbone.prompt_placement:
-                        add(f"prompts {where} (as above)", reference)
-                        continue
-                    placed = self.backbone.placed(placement)
-                    add(f"prompts {where}", self._fit_direct(folder / placement, fit, self.seen, placed), placed)
+            if not isinstance(self.backbone, EncoderBackbone):
+                self.findings.left_out.append(
+                    "the ablation 'placement': an encoder alone has several places for a prompt"
+                )
+                return []
+            for placement, where in PLACEMENTS.items():
+                if placement == self.backbone.prompt_placement:
+                    add(f"prompts {where} (as above)", reference)
+                    continue
+                placed = self.backbone.placed(placement)
+                add(f"prompts {where}", self._fit_direct(folder / placement, fit, self.seen, placed), placed)
         else:
             add("from tuned prompts, as in the paper", self._fit_paper(folder / "paper", fit))
             add("directly from the tasks (as above)", reference)
@@ -247,7 +270,7 @@ class Study:
         self, folder: Path, options: FitOptions, tasks: Sequence[FolderTask], backbone: Backbone | None = None
     ) -> Subspace:
         def make() -> ResumableFit:
-            return DirectFit(self._losses(tasks, options).on(backbone or self.backbone), options)
+            return DirectFit(self._losses(tasks, options, backbone), options)
 
         return self._fit(folder, options, tasks, make, backbone)
 
@@ -289,21 +312,21 @@ class Study:
                 )
             return subspace
         if not self._measuring:
-            raise CheckpointError(f"{folder} has no finished subspace to report on: let the study run to its end")
+            raise _MissingError(f"{folder} has no finished subspace to report on")
         return make().run_in(
             folder,
             lambda step, _: self._show(f"fitting {folder.name}", step.step, step.steps, f", loss {step.loss:.3g}"),
         )
 
-    def _losses(self, tasks: Sequence[FolderTask], options: RowOptions) -> TaskLosses:
+    def _losses(self, tasks: Sequence[FolderTask], options: RowOptions, backbone: Backbone | None = None) -> TaskLosses:
         """What a fit learns from. Reading all seen tasks takes minutes, so it is done once for all their fits."""
         if tasks is not self.seen:
-            return prepare_tasks(self.backbone, tasks, options)
+            return prepare_tasks(backbone or self.backbone, tasks, options)
         if self._prepared is None:
             self._prepared = prepare_tasks(
                 self.backbone, tasks, options, lambda done, total: self._show("reading tasks", done, total, "")
             )
-        return self._prepared.anew(options)
+        return self._prepared.anew(options, backbone)
 
     def _measured(self, tasks: Sequence[FolderTask], most: int | None) -> list[FolderTask]:
         """At most so many of the tasks, without those that cannot be measured with the examples asked for."""

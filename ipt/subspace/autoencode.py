@@ -112,7 +112,8 @@ class AutoencoderFit(ResumableFit):
 
     def save(self, folder: Path, scores: Mapping[str, float]) -> Subspace:
         """Write the subspace, encoder included; tuning starts at the mean of the tasks' vectors."""
-        training = {"method": "autoencoder", "options": asdict(self.options), **self.losses.record(), **scores}
+        own = {"method": "autoencoder", "options": asdict(self.options)}
+        training = {**own, **self.losses.record(), **self.origin, **scores}
         vectors = self.task_vectors
         return save_subspace(
             folder,
@@ -138,7 +139,7 @@ class AutoencoderFit(ResumableFit):
     def _run_identity(self) -> str:
         options = asdict(self.options)
         options.pop("steps")
-        described = (sorted(options.items()), self.losses.described(), self.losses.backbone.identity.weights_sha256)
+        described = (sorted(options.items()), self.losses.described(), self.losses.backbone.prompt_identity)
         digest = hashlib.sha256(repr(described).encode())
         for group in self.prompts:
             digest.update(repr(list(group.shape)).encode() + group.cpu().numpy().tobytes())

@@ -129,7 +129,13 @@ class DirectFit(ResumableFit):
         return FitProgress(self.completed, self.steps, loss.item(), accuracy)
 
     def save(self, folder: Path, scores: Mapping[str, float]) -> Subspace:
-        training = {"method": "direct", "options": asdict(self.options), **self.losses.record(), **scores}
+        training = {
+            "method": "direct",
+            "options": asdict(self.options),
+            **self.losses.record(),
+            **self.origin,
+            **scores,
+        }
         return save_subspace(
             folder,
             self.decoder,
@@ -166,9 +172,7 @@ class DirectFit(ResumableFit):
     def _run_identity(self) -> str:
         options = asdict(self.options)
         options.pop("steps")
-        described = repr(
-            (sorted(options.items()), self.losses.described(), self.losses.backbone.identity.weights_sha256)
-        )
+        described = repr((sorted(options.items()), self.losses.described(), self.losses.backbone.prompt_identity))
         return hashlib.sha256(described.encode()).hexdigest()
 
     def _set_learning_rates(self) -> None:

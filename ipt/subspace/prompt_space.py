@@ -58,7 +58,7 @@ def prompt_space(backbone: Backbone, prompt_length: int, starts: Tensor | None =
         "training": {},
     }
     return Subspace(
-        id=f"prompts_{prompt_length}_{identity.weights_sha256[:24]}",
+        id=f"prompts_{prompt_length}_{backbone.prompt_identity[:24]}",
         decoder=WholePrompts(prompt_length, backbone.hidden_size),
         initial_vectors=starts.detach().float().cpu().flatten(1),
         manifest=manifest,

@@ -46,6 +46,8 @@ class ResumableFit(ABC):
     completed: int = 0
     means: Mapping[str, float] = {}
     """Smoothed measures of the last steps that `run_in` took, by name."""
+    origin: Mapping[str, object] = {}
+    """What else the manifest is to tell: the command, what of the tasks was skipped."""
 
     @property
     def done(self) -> bool:

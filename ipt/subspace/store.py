@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ipt.backbones.protocol import Backbone, Placement
+from ipt.backbones.protocol import PLACEMENTS, Backbone
 from ipt.backbones.weights import hash_weights
 from ipt.errors import SubspaceError, SubspaceMismatchError
 from ipt.subspace.modules import PromptMaker, SubspaceDecoder, SubspaceEncoder
@@ -30,11 +30,6 @@ FORMAT_VERSION = 1
 TENSORS_FILE = "subspace.safetensors"
 MANIFEST_FILE = "subspace.json"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
-PLACEMENTS: dict[str, tuple[Placement, ...]] = {
-    "encoder": ("after_first_token", "before_first_token", "after_last_token"),
-    "seq2seq": ("before_input",),
-    "causal": ("before_input",),
-}
 TEMPLATE = "{input}"
 _SHAPE_FIELDS = ("intrinsic_dim", "decoder_hidden", "prompt_length", "hidden_size")
 _LARGEST_CONSTANT = 1e6

@@ -1,8 +1,9 @@
 """What soft prompts are worth on the tasks that a subspace is found from: their loss on freshly drawn rows.
 
 On an encoder that is the leave-one-out error of the ridge classifier (`ipt.ridge`) on the readout's features
-(`ipt.readout`): the subspace is found through what answers at inference. On a backbone that writes text it is the
-cross-entropy of the rows' outputs. The rows of all tasks of a step are one batch.
+(`ipt.readout`): the subspace is found through the features that answer at inference, and docs/decisions/0001 says why
+through another classifier on them. On a backbone that writes text it is the cross-entropy of the rows' outputs. The
+rows of all tasks of a step are one batch.
 
 Letters: J tasks of a step, N examples of a task, P prompt length, H hidden size.
 """
@@ -14,7 +15,6 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
 
 import numpy as np
 import torch
@@ -89,13 +89,11 @@ class TaskLosses(ABC):
     """What is learned beside the subspace, by name."""
 
     @abstractmethod
-    def anew(self, options: RowOptions) -> TaskLosses:
-        """The same tasks for another fit, with options that ask for the same rows; its constants start anew."""
+    def anew(self, options: RowOptions, backbone: Backbone | None = None) -> TaskLosses:
+        """The same tasks for another fit, with options that ask for the same rows; its constants start anew.
 
-    def on(self, backbone: Backbone) -> Self:
-        """The same on the same model with prompts that stand elsewhere."""
-        self.backbone = backbone
-        return self
+        `backbone` is the same model, where its prompts are to stand elsewhere.
+        """
 
     @abstractmethod
     def draw(self, chosen: Sequence[int], rng: np.random.Generator) -> list[DrawnRows]:
@@ -135,8 +133,10 @@ class EncoderTaskLosses(TaskLosses):
             name: nn.Parameter(torch.tensor(math.log(value), device=backbone.device)) for name, value in starts.items()
         }
 
-    def anew(self, options: RowOptions) -> EncoderTaskLosses:
-        return EncoderTaskLosses(self.backbone, self.tasks, options)
+    def anew(self, options: RowOptions, backbone: Backbone | None = None) -> EncoderTaskLosses:
+        own = backbone or self.backbone
+        assert isinstance(own, EncoderBackbone)
+        return EncoderTaskLosses(own, self.tasks, options)
 
     def draw(self, chosen: Sequence[int], rng: np.random.Generator) -> list[DrawnRows]:
         """Of some of each task's classes, equally many rows each."""
@@ -187,8 +187,10 @@ class TextTaskLosses(TaskLosses):
         self.options = options
         self.constants = {}
 
-    def anew(self, options: RowOptions) -> TextTaskLosses:
-        return TextTaskLosses(self.backbone, self.tasks, options)
+    def anew(self, options: RowOptions, backbone: Backbone | None = None) -> TextTaskLosses:
+        own = backbone or self.backbone
+        assert isinstance(own, TextBackbone)
+        return TextTaskLosses(own, self.tasks, options)
 
     def draw(self, chosen: Sequence[int], rng: np.random.Generator) -> list[DrawnRows]:
         sizes = [(task, len(self.tasks[task].inputs)) for task in chosen]

@@ -130,7 +130,7 @@ def _report_path(output: Path) -> Path:
 
 
 def _begin_report(backbone: Backbone, jobs: Sequence[TuningJob], options: PromptOptions) -> dict[str, Any]:
-    identity = {"id": backbone.identity.id, "weights_sha256": backbone.identity.weights_sha256}
+    identity = {"id": backbone.identity.id, "weights_sha256": backbone.prompt_identity}
     rows = [(job.job_id, job.kind, job.examples, job.validation_examples) for job in jobs]
     described = repr((sorted(asdict(options).items()), identity["weights_sha256"], rows))
     run = hashlib.sha256(described.encode()).hexdigest()

@@ -8,7 +8,7 @@ FEW_HELD_BACK = 20
 def quality_warnings(
     score: float | None, zero_vector: float | None, baseline: float | None, held_back: int
 ) -> list[str]:
-    """Warn when tuning beat neither the zero vector nor the baseline, and when little or nothing was measured on.
+    """Warn when the task is worse than the baseline, or no better than both baselines, and when little was measured on.
 
     Args:
         score, zero_vector, baseline: shares of right answers; None when nothing could be measured.
@@ -17,10 +17,11 @@ def quality_warnings(
     if score is None or zero_vector is None or baseline is None:
         return ["too few examples to hold any back, so nothing was measured; give validation_examples for a score"]
     warnings = []
-    if score <= baseline and score <= zero_vector:
+    if score < baseline or score == baseline <= zero_vector:
         measured_on = f"{held_back} held-back examples" if held_back else "examples left out in turn"
+        fault = "worse than it would be without a prompt" if score < baseline else "no better than its baselines"
         warnings.append(
-            f"on {measured_on} the tuned task is no better than its baselines: {score:.1%} right, {zero_vector:.1%} "
+            f"on {measured_on} the tuned task is {fault}: {score:.1%} right, {zero_vector:.1%} "
             f"with the zero vector, {baseline:.1%} without a prompt; more examples may tell them apart"
         )
     if 0 < held_back < FEW_HELD_BACK:

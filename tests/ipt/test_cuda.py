@@ -11,7 +11,7 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.backbones.protocol import Backbone, TextBackbone
+from ipt.backbones.protocol import PLACEMENTS, Backbone, EncoderPlacement, TextBackbone
 from ipt.subspace.fit import DirectFit, FitOptions
 from ipt.subspace.task_losses import prepare_tasks
 from ipt.task_folder import FolderTask
@@ -142,10 +142,14 @@ def draw_prompts(rows: int, seed: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", [kind for kind in ENCODERS if kind != "mpnet"])
 @pytest.mark.parametrize("prompted", [False, True])
-def test_a_graph_gives_what_its_launches_give(kind: str, prompted: bool, folder: Any, graphed: object) -> None:
+@pytest.mark.parametrize("placement", PLACEMENTS["encoder"])
+def test_a_graph_gives_what_its_launches_give(
+    kind: str, prompted: bool, placement: EncoderPlacement, folder: Any, graphed: object
+) -> None:
     place, _ = folder(kind)
-    backbone = loaded(place, "cuda")
-    assert isinstance(backbone, EncoderBackbone)
+    loaded_backbone = loaded(place, "cuda")
+    assert isinstance(loaded_backbone, EncoderBackbone)
+    backbone = loaded_backbone.placed(placement)
     graphs = backbone._graphs
     assert graphs is not None
     for turn in range(40):

@@ -299,13 +299,19 @@ def test_a_subspace_is_fitted_from_a_folder_of_tasks_and_can_be_used(
             for number in range(8)
             for label, word in (("yes", "good"), ("no", "bad"))
         ]
+        rows += [{**rows[0], "output": "no"}] * (name == "two")
         (tasks / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     command = ["subspace", "fit", str(tasks), str(tmp_path / "out"), "--backbone", str(tiny_backbone_dir)]
     assert run([*command, "--steps", "2", "--device", "cpu", "--json"]) == 0
-    fitted = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    skipped = "two.jsonl:17: skipped: 'no' for an input that has 'yes' in two.jsonl:1"
+    assert skipped in printed.err
+    fitted = json.loads(printed.out)
     assert run(["subspace", "info", str(tmp_path / "out"), "--json"]) == 0
     manifest = json.loads(capsys.readouterr().out)
     assert manifest["subspace_id"] == fitted["subspace_id"]
+    assert manifest["training"]["skipped"] == [skipped]
+    assert manifest["training"]["command"].startswith("ipt ")
     assert manifest["training"]["tasks"] == ["one", "three", "two"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["subspace.json", "subspace.safetensors"]
 

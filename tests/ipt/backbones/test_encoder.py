@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from ipt.backbones.encoder import EncoderBackbone, Pooling
 from ipt.backbones.loading import load_backbone
-from ipt.backbones.protocol import Placement
+from ipt.backbones.protocol import EncoderPlacement
 from ipt.errors import BackboneError
 
 TEXTS = ["hello world", "the cat sat on the mat and the dog was not happy with it at all", "i love my phone", "me"]
@@ -102,7 +102,7 @@ def test_a_row_does_not_depend_on_its_neighbours_prompts(encoder: EncoderBackbon
 )
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_a_prompt_stands_in_its_place_and_out_of_the_pooling(
-    placement: Placement, at: int, pooling: Pooling, encoder: EncoderBackbone
+    placement: EncoderPlacement, at: int, pooling: Pooling, encoder: EncoderBackbone
 ) -> None:
     model: Any = encoder.model
     backbone = EncoderBackbone(model, encoder.tokenizer, encoder.identity, pooling=pooling).placed(placement)
@@ -120,6 +120,11 @@ def test_a_prompt_stands_in_its_place_and_out_of_the_pooling(
     found = backbone._embed(rows, prompt.expand(3, -1, -1), [True, True, False])
     torch.testing.assert_close(found[1], wanted, atol=1e-5, rtol=0)
     torch.testing.assert_close(found[2], backbone.embed([row])[0], atol=1e-5, rtol=0)
+
+
+def test_a_place_for_prompts_that_there_is_not_is_named(encoder: EncoderBackbone) -> None:
+    with pytest.raises(BackboneError, match="after_first_token, before_first_token, after_last_token, not 'middle'"):
+        encoder.placed("middle")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("texts", [TEXTS[:1], TEXTS[1:2], ["hello " * 100], TEXTS, []])

@@ -77,7 +77,7 @@ def test_what_takes_long_is_measured_on_the_first_draws(encoder: EncoderBackbone
 def test_a_study_that_only_reports_finds_and_measures_nothing(encoder: EncoderBackbone, tmp_path: Path) -> None:
     options = replace(OPTIONS, dimensions=(3,), methods=("class names",), curve=())
     reporting = Study(encoder, SEEN, UNSEEN, [], tmp_path, options, lambda *_: None, measuring=False)
-    with pytest.raises(ipt.CheckpointError, match="dimension-3 has no finished subspace to report on"):
+    with pytest.raises(ipt.CheckpointError, match="dimension-3 has no finished subspace to report on: let"):
         reporting.run(lambda _: None)
     assert not list(tmp_path.iterdir())
     found = study(encoder, tmp_path, options)

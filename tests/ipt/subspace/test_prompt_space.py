@@ -26,6 +26,16 @@ def test_the_vector_is_the_prompt(encoder: EncoderBackbone) -> None:
     assert space.intrinsic_dim == P * encoder.hidden_size
 
 
+def test_prompts_that_stand_elsewhere_are_of_another_space(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    placed = encoder.placed("before_first_token")
+    assert prompt_space(placed, P).id != prompt_space(encoder, P).id
+    assert prompt_space(placed.placed("after_first_token"), P).id == prompt_space(encoder, P).id
+    save_prompts(tmp_path / "p.safetensors", {"a": torch.zeros(P, encoder.hidden_size)}, placed)
+    assert set(read_prompts(tmp_path / "p.safetensors", placed)) == {"a"}
+    with pytest.raises(ipt.CheckpointError, match="its prompts were tuned on"):
+        read_prompts(tmp_path / "p.safetensors", encoder)
+
+
 def test_whole_prompts_are_tuned_by_plain_gradient_steps(text: TextBackbone) -> None:
     """Against a plain loop: AdamW on the prompt alone, with the engine's schedule, clipping and averaging."""
     examples = [ipt.Example("hello", "good movie"), ipt.Example("world", "bad movie")] * 3

@@ -67,6 +67,15 @@ def test_the_id_is_that_of_the_meaning(encoder: EncoderBackbone, tmp_path: Path)
     assert ipt.save_subspace(tmp_path / "c", decoder, encoder).id != one.id
 
 
+def test_a_backbone_that_puts_prompts_elsewhere_is_refused(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    placed = encoder.placed("after_last_token")
+    elsewhere = ipt.save_subspace(tmp_path / "a", SubspaceDecoder(8, 16, 4, 32), placed)
+    assert elsewhere.manifest["prompt_placement"] == "after_last_token"
+    assert ipt.load_subspace(tmp_path / "a", placed).id == elsewhere.id
+    with pytest.raises(ipt.SubspaceMismatchError, match="found with prompts after_last_token, this backbone reads"):
+        ipt.load_subspace(tmp_path / "a", encoder)
+
+
 def test_a_backbone_with_other_weights_is_refused(subspace_dir: Path, tmp_path: Path) -> None:
     other = ipt.load_backbone(str(build_tiny_encoder(tmp_path / "other", seed=1)), device="cpu")
     with pytest.raises(ipt.SubspaceMismatchError, match="belongs to backbone"):
