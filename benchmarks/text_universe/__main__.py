@@ -11,6 +11,7 @@ command goes on where it was.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = PretrainingOptions(hidden_size=asked.hidden_size, steps=asked.pretraining_steps)
     work: Path = asked.work / f"{options.hidden_size}_{options.steps}_{asked.fit_steps}"
     backbone = work / "backbone"
+    began, anew = time.perf_counter(), not work.exists()
     torch.set_num_threads(asked.processes)
     with progress_bar() as bar:
         row = bar.add_task("pre-training", total=options.steps)
@@ -56,7 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seeds = range(FIRST_SEED, FIRST_SEED + asked.seeds)
         found = _measure(workers, backbone, subspaces, measured, seeds)
     parameters = sum(weights.numel() for weights in ipt.load_backbone(str(backbone)).model.parameters())
-    report.write(asked.output, provenance(_command(parser, asked)), parameters, report.Scores(found, asked.dims))
+    minutes = (time.perf_counter() - began) / 60
+    took = f"All of it took {minutes:.0f} minutes." if anew else "It went on where it had been stopped."
+    origin = f"{provenance(_command(parser, asked))} {took}"
+    report.write(asked.output, origin, parameters, report.Scores(found, asked.dims))
     print(asked.output.read_text(encoding="utf-8"))
 
 
