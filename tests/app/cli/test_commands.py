@@ -289,7 +289,7 @@ def test_a_folder_that_is_no_subspace(tmp_path: Path, capsys: Captured) -> None:
 
 
 def test_a_subspace_is_fitted_from_a_folder_of_tasks_and_can_be_used(
-    tiny_backbone_dir: Path, tmp_path: Path, capsys: Captured
+    tiny_backbone_dir: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = tmp_path / "tasks"
     tasks.mkdir()
@@ -302,6 +302,7 @@ def test_a_subspace_is_fitted_from_a_folder_of_tasks_and_can_be_used(
         rows += [{**rows[0], "output": "no"}] * (name == "two")
         (tasks / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     command = ["subspace", "fit", str(tasks), str(tmp_path / "out"), "--backbone", str(tiny_backbone_dir)]
+    monkeypatch.setattr("sys.argv", ["/usr/bin/ipt", *command])
     assert run([*command, "--steps", "2", "--device", "cpu", "--json"]) == 0
     printed = capsys.readouterr()
     skipped = "two.jsonl:17: skipped: 'no' for an input that has 'yes' in two.jsonl:1"
@@ -311,7 +312,7 @@ def test_a_subspace_is_fitted_from_a_folder_of_tasks_and_can_be_used(
     manifest = json.loads(capsys.readouterr().out)
     assert manifest["subspace_id"] == fitted["subspace_id"]
     assert manifest["training"]["skipped"] == [skipped]
-    assert manifest["training"]["command"].startswith("ipt ")
+    assert manifest["training"]["command"] == " ".join(["ipt", *command])
     assert manifest["training"]["tasks"] == ["one", "three", "two"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["subspace.json", "subspace.safetensors"]
 
