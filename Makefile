@@ -20,6 +20,7 @@ AUDIT := $(AUDIT_VENV)/bin/pip-audit
 PIP_AUDIT := pip-audit==2.10.1
 PINS := pyproject.toml constraints.txt
 PYTEST_ARGS ?=
+TEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis
 # Each process that tests starts a database of its own.
 IN_PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
 CHAOS_ARGS ?=
@@ -54,13 +55,13 @@ $(READY): $(PINS)
 $(BENCH_READY): $(PINS)
 	$(call make_venv,$(BENCH_VENV))
 	@echo "── installing the service and what the benchmarks compare it with into $(BENCH_VENV)"
-	@$(BENCH_VENV)/bin/pip install --constraint constraints.txt --editable '.[service,bench]' pytest pytest-timeout pytest-xdist hypothesis | $(SHOW_LARGE_STEPS)
+	@$(BENCH_VENV)/bin/pip install --constraint constraints.txt --editable '.[service,bench]' $(TEST_TOOLS) | $(SHOW_LARGE_STEPS)
 	@touch $@
 
 $(CORE_READY): $(PINS)
 	$(call make_venv,$(CORE_VENV))
 	@echo "── installing the core alone into $(CORE_VENV)"
-	@$(CORE_VENV)/bin/pip install --constraint constraints.txt --editable . pytest pytest-timeout pytest-xdist hypothesis | $(SHOW_LARGE_STEPS)
+	@$(CORE_VENV)/bin/pip install --constraint constraints.txt --editable . $(TEST_TOOLS) | $(SHOW_LARGE_STEPS)
 	@touch $@
 
 demo: $(READY) ## adapt an example dataset through the REST API and show what came of it

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import ipt
@@ -29,7 +30,7 @@ from ipt.setfit_baseline import is_installed
 from ipt.study.report import write_report
 from ipt.study.run import ABLATIONS, Findings, Study, StudyOptions
 from ipt.subspace.fit import FitOptions
-from ipt.task_folder import read_task_folder
+from ipt.task_folder import notes_of, read_task_folder
 from ipt.threads import few_beside
 
 DOCS = ROOT / "docs"
@@ -61,31 +62,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     backbone = load_minilm(asked.minilm, asked.device)
     few_beside(backbone.device)
     shipped = ipt.load_subspace("default", backbone)
-    options = _of_fits(asked) if asked.fit_steps else _of_shipped(asked, shipped.intrinsic_dim)
-    name = "ablations" if asked.fit_steps else "results"
-    left_out: list[str] = []
-    seen, unseen = (read_task_folder(asked.tasks, split, left_out) for split in ("seen", "unseen"))
-    notes = [*left_out, *(note for task in (*seen, *unseen) for note in task.notes)]
-    peers = ["setfit"] if is_installed() and not asked.fit_steps else []
-    about = [
-        f"{provenance(_command(asked), *peers)} Measured in several runs, beside other work: seconds are a rough guide."
-    ]
+    of_draws = StudyOptions(seeds=tuple(SEEDS[: asked.seeds]), slow_seeds=asked.slow_seeds, seen_tasks=asked.seen_tasks)
     if asked.fit_steps:
-        about.append(
+        name, given, options = "ablations", [], _of_fits(of_draws, asked)
+        beside = (
             f"All of these subspaces were found in {asked.fit_steps:,} steps; the shipped one, in "
             f"{shipped.manifest['training']['options']['steps']:,}, is in [results.md](results.md)."
         )
     else:
-        about.append(
+        name, given, options = "results", [shipped], _of_shipped(of_draws, asked, shipped.intrinsic_dim)
+        beside = (
             "Other dimensions, fewer tasks, other prompts and the paper's way of finding a subspace are in "
             "[ablations.md](ablations.md)."
         )
+    left_out: list[str] = []
+    seen, unseen = (read_task_folder(asked.tasks, split, left_out) for split in ("seen", "unseen"))
+    notes = [*left_out, *notes_of([*seen, *unseen])]
+    peers = ["setfit"] if is_installed() and "SetFit" in options.methods else []
+    origin = (
+        f"{provenance(_command(asked), *peers)} Measured in several runs, beside other work: seconds are a rough guide."
+    )
 
     def on_part(findings: Findings) -> None:
-        origin = [f"{about[0]} {_devices(findings)}", *about[1:]]
-        write_report(DOCS / f"{name}.md", DOCS / name, findings, options, notes, origin)
+        paragraphs = [f"{origin} {_devices(findings)}", beside]
+        write_report(DOCS / f"{name}.md", DOCS / name, findings, options, notes, paragraphs)
 
-    given = [] if asked.fit_steps else [shipped]
     with progress(notices()) as show:
         study = Study(backbone, seen, unseen, given, DOCS / name, options, show, measuring=not asked.report)
         try:
@@ -97,29 +98,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"written to {DOCS / name}.md")
 
 
-def _of_shipped(asked: argparse.Namespace, dimension: int) -> StudyOptions:
-    return StudyOptions(
+def _of_shipped(common: StudyOptions, asked: argparse.Namespace, dimension: int) -> StudyOptions:
+    left_out = {"IST then PT"} if asked.report or is_installed() else {"IST then PT", "SetFit"}
+    return replace(
+        common,
         dimensions=(dimension,),
-        methods=tuple(
-            method
-            for method in METHODS
-            if method != "IST then PT" and (method != "SetFit" or asked.report or is_installed())
-        ),
-        seeds=tuple(SEEDS[: asked.seeds]),
-        slow_seeds=asked.slow_seeds,
-        seen_tasks=asked.seen_tasks,
+        methods=tuple(method for method in METHODS if method not in left_out),
         ablations=WITHOUT_FITS if asked.ablations is None else tuple(asked.ablations),
     )
 
 
-def _of_fits(asked: argparse.Namespace) -> StudyOptions:
+def _of_fits(common: StudyOptions, asked: argparse.Namespace) -> StudyOptions:
     others = tuple(name for name in ABLATIONS if name not in WITHOUT_FITS)
-    return StudyOptions(
+    return replace(
+        common,
         dimensions=tuple(sorted(set(asked.dimensions or StudyOptions.dimensions))),
         methods=("logistic regression", "PT", "IST"),
-        seeds=tuple(SEEDS[: asked.seeds]),
-        slow_seeds=asked.slow_seeds,
-        seen_tasks=asked.seen_tasks,
         curve=(),
         ablations=others if asked.ablations is None else tuple(asked.ablations),
         fit=FitOptions(steps=asked.fit_steps),

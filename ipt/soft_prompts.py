@@ -23,12 +23,17 @@ from ipt.replacing import replacing
 from ipt.subspace.store import Subspace
 
 
+def tuned_on(backbone: Backbone) -> dict[str, str]:
+    """What is kept beside prompts of the backbone that they mean something to."""
+    return {"id": backbone.identity.id, "weights_sha256": backbone.prompt_identity}
+
+
 def save_prompts(path: Path, prompts: Mapping[str, Tensor], backbone: Backbone) -> None:
     """Write prompts [P, H] by name, with the id and the weights' hash of the backbone that they were tuned on.
 
     `path` is replaced in one move.
     """
-    identity = {"id": backbone.identity.id, "weights_sha256": backbone.prompt_identity}
+    identity = tuned_on(backbone)
     tensors = {name: prompt.detach().float().cpu().contiguous() for name, prompt in prompts.items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, {"backbone": json.dumps(identity)})
@@ -84,7 +89,7 @@ def read_prompts(path: Path, backbone: Backbone | None = None) -> dict[str, Tens
             raise CheckpointError(
                 f"{path}: {name} has hidden size {prompt.shape[1]}, the backbone's is {backbone.hidden_size}"
             )
-    tuned_on = identity.get("weights_sha256") if isinstance(identity, dict) else None
-    if backbone is not None and tuned_on not in (None, backbone.prompt_identity):
+    found = identity.get("weights_sha256") if isinstance(identity, dict) else None
+    if backbone is not None and found not in (None, backbone.prompt_identity):
         raise CheckpointError(f"{path}: its prompts were tuned on {identity.get('id')!r}, not {backbone.identity.id!r}")
     return {name: prompt.float() for name, prompt in prompts.items()}

@@ -92,6 +92,11 @@ def few_shot(examples: Sequence[Example], per_label: int, seed: int) -> list[Exa
     return [examples[row] for row in np.random.default_rng([seed, size]).permutation(len(examples))[:size]]
 
 
+def notes_of(tasks: Iterable[FolderTask]) -> list[str]:
+    """What is wrong with rows of the tasks, which were skipped or stand there again."""
+    return [note for task in tasks for note in task.notes]
+
+
 def sample_per_label(examples: Sequence[Example], per_label: int, seed: int) -> list[Example]:
     """`per_label` examples of every label (all where there are fewer), chosen by `seed`, in the order they stand."""
     return [examples[index] for index in rows_per_label(examples, per_label, seed)]

@@ -5,8 +5,7 @@ import time
 
 import ipt
 from app.settings import Settings
-from ipt.memory import keep_freed_memory
-from ipt.threads import few_beside
+from ipt.backbones.loading import load_for_long_work
 from worker import metrics
 
 log = logging.getLogger(__name__)
@@ -32,10 +31,8 @@ class Core:
         """
         if self._parts is None:
             began = time.monotonic()
-            keep_freed_memory()
             settings = self._settings
-            backbone = ipt.load_backbone(settings.backbone, revision=settings.backbone_revision, device=settings.device)
-            few_beside(backbone.device)
+            backbone = load_for_long_work(settings.backbone, settings.backbone_revision, settings.device)
             subspace = ipt.load_subspace(settings.subspace, backbone)
             self._parts = (backbone, subspace)
             metrics.MODEL_LOADED.set(1)

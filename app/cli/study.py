@@ -53,15 +53,15 @@ def study(
     ipt subspace study tasks/ short/ --dimensions 250 --subspace default --seeds 1 --unseen-tasks 4 --seen-tasks 2
     """
     import ipt
-    from app.cli.backbone import load_for_long_work
     from app.cli.progress import progress
+    from ipt.backbones.loading import load_for_long_work
     from ipt.evaluation import METHODS, EvaluationOptions
     from ipt.setfit_baseline import is_installed
     from ipt.study.plots import check_installed
     from ipt.study.report import write_report
     from ipt.study.run import ABLATIONS, Study, StudyOptions
     from ipt.subspace.fit import FitOptions
-    from ipt.task_folder import read_task_folder
+    from ipt.task_folder import notes_of, read_task_folder
 
     for name, given, known in (("method", method, METHODS), ("ablation", ablation, ABLATIONS)):
         if unknown := set(given or ()) - set(known):
@@ -87,7 +87,7 @@ def study(
     )
     left_out: list[str] = []
     seen, unseen = (read_task_folder(tasks, split, left_out) for split in ("seen", "unseen"))
-    notes = [*left_out, *(note for task in (*seen, *unseen) for note in task.notes)]
+    notes = [*left_out, *notes_of([*seen, *unseen])]
     loaded = load_for_long_work(backbone, revision, device)
     given_subspaces = [ipt.load_subspace(one, loaded) for one in subspace or ()]
     for one in given_subspaces:

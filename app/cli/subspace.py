@@ -70,16 +70,16 @@ def fit(
     ipt subspace fit tasks/ my-subspace --split seen --method autoencoder --prompts prompts.safetensors
     IPT_SUBSPACE=my-subspace ipt serve
     """
-    from app.cli.backbone import load_for_long_work
     from app.cli.progress import progress
+    from ipt.backbones.loading import load_for_long_work
     from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
     from ipt.subspace.fit import DirectFit, FitOptions
     from ipt.subspace.task_losses import prepare_tasks
+    from ipt.task_folder import notes_of
 
     if (method is Method.AUTOENCODER) != bool(prompts):
         raise CliError("--method autoencoder learns from tuned prompts: give --prompts FILE with it, and only with it")
-    skipped: list[str] = []
-    folder_tasks = _read_for_a_fit(tasks, split, skipped)
+    folder_tasks = _read_for_a_fit(tasks, split)
     loaded = load_for_long_work(backbone, revision, device)
     running: ResumableFit
     with progress(notices()) as show:
@@ -106,7 +106,8 @@ def fit(
             running = DirectFit(prepare(options), options)
 
         command = shlex.join(["ipt", *sys.argv[1:]])
-        running.origin = {"command": command, "ipt": version("intrinsic-prompt-tuning"), "skipped": skipped}
+        noted = {"skipped": notes_of(folder_tasks)}
+        running.origin = {"command": command, "ipt": version("intrinsic-prompt-tuning"), **noted}
 
         def on_step(step: "FitProgress", means: Mapping[str, float]) -> None:
             show("fitting", step.step, step.steps, describe_means(means))
@@ -146,13 +147,13 @@ def tune_prompts_(
     ipt subspace fit tasks/ my-subspace --split seen --method autoencoder --prompts prompts.safetensors
     """
     import ipt
-    from app.cli.backbone import load_for_long_work
     from app.cli.progress import progress
+    from ipt.backbones.loading import load_for_long_work
     from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
 
     hyperparameters = ipt.Hyperparameters(steps=steps, learning_rate=learning_rate, seed=seed)
     options = PromptOptions(prompt_length, per_label, hyperparameters)
-    folder_tasks = _read_for_a_fit(tasks, split, [])
+    folder_tasks = _read_for_a_fit(tasks, split)
     loaded = load_for_long_work(backbone, revision, device)
     with progress(notices()) as show:
 
@@ -205,13 +206,13 @@ def evaluate(
     ipt subspace evaluate tasks/ evaluation.md --split seen --subspace my-subspace --method IST --method PT
     """
     import ipt
-    from app.cli.backbone import load_for_long_work
     from app.cli.progress import progress
+    from ipt.backbones.loading import load_for_long_work
     from ipt.evaluation import METHODS, Evaluation, EvaluationOptions, e_rel
     from ipt.evaluation_report import MeasurementFile, measure_missing, render
     from ipt.measured_tasks import other_rows, with_rows
     from ipt.setfit_baseline import is_installed
-    from ipt.task_folder import read_task_folder
+    from ipt.task_folder import notes_of, read_task_folder
 
     if unknown := set(method or ()) - set(METHODS):
         raise CliError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")
@@ -244,7 +245,7 @@ def evaluate(
         "on held-back examples."
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    notes = [*left_out, *(note for task in folder_tasks for note in task.notes)]
+    notes = [*left_out, *notes_of(folder_tasks)]
     output.write_text(render(found, methods, about, notes), encoding="utf-8")
     if as_json:
         print_json({"report": str(output), "e_rel": e_rel(found)})
@@ -331,13 +332,12 @@ def compress(
     print_json({"subspace_id": loaded.id, "vectors": vectors})
 
 
-def _read_for_a_fit(folder: Path, split: str | None, skipped: list[str]) -> "list[FolderTask]":
-    """The folder's tasks; what of them does not count is said, and put into `skipped`."""
-    from ipt.task_folder import read_task_folder
+def _read_for_a_fit(folder: Path, split: str | None) -> "list[FolderTask]":
+    """The folder's tasks; what of them does not count is said."""
+    from ipt.task_folder import notes_of, read_task_folder
 
     tasks = read_task_folder(folder, split)
-    skipped += [note for task in tasks for note in task.notes]
-    for note in skipped:
+    for note in notes_of(tasks):
         notices().print(note, soft_wrap=True, highlight=False, markup=False)
     return tasks
 

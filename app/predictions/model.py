@@ -10,9 +10,8 @@ import ipt
 from app.error_handlers import log_unforeseen
 from app.errors import UnavailableError
 from app.settings import Settings
+from ipt.backbones.loading import load_for_long_work
 from ipt.errors import IptError
-from ipt.memory import keep_freed_memory
-from ipt.threads import few_beside
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +93,8 @@ class Model:
     def _load(self) -> None:
         settings = self._settings
         start = time.monotonic()
-        keep_freed_memory()
         try:
-            backbone = ipt.load_backbone(settings.backbone, revision=settings.backbone_revision, device=settings.device)
-            few_beside(backbone.device)
+            backbone = load_for_long_work(settings.backbone, settings.backbone_revision, settings.device)
             subspace = ipt.load_subspace(settings.subspace, backbone)
             predictor = ipt.Predictor(backbone, subspace, prompt_bytes=settings.predict_prompt_bytes)
             self._on_loaded(subspace)

@@ -171,7 +171,7 @@ class EncoderBackbone(Backbone):
         starts, prompt_length, longest = self._prompt_starts(lengths), 0, self.max_positions
         if prompts is not None:
             prompt_length = prompts.shape[1]
-            with_prompts = self._with_prompts(embeds, prompts, lengths)
+            with_prompts = self._with_prompts(embeds, prompts, starts)
             if may_look and bool(behind.all()):
                 embeds = with_prompts
             else:
@@ -193,14 +193,14 @@ class EncoderBackbone(Backbone):
             return lengths
         return 1 if self.prompt_placement == "after_first_token" else 0
 
-    def _with_prompts(self, embeds: Tensor, prompts: Tensor, lengths: Tensor) -> Tensor:
-        """[B, P + T, H]: embedded rows [B, T, H] of `lengths` [B, 1] tokens, and each one's prompt [B, P, H]."""
-        start = self._prompt_starts(lengths)
-        if not isinstance(start, int):
+    @staticmethod
+    def _with_prompts(embeds: Tensor, prompts: Tensor, start: Tensor | int) -> Tensor:
+        """[B, P + T, H]: embedded rows [B, T, H], and in each its prompt [B, P, H] from position `start` on."""
+        if not isinstance(start, int):  # behind the text, where only padding follows
             tokens, length = embeds.shape[1], prompts.shape[1]
             places = torch.arange(tokens + length, device=embeds.device)
-            own = places - lengths + tokens * (places < lengths + length)  # of a place behind the text, in the prompt
-            taken = torch.where(places < lengths, places, own)
+            own = places - start + tokens * (places < start + length)
+            taken = torch.where(places < start, places, own)
             return torch.cat([embeds, prompts], dim=1).gather(1, taken[:, :, None].expand(-1, -1, embeds.shape[2]))
         return torch.cat([embeds[:, :start], prompts, embeds[:, start:]], dim=1)
 

@@ -15,6 +15,8 @@ from ipt.backbones.protocol import Backbone, BackboneIdentity, Family
 from ipt.backbones.seq2seq import Seq2SeqBackbone
 from ipt.backbones.weights import check_weights, hash_weights, load_frozen, weight_files
 from ipt.errors import BackboneError
+from ipt.memory import keep_freed_memory
+from ipt.threads import few_beside
 
 DEFAULT = "default"
 DEFAULT_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -78,6 +80,14 @@ def load_backbone(
 
     snapshot, commit = fetch(spec, revision, check_config=_family)
     return _load_folder(snapshot, spec, commit, target, dtype)
+
+
+def load_for_long_work(backbone: str, revision: str | None, device: str | None) -> Backbone:
+    """`load_backbone` in a process that does little else than compute with it: the API, a worker, a long command."""
+    keep_freed_memory()
+    loaded = load_backbone(backbone, revision=revision, device=device)
+    few_beside(loaded.device)
+    return loaded
 
 
 def default_folder() -> Path:

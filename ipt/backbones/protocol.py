@@ -7,6 +7,7 @@ Rows may have any lengths; padding, masks, position ids and placement are the ba
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,9 +54,11 @@ class Backbone(ABC):
 
     @property
     def prompt_identity(self) -> str:
-        """All that the meaning of a prompt depends on: the weights, and its place where that is not the usual one."""
-        usual = self.prompt_placement == PLACEMENTS[self.family][0]
-        return self.identity.weights_sha256 if usual else f"{self.prompt_placement}, {self.identity.weights_sha256}"
+        """A SHA-256 of all that the meaning of a prompt depends on: that of the weights, where it stands as usual."""
+        weights = self.identity.weights_sha256
+        if self.prompt_placement == PLACEMENTS[self.family][0]:
+            return weights
+        return hashlib.sha256(f"{self.prompt_placement} {weights}".encode()).hexdigest()
 
     @property
     def device(self) -> torch.device:

@@ -37,7 +37,7 @@ from ipt.task_folder import FolderTask
 ABLATIONS = ("start", "readout", "tasks", "prompt-length", "placement", "finding")
 TASK_COUNTS = (10, 30)
 PROMPT_LENGTHS = (4, 32)
-PLACEMENTS: dict[EncoderPlacement, str] = {
+PLACES: dict[EncoderPlacement, str] = {
     "before_first_token": "in front of everything",
     "after_last_token": "behind everything",
     "after_first_token": "behind the first special token",
@@ -241,7 +241,7 @@ class Study:
                     "the ablation 'placement': an encoder alone has several places for a prompt"
                 )
                 return []
-            for placement, where in PLACEMENTS.items():
+            for placement, where in PLACES.items():
                 if placement == self.backbone.prompt_placement:
                     add(f"prompts {where} (as above)", reference)
                     continue

@@ -21,7 +21,7 @@ from ipt.backbones.protocol import Backbone
 from ipt.errors import CheckpointError, DatasetError
 from ipt.examples import Example, TaskKind, check_examples, infer_kind
 from ipt.replacing import replacing
-from ipt.soft_prompts import read_prompts, save_prompts
+from ipt.soft_prompts import read_prompts, save_prompts, tuned_on
 from ipt.subspace.prompt_space import prompt_space, word_prompts
 from ipt.task_folder import TEXTS_FOR_A_LABEL, FolderTask, rows_per_label
 from ipt.tuning.engine import TuningEngine
@@ -130,7 +130,7 @@ def _report_path(output: Path) -> Path:
 
 
 def _begin_report(backbone: Backbone, jobs: Sequence[TuningJob], options: PromptOptions) -> dict[str, Any]:
-    identity = {"id": backbone.identity.id, "weights_sha256": backbone.prompt_identity}
+    identity = tuned_on(backbone)
     rows = [(job.job_id, job.kind, job.examples, job.validation_examples) for job in jobs]
     described = repr((sorted(asdict(options).items()), identity["weights_sha256"], rows))
     run = hashlib.sha256(described.encode()).hexdigest()

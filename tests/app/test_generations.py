@@ -415,8 +415,8 @@ def test_the_command_exports_a_tasks_prompt(
 
 
 def test_the_metrics_name_generations(service: TextService) -> None:
-    kept = counted("ipt_generation_prompts_total", source="kept")
     service.generate()
+    computed, kept = (counted("ipt_generation_prompts_total", source=source) for source in ("computed", "kept"))
     service.generate()
     text = service.client.get("/metrics").text
     for name in (
@@ -426,7 +426,8 @@ def test_the_metrics_name_generations(service: TextService) -> None:
         "generation_row_limit",
     ):
         assert f"\nipt_{name}" in text
-    assert counted("ipt_generation_prompts_total", source="computed") > 0
+    assert computed > 0
+    assert counted("ipt_generation_prompts_total", source="computed") == computed
     assert counted("ipt_generation_prompts_total", source="kept") > kept
 
 

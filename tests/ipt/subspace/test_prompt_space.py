@@ -12,6 +12,7 @@ from ipt.backbones.protocol import TextBackbone
 from ipt.soft_prompts import read_prompts, save_prompts
 from ipt.subspace.prompt_space import prompt_space, word_prompts
 from tests.ipt.conftest import sentiment, topics
+from tests.tiny import build_tiny_encoder
 
 FEW = ipt.Hyperparameters(steps=3, batch_size=6, learning_rate=0.05)
 P = 4
@@ -29,6 +30,9 @@ def test_the_vector_is_the_prompt(encoder: EncoderBackbone) -> None:
 def test_prompts_that_stand_elsewhere_are_of_another_space(encoder: EncoderBackbone, tmp_path: Path) -> None:
     placed = encoder.placed("before_first_token")
     assert prompt_space(placed, P).id != prompt_space(encoder, P).id
+    other = ipt.load_backbone(str(build_tiny_encoder(tmp_path / "other", seed=1)), device="cpu")
+    assert isinstance(other, EncoderBackbone)
+    assert prompt_space(other.placed("before_first_token"), P).id != prompt_space(placed, P).id
     assert prompt_space(placed.placed("after_first_token"), P).id == prompt_space(encoder, P).id
     save_prompts(tmp_path / "p.safetensors", {"a": torch.zeros(P, encoder.hidden_size)}, placed)
     assert set(read_prompts(tmp_path / "p.safetensors", placed)) == {"a"}
