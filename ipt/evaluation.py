@@ -63,12 +63,15 @@ PT_LEARNING_RATES: dict[Family, tuple[float, ...]] = {
 REVISION = 2
 """Raised when tuning or the readout changes, so that the same examples come to other answers: what was measured before
 does not count beside what is measured after."""
+REVISIONS = {"PT": 3, "IST then PT": 3}
+"""Of methods that have changed by themselves: prompts are tuned to the last step (docs/decisions/0013)."""
 BATCH_ROWS = 64
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What is measured, and how. PT has more steps and several learning rates: E_rel is about PT at its best."""
+    """What is measured, and how. PT has more steps, all of them, and several learning rates: E_rel is about PT at its
+    best."""
 
     per_label: int = 16
     test_rows: int = 500
@@ -124,13 +127,12 @@ class Evaluation:
         self.options = options
         self.pt_learning_rates = options.pt_learning_rates or PT_LEARNING_RATES[backbone.family]
 
-    @property
-    def identity(self) -> dict[str, object]:
-        """All that makes measurements comparable, as JSON keeps it."""
+    def identity(self, method: str) -> dict[str, object]:
+        """All that makes a method's measurements comparable, as JSON keeps it."""
         described = asdict(self.options)
         del described["hyperparameters"]["seed"]
         described["pt_learning_rates"] = list(self.pt_learning_rates)
-        return {"subspace": self.subspace.id, "revision": REVISION, **described}
+        return {"subspace": self.subspace.id, "revision": REVISIONS.get(method, REVISION), **described}
 
     def measure(self, task: FolderTask, seed: int, methods: Sequence[str]) -> Iterator[Measurement]:
         """`measure_together` for one task and draw."""
@@ -221,7 +223,8 @@ class Evaluation:
             raise ValueError(f"there is no method {method!r}")
         space = prompt_space(self.backbone, length, starts[0].view(1, length, -1))
         rates = [{"steps": self.options.pt_steps, "learning_rate": rate} for rate in self.pt_learning_rates]
-        return [(space, task) for task in self._tune(space, draws, starts, rates)]
+        tuned = self._tune(space, draws, starts, rates, early_stopping=False)
+        return [(space, _with_moved(task, start)) for task, start in zip(tuned, starts, strict=True)]
 
     def _tune(
         self,
@@ -229,6 +232,8 @@ class Evaluation:
         draws: Sequence[_Draw],
         starts: Sequence[Tensor] | None = None,
         changes: Sequence[dict[str, Any]] = ({},),
+        *,
+        early_stopping: bool = True,
     ) -> list[AdaptedTask]:
         """For each draw the best of the tasks that are tuned with these changes of its hyperparameters, in one engine.
 
@@ -244,7 +249,7 @@ class Evaluation:
             for change in changes:
                 asked = replace(self.options.hyperparameters, seed=draw.seed, **change)
                 name = str(len(engine.job_ids))
-                engine.add(TuningJob(name, draw.examples, kind, None, asked, vectors))
+                engine.add(TuningJob(name, draw.examples, kind, None, asked, vectors, early_stopping))
         while not all(progress.done for progress in engine.step()):
             pass
         tuned = [engine.finish(name) for name in engine.job_ids]
@@ -343,6 +348,11 @@ def _starts(subspace: Subspace, method: str, seed: int) -> Tensor:
     # Of the spread that the tasks' vectors have in each direction.
     generator = torch.Generator().manual_seed(seed)
     return subspace.task_vectors.std(dim=0) * torch.randn(zero.shape, generator=generator)
+
+
+def _with_moved(task: AdaptedTask, start: Tensor) -> AdaptedTask:
+    """The task with a note of whether tuning was better than its start [1, D], which is kept otherwise."""
+    return replace(task, metrics=task.metrics | {"moved": not np.array_equal(task.vector, start[0].numpy())})
 
 
 def _best(tasks: Sequence[AdaptedTask]) -> AdaptedTask:

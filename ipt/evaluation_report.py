@@ -18,12 +18,13 @@ PAIRS_ON_A_DEVICE = 24
 class MeasurementFile:
     """Measurements in a file, one a line; a line that a killed process left unfinished does not count."""
 
-    def __init__(self, path: Path, identity: dict[str, object], subspaces: Collection[object] = ()) -> None:
+    def __init__(self, path: Path, identity: Callable[[str], dict[str, object]], subspaces: Collection[object] = ()) -> None:
         """Read what there is.
 
         Args:
             path: the file; it need not be there.
-            identity: all that makes measurements comparable: those of other runs in the file are left alone.
+            identity: gives all that makes a method's measurements comparable: those of other runs in the file are
+                left alone.
             subspaces: ids of others of the same backbone and prompt length: what was measured beside them counts
                 where it does not depend on the subspace.
         """
@@ -38,9 +39,10 @@ class MeasurementFile:
                     measurement = Measurement(**record)
                 except (ValueError, KeyError, TypeError, AttributeError):
                     continue
-                same = run == identity
+                wanted = identity(measurement.method)
+                same = run == wanted
                 if not same and measurement.method in OF_BACKBONE and run["subspace"] in subspaces:
-                    same = run | {"subspace": None} == identity | {"subspace": None}
+                    same = run | {"subspace": None} == wanted | {"subspace": None}
                 if same:
                     self._measurements.setdefault(_key(measurement), measurement)
 
@@ -55,7 +57,7 @@ class MeasurementFile:
         # A line that was cut off must not swallow this one.
         whole = not self.path.is_file() or self.path.read_bytes()[-1:] in (b"", b"\n")
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(("" if whole else "\n") + json.dumps({"run": self._identity, **asdict(measurement)}) + "\n")
+            file.write(("" if whole else "\n") + json.dumps({"run": self._identity(measurement.method), **asdict(measurement)}) + "\n")
 
     def has(self, task: str, seed: int, method: str) -> bool:
         """Whether this was measured already."""

@@ -57,6 +57,12 @@ def fit(
     learning_rate: Annotated[
         float | None, typer.Option(help="Of the decoder, and of the encoder.", min=1e-8, max=1.0)
     ] = None,
+    reconstruction_weight: Annotated[
+        float | None, typer.Option(help="Of the distance to the tuned prompts, in the auto-encoder's loss.", min=0)
+    ] = None,
+    task_weight: Annotated[
+        float | None, typer.Option(help="Of the tasks' loss behind the prompts it makes, there.", min=0)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides the start, and the order of tasks and examples.", min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -79,6 +85,9 @@ def fit(
 
     if (method is Method.AUTOENCODER) != bool(prompts):
         raise CliError("--method autoencoder learns from tuned prompts: give --prompts FILE with it, and only with it")
+    weights = _given(reconstruction_weight=reconstruction_weight, task_weight=task_weight)
+    if weights and not prompts:
+        raise CliError("--reconstruction-weight and --task-weight are the auto-encoder's: --method autoencoder")
     folder_tasks = _read_for_a_fit(tasks, split)
     loaded = load_for_long_work(backbone, revision, device)
     running: ResumableFit
@@ -90,7 +99,9 @@ def fit(
         if prompts:
             tuned = _read_prompts(prompts, loaded, prompt_length)
             ae_options = AutoencoderOptions(
-                seed=seed, **_given(intrinsic_dim=intrinsic_dim, steps=steps, learning_rate=learning_rate)
+                seed=seed,
+                **_given(intrinsic_dim=intrinsic_dim, steps=steps, learning_rate=learning_rate),
+                **weights,
             )
             running = AutoencoderFit(prepare(ae_options), tuned, ae_options)
         else:
@@ -140,7 +151,8 @@ def tune_prompts_(
 ) -> None:
     """Tune one soft prompt for each of many tasks, without a subspace (plain prompt tuning).
 
-    Stopped or killed, the same command goes on with the tasks that are left.
+    All steps are taken, and the prompt is kept that does best on held-back examples: where none is better than the
+    words that tuning starts at, those. Stopped or killed, the same command goes on with the tasks that are left.
 
     \b
     ipt subspace tune-prompts tasks/ prompts.safetensors --split seen
@@ -170,7 +182,12 @@ def tune_prompts_(
         return
     scores = [task["score"] for task in report["tasks"].values() if task["score"] is not None]
     mean = sum(scores) / len(scores) if scores else None
-    results().print(f"{len(report['tasks'])} prompts in {output}, held-back score {score(mean)}", soft_wrap=True)
+    moved = sum(task["moved"] for task in report["tasks"].values())
+    results().print(
+        f"{len(report['tasks'])} prompts in {output}, {moved} of them better than their start, held-back score "
+        f"{score(mean)}",
+        soft_wrap=True,
+    )
 
 
 @commands.command()

@@ -102,8 +102,8 @@ def tune(backbone: TextBackbone, tasks: Sequence[UniverseTask], work: Path, on_s
     tune_prompts(backbone, [fit_part(task) for task in tasks], work / PROMPTS_FILE, PROMPTS, on_step=report)
 
 
-def identity(backbone: TextBackbone, subspace: Path | None) -> dict[str, object]:
-    """All that makes measurements comparable."""
+def identity(backbone: TextBackbone, subspace: Path | None) -> Callable[[str], dict[str, object]]:
+    """What gives all that makes a method's measurements comparable."""
     return Evaluation(backbone, _space(backbone, subspace), OPTIONS).identity
 
 

@@ -30,6 +30,8 @@ from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
 REPORTED = ("score_metric", "score_source", "score", "baseline_score", "held_back", "steps_run")
 
 
+REVISION = 2
+"""Raised when the same options come to other prompts: a run that was begun before does not go on."""
 DEFAULTS = Hyperparameters(steps=100)
 
 
@@ -38,7 +40,8 @@ class PromptOptions:
     """How prompts are tuned, and on how much of each task.
 
     `per_label` rows of each label are tuned on, of a task whose outputs are texts twice as many in all; as many of the
-    other training rows are held back to measure on, a quarter of the first where there are no others.
+    other training rows are held back to measure on, a quarter of the first where there are no others. All steps are
+    taken, and what is kept is the best that was validated, the start included.
     """
 
     prompt_length: int = 16
@@ -115,7 +118,7 @@ def _job(backbone: Backbone, task: FolderTask, options: PromptOptions) -> Tuning
         check_examples(examples, held_back, kind)
     except DatasetError as error:
         raise DatasetError(f"task {task.name!r}: {error.message}") from None
-    return TuningJob(task.name, examples, kind, held_back or None, options.hyperparameters)
+    return TuningJob(task.name, examples, kind, held_back or None, options.hyperparameters, early_stopping=False)
 
 
 def _others(examples: Sequence[Example], rows: Sequence[int]) -> list[Example]:
@@ -132,7 +135,7 @@ def _report_path(output: Path) -> Path:
 def _begin_report(backbone: Backbone, jobs: Sequence[TuningJob], options: PromptOptions) -> dict[str, Any]:
     identity = tuned_on(backbone)
     rows = [(job.job_id, job.kind, job.examples, job.validation_examples) for job in jobs]
-    described = repr((sorted(asdict(options).items()), identity["weights_sha256"], rows))
+    described = repr((REVISION, sorted(asdict(options).items()), identity["weights_sha256"], rows))
     run = hashlib.sha256(described.encode()).hexdigest()
     return {"backbone": identity, "options": asdict(options), "run": run, "tasks": {}}
 

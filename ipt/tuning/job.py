@@ -57,6 +57,9 @@ class TuningJob:
     hyperparameters: Hyperparameters = Hyperparameters()
     initial_vectors: NDArray[np.float32] | None = field(default=None, compare=False)
     """[K, D]: where tuning may start, in place of the subspace's own: vectors of like tasks, say."""
+    early_stopping: bool = True
+    """Whether it may end before its last step, where validations gain nothing any more. What it ends with is the best
+    that was validated either way."""
 
 
 @dataclass(frozen=True)

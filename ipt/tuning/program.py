@@ -106,7 +106,8 @@ class Program(ABC):
             if (step % every == 0 or step == asked.steps) and state.validated_step < step:
                 losses = yield from self.validation_losses(state.averages)
                 self._note_validation(state, losses)
-            if step == asked.steps or state.stale_validations >= self.patience:
+            stale = self.job.early_stopping and state.stale_validations >= self.patience
+            if step == asked.steps or stale:
                 return
             rate = scheduled(asked.learning_rate, step, asked.steps)
             lane_losses = yield self.descend_on(state, rate)
@@ -162,6 +163,8 @@ def _digest(job: TuningJob) -> str:
     described: list[object] = [asdict(job.hyperparameters), job.kind]
     if job.initial_vectors is not None:
         described.append(np.asarray(job.initial_vectors).tolist())
+    if not job.early_stopping:
+        described.append("to the last step")
     described += [
         None if rows is None else [(e.input, e.output) for e in rows]
         for rows in (job.examples, job.validation_examples)

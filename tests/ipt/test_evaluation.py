@@ -1,6 +1,7 @@
 """Measuring a subspace against plain prompt tuning and against what needs no tuning."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,9 +102,25 @@ def test_plain_prompt_tuning_takes_larger_steps_on_a_backbone_that_writes(
     text = ipt.load_backbone(str(build_tiny_seq2seq(tmp_path / "t5", "t5")), device="cpu")
     of_text = ipt.save_subspace(tmp_path / "subspace", SubspaceDecoder(6, 12, 3, 32), text)
     options = replace(OPTIONS, pt_learning_rates=None)
-    assert Evaluation(encoder, subspace, options).identity["pt_learning_rates"] == [0.001, 0.003, 0.01]
-    assert Evaluation(text, of_text, options).identity["pt_learning_rates"] == [0.01, 0.03, 0.1]
-    assert Evaluation(text, of_text, OPTIONS).identity["pt_learning_rates"] == [0.01, 0.1]
+    assert Evaluation(encoder, subspace, options).identity("PT")["pt_learning_rates"] == [0.001, 0.003, 0.01]
+    assert Evaluation(text, of_text, options).identity("PT")["pt_learning_rates"] == [0.01, 0.03, 0.1]
+    assert Evaluation(text, of_text, OPTIONS).identity("PT")["pt_learning_rates"] == [0.01, 0.1]
+
+
+def test_whole_prompts_are_tuned_to_the_last_step_and_tell_whether_they_kept_their_start(
+    encoder: EncoderBackbone, subspace: ipt.Subspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(OPTIONS, pt_steps=8, hyperparameters=ipt.Hyperparameters(steps=8, batch_size=8))
+
+    def measured(keep_nats: float) -> dict[str, tuple[object, ...]]:
+        monkeypatch.setattr("ipt.tuning.program.KEEP_NATS", keep_nats)
+        found = Evaluation(encoder, subspace, options).measure(task(), 0, ("PT", "IST", "IST then PT"))
+        return {one.method: (one.detail["steps_run"], one.detail.get("moved")) for one in found}
+
+    # Where nothing is better than the start, tuning in the subspace ends at its first validation.
+    assert measured(1e9) == {"PT": (8, False), "IST": (2, None), "IST then PT": (8, False)}
+    moved = measured(-1e9)
+    assert (moved["PT"], moved["IST then PT"]) == ((8, True), (8, True))
 
 
 def test_an_unknown_method_is_named(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
@@ -235,8 +252,8 @@ def test_measurements_are_kept_at_once_and_a_torn_line_is_measured_again(
 
 
 def test_what_does_not_depend_on_the_subspace_is_not_measured_for_each(tmp_path: Path) -> None:
-    def run(subspace: str) -> dict[str, object]:
-        return {"subspace": subspace, "per_label": 16}
+    def run(subspace: str, per_label: int = 16) -> Callable[[str], dict[str, object]]:
+        return lambda method: {"subspace": subspace, "per_label": per_label}
 
     first = MeasurementFile(tmp_path / "measured.jsonl", run("one"))
     for method in METHODS:
@@ -244,7 +261,7 @@ def test_what_does_not_depend_on_the_subspace_is_not_measured_for_each(tmp_path:
     second = MeasurementFile(first.path, run("two"), ["one", "two"])
     assert [method for method in METHODS if not second.has("a", 0, method)] == ["random", "IST", "IST then PT"]
     assert MeasurementFile(first.path, run("two"), ["two"]).measurements == []
-    assert MeasurementFile(first.path, run("two") | {"per_label": 4}, ["one", "two"]).measurements == []
+    assert MeasurementFile(first.path, run("two", per_label=4), ["one", "two"]).measurements == []
 
 
 def test_a_report_has_means_spreads_and_e_rel() -> None:

@@ -348,6 +348,7 @@ def test_a_subspace_is_learned_from_tuned_prompts_of_a_backbone_that_writes(
     assert json.loads((tmp_path / "prompts1.json").read_text()) == report
     command = ["subspace", "fit", str(crossfit_tasks), str(tmp_path / "out"), *bart, "--steps", "2"]
     command += ["--method", "autoencoder", "--prompts", files[0], "--prompts", files[1]]
+    command += ["--task-weight", "2", "--reconstruction-weight", "9.5"]
     assert run([*command, "--intrinsic-dim", str(dim), "--learning-rate", "0.01", "--json"]) == 0
     fitted = json.loads(capsys.readouterr().out)
     assert fitted["reconstruction"] > 0
@@ -356,7 +357,9 @@ def test_a_subspace_is_learned_from_tuned_prompts_of_a_backbone_that_writes(
     assert compressed["subspace_id"] == fitted["subspace_id"]
     assert {name: len(vector) for name, vector in compressed["vectors"].items()} == {"one": dim, "two": dim}
     manifest = json.loads((tmp_path / "out" / "subspace.json").read_text())
-    assert (manifest["prompt_length"], manifest["training"]["options"]["learning_rate"]) == (3, 0.01)
+    asked = manifest["training"]["options"]
+    assert (manifest["prompt_length"], asked["learning_rate"]) == (3, 0.01)
+    assert (asked["task_weight"], asked["reconstruction_weight"]) == (2.0, 9.5)
 
 
 def test_a_subspace_is_found_directly_on_a_backbone_that_writes(
@@ -377,6 +380,7 @@ def test_a_subspace_is_found_directly_on_a_backbone_that_writes(
     [
         (["--method", "autoencoder"], "give --prompts FILE"),
         (["--prompts", "PROMPTS"], "give --prompts FILE"),
+        (["--task-weight", "2"], "--method autoencoder"),
         (["--method", "autoencoder", "--prompts", "PROMPTS", "--prompt-length", "9"], "4 positions, not 9"),
         (["--method", "autoencoder", "--prompts", "PROMPTS"], "no prompt of task 'two'"),
         (["--method", "autoencoder", "--prompts", "nowhere.safetensors"], "nowhere.safetensors"),

@@ -69,6 +69,15 @@ def test_what_was_finished_before_a_kill_is_kept(encoder: EncoderBackbone, tmp_p
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_no_prompt_ends_before_its_last_step(
+    encoder: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipt.tuning.program.KEEP_NATS", 1e9)  # nothing is better than the start
+    options = replace(OPTIONS, hyperparameters=replace(OPTIONS.hyperparameters, steps=8))
+    report = tune_prompts(encoder, TASKS, tmp_path / "prompts.safetensors", options)
+    assert [(entry["steps_run"], entry["moved"]) for entry in report["tasks"].values()] == [(8, False)] * 3
+
+
 def test_prompts_of_another_run_are_not_overwritten(encoder: EncoderBackbone, tmp_path: Path) -> None:
     output = tmp_path / "prompts.safetensors"
     tune_prompts(encoder, TASKS[2:], output, OPTIONS)
