@@ -177,6 +177,8 @@ def tune_prompts_(
         except KeyboardInterrupt:
             notices().print("stopped; the same command goes on with the tasks that are left")
             raise typer.Exit(130) from None
+    for note in report["notes"]:
+        notices().print(note, soft_wrap=True, highlight=False, markup=False)
     if as_json:
         print_json(report)
         return

@@ -1,6 +1,6 @@
 """The whole pipeline on text to text, on a small BART that was pre-trained here: E_rel at several dimensions.
 
-    python -m benchmarks.text_universe [--dims 5 10 50 100] [--processes 2]
+    python -m benchmarks.text_universe [--dims 5 10 50] [--processes 2]
 
 The backbone learns list tasks told apart by words in front of the input. Then, frozen and without the words: soft
 prompts of the seen tasks are tuned, subspaces are fitted both ways, and on few examples of seen and unseen tasks
@@ -30,12 +30,12 @@ FIRST_SEED = 100  # the fits use seed 0
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.text_universe", description=__doc__.partition("\n")[0])
-    parser.add_argument("--dims", type=int, nargs="+", default=[5, 10, 50, 100], help="intrinsic dimensions")
+    parser.add_argument("--dims", type=int, nargs="+", default=[5, 10, 50], help="intrinsic dimensions")
     parser.add_argument("--seeds", type=int, default=1, help="draws of the few examples")
     parser.add_argument("--hidden-size", type=int, default=PretrainingOptions.hidden_size, help="of the backbone")
     parser.add_argument("--pretraining-steps", type=int, default=PretrainingOptions.steps)
-    parser.add_argument("--fit-steps", type=int, default=2000, help="of each subspace")
-    parser.add_argument("--tasks", type=int, default=12, help="most tasks of a group that are measured")
+    parser.add_argument("--fit-steps", type=int, default=1500, help="of each subspace")
+    parser.add_argument("--tasks", type=int, default=8, help="most tasks of a group that are measured")
     parser.add_argument("--processes", type=int, default=2, help="that fit and measure side by side, of a thread each")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "text-universe", help="finished parts")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "text-universe.md")

@@ -32,11 +32,11 @@ CHECKPOINT_EVERY_STEPS = 250
 class PretrainingOptions:
     """The model's size, and how long it learns."""
 
-    hidden_size: int = 64
+    hidden_size: int = 256
     layers: int = 2
-    steps: int = 2000
+    steps: int = 1500
     batch_size: int = 64
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     seed: int = 0
 
 

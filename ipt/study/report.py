@@ -99,10 +99,10 @@ def _about(findings: Findings, options: StudyOptions) -> str:
     return (
         f"Subspaces on `{backbone['id']}`: {ids}. Measured with {asked.per_label} examples a label, draws of them: "
         f"{draws}, on at most {asked.test_rows} test rows of a task. IST: "
-        f"at most {asked.hyperparameters.steps} steps in the subspace. PT: at most {asked.pt_steps} steps on the whole "
-        f"prompt, at the best of {len(rates)} learning rates on held-back examples. Seen tasks are measured with "
-        "training examples that the subspace was not found with. Scores are in per cent; behind ± is the standard "
-        "deviation over the draws."
+        f"at most {asked.hyperparameters.steps} steps in the subspace. PT: {asked.pt_steps} steps on the whole prompt, "
+        f"at the best of {len(rates)} learning rates on held-back examples. Seen tasks are measured with training "
+        "examples that the subspace was not found with. Scores are in per cent; behind ± is the standard deviation over "
+        "the draws."
     )
 
 
@@ -129,7 +129,16 @@ def _against_prompt_tuning(shown: Plots, findings: Findings, _: StudyOptions) ->
         lines.append(f"| {dim} | {' | '.join(cells)} |")
     prompt = findings.reference.prompt_length * findings.reference.hidden_size
     figure = shown.shown("e_rel.png", "E_rel against the dimension")
-    return [*lines, "", f"PT tunes {prompt} numbers a task.", "", figure, ""]
+    about = f"PT tunes {prompt} numbers a task."
+    pt = [one for by_dim in findings.splits.values() for found in by_dim.values() for one in found if one.method == "PT"]
+    told = {(one.task, one.seed): one.detail["moved"] for one in pt if "moved" in one.detail}
+    if told:
+        kept = sum(not moved for moved in told.values())
+        about += (
+            f" Of its {len(told)} measurements {kept} kept the words that the prompt starts as: no prompt tuned from "
+            "them, after any quarter of the steps, made the held-back examples likelier."
+        )
+    return [*lines, "", about, "", figure, ""]
 
 
 def _methods(shown: Plots, findings: Findings, options: StudyOptions) -> list[str]:

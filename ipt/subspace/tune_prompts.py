@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def tune_prompts(
 
     Args:
         backbone: the frozen model.
-        tasks: of any kinds that it can answer.
+        tasks: of any kinds that it can answer; the report notes those with fewer rows than are asked for.
         output: the file of prompts, `….safetensors`, named after the tasks; the report is `….json` beside it.
         options: the same for all tasks. The start (words drawn by the seed) is the same too.
         batch_tasks: most tasks at a time. It changes the numbers by rounding alone.
@@ -137,7 +138,20 @@ def _begin_report(backbone: Backbone, jobs: Sequence[TuningJob], options: Prompt
     rows = [(job.job_id, job.kind, job.examples, job.validation_examples) for job in jobs]
     described = repr((REVISION, sorted(asdict(options).items()), identity["weights_sha256"], rows))
     run = hashlib.sha256(described.encode()).hexdigest()
-    return {"backbone": identity, "options": asdict(options), "run": run, "tasks": {}}
+    notes = [note for job in jobs if (note := _too_few(job, options.per_label))]
+    return {"backbone": identity, "options": asdict(options), "run": run, "notes": notes, "tasks": {}}
+
+
+def _too_few(job: TuningJob, per_label: int) -> str | None:
+    """What a report should say of a task that has fewer rows than were asked for."""
+    if job.kind == "text2text":
+        found, asked, of = len(job.examples), TEXTS_FOR_A_LABEL * per_label, ""
+    else:
+        label, found = Counter(example.output for example in job.examples).most_common()[-1]
+        asked, of = per_label, f" of {label[:50]!r}"
+    if found >= asked:
+        return None
+    return f"{job.job_id}: tuned on {found} training rows{of}, all that there are, where {asked} were asked for"
 
 
 def _finished(backbone: Backbone, output: Path, report_path: Path, report: dict[str, Any]) -> dict[str, Tensor]:

@@ -62,7 +62,7 @@ def test_without_words_tuning_in_a_found_subspace_does_unseen_tasks_and_in_a_ran
     tmp_path: Path,
 ) -> None:
     tasks = [task for task in all_tasks() if task.words[0] in ORDERS]
-    options = PretrainingOptions(hidden_size=48, steps=1400, batch_size=48)
+    options = PretrainingOptions(hidden_size=48, steps=1400, batch_size=48, learning_rate=3e-3)
     backbone = ipt.load_backbone(str(pretrain(tmp_path / "backbone", tasks, options)), device="cpu")
     assert isinstance(backbone, TextBackbone)
     seen = [task for task in tasks if task.name not in UNSEEN]

@@ -42,6 +42,7 @@ def test_each_prompt_is_that_of_its_task_alone(encoder: EncoderBackbone, tmp_pat
     assert 0 <= entry["score"] <= 1
     # Of "c" one example of each label is not tuned on, and stands in for those held back.
     assert report["tasks"]["c"]["held_back"] == 2
+    assert report["notes"] == []
     tune_prompts(encoder, TASKS[1:2], tmp_path / "alone.safetensors", OPTIONS)
     torch.testing.assert_close(read_prompts(tmp_path / "alone.safetensors")["b"], prompts["b"])
 
@@ -99,6 +100,11 @@ def test_tasks_of_labels_and_of_texts_are_tuned_together(text: TextBackbone, tmp
     report = tune_prompts(text, tasks, output, replace(OPTIONS, per_label=2))
     assert [report["tasks"][name]["score_metric"] for name in ("a", "echo")] == ["accuracy", "exact_match"]
     assert report["tasks"]["echo"]["held_back"] == 2  # four are tuned on
+    more = tune_prompts(text, tasks, tmp_path / "more.safetensors", replace(OPTIONS, per_label=11))
+    assert more["notes"] == [
+        "a: tuned on 10 training rows of 'negative', all that there are, where 11 were asked for",
+        "echo: tuned on 6 training rows, all that there are, where 22 were asked for",
+    ]
     start = prompt_space(text, 3).initial_vectors.view(3, -1)
     prompts = read_prompts(output, text)
     assert all(not torch.equal(prompts[name], start) for name in ("a", "echo"))
