@@ -1,6 +1,7 @@
 """The app factory: `create_app()` for `uvicorn --factory`, `create_app(settings, database_url=…)` for `serve`."""
 
 import asyncio
+import gc
 import logging
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -141,7 +142,8 @@ def _start(settings: Settings, database_url: str | None, patience: Patience, sta
     stack.callback(lookups.dispose)
     if settings.embedded:
         migrate.upgrade(engine)
-    model = Model(settings, lambda subspace: _register(engine, subspace))
+    model = Model(settings, partial(_loaded, engine))
+    stack.callback(gc.unfreeze)
     predictions = Predictions(settings, lookups, model)
     stack.callback(predictions.close)
     generations = Generations(settings, predictions)
@@ -157,6 +159,12 @@ def _start(settings: Settings, database_url: str | None, patience: Patience, sta
 def _callers_with(engine: Engine, keys: Sequence[str]) -> list[Caller | None]:
     with transaction(engine) as session:
         return api_keys.callers_with(session, keys)
+
+
+def _loaded(engine: Engine, subspace: ipt.Subspace) -> None:
+    _register(engine, subspace)
+    # What is there by now stays: the garbage collector need not look through it again, with everybody waiting.
+    gc.freeze()
 
 
 def _register(engine: Engine, subspace: ipt.Subspace) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from ipt.evaluation import OF_BACKBONE, Evaluation, Measurement, e_rel
 from ipt.task_folder import FolderTask
 
+IdentityOf = Callable[[str], dict[str, object]]
+"""Gives all that makes a method's measurements comparable."""
 PAIRS_ON_A_DEVICE = 24
 """Pairs of task and draw that a GPU measures together; a CPU gains nothing by more than one."""
 
@@ -18,13 +20,12 @@ PAIRS_ON_A_DEVICE = 24
 class MeasurementFile:
     """Measurements in a file, one a line; a line that a killed process left unfinished does not count."""
 
-    def __init__(self, path: Path, identity: Callable[[str], dict[str, object]], subspaces: Collection[object] = ()) -> None:
+    def __init__(self, path: Path, identity: IdentityOf, subspaces: Collection[object] = ()) -> None:
         """Read what there is.
 
         Args:
             path: the file; it need not be there.
-            identity: gives all that makes a method's measurements comparable: those of other runs in the file are
-                left alone.
+            identity: those of other runs in the file are left alone.
             subspaces: ids of others of the same backbone and prompt length: what was measured beside them counts
                 where it does not depend on the subspace.
         """
@@ -57,7 +58,8 @@ class MeasurementFile:
         # A line that was cut off must not swallow this one.
         whole = not self.path.is_file() or self.path.read_bytes()[-1:] in (b"", b"\n")
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(("" if whole else "\n") + json.dumps({"run": self._identity(measurement.method), **asdict(measurement)}) + "\n")
+            record = {"run": self._identity(measurement.method), **asdict(measurement)}
+            file.write(("" if whole else "\n") + json.dumps(record) + "\n")
 
     def has(self, task: str, seed: int, method: str) -> bool:
         """Whether this was measured already."""

@@ -17,6 +17,7 @@ import ipt
 from benchmarks.text_universe.tasks import PREFIX, UniverseTask
 from ipt.backbones.protocol import TextBackbone
 from ipt.evaluation import Evaluation, EvaluationOptions, Measurement
+from ipt.evaluation_report import IdentityOf
 from ipt.examples import infer_kind, labels_of
 from ipt.replacing import replacing
 from ipt.soft_prompts import read_prompts
@@ -102,8 +103,8 @@ def tune(backbone: TextBackbone, tasks: Sequence[UniverseTask], work: Path, on_s
     tune_prompts(backbone, [fit_part(task) for task in tasks], work / PROMPTS_FILE, PROMPTS, on_step=report)
 
 
-def identity(backbone: TextBackbone, subspace: Path | None) -> Callable[[str], dict[str, object]]:
-    """What gives all that makes a method's measurements comparable."""
+def identity(backbone: TextBackbone, subspace: Path | None) -> IdentityOf:
+    """By method, all that makes measurements comparable."""
     return Evaluation(backbone, _space(backbone, subspace), OPTIONS).identity
 
 

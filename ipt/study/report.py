@@ -101,8 +101,8 @@ def _about(findings: Findings, options: StudyOptions) -> str:
         f"{draws}, on at most {asked.test_rows} test rows of a task. IST: "
         f"at most {asked.hyperparameters.steps} steps in the subspace. PT: {asked.pt_steps} steps on the whole prompt, "
         f"at the best of {len(rates)} learning rates on held-back examples. Seen tasks are measured with training "
-        "examples that the subspace was not found with. Scores are in per cent; behind ± is the standard deviation over "
-        "the draws."
+        "examples that the subspace was not found with. Scores are in per cent; behind ± is the standard deviation "
+        "over the draws."
     )
 
 
@@ -130,8 +130,8 @@ def _against_prompt_tuning(shown: Plots, findings: Findings, _: StudyOptions) ->
     prompt = findings.reference.prompt_length * findings.reference.hidden_size
     figure = shown.shown("e_rel.png", "E_rel against the dimension")
     about = f"PT tunes {prompt} numbers a task."
-    pt = [one for by_dim in findings.splits.values() for found in by_dim.values() for one in found if one.method == "PT"]
-    told = {(one.task, one.seed): one.detail["moved"] for one in pt if "moved" in one.detail}
+    every = [one for by_dim in findings.splits.values() for found in by_dim.values() for one in found]
+    told = {(one.task, one.seed): one.detail["moved"] for one in every if one.method == "PT" and "moved" in one.detail}
     if told:
         kept = sum(not moved for moved in told.values())
         about += (

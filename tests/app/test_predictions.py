@@ -1,5 +1,6 @@
 """Predictions through the API: which version answers, what is refused, and that requests share batches safely."""
 
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -222,3 +223,9 @@ def test_without_its_model_the_service_runs_and_says_why_it_cannot_answer(serve:
         response = client.post("/v1/tasks/tsk_any/predict", json={"inputs": ["hello"]})
         assert (response.status_code, error_of(response)["code"]) == (503, "model_failed")
         assert int(response.headers["retry-after"]) > 0
+
+
+def test_the_garbage_collector_passes_over_what_was_loaded(serve: Serve) -> None:
+    with serve():
+        assert gc.get_freeze_count() > 10_000
+    assert gc.get_freeze_count() == 0

@@ -1,7 +1,6 @@
 """Measuring a subspace against plain prompt tuning and against what needs no tuning."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from ipt.evaluation import (
     e_rel,
     random_subspace,
 )
-from ipt.evaluation_report import MeasurementFile, render
+from ipt.evaluation_report import IdentityOf, MeasurementFile, render
 from ipt.readout import Embeddings, fit_readout
 from ipt.setfit_baseline import save_sentence_transformer
 from ipt.subspace.modules import SubspaceDecoder
@@ -252,8 +251,8 @@ def test_measurements_are_kept_at_once_and_a_torn_line_is_measured_again(
 
 
 def test_what_does_not_depend_on_the_subspace_is_not_measured_for_each(tmp_path: Path) -> None:
-    def run(subspace: str, per_label: int = 16) -> Callable[[str], dict[str, object]]:
-        return lambda method: {"subspace": subspace, "per_label": per_label}
+    def run(subspace: str, per_label: int = 16) -> IdentityOf:
+        return lambda _method: {"subspace": subspace, "per_label": per_label}
 
     first = MeasurementFile(tmp_path / "measured.jsonl", run("one"))
     for method in METHODS:
