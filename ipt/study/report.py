@@ -135,8 +135,8 @@ def _against_prompt_tuning(shown: Plots, findings: Findings, _: StudyOptions) ->
     if told:
         kept = sum(not moved for moved in told.values())
         about += (
-            f" Of its {len(told)} measurements {kept} kept the words that the prompt starts as: no prompt tuned from "
-            "them, after any quarter of the steps, made the held-back examples likelier."
+            f" {kept} of its {len(told)} measurements are of the words that the prompt starts as: no prompt tuned from "
+            "them was better on the held-back examples, after any quarter of the steps."
         )
     return [*lines, "", about, "", figure, ""]
 
