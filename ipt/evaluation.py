@@ -224,7 +224,10 @@ class Evaluation:
         space = prompt_space(self.backbone, length, starts[0].view(1, length, -1))
         rates = [{"steps": self.options.pt_steps, "learning_rate": rate} for rate in self.pt_learning_rates]
         tuned = self._tune(space, draws, starts, rates, early_stopping=False)
-        return [(space, _with_moved(task, start)) for task, start in zip(tuned, starts, strict=True)]
+        return [
+            (space, replace(task, metrics=task.metrics | {"moved": task.moved_from(start.numpy())}))
+            for task, start in zip(tuned, starts, strict=True)
+        ]
 
     def _tune(
         self,
@@ -348,11 +351,6 @@ def _starts(subspace: Subspace, method: str, seed: int) -> Tensor:
     # Of the spread that the tasks' vectors have in each direction.
     generator = torch.Generator().manual_seed(seed)
     return subspace.task_vectors.std(dim=0) * torch.randn(zero.shape, generator=generator)
-
-
-def _with_moved(task: AdaptedTask, start: Tensor) -> AdaptedTask:
-    """The task with a note of whether tuning was better than its start [1, D], which is kept otherwise."""
-    return replace(task, metrics=task.metrics | {"moved": not np.array_equal(task.vector, start[0].numpy())})
 
 
 def _best(tasks: Sequence[AdaptedTask]) -> AdaptedTask:

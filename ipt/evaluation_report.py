@@ -6,6 +6,7 @@ import json
 import statistics
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 from ipt.evaluation import OF_BACKBONE, Evaluation, Measurement, e_rel
@@ -30,7 +31,7 @@ class MeasurementFile:
                 where it does not depend on the subspace.
         """
         self.path = path
-        self._identity = identity
+        self._identity = identity = cache(identity)  # asked for each line
         self._measurements: dict[tuple[str, int, str], Measurement] = {}
         if path.is_file():
             for line in path.read_text(encoding="utf-8").splitlines():

@@ -177,8 +177,7 @@ def tune_prompts_(
         except KeyboardInterrupt:
             notices().print("stopped; the same command goes on with the tasks that are left")
             raise typer.Exit(130) from None
-    for note in report["notes"]:
-        notices().print(note, soft_wrap=True, highlight=False, markup=False)
+    _say(report["notes"])
     if as_json:
         print_json(report)
         return
@@ -356,9 +355,13 @@ def _read_for_a_fit(folder: Path, split: str | None) -> "list[FolderTask]":
     from ipt.task_folder import notes_of, read_task_folder
 
     tasks = read_task_folder(folder, split)
-    for note in notes_of(tasks):
-        notices().print(note, soft_wrap=True, highlight=False, markup=False)
+    _say(notes_of(tasks))
     return tasks
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        notices().print(note, soft_wrap=True, highlight=False, markup=False)
 
 
 def _given(**options: Any) -> dict[str, Any]:

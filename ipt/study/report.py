@@ -130,8 +130,8 @@ def _against_prompt_tuning(shown: Plots, findings: Findings, _: StudyOptions) ->
     prompt = findings.reference.prompt_length * findings.reference.hidden_size
     figure = shown.shown("e_rel.png", "E_rel against the dimension")
     about = f"PT tunes {prompt} numbers a task."
-    every = [one for by_dim in findings.splits.values() for found in by_dim.values() for one in found]
-    told = {(one.task, one.seed): one.detail["moved"] for one in every if one.method == "PT" and "moved" in one.detail}
+    pt = [one for one in findings.measured if one.method == "PT"]
+    told = {(one.task, one.seed): one.detail["moved"] for one in pt if "moved" in one.detail}
     if told:
         kept = sum(not moved for moved in told.values())
         about += (

@@ -92,7 +92,7 @@ def tune_prompts(
             del running[done]
             tuned = engine.finish(done)
             prompts[done] = torch.from_numpy(tuned.vector).view(options.prompt_length, backbone.hidden_size)
-            report["tasks"][done] = _summary(tuned, moved=not torch.equal(prompts[done], start[0]))
+            report["tasks"][done] = _summary(tuned, start)
             # The report comes second: what it names has a prompt.
             save_prompts(output, prompts, backbone)
             _write_report(report_path, report)
@@ -172,9 +172,8 @@ def _finished(backbone: Backbone, output: Path, report_path: Path, report: dict[
     return {name: prompt for name, prompt in prompts.items() if name in tasks}
 
 
-def _summary(tuned: AdaptedTask, *, moved: bool) -> dict[str, Any]:
-    """`moved` is whether tuning was better than its start, which is kept otherwise."""
-    return {**{name: tuned.metrics[name] for name in REPORTED}, "moved": moved}
+def _summary(tuned: AdaptedTask, start: Tensor) -> dict[str, Any]:
+    return {**{name: tuned.metrics[name] for name in REPORTED}, "moved": tuned.moved_from(start.numpy())}
 
 
 def _write_report(path: Path, report: dict[str, Any]) -> None:

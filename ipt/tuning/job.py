@@ -87,3 +87,7 @@ class AdaptedTask:
     readout: bytes | None
     metrics: dict[str, float | int | str | None]
     warnings: list[str] = field(default_factory=list)
+
+    def moved_from(self, start: NDArray[np.float32]) -> bool:
+        """Whether tuning was better than this start (of D floats, in any shape), which is kept otherwise."""
+        return not np.array_equal(self.vector, start.ravel())
