@@ -13,12 +13,15 @@ import pytest
 import ipt
 import ipt.evaluation
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.evaluation import STARTS, EvaluationOptions
+from ipt.backbones.protocol import Backbone
+from ipt.evaluation import METHODS, STARTS, EvaluationOptions
+from ipt.study.report import write_report
 from ipt.study.run import ABLATIONS, Findings, Study, StudyOptions, spread
 from ipt.subspace.fit import FitOptions
 from ipt.subspace.tune_prompts import PromptOptions
 from ipt.task_folder import FolderTask
 from tests.ipt.conftest import sentiment
+from tests.tiny import build_tiny_encoder, build_tiny_seq2seq
 
 OPTIONS = StudyOptions(
     dimensions=(3, 8),
@@ -42,7 +45,7 @@ UNSEEN = [task("c1"), task("c2", repeats=1)]
 
 
 def study(
-    encoder: EncoderBackbone, folder: Path, options: StudyOptions = OPTIONS, given: tuple[ipt.Subspace, ...] = ()
+    encoder: Backbone, folder: Path, options: StudyOptions = OPTIONS, given: tuple[ipt.Subspace, ...] = ()
 ) -> Findings:
     return Study(encoder, SEEN, UNSEEN, given, folder, options, lambda *_: None).run(lambda _: None)
 
@@ -143,11 +146,30 @@ def test_a_given_subspace_is_used_for_its_dimension_and_another_backbones_is_ref
     found = study(encoder, tmp_path, options, (subspace,))
     assert found.subspaces[8] is subspace
     assert not (tmp_path / "dimension-8").exists()
-    text = (tmp_path / "dimension-3" / "subspace.json").read_text()
-    foreign = text.replace(encoder.identity.weights_sha256, "0" * 64)
-    (tmp_path / "dimension-3" / "subspace.json").write_text(foreign)
-    with pytest.raises(ipt.SubspaceError):
-        study(encoder, tmp_path, options, (subspace,))
+    other = ipt.load_backbone(str(build_tiny_encoder(tmp_path / "encoder", seed=1)), device="cpu")
+    with pytest.raises(ipt.SubspaceMismatchError, match="belongs to backbone"):
+        study(other, tmp_path, replace(options, dimensions=(3,)))
+    with pytest.raises(ipt.SubspaceMismatchError, match="belongs to backbone"):
+        study(other, tmp_path / "another", replace(options, dimensions=(8,)), (subspace,))
+
+
+def test_a_study_of_a_backbone_that_writes_leaves_out_what_an_encoder_alone_can_do(tmp_path: Path) -> None:
+    text = ipt.load_backbone(str(build_tiny_seq2seq(tmp_path / "t5", "t5")), device="cpu")
+    options = replace(
+        OPTIONS, methods=METHODS, dimensions=(3,), curve=(1, 2), ablations=("start", "readout", "placement")
+    )
+    folder = tmp_path / "study"
+    found = Study(text, SEEN, UNSEEN, (), folder, options, lambda *_: None).run(lambda _: None)
+    assert {one.method for one in found.splits["unseen"][3]} == {"PT", "random", "IST", "IST then PT"}
+    assert {per_label: {one.method for one in measured} for per_label, measured in found.curve.items()} == {2: {"IST"}}
+    # The subspace has vectors of its tasks to start at, and a backbone that writes has one way to answer.
+    assert all(variant.measurements for variant in found.ablations["start"])
+    assert not any(variant.measurements for variant in found.ablations["readout"])
+    assert found.left_out == ["the ablation 'placement': an encoder alone has several places for a prompt"]
+    write_report(tmp_path / "report.md", tmp_path / "plots", found, options, [])
+    report = (tmp_path / "report.md").read_text()
+    assert "E_rel" in report
+    assert "logistic regression" not in report
 
 
 def test_a_folder_of_another_studys_fits_is_refused(encoder: EncoderBackbone, tmp_path: Path) -> None:
