@@ -32,7 +32,8 @@ CHECKPOINT_EVERY_STEPS = 250
 class PretrainingOptions:
     """The model's size, and how long it learns."""
 
-    hidden_size: int = 256
+    hidden_size: int = 224
+    head_size: int = 32
     layers: int = 2
     steps: int = 1500
     batch_size: int = 64
@@ -114,7 +115,7 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _config(options: PretrainingOptions) -> BartConfig:
-    layers, heads, width = options.layers, options.hidden_size // 16, 2 * options.hidden_size
+    layers, heads, width = options.layers, options.hidden_size // options.head_size, 2 * options.hidden_size
     return BartConfig(
         vocab_size=len(VOCABULARY),
         d_model=options.hidden_size,

@@ -20,6 +20,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import ipt
+from ipt.backbones.loading import load_for_long_work
 
 SECONDS_BETWEEN_UPDATES = 1.0
 
@@ -99,4 +100,4 @@ def _run(job: Job, backbone: Path) -> Any:
 
 @cache
 def _loaded(folder: Path) -> ipt.Backbone:
-    return ipt.load_backbone(str(folder), device="cpu")
+    return load_for_long_work(str(folder), None, "cpu")

@@ -40,7 +40,7 @@ def test_pretraining_that_was_killed_ends_as_the_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretraining, "CHECKPOINT_EVERY_STEPS", 2)
-    options = PretrainingOptions(hidden_size=16, layers=1, steps=5, batch_size=4)
+    options = PretrainingOptions(hidden_size=16, head_size=16, layers=1, steps=5, batch_size=4)
     tasks = all_tasks()[:6]
 
     def killed_at_four(done: int, _loss: float) -> None:
@@ -62,7 +62,7 @@ def test_without_words_tuning_in_a_found_subspace_does_unseen_tasks_and_in_a_ran
     tmp_path: Path,
 ) -> None:
     tasks = [task for task in all_tasks() if task.words[0] in ORDERS]
-    options = PretrainingOptions(hidden_size=48, steps=1400, batch_size=48, learning_rate=3e-3)
+    options = PretrainingOptions(hidden_size=48, head_size=16, steps=1400, batch_size=48, learning_rate=3e-3)
     backbone = ipt.load_backbone(str(pretrain(tmp_path / "backbone", tasks, options)), device="cpu")
     assert isinstance(backbone, TextBackbone)
     seen = [task for task in tasks if task.name not in UNSEEN]
