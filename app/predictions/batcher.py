@@ -15,6 +15,9 @@ Row = tuple[ipt.BoundTask, list[int]]
 """A task and the tokens of a text."""
 Predict = Callable[[Sequence[Row]], Sequence[ipt.Prediction]]
 
+PATIENCE = 0.2
+"""Of a batch's time: how long the next one waits, at most, for those whom it has answered to ask again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -56,21 +59,35 @@ class _Part:
 class Batcher:
     """A thread and the queue in front of it; requests come in the order they came, and large ones take turns.
 
-    The first row waits for company until `wait_seconds` after its request arrived; a batch has at most `batch_rows`
-    rows and `batch_tokens` tokens, prompts among them (a single row may have more); more than `queue_rows` waiting rows
-    are turned away. A request that does not fit into one batch goes on behind those that have come meanwhile.
+    The first row waits for company until `wait_seconds` after its request arrived. Where several requests were answered
+    together, the next batch waits until as many are there again, for at most `patience` of the time that theirs took:
+    callers who wait for their answers come back all at once, and would otherwise be met by a batch of the first few.
+    A batch has at most `batch_rows` rows and `batch_tokens` tokens, prompts among them (a single row may have more);
+    more than `queue_rows` waiting rows are turned away. A request that does not fit into one batch goes on behind those
+    that have come meanwhile.
     """
 
     def __init__(
-        self, predict: Predict, *, wait_seconds: float, batch_rows: int, batch_tokens: int, queue_rows: int
+        self,
+        predict: Predict,
+        *,
+        wait_seconds: float,
+        batch_rows: int,
+        batch_tokens: int,
+        queue_rows: int,
+        patience: float = PATIENCE,
     ) -> None:
         self._predict = predict
+        self._patience = patience
         self._batch_tokens = batch_tokens
         self._wait_seconds = wait_seconds
         self._batch_rows = batch_rows
         self._queue_rows = queue_rows
         self._queue: deque[_Request] = deque()
         self._waiting_rows = 0
+        self._behind = 0
+        self._expected = 0
+        self._patient_until = 0.0
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="predictions", daemon=True)
@@ -114,7 +131,9 @@ class Batcher:
             parts = self._next_batch()
             if not parts:
                 break
+            start = time.monotonic()
             self._answer(parts)
+            self._expect_back(parts, time.monotonic() - start)
         for request in self._queue:
             _fail(request, stopping())
 
@@ -126,13 +145,25 @@ class Batcher:
                 self._changed.wait_for(lambda: self._queue or self._closed)
                 # What came while the model was busy has waited already.
                 waited = time.monotonic() - self._queue[0].arrived_at if self._queue else 0.0
+                self._changed.wait_for(self._is_full, self._wait_seconds - waited)
                 self._changed.wait_for(
-                    lambda: self._waiting_rows >= self._batch_rows or self._closed, self._wait_seconds - waited
+                    lambda: self._is_full() or len(self._queue) >= self._expected,
+                    self._patient_until - time.monotonic(),
                 )
                 if self._closed:
                     break
                 parts = self._take()
         return parts
+
+    def _expect_back(self, parts: Sequence[_Part], seconds: float) -> None:
+        """Note how many requests may soon wait together: those that were behind, and the next of each caller."""
+        answered = sum(part.request.future.done() for part in parts)
+        with self._changed:
+            self._expected = answered + self._behind if answered > 1 else 0
+            self._patient_until = time.monotonic() + self._patience * seconds
+
+    def _is_full(self) -> bool:
+        return self._waiting_rows >= self._batch_rows or self._closed
 
     def _take(self) -> list[_Part]:
         """Rows from the front of the queue, up to a batch; none if all of them were for callers who have gone."""
@@ -174,6 +205,7 @@ class Batcher:
                 self._answer([part])
             return
         seconds = time.monotonic() - start
+        self._behind = len(self._queue)  # before anybody who is answered now can ask again
         metrics.predicted(predictions)
         position = 0
         for part in parts:

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.dependencies import PredictingTenantDep, ServicesDep
+from app.dependencies import PredictingTenantDep, services
 from app.disconnect import unless_gone
 from app.errors import ConflictError, InvalidError, NotFoundError, PermissionDeniedError, documented
 from app.fields import Id
@@ -37,7 +37,6 @@ _RESPONSES = documented([PermissionDeniedError, NotFoundError, ConflictError]) |
 async def predict_with_task(
     task_id: Id,
     body: PredictInput,
-    made: ServicesDep,
     tenant: PredictingTenantDep,
     request: Request,
     response: Response,
@@ -47,6 +46,7 @@ async def predict_with_task(
     A task answers from the first adaptation that succeeds; before that it is 409. The newest version answers unless
     `version` names another.
     """
+    made = services(request)
     for index, text in enumerate(body.inputs):
         check_length(made.settings, text, f"inputs[{index}]")
     check_count(made.settings, len(body.inputs), "inputs")
@@ -58,9 +58,10 @@ async def predict_with_task(
 
 @router.post("/v1/predict", summary="Predict with many tasks", responses=_RESPONSES, response_model_exclude_none=True)
 async def predict_with_many_tasks(
-    body: PredictManyInput, made: ServicesDep, tenant: PredictingTenantDep, request: Request, response: Response
+    body: PredictManyInput, tenant: PredictingTenantDep, request: Request, response: Response
 ) -> PredictManyView:
     """Answer for texts of any tasks, in one batch: 64 texts of 64 tasks cost about as much as 64 texts of one."""
+    made = services(request)
     check_count(made.settings, len(body.requests), "requests")
     for index, one in enumerate(body.requests):
         check_length(made.settings, one.input, f"requests[{index}].input")

@@ -94,6 +94,47 @@ def test_what_came_while_the_model_was_busy_has_waited_already(make: Callable[..
     assert time.monotonic() - freed < 1.0
 
 
+def after_a_batch(batcher: Batcher, model: Recorder, seconds: float, *requests: str) -> None:
+    """Have so many requests answered together, by a batch that takes that long."""
+    model.gate.clear()
+    futures = [batcher.submit(rows(*request), 16) for request in requests]
+    time.sleep(seconds)
+    model.gate.set()
+    for future in futures:
+        texts(future)
+    model.batches.clear()
+
+
+def test_those_who_were_answered_together_ride_together_again(make: Callable[..., Batcher], model: Recorder) -> None:
+    batcher = make(wait_seconds=0.05, patience=50)
+    after_a_batch(batcher, model, 0.2, "a", "bc", "d")
+    again = []
+    for name in "efg":
+        again.append(batcher.submit(rows(name), 16))
+        time.sleep(0.2)
+    assert [texts(future) for future in again] == [["e"], ["f"], ["g"]]
+    assert model.batches == [["e", "f", "g"]]
+
+
+def test_they_are_not_waited_for_long(make: Callable[..., Batcher], model: Recorder) -> None:
+    batcher = make(wait_seconds=0, patience=0.5)
+    after_a_batch(batcher, model, 0.5, "a", "b")
+    start = time.monotonic()
+    assert texts(batcher.submit(rows("c"), 16)) == ["c"]
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("requests", [["a"], ["abcdefghij"]])
+def test_nobody_waits_for_a_caller_who_was_answered_alone(
+    make: Callable[..., Batcher], model: Recorder, requests: list[str]
+) -> None:
+    batcher = make(wait_seconds=0, patience=1000)
+    after_a_batch(batcher, model, 0.1, *requests)
+    start = time.monotonic()
+    assert texts(batcher.submit(rows("x"), 16)) == ["x"]
+    assert time.monotonic() - start < 10
+
+
 def test_what_a_request_waited_for_its_tasks_counts(make: Callable[..., Batcher]) -> None:
     answered = make(wait_seconds=30).submit(rows("a"), 16, time.monotonic() - 30)
     assert texts(answered) == ["a"]
