@@ -26,7 +26,7 @@ from benchmarks.report import Figure
 from benchmarks.serving import serving
 from benchmarks.timing import Ratio, faster, in_turn
 
-CLIENTS, ASKED, BATCH = 64, 512, 64
+CLIENTS, ASKED, BATCH = 64, 1024, 64
 READY_SECONDS = 120
 
 
