@@ -6,6 +6,8 @@ to be chosen (PT's learning rate) is chosen by the score on held-back examples.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -96,6 +98,14 @@ class Measurement:
     detail: dict[str, float | int | str | None]
     device: str | None = None
     """On what kind of device, and in which precision."""
+    rows: str | None = None
+    """`rows_hash` of the task; None where it was measured before that was kept."""
+
+
+def rows_hash(task: FolderTask) -> str:
+    """Of all rows that examples are drawn from and that are scored: others make other measurements."""
+    rows = [[(row.input, row.output) for row in of_split] for of_split in (task.train, task.test)]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 class _Draw:
@@ -114,7 +124,8 @@ class _Draw:
     ) -> Measurement:
         right = [exactly_matches(given or "", row.output) for given, row in zip(answers, self.test, strict=True)]
         score = sum(right) / len(self.test)
-        return Measurement(self.task.name, self.task.family, self.seed, method, score, seconds, detail, self.device)
+        task, rows = self.task, rows_hash(self.task)
+        return Measurement(task.name, task.family, self.seed, method, score, seconds, detail, self.device, rows)
 
 
 class Evaluation:

@@ -7,9 +7,11 @@ import statistics
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
-from ipt.evaluation import OF_BACKBONE, Evaluation, Measurement, e_rel
+from ipt.errors import CheckpointError
+from ipt.evaluation import OF_BACKBONE, Evaluation, Measurement, e_rel, rows_hash
 from ipt.task_folder import FolderTask
 
 IdentityOf = Callable[[str], dict[str, object]]
@@ -24,6 +26,9 @@ class MeasurementFile:
     def __init__(self, path: Path, identity: IdentityOf, subspaces: Collection[object] = ()) -> None:
         """Read what there is.
 
+        Raises:
+            CheckpointError: the file holds something else.
+
         Args:
             path: the file; it need not be there.
             identity: those of other runs in the file are left alone.
@@ -32,29 +37,34 @@ class MeasurementFile:
         """
         self.path = path
         self._identity = identity = cache(identity)  # asked for each line
-        self._measurements: dict[tuple[str, int, str], Measurement] = {}
+        self._measurements: dict[tuple[str, int, str], list[Measurement]] = {}
         if path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
                 try:
                     record = json.loads(line)
+                except (ValueError, RecursionError):
+                    continue
+                try:
                     run = record.pop("run")
                     measurement = Measurement(**record)
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    continue
+                except (KeyError, TypeError, AttributeError):
+                    raise CheckpointError(
+                        f"{path}:{number}: not a measurement, so this file is another's: choose another name"
+                    ) from None
                 wanted = identity(measurement.method)
                 same = run == wanted
                 if not same and measurement.method in OF_BACKBONE and run["subspace"] in subspaces:
                     same = run | {"subspace": None} == wanted | {"subspace": None}
-                if same:
-                    self._measurements.setdefault(_key(measurement), measurement)
+                if same and not self.has(*_key(measurement), measurement.rows):
+                    self._measurements.setdefault(_key(measurement), []).append(measurement)
 
     @property
     def measurements(self) -> list[Measurement]:
-        return list(self._measurements.values())
+        return list(chain.from_iterable(self._measurements.values()))
 
     def add(self, measurement: Measurement) -> None:
         """Keep one more, on disk at once."""
-        self._measurements[_key(measurement)] = measurement
+        self._measurements.setdefault(_key(measurement), []).append(measurement)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # A line that was cut off must not swallow this one.
         whole = not self.path.is_file() or self.path.read_bytes()[-1:] in (b"", b"\n")
@@ -62,9 +72,9 @@ class MeasurementFile:
             record = {"run": self._identity(measurement.method), **asdict(measurement)}
             file.write(("" if whole else "\n") + json.dumps(record) + "\n")
 
-    def has(self, task: str, seed: int, method: str) -> bool:
-        """Whether this was measured already."""
-        return (task, seed, method) in self._measurements
+    def has(self, task: str, seed: int, method: str, rows: str | None = None) -> bool:
+        """Whether this was measured already, on these rows (`rows_hash`) where they are given."""
+        return any(_on(rows, one) for one in self._measurements.get((task, seed, method), ()))
 
 
 def measure_missing(
@@ -82,8 +92,9 @@ def measure_missing(
     With `only_kept` the others are left out. `on_pair` is called with pairs done, pairs in all, and the next task.
     """
     pairs = [(task, seed) for seed in seeds for task in tasks]
+    rows = {task.name: rows_hash(task) for task in tasks}
     wanted = {(task.name, seed, method) for task, seed in pairs for method in methods}
-    yield from [one for one in kept.measurements if _key(one) in wanted]
+    yield from [one for one in kept.measurements if _key(one) in wanted and _on(rows[one.task], one)]
     if only_kept:
         return
     at_once = PAIRS_ON_A_DEVICE if evaluation.backbone.device.type == "cuda" else 1
@@ -92,7 +103,7 @@ def measure_missing(
         on_pair(number, len(pairs), some[0][0].name)
         missing: dict[tuple[str, ...], list[tuple[FolderTask, int]]] = {}
         for task, seed in some:
-            lacking = tuple(method for method in methods if not kept.has(task.name, seed, method))
+            lacking = tuple(method for method in methods if not kept.has(task.name, seed, method, rows[task.name]))
             missing.setdefault(lacking, []).append((task, seed))
         for lacking, alike in missing.items():
             for measured in evaluation.measure_together(alike, lacking):
@@ -149,6 +160,11 @@ def mean_and_spread(of_tasks: Sequence[Sequence[float]]) -> str:
     mean = statistics.mean(statistics.mean(draws) for draws in of_tasks)
     spreads = [statistics.stdev(draws) for draws in of_tasks if len(draws) > 1]
     return f"{mean:.1f} ± {statistics.mean(spreads):.1f}" if spreads else f"{mean:.1f}"
+
+
+def _on(rows: str | None, measurement: Measurement) -> bool:
+    """Whether it was measured on these rows, as far as both are known."""
+    return None in (rows, measurement.rows) or rows == measurement.rows
 
 
 def _key(measurement: Measurement) -> tuple[str, int, str]:

@@ -10,7 +10,7 @@ from ipt.errors import DatasetError
 from ipt.examples import check_examples, infer_kind
 from ipt.subspace.store import Subspace
 from ipt.subspace.task_losses import RowOptions, rows_not_fitted
-from ipt.task_folder import FolderTask, few_shot
+from ipt.task_folder import TEXTS_FOR_A_LABEL, FolderTask, few_shot
 
 
 def other_rows(tasks: Sequence[FolderTask], subspaces: Sequence[Subspace]) -> list[FolderTask]:
@@ -52,6 +52,8 @@ def _fault(task: FolderTask, per_label: int) -> str | None:
         label, fewest = Counter(example.output for example in task.train).most_common()[-1]
         if fewest < per_label:
             return f"{task.name}: has {fewest} training rows of {label[:50]!r} to draw from, fewer than {per_label}"
+    elif len(task.train) < (size := TEXTS_FOR_A_LABEL * per_label):
+        return f"{task.name}: has {len(task.train)} training rows to draw from, fewer than {size}"
     try:
         check_examples(few_shot(task.train, max(2, per_label), 0))
     except DatasetError as error:

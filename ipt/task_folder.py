@@ -10,16 +10,18 @@ further outputs behind further tabs, no header. There
 - of several draws (k, seed) the smallest is read;
 - an input may stand once: a row twice is a row too many, and one with two outputs, or in train and test, is an error.
 
-An optional ``index.json`` maps each task's name to ``{"family": str, "split": "seen"|"unseen"}``.
+An optional ``index.json`` maps each task's name to ``{"family": str, "split": "seen"|"unseen"}``; both may be missing,
+and it names no task that is not there.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,9 @@ from ipt.examples import Example, check_text, infer_kind, labels_of
 from ipt.replacing import replacing
 
 SPLITS = ("train", "test")
+INDEX_SPLITS = ("seen", "unseen")
+NAMED_TASKS = 5
+"""Most tasks of a folder that a message names."""
 Row = tuple[str, str, object, object]
 """Where it stands, its split, input and output."""
 
@@ -46,6 +51,8 @@ class FolderTask:
     test: tuple[Example, ...]
     notes: tuple[str, ...] = ()
     """Rows that were skipped, and the like: what a report should say of the task."""
+    source: str | None = field(default=None, compare=False)
+    """The file, or the folder, that it was read from, for messages."""
 
 
 def read_task_folder(folder: Path, split: str | None = None, left_out: list[str] | None = None) -> list[FolderTask]:
@@ -54,7 +61,8 @@ def read_task_folder(folder: Path, split: str | None = None, left_out: list[str]
     A task that cannot be used is an error, or, where there is a list `left_out`, what is wrong with it goes there.
 
     Raises:
-        DatasetError: naming file and line of the first bad row, or saying what the folder lacks.
+        DatasetError: naming file and line of the first bad row, or saying what the folder lacks, or what is wrong with
+            its index.
     """
     index = _read_index(folder / "index.json")
     if split is not None and not index:
@@ -65,13 +73,21 @@ def read_task_folder(folder: Path, split: str | None = None, left_out: list[str]
             if path.name in paths:
                 raise DatasetError(f"{folder}: task {path.name!r} is there twice, as JSONL and as TSV; remove one")
             paths[path.name] = path
+    for name, fault in _index_faults(folder / "index.json", index, paths).items():
+        if left_out is None:
+            raise DatasetError(fault)
+        # Both splits of a folder may be read with one list.
+        if fault not in left_out:
+            left_out.append(fault)
+        paths.pop(name, None)
     tasks = []
     for name, path in sorted(paths.items()):
         entry = index.get(name, {})
         if split is None or entry.get("split") == split:
             family = str(entry.get("family", name))
             try:
-                tasks.append(_read_tsv_task(path, family) if path.is_dir() else _read_task(path, family))
+                task = _read_tsv_task(path, family) if path.is_dir() else _read_task(path, family)
+                tasks.append(replace(task, source=path.name))
             except DatasetError as error:
                 if left_out is None:
                     raise
@@ -117,11 +133,35 @@ def _read_index(path: Path) -> dict[str, dict[str, object]]:
         return {}
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(index, dict) or not all(isinstance(entry, dict) for entry in index.values()):
         raise DatasetError(f'{path}: must map names of tasks to {{"family": …, "split": …}}')
     return index
+
+
+def _index_faults(path: Path, index: Mapping[str, Mapping[str, object]], there: Collection[str]) -> dict[str, str]:
+    """What is wrong with the index's tasks that have no file, or a split that there is not, by their names."""
+    faults = {}
+    for name, entry in index.items():
+        if name not in there:
+            faults[name] = (
+                f"{path}: names the task {name!r}, but the folder has no {name}.jsonl and no folder {name} with TSV "
+                f"files; it has {_listed(there)}: add the file, or remove the task from index.json"
+            )
+        elif "split" in entry and entry["split"] not in INDEX_SPLITS:
+            faults[name] = (
+                f"{path}: the task {name!r} has the split {reprlib.repr(entry['split'])}; "
+                f"there are {' and '.join(map(repr, INDEX_SPLITS))}"
+            )
+    return faults
+
+
+def _listed(names: Collection[str]) -> str:
+    if not names:
+        return "no tasks"
+    first = ", ".join(map(repr, sorted(names)[:NAMED_TASKS]))
+    return first if len(names) <= NAMED_TASKS else f"{first} and {len(names) - NAMED_TASKS} more"
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -143,8 +183,8 @@ def _read_task(path: Path, family: str) -> FolderTask:
                 row = json.loads(line)
                 split, text, output = row["split"], row["input"], row["output"]
                 if split not in SPLITS:
-                    raise ValueError(split)
-            except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(f"split {reprlib.repr(split)}")
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DatasetError(
                     f"{where}: a row must be JSON with split ('train' or 'test'), input and output: {error!r}"
                 ) from None

@@ -90,6 +90,32 @@ def program() -> str:
     return shlex.quote(sys.argv[0])
 
 
+def check_folder(folder: Path) -> None:
+    """Look whether a folder can be made, or written to, before a long command's work and not after it.
+
+    Raises:
+        CliError: it cannot.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise CliError(f"{there} is no folder: choose another OUTPUT")
+    if not os.access(there, os.W_OK):
+        raise CliError(f"nothing can be written in {there}: choose another OUTPUT")
+
+
+def check_file(path: Path, suffix: str) -> None:
+    """Make sure of the same for a file; it may be there.
+
+    Raises:
+        CliError: its name does not end in `suffix`, or it cannot be written.
+    """
+    if path.suffix != suffix:
+        raise CliError(f"OUTPUT must be the name of a file that ends in {suffix}, got {path}")
+    if path.is_dir():
+        raise CliError(f"{path} is a folder: choose the name of a file as OUTPUT")
+    check_folder(path.parent)
+
+
 def score(value: Any) -> str:
     """A score between 0 and 1 as people read it; a dash where there is none."""
     return f"{value:.1%}" if isinstance(value, int | float) else "–"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.options import AsJson, BackboneName, Device, Revision, Tasks
-from app.cli.output import CliError, notices, print_json, results
+from app.cli.output import CliError, check_folder, notices, print_json, results
 
 if TYPE_CHECKING:
     from ipt.study.run import Findings
@@ -67,10 +67,11 @@ def study(
         if unknown := set(given or ()) - set(known):
             raise CliError(f"there is no {name} {min(unknown)!r}; there are {', '.join(known)}")
     check_installed()
+    check_folder(output)
     without = {"IST then PT"} if is_installed() else {"IST then PT", "SetFit"}
     options = StudyOptions(
         dimensions=_numbers("--dimensions", dimensions),
-        methods=tuple(method or sorted(set(METHODS) - without, key=METHODS.index)),
+        methods=tuple(dict.fromkeys(method or ()) or sorted(set(METHODS) - without, key=METHODS.index)),
         seeds=tuple(range(first_seed, first_seed + seeds)),
         slow_seeds=slow_seeds,
         seen_tasks=seen_tasks,

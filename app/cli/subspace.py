@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.options import AsJson, BackboneName, Device, Revision, Tasks
-from app.cli.output import CliError, notices, print_json, results, score
+from app.cli.output import CliError, check_file, check_folder, notices, print_json, results, score
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,6 +80,8 @@ def fit(
     from ipt.backbones.loading import load_for_long_work
     from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
     from ipt.subspace.fit import DirectFit, FitOptions
+    from ipt.subspace.resumable import CHECKPOINT_FILE
+    from ipt.subspace.store import MANIFEST_FILE
     from ipt.subspace.task_losses import prepare_tasks
     from ipt.task_folder import notes_of
 
@@ -88,6 +90,9 @@ def fit(
     weights = _given(reconstruction_weight=reconstruction_weight, task_weight=task_weight)
     if weights and not prompts:
         raise CliError("--reconstruction-weight and --task-weight are the auto-encoder's: --method autoencoder")
+    check_folder(output)
+    if (output / MANIFEST_FILE).is_file() and not (output / CHECKPOINT_FILE).is_file():
+        raise CliError(f"{output} has a finished subspace: choose another OUTPUT, or remove it to find it anew")
     folder_tasks = _read_for_a_fit(tasks, split)
     loaded = load_for_long_work(backbone, revision, device)
     running: ResumableFit
@@ -163,6 +168,7 @@ def tune_prompts_(
     from ipt.backbones.loading import load_for_long_work
     from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
 
+    check_file(output, ".safetensors")
     hyperparameters = ipt.Hyperparameters(steps=steps, learning_rate=learning_rate, seed=seed)
     options = PromptOptions(prompt_length, per_label, hyperparameters)
     folder_tasks = _read_for_a_fit(tasks, split)
@@ -234,6 +240,7 @@ def evaluate(
 
     if unknown := set(method or ()) - set(METHODS):
         raise CliError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")
+    check_file(output, ".md")
     left_out: list[str] = []
     folder_tasks = read_task_folder(tasks, split, left_out)
     loaded = load_for_long_work(backbone, revision, device)
@@ -245,7 +252,7 @@ def evaluate(
         hyperparameters=ipt.Hyperparameters(**_given(steps=steps)),
         pt_steps=pt_steps,
     )
-    methods = method or [one for one in METHODS if one != "SetFit" or is_installed()]
+    methods = list(dict.fromkeys(method or ())) or [one for one in METHODS if one != "SetFit" or is_installed()]
     evaluation = Evaluation(loaded, loaded_subspace, options)
     kept = MeasurementFile(output.with_suffix(".jsonl"), evaluation.identity)
     with progress(notices()) as show:
@@ -262,7 +269,6 @@ def evaluate(
         f"subspace, {pt_steps} of plain prompt tuning at the best of {rates} learning rates "
         "on held-back examples."
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
     notes = [*left_out, *notes_of(folder_tasks)]
     output.write_text(render(found, methods, about, notes), encoding="utf-8")
     if as_json:
@@ -327,6 +333,7 @@ def import_(
     import ipt
     from ipt.subspace.reference import import_checkpoint
 
+    check_folder(output)
     loaded = ipt.load_backbone(backbone, revision=revision, device="cpu")
     subspace = import_checkpoint(checkpoint, loaded, output)
     _say_where(subspace.id, output, {}, as_json=as_json)

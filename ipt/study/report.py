@@ -227,7 +227,8 @@ def _curve(shown: Plots, findings: Findings, _: StudyOptions) -> list[str]:
     lines.append("| ---: |" + " ---: |" * len(points) + " --- |")
     for count in sorted(curve):
         cells = [_with_spread(of_method.get(count), ".1f") for of_method in points.values()]
-        lines.append(f"| {count} | {' | '.join(cells)} | {_lost(curve[count])} |")
+        counted = [one for method in methods for one in alike.get((count, method), ())]
+        lines.append(f"| {count} | {' | '.join(cells)} | {_lost(counted)} |")
     return [*lines, "", shown.shown("curve.png", "Accuracy against examples a label"), ""]
 
 

@@ -12,7 +12,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ipt.backbones.protocol import Backbone
 from ipt.errors import SubspaceError
@@ -20,6 +20,9 @@ from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
 from ipt.subspace.store import Subspace, save_subspace
 
 _LAYERS = ("prompt_W1", "prompt_W2", "prompt_W3")
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LEAST_ROOM = 2
+"""Positions that a text needs beside a prompt: an encoder's two special tokens, or one token and one to answer it."""
 
 
 def import_checkpoint(checkpoint: Path, backbone: Backbone, folder: Path) -> Subspace:
@@ -39,6 +42,11 @@ def import_checkpoint(checkpoint: Path, backbone: Backbone, folder: Path) -> Sub
             f"the hidden size of {backbone.identity.id!r}: name the backbone that it was made with"
         )
     length = flat // backbone.hidden_size
+    if backbone.max_positions - length < _LEAST_ROOM:
+        raise SubspaceError(
+            f"{checkpoint}: its prompts of {length} positions leave no room for text: {backbone.identity.id!r} attends "
+            f"to {backbone.max_positions} positions; name the backbone that it was made with"
+        )
     hidden = decoder_layers[0][0].shape[0] if len(decoder_layers) == 2 else 0
     encoder = SubspaceEncoder(dim, length, backbone.hidden_size)
     decoder = SubspaceDecoder(dim, hidden, length, backbone.hidden_size)
@@ -70,9 +78,30 @@ def _tensors(checkpoint: Path) -> dict[str, Tensor]:
     named = {str(name).removeprefix("module."): value for name, value in model.items()}
     tensors = {name: value for name, value in named.items() if name.partition(".")[0] in _LAYERS}
     for name, value in tensors.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point() or not torch.isfinite(value).all():
-            raise SubspaceError(f"{checkpoint}: {name} is no tensor of finite numbers")
+        _check_tensor(checkpoint, name, value)
     return tensors
+
+
+def _check_tensor(checkpoint: Path, name: str, value: object) -> None:
+    """Whether it is a plain tensor of finite numbers, all of them in the file: looked at before it is computed with."""
+    if type(value) not in (Tensor, nn.Parameter) or not isinstance(value, Tensor):
+        raise SubspaceError(f"{checkpoint}: {name} is no tensor of finite numbers, but of type {type(value).__name__}")
+    if value.layout != torch.strided or value.is_nested or value.device.type != "cpu":
+        form = "nested" if value.is_nested else value.layout if value.layout != torch.strided else value.device.type
+        raise SubspaceError(f"{checkpoint}: {name} is a tensor of the form {form}: save it as a plain, dense one")
+    if value.dtype not in _DTYPES:
+        raise SubspaceError(
+            f"{checkpoint}: {name} is no tensor of finite numbers, but of {value.dtype}: "
+            "save it as float16, bfloat16, float32 or float64"
+        )
+    held = value.untyped_storage().nbytes() // value.element_size()
+    if value.numel() > held:
+        raise SubspaceError(
+            f"{checkpoint}: {name} has the shape {list(value.shape)}, but the file holds {held} numbers for it: "
+            "save it whole (`contiguous()`)"
+        )
+    if not torch.isfinite(value).all():
+        raise SubspaceError(f"{checkpoint}: {name} is no tensor of finite numbers: it holds NaN or infinity")
 
 
 def _layers(checkpoint: Path, tensors: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -95,6 +124,9 @@ def _layers(checkpoint: Path, tensors: dict[str, Tensor]) -> list[tuple[Tensor, 
     if widths[0] != widths[-1] or any(layers[i][0].shape[1] != widths[i] for i in range(len(layers))):
         shapes = ", ".join(f"{name} {list(weight.shape)}" for name, (weight, _) in zip(present, layers, strict=True))
         raise SubspaceError(f"{checkpoint}: these layers make no auto-encoder of prompts: {shapes}")
+    if 0 in widths:
+        empty = ("prompts have", "task vectors have", "hidden layer has")[widths.index(0)]
+        raise SubspaceError(f"{checkpoint}: its {empty} 0 numbers, so there is nothing to import")
     if len(layers) == 3 and widths[1] > widths[2]:
         raise SubspaceError(
             f"{checkpoint}: its bottleneck of {widths[2]} is behind an encoder of two layers (AE_type 2), "

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ipt.errors import CheckpointError
+from ipt.interrupts import interrupts_held
 from ipt.replacing import replacing
 from ipt.subspace.store import Subspace
 
@@ -64,13 +65,15 @@ class ResumableFit(ABC):
             self.load_checkpoint(checkpoint)
         try:
             while not self.done:
-                step = self.step()
-                measured = {name: getattr(step, name) for name in ("loss", "accuracy", "reconstruction")}
-                self.means = {
-                    name: SMOOTHING * self.means.get(name, value) + (1 - SMOOTHING) * value
-                    for name, value in measured.items()
-                    if value is not None
-                }
+                # Half a step, or one that is not counted, would be in the checkpoint.
+                with interrupts_held():
+                    step = self.step()
+                    measured = {name: getattr(step, name) for name in ("loss", "accuracy", "reconstruction")}
+                    self.means = {
+                        name: SMOOTHING * self.means.get(name, value) + (1 - SMOOTHING) * value
+                        for name, value in measured.items()
+                        if value is not None
+                    }
                 on_step(step, self.means)
                 if step.step % CHECKPOINT_EVERY_STEPS == 0:
                     self.save_checkpoint(checkpoint)

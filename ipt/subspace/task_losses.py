@@ -225,7 +225,8 @@ def prepare_tasks(
         on_task: called with (done, total) after each.
 
     Raises:
-        DatasetError: an encoder cannot learn from a task, because a label has one training row.
+        DatasetError: an encoder cannot learn from a task, because a label has one training row, or the outputs are
+            texts.
     """
     encoder_tasks: list[EncoderTask] = []
     text_tasks: list[TextTask] = []
@@ -249,11 +250,26 @@ def _encoder_task(backbone: EncoderBackbone, task: FolderTask, options: RowOptio
     classes = torch.tensor([labels.index(example.output) for example in examples])
     rows_of_class = [torch.nonzero(classes == c).flatten().tolist() for c in range(len(labels))]
     if min(map(len, rows_of_class)) < 2:
-        raise DatasetError(f"{task.name}: the fit needs at least two training rows of every label")
+        raise DatasetError(_encoder_fault(task, examples))
     token_ids = backbone.tokenize([example.input for example in examples], max_tokens=options.max_tokens)
     with torch.inference_mode():
         frozen = backbone.embed(token_ids, None)
     return EncoderTask(task.name, task.family, token_ids, classes, frozen.clone(), rows_of_class)
+
+
+def _encoder_fault(task: FolderTask, examples: Sequence[Example]) -> str:
+    """Why an encoder cannot learn from the task, of which these examples are those that the fit may see."""
+    where = task.source or task.name
+    if infer_kind(task.train) != "classification":
+        return (
+            f"{where}: the outputs are texts, not labels that repeat, and an encoder does not write text: fit on a "
+            "backbone that writes, or leave this task out; if they are labels, give at least two training rows of each"
+        )
+    label, rows = Counter(example.output for example in examples).most_common()[-1]
+    return (
+        f"{where}: the label {label[:50]!r} has {rows} training row that the fit may see, and the fit needs at least "
+        "two of every label: add rows with this label, or remove the one there is"
+    )
 
 
 def _text_task(backbone: TextBackbone, task: FolderTask, options: RowOptions) -> TextTask:

@@ -1,5 +1,6 @@
 """Measuring a subspace against plain prompt tuning and against what needs no tuning."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from ipt.evaluation import (
     e_rel,
     random_subspace,
 )
-from ipt.evaluation_report import IdentityOf, MeasurementFile, render
+from ipt.evaluation_report import IdentityOf, MeasurementFile, measure_missing, render
 from ipt.readout import Embeddings, fit_readout
 from ipt.setfit_baseline import save_sentence_transformer
 from ipt.subspace.modules import SubspaceDecoder
@@ -248,6 +249,37 @@ def test_measurements_are_kept_at_once_and_a_torn_line_is_measured_again(
     assert [(each.method, each.score) for each in read] == [(each.method, each.score) for each in kept.measurements]
     other = Evaluation(encoder, subspace, replace(OPTIONS, pt_steps=5))
     assert MeasurementFile(path, other.identity).measurements == []
+
+
+def test_a_task_with_other_rows_is_measured_anew(
+    encoder: EncoderBackbone, subspace: ipt.Subspace, tmp_path: Path
+) -> None:
+    evaluation = Evaluation(encoder, subspace, OPTIONS)
+    flipped = {"positive": "negative", "negative": "positive"}
+    mended = replace(task(), test=tuple(ipt.Example(row.input, flipped[row.output]) for row in task().test))
+
+    def scores(of: FolderTask) -> list[float]:
+        kept = MeasurementFile(tmp_path / "measured.jsonl", evaluation.identity)
+        methods = ("logistic regression",)
+        return [one.score for one in measure_missing(evaluation, kept, [of], [0], methods, lambda *_: None)]
+
+    [before] = scores(task())
+    assert scores(mended) == [1 - before]
+    assert (scores(task()), scores(mended)) == ([before], [1 - before])
+    lines = (tmp_path / "measured.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    # What was measured before rows were noted counts for whatever rows there are.
+    (tmp_path / "measured.jsonl").write_text(json.dumps({**json.loads(lines[0]), "rows": None}))
+    assert scores(mended) == [before]
+
+
+def test_a_file_of_something_else_is_not_added_to(
+    encoder: EncoderBackbone, subspace: ipt.Subspace, tmp_path: Path
+) -> None:
+    path = tmp_path / "task.jsonl"
+    path.write_text('{"split": "train", "input": "good", "output": "positive"}\n')
+    with pytest.raises(ipt.CheckpointError, match=r"task.jsonl:1: not a measurement"):
+        MeasurementFile(path, Evaluation(encoder, subspace, OPTIONS).identity)
 
 
 def test_what_does_not_depend_on_the_subspace_is_not_measured_for_each(tmp_path: Path) -> None:

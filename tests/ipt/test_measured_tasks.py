@@ -22,3 +22,12 @@ def test_a_task_that_the_fit_left_too_little_of_is_left_out_and_named() -> None:
     assert left_out[1].startswith(f"torn: has test rows of {label!r}")
     with pytest.raises(ipt.DatasetError, match="no task can be measured with 2"):
         with_rows([used_up], 2, [])
+
+
+def test_a_task_of_texts_with_fewer_rows_than_are_drawn_is_left_out_and_named() -> None:
+    rows = tuple(ipt.Example(f"input {number}", f"text {number}") for number in range(12))
+    enough = FolderTask("enough", "texts", rows[:10], rows[10:])
+    short = replace(enough, name="short", train=rows[:9])
+    left_out: list[str] = []
+    assert with_rows([short, enough], 5, left_out) == [enough]
+    assert left_out == ["short: has 9 training rows to draw from, fewer than 10"]

@@ -105,11 +105,63 @@ def test_files_of_another_name_are_an_error(tmp_path: Path) -> None:
         read_task_folder(tmp_path)
 
 
-@pytest.mark.parametrize("index", ["[]", "{", '{"films": 1}'])
+@pytest.mark.parametrize("index", ["[]", "{", '{"films": 1}', pytest.param("[" * 200_000, id="deep")])
 def test_an_index_that_is_none(tmp_path: Path, index: str) -> None:
     write(tmp_path)
     (tmp_path / "index.json").write_text(index)
     with pytest.raises(ipt.DatasetError, match=r"index\.json"):
+        read_task_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "said"),
+    [
+        (
+            "movies",
+            "seen",
+            r"index\.json: names the task 'movies', but the folder has no movies\.jsonl .*it has 'films':",
+        ),
+        ("films", "Seen", r"index\.json: the task 'films' has the split 'Seen'; there are 'seen' and 'unseen'"),
+        ("films", None, r"index\.json: the task 'films' has the split None;"),
+    ],
+)
+def test_an_index_at_odds_with_the_folder_stops_or_the_task_is_left_out(
+    tmp_path: Path, name: str, split: str | None, said: str
+) -> None:
+    write(tmp_path)
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({name: {"family": "mood", "split": split}}))
+    for asked in (None, "seen", "unseen"):
+        with pytest.raises(ipt.DatasetError, match=said):
+            read_task_folder(tmp_path, asked)
+    for task in ("echo", "other"):
+        (tmp_path / f"{task}.jsonl").write_text(jsonl(("train", "good", "yes"), ("train", "bad", "no")))
+    splits = {name: split, "echo": "seen", "other": "unseen"}
+    index.write_text(json.dumps({task: {"split": one} for task, one in splits.items()}))
+    left_out: list[str] = []
+    found = [task.name for one in ("seen", "unseen") for task in read_task_folder(tmp_path, one, left_out)]
+    assert found == ["echo", "other"]
+    assert len(left_out) == 1
+    assert f"the task {name!r}" in left_out[0]
+    assert ("films" in [task.name for task in read_task_folder(tmp_path, None, left_out)]) == (name != "films")
+
+
+def test_an_index_may_leave_out_tasks_and_fields_and_have_others(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "movies.jsonl").write_text(jsonl(("train", "good", "yes"), ("train", "bad", "no")))
+    (tmp_path / "index.json").write_text(json.dumps({"films": {"family": "mood", "labels": 2}}))
+    assert [(task.name, task.family) for task in read_task_folder(tmp_path)] == [
+        ("films", "mood"),
+        ("movies", "movies"),
+    ]
+    assert [task.source for task in read_task_folder(tmp_path)] == ["films", "movies.jsonl"]
+
+
+def test_of_many_tasks_that_are_there_the_first_are_named(tmp_path: Path) -> None:
+    for number in range(7):
+        (tmp_path / f"t{number}.jsonl").write_text("")
+    (tmp_path / "index.json").write_text(json.dumps({"films": {}}))
+    with pytest.raises(ipt.DatasetError, match=r"it has 't0', 't1', 't2', 't3', 't4' and 2 more: add the file"):
         read_task_folder(tmp_path)
 
 
@@ -136,6 +188,14 @@ def test_rows_at_odds_are_skipped_and_noted_by_file_and_line(tmp_path: Path) -> 
         ("", r"films\.jsonl:1: .*found 0"),
         (jsonl(("test", "a", "x"), ("train", "b", "x"), ("train", "c", "x")), r"films\.jsonl:2: .*the output 'x'"),
         (jsonl(("train", "a", "x")) + "\n{", r"films\.jsonl:2: a row must be JSON"),
+        pytest.param(
+            jsonl(("train", "a", "x")) + "\n" + "[" * 200_000, r"films\.jsonl:2: a row must be JSON", id="deep"
+        ),
+        pytest.param(
+            '{"input": "a", "output": "b", "split": ' + "[" * 600 + "]" * 600 + "}",
+            r"films\.jsonl:1: a row must be JSON",
+            id="deep split",
+        ),
     ],
 )
 def test_a_task_that_cannot_be_used_stops_or_is_left_out(tmp_path: Path, content: str, said: str) -> None:

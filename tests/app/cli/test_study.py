@@ -77,3 +77,45 @@ def test_a_study_that_cannot_be_is_one_line(
     assert error.startswith("error: ")
     assert said in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["fit", "TASKS", "FILE"], "is no folder: choose another OUTPUT"),
+        (["study", "TASKS", "FILE/study"], "is no folder: choose another OUTPUT"),
+        (["import", "FILE", "FILE", "--backbone", "BACKBONE"], "is no folder: choose another OUTPUT"),
+        (["tune-prompts", "TASKS", "FILE/prompts.safetensors"], "is no folder: choose another OUTPUT"),
+        (["tune-prompts", "TASKS", "prompts"], "a file that ends in .safetensors"),
+        (["evaluate", "TASKS", "out.jsonl"], "a file that ends in .md"),
+        (["evaluate", "TASKS", "FOLDER.md"], "is a folder: choose the name of a file"),
+        (["evaluate", "TASKS", "TASKS/one.md"], "one.jsonl:1: not a measurement"),
+        (["fit", "TASKS", "SUBSPACE"], "has a finished subspace: choose another OUTPUT"),
+    ],
+)
+def test_an_output_that_cannot_be_is_said_before_the_work(
+    command: list[str],
+    said: str,
+    tasks: Path,
+    tiny_backbone_dir: Path,
+    tiny_subspace_dir: Path,
+    tmp_path: Path,
+    capsys: Captured,
+) -> None:
+    (tmp_path / "file").write_text("here already")
+    (tmp_path / "folder.md").mkdir()
+    (tasks / "four.jsonl").unlink()
+    index = json.loads((tasks / "index.json").read_text())
+    (tasks / "index.json").write_text(json.dumps({name: one for name, one in index.items() if name != "four"}))
+    places = {"TASKS": tasks, "FILE": tmp_path / "file", "FOLDER": tmp_path / "folder", "SUBSPACE": tiny_subspace_dir}
+    for name, path in (places | {"BACKBONE": tiny_backbone_dir}).items():
+        command = [word.replace(name, str(path)) for word in command]
+    before = (tasks / "one.jsonl").read_text()
+    if command[0] == "evaluate":
+        command += ["--backbone", str(tiny_backbone_dir), "--subspace", str(tiny_subspace_dir), "--per-label", "4"]
+    assert run(["subspace", *command]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert said in error
+    assert (tasks / "one.jsonl").read_text() == before
+    assert (tmp_path / "file").read_text() == "here already"

@@ -62,6 +62,37 @@ def test_dtype_is_float32_on_a_cpu_unless_given(folder: Path) -> None:
     assert load_backbone(str(folder), device="cpu", dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("device", ["tpu", "cuda:-1", "cuda:99999999999", "gpu\n", "x" * 1000])
+def test_a_device_that_torch_does_not_know_is_refused(folder: Path, device: str) -> None:
+    with pytest.raises(BackboneError) as caught:
+        load_backbone(str(folder), device=device)
+    assert caught.value.param == "device"
+    message = caught.value.message
+    assert repr(device[:40]) in message
+    assert "none that torch knows: leave it out to take a GPU where there is one, or give 'cpu' or 'cuda'" in message
+
+
+@pytest.mark.parametrize("device", ["meta", "vulkan", "hpu"])
+def test_a_device_that_cannot_be_used_here_is_refused(folder: Path, device: str) -> None:
+    assert f"device '{device}' cannot be used here: leave it out" in refusal(folder, device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", torch.device("cuda")])
+def test_cuda_without_a_gpu_is_refused(folder: Path, device: str | torch.device) -> None:
+    with pytest.raises(BackboneError, match=f"device '{device}': torch finds no GPU here; leave it out") as caught:
+        load_backbone(str(folder), device=device)
+    assert caught.value.param == "device"
+
+
+@pytest.mark.parametrize(("gpus", "there"), [(1, "the only GPU here is 'cuda:0'"), (4, "'cuda:0' to 'cuda:3'")])
+def test_a_gpu_beyond_the_last_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, there: str) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    message = refusal(folder, device="cuda:7")
+    assert "device 'cuda:7': " in message
+    assert there in message
+
+
 def test_loading_writes_nothing_to_the_terminal(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     load_backbone(str(folder))
     assert capfd.readouterr() == ("", "")

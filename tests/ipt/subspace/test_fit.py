@@ -1,8 +1,11 @@
 """The direct fit: it learns, and a run that was stopped goes on as if it had not been."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,6 +82,34 @@ def test_a_fit_in_a_folder_that_is_killed_or_stopped_ends_as_an_undisturbed_one(
     assert not (tmp_path / "disturbed" / "fit.safetensors").exists()
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_ctrl_c_in_the_midst_of_a_step_leaves_no_half_step(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    options = replace(OPTIONS, steps=6)
+    undisturbed = fit(encoder, tasks, options).run_in(tmp_path / "undisturbed", lambda *_: None)
+    running = fit(encoder, tasks, options)
+    vectors = running.vector_optimizer
+    as_it_was = vectors.step
+
+    def interrupted(*given: Any) -> None:
+        if when == "after":
+            as_it_was(*given)
+        if running.completed == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        if when == "before":
+            as_it_was(*given)
+
+    monkeypatch.setattr(vectors, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        running.run_in(tmp_path / "disturbed", lambda *_: None)
+    resumed = fit(encoder, tasks, options)
+    resumed.load_checkpoint(tmp_path / "disturbed" / "fit.safetensors")
+    assert resumed.completed == 4
+    disturbed = fit(encoder, tasks, options).run_in(tmp_path / "disturbed", lambda *_: None)
+    assert (disturbed.id, disturbed.manifest) == (undisturbed.id, undisturbed.manifest)
+
+
 def test_rows_that_a_fit_does_not_see_are_left_for_measuring(encoder: EncoderBackbone, tasks: list[FolderTask]) -> None:
     options = replace(OPTIONS, examples_per_label=4)
     for task in tasks:
@@ -149,6 +180,28 @@ def test_the_fit_sees_at_most_half_of_a_labels_rows(encoder: EncoderBackbone, ta
         losses = prepare_tasks(encoder, tasks[:1], options)
         assert isinstance(losses, EncoderTaskLosses)
         assert [len(rows) for rows in losses.tasks[0].rows_of_class] == [seen, seen]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        (
+            ["yes"] * 4 + ["no"],
+            r"^bad\.jsonl: the label 'no' has 1 training row .*at least two of every label: add rows",
+        ),
+        ([f"text {number}" for number in range(8)], r"^bad\.jsonl: the outputs are texts.* an encoder does not write"),
+    ],
+)
+def test_a_task_that_an_encoder_cannot_learn_from_is_named_and_what_is_wrong_with_it(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path, outputs: list[str], said: str
+) -> None:
+    rows = [{"split": "train", "input": f"input {n}", "output": output} for n, output in enumerate(outputs)]
+    (tmp_path / "bad.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    [bad] = read_task_folder(tmp_path)
+    with pytest.raises(ipt.DatasetError, match=said):
+        prepare_tasks(encoder, [*tasks, bad], OPTIONS)
+    with pytest.raises(ipt.DatasetError, match=said.replace(r"\.jsonl", "")):
+        prepare_tasks(encoder, [replace(bad, source=None)], OPTIONS)
 
 
 def test_a_task_folder_is_read_and_its_split_obeyed(tmp_path: Path) -> None:

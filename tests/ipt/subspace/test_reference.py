@@ -113,6 +113,81 @@ def test_layers_that_do_not_fit_together_are_named(
     assert not (tmp_path / "subspace").exists()
 
 
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (lambda: torch.eye(D).to_sparse(), "form torch.sparse_coo"),
+        (lambda: torch.eye(D).to_sparse_csr(), "form torch.sparse_csr"),
+        (lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "form nested"),
+        (
+            lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged),
+            "of type NestedTensor",
+        ),
+        (lambda: torch.empty(HIDDEN, D, device="meta"), "form meta"),
+        (lambda: torch.zeros(HIDDEN, D).to(torch.float8_e4m3fn), "of torch.float8_e4m3fn: save it as float16"),
+        (lambda: torch.zeros(HIDDEN, D, dtype=torch.complex64), "of torch.complex64"),
+        (lambda: torch.zeros(HIDDEN, D, dtype=torch.int64), "of torch.int64"),
+        (lambda: torch.quantize_per_tensor(torch.zeros(HIDDEN, D), 1.0, 0, torch.qint8), "of torch.qint8"),
+        (lambda: torch.zeros(1).expand(10**7, 10**7), "the file holds 1 numbers for it"),
+        (lambda: torch.zeros(D).expand(HIDDEN, D), f"the file holds {D} numbers for it"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # torch calls some of these forms a beta or deprecated
+def test_tensors_of_another_form_are_named_before_they_are_computed_with(
+    bart: ipt.Backbone, tmp_path: Path, odd: Callable[[], Tensor], said: str
+) -> None:
+    path = write(tmp_path / "ckpt.pt", layers(1) | {"prompt_W2.weight": odd()})
+    with pytest.raises(ipt.SubspaceError, match=said) as caught:
+        import_checkpoint(path, bart, tmp_path / "subspace")
+    assert caught.value.message.startswith(f"{path}: prompt_W2.weight ")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_numbers_of_other_widths_and_parameters_are_read(
+    bart: ipt.Backbone, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    tensors = {name: torch.nn.Parameter(tensor.to(dtype)) for name, tensor in layers(1).items()}
+    subspace = import_checkpoint(write(tmp_path / "ckpt.pt", tensors), bart, tmp_path / "subspace")
+    torch.testing.assert_close(subspace.decoder.state_dict()["project.bias"], tensors["prompt_W3.bias"].data.float())
+
+
+def linear_layers(shapes: list[tuple[int, int]]) -> dict[str, Tensor]:
+    """Layers of zeros, their weights of these shapes."""
+    tensors = {f"prompt_W{n}.weight": torch.zeros(shape) for n, shape in enumerate(shapes, start=1)}
+    return tensors | {f"prompt_W{n}.bias": torch.zeros(shape[0]) for n, shape in enumerate(shapes, start=1)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        ([(0, P * H), (P * H, 0)], "task vectors have 0 numbers"),
+        ([(0, P * H), (HIDDEN, 0), (P * H, HIDDEN)], "task vectors have 0 numbers"),
+        ([(D, 0), (0, D)], "prompts have 0 numbers"),
+        ([(D, 0), (HIDDEN, D), (0, HIDDEN)], "prompts have 0 numbers"),
+        ([(D, P * H), (0, D), (P * H, 0)], "hidden layer has 0 numbers"),
+    ],
+)
+def test_a_checkpoint_without_numbers_is_refused(
+    bart: ipt.Backbone, tmp_path: Path, shapes: list[tuple[int, int]], said: str
+) -> None:
+    path = write(tmp_path / "ckpt.pt", linear_layers(shapes))
+    with pytest.raises(ipt.SubspaceError, match=rf"ckpt\.pt: its {said}"):
+        import_checkpoint(path, bart, tmp_path / "subspace")
+
+
+def test_prompts_that_leave_no_room_for_text_are_refused(bart: ipt.Backbone, tmp_path: Path) -> None:
+    def checkpoint(length: int) -> Path:
+        return write(tmp_path / "ckpt.pt", linear_layers([(D, length * H), (length * H, D)]))
+
+    for length in (bart.max_positions - 1, bart.max_positions, bart.max_positions + 36):
+        said = rf"ckpt\.pt: its prompts of {length} positions leave no room for text: .* attends to 64 positions"
+        with pytest.raises(ipt.SubspaceError, match=said):
+            import_checkpoint(checkpoint(length), bart, tmp_path / "subspace")
+        assert not (tmp_path / "subspace").exists()
+    longest = bart.max_positions - 2
+    assert import_checkpoint(checkpoint(longest), bart, tmp_path / "subspace").prompt_length == longest
+
+
 def test_a_checkpoint_of_another_backbone_is_refused(bart: ipt.Backbone, tmp_path: Path) -> None:
     flat = 5 * 31
     tensors = {
@@ -127,10 +202,8 @@ def test_a_checkpoint_of_another_backbone_is_refused(bart: ipt.Backbone, tmp_pat
 
 def test_an_encoder_of_two_layers_is_refused(bart: ipt.Backbone, tmp_path: Path) -> None:
     shapes = [(HIDDEN, P * H), (D, HIDDEN), (P * H, D)]
-    tensors = {f"prompt_W{n}.weight": torch.zeros(shape) for n, shape in enumerate(shapes, start=1)}
-    tensors |= {f"prompt_W{n}.bias": torch.zeros(shape[0]) for n, shape in enumerate(shapes, start=1)}
     with pytest.raises(ipt.SubspaceError, match="AE_type 2"):
-        import_checkpoint(write(tmp_path / "ckpt.pt", tensors), bart, tmp_path / "subspace")
+        import_checkpoint(write(tmp_path / "ckpt.pt", linear_layers(shapes)), bart, tmp_path / "subspace")
 
 
 class Hostile:
