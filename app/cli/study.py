@@ -26,7 +26,9 @@ def study(
     seeds: Annotated[int, typer.Option(help="Draws of examples.", min=1)] = 3,
     slow_seeds: Annotated[
         int | None,
-        typer.Option(help="Draws for what takes long: SetFit, PT, random, the curve, ablations. [default: all]", min=1),
+        typer.Option(
+            help="Draws for what takes long: SetFit, PT, random, the curve, ablations.", min=1, show_default="all"
+        ),
     ] = None,
     first_seed: Annotated[int, typer.Option(help="The first draw; a fit has used seed 0.", min=0)] = 100,
     per_label: Annotated[int, typer.Option(help="Examples of each label that are tuned on.", min=2)] = 16,
