@@ -166,6 +166,7 @@ def test_a_study_of_a_backbone_that_writes_leaves_out_what_an_encoder_alone_can_
     assert all(variant.measurements for variant in found.ablations["start"])
     assert not any(variant.measurements for variant in found.ablations["readout"])
     assert found.left_out == ["the ablation 'placement': an encoder alone has several places for a prompt"]
+    pytest.importorskip("matplotlib", reason="a report has plots")
     write_report(tmp_path / "report.md", tmp_path / "plots", found, options, [])
     report = (tmp_path / "report.md").read_text()
     assert "E_rel" in report
