@@ -85,6 +85,7 @@ class Batcher:
         self._queue_rows = queue_rows
         self._queue: deque[_Request] = deque()
         self._waiting_rows = 0
+        self._waiting_tokens = 0
         self._behind = 0
         self._expected = 0
         self._patient_until = 0.0
@@ -116,6 +117,7 @@ class Batcher:
                 raise BusyError("too many predictions are waiting", code="prediction_queue_full", retry_after=1)
             self._queue.append(request)
             self._waiting_rows += len(rows)
+            self._waiting_tokens += sum(tokens)
             self._changed.notify()
         return request.future
 
@@ -163,7 +165,9 @@ class Batcher:
             self._patient_until = time.monotonic() + self._patience * seconds
 
     def _is_full(self) -> bool:
-        return self._waiting_rows >= self._batch_rows or self._closed
+        """Whether a batch would not hold more than what waits, or there will be none."""
+        rows, tokens = self._waiting_rows >= self._batch_rows, self._waiting_tokens >= self._batch_tokens
+        return rows or tokens or self._closed
 
     def _take(self) -> list[_Part]:
         """Rows from the front of the queue, up to a batch; none if all of them were for callers who have gone."""
@@ -185,6 +189,7 @@ class Batcher:
                 request.started_at = request.started_at or time.monotonic()
             request.taken += taken
             self._waiting_rows -= taken
+            self._waiting_tokens -= sum(tokens[:taken])
             if taken < len(rest):
                 break
             self._queue.popleft()

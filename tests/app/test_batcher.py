@@ -95,13 +95,14 @@ def test_what_came_while_the_model_was_busy_has_waited_already(make: Callable[..
 
 
 def after_a_batch(batcher: Batcher, model: Recorder, seconds: float, *requests: str) -> None:
-    """Have so many requests answered together, by a batch that takes that long."""
+    """Have requests, of a letter a row, answered together, as far as a batch goes, by one that takes that long."""
     model.gate.clear()
     futures = [batcher.submit(rows(*request), 16) for request in requests]
     time.sleep(seconds)
     model.gate.set()
     for future in futures:
         texts(future)
+    assert len(model.batches[0]) == min(8, len("".join(requests)))
     model.batches.clear()
 
 
@@ -117,7 +118,7 @@ def test_those_who_were_answered_together_ride_together_again(make: Callable[...
 
 
 def test_they_are_not_waited_for_long(make: Callable[..., Batcher], model: Recorder) -> None:
-    batcher = make(wait_seconds=0, patience=0.5)
+    batcher = make(wait_seconds=0.1, patience=0.5)
     after_a_batch(batcher, model, 0.5, "a", "b")
     start = time.monotonic()
     assert texts(batcher.submit(rows("c"), 16)) == ["c"]
@@ -128,10 +129,18 @@ def test_they_are_not_waited_for_long(make: Callable[..., Batcher], model: Recor
 def test_nobody_waits_for_a_caller_who_was_answered_alone(
     make: Callable[..., Batcher], model: Recorder, requests: list[str]
 ) -> None:
-    batcher = make(wait_seconds=0, patience=1000)
-    after_a_batch(batcher, model, 0.1, *requests)
+    batcher = make(wait_seconds=0.1, patience=1000)
+    after_a_batch(batcher, model, 0.3, *requests)
     start = time.monotonic()
     assert texts(batcher.submit(rows("x"), 16)) == ["x"]
+    assert time.monotonic() - start < 10
+
+
+def test_nobody_is_waited_for_where_a_batch_is_full(make: Callable[..., Batcher], model: Recorder) -> None:
+    batcher = make(wait_seconds=0.1, patience=1000, batch_tokens=3 * (10 + 16))
+    after_a_batch(batcher, model, 0.3, "ab", "c")
+    start = time.monotonic()
+    assert [texts(batcher.submit(rows(*["x" * 10] * 3), 16))] == [["x" * 10] * 3]
     assert time.monotonic() - start < 10
 
 
