@@ -120,6 +120,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
             UnavailableError,
         ]
     )
+    # Predictions first: a request's route is looked for in this order.
     for router in (predictions, adaptations, tasks, generations_router, subspaces_router):
         app.include_router(router, responses=of_v1)
     app.include_router(health)

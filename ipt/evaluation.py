@@ -114,6 +114,7 @@ class _Draw:
     def __init__(self, task: FolderTask, seed: int, options: EvaluationOptions, backbone: Backbone) -> None:
         self.device = f"{backbone.device.type}, {str(backbone.dtype).removeprefix('torch.')}"
         self.task = task
+        self.rows = rows_hash(task)
         self.seed = seed
         self.examples = few_shot(task.train, options.per_label, seed)
         self.test = _at_most(task.test, options.test_rows, seed)
@@ -124,8 +125,8 @@ class _Draw:
     ) -> Measurement:
         right = [exactly_matches(given or "", row.output) for given, row in zip(answers, self.test, strict=True)]
         score = sum(right) / len(self.test)
-        task, rows = self.task, rows_hash(self.task)
-        return Measurement(task.name, task.family, self.seed, method, score, seconds, detail, self.device, rows)
+        task = self.task
+        return Measurement(task.name, task.family, self.seed, method, score, seconds, detail, self.device, self.rows)
 
 
 class Evaluation:

@@ -26,14 +26,14 @@ class MeasurementFile:
     def __init__(self, path: Path, identity: IdentityOf, subspaces: Collection[object] = ()) -> None:
         """Read what there is.
 
-        Raises:
-            CheckpointError: the file holds something else.
-
         Args:
             path: the file; it need not be there.
             identity: those of other runs in the file are left alone.
             subspaces: ids of others of the same backbone and prompt length: what was measured beside them counts
                 where it does not depend on the subspace.
+
+        Raises:
+            CheckpointError: the file holds something else.
         """
         self.path = path
         self._identity = identity = cache(identity)  # asked for each line

@@ -41,6 +41,11 @@ def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(example.output for example in examples))
 
 
+def rarest_label(examples: Sequence[Example]) -> tuple[str, int]:
+    """The output that the fewest of the examples have, and how many do."""
+    return Counter(example.output for example in examples).most_common()[-1]
+
+
 def names_of(labels: Sequence[str]) -> tuple[str, ...]:
     """The labels as texts that say what they stand for; none where one of them is a number, a sign or a letter."""
     telling = all(len(_LETTER.findall(label)) >= MIN_LETTERS_OF_A_NAME for label in labels)

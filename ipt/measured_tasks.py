@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -10,7 +9,7 @@ from ipt.errors import DatasetError
 from ipt.examples import check_examples, infer_kind
 from ipt.subspace.store import Subspace
 from ipt.subspace.task_losses import RowOptions, rows_not_fitted
-from ipt.task_folder import TEXTS_FOR_A_LABEL, FolderTask, few_shot
+from ipt.task_folder import FolderTask, few_shot, rows_lacking
 
 
 def other_rows(tasks: Sequence[FolderTask], subspaces: Sequence[Subspace]) -> list[FolderTask]:
@@ -45,15 +44,14 @@ def _fault(task: FolderTask, per_label: int) -> str | None:
         return f"{task.name}: has no test rows"
     if not task.train:
         return f"{task.name}: has no training rows to draw from that no fit has seen"
-    if infer_kind(task.train) == "classification":
+    kind = infer_kind(task.train)
+    if kind == "classification":
         unknown = {row.output for row in task.test} - {row.output for row in task.train}
         if unknown:
             return f"{task.name}: has test rows of {min(unknown)[:50]!r}, and no training rows of it to draw from"
-        label, fewest = Counter(example.output for example in task.train).most_common()[-1]
-        if fewest < per_label:
-            return f"{task.name}: has {fewest} training rows of {label[:50]!r} to draw from, fewer than {per_label}"
-    elif len(task.train) < (size := TEXTS_FOR_A_LABEL * per_label):
-        return f"{task.name}: has {len(task.train)} training rows to draw from, fewer than {size}"
+    if lacking := rows_lacking(task.train, kind, per_label):
+        found, asked, rows = lacking
+        return f"{task.name}: has {found} {rows} to draw from, fewer than {asked}"
     try:
         check_examples(few_shot(task.train, max(2, per_label), 0))
     except DatasetError as error:

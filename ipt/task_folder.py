@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from ipt.errors import DatasetError
-from ipt.examples import Example, check_text, infer_kind, labels_of
+from ipt.examples import Example, TaskKind, check_text, infer_kind, labels_of, rarest_label
 from ipt.replacing import replacing
 
 SPLITS = ("train", "test")
@@ -106,6 +106,15 @@ def few_shot(examples: Sequence[Example], per_label: int, seed: int) -> list[Exa
         return sample_per_label(examples, per_label, seed)
     size = TEXTS_FOR_A_LABEL * per_label
     return [examples[row] for row in np.random.default_rng([seed, size]).permutation(len(examples))[:size]]
+
+
+def rows_lacking(examples: Sequence[Example], kind: TaskKind, per_label: int) -> tuple[int, int, str] | None:
+    """How many training rows there are, how many `few_shot` would draw, and of what; None where there are enough."""
+    found, asked, of = len(examples), TEXTS_FOR_A_LABEL * per_label, ""
+    if kind == "classification":
+        label, found = rarest_label(examples)
+        asked, of = per_label, f" of {label[:50]!r}"
+    return (found, asked, f"training rows{of}") if found < asked else None
 
 
 def notes_of(tasks: Iterable[FolderTask]) -> list[str]:

@@ -80,8 +80,7 @@ def fit(
     from ipt.backbones.loading import load_for_long_work
     from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
     from ipt.subspace.fit import DirectFit, FitOptions
-    from ipt.subspace.resumable import CHECKPOINT_FILE
-    from ipt.subspace.store import MANIFEST_FILE
+    from ipt.subspace.resumable import is_finished
     from ipt.subspace.task_losses import prepare_tasks
     from ipt.task_folder import notes_of
 
@@ -91,7 +90,7 @@ def fit(
     if weights and not prompts:
         raise CliError("--reconstruction-weight and --task-weight are the auto-encoder's: --method autoencoder")
     check_folder(output)
-    if (output / MANIFEST_FILE).is_file() and not (output / CHECKPOINT_FILE).is_file():
+    if is_finished(output):
         raise CliError(f"{output} has a finished subspace: choose another OUTPUT, or remove it to find it anew")
     folder_tasks = _read_for_a_fit(tasks, split)
     loaded = load_for_long_work(backbone, revision, device)

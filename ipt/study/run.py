@@ -28,8 +28,8 @@ from ipt.measured_tasks import other_rows, with_rows
 from ipt.soft_prompts import read_prompts
 from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
 from ipt.subspace.fit import DirectFit, FitOptions
-from ipt.subspace.resumable import CHECKPOINT_FILE, ResumableFit
-from ipt.subspace.store import MANIFEST_FILE, Subspace, load_subspace
+from ipt.subspace.resumable import ResumableFit, is_finished
+from ipt.subspace.store import Subspace, load_subspace
 from ipt.subspace.task_losses import RowOptions, TaskLosses, prepare_tasks
 from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
 from ipt.task_folder import FolderTask
@@ -301,7 +301,7 @@ class Study:
         backbone: Backbone | None = None,
     ) -> Subspace:
         """The folder's subspace, which is found there first where it is not finished."""
-        if (folder / MANIFEST_FILE).is_file() and not (folder / CHECKPOINT_FILE).is_file():
+        if is_finished(folder):
             subspace = load_subspace(folder, backbone or self.backbone)
             training = subspace.manifest["training"]
             wanted = json.loads(json.dumps(asdict(options)))

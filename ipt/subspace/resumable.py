@@ -19,7 +19,7 @@ from torch import Tensor
 from ipt.errors import CheckpointError
 from ipt.interrupts import interrupts_held
 from ipt.replacing import replacing
-from ipt.subspace.store import Subspace
+from ipt.subspace.store import MANIFEST_FILE, Subspace
 
 CHECKPOINT_FILE = "fit.safetensors"
 CHECKPOINT_EVERY_STEPS = 50
@@ -38,6 +38,11 @@ class FitProgress:
     """None where a step does not tell."""
     reconstruction: float | None = None
     """Mean squared error of the prompts that an encoder compressed and the decoder made again."""
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether `ResumableFit.run_in` has come to its end in this folder."""
+    return (folder / MANIFEST_FILE).is_file() and not (folder / CHECKPOINT_FILE).is_file()
 
 
 class ResumableFit(ABC):

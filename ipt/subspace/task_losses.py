@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.protocol import Backbone, TextBackbone, TokenIds
 from ipt.errors import DatasetError
-from ipt.examples import Example, infer_kind, labels_of
+from ipt.examples import Example, infer_kind, labels_of, rarest_label
 from ipt.readout import Embeddings
 from ipt.ridge import LABEL_SMOOTHING, class_targets, gram, leave_one_out
 from ipt.task_folder import TEXTS_FOR_A_LABEL, FolderTask, sample_per_label
@@ -265,7 +265,7 @@ def _encoder_fault(task: FolderTask, examples: Sequence[Example]) -> str:
             f"{where}: the outputs are texts, not labels that repeat, and an encoder does not write text: fit on a "
             "backbone that writes, or leave this task out; if they are labels, give at least two training rows of each"
         )
-    label, rows = Counter(example.output for example in examples).most_common()[-1]
+    label, rows = rarest_label(examples)
     return (
         f"{where}: the label {label[:50]!r} has {rows} training row that the fit may see, and the fit needs at least "
         "two of every label: add rows with this label, or remove the one there is"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from ipt.examples import Example, TaskKind, check_examples, infer_kind
 from ipt.replacing import replacing
 from ipt.soft_prompts import read_prompts, save_prompts, tuned_on
 from ipt.subspace.prompt_space import prompt_space, word_prompts
-from ipt.task_folder import TEXTS_FOR_A_LABEL, FolderTask, rows_per_label
+from ipt.task_folder import TEXTS_FOR_A_LABEL, FolderTask, rows_lacking, rows_per_label
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
 
@@ -144,14 +143,11 @@ def _begin_report(backbone: Backbone, jobs: Sequence[TuningJob], options: Prompt
 
 def _too_few(job: TuningJob, per_label: int) -> str | None:
     """What a report should say of a task that has fewer rows than were asked for."""
-    if job.kind == "text2text":
-        found, asked, of = len(job.examples), TEXTS_FOR_A_LABEL * per_label, ""
-    else:
-        label, found = Counter(example.output for example in job.examples).most_common()[-1]
-        asked, of = per_label, f" of {label[:50]!r}"
-    if found >= asked:
+    lacking = rows_lacking(job.examples, job.kind, per_label)
+    if lacking is None:
         return None
-    return f"{job.job_id}: tuned on {found} training rows{of}, all that there are, where {asked} were asked for"
+    found, asked, rows = lacking
+    return f"{job.job_id}: tuned on {found} {rows}, all that there are, where {asked} were asked for"
 
 
 def _finished(backbone: Backbone, output: Path, report_path: Path, report: dict[str, Any]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """`ipt subspace study`, from the folder of tasks to the report."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,26 @@ def tasks(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def refusal(
+    tasks: Path, tiny_backbone_dir: Path, tiny_subspace_dir: Path, tmp_path: Path, capsys: Captured
+) -> Callable[..., str]:
+    """Runs `ipt subspace` with places for words in capitals, and gives the one line that it fails with."""
+    places = {"TASKS": tasks, "BACKBONE": tiny_backbone_dir, "SUBSPACE": tiny_subspace_dir}
+    places |= {"OUT": tmp_path / "out", "FILE": tmp_path / "file", "FOLDER": tmp_path / "folder"}
+
+    def refused(*command: str) -> str:
+        words = list(command)
+        for name, path in places.items():
+            words = [word.replace(name, str(path)) for word in words]
+        assert run(["subspace", *words]) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ")
+        return error
+
+    return refused
+
+
 def test_a_study_ends_in_a_report_and_a_second_run_measures_nothing_again(
     tasks: Path, tiny_backbone_dir: Path, tmp_path: Path, capsys: Captured
 ) -> None:
@@ -62,20 +83,9 @@ def test_a_study_ends_in_a_report_and_a_second_run_measures_nothing_again(
     ],
 )
 def test_a_study_that_cannot_be_is_one_line(
-    options: list[str],
-    said: str,
-    tasks: Path,
-    tiny_backbone_dir: Path,
-    tiny_subspace_dir: Path,
-    tmp_path: Path,
-    capsys: Captured,
+    options: list[str], said: str, refusal: Callable[..., str], tmp_path: Path
 ) -> None:
-    command = ["subspace", "study", str(tasks), str(tmp_path / "out"), "--backbone", str(tiny_backbone_dir)]
-    given = [str(tiny_subspace_dir) if option == "SUBSPACE" else option for option in options]
-    assert run([*command, "--device", "cpu", *given]) == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ")
-    assert said in error
+    assert said in refusal("study", "TASKS", "OUT", "--backbone", "BACKBONE", "--device", "cpu", *options)
     assert not (tmp_path / "out").exists()
 
 
@@ -94,28 +104,15 @@ def test_a_study_that_cannot_be_is_one_line(
     ],
 )
 def test_an_output_that_cannot_be_is_said_before_the_work(
-    command: list[str],
-    said: str,
-    tasks: Path,
-    tiny_backbone_dir: Path,
-    tiny_subspace_dir: Path,
-    tmp_path: Path,
-    capsys: Captured,
+    command: list[str], said: str, refusal: Callable[..., str], tasks: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("here already")
     (tmp_path / "folder.md").mkdir()
     (tasks / "four.jsonl").unlink()
     index = json.loads((tasks / "index.json").read_text())
     (tasks / "index.json").write_text(json.dumps({name: one for name, one in index.items() if name != "four"}))
-    places = {"TASKS": tasks, "FILE": tmp_path / "file", "FOLDER": tmp_path / "folder", "SUBSPACE": tiny_subspace_dir}
-    for name, path in (places | {"BACKBONE": tiny_backbone_dir}).items():
-        command = [word.replace(name, str(path)) for word in command]
     before = (tasks / "one.jsonl").read_text()
-    if command[0] == "evaluate":
-        command += ["--backbone", str(tiny_backbone_dir), "--subspace", str(tiny_subspace_dir), "--per-label", "4"]
-    assert run(["subspace", *command]) == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ")
-    assert said in error
+    measured = ["--backbone", "BACKBONE", "--subspace", "SUBSPACE", "--per-label", "4"]
+    assert said in refusal(*command, *(measured if command[0] == "evaluate" else []))
     assert (tasks / "one.jsonl").read_text() == before
     assert (tmp_path / "file").read_text() == "here already"
