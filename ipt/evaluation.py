@@ -6,8 +6,6 @@ to be chosen (PT's learning rate) is chosen by the score on held-back examples.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -30,7 +28,7 @@ from ipt.setfit_baseline import setfit
 from ipt.subspace.modules import SubspaceDecoder
 from ipt.subspace.prompt_space import prompt_space, word_prompts
 from ipt.subspace.store import Subspace
-from ipt.task_folder import FolderTask, few_shot
+from ipt.task_folder import FolderTask, few_shot, rows_hash
 from ipt.tuning.encoder_program import PROMPT_PENALTY
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, TuningJob
@@ -99,13 +97,7 @@ class Measurement:
     device: str | None = None
     """On what kind of device, and in which precision."""
     rows: str | None = None
-    """`rows_hash` of the task; None where it was measured before that was kept."""
-
-
-def rows_hash(task: FolderTask) -> str:
-    """Of all rows that examples are drawn from and that are scored: others make other measurements."""
-    rows = [[(row.input, row.output) for row in of_split] for of_split in (task.train, task.test)]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+    """`rows_hash` of all rows that examples are drawn from and that are scored; None where it was measured before that was kept."""
 
 
 class _Draw:
@@ -114,7 +106,7 @@ class _Draw:
     def __init__(self, task: FolderTask, seed: int, options: EvaluationOptions, backbone: Backbone) -> None:
         self.device = f"{backbone.device.type}, {str(backbone.dtype).removeprefix('torch.')}"
         self.task = task
-        self.rows = rows_hash(task)
+        self.rows = rows_hash(task.train, task.test)
         self.seed = seed
         self.examples = few_shot(task.train, options.per_label, seed)
         self.test = _at_most(task.test, options.test_rows, seed)

@@ -11,8 +11,8 @@ from itertools import chain
 from pathlib import Path
 
 from ipt.errors import CheckpointError
-from ipt.evaluation import OF_BACKBONE, Evaluation, Measurement, e_rel, rows_hash
-from ipt.task_folder import FolderTask
+from ipt.evaluation import OF_BACKBONE, Evaluation, Measurement, e_rel
+from ipt.task_folder import FolderTask, rows_hash
 
 IdentityOf = Callable[[str], dict[str, object]]
 """Gives all that makes a method's measurements comparable."""
@@ -92,7 +92,7 @@ def measure_missing(
     With `only_kept` the others are left out. `on_pair` is called with pairs done, pairs in all, and the next task.
     """
     pairs = [(task, seed) for seed in seeds for task in tasks]
-    rows = {task.name: rows_hash(task) for task in tasks}
+    rows = {task.name: rows_hash(task.train, task.test) for task in tasks}
     wanted = {(task.name, seed, method) for task, seed in pairs for method in methods}
     yield from [one for one in kept.measurements if _key(one) in wanted and _on(rows[one.task], one)]
     if only_kept:

@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from ipt.errors import DatasetError
-from ipt.examples import check_examples, infer_kind
+from ipt.examples import Example, check_examples, infer_kind
 from ipt.subspace.store import Subspace
-from ipt.subspace.task_losses import RowOptions, rows_not_fitted
-from ipt.task_folder import FolderTask, few_shot, rows_lacking
+from ipt.subspace.task_losses import RowOptions, rows_of_fit
+from ipt.task_folder import FolderTask, few_shot, rows_hash, rows_lacking
 
 
-def other_rows(tasks: Sequence[FolderTask], subspaces: Sequence[Subspace]) -> list[FolderTask]:
-    """The tasks, those that a subspace was found from without the training rows that its fit saw."""
-    asked: dict[RowOptions, set[str]] = {}
+def other_rows(tasks: Sequence[FolderTask], subspaces: Sequence[Subspace], notes: list[str]) -> list[FolderTask]:
+    """The tasks, those that a subspace was found from without the training rows that its fit saw.
+
+    Which those are follows from its options and the task's rows. Where a task's rows have changed since, it is noted.
+    """
+    return [_without_fitted(task, subspaces, notes) for task in tasks]
+
+
+def _without_fitted(task: FolderTask, subspaces: Sequence[Subspace], notes: list[str]) -> FolderTask:
+    fitted: set[Example] = set()
     for subspace in subspaces:
         training = subspace.manifest["training"]
+        if task.name not in training.get("tasks", []):
+            continue
         recorded = training.get("options", {})
         options = RowOptions(**{each.name: recorded[each.name] for each in fields(RowOptions) if each.name in recorded})
-        asked.setdefault(options, set()).update(training.get("tasks", []))
-    for options, names in asked.items():
-        tasks = [rows_not_fitted(task, options) if task.name in names else task for task in tasks]
-    return list(tasks)
+        rows = rows_of_fit(task, options)
+        fitted.update(rows)
+        if not has_seen(subspace, task.name, rows):
+            notes.append(
+                f"{task.name}: its rows have changed since {subspace.id} was found from it, which may have seen some "
+                "of those that it is measured with"
+            )
+    return replace(task, train=tuple(row for row in task.train if row not in fitted))
+
+
+def has_seen(subspace: Subspace, task: str, rows: Sequence[Example]) -> bool:
+    """Whether these are the rows that a task's name stood for when the subspace was found, as far as it was recorded."""
+    training = subspace.manifest["training"]
+    recorded = dict(zip(training.get("tasks", []), training.get("rows", []), strict=False))
+    return recorded.get(task) in (None, rows_hash(rows))
 
 
 def with_rows(tasks: Sequence[FolderTask], per_label: int, left_out: list[str]) -> list[FolderTask]:

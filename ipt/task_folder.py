@@ -16,6 +16,7 @@ and it names no task that is not there.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import reprlib
@@ -229,6 +230,12 @@ def task_of_rows(name: str, family: str, rows: Iterable[Row], source: str) -> Fo
     _check_labels(source, of_split["train"])
     train, test = (tuple(example for _, example in of_split[split]) for split in SPLITS)
     return FolderTask(name, family, train, test, tuple(notes))
+
+
+def rows_hash(*parts: Sequence[Example]) -> str:
+    """Of rows in their order: with others a fit finds another subspace, and a measurement has another score."""
+    rows = [[(row.input, row.output) for row in part] for part in parts]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 def write_task(folder: Path, task: FolderTask, split: str | None = None) -> Path:

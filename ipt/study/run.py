@@ -24,13 +24,13 @@ from ipt.evaluation import (
     Measurement,
 )
 from ipt.evaluation_report import MeasurementFile, measure_missing
-from ipt.measured_tasks import other_rows, with_rows
+from ipt.measured_tasks import has_seen, other_rows, with_rows
 from ipt.soft_prompts import read_prompts
 from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
 from ipt.subspace.fit import DirectFit, FitOptions
 from ipt.subspace.resumable import ResumableFit, is_finished
 from ipt.subspace.store import Subspace, load_subspace
-from ipt.subspace.task_losses import RowOptions, TaskLosses, prepare_tasks
+from ipt.subspace.task_losses import RowOptions, TaskLosses, prepare_tasks, rows_of_fit
 from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
 from ipt.task_folder import FolderTask
 
@@ -158,7 +158,7 @@ class Study:
             raise CheckpointError(f"{found.left_out[-1]}: let the study run until it has one")
         subspaces = list(found.subspaces.values())
         tasks = {
-            split: self._measured(other_rows(of_split, subspaces), most)
+            split: self._measured(other_rows(of_split, subspaces, found.left_out), most)
             for split, of_split, most in (
                 ("seen", self.seen, options.seen_tasks),
                 ("unseen", self.unseen, options.unseen_tasks),
@@ -305,9 +305,11 @@ class Study:
             subspace = load_subspace(folder, backbone or self.backbone)
             training = subspace.manifest["training"]
             wanted = json.loads(json.dumps(asdict(options)))
-            if (training.get("options"), training.get("tasks")) != (wanted, [task.name for task in tasks]):
+            if (training.get("options"), training.get("tasks")) != (wanted, [task.name for task in tasks]) or not all(
+                has_seen(subspace, task.name, rows_of_fit(task, options)) for task in tasks
+            ):
                 raise CheckpointError(
-                    f"{folder} has a subspace that was found with other tasks or options: remove it, or choose another "
+                    f"{folder} has a subspace that was found with other tasks, rows or options: remove it, or choose another "
                     "folder for the study"
                 )
             return subspace

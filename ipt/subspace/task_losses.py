@@ -14,7 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from ipt.errors import DatasetError
 from ipt.examples import Example, infer_kind, labels_of, rarest_label
 from ipt.readout import Embeddings
 from ipt.ridge import LABEL_SMOOTHING, class_targets, gram, leave_one_out
-from ipt.task_folder import TEXTS_FOR_A_LABEL, FolderTask, sample_per_label
+from ipt.task_folder import TEXTS_FOR_A_LABEL, FolderTask, rows_hash, sample_per_label
 
 TEXT_LABEL_SMOOTHING = 0.1
 """As in the reference."""
@@ -55,6 +55,8 @@ class EncoderTask:
 
     name: str
     family: str
+    rows: str
+    """Their `rows_hash`."""
     token_ids: list[TokenIds]
     classes: Tensor
     frozen: Tensor
@@ -67,6 +69,8 @@ class TextTask:
 
     name: str
     family: str
+    rows: str
+    """Their `rows_hash`."""
     inputs: list[TokenIds]
     targets: list[TokenIds]
 
@@ -111,8 +115,10 @@ class TaskLosses(ABC):
         """The tasks' data, for a hash."""
 
     def record(self) -> dict[str, object]:
-        """What a manifest says of the tasks and of the constants as they stand."""
-        return {"tasks": [task.name for task in self.tasks], "families": [task.family for task in self.tasks]}
+        """What a manifest says of the tasks (`rows` are hashes of what was seen of each) and of the constants as they
+        stand."""
+        columns = {"tasks": "name", "families": "family", "rows": "rows"}
+        return {column: [getattr(task, name) for task in self.tasks] for column, name in columns.items()}
 
     @staticmethod
     def _prompt_of_row(drawn: Sequence[DrawnRows], prompts: Tensor) -> Tensor:
@@ -254,7 +260,7 @@ def _encoder_task(backbone: EncoderBackbone, task: FolderTask, options: RowOptio
     token_ids = backbone.tokenize([example.input for example in examples], max_tokens=options.max_tokens)
     with torch.inference_mode():
         frozen = backbone.embed(token_ids, None)
-    return EncoderTask(task.name, task.family, token_ids, classes, frozen.clone(), rows_of_class)
+    return EncoderTask(task.name, task.family, rows_hash(examples), token_ids, classes, frozen.clone(), rows_of_class)
 
 
 def _encoder_fault(task: FolderTask, examples: Sequence[Example]) -> str:
@@ -273,19 +279,14 @@ def _encoder_fault(task: FolderTask, examples: Sequence[Example]) -> str:
 
 
 def _text_task(backbone: TextBackbone, task: FolderTask, options: RowOptions) -> TextTask:
-    examples = _examples(task, options)
+    examples = rows_of_fit(task, options)
     inputs = backbone.tokenize([example.input for example in examples], max_tokens=options.max_tokens)
     targets = backbone.tokenize_targets([example.output for example in examples])
-    return TextTask(task.name, task.family, inputs, targets)
+    return TextTask(task.name, task.family, rows_hash(examples), inputs, targets)
 
 
-def rows_not_fitted(task: FolderTask, options: RowOptions) -> FolderTask:
-    """The task with those training rows alone that a fit with these options does not see."""
-    fitted = set(_examples(task, options))
-    return replace(task, train=tuple(example for example in task.train if example not in fitted))
-
-
-def _examples(task: FolderTask, options: RowOptions) -> list[Example]:
+def rows_of_fit(task: FolderTask, options: RowOptions) -> list[Example]:
+    """Those of the task's training rows that a fit with these options sees."""
     if infer_kind(task.train) == "classification":
         return _labelled_examples(task, options)
     allowed = min(TEXTS_FOR_A_LABEL * options.examples_per_label, max(2, len(task.train) // 2))

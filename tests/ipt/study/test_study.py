@@ -176,8 +176,12 @@ def test_a_study_of_a_backbone_that_writes_leaves_out_what_an_encoder_alone_can_
 def test_a_folder_of_another_studys_fits_is_refused(encoder: EncoderBackbone, tmp_path: Path) -> None:
     options = replace(OPTIONS, dimensions=(3,), methods=("class names",))
     study(encoder, tmp_path, options)
-    with pytest.raises(ipt.CheckpointError, match="dimension-3 has a subspace that was found with other tasks"):
+    found_otherwise = "dimension-3 has a subspace that was found with other tasks, rows or options"
+    with pytest.raises(ipt.CheckpointError, match=found_otherwise):
         study(encoder, tmp_path, replace(options, fit=replace(options.fit, steps=3)))
+    other_rows = [replace(SEEN[0], train=SEEN[0].train[2:]), *SEEN[1:]]
+    with pytest.raises(ipt.CheckpointError, match=found_otherwise):
+        Study(encoder, other_rows, UNSEEN, (), tmp_path, options, lambda *_: None).run(lambda _: None)
 
 
 def test_ablations_change_one_thing_each(

@@ -14,7 +14,7 @@ import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.subspace.fit import DirectFit, FitOptions
 from ipt.subspace.resumable import FitProgress
-from ipt.subspace.task_losses import EncoderTaskLosses, prepare_tasks, rows_not_fitted
+from ipt.subspace.task_losses import EncoderTaskLosses, prepare_tasks
 from ipt.task_folder import FolderTask, read_task_folder, sample_per_label
 from tests.ipt.conftest import sentiment, topics
 
@@ -108,19 +108,6 @@ def test_ctrl_c_in_the_midst_of_a_step_leaves_no_half_step(
     assert resumed.completed == 4
     disturbed = fit(encoder, tasks, options).run_in(tmp_path / "disturbed", lambda *_: None)
     assert (disturbed.id, disturbed.manifest) == (undisturbed.id, undisturbed.manifest)
-
-
-def test_rows_that_a_fit_does_not_see_are_left_for_measuring(encoder: EncoderBackbone, tasks: list[FolderTask]) -> None:
-    options = replace(OPTIONS, examples_per_label=4)
-    for task in tasks:
-        others = rows_not_fitted(task, options)
-        assert (others.name, others.family) == (task.name, task.family)
-        [prepared] = prepare_tasks(encoder, [task], options).tasks
-        seen = {tuple(ids) for ids in prepared.token_ids}  # type: ignore[union-attr]
-        left, every = (
-            {tuple(ids) for ids in encoder.tokenize([row.input for row in rows])} for rows in (others.train, task.train)
-        )
-        assert left == every - seen != set()
 
 
 def test_a_checkpoint_of_other_tasks_or_options_is_refused(
