@@ -97,7 +97,7 @@ class Measurement:
     device: str | None = None
     """On what kind of device, and in which precision."""
     rows: str | None = None
-    """`rows_hash` of all rows that examples are drawn from and that are scored; None where it was measured before that was kept."""
+    """`rows_hash` of all rows that examples are drawn from and that are scored; None where that was not kept yet."""
 
 
 class _Draw:

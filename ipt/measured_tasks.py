@@ -39,7 +39,7 @@ def _without_fitted(task: FolderTask, subspaces: Sequence[Subspace], notes: list
 
 
 def has_seen(subspace: Subspace, task: str, rows: Sequence[Example]) -> bool:
-    """Whether these are the rows that a task's name stood for when the subspace was found, as far as it was recorded."""
+    """Whether the subspace was found from these rows of the task, as far as its manifest says."""
     training = subspace.manifest["training"]
     recorded = dict(zip(training.get("tasks", []), training.get("rows", []), strict=False))
     return recorded.get(task) in (None, rows_hash(rows))

@@ -66,12 +66,12 @@ def save_prompt_embeds(path: Path, subspace: Subspace, vector: NDArray[np.float3
         save_file({"prompt_embeds": prompt.float().cpu().contiguous()}, temporary, metadata)
 
 
-def read_prompts(path: Path, backbone: Backbone | None = None) -> dict[str, Tensor]:
-    """Prompts [P, H] in float32, by name.
+def read_prompts(path: Path, user: Backbone | Subspace | None = None) -> dict[str, Tensor]:
+    """Prompts [P, H] in float32, by name, for a backbone or subspace to use.
 
     Raises:
         CheckpointError: the file is missing or damaged, holds something else, or says that its prompts were tuned on
-            another backbone than `backbone`.
+            another backbone than its user's.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -85,11 +85,12 @@ def read_prompts(path: Path, backbone: Backbone | None = None) -> dict[str, Tens
     for name, prompt in prompts.items():
         if prompt.dim() != 2 or not prompt.is_floating_point() or not torch.isfinite(prompt).all():
             raise CheckpointError(f"{path}: {name} is no prompt, which is a [P, H] tensor of finite numbers")
-        if backbone is not None and prompt.shape[1] != backbone.hidden_size:
+        if user is not None and prompt.shape[1] != user.hidden_size:
             raise CheckpointError(
-                f"{path}: {name} has hidden size {prompt.shape[1]}, the backbone's is {backbone.hidden_size}"
+                f"{path}: {name} has hidden size {prompt.shape[1]}, the backbone's is {user.hidden_size}"
             )
     found = identity.get("weights_sha256") if isinstance(identity, dict) else None
-    if backbone is not None and found not in (None, backbone.prompt_identity):
-        raise CheckpointError(f"{path}: its prompts were tuned on {identity.get('id')!r}, not {backbone.identity.id!r}")
+    if user is not None and found not in (None, user.prompt_identity):
+        wanted = user.manifest["backbone"]["id"] if isinstance(user, Subspace) else user.identity.id
+        raise CheckpointError(f"{path}: its prompts were tuned on {identity.get('id')!r}, not {wanted!r}")
     return {name: prompt.float() for name, prompt in prompts.items()}

@@ -13,6 +13,14 @@ Tasks = Annotated[Path, typer.Argument(help="Folder of tasks: JSONL files, or Cr
 BackboneName = Annotated[str, typer.Option("--backbone", help="'default', a hub id, or a folder.")]
 Revision = Annotated[str | None, typer.Option(help="The hub revision of the backbone.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is without it.")]
+LARGEST_DIM = 4096
+"""Of a task vector: a decoder of more would have more numbers than a small backbone."""
+LARGEST_SEED = 2**32 - 1
+"""As in the service, and what NumPy and torch both take."""
+FirstSeed = Annotated[
+    # Others are counted up from it.
+    int, typer.Option(help="The first draw; a fit has used seed 0.", min=0, max=LARGEST_SEED // 2)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text for people.")]
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options import AsJson, BackboneName, Device, Revision, Tasks
+from app.cli.options import LARGEST_DIM, AsJson, BackboneName, Device, FirstSeed, Revision, Tasks
 from app.cli.output import CliError, check_folder, notices, print_json, results
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def study(
             help="Draws for what takes long: SetFit, PT, random, the curve, ablations.", min=1, show_default="all"
         ),
     ] = None,
-    first_seed: Annotated[int, typer.Option(help="The first draw; a fit has used seed 0.", min=0)] = 100,
+    first_seed: FirstSeed = 100,
     per_label: Annotated[int, typer.Option(help="Examples of each label that are tuned on.", min=2)] = 16,
     curve: Annotated[str, typer.Option(help="Examples of each label to compare; '' for none.")] = "1,4,8,16,64",
     seen_tasks: Annotated[int, typer.Option(help="Most seen tasks that are measured.", min=1)] = 20,
@@ -72,13 +72,13 @@ def study(
     check_folder(output)
     without = {"IST then PT"} if is_installed() else {"IST then PT", "SetFit"}
     options = StudyOptions(
-        dimensions=_numbers("--dimensions", dimensions),
+        dimensions=_numbers("--dimensions", dimensions, LARGEST_DIM),
         methods=tuple(dict.fromkeys(method or ()) or sorted(set(METHODS) - without, key=METHODS.index)),
         seeds=tuple(range(first_seed, first_seed + seeds)),
         slow_seeds=slow_seeds,
         seen_tasks=seen_tasks,
         unseen_tasks=unseen_tasks,
-        curve=_numbers("--curve", curve) if curve else (),
+        curve=_numbers("--curve", curve, 10_000) if curve else (),
         ablations=tuple(ablation or ()),
         fit=FitOptions() if fit_steps is None else FitOptions(steps=fit_steps),
         evaluation=EvaluationOptions(
@@ -117,11 +117,11 @@ def study(
         results().print(f"written to {report}", soft_wrap=True)
 
 
-def _numbers(option: str, text: str) -> tuple[int, ...]:
+def _numbers(option: str, text: str, largest: int) -> tuple[int, ...]:
     try:
         numbers = sorted({int(part) for part in text.split(",")})
     except ValueError:
         numbers = [0]
-    if numbers[0] < 1:
-        raise CliError(f"{option} takes numbers from 1 on with commas between them, got {text!r}")
+    if numbers[0] < 1 or numbers[-1] > largest:
+        raise CliError(f"{option} takes numbers from 1 to {largest} with commas between them, got {text[:100]!r}")
     return tuple(numbers)

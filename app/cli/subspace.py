@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.options import AsJson, BackboneName, Device, Revision, Tasks
+from app.cli.options import LARGEST_DIM, LARGEST_SEED, AsJson, BackboneName, Device, FirstSeed, Revision, Tasks
 from app.cli.output import CliError, check_file, check_folder, notices, print_json, results, score
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def fit(
         list[Path] | None,
         typer.Option(help="Tuned prompts, for the auto-encoder (`ipt subspace tune-prompts`); give one file a seed."),
     ] = None,
-    intrinsic_dim: Annotated[int | None, typer.Option(help="Floats of a task vector.", min=1)] = None,
+    intrinsic_dim: Annotated[int | None, typer.Option(help="Floats of a task vector.", min=1, max=LARGEST_DIM)] = None,
     prompt_length: Annotated[int | None, typer.Option(help="Positions of a soft prompt.", min=1)] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", min=1)] = None,
     learning_rate: Annotated[
@@ -63,7 +63,9 @@ def fit(
     task_weight: Annotated[
         float | None, typer.Option(help="Of the tasks' loss behind the prompts it makes, there.", min=0)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides the start, and the order of tasks and examples.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Decides the start, and the order of tasks and examples.", min=0, max=LARGEST_SEED)
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Find a subspace from many tasks: one decoder, and one vector a task.
@@ -149,7 +151,9 @@ def tune_prompts_(
     per_label: Annotated[int, typer.Option(help="Examples of each label that are tuned on.", min=2)] = 16,
     steps: Annotated[int, typer.Option(help="Optimizer steps of each task.", min=1)] = 100,
     learning_rate: Annotated[float, typer.Option(help="Of the prompts.")] = 0.03,
-    seed: Annotated[int, typer.Option(help="Decides the start, and which examples are seen, and when.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Decides the start, and which examples are seen, and when.", min=0, max=LARGEST_SEED)
+    ] = 0,
     batch_tasks: Annotated[int, typer.Option(help="Tasks that are tuned together.", min=1)] = 8,
     as_json: AsJson = False,
 ) -> None:
@@ -211,7 +215,7 @@ def evaluate(
         list[str] | None, typer.Option(help="Only this, of what a report has; may be given several times.")
     ] = None,
     seeds: Annotated[int, typer.Option(help="Draws of examples.", min=1)] = 3,
-    first_seed: Annotated[int, typer.Option(help="The first draw; a fit has used seed 0.", min=0)] = 100,
+    first_seed: FirstSeed = 100,
     per_label: Annotated[int, typer.Option(help="Examples of each label that are tuned on.", min=2)] = 16,
     test_rows: Annotated[int, typer.Option(help="Most test rows of a task that are scored.", min=1)] = 500,
     steps: Annotated[int | None, typer.Option(help="Steps in the subspace; the service's without it.", min=1)] = None,
@@ -352,7 +356,9 @@ def compress(
     from ipt.soft_prompts import read_prompts
 
     loaded = ipt.load_subspace(subspace)
-    vectors = {name: loaded.compress(prompt[None])[0].tolist() for name, prompt in read_prompts(prompts).items()}
+    vectors = {
+        name: loaded.compress(prompt[None])[0].tolist() for name, prompt in read_prompts(prompts, loaded).items()
+    }
     print_json({"subspace_id": loaded.id, "vectors": vectors})
 
 

@@ -75,7 +75,7 @@ all tasks of this page among them. Then it was frozen, and the words were taken 
 change make a task (`reverse_upper`); {len(LABELLED)} tasks have labels. Subspaces were found from the *seen* tasks
 alone, of {pipeline.FIT_ROWS // 2} rows each. Of *unseen pairs* both words stand in seen tasks; of *unseen words* no
 task is seen. Everything is measured on {pipeline.TEST_ROWS} other rows, after tuning on {2 * asked.per_label} others
-({asked.per_label} of each label): exact match, or accuracy for labels, in per cent.
+({asked.per_label} of each label), of one draw: exact match, or accuracy for labels, in per cent.
 
 *Words*: the words in front, no tuning; the ceiling. *No prompt*, *zero vector*: nothing tuned either. *PT*: plain
 prompt tuning, {PREFIX} positions, {asked.pt_steps} steps at the best of the rates {rates} on held-back examples. *IST*:

@@ -38,6 +38,13 @@ class BackboneIdentity:
     weights_sha256: str
 
 
+def prompt_identity(weights_sha256: str, family: str, placement: str) -> str:
+    """A SHA-256 of all that the meaning of a prompt depends on: that of the weights, where it stands as usual."""
+    if placement == PLACEMENTS[family][0]:
+        return weights_sha256
+    return hashlib.sha256(f"{placement} {weights_sha256}".encode()).hexdigest()
+
+
 class Backbone(ABC):
     """A frozen pre-trained language model with its tokenizer."""
 
@@ -54,11 +61,8 @@ class Backbone(ABC):
 
     @property
     def prompt_identity(self) -> str:
-        """A SHA-256 of all that the meaning of a prompt depends on: that of the weights, where it stands as usual."""
-        weights = self.identity.weights_sha256
-        if self.prompt_placement == PLACEMENTS[self.family][0]:
-            return weights
-        return hashlib.sha256(f"{self.prompt_placement} {weights}".encode()).hexdigest()
+        """`prompt_identity` of this backbone's prompts."""
+        return prompt_identity(self.identity.weights_sha256, self.family, self.prompt_placement)
 
     @property
     def device(self) -> torch.device:

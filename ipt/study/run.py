@@ -309,8 +309,8 @@ class Study:
                 has_seen(subspace, task.name, rows_of_fit(task, options)) for task in tasks
             ):
                 raise CheckpointError(
-                    f"{folder} has a subspace that was found with other tasks, rows or options: remove it, or choose another "
-                    "folder for the study"
+                    f"{folder} has a subspace that was found with other tasks, rows or options: remove it, or choose "
+                    "another folder for the study"
                 )
             return subspace
         if not self._measuring:

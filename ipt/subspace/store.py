@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ipt.backbones.protocol import PLACEMENTS, Backbone
+from ipt.backbones.protocol import PLACEMENTS, Backbone, prompt_identity
 from ipt.backbones.weights import hash_weights
 from ipt.errors import SubspaceError, SubspaceMismatchError
 from ipt.subspace.modules import PromptMaker, SubspaceDecoder, SubspaceEncoder
@@ -61,6 +61,12 @@ class Subspace:
     @property
     def hidden_size(self) -> int:
         return self.decoder.hidden_size
+
+    @property
+    def prompt_identity(self) -> str:
+        """That of the backbone that it makes prompts for."""
+        backbone = self.manifest["backbone"]
+        return prompt_identity(backbone["weights_sha256"], backbone["family"], self.manifest["prompt_placement"])
 
     def start_of(self, vector: NDArray[np.float32]) -> int | None:
         """A number of 63 bits for a task vector [D] that tuning left where it started, None if it moved.

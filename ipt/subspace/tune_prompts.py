@@ -80,7 +80,6 @@ def tune_prompts(
     waiting = [job for job in jobs if job.job_id not in prompts]
     start = word_prompts(backbone, options.prompt_length, seed=asked.seed)
     engine = TuningEngine(backbone, prompt_space(backbone, options.prompt_length, start))
-    _write_report(report_path, report)
 
     running: dict[str, Progress] = {}
     while waiting or engine.job_ids:
@@ -91,6 +90,8 @@ def tune_prompts(
             del running[done]
             tuned = engine.finish(done)
             prompts[done] = torch.from_numpy(tuned.vector).view(options.prompt_length, backbone.hidden_size)
+            if not report_path.exists():
+                _write_report(report_path, report)  # without one the prompts would be another run's
             report["tasks"][done] = _summary(tuned, start)
             # The report comes second: what it names has a prompt.
             save_prompts(output, prompts, backbone)

@@ -405,6 +405,14 @@ def test_prompts_that_do_not_fit_the_command_are_one_line(
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("beyond", [("--seed", str(2**70)), ("--intrinsic-dim", "1000000000")])
+def test_a_number_beyond_what_a_fit_can_take_is_refused_by_name(
+    beyond: tuple[str, str], crossfit_tasks: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    assert run(["subspace", "fit", str(crossfit_tasks), str(tmp_path / "out"), *beyond]) == 2
+    assert f"Invalid value for '{beyond[0]}': Input should be less than" in capsys.readouterr().err
+
+
 def test_a_checkpoint_is_imported_and_compresses_prompts(tmp_path: Path, capsys: Captured) -> None:
     import torch
     from safetensors.torch import save_file
@@ -424,6 +432,10 @@ def test_a_checkpoint_is_imported_and_compresses_prompts(tmp_path: Path, capsys:
     assert run(["subspace", "compress", str(tmp_path / "prompts.safetensors"), "--subspace", str(output)]) == 0
     compressed = json.loads(capsys.readouterr().out)
     assert compressed == {"subspace_id": imported["subspace_id"], "vectors": {"tickets": [flat / 2] * dim}}
+    others = {"backbone": json.dumps({"id": "another", "weights_sha256": "0" * 64})}
+    save_file({"tickets": torch.full((4, 32), 0.5)}, tmp_path / "others.safetensors", others)
+    assert run(["subspace", "compress", str(tmp_path / "others.safetensors"), "--subspace", str(output)]) == 1
+    assert "its prompts were tuned on 'another', not" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path: Path, capsys: Captured) -> None:

@@ -77,8 +77,9 @@ def test_a_study_ends_in_a_report_and_a_second_run_measures_nothing_again(
     [
         (["--method", "magic"], "no method 'magic'"),
         (["--ablation", "magic"], "no ablation 'magic'"),
-        (["--dimensions", "5,ten"], "--dimensions takes numbers from 1 on"),
-        (["--curve", "0,4"], "--curve takes numbers from 1 on"),
+        (["--dimensions", "5,ten"], "--dimensions takes numbers from 1 to 4096"),
+        (["--curve", "0,4"], "--curve takes numbers from 1 to 10000"),
+        (["--dimensions", "5,1000000000"], "--dimensions takes numbers from 1 to 4096"),
         (["--subspace", "SUBSPACE", "--dimensions", "5"], "has dimension 8, which --dimensions does not name"),
     ],
 )

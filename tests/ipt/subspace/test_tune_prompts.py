@@ -14,6 +14,7 @@ from ipt.soft_prompts import read_prompts
 from ipt.subspace.prompt_space import prompt_space
 from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
 from ipt.task_folder import FolderTask
+from ipt.tuning.engine import TuningEngine
 from tests.ipt.conftest import sentiment, topics
 
 OPTIONS = PromptOptions(3, 4, ipt.Hyperparameters(steps=3, batch_size=6, learning_rate=0.05))
@@ -92,6 +93,18 @@ def test_prompts_of_another_run_are_not_overwritten(encoder: EncoderBackbone, tm
     assert output.read_bytes() == data
     with pytest.raises(ipt.CheckpointError, match="must be named"):
         tune_prompts(encoder, TASKS, tmp_path / "prompts.json", OPTIONS)
+
+
+def test_a_run_that_ends_before_its_first_prompt_leaves_nothing(
+    encoder: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(TuningEngine, "step", fail)
+    with pytest.raises(MemoryError):
+        tune_prompts(encoder, TASKS, tmp_path / "prompts.safetensors", OPTIONS)
+    assert not list(tmp_path.iterdir())
 
 
 def test_tasks_of_labels_and_of_texts_are_tuned_together(text: TextBackbone, tmp_path: Path) -> None:
