@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +10,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 Url = Annotated[str, typer.Option("--url", envvar="IPT_URL", help="Where the service answers.")]
 Tasks = Annotated[Path, typer.Argument(help="Folder of tasks: JSONL files, or CrossFit's TSV files.", metavar="TASKS")]
+Split = Annotated[str | None, typer.Option(help="Only the tasks that index.json has in this split.")]
 BackboneName = Annotated[str, typer.Option("--backbone", help="'default', a hub id, or a folder.")]
 Revision = Annotated[str | None, typer.Option(help="The hub revision of the backbone.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is without it.")]
@@ -27,3 +28,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 def api_key() -> str | None:
     """The key to call the service with. Only from the environment: a command's options are visible to other users."""
     return os.environ.get("IPT_API_KEY") or None
+
+
+def those_given(**options: Any) -> dict[str, Any]:
+    """Those options that the user gave."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -7,7 +7,7 @@ import warnings
 import typer
 from pydantic import ValidationError
 
-from app.cli import demo, import_dataset, keys, service, settings, study, subspace, tasks
+from app.cli import demo, evaluate, import_dataset, keys, service, settings, study, subspace, tasks
 from app.cli.output import CliError, print_error
 from app.validation import explain
 
@@ -30,6 +30,7 @@ cli = typer.Typer(
 )
 for _command in (demo.demo, service.serve, tasks.adapt, tasks.predict, tasks.generate, tasks.tasks, tasks.export):
     cli.command()(_command)
+subspace.commands.command()(evaluate.evaluate)
 subspace.commands.command()(study.study)
 subspace.commands.command()(import_dataset.import_dataset)
 cli.add_typer(subspace.commands, name="subspace")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options import LARGEST_DIM, AsJson, BackboneName, Device, FirstSeed, Revision, Tasks
+from app.cli.options import LARGEST_DIM, AsJson, BackboneName, Device, FirstSeed, Revision, Tasks, those_given
 from app.cli.output import CliError, check_folder, notices, print_json, results
 
 if TYPE_CHECKING:
@@ -80,11 +80,11 @@ def study(
         unseen_tasks=unseen_tasks,
         curve=_numbers("--curve", curve, 10_000) if curve else (),
         ablations=tuple(ablation or ()),
-        fit=FitOptions() if fit_steps is None else FitOptions(steps=fit_steps),
+        fit=FitOptions(**those_given(steps=fit_steps)),
         evaluation=EvaluationOptions(
             per_label=per_label,
             test_rows=test_rows,
-            hyperparameters=ipt.Hyperparameters() if steps is None else ipt.Hyperparameters(steps=steps),
+            hyperparameters=ipt.Hyperparameters(**those_given(steps=steps)),
             pt_steps=pt_steps,
         ),
     )

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.options import LARGEST_DIM, LARGEST_SEED, AsJson, BackboneName, Device, FirstSeed, Revision, Tasks
+from app.cli.options import LARGEST_DIM, LARGEST_SEED, AsJson, BackboneName, Device, Revision, Split, Tasks, those_given
 from app.cli.output import CliError, check_file, check_folder, notices, print_json, results, score
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ class Method(StrEnum):
 
     DIRECT = "direct"
     AUTOENCODER = "autoencoder"
-
-
-Split = Annotated[str | None, typer.Option(help="Only the tasks that index.json has in this split.")]
 
 
 @commands.command()
@@ -88,7 +85,7 @@ def fit(
 
     if (method is Method.AUTOENCODER) != bool(prompts):
         raise CliError("--method autoencoder learns from tuned prompts: give --prompts FILE with it, and only with it")
-    weights = _given(reconstruction_weight=reconstruction_weight, task_weight=task_weight)
+    weights = those_given(reconstruction_weight=reconstruction_weight, task_weight=task_weight)
     if weights and not prompts:
         raise CliError("--reconstruction-weight and --task-weight are the auto-encoder's: --method autoencoder")
     check_folder(output)
@@ -106,14 +103,14 @@ def fit(
             tuned = _read_prompts(prompts, loaded, prompt_length)
             ae_options = AutoencoderOptions(
                 seed=seed,
-                **_given(intrinsic_dim=intrinsic_dim, steps=steps, learning_rate=learning_rate),
+                **those_given(intrinsic_dim=intrinsic_dim, steps=steps, learning_rate=learning_rate),
                 **weights,
             )
             running = AutoencoderFit(prepare(ae_options), tuned, ae_options)
         else:
             options = FitOptions(
                 seed=seed,
-                **_given(
+                **those_given(
                     intrinsic_dim=intrinsic_dim,
                     prompt_length=prompt_length,
                     steps=steps,
@@ -198,86 +195,6 @@ def tune_prompts_(
         f"{score(mean)}",
         soft_wrap=True,
     )
-
-
-@commands.command()
-def evaluate(
-    tasks: Tasks,
-    output: Annotated[
-        Path, typer.Argument(help="Markdown file of the report; the measurements are kept beside it.", metavar="OUTPUT")
-    ],
-    subspace: Annotated[str, typer.Option(help="'default', or a subspace's folder.")] = "default",
-    split: Split = None,
-    backbone: BackboneName = "default",
-    revision: Revision = None,
-    device: Device = None,
-    method: Annotated[
-        list[str] | None, typer.Option(help="Only this, of what a report has; may be given several times.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(help="Draws of examples.", min=1)] = 3,
-    first_seed: FirstSeed = 100,
-    per_label: Annotated[int, typer.Option(help="Examples of each label that are tuned on.", min=2)] = 16,
-    test_rows: Annotated[int, typer.Option(help="Most test rows of a task that are scored.", min=1)] = 500,
-    steps: Annotated[int | None, typer.Option(help="Steps in the subspace; the service's without it.", min=1)] = None,
-    pt_steps: Annotated[int, typer.Option(help="Steps of plain prompt tuning, at three rates.", min=1)] = 200,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a subspace on the test rows of tasks: tuning in it (IST) against plain prompt tuning (PT) and baselines.
-
-    E_rel is IST's score divided by PT's. Tasks that the subspace was found from are measured with other training rows.
-    Tasks that cannot be measured are left out, and named in the report. Stopped or killed, the same command goes on
-    where it was.
-
-    \b
-    ipt subspace evaluate tasks/ evaluation.md --split unseen
-    ipt subspace evaluate tasks/ evaluation.md --split seen --subspace my-subspace --method IST --method PT
-    """
-    import ipt
-    from app.cli.progress import progress
-    from ipt.backbones.loading import load_for_long_work
-    from ipt.evaluation import METHODS, Evaluation, EvaluationOptions, e_rel
-    from ipt.evaluation_report import MeasurementFile, measure_missing, render
-    from ipt.measured_tasks import other_rows, with_rows
-    from ipt.setfit_baseline import is_installed
-    from ipt.task_folder import notes_of, read_task_folder
-
-    if unknown := set(method or ()) - set(METHODS):
-        raise CliError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")
-    check_file(output, ".md")
-    left_out: list[str] = []
-    folder_tasks = read_task_folder(tasks, split, left_out)
-    loaded = load_for_long_work(backbone, revision, device)
-    loaded_subspace = ipt.load_subspace(subspace, loaded)
-    folder_tasks = with_rows(other_rows(folder_tasks, [loaded_subspace], left_out), per_label, left_out)
-    options = EvaluationOptions(
-        per_label=per_label,
-        test_rows=test_rows,
-        hyperparameters=ipt.Hyperparameters(**_given(steps=steps)),
-        pt_steps=pt_steps,
-    )
-    methods = list(dict.fromkeys(method or ())) or [one for one in METHODS if one != "SetFit" or is_installed()]
-    evaluation = Evaluation(loaded, loaded_subspace, options)
-    kept = MeasurementFile(output.with_suffix(".jsonl"), evaluation.identity)
-    with progress(notices()) as show:
-
-        def on_pair(done: int, total: int, task: str) -> None:
-            show("measuring", done, total, f", {task}" if task else "", over=done == total)
-
-        draws = range(first_seed, first_seed + seeds)
-        found = list(measure_missing(evaluation, kept, folder_tasks, draws, methods, on_pair))
-    rates = len(evaluation.pt_learning_rates)
-    about = (
-        f"Subspace `{evaluation.subspace.id}` on `{loaded.identity.id}`: mean over {seeds} draws of {per_label} "
-        f"examples a label, at most {test_rows} test rows a task; {options.hyperparameters.steps} steps in the "
-        f"subspace, {pt_steps} of plain prompt tuning at the best of {rates} learning rates "
-        "on held-back examples."
-    )
-    notes = [*left_out, *notes_of(folder_tasks)]
-    output.write_text(render(found, methods, about, notes), encoding="utf-8")
-    if as_json:
-        print_json({"report": str(output), "e_rel": e_rel(found)})
-    else:
-        results().print(f"written to {output}", soft_wrap=True)
 
 
 @commands.command()
@@ -374,11 +291,6 @@ def _read_for_a_fit(folder: Path, split: str | None) -> "list[FolderTask]":
 def _say(notes: Sequence[str]) -> None:
     for note in notes:
         notices().print(note, soft_wrap=True, highlight=False, markup=False)
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """Those options that the user gave."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _read_prompts(paths: Sequence[Path], backbone: "Backbone", prompt_length: int | None) -> "dict[str, Tensor]":
