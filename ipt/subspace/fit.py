@@ -46,7 +46,7 @@ class FitOptions(RowOptions):
     intrinsic_dim: int = 250
     decoder_hidden: int = 384
     prompt_length: int = 16
-    steps: int = 3000
+    steps: int = 4500
     decoder_learning_rate: float = 1e-3
     vector_learning_rate: float = 1e-2
     warmup_steps: int = 60
