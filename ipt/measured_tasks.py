@@ -30,7 +30,7 @@ def _without_fitted(task: FolderTask, subspaces: Sequence[Subspace], notes: list
         options = RowOptions(**{each.name: recorded[each.name] for each in fields(RowOptions) if each.name in recorded})
         rows = rows_of_fit(task, options)
         fitted.update(rows)
-        if not has_seen(subspace, task.name, rows):
+        if not was_found_from(subspace, task.name, rows):
             notes.append(
                 f"{task.name}: its rows have changed since {subspace.id} was found from it, which may have seen some "
                 "of those that it is measured with"
@@ -38,7 +38,7 @@ def _without_fitted(task: FolderTask, subspaces: Sequence[Subspace], notes: list
     return replace(task, train=tuple(row for row in task.train if row not in fitted))
 
 
-def has_seen(subspace: Subspace, task: str, rows: Sequence[Example]) -> bool:
+def was_found_from(subspace: Subspace, task: str, rows: Sequence[Example]) -> bool:
     """Whether the subspace was found from these rows of the task, as far as its manifest says."""
     training = subspace.manifest["training"]
     recorded = dict(zip(training.get("tasks", []), training.get("rows", []), strict=False))

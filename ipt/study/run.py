@@ -24,7 +24,7 @@ from ipt.evaluation import (
     Measurement,
 )
 from ipt.evaluation_report import MeasurementFile, measure_missing
-from ipt.measured_tasks import has_seen, other_rows, with_rows
+from ipt.measured_tasks import other_rows, was_found_from, with_rows
 from ipt.soft_prompts import read_prompts
 from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
 from ipt.subspace.fit import DirectFit, FitOptions
@@ -306,7 +306,7 @@ class Study:
             training = subspace.manifest["training"]
             wanted = json.loads(json.dumps(asdict(options)))
             if (training.get("options"), training.get("tasks")) != (wanted, [task.name for task in tasks]) or not all(
-                has_seen(subspace, task.name, rows_of_fit(task, options)) for task in tasks
+                was_found_from(subspace, task.name, rows_of_fit(task, options)) for task in tasks
             ):
                 raise CheckpointError(
                     f"{folder} has a subspace that was found with other tasks, rows or options: remove it, or choose "

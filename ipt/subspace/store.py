@@ -242,6 +242,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     training = manifest.get("training")
     if not isinstance(training, dict):
         raise SubspaceError(f"{path}: training must be an object, found {type(training).__name__}")
+    for name, kind in (("options", dict), ("tasks", list), ("rows", list)):
+        if not isinstance(training.get(name, kind()), kind):
+            raise SubspaceError(f"{path}: training.{name} must be a {kind.__name__}, where it is there")
     constants = training.get("readout", {"ridge": 1.0, "scale": 1.0})
     if not isinstance(constants, dict) or not all(_positive(constants.get(name)) for name in ("ridge", "scale")):
         raise SubspaceError(f"{path}: training.readout must give ridge and scale, each a positive number")
@@ -275,7 +278,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], tensors: dict[str, Tensor]
     if starts is None or starts.dim() != 2 or not 1 <= starts.shape[0] <= _MAX_STARTS or starts.shape[1] != dim:
         raise SubspaceError(f"{folder}: initial_vectors must have shape [K, {dim}], K at most {_MAX_STARTS}")
     if "task_vectors" in tensors:
-        expected["task_vectors"] = (len(_tasks_of(manifest)), dim)
+        expected["task_vectors"] = (len(manifest["training"].get("tasks", [])), dim)
     if set(tensors) != {*expected, "initial_vectors"}:
         raise SubspaceError(
             f"{folder}: tensors are {sorted(tensors)}, expected {sorted([*expected, 'initial_vectors'])}"
@@ -306,11 +309,6 @@ def _assemble(folder: Path, manifest: dict[str, Any], tensors: dict[str, Tensor]
         encoder.requires_grad_(False)
     vectors = tensors["task_vectors"].float() if "task_vectors" in tensors else None
     return Subspace(manifest["subspace_id"], decoder.requires_grad_(False), starts.float(), manifest, encoder, vectors)
-
-
-def _tasks_of(manifest: dict[str, Any]) -> list[str]:
-    tasks = manifest["training"].get("tasks")
-    return tasks if isinstance(tasks, list) else []
 
 
 def _subspace_id(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> str:
