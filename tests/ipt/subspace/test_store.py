@@ -148,6 +148,9 @@ def test_a_manifest_that_was_changed_is_refused(folder: Path, change: Callable[[
         ("prompt_placement", lambda manifest: manifest.update(prompt_placement=["after_first_token"])),
         ("template", lambda manifest: manifest.update(template="Text: {input}")),
         ("template", lambda manifest: manifest.pop("template")),
+        ("training.options", lambda manifest: manifest.update(training={"options": [3]})),
+        ("training.tasks", lambda manifest: manifest.update(training={"tasks": "one"})),
+        ("training.rows", lambda manifest: manifest.update(training={"tasks": ["one"], "rows": 5})),
         ("backbone.family", lambda manifest: manifest["backbone"].update(family="decoder")),
         ("prompt_placement", lambda manifest: manifest["backbone"].update(family="causal")),
         ("family", lambda manifest: manifest["backbone"].pop("family")),
@@ -205,7 +208,7 @@ def test_a_subspace_is_named_by_text_or_path(spec: Any) -> None:
 
 
 def test_the_shipped_subspace_is_whole_and_keeps_its_id() -> None:
-    assert ipt.load_subspace().id == "sub_03e08a8bca008187e52b3bac"
+    assert ipt.load_subspace().id == "sub_748956d9219551415565105b"
 
 
 @pytest.mark.parametrize("name", [TENSORS_FILE, MANIFEST_FILE])
