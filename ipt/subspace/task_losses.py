@@ -117,8 +117,11 @@ class TaskLosses(ABC):
     def record(self) -> dict[str, object]:
         """What a manifest says of the tasks (`rows` are hashes of what was seen of each) and of the constants as they
         stand."""
-        columns = {"tasks": "name", "families": "family", "rows": "rows"}
-        return {column: [getattr(task, name) for task in self.tasks] for column, name in columns.items()}
+        return {
+            "tasks": [task.name for task in self.tasks],
+            "families": [task.family for task in self.tasks],
+            "rows": [task.rows for task in self.tasks],
+        }
 
     @staticmethod
     def _prompt_of_row(drawn: Sequence[DrawnRows], prompts: Tensor) -> Tensor:
