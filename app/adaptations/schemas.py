@@ -8,8 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 from app.db.models import Adaptation, AdaptationEvent, Kind, State
 from app.errors import ErrorDetail
 from app.fields import Body, Id, Listed, Metadata, Name, Storable, Text
-
-_LARGEST_SEED = 2**32 - 1
+from ipt.tuning.job import LARGEST_SEED
 
 
 class ExampleInput(Body):
@@ -28,7 +27,7 @@ class HyperparametersInput(Body):
     restarts: Annotated[int, Field(ge=1, le=16)] | None = Field(
         default=None, description="runs from different starting points, of which the best one is kept"
     )
-    seed: Annotated[int, Field(ge=0, le=_LARGEST_SEED)] | Literal["auto"] | None = Field(
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] | Literal["auto"] | None = Field(
         default=None, description="the same seed and data give the same vector; 'auto' draws one", examples=[0, "auto"]
     )
 

@@ -25,6 +25,7 @@ from app.subspaces import repository as subspaces
 from app.tasks import repository as tasks
 from app.workers import repository as workers
 from ipt.errors import DatasetError, IptError
+from ipt.tuning.job import LARGEST_SEED
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +244,7 @@ def _resolved(given: HyperparametersInput) -> dict[str, Any]:
     """All hyperparameters, so that the run is the same whenever, and by whichever release, it is taken up."""
     values = given.model_dump(exclude_none=True)
     if values.get("seed") == "auto":
-        values["seed"] = secrets.randbelow(2**32)
+        values["seed"] = secrets.randbelow(LARGEST_SEED + 1)
     try:
         return dataclasses.asdict(ipt.Hyperparameters(**values))
     except IptError as error:

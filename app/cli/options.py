@@ -17,7 +17,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there
 LARGEST_DIM = 4096
 """Of a task vector: a decoder of more would have more numbers than a small backbone."""
 LARGEST_SEED = 2**32 - 1
-"""As in the service, and what NumPy and torch both take."""
+"""That of `ipt.tuning.job`, which would load torch for every command."""
 FirstSeed = Annotated[
     # Others are counted up from it.
     int, typer.Option(help="The first draw; a fit has used seed 0.", min=0, max=LARGEST_SEED // 2)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from ipt.errors import IptError
 from ipt.examples import Example, TaskKind
 
+LARGEST_SEED = 2**32 - 1
+
 
 @dataclass(frozen=True)
 class Hyperparameters:
@@ -30,7 +32,7 @@ class Hyperparameters:
             ("steps", 0, 10_000),
             ("batch_size", 4, 512),
             ("restarts", 1, 16),
-            ("seed", 0, 2**32 - 1),
+            ("seed", 0, LARGEST_SEED),
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
