@@ -21,7 +21,7 @@ from ipt.errors import CheckpointError, IptError
 from ipt.examples import text_fault
 from ipt.memory import is_out_of_memory, positions_without_gradients
 from ipt.prompt_cache import DEFAULT_BYTES, PromptCache
-from ipt.readout import Embeddings, Readout, logits_of_each
+from ipt.readout import Embeddings, Readout, StackedReadouts
 from ipt.subspace.store import Subspace
 from ipt.task import BoundTask, TaskHead, bind
 
@@ -142,14 +142,13 @@ class Predictor:
         token_ids: Sequence[TokenIds],
         prompts: Tensor,
     ) -> list[Prediction]:
-        prompted, frozen = backbone.embed_both(token_ids, prompts)
-        embeddings = Embeddings(*torch.stack([prompted, frozen]).cpu())
+        both = torch.stack(backbone.embed_both(token_ids, prompts))
+        # While a GPU is at work on them, and is not waited for yet.
+        groups = [(rows, _readout_of_rows([tasks[row] for row in rows])) for rows in _groups(tasks)]
+        prompted, frozen = both.cpu()
         answers: dict[int, Prediction] = {}
-        for rows in _groups(tasks):
-            own = Embeddings(embeddings.prompted[rows], embeddings.frozen[rows])
-            readouts = [_readout(tasks[row]) for row in rows]
-            same = all(readout is readouts[0] for readout in readouts)
-            logits = readouts[0].logits(own) if same else logits_of_each(readouts, own)
+        for rows, readout in groups:
+            logits = readout.logits(Embeddings(prompted[rows], frozen[rows]))
             for row, probabilities in zip(rows, logits.softmax(dim=1).tolist(), strict=True):
                 answers[row] = _most_likely(tasks[row].labels, probabilities)
         return [answers[row] for row in range(len(tasks))]
@@ -206,6 +205,7 @@ def _most_likely(labels: Sequence[str], probabilities: Sequence[float]) -> Predi
     return Prediction(label=max(scores, key=scores.__getitem__), scores=scores)
 
 
-def _readout(task: BoundTask) -> Readout:
-    assert task.readout is not None  # `Predictor.bind` saw to it
-    return task.readout
+def _readout_of_rows(tasks: Sequence[BoundTask]) -> Readout | StackedReadouts:
+    """The readout of the rows' tasks, or one of each where they have several."""
+    readouts = [task.readout for task in tasks if task.readout is not None]  # `Predictor.bind` saw to it
+    return readouts[0] if all(readout is readouts[0] for readout in readouts) else StackedReadouts.of(readouts)

@@ -131,20 +131,33 @@ def _inflated(data: bytes, most: int) -> bytes:
         return data
 
 
-def logits_of_each(readouts: Sequence[Readout], embeddings: Embeddings) -> Tensor:
-    """[B, C]: each row's by a readout of its own; all of them have C classes."""
-    features = torch.cat([embeddings.prompted, embeddings.frozen], dim=1)
-    at_once = max(1, WEIGHTS_AT_ONCE // readouts[0].weights.numel())
-    parts = []
-    for start in range(0, len(readouts), at_once):
-        some = readouts[start : start + at_once]
-        weights = torch.stack([readout.weights for readout in some]).float()
-        products = (weights @ features[start : start + at_once, :, None])[:, :, 0]
-        parts.append(
-            products * torch.stack([readout.row_scale for readout in some])
-            + torch.stack([readout.bias for readout in some])
+@dataclass(frozen=True)
+class StackedReadouts:
+    """A readout of its own for each of B rows, all of C classes; made ready before the embeddings are there.
+
+    `weights` [B, C, 2H], unpacked where there are few; `row_scale` [B, C], `bias` [B, C].
+    """
+
+    weights: Tensor
+    row_scale: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, readouts: Sequence[Readout]) -> StackedReadouts:
+        weights = torch.stack([readout.weights for readout in readouts])
+        return cls(
+            weights.float() if weights.numel() <= WEIGHTS_AT_ONCE else weights,
+            torch.stack([readout.row_scale for readout in readouts]),
+            torch.stack([readout.bias for readout in readouts]),
         )
-    return torch.cat(parts)
+
+    def logits(self, embeddings: Embeddings) -> Tensor:
+        """[B, C]."""
+        features = torch.cat([embeddings.prompted, embeddings.frozen], dim=1)
+        at_once = max(1, WEIGHTS_AT_ONCE // self.weights[0].numel())
+        parts = zip(torch.split(self.weights, at_once), torch.split(features, at_once), strict=True)
+        products = [(weights.float() @ own[:, :, None])[:, :, 0] for weights, own in parts]
+        return torch.cat(products) * self.row_scale + self.bias
 
 
 def fit_readout(

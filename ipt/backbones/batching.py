@@ -76,7 +76,11 @@ def length_buckets(
     `free_padding` positions and more than the share `max_waste` of them all. The result depends on nothing but the
     arguments.
     """
-    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    order: list[int] = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
+    longest = max(lengths, default=0)
+    padded = len(lengths) * longest
+    if padded <= max_padded_tokens and padded - sum(lengths) <= max(max_waste * padded, free_padding):
+        return [order] if order else []  # the share of padding only grows from row to row, so no bucket was closed
     buckets: list[list[int]] = []
     longest = filled = 0
     for row in order:

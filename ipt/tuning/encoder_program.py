@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -163,20 +164,13 @@ class EncoderProgram(Program):
         return [0, *sorted(1 + int(place) for place in order)]
 
     def descend_on(self, state: TuningState, learning_rate: float) -> Descend:
-        lanes: list[int] = []
-        rows: list[int] = []
-        classes: list[int] = []
-        lane_sizes: list[int] = []
-        for lane in range(state.lanes.vectors.shape[0]):
-            before = len(rows)
-            for number, drawn in enumerate(self._draw(lane, state.lanes.step)):
-                rows += drawn
-                classes += [number] * len(drawn)
-            lane_sizes.append(len(rows) - before)
-            lanes += [lane] * lane_sizes[-1]
+        drawn = [self._draw(lane, state.lanes.step) for lane in range(state.lanes.vectors.shape[0])]
+        sizes = [len(rows) for rows, _ in drawn]
+        rows, classes = (torch.from_numpy(np.concatenate(each)) for each in zip(*drawn, strict=True))
+        lanes = [lane for lane, size in enumerate(sizes) for _ in range(size)]
         num_classes = min(len(self.rows_of_class), MAX_CLASSES_PER_STEP)
-        loss = RidgeLoss(lane_sizes, self.frozen[rows], torch.tensor(classes), num_classes, self.ridge, self.scale)
-        return Descend(state.lanes, lanes, [self.token_ids[row] for row in rows], loss, learning_rate)
+        loss = RidgeLoss(sizes, self.frozen[rows], classes, num_classes, self.ridge, self.scale)
+        return Descend(state.lanes, lanes, [self.token_ids[row] for row in rows.tolist()], loss, learning_rate)
 
     def conclude(self, vector: Tensor) -> Generator[Work, Result, AdaptedTask]:
         rows = self.train_rows + self.held_rows
@@ -308,13 +302,14 @@ class EncoderProgram(Program):
         assert isinstance(result, Tensor)
         return result.float().cpu()
 
-    def _draw(self, lane: int, step: int) -> list[list[int]]:
-        """Training rows of some classes for one lane's step, as many of each class as there are."""
+    def _draw(self, lane: int, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Training rows of some classes for one lane's step, as many of each class as there are; and which, from 0."""
         rng = self.rng(lane, step)
         num_classes = min(len(self.rows_of_class), MAX_CLASSES_PER_STEP)
         per_class = max(2, self.job.hyperparameters.batch_size // num_classes)
         chosen = rng.choice(len(self.rows_of_class), size=num_classes, replace=False)
-        return [rng.permutation(self.rows_of_class[c])[:per_class].tolist() for c in chosen]
+        drawn = [rng.permutation(self.rows_of_class[c])[:per_class] for c in chosen]
+        return np.concatenate(drawn), np.repeat(np.arange(num_classes), [len(rows) for rows in drawn])
 
 
 def _key(vector: Tensor) -> bytes:

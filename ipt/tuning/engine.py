@@ -141,14 +141,20 @@ class TuningEngine:
     def _run_together(self, active: Sequence[_Running]) -> None:
         descends: list[tuple[_Running, Descend]] = []
         large: list[tuple[_Running, Descend]] = []
+        positions: list[int] = []  # of the descends
         for r in active:
             if isinstance(r.work, Descend):
-                (descends if self._fits(r.work) else large).append((r, r.work))
+                own = self._positions(r.work)
+                if own > self._most_positions:
+                    large.append((r, r.work))
+                else:
+                    descends.append((r, r.work))
+                    positions.append(own)
         forwards = [(r, r.work) for r in active if isinstance(r.work, Forward)]
         texts = [(r, r.work) for r in active if isinstance(r.work, ScoreLabels | Generate)]
         pauses = [r for r in active if isinstance(r.work, Pause)]
         if descends:
-            losses = self._descend([work for _, work in descends])
+            losses = self._descend([work for _, work in descends], positions)
             for (running, _), loss in zip(descends, losses, strict=True):
                 self._resume(running, loss)
         if large:
@@ -173,24 +179,26 @@ class TuningEngine:
         else:
             self._resume(running, losses)
 
-    def _descend(self, works: Sequence[Descend]) -> Sequence[Tensor]:
+    def _descend(self, works: Sequence[Descend], positions: Sequence[int]) -> Sequence[Tensor]:
         """Loss and gradient of all lanes, then one optimizer step; the losses [L of the job] of each, on the CPU.
 
-        On a GPU nothing in here waits for it.
+        `positions` are those of each work. On a GPU nothing in here waits for it.
         """
-        parts = [self._gradients(group) for group in self._passes(works)]
+        parts = [self._gradients(works[part]) for part in consecutive(positions, self._most_positions)]
         losses = self._move(works, parts)
         return torch.split(losses, [work.state.vectors.shape[0] for work in works])
 
     def _descend_in_parts(self, work: Descend) -> Iterator[Tensor | None]:
         """The same for one work that is too large for one pass: its losses, and None after each pass before them."""
         parts: list[_Gradients] = []
-        for lanes in self._passes(work.lanes_alone()):
-            if self._fits(lanes[0]):
-                parts.append(self._gradients(lanes))
+        alone = work.lanes_alone()
+        positions = [self._positions(lane) for lane in alone]
+        for part in consecutive(positions, self._most_positions):
+            if positions[part.start] <= self._most_positions:
+                parts.append(self._gradients(alone[part]))
                 yield None
             else:
-                parts.append((yield from self._gradients_of_large_lane(lanes[0])))
+                parts.append((yield from self._gradients_of_large_lane(alone[part.start])))
         yield self._move([work], parts)
 
     def _move(self, works: Sequence[Descend], parts: Sequence[_Gradients]) -> Tensor:
@@ -241,20 +249,13 @@ class TuningEngine:
     def _lengths(self, work: Forward | Descend) -> list[int]:
         """Positions of each row: prompt, input and target."""
         behind = 0 if NO_PROMPT in work.lanes else self.subspace.prompt_length
-        targets = work.targets or [[]] * len(work.inputs)
-        return [behind + len(row) + len(target) for row, target in zip(work.inputs, targets, strict=True)]
+        if work.targets is None:
+            return [behind + len(row) for row in work.inputs]
+        return [behind + len(row) + len(target) for row, target in zip(work.inputs, work.targets, strict=True)]
 
-    def _positions(self, works: Sequence[Forward] | Sequence[Descend]) -> list[int]:
-        """Of each work."""
-        return [sum(self._lengths(work)) for work in works]
-
-    def _fits(self, work: Descend) -> bool:
-        """Whether all of it can be done in one pass."""
-        return sum(self._lengths(work)) <= self._most_positions
-
-    def _passes(self, works: Sequence[Descend]) -> list[Sequence[Descend]]:
-        """The works, as many at a time as the device has room for; a single one may be larger."""
-        return [works[part] for part in consecutive(self._positions(works), self._most_positions)]
+    def _positions(self, work: Forward | Descend) -> int:
+        """Of all rows."""
+        return sum(self._lengths(work))
 
     def _cut(self, work: Descend, most_positions: int) -> Iterator[Forward]:
         """The rows of a work, as many at a time as have no more positions; a single row may."""
@@ -282,7 +283,7 @@ class TuningEngine:
         results: dict[int, Tensor] = {}
         for plain in (False, True):
             alike = [work for work in works if (NO_PROMPT in work.lanes) == plain]
-            for part in consecutive(self._positions(alike), self._most_without_gradients):
+            for part in consecutive([self._positions(work) for work in alike], self._most_without_gradients):
                 group = alike[part]
                 prompts = None if plain else self.subspace.decoder(torch.cat([work.vectors for work in group]))
                 parts = torch.split(self._outputs(group, prompts), [len(work.inputs) for work in group])

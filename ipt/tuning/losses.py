@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -75,24 +75,40 @@ class RidgeLoss(Loss):
 
     @classmethod
     def of_lanes(cls, losses: Sequence[Self], outputs: Tensor) -> Tensor:
-        alike: dict[tuple[int, int, float, float], list[int]] = defaultdict(list)
+        alike: dict[_Kind, list[int]] = defaultdict(list)
         starts: list[int] = []
         lanes = row = 0
         for loss in losses:
             for size in loss.lane_sizes:
-                alike[size, loss.num_classes, loss.ridge, loss.scale].append(lanes)
+                alike[_Kind(size, loss.num_classes, loss.ridge, loss.scale)].append(lanes)
                 starts.append(row)
                 lanes, row = lanes + 1, row + size
         frozen, classes = torch.cat([loss.frozen for loss in losses]), torch.cat([loss.classes for loss in losses])
+        if len(alike) == 1:  # nothing to pick, nor to put in order again
+            (kind,) = alike
+            return _of_alike(kind, outputs, frozen, classes)
         parts = []
-        for (size, num_classes, ridge, scale), group in alike.items():
-            rows = torch.tensor([starts[lane] for lane in group])[:, None] + torch.arange(size)
-            own = Embeddings(outputs[sent(rows, outputs.device)], sent(frozen[rows], outputs.device))
-            wanted = sent(classes[rows], outputs.device)
-            scores = leave_one_out(gram(own.features()), class_targets(wanted, num_classes), ridge)
-            each = F.cross_entropy(
-                (scale * scores).flatten(0, 1), wanted.flatten(), reduction="none", label_smoothing=LABEL_SMOOTHING
-            )
-            parts.append(each.view(len(group), size).mean(dim=1))
+        for kind, group in alike.items():
+            rows = (torch.tensor([starts[lane] for lane in group])[:, None] + torch.arange(kind.size)).flatten()
+            parts.append(_of_alike(kind, outputs[sent(rows, outputs.device)], frozen[rows], classes[rows]))
         order = torch.tensor([lane for group in alike.values() for lane in group])
         return torch.cat(parts)[sent(torch.argsort(order), outputs.device)]
+
+
+class _Kind(NamedTuple):
+    """What lanes whose losses are one computation have in common."""
+
+    size: int
+    num_classes: int
+    ridge: float
+    scale: float
+
+
+def _of_alike(kind: _Kind, outputs: Tensor, frozen: Tensor, classes: Tensor) -> Tensor:
+    """[L] of lanes of N rows each: outputs [L N, H] on the device, frozen [L N, H] and classes [L N] on the CPU."""
+    wanted = sent(classes, outputs.device)
+    of_lanes = [each.reshape(-1, kind.size, each.shape[1]) for each in (outputs, sent(frozen, outputs.device))]
+    targets = class_targets(wanted.view(-1, kind.size), kind.num_classes)
+    scores = kind.scale * leave_one_out(gram(Embeddings(*of_lanes).features()), targets, kind.ridge)
+    each = F.cross_entropy(scores.flatten(0, 1), wanted, reduction="none", label_smoothing=LABEL_SMOOTHING)
+    return each.view(-1, kind.size).mean(dim=1)

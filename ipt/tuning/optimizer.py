@@ -17,6 +17,8 @@ from ipt.tuning.work import LaneState
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 CLIP_NORM = 1.0
+AVERAGING = 0.1
+"""Weight of the newest vector in the moving average of a lane's vectors: few-shot gradients are noisy."""
 WARMUP_FRACTION = 0.06
 
 
@@ -29,7 +31,7 @@ def scheduled(learning_rate: float, step: int, steps: int) -> float:
 
 
 def descend(states: Sequence[LaneState], gradients: Tensor, learning_rates: Sequence[float]) -> None:
-    """Move the vectors of every state by one step, in place.
+    """Move the vectors of every state by one step, and their averages after them, in place.
 
     Args:
         states: of each job; their lanes, in order, are the rows of `gradients`.
@@ -45,10 +47,10 @@ def descend(states: Sequence[LaneState], gradients: Tensor, learning_rates: Sequ
         ],
         dtype=torch.float64,
     )
-    rates = per_lane[:, :1]
-    corrected = rates * (1 - BETA2 ** per_lane[:, 1:]).sqrt() / (1 - BETA1 ** per_lane[:, 1:])
-    scale = sent(corrected.to(gradients.dtype), gradients.device)
-    epsilon = sent((EPSILON * (1 - BETA2 ** per_lane[:, 1:]).sqrt()).to(gradients.dtype), gradients.device)
+    rates, steps = torch.split(per_lane, 1, dim=1)
+    second_corrected = (1 - BETA2**steps).sqrt()
+    constants = torch.cat([rates * second_corrected / (1 - BETA1**steps), EPSILON * second_corrected], dim=1)
+    scale, epsilon = torch.split(sent(constants.to(gradients.dtype), gradients.device), 1, dim=1)
 
     clipped = gradients * (CLIP_NORM / gradients.norm(dim=1, keepdim=True).clamp_min(CLIP_NORM))
     first = torch.cat([state.first_moments for state in states]).lerp_(clipped, 1 - BETA1)
@@ -56,9 +58,8 @@ def descend(states: Sequence[LaneState], gradients: Tensor, learning_rates: Sequ
         torch.cat([state.second_moments for state in states]).mul_(BETA2).addcmul_(clipped, clipped, value=1 - BETA2)
     )
     vectors = torch.cat([state.vectors for state in states]) - scale * first / (second.sqrt() + epsilon)
-    parts = zip(
-        states, torch.split(vectors, counts), torch.split(first, counts), torch.split(second, counts), strict=True
-    )
-    for state, moved, first_part, second_part in parts:
-        state.vectors, state.first_moments, state.second_moments = moved, first_part, second_part
+    averages = torch.cat([state.averages for state in states]).lerp_(vectors, AVERAGING)
+    parts = zip(*(torch.split(all_lanes, counts) for all_lanes in (vectors, first, second, averages)), strict=True)
+    for state, own in zip(states, parts, strict=True):
+        state.vectors, state.first_moments, state.second_moments, state.averages = own
         state.step += 1

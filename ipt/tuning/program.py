@@ -29,8 +29,6 @@ Steps = Generator[Work, Result, None]
 
 VALIDATIONS = 4
 """Validations over a run, besides the one before the first step."""
-AVERAGING = 0.1
-"""Weight of the newest vector in the moving average of a lane's vectors: few-shot gradients are noisy."""
 KEEP_NATS = 0.5
 """A tuned vector replaces its start if it makes the rows it is measured on likelier by this much altogether."""
 RESTART_NOISE = 0.02
@@ -104,7 +102,7 @@ class Program(ABC):
         while True:
             step = state.lanes.step
             if (step % every == 0 or step == asked.steps) and state.validated_step < step:
-                losses = yield from self.validation_losses(state.averages)
+                losses = yield from self.validation_losses(state.lanes.averages)
                 self._note_validation(state, losses)
             stale = self.job.early_stopping and state.stale_validations >= self.patience
             if step == asked.steps or stale:
@@ -112,7 +110,6 @@ class Program(ABC):
             rate = scheduled(asked.learning_rate, step, asked.steps)
             lane_losses = yield self.descend_on(state, rate)
             assert isinstance(lane_losses, Tensor)
-            state.averages.lerp_(state.lanes.vectors, AVERAGING)
             self._note_losses(lane_losses)
 
     def _note_losses(self, lane_losses: Tensor) -> None:
@@ -128,7 +125,7 @@ class Program(ABC):
             loss = measured - advantage
             if loss < state.best_losses[lane]:
                 state.best_losses[lane] = loss
-                state.best_vectors[lane] = state.averages[lane]
+                state.best_vectors[lane] = state.lanes.averages[lane]
                 improved = True
         state.validated_step = state.lanes.step
         state.stale_validations = 0 if improved else state.stale_validations + 1

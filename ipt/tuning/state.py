@@ -22,8 +22,6 @@ class TuningState:
     """Everything that changes while a job is tuned. Letters: L lanes (restarts), D intrinsic dimension."""
 
     lanes: LaneState
-    averages: Tensor
-    """[L, D]: exponential moving average of each lane's vector, which is what is validated and kept."""
     best_vectors: Tensor
     """[L, D]: each lane's average of least validation loss so far."""
     best_losses: list[float]
@@ -34,8 +32,8 @@ class TuningState:
     @classmethod
     def start(cls, vectors: Tensor) -> TuningState:
         """Begin at `vectors` [L, D]."""
-        lanes = LaneState(vectors.clone(), torch.zeros_like(vectors), torch.zeros_like(vectors))
-        return cls(lanes, vectors.clone(), vectors.clone(), [float("inf")] * vectors.shape[0])
+        lanes = LaneState(vectors.clone(), torch.zeros_like(vectors), torch.zeros_like(vectors), vectors.clone())
+        return cls(lanes, vectors.clone(), [float("inf")] * vectors.shape[0])
 
     def to_bytes(self, subspace_id: str, job_digest: str) -> bytes:
         """Safetensors bytes that name the subspace and the job they belong to."""
@@ -43,7 +41,7 @@ class TuningState:
             "vectors": self.lanes.vectors,
             "first_moments": self.lanes.first_moments,
             "second_moments": self.lanes.second_moments,
-            "averages": self.averages,
+            "averages": self.lanes.averages,
             "best_vectors": self.best_vectors,
         }
         record = {
@@ -90,4 +88,4 @@ class TuningState:
             if tensor is None or tuple(tensor.shape) != shape or not torch.isfinite(tensor).all():
                 raise CheckpointError(f"the tuning state's {name} must be finite and of shape {list(shape)}")
         vectors, first, second, averages, best = (tensors[name].to(device, torch.float32) for name in names)
-        return cls(LaneState(vectors, first, second, step), averages, best, losses, validated, stale)
+        return cls(LaneState(vectors, first, second, averages, step), best, losses, validated, stale)

@@ -91,17 +91,22 @@ class Pause:
 
 @dataclass
 class LaneState:
-    """The vectors of a job's lanes and the moments of their optimizer, all [L, D] float32; and steps taken."""
+    """The vectors of a job's lanes, the moments of their optimizer and their averages, all [L, D] float32."""
 
     vectors: Tensor
     first_moments: Tensor
     second_moments: Tensor
+    averages: Tensor
+    """Exponential moving averages of the vectors, which are what is validated and kept."""
     step: int = 0
+    """Steps taken."""
 
     def lane(self, lane: int) -> LaneState:
         """That of one lane alone, in the same memory."""
         own = slice(lane, lane + 1)
-        return LaneState(self.vectors[own], self.first_moments[own], self.second_moments[own], self.step)
+        return LaneState(
+            self.vectors[own], self.first_moments[own], self.second_moments[own], self.averages[own], self.step
+        )
 
 
 Work = Forward | Descend | ScoreLabels | Generate | Pause

@@ -10,7 +10,7 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.readout import Embeddings, Readout, logits_of_each
+from ipt.readout import Embeddings, Readout, StackedReadouts
 from tests.ipt.conftest import sentiment, topics
 
 
@@ -158,7 +158,9 @@ def test_texts_are_tokenized_in_many_threads_at_once(predictor: ipt.Predictor) -
     assert found == wanted * 4
 
 
-def test_readouts_are_computed_together_as_each_alone() -> None:
+@pytest.mark.parametrize("at_once", [2**22, 5000])
+def test_readouts_are_computed_together_as_each_alone(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipt.readout.WEIGHTS_AT_ONCE", at_once)
     rng = torch.Generator().manual_seed(0)
     for classes, rows in ((2, 3), (7, 40), (200, 9)):
         readouts = [
@@ -171,4 +173,6 @@ def test_readouts_are_computed_together_as_each_alone() -> None:
         ]
         embeddings = Embeddings(torch.randn(rows, 32, generator=rng), torch.randn(rows, 32, generator=rng))
         alone = [readout.logits(embeddings.rows(slice(i, i + 1))) for i, readout in enumerate(readouts)]
-        torch.testing.assert_close(logits_of_each(readouts, embeddings), torch.cat(alone), rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(
+            StackedReadouts.of(readouts).logits(embeddings), torch.cat(alone), rtol=1e-4, atol=1e-3
+        )

@@ -177,10 +177,7 @@ def test_the_batched_run_equals_a_plain_loop(engine: ipt.TuningEngine, monkeypat
     assert state is not None
     start = state.best_vectors[0].clone()
     drawn = [program._draw(0, step) for step in range(6)]
-    rows = [
-        ([program.token_ids[r] for group in step for r in group], [n for n, group in enumerate(step) for _ in group])
-        for step in drawn
-    ]
+    rows = [([program.token_ids[row] for row in drawn_rows], classes.tolist()) for drawn_rows, classes in drawn]
     expected = ist.tune(
         start,
         rows,
