@@ -79,7 +79,9 @@ def _floats_with_gradients(backbone: Backbone) -> int:
 
 def _free_floats(backbone: Backbone) -> int:
     free, _ = torch.cuda.mem_get_info(backbone.device)
-    return int(SHARE_OF_FREE * free) // backbone.dtype.itemsize
+    # Of tensors that were freed, PyTorch keeps the memory for the next ones.
+    kept = torch.cuda.memory_reserved(backbone.device) - torch.cuda.memory_allocated(backbone.device)
+    return int(SHARE_OF_FREE * (free + kept)) // backbone.dtype.itemsize
 
 
 def _layers(backbone: Backbone) -> int:

@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+import torch
 
-from ipt.memory import keep_freed_memory
+from ipt.backbones.protocol import Backbone
+from ipt.memory import FLOATS_PER_LAYER, SHARE_OF_FREE, keep_freed_memory, positions_without_gradients
 
 # Tensors of eight megabytes, 2,048 pages each, made and freed again and again; counted after the first few.
 _FAULTS = """
@@ -38,3 +42,13 @@ def test_memory_that_was_freed_is_used_again_without_being_cleared_by_the_system
     # The heap still grows by a tensor now and then, before it has settled.
     assert page_faults("") > 100 * 2048
     assert page_faults("keep_freed_memory()") < 10 * 2048
+
+
+def test_what_pytorch_keeps_of_freed_tensors_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or an engine that is made after others would do little at a time on an idle GPU."""
+    gpu = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, hidden_size=64)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10 * 2**30, 80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 60 * 2**30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 20 * 2**30)
+    wanted = SHARE_OF_FREE * 50 * 2**30 / 2 / (FLOATS_PER_LAYER * 64)
+    assert positions_without_gradients(cast(Backbone, gpu)) == int(wanted)
