@@ -50,11 +50,11 @@ def provenance(command: str, *peers: str, accelerator: str | None = None) -> str
 def commit() -> str:
     """The short hash of HEAD, with a mark when the tree differs from it; in docs/ it does once a report is written.
 
-    Where a copy without its repository is measured, what `IPT_COMMIT` says.
+    Where a copy is measured, without its repository or beside another, what `IPT_COMMIT` says.
     """
     head = _git("rev-parse", "--short=10", "HEAD")
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs")
-    return f"{head}-dirty" if changed else head or os.environ.get("IPT_COMMIT", "unknown")
+    return os.environ.get("IPT_COMMIT") or (f"{head}-dirty" if changed else head) or "unknown"
 
 
 def _git(*arguments: str) -> str:
