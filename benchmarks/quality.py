@@ -15,6 +15,7 @@ docs/ablations.md.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from app.cli.output import notices
 from app.cli.progress import progress
 from benchmarks.backbones import load_minilm
 from benchmarks.machine import ROOT, provenance
+from ipt.errors import IptError
 from ipt.evaluation import METHODS
 from ipt.memory import keep_freed_memory
 from ipt.setfit_baseline import is_installed
@@ -95,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if study.findings.measured:
                 on_part(study.findings)
             notices().print("stopped; the same command goes on where it was")
+        except IptError as error:
+            sys.exit(f"error: {error.message}")
     print(f"written to {DOCS / name}.md")
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.options import LARGEST_DIM, AsJson, BackboneName, Device, FirstSeed, Revision, Tasks, those_given
+from app.cli.origin import origin_of_fit
 from app.cli.output import CliError, check_folder, notices, print_json, results
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def study(
         def on_part(findings: "Findings") -> None:
             write_report(report, output / "plots", findings, options, notes)
 
-        running = Study(loaded, seen, unseen, given_subspaces, output, options, show)
+        running = Study(loaded, seen, unseen, given_subspaces, output, options, show, origin=origin_of_fit(seen))
         try:
             running.run(on_part)
         except KeyboardInterrupt:

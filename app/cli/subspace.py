@@ -1,10 +1,7 @@
 """`ipt subspace`: find a subspace, and look at one."""
 
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.options import LARGEST_DIM, LARGEST_SEED, AsJson, BackboneName, Device, Revision, Split, Tasks, those_given
+from app.cli.origin import origin_of_fit
 from app.cli.output import CliError, check_file, check_folder, notices, print_json, results, score
 
 if TYPE_CHECKING:
@@ -81,7 +79,6 @@ def fit(
     from ipt.subspace.fit import DirectFit, FitOptions
     from ipt.subspace.resumable import is_finished
     from ipt.subspace.task_losses import prepare_tasks
-    from ipt.task_folder import notes_of
 
     if (method is Method.AUTOENCODER) != bool(prompts):
         raise CliError("--method autoencoder learns from tuned prompts: give --prompts FILE with it, and only with it")
@@ -119,9 +116,7 @@ def fit(
             )
             running = DirectFit(prepare(options), options)
 
-        command = shlex.join(["ipt", *sys.argv[1:]])
-        noted = {"skipped": notes_of(folder_tasks)}
-        running.origin = {"command": command, "ipt": version("intrinsic-prompt-tuning"), **noted}
+        running.origin = origin_of_fit(folder_tasks)
 
         def on_step(step: "FitProgress", means: Mapping[str, float]) -> None:
             show("fitting", step.step, step.steps, describe_means(means))

@@ -7,7 +7,7 @@ one), so that the same study goes on where it was killed, and ends as if it had 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -115,6 +115,7 @@ class Study:
         options: what is done.
         on_progress: called often.
         measuring: without it nothing is found or measured; findings are what the folder has.
+        origin: what else the manifests of the subspaces that are found are to tell.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class Study:
         options: StudyOptions,
         on_progress: OnProgress,
         measuring: bool = True,
+        origin: Mapping[str, object] | None = None,
     ) -> None:
         self.backbone = backbone
         self.seen = seen
@@ -137,6 +139,7 @@ class Study:
         self.findings = Findings()
         self._show = on_progress
         self._measuring = measuring
+        self._origin = origin or {}
         self._prepared: TaskLosses | None = None
 
     def run(self, on_part: Callable[[Findings], None]) -> Findings:
@@ -315,7 +318,9 @@ class Study:
             return subspace
         if not self._measuring:
             raise _MissingError(f"{folder} has no finished subspace to report on")
-        return make().run_in(
+        running = make()
+        running.origin = self._origin
+        return running.run_in(
             folder,
             lambda step, _: self._show(f"fitting {folder.name}", step.step, step.steps, f", loss {step.loss:.3g}"),
         )

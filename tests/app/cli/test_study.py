@@ -1,6 +1,7 @@
 """`ipt subspace study`, from the folder of tasks to the report."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,13 +56,16 @@ def refusal(
 
 
 def test_a_study_ends_in_a_report_and_a_second_run_measures_nothing_again(
-    tasks: Path, tiny_backbone_dir: Path, tmp_path: Path, capsys: Captured
+    tasks: Path, tiny_backbone_dir: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["subspace", "study", str(tasks), str(tmp_path / "out"), "--backbone", str(tiny_backbone_dir)]
     command += ["--device", "cpu", "--dimensions", "3", "--fit-steps", "2", "--seeds", "1", "--per-label", "4"]
     command += ["--curve", "", "--seen-tasks", "1", "--steps", "1", "--pt-steps", "1"]
     command += ["--method", "PT", "--method", "IST"]
+    monkeypatch.setattr("sys.argv", ["/usr/bin/ipt", *command])
     assert run([*command, "--json"]) == 0
+    manifest = json.loads((tmp_path / "out" / "dimension-3" / "subspace.json").read_text())
+    assert shlex.split(manifest["training"]["command"]) == ["ipt", *command]
     report = Path(json.loads(capsys.readouterr().out)["report"]).read_text()
     assert "| D | E_rel, seen | E_rel, unseen | IST, seen | IST, unseen |" in report
     assert "- four.jsonl:1: a row must be JSON" in report

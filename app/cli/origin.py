@@ -1,0 +1,21 @@
+"""What a fit's manifest tells about the command that made it."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipt.task_folder import FolderTask
+
+
+def origin_of_fit(tasks: Sequence["FolderTask"]) -> dict[str, object]:
+    """The command, the version, and what of the tasks was skipped."""
+    from ipt.task_folder import notes_of
+
+    return {
+        "command": shlex.join(["ipt", *sys.argv[1:]]),
+        "ipt": version("intrinsic-prompt-tuning"),
+        "skipped": notes_of(tasks),
+    }
