@@ -104,6 +104,13 @@ def stopping() -> UnavailableError:
     return UnavailableError("the service is stopping", code="stopping", retry_after=5)
 
 
+def out_of_memory(advice: str = "") -> UnavailableError:
+    """What callers are told of a text that there was no memory for, even alone."""
+    return UnavailableError(
+        f"the model's memory does not suffice for this text now: try again{advice}", code="out_of_memory", retry_after=5
+    )
+
+
 _FAMILIES: tuple[type[AppError], ...] = (
     BadRequestError,
     AuthenticationError,

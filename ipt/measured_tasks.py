@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
+from ipt.backbones.protocol import Family
 from ipt.errors import DatasetError
 from ipt.examples import Example, check_examples, infer_kind
 from ipt.subspace.store import Subspace
@@ -45,13 +46,17 @@ def was_found_from(subspace: Subspace, task: str, rows: Sequence[Example]) -> bo
     return recorded.get(task) in (None, rows_hash(rows))
 
 
-def with_rows(tasks: Sequence[FolderTask], per_label: int, left_out: list[str]) -> list[FolderTask]:
-    """Those of the tasks that can be measured with so many examples a label; of the others it is noted why not.
+def with_rows(
+    tasks: Sequence[FolderTask], per_label: int, left_out: list[str], family: Family = "encoder"
+) -> list[FolderTask]:
+    """Those of the tasks that a backbone of this family can be measured on with so many examples a label.
+
+    Of the others it is noted why not.
 
     Raises:
         DatasetError: none can.
     """
-    faults = [_fault(task, per_label) for task in tasks]
+    faults = [_fault(task, per_label, family) for task in tasks]
     left_out += [fault for fault in faults if fault is not None and fault not in left_out]
     fit = [task for task, fault in zip(tasks, faults, strict=True) if fault is None]
     if not fit:
@@ -59,12 +64,14 @@ def with_rows(tasks: Sequence[FolderTask], per_label: int, left_out: list[str]) 
     return fit
 
 
-def _fault(task: FolderTask, per_label: int) -> str | None:
+def _fault(task: FolderTask, per_label: int, family: Family) -> str | None:
     if not task.test:
         return f"{task.name}: has no test rows"
     if not task.train:
         return f"{task.name}: has no training rows to draw from that no fit has seen"
     kind = infer_kind(task.train)
+    if kind == "text2text" and family == "encoder":
+        return f"{task.name}: the outputs are texts, not labels that repeat, and an encoder does not write text"
     if kind == "classification":
         unknown = {row.output for row in task.test} - {row.output for row in task.train}
         if unknown:

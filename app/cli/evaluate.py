@@ -56,7 +56,7 @@ def evaluate(
     folder_tasks = read_task_folder(tasks, split, left_out)
     loaded = load_for_long_work(backbone, revision, device)
     loaded_subspace = ipt.load_subspace(subspace, loaded)
-    folder_tasks = with_rows(other_rows(folder_tasks, [loaded_subspace], left_out), per_label, left_out)
+    folder_tasks = with_rows(other_rows(folder_tasks, [loaded_subspace], left_out), per_label, left_out, loaded.family)
     options = EvaluationOptions(
         per_label=per_label,
         test_rows=test_rows,

@@ -11,7 +11,7 @@ from functools import partial
 from fastapi.concurrency import run_in_threadpool
 
 import ipt
-from app.errors import AppError, ConflictError, InvalidError, UnavailableError, stopping
+from app.errors import AppError, ConflictError, InvalidError, out_of_memory, stopping
 from app.generations.writer import Sink, Writer
 from app.ids import new_id
 from app.predictions.bound_tasks import TaskKey
@@ -21,7 +21,6 @@ from app.settings import Settings
 from ipt.errors import BackboneError, IptError
 from ipt.memory import is_out_of_memory
 
-DEFAULT_NEW_TOKENS = 64
 ENDING_SECONDS = 0.5
 """How long a text that is being written may not notice that the service is stopping."""
 
@@ -61,7 +60,7 @@ class Generations:
         self._predictions = predictions
         self._lock = threading.Lock()
         self._writer: Writer | None = None
-        self._most_new_tokens = 0
+        self._most_new_tokens = self._usual_new_tokens = 0
 
     async def begin(
         self,
@@ -114,6 +113,7 @@ class Generations:
                 except BackboneError as error:
                     raise ConflictError(error.message, code="backbone_writes_no_text", param="task_id") from error
                 self._most_new_tokens = min(settings.max_new_tokens, engine.most_new_tokens)
+                self._usual_new_tokens = min(self._most_new_tokens, engine.usual_new_tokens)
                 self._writer = Writer(
                     engine, batch_rows=settings.generate_batch_rows, queue_rows=settings.generate_queue_rows
                 )
@@ -121,7 +121,7 @@ class Generations:
 
     def _parameters(self, asked: dict[str, object]) -> ipt.GenerationParameters:
         most = self._most_new_tokens
-        length = asked.get("max_new_tokens", min(DEFAULT_NEW_TOKENS, most))
+        length = asked.get("max_new_tokens", self._usual_new_tokens)
         assert isinstance(length, int)
         if length > most:
             raise InvalidError(
@@ -162,11 +162,7 @@ def _failure(error: Exception) -> AppError:
         return _invalid(error)
     failure: AppError = GenerationFailedError()
     if is_out_of_memory(error):
-        failure = UnavailableError(
-            "the model's memory does not suffice for this text now: try again, or ask for fewer tokens or beams",
-            code="out_of_memory",
-            retry_after=5,
-        )
+        failure = out_of_memory(", or ask for fewer tokens or beams")
     failure.__cause__ = error  # for the log of the request
     return failure
 

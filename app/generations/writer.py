@@ -25,8 +25,8 @@ class _Coming:
 class Writer:
     """A thread around an engine; other threads bring texts and take them back.
 
-    Callers take turns, one text of each. Rows beyond those of a batch wait, at most `queue_rows` of
-    them; who comes then is turned away.
+    Callers take turns, one text of each. Rows beyond those of a batch wait, at most `queue_rows` of them; who comes
+    then is turned away, and so is, for good, a request of more rows than run and wait.
     """
 
     def __init__(self, engine: ipt.GenerationEngine, *, batch_rows: int, queue_rows: int) -> None:
@@ -48,18 +48,23 @@ class Writer:
         """Queue the texts of one caller; each sink is called until its text is finished.
 
         Raises:
-            IptError: parameters that this backbone cannot follow.
+            IptError: parameters that this backbone cannot follow, or more rows than there is ever room for.
             BusyError: the queue is full.
             UnavailableError: the service is stopping.
         """
         for request, _ in texts:
             self._engine.check(request.parameters)
         rows = sum(request.parameters.num_beams for request, _ in texts)
+        if rows > self._most_rows:
+            raise ipt.IptError(
+                f"{len(texts)} texts with their beams are {rows} rows, and at most {self._most_rows} of all callers "
+                "run and wait: send fewer texts at a time, or ask for fewer beams",
+                param="num_beams",
+            )
         with self._changed:
             if self._closed:
                 raise stopping()
-            # One request is let in whatever its size, or else a small queue would refuse a large one for ever.
-            if self._open_rows and self._open_rows + rows > self._most_rows:
+            if self._open_rows + rows > self._most_rows:
                 raise BusyError("too many texts are waiting to be written", code="generation_queue_full", retry_after=1)
             self._open_rows += rows
             self._callers.append(deque(_Coming(request, sink) for request, sink in texts))
@@ -111,10 +116,12 @@ class Writer:
     def _next(self) -> list[_Coming]:
         """The texts that the engine takes next: as many as it has room for, so that late callers have their turn."""
         coming: list[_Coming] = []
-        room = self._batch_rows - self._engine.running_rows - self._engine.waiting
-        while self._callers and len(coming) < room:
+        room = self._batch_rows - sum(rows for _, rows in self._sinks.values())
+        # What has more rows than a batch is written alone.
+        while self._callers and (room == self._batch_rows or room >= self._callers[0][0].request.parameters.num_beams):
             caller = self._callers.popleft()
             coming.append(caller.popleft())
+            room -= coming[-1].request.parameters.num_beams
             if caller:
                 self._callers.append(caller)
         return coming

@@ -8,8 +8,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import ipt
-from app.errors import AppError, BusyError, stopping
+from app.errors import AppError, BusyError, out_of_memory, stopping
 from app.predictions import metrics
+from ipt.memory import is_out_of_memory
 
 Row = tuple[ipt.BoundTask, list[int]]
 """A task and the tokens of a text."""
@@ -201,7 +202,7 @@ class Batcher:
             predictions = self._predict([row for part in parts for row in part.rows])
         except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a batch does to it
             if len(parts) == 1:
-                failure = PredictionFailedError()
+                failure: AppError = out_of_memory() if is_out_of_memory(error) else PredictionFailedError()
                 failure.__cause__ = error  # for the log of the request
                 _fail(parts[0].request, failure)
                 return

@@ -130,9 +130,15 @@ class TextBackbone(Backbone):
 
     @abstractmethod
     def generate(
-        self, inputs: Sequence[TokenIds], prompts: Tensor | None, *, max_new_tokens: int = 64, use_cache: bool = True
+        self,
+        inputs: Sequence[TokenIds],
+        prompts: Tensor | None,
+        *,
+        max_new_tokens: int | None = None,
+        use_cache: bool = True,
     ) -> list[str]:
         """Greedy continuation of each row, special tokens and surrounding white space removed.
 
+        Without `max_new_tokens` it is 64 tokens long at most, or fewer where input and answer share little room.
         `use_cache=False` reads the whole row again for each token: slow, and the measure of the cached path.
         """

@@ -85,7 +85,13 @@ class PromptedTextBackbone(TextBackbone):
         """Input tokens that fit beside a prompt and a target of these lengths."""
 
     def most_tokens(self, prompt_length: int) -> int:
-        return self._room(prompt_length, min(MAX_NEW_TOKENS, self.max_target_tokens))
+        return self._room(prompt_length, self.usual_new_tokens(prompt_length))
+
+    def usual_new_tokens(self, prompt_length: int) -> int:
+        """Most tokens of an answer where nobody says: where it takes room of the input's, at most half of that."""
+        usual = min(MAX_NEW_TOKENS, self.max_target_tokens)
+        room = self._room(prompt_length, 0)
+        return usual if self._room(prompt_length, usual) == room else max(1, min(usual, room // 2))
 
     def decode(self, tokens: TokenIds) -> str:
         """The text of written tokens as it is, white space included, without special tokens."""
@@ -200,12 +206,14 @@ class PromptedTextBackbone(TextBackbone):
         inputs: Sequence[TokenIds],
         prompts: Tensor | None,
         *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         use_cache: bool = True,
     ) -> list[str]:
+        prompt_length = 0 if prompts is None else prompts.shape[1]
+        if max_new_tokens is None:
+            max_new_tokens = self.usual_new_tokens(prompt_length)
         max_new_tokens = min(max_new_tokens, self.max_target_tokens)
         rows, prompts = self._prepare(inputs, prompts, max_new_tokens)
-        prompt_length = 0 if prompts is None else prompts.shape[1]
         written: list[TokenIds] = [[] for _ in rows]
         with torch.no_grad():
             for bucket in buckets_for([prompt_length + len(row) for row in rows], self.device, self.hidden_size):

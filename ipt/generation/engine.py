@@ -147,6 +147,11 @@ class GenerationEngine:
         """Most tokens of one text: half of the positions that the backbone attends to."""
         return self.backbone.max_target_tokens
 
+    @property
+    def usual_new_tokens(self) -> int:
+        """Most tokens of one text where nobody says."""
+        return self.backbone.usual_new_tokens(self.subspace.prompt_length)
+
     def check(self, parameters: GenerationParameters) -> None:
         """Refuse what this backbone cannot do; any thread may ask.
 

@@ -52,6 +52,7 @@ def _sample(logits: Tensor, rows: Sequence[GenerationParameters], draws: Sequenc
     probabilities = ordered.softmax(dim=1)
     # A token stays while those before it do not have the wanted probability yet, so the first one always does.
     before = probabilities.cumsum(dim=1) - probabilities
+    before[:, 0] = -1.0  # where the wanted probability is zero in single precision, too
     probabilities = probabilities.masked_fill(before >= _column([row.top_p for row in rows], device), 0.0)
     cumulative = probabilities.double().cumsum(dim=1)
     wanted = _column(draws, device, torch.double) * cumulative[:, -1:]

@@ -30,7 +30,7 @@ from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
 from ipt.subspace.fit import DirectFit, FitOptions
 from ipt.subspace.resumable import ResumableFit, is_finished
 from ipt.subspace.store import Subspace, load_subspace
-from ipt.subspace.task_losses import RowOptions, TaskLosses, prepare_tasks, rows_of_fit
+from ipt.subspace.task_losses import RowOptions, TaskLosses, fault_of_task, prepare_tasks, rows_of_fit
 from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
 from ipt.task_folder import FolderTask
 
@@ -150,6 +150,7 @@ class Study:
             DatasetError: no task is left to measure on.
         """
         found, options = self.findings, self.options
+        self.seen = self._learnable(self.seen)
         for dim in options.dimensions:
             try:
                 found.subspaces[dim] = self.given.get(dim) or self._fit_direct(
@@ -176,7 +177,7 @@ class Study:
                     self._measure(what, found.subspaces[dim], tasks[split], methods, seeds, into=measured)
                     on_part(found)
         try:
-            on_curve = with_rows(tasks["unseen"], max(options.curve), found.left_out) if options.curve else []
+            on_curve = self._with_rows(tasks["unseen"], max(options.curve)) if options.curve else []
         except DatasetError as error:
             found.left_out.append(f"the curve over examples a label: {error.message}")
             on_curve = []
@@ -335,9 +336,21 @@ class Study:
             )
         return self._prepared.anew(options, backbone)
 
+    def _learnable(self, tasks: Sequence[FolderTask]) -> list[FolderTask]:
+        """Those of the tasks that subspaces can be found from; of the others it is noted why not."""
+        faults = [fault_of_task(self.backbone, task, self.options.fit) for task in tasks]
+        self.findings.left_out += [fault for fault in faults if fault is not None]
+        learnable = [task for task, fault in zip(tasks, faults, strict=True) if fault is None]
+        if not learnable:
+            raise DatasetError(f"no subspace can be found from the seen tasks; {self.findings.left_out[-1]}")
+        return learnable
+
     def _measured(self, tasks: Sequence[FolderTask], most: int | None) -> list[FolderTask]:
         """At most so many of the tasks, without those that cannot be measured with the examples asked for."""
-        return spread(with_rows(tasks, self.options.evaluation.per_label, self.findings.left_out), most)
+        return spread(self._with_rows(tasks, self.options.evaluation.per_label), most)
+
+    def _with_rows(self, tasks: Sequence[FolderTask], per_label: int) -> list[FolderTask]:
+        return with_rows(tasks, per_label, self.findings.left_out, self.backbone.family)
 
     def _measure(
         self,

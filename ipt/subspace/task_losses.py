@@ -253,32 +253,37 @@ def prepare_tasks(
     return TextTaskLosses(backbone, text_tasks, options)
 
 
-def _encoder_task(backbone: EncoderBackbone, task: FolderTask, options: RowOptions) -> EncoderTask:
-    examples = _labelled_examples(task, options)
-    labels = labels_of(examples)
-    classes = torch.tensor([labels.index(example.output) for example in examples])
-    rows_of_class = [torch.nonzero(classes == c).flatten().tolist() for c in range(len(labels))]
-    if min(map(len, rows_of_class)) < 2:
-        raise DatasetError(_encoder_fault(task, examples))
-    token_ids = backbone.tokenize([example.input for example in examples], max_tokens=options.max_tokens)
-    with torch.inference_mode():
-        frozen = backbone.embed(token_ids, None)
-    return EncoderTask(task.name, task.family, rows_hash(examples), token_ids, classes, frozen.clone(), rows_of_class)
-
-
-def _encoder_fault(task: FolderTask, examples: Sequence[Example]) -> str:
-    """Why an encoder cannot learn from the task, of which these examples are those that the fit may see."""
+def fault_of_task(backbone: Backbone, task: FolderTask, options: RowOptions) -> str | None:
+    """Why the backbone cannot learn from the task, as far as its rows tell; None where nothing keeps it from that."""
+    if not isinstance(backbone, EncoderBackbone):
+        return None
     where = task.source or task.name
+    examples = _labelled_examples(task, options)
+    label, rows = rarest_label(examples)
+    if rows >= 2:
+        return None
     if infer_kind(task.train) != "classification":
         return (
             f"{where}: the outputs are texts, not labels that repeat, and an encoder does not write text: fit on a "
             "backbone that writes, or leave this task out; if they are labels, give at least two training rows of each"
         )
-    label, rows = rarest_label(examples)
     return (
         f"{where}: the label {label[:50]!r} has {rows} training row that the fit may see, and the fit needs at least "
         "two of every label: add rows with this label, or remove the one there is"
     )
+
+
+def _encoder_task(backbone: EncoderBackbone, task: FolderTask, options: RowOptions) -> EncoderTask:
+    if fault := fault_of_task(backbone, task, options):
+        raise DatasetError(fault)
+    examples = _labelled_examples(task, options)
+    labels = labels_of(examples)
+    classes = torch.tensor([labels.index(example.output) for example in examples])
+    rows_of_class = [torch.nonzero(classes == c).flatten().tolist() for c in range(len(labels))]
+    token_ids = backbone.tokenize([example.input for example in examples], max_tokens=options.max_tokens)
+    with torch.inference_mode():
+        frozen = backbone.embed(token_ids, None)
+    return EncoderTask(task.name, task.family, rows_hash(examples), token_ids, classes, frozen.clone(), rows_of_class)
 
 
 def _text_task(backbone: TextBackbone, task: FolderTask, options: RowOptions) -> TextTask:

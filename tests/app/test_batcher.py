@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import pytest
+import torch
 
 import ipt
 from app.errors import BusyError, UnavailableError
@@ -19,7 +20,7 @@ def written(ids: list[int]) -> str:
 
 
 class Recorder:
-    """Answers each text with itself, keeps the batches it saw, fails on "bad", and stops at `gate` if it is closed."""
+    """Answers each text with itself, keeps the batches, fails on "bad" and "large", and stops at a closed `gate`."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -31,6 +32,8 @@ class Recorder:
         self.gate.wait()
         if "bad" in self.batches[-1]:
             raise RuntimeError("bad")
+        if "large" in self.batches[-1]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
         return [ipt.Prediction(text=text) for text in self.batches[-1]]
 
 
@@ -193,6 +196,15 @@ def test_a_bad_request_fails_alone(make: Callable[..., Batcher]) -> None:
     with pytest.raises(PredictionFailedError):
         bad.result(timeout=10)
     assert texts(batcher.submit(rows("later"), 16)) == ["later"]
+
+
+def test_what_there_is_no_memory_for_even_alone_may_be_asked_again(make: Callable[..., Batcher]) -> None:
+    batcher = make()
+    large, beside = batcher.submit(rows("large"), 16), batcher.submit(rows("x"), 16)
+    assert texts(beside) == ["x"]
+    with pytest.raises(UnavailableError) as caught:
+        large.result(timeout=10)
+    assert (caught.value.code, caught.value.retry_after) == ("out_of_memory", 5)
 
 
 def test_a_bad_part_fails_its_whole_request_and_nothing_after_it(make: Callable[..., Batcher], model: Recorder) -> None:

@@ -296,16 +296,27 @@ def test_a_full_queue_turns_callers_away(service: TextService, gate: Gate) -> No
     assert service.generate(num_beams=3).status_code == 200
 
 
-def test_a_caller_with_many_texts_lets_others_in_between(service: TextService, gate: Gate) -> None:
-    many = {"input": None, "inputs": ["hello world"] * 10, "max_new_tokens": 20}
+def test_a_request_that_there_is_never_room_for_is_refused(service: TextService) -> None:
+    refused = service.generate(input=None, inputs=["hello"] * 5, num_beams=3)
+    assert refused.status_code == 422
+    assert error_of(refused)["param"] == "num_beams"
+    assert "15 rows, and at most 12 of all callers" in error_of(refused)["message"]
+    assert service.generate(input=None, inputs=["hello"] * 4, num_beams=3, max_new_tokens=2).status_code == 200
+
+
+@pytest.mark.parametrize(("texts", "beams"), [(10, 1), (3, 3)])
+def test_a_caller_with_many_texts_lets_others_in_between(
+    service: TextService, gate: Gate, texts: int, beams: int
+) -> None:
+    many = {"input": None, "inputs": ["hello world"] * texts, "max_new_tokens": 20, "num_beams": beams}
     thread = threading.Thread(target=lambda: service.generate(**many))
     thread.start()
-    until(lambda: service.writers[0]._open_rows == 10)
+    until(lambda: service.writers[0]._open_rows == texts * beams)
     answered = threading.Event()
     late = threading.Thread(target=lambda: service.generate(max_new_tokens=5).is_success and answered.set())
     late.start()
-    until(lambda: service.writers[0]._open_rows == 11)
-    # Four texts are written at a time, so the late one begins at step 21; after all others it would at step 41.
+    until(lambda: service.writers[0]._open_rows == texts * beams + 1)
+    # Four rows are written at a time, so the late one begins at step 21; after all others it would at step 41 or 61.
     gate.open(30)
     assert answered.wait(30)
     gate.open()

@@ -232,6 +232,20 @@ def test_a_prompt_that_leaves_no_room_for_text_is_refused(text_backbone: Prompte
         text_backbone.generate(rows, random_prompts(text_backbone, 1, text_backbone.max_positions))
 
 
+def test_an_answer_of_the_usual_length_leaves_room_for_text_beside_a_long_prompt(
+    text_backbone: PromptedTextBackbone,
+) -> None:
+    positions = text_backbone.max_positions
+    for length in (0, positions // 2 + 8, positions - 2):
+        usual = text_backbone.usual_new_tokens(length)
+        assert 1 <= usual <= text_backbone.max_target_tokens
+        assert text_backbone.most_tokens(length) >= max(1, (positions - length) // 2)
+        assert (
+            len(text_backbone.generate(text_backbone.tokenize(["hello"]), random_prompts(text_backbone, 1, length)))
+            == 1
+        )
+
+
 def test_targets_without_tokens_or_with_too_many_are_refused(text_backbone: PromptedTextBackbone) -> None:
     rows = text_backbone.tokenize(["hello"])
     for target in ([], [5] * (text_backbone.max_target_tokens + 1)):

@@ -41,6 +41,13 @@ def test_the_ends_of_the_range_draw_a_token_that_is_left(drawn: float) -> None:
     assert token == (1 if drawn == 0.0 else 2)
 
 
+@pytest.mark.parametrize("top_p", [1e-3, 1e-45, 1e-46, 5e-324])
+def test_a_top_p_near_zero_takes_the_likeliest(top_p: float) -> None:
+    logits = torch.tensor([[4.0, 5.0, 3.0, -9.0]])
+    for drawn in (0.0, 0.5, 1 - 2**-53):
+        assert next_tokens(logits, [GenerationParameters(temperature=1.0, top_p=top_p)], [drawn]).tolist() == [1]
+
+
 def test_without_a_temperature_the_likeliest_token_is_taken() -> None:
     logits = torch.tensor([[0.0, 5.0, 4.0], [9.0, 5.0, 4.0]])
     greedy = GenerationParameters(temperature=0.0)
