@@ -46,6 +46,7 @@ class MeasurementFile:
                     continue
                 try:
                     run = record.pop("run")
+                    of = run["subspace"]
                     measurement = Measurement(**record)
                 except (KeyError, TypeError, AttributeError):
                     raise CheckpointError(
@@ -53,7 +54,7 @@ class MeasurementFile:
                     ) from None
                 wanted = identity(measurement.method)
                 same = run == wanted
-                if not same and measurement.method in OF_BACKBONE and run["subspace"] in subspaces:
+                if not same and measurement.method in OF_BACKBONE and of in subspaces:
                     same = run | {"subspace": None} == wanted | {"subspace": None}
                 if same and not self.has(*_key(measurement), measurement.rows):
                     self._measurements.setdefault(_key(measurement), []).append(measurement)

@@ -46,9 +46,7 @@ def was_found_from(subspace: Subspace, task: str, rows: Sequence[Example]) -> bo
     return recorded.get(task) in (None, rows_hash(rows))
 
 
-def with_rows(
-    tasks: Sequence[FolderTask], per_label: int, left_out: list[str], family: Family = "encoder"
-) -> list[FolderTask]:
+def with_rows(tasks: Sequence[FolderTask], per_label: int, left_out: list[str], family: Family) -> list[FolderTask]:
     """Those of the tasks that a backbone of this family can be measured on with so many examples a label.
 
     Of the others it is noted why not.

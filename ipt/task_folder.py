@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from ipt.errors import DatasetError
-from ipt.examples import Example, TaskKind, check_text, infer_kind, labels_of, rarest_label
+from ipt.examples import Example, TaskKind, check_text, infer_kind, labels_of, rarest_label, text_fault
 from ipt.replacing import replacing
 
 SPLITS = ("train", "test")
@@ -81,6 +81,10 @@ def read_task_folder(folder: Path, split: str | None = None, left_out: list[str]
         if fault not in left_out:
             left_out.append(fault)
         paths.pop(name, None)
+    if split is not None and left_out is not None:
+        unlisted = [path.name for name, path in sorted(paths.items()) if name not in index]
+        notes = [f"{name}: left out, as index.json does not name the task" for name in unlisted]
+        left_out += [note for note in notes if note not in left_out]
     tasks = []
     for name, path in sorted(paths.items()):
         entry = index.get(name, {})
@@ -142,7 +146,7 @@ def _read_index(path: Path) -> dict[str, dict[str, object]]:
     if not path.is_file():
         return {}
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(index, dict) or not all(isinstance(entry, dict) for entry in index.values()):
@@ -164,6 +168,8 @@ def _index_faults(path: Path, index: Mapping[str, Mapping[str, object]], there: 
                 f"{path}: the task {name!r} has the split {reprlib.repr(entry['split'])}; "
                 f"there are {' and '.join(map(repr, INDEX_SPLITS))}"
             )
+        elif fault := text_fault(entry.get("family", "")):
+            faults[name] = f"{path}: the family of the task {name!r} {fault}"
     return faults
 
 
@@ -176,7 +182,11 @@ def _listed(names: Collection[str]) -> str:
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Each line that is not empty, after "file:number"."""
-    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from None
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         where = f"{path.name}:{number}"
         try:
             text = line.decode()

@@ -22,7 +22,7 @@ def evaluate(
     method: Annotated[
         list[str] | None, typer.Option(help="Only this, of what a report has; may be given several times.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Draws of examples.", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(help="Draws of examples.", min=1, max=10_000)] = 3,
     first_seed: FirstSeed = 100,
     per_label: Annotated[int, typer.Option(help="Examples of each label that are tuned on.", min=2)] = 16,
     test_rows: Annotated[int, typer.Option(help="Most test rows of a task that are scored.", min=1)] = 500,

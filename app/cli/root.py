@@ -60,14 +60,20 @@ def run(arguments: list[str] | None = None) -> int:
         problem = error.errors(include_url=False, include_input=False)[0]
         print_error(f"IPT_{'_'.join(str(part) for part in problem['loc']).upper()}: {explain(problem)}")
         return 1
+    except OSError as error:  # a full disk, a folder that nobody may write to
+        where = "" if error.filename is None else f"{error.filename}: "
+        print_error(f"{where}{error.strerror or error}")
+        return 1
     except Exception as error:
-        if not _is_core_error(error):
+        if not _is_known(error):
             raise
         print_error(str(error))
         return 1
     return 0
 
 
-def _is_core_error(error: Exception) -> bool:
-    """Whether `ipt` raised it on purpose; by name, since importing `ipt` would load torch for every command."""
-    return any((kind.__module__, kind.__name__) == ("ipt.errors", "IptError") for kind in type(error).__mro__)
+def _is_known(error: Exception) -> bool:
+    """Whether `ipt` raised it on purpose, or safetensors could not write; by name, since importing either loads torch
+    for every command."""
+    names = {(kind.__module__, kind.__name__) for kind in type(error).__mro__}
+    return ("ipt.errors", "IptError") in names or "SafetensorError" in {name for _, name in names}

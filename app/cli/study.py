@@ -24,7 +24,7 @@ def study(
     revision: Revision = None,
     device: Device = None,
     method: Annotated[list[str] | None, typer.Option(help="Only this one; may be given several times.")] = None,
-    seeds: Annotated[int, typer.Option(help="Draws of examples.", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(help="Draws of examples.", min=1, max=10_000)] = 3,
     slow_seeds: Annotated[
         int | None,
         typer.Option(

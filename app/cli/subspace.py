@@ -53,10 +53,11 @@ def fit(
         float | None, typer.Option(help="Of the decoder, and of the encoder.", min=1e-8, max=1.0)
     ] = None,
     reconstruction_weight: Annotated[
-        float | None, typer.Option(help="Of the distance to the tuned prompts, in the auto-encoder's loss.", min=0)
+        float | None,
+        typer.Option(help="Of the distance to the tuned prompts, in the auto-encoder's loss.", min=0, max=1e9),
     ] = None,
     task_weight: Annotated[
-        float | None, typer.Option(help="Of the tasks' loss behind the prompts it makes, there.", min=0)
+        float | None, typer.Option(help="Of the tasks' loss behind the prompts it makes, there.", min=0, max=1e9)
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Decides the start, and the order of tasks and examples.", min=0, max=LARGEST_SEED)
@@ -77,7 +78,6 @@ def fit(
     from ipt.backbones.loading import load_for_long_work
     from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
     from ipt.subspace.fit import DirectFit, FitOptions
-    from ipt.subspace.resumable import is_finished
     from ipt.subspace.task_losses import prepare_tasks
 
     if (method is Method.AUTOENCODER) != bool(prompts):
@@ -86,8 +86,7 @@ def fit(
     if weights and not prompts:
         raise CliError("--reconstruction-weight and --task-weight are the auto-encoder's: --method autoencoder")
     check_folder(output)
-    if is_finished(output):
-        raise CliError(f"{output} has a finished subspace: choose another OUTPUT, or remove it to find it anew")
+    _check_unfinished(output)
     folder_tasks = _read_for_a_fit(tasks, split)
     loaded = load_for_long_work(backbone, revision, device)
     running: ResumableFit
@@ -162,11 +161,12 @@ def tune_prompts_(
     from app.cli.progress import progress
     from ipt.backbones.loading import load_for_long_work
     from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
+    from ipt.task_folder import read_task_folder
 
     check_file(output, ".safetensors")
     hyperparameters = ipt.Hyperparameters(steps=steps, learning_rate=learning_rate, seed=seed)
     options = PromptOptions(prompt_length, per_label, hyperparameters)
-    folder_tasks = _read_for_a_fit(tasks, split)
+    folder_tasks = read_task_folder(tasks, split)
     loaded = load_for_long_work(backbone, revision, device)
     with progress(notices()) as show:
 
@@ -249,6 +249,7 @@ def import_(
     from ipt.subspace.reference import import_checkpoint
 
     check_folder(output)
+    _check_unfinished(output)
     loaded = ipt.load_backbone(backbone, revision=revision, device="cpu")
     subspace = import_checkpoint(checkpoint, loaded, output)
     _say_where(subspace.id, output, {}, as_json=as_json)
@@ -268,10 +269,18 @@ def compress(
     from ipt.soft_prompts import read_prompts
 
     loaded = ipt.load_subspace(subspace)
-    vectors = {
-        name: loaded.compress(prompt[None])[0].tolist() for name, prompt in read_prompts(prompts, loaded).items()
-    }
-    print_json({"subspace_id": loaded.id, "vectors": vectors})
+    vectors = {name: loaded.compress(prompt[None])[0] for name, prompt in read_prompts(prompts, loaded).items()}
+    for name, vector in vectors.items():
+        if not vector.isfinite().all():
+            raise CliError(f"{prompts}: the numbers of {name} are too large for a task vector")
+    print_json({"subspace_id": loaded.id, "vectors": {name: vector.tolist() for name, vector in vectors.items()}})
+
+
+def _check_unfinished(output: Path) -> None:
+    from ipt.subspace.resumable import is_finished
+
+    if is_finished(output):
+        raise CliError(f"{output} has a finished subspace: choose another OUTPUT, or remove it to make it anew")
 
 
 def _read_for_a_fit(folder: Path, split: str | None) -> "list[FolderTask]":
@@ -299,7 +308,16 @@ def _read_prompts(paths: Sequence[Path], backbone: "Backbone", prompt_length: in
                 raise CliError(
                     f"{path}: {name} has {prompt.shape[0]} positions, not {prompt_length}: leave --prompt-length out"
                 )
-            prompts[f"{name}#{number}" if name in prompts else name] = prompt
+            further = name
+            while further in prompts:  # a task may have such a name
+                further += f"#{number}"
+            prompts[further] = prompt
+    first, *others = prompts.values()
+    if others and all(other.equal(first) for other in others):
+        raise CliError(
+            f"{paths[0]}: all prompts are the same, so there is nothing to learn from them: none was tuned away from "
+            "its start. Tune them with another --learning-rate, more --steps, or more examples (--per-label)"
+        )
     return prompts
 
 

@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from ipt.errors import BackboneError
+
 Family = Literal["encoder", "seq2seq", "causal"]
 EncoderPlacement = Literal["after_first_token", "before_first_token", "after_last_token"]
 Placement = Literal[EncoderPlacement, "before_input"]
@@ -45,6 +47,10 @@ def prompt_identity(weights_sha256: str, family: str, placement: str) -> str:
     return hashlib.sha256(f"{placement} {weights_sha256}".encode()).hexdigest()
 
 
+LEAST_ROOM: dict[Family, int] = {"encoder": 3, "seq2seq": 2, "causal": 2}
+"""Positions that a text needs beside a prompt: two special tokens and one of its own; or one, and one to answer it."""
+
+
 class Backbone(ABC):
     """A frozen pre-trained language model with its tokenizer."""
 
@@ -58,6 +64,19 @@ class Backbone(ABC):
     model: torch.nn.Module
     """The frozen transformers model, in eval mode, no parameter requiring a gradient."""
     prompt_placement: Placement
+
+    def check_room(self, prompt_length: int) -> None:
+        """Whether a prompt of so many positions leaves room for text.
+
+        Raises:
+            BackboneError: it does not.
+        """
+        if self.max_positions - prompt_length < LEAST_ROOM[self.family]:
+            raise BackboneError(
+                f"a soft prompt of {prompt_length} positions leaves no room for text: {self.identity.id!r} attends to "
+                f"{self.max_positions} positions",
+                param="prompt_length",
+            )
 
     @property
     def prompt_identity(self) -> str:

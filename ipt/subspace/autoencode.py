@@ -68,6 +68,7 @@ class AutoencoderFit(ResumableFit):
         self.prompts = [torch.stack(group).float().to(device) for group in grouped]
         """[number of the task's prompts, P, H] of each task."""
         _, length, width = self.prompts[0].shape
+        losses.backbone.check_room(length)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             encoder = SubspaceEncoder(options.intrinsic_dim, length, width)

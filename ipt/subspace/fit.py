@@ -67,6 +67,7 @@ class DirectFit(ResumableFit):
         self.options = options
         self.steps = options.steps
         backbone, tasks = losses.backbone, losses.tasks
+        backbone.check_room(options.prompt_length)
         device = backbone.device
         sizes = Counter(task.family for task in tasks)
         self.families = [family for family, _ in sizes.most_common()]

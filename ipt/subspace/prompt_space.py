@@ -70,7 +70,11 @@ def word_prompts(backbone: Backbone, prompt_length: int, *, seed: int, count: in
     """[count, P, H]: embeddings of words drawn from the frequent half of the vocabulary, where PT commonly starts.
 
     Source: Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", section 2.
+
+    Raises:
+        BackboneError: prompts of that length leave no room for text.
     """
+    backbone.check_room(prompt_length)
     embeddings = backbone.model.get_input_embeddings()  # type: ignore[operator]
     words = embeddings.num_embeddings
     generator = torch.Generator().manual_seed(seed)

@@ -15,14 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from ipt.backbones.protocol import Backbone
-from ipt.errors import SubspaceError
+from ipt.errors import BackboneError, SubspaceError
 from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
 from ipt.subspace.store import Subspace, save_subspace
 
 _LAYERS = ("prompt_W1", "prompt_W2", "prompt_W3")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_LEAST_ROOM = 2
-"""Positions that a text needs beside a prompt: an encoder's two special tokens, or one token and one to answer it."""
 
 
 def import_checkpoint(checkpoint: Path, backbone: Backbone, folder: Path) -> Subspace:
@@ -42,11 +40,10 @@ def import_checkpoint(checkpoint: Path, backbone: Backbone, folder: Path) -> Sub
             f"the hidden size of {backbone.identity.id!r}: name the backbone that it was made with"
         )
     length = flat // backbone.hidden_size
-    if backbone.max_positions - length < _LEAST_ROOM:
-        raise SubspaceError(
-            f"{checkpoint}: its prompts of {length} positions leave no room for text: {backbone.identity.id!r} attends "
-            f"to {backbone.max_positions} positions; name the backbone that it was made with"
-        )
+    try:
+        backbone.check_room(length)
+    except BackboneError as error:
+        raise SubspaceError(f"{checkpoint}: {error.message}; name the backbone that it was made with") from None
     hidden = decoder_layers[0][0].shape[0] if len(decoder_layers) == 2 else 0
     encoder = SubspaceEncoder(dim, length, backbone.hidden_size)
     decoder = SubspaceDecoder(dim, hidden, length, backbone.hidden_size)

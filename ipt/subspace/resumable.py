@@ -6,8 +6,9 @@ All randomness of step s is drawn from (seed, s): a run resumed from a checkpoin
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ipt.errors import CheckpointError
+from ipt.alone import alone_at
+from ipt.errors import CheckpointError, SubspaceError
 from ipt.interrupts import interrupts_held
 from ipt.replacing import replacing
 from ipt.subspace.store import MANIFEST_FILE, Subspace
@@ -54,6 +56,8 @@ class ResumableFit(ABC):
     """Smoothed measures of the last steps that `run_in` took, by name."""
     origin: Mapping[str, object] = {}
     """What else the manifest is to tell: the command, what of the tasks was skipped."""
+    _asked_before: Sequence[int] = ()
+    """Numbers of steps that were asked for before, in runs that left a checkpoint."""
 
     @property
     def done(self) -> bool:
@@ -63,8 +67,13 @@ class ResumableFit(ABC):
         """Step until done and save, going on from the folder's checkpoint where it has one; stopped, it leaves one.
 
         Raises:
-            CheckpointError: as `load_checkpoint` does.
+            CheckpointError: as `load_checkpoint` does; or another process is at work in the folder.
+            SubspaceError: the loss is no finite number any more.
         """
+        with alone_at(folder):
+            return self._run_alone_in(folder, on_step)
+
+    def _run_alone_in(self, folder: Path, on_step: Callable[[FitProgress, Mapping[str, float]], None]) -> Subspace:
         checkpoint = folder / CHECKPOINT_FILE
         if checkpoint.is_file():
             self.load_checkpoint(checkpoint)
@@ -73,6 +82,11 @@ class ResumableFit(ABC):
                 # Half a step, or one that is not counted, would be in the checkpoint.
                 with interrupts_held():
                     step = self.step()
+                    if not math.isfinite(step.loss):
+                        raise SubspaceError(
+                            f"the fit diverged: the loss of step {step.step} is {step.loss}. Remove "
+                            f"{folder} and try a lower learning rate, or lower weights"
+                        )
                     measured = {name: getattr(step, name) for name in ("loss", "accuracy", "reconstruction")}
                     self.means = {
                         name: SMOOTHING * self.means.get(name, value) + (1 - SMOOTHING) * value
@@ -119,7 +133,8 @@ class ResumableFit(ABC):
                 for key, value in moments.items():
                     state[f"{label}.{index}.{key}"] = torch.as_tensor(value, dtype=torch.float32)
         means = json.dumps(dict(self.means))
-        metadata = {"completed": str(self.completed), "run": self._run_identity(), "means": means}
+        asked = json.dumps([*self._asked_before, self.steps])
+        metadata = {"completed": str(self.completed), "run": self._run_identity(), "means": means, "asked": asked}
         with replacing(path) as temporary:
             save_file({name: value.contiguous().cpu() for name, value in state.items()}, temporary, metadata)
 
@@ -127,8 +142,8 @@ class ResumableFit(ABC):
         """Go on from a checkpoint of the same run.
 
         Raises:
-            CheckpointError: when it is damaged, or was written by a run with other tasks or options. `steps` may
-                differ.
+            CheckpointError: when it is damaged, was written by a run with other tasks or options (`steps` may differ),
+                or has taken more steps than are asked for.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -138,11 +153,24 @@ class ResumableFit(ABC):
             raise CheckpointError(f"{path}: not a readable checkpoint; remove it to start anew: {error}") from None
         if metadata.get("run") != self._run_identity():
             raise CheckpointError(f"{path}: checkpoint of a fit with other tasks or options; remove it to start anew")
-        self.completed = int(metadata["completed"])
-        self.means = json.loads(metadata.get("means", "{}"))
-        with torch.no_grad():
-            for name, value in self._learned().items():
-                value.copy_(state[name])
+        try:
+            completed, means = int(metadata["completed"]), json.loads(metadata.get("means", "{}"))
+            asked = json.loads(metadata.get("asked", "[]"))
+            with torch.no_grad():
+                for name, value in self._learned().items():
+                    value.copy_(state[name])
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise CheckpointError(f"{path}: a damaged checkpoint; remove it to start anew: {error!r}") from None
+        if completed > self.steps:
+            raise CheckpointError(
+                f"{path}: has taken {completed} steps, and {self.steps} are asked for: ask for more, or remove it to "
+                "start anew"
+            )
+        self.completed, self.means = completed, means
+        # A fit that goes on with other steps than it began with is not what its options alone would give.
+        self._asked_before = [steps for steps in asked if steps != self.steps]
+        if self._asked_before:
+            self.origin = {**self.origin, "steps_asked_before": self._asked_before}
         for label, optimizer in self._optimizers().items():
             moments: dict[int, dict[str, Tensor]] = {}
             for name, value in state.items():

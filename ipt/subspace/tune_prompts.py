@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ipt.alone import alone_at
 from ipt.backbones.protocol import Backbone
 from ipt.errors import CheckpointError, DatasetError
 from ipt.examples import Example, TaskKind, check_examples, infer_kind
 from ipt.replacing import replacing
 from ipt.soft_prompts import read_prompts, save_prompts, tuned_on
 from ipt.subspace.prompt_space import prompt_space, word_prompts
-from ipt.task_folder import TEXTS_FOR_A_LABEL, FolderTask, rows_lacking, rows_per_label
+from ipt.subspace.task_losses import RowOptions, fault_of_task
+from ipt.task_folder import TEXTS_FOR_A_LABEL, FolderTask, notes_of, rows_lacking, rows_per_label
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
 
@@ -69,13 +71,26 @@ def tune_prompts(
         on_step: called with optimizer steps done, steps in all, and tasks done, after every step.
 
     Raises:
-        CheckpointError: the output is there already, of another run.
+        CheckpointError: the output is there already, of another run, or another process is at work on it.
         DatasetError: a task cannot be tuned on, naming it.
     """
-    asked = options.hyperparameters
     jobs = [_job(backbone, task, options) for task in tasks]
+    with alone_at(output):
+        return _tune(backbone, jobs, output, options, notes_of(tasks), batch_tasks, on_step)
+
+
+def _tune(
+    backbone: Backbone,
+    jobs: Sequence[TuningJob],
+    output: Path,
+    options: PromptOptions,
+    notes: Sequence[str],
+    batch_tasks: int,
+    on_step: Callable[[int, int, int], None] | None,
+) -> dict[str, Any]:
+    asked = options.hyperparameters
     report_path = _report_path(output)
-    report = _begin_report(backbone, jobs, options)
+    report = _begin_report(backbone, jobs, options, notes)
     prompts = _finished(backbone, output, report_path, report)
     waiting = [job for job in jobs if job.job_id not in prompts]
     start = word_prompts(backbone, options.prompt_length, seed=asked.seed)
@@ -105,6 +120,8 @@ def tune_prompts(
 def _job(backbone: Backbone, task: FolderTask, options: PromptOptions) -> TuningJob:
     seed = options.hyperparameters.seed
     kind: TaskKind = "classification" if backbone.family == "encoder" else infer_kind(task.train)
+    if fault := fault_of_task(backbone, task, RowOptions()):
+        raise DatasetError(fault)
     if kind == "classification":
         chosen = rows_per_label(task.train, options.per_label, seed)
         others = _others(task.train, chosen)
@@ -133,12 +150,14 @@ def _report_path(output: Path) -> Path:
     return output.with_suffix(".json")
 
 
-def _begin_report(backbone: Backbone, jobs: Sequence[TuningJob], options: PromptOptions) -> dict[str, Any]:
+def _begin_report(
+    backbone: Backbone, jobs: Sequence[TuningJob], options: PromptOptions, skipped: Sequence[str]
+) -> dict[str, Any]:
     identity = tuned_on(backbone)
     rows = [(job.job_id, job.kind, job.examples, job.validation_examples) for job in jobs]
     described = repr((REVISION, sorted(asdict(options).items()), identity["weights_sha256"], rows))
     run = hashlib.sha256(described.encode()).hexdigest()
-    notes = [note for job in jobs if (note := _too_few(job, options.per_label))]
+    notes = [*skipped, *(note for job in jobs if (note := _too_few(job, options.per_label)))]
     return {"backbone": identity, "options": asdict(options), "run": run, "notes": notes, "tasks": {}}
 
 

@@ -141,8 +141,9 @@ def test_an_index_at_odds_with_the_folder_stops_or_the_task_is_left_out(
     left_out: list[str] = []
     found = [task.name for one in ("seen", "unseen") for task in read_task_folder(tmp_path, one, left_out)]
     assert found == ["echo", "other"]
-    assert len(left_out) == 1
-    assert f"the task {name!r}" in left_out[0]
+    at_odds, *unlisted = left_out
+    assert f"the task {name!r}" in at_odds
+    assert unlisted == ["films: left out, as index.json does not name the task"] * (name != "films")
     assert ("films" in [task.name for task in read_task_folder(tmp_path, None, left_out)]) == (name != "films")
 
 
@@ -210,3 +211,24 @@ def test_a_task_that_cannot_be_used_stops_or_is_left_out(tmp_path: Path, content
     (tmp_path / "movies.jsonl").unlink()
     with pytest.raises(ipt.DatasetError, match=r"no task of 1 can be used; films\.jsonl"):
         read_task_folder(tmp_path, left_out=[])
+
+
+def test_an_index_may_begin_with_a_byte_order_mark_and_its_families_are_text(tmp_path: Path) -> None:
+    write(tmp_path)
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({"films": {"family": "mood", "split": "seen"}}), encoding="utf-8-sig")
+    assert [task.family for task in read_task_folder(tmp_path, "seen")] == ["mood"]
+    for family, said in (("mo\0od", "contains a NUL character"), (5, "must be a string, got int")):
+        index.write_text(json.dumps({"films": {"family": family, "split": "seen"}}))
+        with pytest.raises(ipt.DatasetError, match=rf"index\.json: the family of the task 'films' {said}"):
+            read_task_folder(tmp_path, "seen")
+
+
+def test_a_task_whose_file_cannot_be_read_is_left_out_or_stops(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ipt.DatasetError, match=r"gone\.jsonl: cannot be read: No such file"):
+        read_task_folder(tmp_path)
+    left_out: list[str] = []
+    assert [task.name for task in read_task_folder(tmp_path, None, left_out)] == ["films"]
+    assert len(left_out) == 1

@@ -383,6 +383,7 @@ def test_a_subspace_is_found_directly_on_a_backbone_that_writes(
         (["--task-weight", "2"], "--method autoencoder"),
         (["--method", "autoencoder", "--prompts", "PROMPTS", "--prompt-length", "9"], "4 positions, not 9"),
         (["--method", "autoencoder", "--prompts", "PROMPTS"], "no prompt of task 'two'"),
+        (["--method", "autoencoder", "--prompts", "PROMPTS", "--prompts", "PROMPTS"], "all prompts are the same"),
         (["--method", "autoencoder", "--prompts", "nowhere.safetensors"], "nowhere.safetensors"),
     ],
 )
@@ -436,6 +437,21 @@ def test_a_checkpoint_is_imported_and_compresses_prompts(tmp_path: Path, capsys:
     save_file({"tickets": torch.full((4, 32), 0.5)}, tmp_path / "others.safetensors", others)
     assert run(["subspace", "compress", str(tmp_path / "others.safetensors"), "--subspace", str(output)]) == 1
     assert "its prompts were tuned on 'another', not" in capsys.readouterr().err
+    save_file({"tickets": torch.full((4, 32), 3e38)}, tmp_path / "large.safetensors")
+    assert run(["subspace", "compress", str(tmp_path / "large.safetensors"), "--subspace", str(output)]) == 1
+    assert "the numbers of tickets are too large for a task vector" in one_error_line(capsys)
+    again = ["subspace", "import", str(tmp_path / "last-ckpt.pt"), str(output), "--backbone", bart]
+    assert run(again) == 1
+    assert "has a finished subspace: choose another OUTPUT" in one_error_line(capsys)
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr("app.cli.subspace._check_unfinished", full)
+    assert run(["subspace", "fit", str(tmp_path), str(tmp_path / "out")]) == 1
+    assert one_error_line(capsys) == "error: somewhere: No space left on device\n"
 
 
 def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path: Path, capsys: Captured) -> None:

@@ -29,7 +29,13 @@ def tasks(tmp_path: Path) -> Path:
         rows.append(rows[0] | {"output": "no"})
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "four.jsonl").write_text("no json")
-    splits = {"one": "seen", "two": "seen", "three": "unseen", "four": "unseen"}
+    (folder / "five.jsonl").write_text("not in the index")
+    texts = [{"split": "train", "input": f"say {number}", "output": f"the {number}"} for number in range(20)]
+    texts += [{"split": "test", "input": "say it", "output": "it"}]
+    lonely = [*rows, {"split": "train", "input": "all alone", "output": "once"}]
+    for name, written in (("six", texts), ("seven", lonely)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, written)))
+    splits = {"one": "seen", "two": "seen", "three": "unseen", "four": "unseen", "six": "unseen", "seven": "seen"}
     index = {name: {"family": name[0], "split": split} for name, split in splits.items()}
     (folder / "index.json").write_text(json.dumps(index))
     return folder
@@ -69,6 +75,9 @@ def test_a_study_ends_in_a_report_and_a_second_run_measures_nothing_again(
     report = Path(json.loads(capsys.readouterr().out)["report"]).read_text()
     assert "| D | E_rel, seen | E_rel, unseen | IST, seen | IST, unseen |" in report
     assert "- four.jsonl:1: a row must be JSON" in report
+    assert "- five.jsonl: left out, as index.json does not name the task" in report
+    assert "- six: the outputs are texts, not labels that repeat, and an encoder does not write text" in report
+    assert "- seven.jsonl: the label 'once' has 1 training row that the fit may see" in report
     assert "- one.jsonl:49: skipped: 'no' for an input that has 'yes' in one.jsonl:1" in report
     measured = (tmp_path / "out" / "measurements.jsonl").read_text()
     assert run(command) == 0

@@ -3,16 +3,21 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.subspace.fit import DirectFit, FitOptions
+from ipt.subspace.prompt_space import word_prompts
 from ipt.subspace.resumable import FitProgress
 from ipt.subspace.task_losses import EncoderTaskLosses, prepare_tasks
 from ipt.task_folder import FolderTask, read_task_folder, sample_per_label
@@ -118,6 +123,76 @@ def test_a_checkpoint_of_other_tasks_or_options_is_refused(
     for other in (fit(encoder, tasks[:2], OPTIONS), fit(encoder, tasks, replace(OPTIONS, seed=1))):
         with pytest.raises(ipt.CheckpointError, match="other tasks or options"):
             other.load_checkpoint(tmp_path / "fit.safetensors")
+
+
+def test_a_fit_that_goes_on_with_other_steps_says_so_and_never_with_fewer_than_it_took(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path
+) -> None:
+    def stop(step: FitProgress, _: object) -> None:
+        if step.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(encoder, tasks, replace(OPTIONS, steps=8)).run_in(tmp_path / "out", stop)
+    with pytest.raises(ipt.CheckpointError, match="has taken 3 steps, and 2 are asked for"):
+        fit(encoder, tasks, replace(OPTIONS, steps=2)).run_in(tmp_path / "out", lambda *_: None)
+    subspace = fit(encoder, tasks, replace(OPTIONS, steps=5)).run_in(tmp_path / "out", lambda *_: None)
+    training = subspace.manifest["training"]
+    assert (training["options"]["steps"], training["steps_asked_before"]) == (5, [8])
+
+
+def test_a_damaged_checkpoint_is_one_line(encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path) -> None:
+    path = tmp_path / "fit.safetensors"
+    fit(encoder, tasks, OPTIONS).save_checkpoint(path)
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for broken, kept in (({"completed": "abc"}, tensors), ({}, {"vectors": tensors["vectors"][:1]})):
+        save_file(kept, path, metadata | broken)
+        with pytest.raises(ipt.CheckpointError, match="a damaged checkpoint; remove it to start anew"):
+            fit(encoder, tasks, OPTIONS).load_checkpoint(path)
+
+
+def test_a_fit_that_diverges_stops_there(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = fit(encoder, tasks, replace(OPTIONS, steps=8))
+    measure = running.losses.measure
+
+    def measured(*given: Any) -> Any:
+        losses, accuracies = measure(*given)
+        return losses * (float("nan") if running.completed == 4 else 1.0), accuracies
+
+    monkeypatch.setattr(running.losses, "measure", measured)
+    with pytest.raises(ipt.SubspaceError, match=r"the fit diverged: the loss of step 5 is nan\. Remove .*out and try"):
+        running.run_in(tmp_path / "out", lambda *_: None)
+    assert running.completed == 5
+
+
+def test_prompts_that_leave_no_room_for_text_are_refused(encoder: EncoderBackbone, tasks: list[FolderTask]) -> None:
+    longest = encoder.max_positions - 3  # two special tokens and one of the text
+    assert fit(encoder, tasks, replace(OPTIONS, prompt_length=longest)).decoder.prompt_length == longest
+    for length in (longest + 1, 10**8):
+        with pytest.raises(ipt.IptError, match=f"a soft prompt of {length} positions leaves no room for text"):
+            fit(encoder, tasks, replace(OPTIONS, prompt_length=length))
+        with pytest.raises(ipt.IptError, match=f"a soft prompt of {length} positions leaves no room for text"):
+            word_prompts(encoder, length, seed=0)
+
+
+def test_a_second_process_does_not_find_a_subspace_in_the_same_folder(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    folder = str(tmp_path / "out")
+
+    def beside(step: FitProgress, _: object) -> None:
+        if step.step == 2:
+            program = f"from pathlib import Path; from ipt.alone import alone_at\nwith alone_at(Path({folder!r})): pass"
+            ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+            said.append(ran.stderr.splitlines()[-1])
+
+    fit(encoder, tasks, OPTIONS).run_in(tmp_path / "out", beside)
+    assert "out: another process is at work on it" in said[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
 def test_the_fit_lowers_the_loss_and_moves_decoder_and_vectors_alone(

@@ -180,7 +180,7 @@ def test_prompts_that_leave_no_room_for_text_are_refused(bart: ipt.Backbone, tmp
         return write(tmp_path / "ckpt.pt", linear_layers([(D, length * H), (length * H, D)]))
 
     for length in (bart.max_positions - 1, bart.max_positions, bart.max_positions + 36):
-        said = rf"ckpt\.pt: its prompts of {length} positions leave no room for text: .* attends to 64 positions"
+        said = rf"ckpt\.pt: a soft prompt of {length} positions leaves no room for text: .* attends to 64 positions"
         with pytest.raises(ipt.SubspaceError, match=said):
             import_checkpoint(checkpoint(length), bart, tmp_path / "subspace")
         assert not (tmp_path / "subspace").exists()
