@@ -208,4 +208,4 @@ def _most_likely(labels: Sequence[str], probabilities: Sequence[float]) -> Predi
 def _readout_of_rows(tasks: Sequence[BoundTask]) -> Readout | StackedReadouts:
     """The readout of the rows' tasks, or one of each where they have several."""
     readouts = [task.readout for task in tasks if task.readout is not None]  # `Predictor.bind` saw to it
-    return readouts[0] if all(readout is readouts[0] for readout in readouts) else StackedReadouts.of(readouts)
+    return readouts[0] if all(readout is readouts[0] for readout in readouts) else StackedReadouts(readouts)

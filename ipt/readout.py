@@ -131,33 +131,33 @@ def _inflated(data: bytes, most: int) -> bytes:
         return data
 
 
-@dataclass(frozen=True)
 class StackedReadouts:
-    """A readout of its own for each of B rows, all of C classes; made ready before the embeddings are there.
+    """A readout of its own for each of B rows, all of C classes; made ready before the embeddings are there."""
 
-    `weights` [B, C, 2H], unpacked where there are few; `row_scale` [B, C], `bias` [B, C].
-    """
-
-    weights: Tensor
-    row_scale: Tensor
-    bias: Tensor
-
-    @classmethod
-    def of(cls, readouts: Sequence[Readout]) -> StackedReadouts:
-        weights = torch.stack([readout.weights for readout in readouts])
-        return cls(
-            weights.float() if weights.numel() <= WEIGHTS_AT_ONCE else weights,
-            torch.stack([readout.row_scale for readout in readouts]),
-            torch.stack([readout.bias for readout in readouts]),
-        )
+    def __init__(self, readouts: Sequence[Readout]) -> None:
+        at_once = max(1, WEIGHTS_AT_ONCE // readouts[0].weights.numel())
+        self._parts = [readouts[start : start + at_once] for start in range(0, len(readouts), at_once)]
+        self._ready = _unpacked(self._parts[0])  # more of them would only take memory
 
     def logits(self, embeddings: Embeddings) -> Tensor:
         """[B, C]."""
         features = torch.cat([embeddings.prompted, embeddings.frozen], dim=1)
-        at_once = max(1, WEIGHTS_AT_ONCE // self.weights[0].numel())
-        parts = zip(torch.split(self.weights, at_once), torch.split(features, at_once), strict=True)
-        products = [(weights.float() @ own[:, :, None])[:, :, 0] for weights, own in parts]
-        return torch.cat(products) * self.row_scale + self.bias
+        found = []
+        rows = 0
+        for number, part in enumerate(self._parts):
+            weights, row_scale, bias = self._ready if number == 0 else _unpacked(part)
+            own, rows = features[rows : rows + len(part)], rows + len(part)
+            found.append((weights @ own[:, :, None])[:, :, 0] * row_scale + bias)
+        return torch.cat(found)
+
+
+def _unpacked(readouts: Sequence[Readout]) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights [B, C, 2H], `row_scale` [B, C] and `bias` [B, C] of several."""
+    return (
+        torch.stack([readout.weights for readout in readouts]).float(),
+        torch.stack([readout.row_scale for readout in readouts]),
+        torch.stack([readout.bias for readout in readouts]),
+    )
 
 
 def fit_readout(

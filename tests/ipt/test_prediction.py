@@ -173,6 +173,4 @@ def test_readouts_are_computed_together_as_each_alone(at_once: int, monkeypatch:
         ]
         embeddings = Embeddings(torch.randn(rows, 32, generator=rng), torch.randn(rows, 32, generator=rng))
         alone = [readout.logits(embeddings.rows(slice(i, i + 1))) for i, readout in enumerate(readouts)]
-        torch.testing.assert_close(
-            StackedReadouts.of(readouts).logits(embeddings), torch.cat(alone), rtol=1e-4, atol=1e-3
-        )
+        torch.testing.assert_close(StackedReadouts(readouts).logits(embeddings), torch.cat(alone), rtol=1e-4, atol=1e-3)
