@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ipt.backbones.protocol import Backbone
     from ipt.subspace.resumable import FitProgress, ResumableFit
     from ipt.subspace.task_losses import RowOptions, TaskLosses
-    from ipt.task_folder import FolderTask
 
 commands = typer.Typer(no_args_is_help=True, help="Find a subspace from many tasks, or look at one.")
 
@@ -79,6 +78,7 @@ def fit(
     from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
     from ipt.subspace.fit import DirectFit, FitOptions
     from ipt.subspace.task_losses import prepare_tasks
+    from ipt.task_folder import notes_of, read_task_folder
 
     if (method is Method.AUTOENCODER) != bool(prompts):
         raise CliError("--method autoencoder learns from tuned prompts: give --prompts FILE with it, and only with it")
@@ -87,7 +87,8 @@ def fit(
         raise CliError("--reconstruction-weight and --task-weight are the auto-encoder's: --method autoencoder")
     check_folder(output)
     _check_unfinished(output)
-    folder_tasks = _read_for_a_fit(tasks, split)
+    folder_tasks = read_task_folder(tasks, split)
+    _say(notes_of(folder_tasks))
     loaded = load_for_long_work(backbone, revision, device)
     running: ResumableFit
     with progress(notices()) as show:
@@ -281,15 +282,6 @@ def _check_unfinished(output: Path) -> None:
 
     if is_finished(output):
         raise CliError(f"{output} has a finished subspace: choose another OUTPUT, or remove it to make it anew")
-
-
-def _read_for_a_fit(folder: Path, split: str | None) -> "list[FolderTask]":
-    """The folder's tasks; what of them does not count is said."""
-    from ipt.task_folder import notes_of, read_task_folder
-
-    tasks = read_task_folder(folder, split)
-    _say(notes_of(tasks))
-    return tasks
 
 
 def _say(notes: Sequence[str]) -> None:

@@ -338,7 +338,7 @@ class Study:
 
     def _learnable(self, tasks: Sequence[FolderTask]) -> list[FolderTask]:
         """Those of the tasks that subspaces can be found from; of the others it is noted why not."""
-        faults = [fault_of_task(self.backbone, task, self.options.fit) for task in tasks]
+        faults = [fault_of_task(self.backbone, task, self.options.fit.examples_per_label) for task in tasks]
         self.findings.left_out += [fault for fault in faults if fault is not None]
         learnable = [task for task, fault in zip(tasks, faults, strict=True) if fault is None]
         if not learnable:

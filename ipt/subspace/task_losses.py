@@ -253,13 +253,13 @@ def prepare_tasks(
     return TextTaskLosses(backbone, text_tasks, options)
 
 
-def fault_of_task(backbone: Backbone, task: FolderTask, options: RowOptions) -> str | None:
-    """Why the backbone cannot learn from the task, as far as its rows tell; None where nothing keeps it from that."""
+def fault_of_task(backbone: Backbone, task: FolderTask, most_per_label: int) -> str | None:
+    """Why the backbone cannot learn from so many rows of each label at most; None where nothing keeps it from that."""
     if not isinstance(backbone, EncoderBackbone):
         return None
     where = task.source or task.name
-    examples = _labelled_examples(task, options)
-    label, rows = rarest_label(examples)
+    label, rows = rarest_label(task.train)
+    rows = min(rows, most_per_label)
     if rows >= 2:
         return None
     if infer_kind(task.train) != "classification":
@@ -274,7 +274,7 @@ def fault_of_task(backbone: Backbone, task: FolderTask, options: RowOptions) -> 
 
 
 def _encoder_task(backbone: EncoderBackbone, task: FolderTask, options: RowOptions) -> EncoderTask:
-    if fault := fault_of_task(backbone, task, options):
+    if fault := fault_of_task(backbone, task, options.examples_per_label):
         raise DatasetError(fault)
     examples = _labelled_examples(task, options)
     labels = labels_of(examples)

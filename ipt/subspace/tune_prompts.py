@@ -24,7 +24,7 @@ from ipt.examples import Example, TaskKind, check_examples, infer_kind
 from ipt.replacing import replacing
 from ipt.soft_prompts import read_prompts, save_prompts, tuned_on
 from ipt.subspace.prompt_space import prompt_space, word_prompts
-from ipt.subspace.task_losses import RowOptions, fault_of_task
+from ipt.subspace.task_losses import fault_of_task
 from ipt.task_folder import TEXTS_FOR_A_LABEL, FolderTask, notes_of, rows_lacking, rows_per_label
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
@@ -120,7 +120,7 @@ def _tune(
 def _job(backbone: Backbone, task: FolderTask, options: PromptOptions) -> TuningJob:
     seed = options.hyperparameters.seed
     kind: TaskKind = "classification" if backbone.family == "encoder" else infer_kind(task.train)
-    if fault := fault_of_task(backbone, task, RowOptions()):
+    if fault := fault_of_task(backbone, task, options.per_label):
         raise DatasetError(fault)
     if kind == "classification":
         chosen = rows_per_label(task.train, options.per_label, seed)
