@@ -84,7 +84,7 @@ test-core: $(CORE_READY) ## run the core's tests where no web framework and no d
 	@$(CORE_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt tests/test_imports.py $(IN_PARALLEL) $(PYTEST_ARGS)
 
 test-optional: $(BENCH_READY) ## run the tests that need datasets or SetFit, which `make test` skips
-	@$(BENCH_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt/test_hub_tasks.py tests/ipt/test_evaluation.py $(PYTEST_ARGS)
+	@$(BENCH_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt/data/test_hub_tasks.py tests/ipt/evaluation/test_methods.py $(PYTEST_ARGS)
 	@$(BENCH_VENV)/bin/python -m pytest tests/app/cli/test_commands.py -k dataset $(PYTEST_ARGS)
 
 chaos: $(READY) ## kill every part of the service while it adapts, for long; writes docs/reliability.md

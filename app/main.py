@@ -14,19 +14,16 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 import ipt
-from app import error_handlers, reference
 from app.adaptations.endpoints import router as adaptations
 from app.adaptations.event_stream import OpenStreams
-from app.api import Api
 from app.api_keys import service as api_keys
+from app.api_keys.dependencies import Services, only_known_parameters
 from app.api_keys.service import Caller
-from app.body_limit import BodyLimit
-from app.coalescer import Coalescer
 from app.db import migrate
+from app.db.coalescer import Coalescer
 from app.db.embedded import embedded_postgres
 from app.db.patience import Patience
 from app.db.session import make_engine, transaction
-from app.dependencies import Services, only_known_parameters
 from app.errors import (
     AuthenticationError,
     BadRequestError,
@@ -41,16 +38,19 @@ from app.generations.endpoints import router as generations_router
 from app.generations.service import Generations
 from app.health.endpoints import router as health
 from app.health.readiness import Readiness
+from app.http import api_reference, error_handlers
+from app.http.body_limit import BodyLimit
+from app.http.openapi import Api
+from app.http.patient_protocol import REQUEST_SECONDS
+from app.http.rate_limit import RateLimit
+from app.http.request_context import RequestContext
+from app.http.single_headers import SingleHeaders
 from app.metrics.collector import StateCollector
 from app.metrics.endpoints import router as metrics
-from app.patient_protocol import REQUEST_SECONDS
 from app.predictions.endpoints import router as predictions
 from app.predictions.model import Model
 from app.predictions.service import Predictions
-from app.rate_limit import RateLimit
-from app.request_context import RequestContext
 from app.settings import Settings
-from app.single_headers import SingleHeaders
 from app.subspaces import repository as subspaces
 from app.subspaces.endpoints import router as subspaces_router
 from app.tasks.endpoints import router as tasks
@@ -124,7 +124,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     for router in (predictions, adaptations, tasks, generations_router, subspaces_router):
         app.include_router(router, responses=of_v1)
     app.include_router(health)
-    reference.install(app)
+    api_reference.install(app)
     app.include_router(metrics)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_seconds=settings.max_body_seconds)
     app.add_middleware(SingleHeaders)

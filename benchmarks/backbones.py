@@ -23,7 +23,7 @@ from ipt.backbones.gelu import fuse_gelu
 from ipt.backbones.loading import DEFAULT, DEFAULT_ID, DEFAULT_SHA256
 from ipt.backbones.protocol import Backbone, BackboneIdentity
 from ipt.backbones.seq2seq import Seq2SeqBackbone
-from ipt.readout import Readout
+from ipt.readout.readout import Readout
 from ipt.subspace.modules import SubspaceDecoder
 from ipt.subspace.store import Subspace
 

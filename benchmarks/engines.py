@@ -23,7 +23,7 @@ from benchmarks.engine_rows import as_shipped, distinct_tasks, fused, prediction
 from benchmarks.generation_rows import generation
 from benchmarks.machine import provenance
 from benchmarks.report import Figure, section, write
-from ipt.threads import few_beside
+from ipt.runtime.threads import few_beside
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

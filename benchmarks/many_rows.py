@@ -65,7 +65,7 @@ def _places(row: bytes) -> list[slice]:
 
 
 def ids(prefix: str, count: int, rng: np.random.Generator) -> Bytes:
-    """New ids, as `app.ids` makes them."""
+    """New ids, as `app.db.ids` makes them."""
     start = np.frombuffer(f"{prefix}_".encode(), dtype=np.uint8)
     return np.hstack([np.tile(start, (count, 1)), _LETTERS[rng.integers(0, len(_LETTERS), (count, 24))]])
 

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 from sqlalchemy import Engine, Table, text
 
 from app.cli.progress import Update
+from app.db.ids import new_id
 from app.db.models import Adaptation, Dataset, Task, TaskVersion, Tenant
 from app.db.session import transaction
-from app.ids import new_id
 from app.settings import DEFAULT_TENANT
 from benchmarks.machine import ROOT
 from benchmarks.many_rows import Bytes, copy_row, ids, names, numbers, texts, vectors

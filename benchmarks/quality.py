@@ -25,15 +25,15 @@ from app.cli.output import notices
 from app.cli.progress import progress
 from benchmarks.backbones import load_minilm
 from benchmarks.machine import ROOT, provenance
+from ipt.data.task_folder import notes_of, read_task_folder
 from ipt.errors import IptError
-from ipt.evaluation import METHODS
-from ipt.memory import keep_freed_memory
-from ipt.setfit_baseline import is_installed
-from ipt.study.report import write_report
-from ipt.study.run import ABLATIONS, Findings, Study, StudyOptions
-from ipt.subspace.fit import FitOptions
-from ipt.task_folder import notes_of, read_task_folder
-from ipt.threads import few_beside
+from ipt.evaluation.methods import METHODS
+from ipt.evaluation.setfit import is_installed
+from ipt.evaluation.study.report import write_report
+from ipt.evaluation.study.run import ABLATIONS, Findings, Study, StudyOptions
+from ipt.fitting.direct import FitOptions
+from ipt.runtime.memory import keep_freed_memory
+from ipt.runtime.threads import few_beside
 
 DOCS = ROOT / "docs"
 WITHOUT_FITS = ("readout", "start")

@@ -27,7 +27,6 @@ import psutil
 from rich.console import Console
 from sqlalchemy import Engine, func, select, text
 
-from app.adaptations import claiming, lifecycle
 from app.api_keys import service as api_keys
 from app.cli.client import ServiceClient
 from app.cli.dataset_file import read_dataset
@@ -37,6 +36,7 @@ from app.db.embedded import embedded_postgres
 from app.db.models import Adaptation
 from app.db.patience import Patience
 from app.db.session import make_engine, transaction
+from app.queue import claiming, lifecycle
 from app.settings import DEFAULT_TENANT, Settings
 from benchmarks.machine import provenance
 from benchmarks.many_tasks import (

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine, insert, inspect, select, text
 
+from app.db.ids import new_id
 from app.db.models import Adaptation, Base, Task, TaskVersion
 from app.db.session import transaction
-from app.ids import new_id
 
 
 def copy_task(engine: Engine, task_id: str, count: int) -> list[str]:

@@ -10,6 +10,7 @@
 from ipt.adapt import adapt, head_of
 from ipt.backbones.loading import load_backbone
 from ipt.backbones.protocol import Backbone, BackboneIdentity, Family
+from ipt.data.examples import Example, TaskKind, check_examples
 from ipt.errors import (
     BackboneError,
     CheckpointError,
@@ -18,13 +19,12 @@ from ipt.errors import (
     SubspaceError,
     SubspaceMismatchError,
 )
-from ipt.examples import Example, TaskKind, check_examples
 from ipt.generation.engine import GenerationEngine, GenerationRequest
 from ipt.generation.events import GenerationEvent, TextDelta, TextFinished
 from ipt.generation.parameters import GenerationParameters
-from ipt.prediction import Prediction, Predictor
+from ipt.prediction.predictor import Prediction, Predictor
+from ipt.prediction.tasks import BoundTask, TaskHead
 from ipt.subspace.store import Subspace, load_subspace, save_subspace
-from ipt.task import BoundTask, TaskHead
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
 

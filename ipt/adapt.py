@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ipt.backbones.protocol import Backbone
-from ipt.examples import Example, TaskKind, check_examples
+from ipt.data.examples import Example, TaskKind, check_examples
+from ipt.prediction.tasks import TaskHead
 from ipt.subspace.store import Subspace
-from ipt.task import TaskHead
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
 

@@ -15,8 +15,8 @@ from sqlalchemy.engine import URL, make_url
 from app.db import migrate
 from app.db.embedded import embedded_postgres
 from app.db.session import make_engine
-from tests.tiny import build_tiny_encoder
-from tests.tuned import keep_tuned  # noqa: F401, a fixture
+from tests.support.tiny import build_tiny_encoder
+from tests.support.tuned import keep_tuned  # noqa: F401, a fixture
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tiny models gain nothing by threads, which wait for each other where tests, or services, run side by side.

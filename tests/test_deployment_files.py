@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from app.settings import Settings
-from tests.compose import ROOT, compose_file
+from tests.support.compose import ROOT, compose_file
 
 SECRETS = {"POSTGRES_PASSWORD": "one", "REDIS_PASSWORD": "two", "IPT_API_KEY": "three-three-three"}
 GPU = "docker-compose.gpu.yml"

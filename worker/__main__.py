@@ -8,9 +8,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from app import logs
 from app.settings import Settings
 from app.validation import explain
-from worker import log, priority
+from worker import niceness
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(wrong)
     if settings.database_url is None:
         parser.error("IPT_DATABASE_URL is not set; in the embedded mode `ipt serve` runs the worker itself")
-    log.configure(settings.log_format)
-    log.name_unknown_settings()
+    logs.configure(settings.log_format)
+    logs.name_unknown_settings()
     if arguments.parent_pid is not None:
-        priority.give_way()
+        niceness.give_way()
     if settings.redis_url is not None and not arguments.poll:
         from worker.celery_app import run
 

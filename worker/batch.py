@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import ipt
-from app.adaptations.claiming import Claimed
-from app.adaptations.lifecycle import Lease
-from worker.slices import Slice
+from app.queue.claiming import Claimed
+from app.queue.lifecycle import Lease
+from worker.time_slices import Slice
 
 # A progress bar needs no more; each one is a row.
 _PROGRESS_EVENTS = 20

@@ -8,14 +8,14 @@ from typing import Any
 
 from celery import Celery, signals
 
-from app.adaptations.wake import WAKE_QUEUE
+from app.queue.wake import WAKE_QUEUE
 from app.settings import Settings
-from worker.pool_process import HAND_BACK_SIGNAL
+from worker.celery_pool import HAND_BACK_SIGNAL
 
 
 def create_celery_app(settings: Settings) -> Celery:
     """An app in which losing a message, or getting it twice, does no harm."""
-    celery_app = Celery("ipt", broker=settings.redis_url, include=["worker.pool_process"])
+    celery_app = Celery("ipt", broker=settings.redis_url, include=["worker.celery_pool"])
     celery_app.conf.update(
         accept_content=["json"],
         task_serializer="json",

@@ -13,21 +13,20 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError, StatementError
 from sqlalchemy.orm import Session
 
-from app.adaptations import lifecycle
-from app.adaptations.claiming import Claimed
-from app.adaptations.lifecycle import Lease, Tuned
 from app.db.session import is_gone, transaction
+from app.logs import where
+from app.queue import lifecycle, workers
+from app.queue.claiming import Claimed
+from app.queue.lifecycle import Lease, Tuned
 from app.settings import Settings
 from app.subspaces import repository as subspaces
-from app.workers import repository as workers
 from ipt.errors import CheckpointError, IptError, SubspaceMismatchError
-from ipt.memory import is_out_of_memory
-from worker import failures, making_way, metrics
+from ipt.runtime.memory import is_out_of_memory
+from worker import failures, metrics, preemption
 from worker.backoff import Backoff
 from worker.batch import Batch, RunningJob
-from worker.core import Core
-from worker.log import where
-from worker.sign_of_life import SignOfLife
+from worker.liveness import SignOfLife
+from worker.model import Core
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +221,7 @@ class Drainer:
         lease_seconds = self._settings.lease_seconds
         if self._batch and (
             now - self._claimed_at < self._settings.poll_seconds
-            or not making_way.may_change(self._batch, self._capacity, lease_seconds)
+            or not preemption.may_change(self._batch, self._capacity, lease_seconds)
         ):
             return
         if not self._core.loaded:
@@ -233,7 +232,7 @@ class Drainer:
         with transaction(self._database) as session:
             if not self._registered:
                 subspaces.register(session, subspace)
-            change = making_way.change(
+            change = preemption.change(
                 session,
                 self._batch,
                 subspace_id=subspace.id,

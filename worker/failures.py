@@ -2,9 +2,9 @@
 
 import torch
 
-from app.adaptations.lifecycle import ErrorBody
+from app.queue.lifecycle import ErrorBody
 from ipt.errors import DatasetError, IptError
-from ipt.memory import is_out_of_memory
+from ipt.runtime.memory import is_out_of_memory
 
 INTERNAL: ErrorBody = {
     "message": "The adaptation stopped at an internal error each time it was tried.",

@@ -1,4 +1,4 @@
-"""What a worker counts, and the port where it tells, beside what `app.adaptations.metrics` counts in every process."""
+"""What a worker counts, and the port where it tells, beside what `app.queue.metrics` counts in every process."""
 
 import logging
 

@@ -14,11 +14,11 @@ from app.db.session import make_engine
 from app.settings import Settings
 from ipt.errors import IptError
 from worker import metrics
-from worker.core import Core
 from worker.drain import Drainer
 from worker.failures import DeviceLostError
-from worker.parent import end_with
-from worker.sign_of_life import SignOfLife
+from worker.liveness import SignOfLife
+from worker.model import Core
+from worker.parent_watch import end_with
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from app.settings import Settings
 from worker.backoff import Backoff
-from worker.sign_of_life import Silence
+from worker.liveness import Silence
 
 log = logging.getLogger(__name__)
 

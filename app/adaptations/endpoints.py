@@ -13,13 +13,13 @@ from app.adaptations import repository, service
 from app.adaptations.event_stream import follow
 from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView
 from app.adaptations.upload import Form, FormRoute, documented_form, in_file, naming_lines, read_body, read_form
-from app.adaptations.wake import wake
+from app.api_keys.dependencies import AdaptingTenantDep, CallerDep, Services, ServicesDep
 from app.db.models import FINISHED, Adaptation, State
-from app.dependencies import AdaptingTenantDep, CallerDep, Services, ServicesDep
 from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
-from app.fields import Id
-from app.pagination import After, Limit, Page, page_of
-from app.route import AdmittingRoute
+from app.http.fields import Id
+from app.http.pagination import After, Limit, Page, page_of
+from app.http.routes import AdmittingRoute
+from app.queue.wake import wake
 
 router = APIRouter(
     prefix="/v1/adaptations",

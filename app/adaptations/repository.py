@@ -6,8 +6,8 @@ from sqlalchemy import ColumnElement, Select, func, literal, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.db.ids import new_id
 from app.db.models import Adaptation, AdaptationEvent, Dataset
-from app.ids import new_id
 
 # Each state by itself has its index; both at once would read all that the tenant ever had.
 _COUNT_OPEN = text("""

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from app.db.models import Adaptation, AdaptationEvent, Kind, State
 from app.errors import ErrorDetail
-from app.fields import Body, Id, Listed, Metadata, Name, Storable, Text
+from app.http.fields import Body, Id, Listed, Metadata, Name, Storable, Text
 from ipt.tuning.job import LARGEST_SEED
 
 

@@ -13,17 +13,17 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 import ipt
-from app.adaptations import lifecycle, repository
+from app.adaptations import repository
 from app.adaptations.schemas import AdaptationInput, ExampleInput, HyperparametersInput
+from app.db.ids import new_id
 from app.db.models import Adaptation, Kind
 from app.db.session import after_commit
-from app.error_handlers import request_id
 from app.errors import BusyError, ConflictError, InvalidError, NotFoundError, UnavailableError
-from app.ids import new_id
+from app.http.error_handlers import request_id
+from app.queue import lifecycle, workers
 from app.settings import Settings
 from app.subspaces import repository as subspaces
 from app.tasks import repository as tasks
-from app.workers import repository as workers
 from ipt.errors import DatasetError, IptError
 from ipt.tuning.job import LARGEST_SEED
 

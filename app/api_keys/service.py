@@ -12,8 +12,8 @@ from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from app.db.ids import new_id
 from app.db.models import ApiKey, Tenant
-from app.ids import new_id
 
 DEFAULT_SCOPES = ("adapt", "predict")
 OPERATOR = "operator"

@@ -163,7 +163,7 @@ def _baseline_accuracy(examples: "list[Row]", new: "list[Row]") -> float | None:
     import ipt
     from app.settings import Settings
     from ipt.backbones.encoder import EncoderBackbone
-    from ipt.baselines import logistic_regression
+    from ipt.evaluation.baselines import logistic_regression
 
     settings = Settings()
     backbone = ipt.load_backbone(settings.backbone, revision=settings.backbone_revision, device=settings.device)

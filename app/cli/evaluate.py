@@ -43,11 +43,11 @@ def evaluate(
     import ipt
     from app.cli.progress import progress
     from ipt.backbones.loading import load_for_long_work
-    from ipt.evaluation import METHODS, Evaluation, EvaluationOptions, e_rel
-    from ipt.evaluation_report import MeasurementFile, measure_missing, render
-    from ipt.measured_tasks import other_rows, with_rows
-    from ipt.setfit_baseline import is_installed
-    from ipt.task_folder import notes_of, read_task_folder
+    from ipt.data.task_folder import notes_of, read_task_folder
+    from ipt.evaluation.measured_tasks import other_rows, with_rows
+    from ipt.evaluation.methods import METHODS, Evaluation, EvaluationOptions, e_rel
+    from ipt.evaluation.report import MeasurementFile, measure_missing, render
+    from ipt.evaluation.setfit import is_installed
 
     if unknown := set(method or ()) - set(METHODS):
         raise CliError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")

@@ -7,12 +7,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ipt.task_folder import FolderTask
+    from ipt.data.task_folder import FolderTask
 
 
 def origin_of_fit(tasks: Sequence["FolderTask"]) -> dict[str, object]:
     """The command, the version, and what of the tasks was skipped."""
-    from ipt.task_folder import notes_of
+    from ipt.data.task_folder import notes_of
 
     return {
         "command": shlex.join(["ipt", *sys.argv[1:]]),

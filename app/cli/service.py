@@ -104,12 +104,12 @@ def migrate() -> None:
 
 
 def _serve(settings: "Settings", with_worker: bool, stack: ExitStack) -> None:
-    from worker import log
+    from app import logs
     from worker.supervisor import Supervisor
 
     listener = stack.enter_context(_listen(settings.host, settings.port))
-    log.configure(settings.log_format)
-    log.name_unknown_settings()
+    logs.configure(settings.log_format)
+    logs.name_unknown_settings()
     # It tells every command that it runs, at the level of news.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     database_url = settings.database_url or _start_embedded_postgres(settings, stack)
@@ -161,9 +161,9 @@ def _start_embedded_postgres(settings: "Settings", stack: ExitStack) -> str:
 def _server(settings: "Settings", database_url: str, on_stop: Callable[[], None] | None) -> "uvicorn.Server":
     import uvicorn
 
+    from app.http.patient_protocol import PatientProtocol
+    from app.http.server import Server
     from app.main import create_app
-    from app.patient_protocol import PatientProtocol
-    from app.server import Server
 
     config = uvicorn.Config(
         create_app(settings, database_url=database_url),

@@ -10,7 +10,7 @@ from app.cli.origin import origin_of_fit
 from app.cli.output import CliError, check_folder, notices, print_json, results
 
 if TYPE_CHECKING:
-    from ipt.study.run import Findings
+    from ipt.evaluation.study.run import Findings
 
 
 def study(
@@ -58,13 +58,13 @@ def study(
     import ipt
     from app.cli.progress import progress
     from ipt.backbones.loading import load_for_long_work
-    from ipt.evaluation import METHODS, EvaluationOptions
-    from ipt.setfit_baseline import is_installed
-    from ipt.study.plots import check_installed
-    from ipt.study.report import write_report
-    from ipt.study.run import ABLATIONS, Study, StudyOptions
-    from ipt.subspace.fit import FitOptions
-    from ipt.task_folder import notes_of, read_task_folder
+    from ipt.data.task_folder import notes_of, read_task_folder
+    from ipt.evaluation.methods import METHODS, EvaluationOptions
+    from ipt.evaluation.setfit import is_installed
+    from ipt.evaluation.study.plots import check_installed
+    from ipt.evaluation.study.report import write_report
+    from ipt.evaluation.study.run import ABLATIONS, Study, StudyOptions
+    from ipt.fitting.direct import FitOptions
 
     for name, given, known in (("method", method, METHODS), ("ablation", ablation, ABLATIONS)):
         if unknown := set(given or ()) - set(known):

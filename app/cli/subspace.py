@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ipt.backbones.protocol import Backbone
-    from ipt.subspace.resumable import FitProgress, ResumableFit
-    from ipt.subspace.task_losses import RowOptions, TaskLosses
+    from ipt.fitting.resumable import FitProgress, ResumableFit
+    from ipt.fitting.task_losses import RowOptions, TaskLosses
 
 commands = typer.Typer(no_args_is_help=True, help="Find a subspace from many tasks, or look at one.")
 
@@ -75,10 +75,10 @@ def fit(
     """
     from app.cli.progress import progress
     from ipt.backbones.loading import load_for_long_work
-    from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
-    from ipt.subspace.fit import DirectFit, FitOptions
-    from ipt.subspace.task_losses import prepare_tasks
-    from ipt.task_folder import notes_of, read_task_folder
+    from ipt.data.task_folder import notes_of, read_task_folder
+    from ipt.fitting.autoencoder import AutoencoderFit, AutoencoderOptions
+    from ipt.fitting.direct import DirectFit, FitOptions
+    from ipt.fitting.task_losses import prepare_tasks
 
     if (method is Method.AUTOENCODER) != bool(prompts):
         raise CliError("--method autoencoder learns from tuned prompts: give --prompts FILE with it, and only with it")
@@ -161,8 +161,8 @@ def tune_prompts_(
     import ipt
     from app.cli.progress import progress
     from ipt.backbones.loading import load_for_long_work
-    from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
-    from ipt.task_folder import read_task_folder
+    from ipt.data.task_folder import read_task_folder
+    from ipt.fitting.tune_prompts import PromptOptions, tune_prompts
 
     check_file(output, ".safetensors")
     hyperparameters = ipt.Hyperparameters(steps=steps, learning_rate=learning_rate, seed=seed)
@@ -247,7 +247,7 @@ def import_(
     IPT_BACKBONE=facebook/bart-base IPT_SUBSPACE=bart-subspace ipt serve
     """
     import ipt
-    from ipt.subspace.reference import import_checkpoint
+    from ipt.subspace.paper_checkpoints import import_checkpoint
 
     check_folder(output)
     _check_unfinished(output)
@@ -267,7 +267,7 @@ def compress(
     ipt subspace compress prompts.safetensors --subspace bart-subspace
     """
     import ipt
-    from ipt.soft_prompts import read_prompts
+    from ipt.subspace.prompt_files import read_prompts
 
     loaded = ipt.load_subspace(subspace)
     vectors = {name: loaded.compress(prompt[None])[0] for name, prompt in read_prompts(prompts, loaded).items()}
@@ -278,7 +278,7 @@ def compress(
 
 
 def _check_unfinished(output: Path) -> None:
-    from ipt.subspace.resumable import is_finished
+    from ipt.fitting.resumable import is_finished
 
     if is_finished(output):
         raise CliError(f"{output} has a finished subspace: choose another OUTPUT, or remove it to make it anew")
@@ -291,7 +291,7 @@ def _say(notes: Sequence[str]) -> None:
 
 def _read_prompts(paths: Sequence[Path], backbone: "Backbone", prompt_length: int | None) -> "dict[str, Tensor]":
     """The prompts of all files; a name that an earlier one has too is a further prompt of the same task."""
-    from ipt.soft_prompts import read_prompts
+    from ipt.subspace.prompt_files import read_prompts
 
     prompts: dict[str, Tensor] = {}
     for number, path in enumerate(paths):

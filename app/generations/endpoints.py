@@ -12,11 +12,8 @@ from pydantic import BaseModel
 from starlette.background import BackgroundTask
 
 import ipt
-from app.dependencies import PredictingTenantDep, ServicesDep
-from app.disconnect import unless_gone
-from app.error_handlers import log_unforeseen
+from app.api_keys.dependencies import PredictingTenantDep, ServicesDep
 from app.errors import AppError, ConflictError, NotFoundError, PermissionDeniedError, documented, error_body
-from app.fields import Id
 from app.generations.schemas import (
     DeltaView,
     DoneView,
@@ -27,9 +24,12 @@ from app.generations.schemas import (
     UsageView,
 )
 from app.generations.service import Writing
+from app.http.disconnects import unless_gone
+from app.http.error_handlers import log_unforeseen
+from app.http.fields import Id
+from app.http.routes import AdmittingRoute
 from app.predictions.endpoints import check_count, check_length
 from app.predictions.lookup import Question
-from app.route import AdmittingRoute
 
 router = APIRouter(tags=["generations"], route_class=AdmittingRoute)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 import ipt
-from app.fields import Body, Listed, Storable, Text
+from app.http.fields import Body, Listed, Storable, Text
 from ipt.generation.parameters import LONGEST_STOP_STRING, MOST_BEAMS, MOST_STOP_STRINGS
 from ipt.tuning.job import LARGEST_SEED
 

@@ -11,15 +11,15 @@ from functools import partial
 from fastapi.concurrency import run_in_threadpool
 
 import ipt
+from app.db.ids import new_id
 from app.errors import AppError, ConflictError, InvalidError, out_of_memory, stopping
 from app.generations.writer import Sink, Writer
-from app.ids import new_id
 from app.predictions.bound_tasks import TaskKey
 from app.predictions.lookup import Question
 from app.predictions.service import Predictions
 from app.settings import Settings
 from ipt.errors import BackboneError, IptError
-from ipt.memory import is_out_of_memory
+from ipt.runtime.memory import is_out_of_memory
 
 ENDING_SECONDS = 0.5
 """How long a text that is being written may not notice that the service is stopping."""

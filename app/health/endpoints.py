@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 
-from app.dependencies import ServicesDep
+from app.api_keys.dependencies import ServicesDep
 from app.errors import ErrorDetail, UnavailableError, documented
 from app.health.readiness import DatabaseState, Readiness
 from app.health.schemas import Alive, Checks, NotReady, Ready

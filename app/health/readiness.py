@@ -7,8 +7,8 @@ from typing import Literal
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.coalescer import Coalescer
 from app.db import migrate
+from app.db.coalescer import Coalescer
 from app.errors import UnavailableError
 
 ANSWER_SECONDS = 2.5

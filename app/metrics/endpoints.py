@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, REGISTRY, generate_latest
 
-from app.dependencies import ServicesDep, metrics_reader
+from app.api_keys.dependencies import ServicesDep, metrics_reader
 from app.errors import AuthenticationError, documented
 
 router = APIRouter(tags=["health"])

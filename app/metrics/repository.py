@@ -7,7 +7,7 @@ from sqlalchemy import Row, Select, func, select, text
 from sqlalchemy.orm import Session
 
 from app.db.models import Adaptation, Worker
-from app.workers.repository import LIVE_SECONDS
+from app.queue.workers import LIVE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import ipt
 from app.errors import AppError, BusyError, out_of_memory, stopping
 from app.predictions import metrics
-from ipt.memory import is_out_of_memory
+from ipt.runtime.memory import is_out_of_memory
 
 Row = tuple[ipt.BoundTask, list[int]]
 """A task and the tokens of a text."""

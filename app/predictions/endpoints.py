@@ -4,15 +4,15 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.dependencies import PredictingTenantDep, services
-from app.disconnect import unless_gone
+from app.api_keys.dependencies import PredictingTenantDep, services
 from app.errors import ConflictError, InvalidError, NotFoundError, PermissionDeniedError, documented
-from app.fields import Id
+from app.http.disconnects import unless_gone
+from app.http.fields import Id
+from app.http.routes import AdmittingRoute
 from app.predictions.batcher import Answer
 from app.predictions.lookup import Question
 from app.predictions.schemas import PredictInput, PredictionView, PredictManyInput, PredictManyView, PredictView
 from app.predictions.service import Answered
-from app.route import AdmittingRoute
 from app.settings import Settings
 
 router = APIRouter(tags=["predictions"], route_class=AdmittingRoute)

@@ -9,7 +9,7 @@ import numpy as np
 from sqlalchemy import Engine
 
 import ipt
-from app.coalescer import Coalescer
+from app.db.coalescer import Coalescer
 from app.db.models import TaskVersion
 from app.db.session import transaction
 from app.errors import AppError, ConflictError, NotFoundError

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import ipt
-from app.error_handlers import log_unforeseen
 from app.errors import UnavailableError
+from app.http.error_handlers import log_unforeseen
 from app.settings import Settings
 from ipt.backbones.loading import load_for_long_work
 from ipt.errors import IptError

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 import ipt
-from app.fields import Body, Id, Listed, Text
+from app.http.fields import Body, Id, Listed, Text
 
 
 class PredictInput(Body):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 import ipt
-from app.coalescer import Coalescer
+from app.db.coalescer import Coalescer
 from app.predictions import metrics
 from app.predictions.batcher import Answer, Batcher
 from app.predictions.bound_tasks import TaskKey

@@ -2,11 +2,11 @@
 
 from fastapi import APIRouter
 
+from app.api_keys.dependencies import ServicesDep, TenantDep
 from app.db.models import SubspaceRow
-from app.dependencies import ServicesDep, TenantDep
 from app.errors import NotFoundError, documented
-from app.pagination import After, Limit, Page, page_of
-from app.route import AdmittingRoute
+from app.http.pagination import After, Limit, Page, page_of
+from app.http.routes import AdmittingRoute
 from app.subspaces import repository
 from app.subspaces.schemas import SubspaceView
 

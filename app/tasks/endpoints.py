@@ -4,12 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from app.api_keys.dependencies import AdaptingTenantDep, ServicesDep, TenantDep
 from app.db.models import Task
-from app.dependencies import AdaptingTenantDep, ServicesDep, TenantDep
 from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
-from app.fields import Id
-from app.pagination import After, Limit, Page, page_of
-from app.route import AdmittingRoute
+from app.http.fields import Id
+from app.http.pagination import After, Limit, Page, page_of
+from app.http.routes import AdmittingRoute
 from app.tasks import neighbors, repository, service
 from app.tasks.schemas import DeletedView, NeighborView, TaskView, VectorView
 

@@ -5,8 +5,8 @@ from collections.abc import Collection
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session, defer, joinedload
 
+from app.db.ids import new_id
 from app.db.models import Adaptation, Dataset, Task, TaskVersion
-from app.ids import new_id
 
 
 def add(session: Session, tenant_id: str, name: str) -> str:

@@ -16,18 +16,18 @@ import torch
 import ipt
 from benchmarks.text_universe.tasks import PREFIX, UniverseTask
 from ipt.backbones.protocol import TextBackbone
-from ipt.evaluation import Evaluation, EvaluationOptions, Measurement
-from ipt.evaluation_report import IdentityOf
-from ipt.examples import infer_kind, labels_of
-from ipt.replacing import replacing
-from ipt.soft_prompts import read_prompts
-from ipt.subspace.autoencode import AutoencoderFit, AutoencoderOptions
-from ipt.subspace.fit import DirectFit, FitOptions
+from ipt.data.examples import infer_kind, labels_of
+from ipt.data.task_folder import FolderTask
+from ipt.evaluation.methods import Evaluation, EvaluationOptions, Measurement
+from ipt.evaluation.report import IdentityOf
+from ipt.fitting.autoencoder import AutoencoderFit, AutoencoderOptions
+from ipt.fitting.direct import DirectFit, FitOptions
+from ipt.fitting.resumable import ResumableFit
+from ipt.fitting.task_losses import RowOptions, TaskLosses, prepare_tasks
+from ipt.fitting.tune_prompts import PromptOptions, tune_prompts
+from ipt.runtime.atomic_files import replacing
+from ipt.subspace.prompt_files import read_prompts
 from ipt.subspace.prompt_space import prompt_space
-from ipt.subspace.resumable import ResumableFit
-from ipt.subspace.task_losses import RowOptions, TaskLosses, prepare_tasks
-from ipt.subspace.tune_prompts import PromptOptions, tune_prompts
-from ipt.task_folder import FolderTask
 
 FIT_ROWS, FEW_SHOT_ROWS, TEST_ROWS = 256, 128, 100
 CHECKPOINT_EVERY_STEPS = 100
@@ -117,7 +117,7 @@ def measure(
     methods: Sequence[str],
     on_step: OnStep = ignore,
 ) -> tuple[str, list[Measurement]]:
-    """Exact match, or for labels accuracy, of the methods of `ipt.evaluation` and of those that tune nothing.
+    """Exact match, or for labels accuracy, of the methods of `ipt.evaluation.methods` and of those that tune nothing.
 
     Without a subspace there are PT, and what has no vector. `name` is given back.
     """

@@ -20,7 +20,7 @@ from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTok
 from benchmarks.text_universe.tasks import VOCABULARY, UniverseTask
 from ipt.backbones.batching import right_padded
 from ipt.backbones.text import IGNORED
-from ipt.replacing import replacing
+from ipt.runtime.atomic_files import replacing
 
 INDEX = {word: index for index, word in enumerate(VOCABULARY)}
 PADDING, END = INDEX["<pad>"], INDEX["</s>"]

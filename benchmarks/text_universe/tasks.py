@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from ipt.examples import Example
+from ipt.data.examples import Example
 
 LETTERS = "abcdefghijklmnop"
 PREFIX = 8

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipt.memory import is_out_of_memory
+from ipt.runtime.memory import is_out_of_memory
 
 Pass = Callable[[Tensor, Tensor | None], Tensor]
 """Packed rows [B, 2 + T] and their prompts [B, P, H], or none, to embeddings [B, H]; all on the device."""

@@ -15,10 +15,10 @@ from torch.nn.functional import normalize
 
 from ipt.backbones.batching import forward_in_buckets, launch_bound_positions, right_padded, sent
 from ipt.backbones.cuda_graphs import GraphedPasses
+from ipt.backbones.prompt_checks import checked_prompts
 from ipt.backbones.protocol import PLACEMENTS, Backbone, BackboneIdentity, EncoderPlacement, Family, TokenIds
-from ipt.backbones.soft_prompts import checked_prompts
 from ipt.errors import BackboneError
-from ipt.memory import positions_of_graphs
+from ipt.runtime.memory import positions_of_graphs
 
 Pooling = Literal["mean", "cls"]
 GRAPHED_MODEL_TYPES = ("bert", "distilbert", "roberta", "xlm-roberta")

@@ -15,8 +15,8 @@ from ipt.backbones.protocol import Backbone, BackboneIdentity, Family
 from ipt.backbones.seq2seq import Seq2SeqBackbone
 from ipt.backbones.weights import check_weights, hash_weights, load_frozen, weight_files
 from ipt.errors import BackboneError
-from ipt.memory import keep_freed_memory
-from ipt.threads import few_beside
+from ipt.runtime.memory import keep_freed_memory
+from ipt.runtime.threads import few_beside
 
 DEFAULT = "default"
 DEFAULT_ID = "sentence-transformers/all-MiniLM-L6-v2"

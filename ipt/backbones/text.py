@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from ipt.backbones.batching import buckets_for, forward_in_buckets, most_positions, right_padded, sent
+from ipt.backbones.prompt_checks import checked_prompts
 from ipt.backbones.protocol import BackboneIdentity, TextBackbone, TokenIds
-from ipt.backbones.soft_prompts import checked_prompts
 from ipt.errors import BackboneError
 
 # The target of a position that counts for nothing.

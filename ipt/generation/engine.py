@@ -20,17 +20,17 @@ from torch import Tensor
 
 from ipt.backbones.protocol import Backbone, TokenIds
 from ipt.backbones.text import Decoding, PromptedTextBackbone
+from ipt.data.examples import text_fault
 from ipt.errors import BackboneError, IptError
-from ipt.examples import text_fault
 from ipt.generation.beams import BeamSearch
 from ipt.generation.events import FinishReason, GenerationEvent, TextDelta, TextFinished
 from ipt.generation.parameters import GenerationParameters
 from ipt.generation.prefix_cache import PrefixCache
 from ipt.generation.sampling import draw, next_tokens
 from ipt.generation.text_stream import TextStream
-from ipt.memory import is_out_of_memory
+from ipt.prediction.tasks import BoundTask
+from ipt.runtime.memory import is_out_of_memory
 from ipt.subspace.store import Subspace
-from ipt.task import BoundTask
 
 log = logging.getLogger(__name__)
 

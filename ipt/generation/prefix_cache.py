@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ipt.backbones.text import PromptedTextBackbone
+from ipt.prediction.tasks import BoundTask
 from ipt.subspace.store import Subspace
-from ipt.task import BoundTask
 
 
 class PrefixCache:

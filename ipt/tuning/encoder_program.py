@@ -1,7 +1,7 @@
 """Tuning a classification task on an encoder.
 
-The loss of a step is the leave-one-out error of a ridge classifier on its rows (`ipt.ridge`), as in the fit of the
-subspace; validation fits the readout (`ipt.readout`) to the training examples and measures it on the held-back ones.
+The loss of a step is the leave-one-out error of a ridge classifier on its rows (`ipt.readout.ridge`), as in the fit of
+a subspace. Validation fits the readout (`ipt.readout`) to the training examples and measures it on the held-back ones.
 Rows are the examples to tune on, then those held back, then the names of the labels, which the readout learns from too.
 
 Letters: L lanes, B rows of a step, N examples, C classes, H hidden size, D intrinsic dimension.
@@ -22,9 +22,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.examples import Example, labels_of, names_of
-from ipt.readout import CrossValidation, Embeddings, LinearClassifier, fit_linear, fit_readout, is_large, with_names
-from ipt.ridge import class_targets, gram, leave_one_out
+from ipt.data.examples import Example, labels_of, names_of
+from ipt.readout.readout import (
+    CrossValidation,
+    Embeddings,
+    LinearClassifier,
+    fit_linear,
+    fit_readout,
+    is_large,
+    with_names,
+)
+from ipt.readout.ridge import class_targets, gram, leave_one_out
 from ipt.subspace.store import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
 from ipt.tuning.losses import RidgeLoss

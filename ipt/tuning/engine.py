@@ -21,9 +21,9 @@ from torch import Tensor
 from ipt.backbones.batching import consecutive, sent
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.protocol import Backbone, TextBackbone, TokenIds
+from ipt.data.examples import check_examples
 from ipt.errors import DatasetError, IptError
-from ipt.examples import check_examples
-from ipt.memory import positions_with_gradients, positions_without_gradients
+from ipt.runtime.memory import positions_with_gradients, positions_without_gradients
 from ipt.subspace.store import Subspace
 from ipt.tuning.encoder_program import EncoderProgram
 from ipt.tuning.job import AdaptedTask, Progress, TuningJob

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ipt.data.examples import Example, TaskKind
 from ipt.errors import IptError
-from ipt.examples import Example, TaskKind
 
 LARGEST_SEED = 2**32 - 1
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ipt.backbones.batching import sent
-from ipt.readout import Embeddings
-from ipt.ridge import LABEL_SMOOTHING, class_targets, gram, leave_one_out
+from ipt.readout.readout import Embeddings
+from ipt.readout.ridge import LABEL_SMOOTHING, class_targets, gram, leave_one_out
 
 
 class Loss(ABC):
@@ -56,7 +56,7 @@ class MeanLoss(Loss):
 
 @dataclass(frozen=True)
 class RidgeLoss(Loss):
-    """The leave-one-out error of a ridge classifier on each lane's rows (`ipt.ridge`)."""
+    """The leave-one-out error of a ridge classifier on each lane's rows (`ipt.readout.ridge`)."""
 
     adds_up: ClassVar[bool] = False
     lane_sizes: Sequence[int]

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ipt.data.examples import Example, labels_of
 from ipt.errors import IptError
-from ipt.examples import Example, labels_of
 from ipt.subspace.store import Subspace
 from ipt.tuning.job import AdaptedTask, Progress, TuningJob
 from ipt.tuning.optimizer import scheduled

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ipt.backbones.protocol import TextBackbone, TokenIds
+from ipt.data.examples import Example, labels_of
 from ipt.errors import DatasetError
-from ipt.examples import Example, labels_of
 from ipt.subspace.store import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
 from ipt.tuning.losses import MeanLoss

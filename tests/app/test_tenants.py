@@ -11,7 +11,7 @@ from typing import Any, Literal
 import httpx
 import pytest
 
-from tests.app.conftest import EXAMPLES, WorkOff, adaptation_body
+from tests.support.service import EXAMPLES, WorkOff, adaptation_body
 
 # Neither names anything that somebody has.
 HARMLESS_PARAMETERS = {"state", "limit", "version", "accept", "last-event-id"}

@@ -21,7 +21,7 @@ from benchmarks.machine import ROOT, provenance
 from ipt.subspace.modules import SubspaceDecoder
 from tests.chaos.processes import TENANTS
 from tests.chaos.run import LEASE_SECONDS, MAX_ATTEMPTS, STEPS, Outcome, run
-from tests.tiny import build_tiny_encoder
+from tests.support.tiny import build_tiny_encoder
 
 REPORT = ROOT / "docs" / "reliability.md"
 ADAPTATIONS = 300

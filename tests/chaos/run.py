@@ -22,7 +22,7 @@ from app.db.models import FINISHED, Adaptation, AdaptationEvent, Task, TaskVersi
 from app.db.session import transaction
 from ipt.tuning import program
 from tests.chaos.processes import TENANTS, Process, Service, running
-from tests.worker.conftest import EXAMPLES
+from tests.support.jobs import EXAMPLES
 
 LEASE_SECONDS = 3.0
 # Far more than the disturbances can use up, so that every adaptation has to succeed.

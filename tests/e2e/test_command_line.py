@@ -20,7 +20,7 @@ from app.cli.child import running_service
 from app.cli.client import ServiceClient
 from app.cli.output import CliError
 from app.cli.root import run
-from tests.worker.test_processes import until
+from tests.support.processes import until
 
 # A service of its own is started for several of these tests, which takes its time where others use the machine too.
 pytestmark = pytest.mark.timeout(400)

@@ -28,7 +28,7 @@ from sqlalchemy.engine import make_url
 from app.db.embedded import embedded_postgres
 from app.db.models import Adaptation, AdaptationEvent, Dataset, Task
 from app.db.session import make_engine, transaction
-from tests.compose import ROOT, compose_file
+from tests.support.compose import ROOT, compose_file
 
 # Six processes start, which takes its time where others use the machine too.
 pytestmark = pytest.mark.timeout(600)

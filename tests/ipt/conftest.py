@@ -9,38 +9,13 @@ import torch
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.subspace.modules import SubspaceDecoder
-from tests.tiny import build_tiny_encoder
-from tests.tuned import keep_tuned  # noqa: F401, a fixture
+from tests.support.tiny import build_tiny_encoder
+from tests.support.tuned import keep_tuned  # noqa: F401, a fixture
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tiny models gain nothing by threads, which wait for each other where tests, or services, run side by side.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
-
-POSITIVE = ["good movie", "great food i love it", "fine place and happy staff", "i like the new phone", "love this app"]
-NEGATIVE = ["bad movie", "awful food i hate it", "the room is sad and slow", "the old phone is broken", "hate this app"]
-BILLING = [
-    "charged twice on my card",
-    "refund the invoice please",
-    "money paid twice",
-    "bill is not right",
-    "card error",
-]
-
-
-def sentiment(repeats: int = 2) -> list[ipt.Example]:
-    """Two labels, ten examples for each repeat."""
-    rows = [(text, "positive") for text in POSITIVE] + [(text, "negative") for text in NEGATIVE]
-    return [ipt.Example(f"{text} {'really ' * turn}".strip(), label) for turn in range(repeats) for text, label in rows]
-
-
-def topics() -> list[ipt.Example]:
-    """Three labels, five examples each, of other lengths than `sentiment`."""
-    return [
-        ipt.Example(f"hello , {text} , thanks", label)
-        for label, texts in (("praise", POSITIVE), ("complaint", NEGATIVE), ("billing", BILLING))
-        for text in texts
-    ]
 
 
 @pytest.fixture(scope="session")

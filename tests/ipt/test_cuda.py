@@ -12,13 +12,13 @@ import torch
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.protocol import PLACEMENTS, Backbone, EncoderPlacement, TextBackbone
-from ipt.subspace.fit import DirectFit, FitOptions
-from ipt.subspace.task_losses import prepare_tasks
-from ipt.task_folder import FolderTask
+from ipt.data.task_folder import FolderTask
+from ipt.fitting.direct import DirectFit, FitOptions
+from ipt.fitting.task_losses import prepare_tasks
 from ipt.tuning.work import Descend
-from tests.ipt.conftest import sentiment, topics
-from tests.ipt.generation.conftest import INPUTS, asked, run, texts
-from tests.tiny import build_tiny_encoder, build_tiny_text
+from tests.support.datasets import sentiment, topics
+from tests.support.generation import INPUTS, asked, run, texts
+from tests.support.tiny import build_tiny_encoder, build_tiny_text
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 

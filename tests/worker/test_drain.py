@@ -12,45 +12,23 @@ from sqlalchemy import Engine, select, text, update
 from sqlalchemy.engine import URL, make_url
 
 import ipt
-from app.adaptations import lifecycle
+from app.db.ids import new_id
 from app.db.models import Adaptation, AdaptationEvent, TaskVersion, Tenant, Worker
 from app.db.session import make_engine, transaction
-from app.ids import new_id
+from app.logs import JsonFormatter
+from app.queue import lifecycle
 from app.settings import DEFAULT_TENANT, Settings
 from ipt.errors import SubspaceError
-from tests.worker.conftest import EXAMPLES, Enqueue
-from worker.core import Core
+from tests.support.drain import STEPS, BeforeStep, WatchedCore, run, undisturbed, vector_of
+from tests.support.jobs import EXAMPLES, Enqueue
 from worker.drain import Drainer
 from worker.failures import DeviceLostError
-from worker.log import JsonFormatter
+from worker.model import Core
 
 pytestmark = pytest.mark.usefixtures("keep_tuned")
 
 Row = Callable[[str], Adaptation]
 Events = Callable[[str], list[AdaptationEvent]]
-BeforeStep = Callable[[ipt.TuningEngine], None]
-STEPS = {"steps": 24, "batch_size": 8, "learning_rate": 0.05}
-
-
-class WatchedEngine(ipt.TuningEngine):
-    """The real engine, which calls the test before each of its steps."""
-
-    before_step: BeforeStep
-
-    def step(self) -> list[ipt.Progress]:
-        self.before_step(self)
-        return super().step()
-
-
-class WatchedCore(Core):
-    def __init__(self, settings: Settings, before_step: BeforeStep) -> None:
-        super().__init__(settings)
-        self._before_step = before_step
-
-    def engine(self) -> ipt.TuningEngine:
-        engine = WatchedEngine(*self.load())
-        engine.before_step = self._before_step
-        return engine
 
 
 @pytest.fixture
@@ -62,42 +40,6 @@ def drainer(engine: Engine, settings: Settings) -> Callable[..., Drainer]:
         return Drainer(engine, WatchedCore(changed, before_step), changed, new_id("worker"))
 
     return drainer
-
-
-def run(drainer: Drainer, stop: threading.Event | None = None) -> None:
-    """Drain in a thread, so that a test that waits for ever fails instead."""
-    failure: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            drainer.drain(stop or threading.Event())
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            failure.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(60)
-    assert not thread.is_alive(), "the drain loop does not end"
-    if failure:
-        raise failure[0]
-
-
-def vector_of(engine: Engine, row: Adaptation) -> np.ndarray[Any, np.dtype[np.float32]]:
-    with transaction(engine) as session:
-        return np.asarray(session.get_one(TaskVersion, (row.task_id, row.task_version)).vector, dtype=np.float32)
-
-
-def undisturbed(settings: Settings, hyperparameters: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    backbone, subspace = Core(settings).load()
-    task = ipt.adapt(
-        backbone,
-        subspace,
-        [ipt.Example(**example) for example in EXAMPLES],
-        kind="classification",
-        hyperparameters=ipt.Hyperparameters(**hyperparameters),
-    )
-    assert task.vector.any(), "where nothing was tuned there is nothing to compare"
-    return task.vector
 
 
 def test_everything_queued_is_tuned_in_one_batch(

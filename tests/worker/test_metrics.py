@@ -12,12 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, update
 
 import ipt
+from app.db.ids import new_id
 from app.db.models import Adaptation
 from app.db.session import transaction
-from app.ids import new_id
 from app.settings import Settings
-from tests.worker.conftest import Enqueue
-from tests.worker.test_drain import BeforeStep, WatchedCore, run
+from tests.support.drain import BeforeStep, WatchedCore, run
+from tests.support.jobs import Enqueue
 from worker import metrics
 from worker.drain import Drainer
 

@@ -1,11 +1,9 @@
 """Real worker processes and real signals: what a kill, a stop, a dead parent and a broker do to the work."""
 
-import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,24 +14,21 @@ import pytest
 from sqlalchemy import Engine, select
 
 import ipt
-from app.adaptations.wake import wake
-from app.db.models import FINISHED, Adaptation, AdaptationEvent, TaskVersion, Worker
+from app.db.models import FINISHED, Adaptation, TaskVersion, Worker
 from app.db.session import transaction
+from app.queue.wake import wake
 from app.settings import Settings
-from tests.worker.conftest import EXAMPLES, Enqueue
-from worker.core import Core
+from tests.support.jobs import EXAMPLES, Enqueue
+from tests.support.processes import ENDLESS, SHORT, Events, Row, children, environment, gone, until
+from worker.model import Core
 from worker.supervisor import Supervisor
 
 # A worker needs seconds to import torch, and many more on a machine that has other things to do.
 pytestmark = pytest.mark.timeout(900)
 
-Row = Callable[[str], Adaptation]
-Events = Callable[[str], list[AdaptationEvent]]
 
 # Long enough to be caught at work.
 LONG = {"steps": 100, "batch_size": 8, "learning_rate": 0.002}
-ENDLESS = {"steps": 10_000, "batch_size": 8, "learning_rate": 0.0001}
-SHORT = {"steps": 8, "batch_size": 8}
 # A worker to which the fixture `keep_tuned` applies too.
 KEEP_TUNED = ("-c", "import sys, ipt.tuning.program as p, worker.__main__ as w; p.KEEP_NATS = -1e9; sys.exit(w.main())")
 
@@ -50,27 +45,11 @@ sys.exit(w.main())
 # A worker whose model takes ten minutes to load; it says so in the file that is its first argument.
 _SLOW_TO_LOAD = """
 import pathlib, sys, time, worker.__main__ as w
-from worker.core import Core
+from worker.model import Core
 loading = pathlib.Path(sys.argv.pop(1))
 Core.load = lambda self: (loading.touch(), time.sleep(600))
 sys.exit(w.main())
 """
-
-
-def until(condition: Callable[[], Any], seconds: float = 300) -> Any:
-    """Wait for something to become true, and give it back."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "what the test waits for does not happen"
-        time.sleep(0.02)
-    return value
-
-
-def environment(settings: Settings, **changes: Any) -> dict[str, str]:
-    """What a process needs to work with these settings."""
-    values = settings.model_copy(update=changes).model_dump(mode="json", exclude_none=True)
-    variables = {f"IPT_{name.upper()}": str(value) for name, value in values.items()}
-    return {**os.environ, **variables, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 @contextmanager
@@ -88,20 +67,6 @@ def worker(
             child.kill()
         process.kill()
         process.wait(10)
-
-
-def children(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def check_vector(engine: Engine, settings: Settings, done: Adaptation, hyperparameters: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from app.cli.root import cli, run
 from app.settings import Settings
-from tests.tiny import build_tiny_seq2seq
+from tests.support.tiny import build_tiny_seq2seq
 
 Captured = pytest.CaptureFixture[str]
 

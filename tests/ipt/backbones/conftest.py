@@ -11,7 +11,7 @@ from ipt.backbones import batching
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.loading import load_backbone
 from ipt.backbones.text import PromptedTextBackbone
-from tests.tiny import build_tiny_causal, build_tiny_encoder, build_tiny_seq2seq
+from tests.support.tiny import build_tiny_causal, build_tiny_encoder, build_tiny_seq2seq
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -10,7 +10,7 @@ import torch
 import ipt
 from ipt.backbones.text import PromptedTextBackbone
 from ipt.generation.prefix_cache import PrefixCache
-from tests.ipt.generation.conftest import INPUTS, asked, run, task, texts
+from tests.support.generation import INPUTS, asked, run, task, texts
 
 
 def alone(engine: ipt.GenerationEngine, request: ipt.GenerationRequest) -> str:

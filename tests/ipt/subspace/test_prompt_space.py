@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.protocol import TextBackbone
-from ipt.soft_prompts import read_prompts, save_prompts
+from ipt.subspace.prompt_files import read_prompts, save_prompts
 from ipt.subspace.prompt_space import prompt_space, word_prompts
-from tests.ipt.conftest import sentiment, topics
-from tests.tiny import build_tiny_encoder
+from tests.support.datasets import sentiment, topics
+from tests.support.tiny import build_tiny_encoder
 
 FEW = ipt.Hyperparameters(steps=3, batch_size=6, learning_rate=0.05)
 P = 4

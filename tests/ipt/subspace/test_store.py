@@ -15,7 +15,7 @@ from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.weights import hash_weights
 from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
 from ipt.subspace.store import MANIFEST_FILE, TENSORS_FILE, _subspace_id
-from tests.tiny import build_tiny_causal, build_tiny_encoder
+from tests.support.tiny import build_tiny_causal, build_tiny_encoder
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from torch import Tensor
 import ipt
 from ipt.backbones.protocol import Backbone
 from ipt.subspace.modules import SubspaceDecoder
-from tests.ipt.conftest import sentiment, topics
-from tests.tiny import build_tiny_causal, build_tiny_encoder, build_tiny_seq2seq
+from tests.support.datasets import sentiment, topics
+from tests.support.tiny import build_tiny_causal, build_tiny_encoder, build_tiny_seq2seq
 
 pytestmark = pytest.mark.usefixtures("keep_tuned")
 
@@ -99,7 +99,7 @@ def counted(core: Core, monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 def bound(monkeypatch: pytest.MonkeyPatch, positions: int) -> None:
     """Of all that is asked of the backbone from now on, by engines made from now on."""
-    monkeypatch.setattr("ipt.memory.CPU_POSITIONS", positions)
+    monkeypatch.setattr("ipt.runtime.memory.CPU_POSITIONS", positions)
     monkeypatch.setattr("ipt.tuning.encoder_program.FORWARD_TOKENS", positions)
     monkeypatch.setattr("ipt.tuning.text_program.UNIT_TOKENS", positions)
 
@@ -215,7 +215,7 @@ def test_an_engine_step_makes_one_pass_of_a_large_gradient_step_while_small_jobs
 def test_large_gradient_steps_of_several_jobs_take_turns(encoder_core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [job("first", topics()), job("second", sentiment(), restarts=2)]
     alone = {each.job_id: run(encoder_core.engine(), each)[each.job_id] for each in jobs}
-    monkeypatch.setattr("ipt.memory.CPU_POSITIONS", 90)
+    monkeypatch.setattr("ipt.runtime.memory.CPU_POSITIONS", 90)
     engine = encoder_core.engine()
     for each in jobs:
         engine.add(each)

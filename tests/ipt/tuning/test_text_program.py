@@ -16,8 +16,8 @@ from ipt.subspace.modules import SubspaceDecoder
 from ipt.tuning.optimizer import CLIP_NORM, scheduled
 from ipt.tuning.text_program import TextProgram
 from ipt.tuning.text_scores import mean_scores
-from tests.ipt.conftest import sentiment, topics
-from tests.tiny import build_tiny_causal, build_tiny_seq2seq
+from tests.support.datasets import sentiment, topics
+from tests.support.tiny import build_tiny_causal, build_tiny_seq2seq
 
 PAIRS = [
     ipt.Example(f"{verb} {thing}", f"{thing} please")

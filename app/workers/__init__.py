@@ -1,1 +1,0 @@
-"""Workers: who is there to tune."""

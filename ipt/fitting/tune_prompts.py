@@ -1,0 +1,197 @@
+"""Plain prompt tuning (PT) of many tasks: the soft prompts that `ipt.fitting.autoencoder` learns from.
+
+Several tasks at a time share the batches of one `TuningEngine` over the whole prompt space. What is finished is kept in
+the file of prompts, with a report beside it, so that a run that was killed goes on with the tasks that are left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ipt.backbones.protocol import Backbone
+from ipt.data.examples import Example, TaskKind, check_examples, infer_kind
+from ipt.data.task_folder import TEXTS_FOR_A_LABEL, FolderTask, notes_of, rows_lacking, rows_per_label
+from ipt.errors import CheckpointError, DatasetError
+from ipt.fitting.task_losses import fault_of_task
+from ipt.runtime.atomic_files import replacing
+from ipt.runtime.process_lock import alone_at
+from ipt.subspace.prompt_files import read_prompts, save_prompts, tuned_on
+from ipt.subspace.prompt_space import prompt_space, word_prompts
+from ipt.tuning.engine import TuningEngine
+from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
+
+REPORTED = ("score_metric", "score_source", "score", "baseline_score", "held_back", "steps_run")
+
+
+REVISION = 2
+"""Raised when the same options come to other prompts: a run that was begun before does not go on."""
+DEFAULTS = Hyperparameters(steps=100)
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """How prompts are tuned, and on how much of each task.
+
+    `per_label` rows of each label are tuned on, of a task whose outputs are texts twice as many in all; as many of the
+    other training rows are held back to measure on, a quarter of the first where there are no others. All steps are
+    taken, and what is kept is the best that was validated, the start included.
+    """
+
+    prompt_length: int = 16
+    per_label: int = 16
+    hyperparameters: Hyperparameters = DEFAULTS
+
+
+def tune_prompts(
+    backbone: Backbone,
+    tasks: Sequence[FolderTask],
+    output: Path,
+    options: PromptOptions,
+    *,
+    batch_tasks: int = 8,
+    on_step: Callable[[int, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Tune one prompt of each task; give the report.
+
+    Args:
+        backbone: the frozen model.
+        tasks: of any kinds that it can answer; the report notes those with fewer rows than are asked for.
+        output: the file of prompts, `….safetensors`, named after the tasks; the report is `….json` beside it.
+        options: the same for all tasks. The start (words drawn by the seed) is the same too.
+        batch_tasks: most tasks at a time. It changes the numbers by rounding alone.
+        on_step: called with optimizer steps done, steps in all, and tasks done, after every step.
+
+    Raises:
+        CheckpointError: the output is there already, of another run, or another process is at work on it.
+        DatasetError: a task cannot be tuned on, naming it.
+    """
+    jobs = [_job(backbone, task, options) for task in tasks]
+    with alone_at(output):
+        return _tune(backbone, jobs, output, options, notes_of(tasks), batch_tasks, on_step)
+
+
+def _tune(
+    backbone: Backbone,
+    jobs: Sequence[TuningJob],
+    output: Path,
+    options: PromptOptions,
+    notes: Sequence[str],
+    batch_tasks: int,
+    on_step: Callable[[int, int, int], None] | None,
+) -> dict[str, Any]:
+    asked = options.hyperparameters
+    report_path = _report_path(output)
+    report = _begin_report(backbone, jobs, options, notes)
+    prompts = _finished(backbone, output, report_path, report)
+    waiting = [job for job in jobs if job.job_id not in prompts]
+    start = word_prompts(backbone, options.prompt_length, seed=asked.seed)
+    engine = TuningEngine(backbone, prompt_space(backbone, options.prompt_length, start))
+
+    running: dict[str, Progress] = {}
+    while waiting or engine.job_ids:
+        while waiting and len(engine.job_ids) < batch_tasks:
+            engine.add(waiting.pop(0))
+        running |= {progress.job_id: progress for progress in engine.step()}
+        for done in [name for name, progress in running.items() if progress.done]:
+            del running[done]
+            tuned = engine.finish(done)
+            prompts[done] = torch.from_numpy(tuned.vector).view(options.prompt_length, backbone.hidden_size)
+            if not report_path.exists():
+                _write_report(report_path, report)  # without one the prompts would be another run's
+            report["tasks"][done] = _summary(tuned, start)
+            # The report comes second: what it names has a prompt.
+            save_prompts(output, prompts, backbone)
+            _write_report(report_path, report)
+        if on_step:
+            steps = len(prompts) * asked.steps + sum(progress.step for progress in running.values())
+            on_step(steps, len(jobs) * asked.steps, len(prompts))
+    return report
+
+
+def _job(backbone: Backbone, task: FolderTask, options: PromptOptions) -> TuningJob:
+    seed = options.hyperparameters.seed
+    kind: TaskKind = "classification" if backbone.family == "encoder" else infer_kind(task.train)
+    if fault := fault_of_task(backbone, task, options.per_label):
+        raise DatasetError(fault)
+    if kind == "classification":
+        chosen = rows_per_label(task.train, options.per_label, seed)
+        others = _others(task.train, chosen)
+        held_back = [others[row] for row in rows_per_label(others, options.per_label, seed)]
+    else:
+        size = TEXTS_FOR_A_LABEL * options.per_label
+        order = np.random.default_rng([seed, size]).permutation(len(task.train)).tolist()
+        chosen = order[:size]
+        held_back = [task.train[row] for row in order[size : 2 * size]]
+    examples = [task.train[row] for row in chosen]
+    try:
+        check_examples(examples, held_back, kind)
+    except DatasetError as error:
+        raise DatasetError(f"task {task.name!r}: {error.message}") from None
+    return TuningJob(task.name, examples, kind, held_back or None, options.hyperparameters, early_stopping=False)
+
+
+def _others(examples: Sequence[Example], rows: Sequence[int]) -> list[Example]:
+    taken = set(rows)
+    return [example for row, example in enumerate(examples) if row not in taken]
+
+
+def _report_path(output: Path) -> Path:
+    if output.suffix != ".safetensors":
+        raise CheckpointError(f"{output}: the file of prompts must be named ….safetensors; its report is ….json")
+    return output.with_suffix(".json")
+
+
+def _begin_report(
+    backbone: Backbone, jobs: Sequence[TuningJob], options: PromptOptions, skipped: Sequence[str]
+) -> dict[str, Any]:
+    identity = tuned_on(backbone)
+    rows = [(job.job_id, job.kind, job.examples, job.validation_examples) for job in jobs]
+    described = repr((REVISION, sorted(asdict(options).items()), identity["weights_sha256"], rows))
+    run = hashlib.sha256(described.encode()).hexdigest()
+    notes = [*skipped, *(note for job in jobs if (note := _too_few(job, options.per_label)))]
+    return {"backbone": identity, "options": asdict(options), "run": run, "notes": notes, "tasks": {}}
+
+
+def _too_few(job: TuningJob, per_label: int) -> str | None:
+    """What a report should say of a task that has fewer rows than were asked for."""
+    lacking = rows_lacking(job.examples, job.kind, per_label)
+    if lacking is None:
+        return None
+    found, asked, rows = lacking
+    return f"{job.job_id}: tuned on {found} {rows}, all that there are, where {asked} were asked for"
+
+
+def _finished(backbone: Backbone, output: Path, report_path: Path, report: dict[str, Any]) -> dict[str, Tensor]:
+    """The prompts that an earlier run has left; what it reported of them is put into `report`."""
+    if not output.exists() and not report_path.exists():
+        return {}
+    try:
+        earlier = json.loads(report_path.read_text(encoding="utf-8"))
+        same, tasks = earlier["run"] == report["run"], dict(earlier["tasks"])
+    except (OSError, ValueError, KeyError, TypeError):
+        same, tasks = False, {}
+    if not same:
+        raise CheckpointError(
+            f"{output} or {report_path} is of a run with other tasks or options: remove both, or choose another name"
+        )
+    prompts = read_prompts(output, backbone) if output.exists() else {}
+    report["tasks"] = {name: entry for name, entry in tasks.items() if name in prompts}
+    return {name: prompt for name, prompt in prompts.items() if name in tasks}
+
+
+def _summary(tuned: AdaptedTask, start: Tensor) -> dict[str, Any]:
+    return {**{name: tuned.metrics[name] for name in REPORTED}, "moved": tuned.moved_from(start.numpy())}
+
+
+def _write_report(path: Path, report: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,63 @@
+"""A tuned task as prediction uses it: vector, labels and readout, checked once and then cheap to use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ipt.data.examples import TaskKind
+from ipt.errors import CheckpointError, SubspaceMismatchError
+from ipt.readout.readout import Readout
+from ipt.subspace.store import Subspace
+
+
+@dataclass(frozen=True)
+class TaskHead:
+    """All that tells one task from another. `vector` [D] means something in the subspace `subspace_id` only."""
+
+    vector: NDArray[np.float32]
+    subspace_id: str
+    kind: TaskKind
+    labels: tuple[str, ...]
+    readout: bytes | None
+
+
+@dataclass(frozen=True, eq=False)
+class BoundTask:
+    """A task head that was checked against a subspace and made ready: `vector` [D] and the parsed readout."""
+
+    head: TaskHead
+    vector: Tensor = field(repr=False)
+    readout: Readout | None = field(repr=False)
+
+    @property
+    def labels(self) -> Sequence[str]:
+        return self.head.labels
+
+
+def bind(head: TaskHead, subspace: Subspace) -> BoundTask:
+    """Check a task against the subspace it is to be used with.
+
+    Raises:
+        SubspaceMismatchError: the vector belongs to another subspace.
+        CheckpointError: vector or readout are damaged.
+    """
+    if head.subspace_id != subspace.id:
+        raise SubspaceMismatchError(
+            f"the task vector belongs to subspace {head.subspace_id}, the one in use is {subspace.id}: "
+            "serve that subspace, or adapt the task again"
+        )
+    vector = torch.as_tensor(np.array(head.vector, dtype=np.float32))
+    if vector.shape != (subspace.intrinsic_dim,) or not torch.isfinite(vector).all():
+        raise CheckpointError(
+            f"a task vector must be {subspace.intrinsic_dim} finite floats, got shape {list(vector.shape)}"
+        )
+    readout = None
+    if head.readout is not None:
+        readout = Readout.from_bytes(head.readout, len(head.labels), subspace.hidden_size)
+    return BoundTask(head, vector, readout)

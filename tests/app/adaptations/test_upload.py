@@ -1,0 +1,346 @@
+"""Datasets sent as files: the same as the JSON that says the same, and errors that name file and line."""
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import Engine, select
+
+from app.db.models import Adaptation, Dataset
+from app.db.session import transaction
+from tests.support.service import EXAMPLES, SECRET, adaptation_body, error_of
+
+JSONL = "".join(json.dumps(example) + "\n" for example in EXAMPLES)
+FIELDS = {"name": "tickets", "hyperparameters": '{"steps": 1, "batch_size": 4}'}
+File = tuple[str, str | bytes] | tuple[str, str | bytes, str]
+
+
+def written(rows: list[dict[str, str]], columns: tuple[str, str] = ("text", "label"), delimiter: str = ",") -> str:
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, delimiter=delimiter)
+    writer.writerows([columns, *((row["input"], row["output"]) for row in rows)])
+    return file.getvalue()
+
+
+def send(
+    client: httpx.Client,
+    file: File,
+    fields: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
+    **parts: File,
+) -> httpx.Response:
+    return client.post(
+        "/v1/adaptations", files={"file": file, **parts}, data=FIELDS if fields is None else fields, headers=headers
+    )
+
+
+def stored(engine: Engine) -> list[tuple[list[dict[str, str]], list[dict[str, str]] | None]]:
+    with transaction(engine) as session:
+        rows = session.scalars(select(Dataset))
+        return [(row.examples, row.validation_examples) for row in rows]
+
+
+@pytest.fixture
+def nothing_half_written(service_engine: Engine) -> Iterator[None]:
+    yield
+    with transaction(service_engine) as session:
+        assert session.scalars(select(Adaptation)).all() == []
+    assert stored(service_engine) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        (("tickets.jsonl", JSONL), {}),
+        (("tickets.NDJSON", JSONL.replace("\n", "\r\n\r\n")), {}),
+        (("tickets.csv", written(EXAMPLES).encode("utf-8-sig")), {}),
+        (("tickets.tsv", written(EXAMPLES, delimiter="\t").encode("utf-16")), {}),
+        (("tickets", written(EXAMPLES), "text/csv; charset=utf-8"), {}),
+        (("tickets.txt", written(EXAMPLES)), {"format": "csv"}),
+        (("tickets.jsonl", written(EXAMPLES)), {"format": "csv"}),
+        (("tickets.csv", written(EXAMPLES, ("asked", "team"))), {"input_column": "asked", "output_column": "team"}),
+    ],
+)
+def test_a_file_and_the_same_examples_in_json_are_one_request(
+    client: httpx.Client, service_engine: Engine, file: File, fields: dict[str, str]
+) -> None:
+    headers = {"Idempotency-Key": "tickets-1"}
+    sent = send(client, file, FIELDS | {"metadata": '{"source": "mail"}'} | fields, headers)
+    assert sent.status_code == 202
+    in_json = client.post("/v1/adaptations", json=adaptation_body(metadata={"source": "mail"}), headers=headers)
+    assert in_json.json() == sent.json()
+    assert client.get(sent.headers["location"]).json() == sent.json()
+    assert stored(service_engine) == [(EXAMPLES, None)]
+    other = send(client, ("tickets.csv", written(EXAMPLES[::-1])), headers=headers)
+    assert (other.status_code, error_of(other)["code"]) == (409, "idempotency_key_reused")
+
+
+def test_every_field_of_the_json_body_may_be_sent(client: httpx.Client, service_engine: Engine) -> None:
+    first = send(client, ("tickets.jsonl", JSONL)).json()
+    subspace = client.get("/v1/subspaces").json()["data"][0]["id"]
+    fields = {
+        "task_id": first["task_id"],
+        "kind": "classification",
+        "subspace": subspace,
+        "hyperparameters": '{"steps": 7, "seed": 3}',
+        "metadata": "{}",
+    }
+    made = send(client, ("t.jsonl", JSONL), fields, validation_file=("v.csv", written(EXAMPLES[3:5])))
+    assert made.status_code == 202
+    second = made.json()
+    assert (second["task_id"], second["task_version"]) == (first["task_id"], 2)
+    assert (second["kind"], second["subspace_id"]) == ("classification", subspace)
+    assert (second["hyperparameters"]["steps"], second["hyperparameters"]["seed"]) == (7, 3)
+    assert (EXAMPLES, EXAMPLES[3:5]) in stored(service_engine)
+
+
+def test_quotes_and_line_breaks_stay_in_the_texts(client: httpx.Client, service_engine: Engine) -> None:
+    examples = [{"input": row["input"] + ' "\r\n,\n é😀', "output": row["output"]} for row in EXAMPLES]
+    assert send(client, ("tickets.csv", written(examples))).status_code == 202
+    assert stored(service_engine) == [(examples, None)]
+
+
+def test_a_file_that_does_not_fit_into_memory_buffers(client: httpx.Client, service_engine: Engine) -> None:
+    examples = [{"input": f"{number} " + "x" * 4000, "output": "ab"[number % 2]} for number in range(1000)]
+    assert send(client, ("big.csv", written(examples))).status_code == 202
+    assert stored(service_engine) == [(examples, None)]
+
+
+_LINES = JSONL.splitlines(keepends=True)
+
+
+def changed(index: int, line: str) -> str:
+    return "".join([*_LINES[:index], line + "\n", *_LINES[index + 1 :]])
+
+
+@pytest.mark.usefixtures("nothing_half_written")
+@pytest.mark.parametrize(
+    ("file", "param", "code", "said"),
+    [
+        (("a.jsonl", ""), "file", "invalid_dataset_file", "no rows"),
+        (("a.jsonl", changed(2, "{")), "file:3", "invalid_dataset_file", "not JSON"),
+        (("a.jsonl", changed(2, '{"input": 1, "output": "x"}')), "file:3.input", "invalid_dataset_file", "a number"),
+        (("a.jsonl", changed(2, '{"input": "\\ud800", "output": "x"}')), "file:3.input", "invalid_dataset_file", ""),
+        (("a.csv", written(EXAMPLES) + "x\n"), "file:10", "invalid_dataset_file", "fewer cells"),
+        (("a.csv", written(EXAMPLES, ("a", "b"))), "file", "invalid_dataset_file", "input_column"),
+        (("a.csv", b"text,label\n\xff,x"), "file:2", "invalid_dataset_file", "byte 0xff"),
+        (("a.xlsx", JSONL), "file", "unknown_format", "send a format"),
+        (("jsonl", JSONL), "file", "unknown_format", "send a format"),
+        # What is judged for JSON too, with the line in place of the index.
+        (("a.jsonl", "\n\n" + changed(2, '{"input": " ", "output": "x"}')), "file:5.input", "invalid_value", "empty"),
+        (("a.csv", 'text,label\n"a\nb",x\n\n,y\n'), "file:5.input", "invalid_value", "empty"),
+        (("a.csv", written(EXAMPLES) + "x" * 10_001 + ",login"), "file:10.input", "text_too_long", ""),
+        (("a.csv", written(EXAMPLES) + "x" * 150_000 + ",login"), "file:10.input", "text_too_long", "at most 10000"),
+        (("a.csv", written(EXAMPLES, delimiter=";")), "file:1", "invalid_dataset_file", "separated by semicolons"),
+        (("a.csv", written(EXAMPLES * 1251)), "file", "too_many_examples", "10000"),
+        (("a.csv", written(EXAMPLES[:4])), "file", "invalid_dataset", "same output"),
+        (("a.csv", written(EXAMPLES) + "x,login \n"), "file:10.output", "labels_alike", "that of file:6 "),
+    ],
+)
+def test_errors_name_file_and_line(client: httpx.Client, file: File, param: str, code: str, said: str) -> None:
+    response = send(client, file)
+    assert response.status_code == 422
+    error = error_of(response)
+    assert (error["param"], error["code"], error["type"]) == (param, code, "validation_error")
+    assert said in error["message"]
+
+
+@pytest.mark.usefixtures("nothing_half_written")
+def test_errors_of_the_validation_file_name_it(client: httpx.Client) -> None:
+    for row, place, code, said in (
+        ("x,unseen", ":3.output", "invalid_dataset", "training"),
+        ("x, login", ":3.output", "labels_alike", "that of file:5 "),
+        ("x,", ":3.output", "invalid_value", "empty"),
+        ("x", ":3", "invalid_dataset_file", "fewer cells"),
+    ):
+        error = error_of(send(client, ("a.jsonl", JSONL), validation_file=("v.csv", f"text,label\nx,login\n{row}\n")))
+        assert (error["param"], error["code"]) == ("validation_file" + place, code)
+        assert said in error["message"]
+
+
+@pytest.mark.usefixtures("nothing_half_written")
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({}, "name", "invalid_value"),
+        ({"name": "x", "task_id": "tsk_1"}, "name", "invalid_value"),
+        ({"name": ""}, "name", "invalid_value"),
+        ({"name": "x" * 201}, "name", "invalid_value"),
+        ({"name": "a\0"}, "name", "invalid_value"),
+        ({"name": ["x", "y"]}, "name", "invalid_value"),
+        ({"name": "x", "kind": "regression"}, "kind", "invalid_value"),
+        ({"name": "x", "format": "xlsx"}, "format", "unknown_format"),
+        ({"name": "x", "input_column": "none"}, "file", "invalid_dataset_file"),
+        ({"name": "x", "input_column": "input", "output_column": "input"}, "file", "invalid_dataset_file"),
+        ({"name": "x", "input_column": "output"}, "file", "invalid_dataset_file"),
+        ({"name": "x", "hyperparameters": ""}, "hyperparameters", "invalid_json"),
+        ({"name": "x", "hyperparameters": '{"steps": 1, "steps": 2}'}, "hyperparameters", "invalid_json"),
+        ({"name": "x", "hyperparameters": '{"learning_rate": NaN}'}, "hyperparameters", "invalid_json"),
+        ({"name": "x", "hyperparameters": "[" * 100_000}, "hyperparameters", "invalid_json"),
+        ({"name": "x", "hyperparameters": "null"}, "hyperparameters", "invalid_value"),
+        ({"name": "x", "hyperparameters": '{"steps": 0}'}, "hyperparameters.steps", "invalid_value"),
+        ({"name": "x", "hyperparameters": '{"steps": 1e999}'}, "hyperparameters.steps", "invalid_value"),
+        ({"name": "x", "hyperparameters": '{"momentum": 1}'}, "hyperparameters.momentum", "unknown_field"),
+        ({"name": "x", "metadata": "text"}, "metadata", "invalid_json"),
+        ({"name": "x", "metadata": '{"a": 1}'}, "metadata.a", "not_text"),
+        ({"name": "x", "unknown": "1"}, "unknown", "unknown_field"),
+        ({"name": "x", "examples": "[]"}, "examples", "unknown_field"),
+        ({"name": "x", "validation_file": "text"}, "validation_file", "not_a_file"),
+        ({"name": "x", "an unknown name, made up": "1"}, None, "unknown_field"),
+    ],
+)
+def test_fields_are_judged_as_in_json(
+    client: httpx.Client, fields: dict[str, Any], param: str | None, code: str
+) -> None:
+    response = send(client, ("a.jsonl", JSONL), fields)
+    assert response.status_code == 422
+    error = error_of(response)
+    assert (error["param"], error["code"]) == (param, code)
+    assert "none" not in error["message"]
+
+
+@pytest.mark.usefixtures("nothing_half_written")
+def test_parts_that_are_missing_or_of_the_wrong_kind(client: httpx.Client) -> None:
+    for files, param, code in (
+        ([("validation_file", ("a.jsonl", JSONL))], "file", "missing_field"),
+        ([("file", (None, JSONL))], "file", "not_a_file"),
+        ([("file", ("a.jsonl", JSONL)), ("kind", ("a.txt", "classification"))], "kind", "not_text"),
+        ([("file", ("a.jsonl", JSONL)), ("file", ("b.jsonl", JSONL))], "file", "invalid_value"),
+        ([("dataset", ("a.jsonl", JSONL))], "dataset", "unknown_field"),
+    ):
+        response = client.post("/v1/adaptations", files=files, data=FIELDS)
+        assert (response.status_code, error_of(response)["param"], error_of(response)["code"]) == (422, param, code)
+
+
+def part(content: bytes, disposition: bytes = b'; name="name"') -> bytes:
+    return b"--b\r\nContent-Disposition: form-data" + disposition + b"\r\n\r\n" + content + b"\r\n"
+
+
+@pytest.mark.usefixtures("nothing_half_written")
+@pytest.mark.parametrize(
+    ("parameters", "content"),
+    [
+        ("", part(b"x") + b"--b--\r\n"),
+        ("; boundary=" + "b" * 1000, b"x"),
+        ("; boundary=b", b"{}"),
+        ("; boundary=b", part(b"x", b"") + b"--b--\r\n"),
+        ("; boundary=b", b"--b\r\n" + b"x: y\r\n" * 10_000),
+        ("; boundary=b", b"--b\r\nx: " + b"y" * 1_000_000),
+        ("; boundary=b; charset=undefined", part(b"x") + b"--b--\r\n"),
+        ("; boundary=b", part(b"x" * 300_000) + b"--b--\r\n"),
+        ("; boundary=b", part(b"x") * 40 + b"--b--\r\n"),
+        ("; boundary=b", part(b"x", b'; name="file"; filename="a"') * 3 + b"--b--\r\n"),
+        ("; boundary=b", b""),
+    ],
+    ids=range(11),
+)
+def test_a_form_that_makes_no_sense_is_refused(client: httpx.Client, parameters: str, content: bytes) -> None:
+    headers = {"content-type": "multipart/form-data" + parameters}
+    response = client.post("/v1/adaptations", content=content, headers=headers)
+    assert (response.status_code, error_of(response)["code"]) == (400, "invalid_form")
+    assert len(response.content) < 1000
+
+
+@pytest.mark.usefixtures("nothing_half_written")
+def test_a_form_without_parts_lacks_its_file(client: httpx.Client) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    response = client.post("/v1/adaptations", content=b"--b--\r\n", headers=headers)
+    assert (response.status_code, error_of(response)["param"]) == (422, "file")
+
+
+def test_a_form_is_whole_with_its_last_boundary_and_not_before(client: httpx.Client, service_engine: Engine) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    rows = part(written(EXAMPLES).encode(), b'; name="file"; filename="a.csv"')
+    whole = part(b"tickets") + rows + part(b'{"steps": 1, "batch_size": 4}', b'; name="hyperparameters"') + b"--b--"
+    # Also where nothing but whole parts is there, and the caller would miss what the others said.
+    for cut_off in (part(b"tickets") + rows, part(b"tickets") + rows + b"--b\r\n", whole[:-1], whole[:-2], whole[:-8]):
+        response = client.post("/v1/adaptations", content=cut_off, headers=headers)
+        assert (response.status_code, error_of(response)["code"]) == (400, "invalid_form")
+        assert "cut off" in error_of(response)["message"]
+    assert stored(service_engine) == []
+    assert client.post("/v1/adaptations", content=whole, headers=headers).status_code == 202
+    assert stored(service_engine) == [(EXAMPLES, None)]
+
+
+@pytest.mark.usefixtures("nothing_half_written")
+def test_a_form_that_is_too_large_is_cut_off(client: httpx.Client) -> None:
+    response = send(client, ("a.csv", "text,label\n" + "x,y\n" * 5_000_000))
+    assert (response.status_code, error_of(response)["code"]) == (413, "body_too_large")
+
+    def chunks() -> Iterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\ntext,label\r\n'
+        for _ in range(50):
+            yield b"x,y\r\n" * 200_000
+
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    response = client.post("/v1/adaptations", content=chunks(), headers=headers)
+    assert (response.status_code, error_of(response)["code"]) == (413, "body_too_large")
+
+
+def test_a_form_is_not_read_for_somebody_unknown(client: httpx.Client) -> None:
+    for authorization in ("", "Bearer wrong"):
+        headers = {"authorization": authorization, "content-type": "multipart/form-data"}
+        response = client.post("/v1/adaptations", content=b"no form", headers=headers)
+        assert (response.status_code, error_of(response)["type"]) == (401, "authentication_error")
+
+
+def test_other_types_and_methods_are_answered_as_before(client: httpx.Client) -> None:
+    response = client.post("/v1/adaptations", data=FIELDS)
+    assert (response.status_code, error_of(response)["code"]) == (400, "not_json")
+    response = client.put("/v1/adaptations", files={"file": ("a.jsonl", JSONL)})
+    assert (response.status_code, error_of(response)["code"]) == (405, "method_not_allowed")
+    response = client.post("/v1/predict", files={"file": ("a.jsonl", JSONL)})
+    assert (response.status_code, error_of(response)["code"]) == (400, "not_json")
+
+
+@pytest.mark.usefixtures("nothing_half_written")
+def test_nothing_of_a_file_is_repeated_in_an_error_or_the_log(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent: list[tuple[File, dict[str, str]]] = [
+        (("a.jsonl", SECRET), FIELDS),
+        (("a.jsonl", f'{{"input": "{SECRET}", "output": 1}}'), FIELDS),
+        (("a.jsonl", f'{{"{SECRET}": "x", "{SECRET}": "y"}}'), FIELDS),
+        (("a.csv", f"{SECRET},{SECRET} 2\nx,y\n"), FIELDS),
+        (("a.csv", f'text,label\n"{SECRET}'), FIELDS),
+        (("a.csv", "text,label\n" + f"{SECRET},{SECRET}\n" * 4), FIELDS),
+        (("a.csv", f"text,label\n{SECRET},{SECRET}\nx,{SECRET} \n"), FIELDS),
+        (("a.csv", f"text,label\n{SECRET},\n"), FIELDS),
+        ((SECRET, f"text,label\n{SECRET},\n"), FIELDS),
+        (("a.csv", written(EXAMPLES)), FIELDS | {"input_column": SECRET}),
+        (("a.csv", written(EXAMPLES)), FIELDS | {"format": SECRET}),
+        (("a.csv", written(EXAMPLES)), FIELDS | {"kind": SECRET}),
+        (("a.csv", written(EXAMPLES)), FIELDS | {"metadata": SECRET}),
+        (("a.csv", written(EXAMPLES)), FIELDS | {SECRET: SECRET}),
+    ]
+    with caplog.at_level(logging.DEBUG):
+        for file, fields in sent:
+            response = send(client, file, fields)
+            assert response.status_code == 422
+            assert SECRET not in response.text
+    theirs = ("httpx", "httpcore")
+    assert SECRET not in "".join(record.getMessage() for record in caplog.records if not record.name.startswith(theirs))
+
+
+def test_openapi_describes_json_and_form(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    content = document["paths"]["/v1/adaptations"]["post"]["requestBody"]["content"]
+    assert list(content) == ["application/json", "multipart/form-data"]
+    form = content["multipart/form-data"]["schema"]
+    assert form["properties"]["format"]["enum"] == ["jsonl", "ndjson", "csv", "tsv"]
+    in_json = document["components"]["schemas"]["AdaptationInput"]["properties"]
+    in_form = {"file", "validation_file", "format", "input_column", "output_column"}
+    assert set(form["properties"]) == in_form | (set(in_json) - {"examples", "validation_examples"})
+    for name in set(form["properties"]) - in_form:
+        assert form["properties"][name] == in_json[name]
+
+
+def test_a_warning_names_the_lines_of_the_file(client: httpx.Client) -> None:
+    noisy = [*EXAMPLES, EXAMPLES[2] | {"output": "login"}]
+    [warning] = send(client, ("noisy.csv", written(noisy))).json()["warnings"]
+    assert "different labels in file:10 and file:4:" in warning

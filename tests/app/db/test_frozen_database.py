@@ -1,0 +1,217 @@
+"""A PostgreSQL that hangs, as one on a hung disk does: it keeps its connections, and never answers."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from app.db import patience
+from app.db.embedded import embedded_postgres
+from app.db.patience import Patience, unbounded
+from app.db.session import is_gone, make_engine, transaction
+from app.settings import Settings
+from tests.support.service import adaptation_body, error_of, running
+
+
+def _processes(data_dir: Path) -> list[psutil.Process]:
+    postmaster = psutil.Process(int((data_dir / "postgres/postmaster.pid").read_text().splitlines()[0]))
+    return [postmaster, *postmaster.children(recursive=True)]
+
+
+@contextmanager
+def frozen(data_dir: Path) -> Iterator[None]:
+    """Freeze the PostgreSQL of this folder; what is left of it afterwards goes on."""
+    processes = _processes(data_dir)
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+@pytest.fixture
+def frozen_url(data_dir: Path) -> Iterator[tuple[str, Path]]:
+    """A PostgreSQL of this test alone, which may be frozen."""
+    with embedded_postgres(data_dir) as url:
+        yield url, data_dir
+
+
+def test_a_statement_that_a_frozen_server_does_not_answer_is_given_up_and_the_next_one_is_answered(
+    frozen_url: tuple[str, Path],
+) -> None:
+    url, folder = frozen_url
+    engine = make_engine(url, patience=Patience(1))
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+        with frozen(folder):
+            began = time.monotonic()
+            with pytest.raises(OperationalError) as raised:
+                connection.execute(text("SELECT 1"))
+            assert 1 <= time.monotonic() - began < 5
+        assert is_gone(raised.value)
+    with transaction(engine) as session:
+        assert session.execute(text("SELECT 1")).scalar() == 1
+    engine.dispose()
+
+
+def test_a_slow_statement_is_given_up_unless_it_is_one_that_may_take_long(database_url: str) -> None:
+    engine = make_engine(database_url, patience=Patience(0.5))
+    slow = text("SELECT pg_sleep(2)")
+    with engine.connect() as connection, unbounded(connection):
+        connection.execute(slow)
+    with engine.connect() as connection, pytest.raises(OperationalError):
+        connection.execute(slow)
+    # Its own time is what counts, not that of the connection, nor that of what others do.
+    with engine.connect() as connection:
+        for _ in range(8):
+            connection.execute(text("SELECT pg_sleep(0.2)"))
+    engine.dispose()
+
+
+def test_a_process_that_is_to_end_gives_up_what_it_waits_for(database_url: str) -> None:
+    patience = Patience()
+    engine = make_engine(database_url, patience=patience)
+    errors: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            with engine.connect() as connection:
+                connection.execute(text("SELECT pg_sleep(20)"))
+        except OperationalError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.5)
+    patience.hurry()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert is_gone(errors[0])
+    engine.dispose()
+
+
+def test_callers_of_a_service_are_told_that_its_database_hangs(
+    frozen_url: tuple[str, Path], tiny_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, folder = frozen_url
+    monkeypatch.setattr(patience, "WAIT_SECONDS", 6)
+    settings = Settings(data_dir=folder / "service", **tiny_settings)
+    with running(settings, url) as client:
+        assert client.get("/v1/tasks").status_code == 200
+        answers: list[httpx.Response] = []
+
+        def ask() -> None:
+            answers.append(httpx.get(f"{client.base_url}/v1/tasks", timeout=60))
+
+        # More than there are threads for requests, so that none is left for a probe.
+        callers = [threading.Thread(target=ask) for _ in range(50)]
+        with frozen(folder):
+            for caller in callers:
+                caller.start()
+            time.sleep(0.5)
+            for _ in range(2):
+                began = time.monotonic()
+                ready = client.get("/readyz")
+                assert time.monotonic() - began < 4
+                assert (ready.status_code, ready.json()["checks"]["database"]) == (503, "unavailable")
+            for caller in callers:
+                caller.join(60)
+            assert len(answers) == 50
+            assert {(answer.status_code, error_of(answer)["code"]) for answer in answers} == {
+                (503, "database_unavailable")
+            }
+        deadline = time.monotonic() + 30
+        while client.get("/readyz").status_code != 200:
+            assert time.monotonic() < deadline
+        assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
+
+
+@pytest.mark.parametrize("worker", [False, True])
+def test_ipt_serve_ends_in_time_while_its_database_hangs_and_has_lost_nothing(
+    data_dir: Path, serving: Callable[..., Any], worker: bool
+) -> None:
+    with serving(data_dir, worker=worker) as (process, url):
+        created = httpx.post(f"{url}/v1/adaptations", json=adaptation_body(), timeout=60)
+        assert created.status_code == 202
+        with frozen(data_dir):
+            callers = [threading.Thread(target=_ask_in_vain, args=(url,)) for _ in range(50)]
+            for caller in callers:
+                caller.start()
+            time.sleep(1)
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+            assert time.monotonic() - began < 12
+            for caller in callers:
+                caller.join(10)
+    assert not [process for process in psutil.process_iter(["cmdline"]) if _serves(process, data_dir)]
+    with embedded_postgres(data_dir) as database_url:
+        engine = make_engine(database_url)
+        with transaction(engine) as session:
+            ids = session.execute(text("SELECT id FROM adaptations")).scalars().all()
+        engine.dispose()
+    assert list(ids) == [created.json()["id"]]
+
+
+def _serves(process: psutil.Process, data_dir: Path) -> bool:
+    return any(str(data_dir) in part for part in process.info["cmdline"] or ())
+
+
+def _ask_in_vain(url: str) -> None:
+    with suppress(httpx.HTTPError):
+        httpx.get(f"{url}/v1/tasks", timeout=60)
+
+
+@pytest.fixture
+def serving(tiny_settings: dict[str, Any], tmp_path: Path) -> Callable[..., Any]:
+    """Run `ipt serve` on a folder; yields its process and its URL once it is ready."""
+
+    @contextmanager
+    def serving(data_dir: Path, *, worker: bool) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environment = os.environ | {f"IPT_{name.upper()}": value for name, value in tiny_settings.items()}
+        environment["IPT_DATA_DIR"] = str(data_dir)
+        command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
+        command.append("--worker" if worker else "--no-worker")
+        with (
+            (tmp_path / "serve.log").open("wb") as log,
+            subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
+        ):
+            url = f"http://127.0.0.1:{port}"
+            try:
+                deadline = time.monotonic() + 120
+                while True:
+                    assert process.poll() is None, (tmp_path / "serve.log").read_text()
+                    assert time.monotonic() < deadline
+                    with suppress(httpx.HTTPError):
+                        if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
+                            break
+                    time.sleep(0.2)
+                yield process, url
+            finally:
+                if process.poll() is None:
+                    process.terminate()
+                    try:
+                        process.wait(20)
+                    except subprocess.TimeoutExpired:
+                        process.kill()
+
+    return serving

@@ -1,0 +1,96 @@
+"""The service does as its OpenAPI document says: for right requests and wrong ones, and for one after another."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from tests.support import openapi_checks
+from tests.support.service import Serve, WorkOff, adaptation_body
+
+KEY = "operator" * 4
+# Most ids are those of things that are there.
+CONFIG = """
+hooks = "{checks}"
+headers = {{ Authorization = "Bearer {key}" }}
+request-timeout = 20
+continue-on-failure = true
+
+[generation]
+deterministic = true
+database = "none"
+max-examples = 15
+allow-extra-parameters = false  # of the headers: nobody looks at unknown ones
+allow-x00 = false  # refused in every text; the document does not repeat it for each
+
+[dictionaries]
+tasks = {{ values = ["{tuned[task_id]}", "{queued[task_id]}"] }}
+adaptations = {{ values = ["{tuned[id]}", "{queued[id]}"] }}
+numbers = {{ values = [1, 2] }}
+answers = {{ values = ["application/json", "text/event-stream"] }}
+
+[parameters]
+"path.task_id" = {{ dictionary = "tasks", probability = 0.9 }}
+"query.task_id" = {{ dictionary = "tasks", probability = 0.9 }}
+"body.task_id" = {{ dictionary = "tasks", probability = 0.9 }}
+"body.requests[*].task_id" = {{ dictionary = "tasks", probability = 0.9 }}
+"path.adaptation_id" = {{ dictionary = "adaptations", probability = 0.9 }}
+# JSON Schema takes 1.0 for a whole number, the service does not.
+"body.version" = {{ dictionary = "numbers" }}
+"body.max_new_tokens" = {{ dictionary = "numbers" }}
+"body.top_k" = {{ dictionary = "numbers" }}
+"body.seed" = {{ dictionary = "numbers" }}
+"body.num_beams" = {{ dictionary = "numbers" }}
+"header.accept" = {{ dictionary = "answers" }}
+
+# The tasks that the others need stay.
+[[operations]]
+include-name = "DELETE /v1/tasks/{{task_id}}"
+parameters = {{ "path.task_id" = "{doomed[task_id]}" }}
+
+# The stream of one that nobody works off would not end.
+[[operations]]
+include-name = "GET /v1/adaptations/{{adaptation_id}}/events"
+parameters = {{ "path.adaptation_id" = "{tuned[id]}" }}
+
+# Labels have to go together, and a form's file has to hold such examples: no schema says so.
+[[operations]]
+include-name = "POST /v1/adaptations"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
+"""
+
+
+@pytest.fixture
+def service_engine(engine: Engine) -> Engine:
+    """The database of this test's own service, for `work_off`."""
+    return engine
+
+
+def test_every_answer_is_a_documented_one(serve: Serve, work_off: WorkOff, tmp_path: Path) -> None:
+    config, report = tmp_path / "schemathesis.toml", tmp_path / "answers.har"
+    # So many that none is refused: each answer then has the headers that say how the limit stands.
+    with serve(api_key=KEY, requests_per_minute=1_000_000) as client:
+        client.headers["Authorization"] = f"Bearer {KEY}"
+        tuned = client.post("/v1/adaptations", json=adaptation_body()).json()
+        work_off()
+        queued, doomed = (client.post("/v1/adaptations", json=adaptation_body()).json() for _ in range(2))
+        checks = openapi_checks.__file__
+        config.write_text(CONFIG.format(checks=checks, key=KEY, tuned=tuned, queued=queued, doomed=doomed))
+        command = [sys.executable, "-m", "schemathesis.cli", "--config-file", config, "--no-color"]
+        command += ["run", f"{client.base_url}/openapi.json", "--report-har-path", report]
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150, check=False)
+        entries = json.loads(report.read_text())["log"]["entries"]
+        succeeded = {
+            entry["request"]["url"].removeprefix(str(client.base_url)).partition("?")[0]
+            for entry in entries
+            if entry["response"]["status"] == 200
+        }
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    # It went beyond "there is no such task".
+    for path in ("neighbors", "predict", "vector"):
+        assert f"/v1/tasks/{tuned['task_id']}/{path}" in succeeded
+    assert {"/v1/predict", f"/v1/adaptations/{tuned['id']}/events"} <= succeeded
+    assert any(entry["response"]["status"] == 202 for entry in entries), "no adaptation was valid"

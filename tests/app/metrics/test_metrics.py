@@ -1,0 +1,215 @@
+"""`GET /metrics`: who may read it, what moves when something happens, and what it never says."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import Engine, event, text
+from sqlalchemy.orm import Session
+
+from app.api_keys import service as api_keys
+from app.db.session import transaction
+from app.metrics import collector
+from app.metrics.repository import queue_query
+from app.queue import lifecycle, workers
+from tests.support.service import Serve, WorkOff, adaptation_body, error_of
+
+KEY = "a-key-of-sixteen-characters-or-more"
+SECRET = "xyzzy"
+
+
+@pytest.fixture
+def own(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+    """A service of one's own, which looks at its queue each time it is asked."""
+    monkeypatch.setattr(collector, "CACHE_SECONDS", 0.0)
+    with serve() as client:
+        yield client
+
+
+@pytest.fixture
+def service_engine(engine: Engine) -> Engine:
+    """`work_off` works off what `own` has queued."""
+    return engine
+
+
+def samples(client: httpx.Client) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Every sample by name and labels, after checking that the text can be parsed and says nothing twice."""
+    response = client.get("/metrics")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    found = [one for family in text_string_to_metric_families(response.text) for one in family.samples]
+    by_key = {(one.name, frozenset(one.labels.items())): one.value for one in found}
+    assert len(by_key) == len(found)
+    return by_key
+
+
+def value(client: httpx.Client, name: str, **labels: str) -> float:
+    return samples(client).get((name, frozenset(labels.items())), 0.0)
+
+
+def test_metrics_are_for_the_operator_alone(serve: Serve, engine: Engine) -> None:
+    with serve(wait=False, embedded=False, api_key=KEY) as client:
+        with transaction(engine) as session:
+            _, issued = api_keys.issue(session, "somebody", scopes=["adapt", "predict", "admin"])
+
+        def get(key: str | None) -> httpx.Response:
+            return client.get("/metrics", headers={} if key is None else {"Authorization": f"Bearer {key}"})
+
+        assert get(KEY).status_code == 200
+        for key in (None, issued, KEY + "x"):
+            response = get(key)
+            assert (response.status_code, error_of(response)["code"]) == (401, "operator_key_required")
+            assert "ipt_" not in response.text
+
+
+def test_where_no_operator_key_is_set_nobody_is_the_operator(client: httpx.Client) -> None:
+    assert error_of(client.get("/metrics"))["code"] == "operator_key_required"
+
+
+def test_on_ones_own_machine_anyone_may_read_them_but_a_web_page(serve: Serve) -> None:
+    with serve(wait=False) as client:
+        assert client.get("/metrics").status_code == 200
+        assert client.get("/metrics", headers={"Host": "evil.example"}).status_code == 400
+
+
+def test_open_metrics_need_no_key_and_open_nothing_else(serve: Serve) -> None:
+    with serve(wait=False, embedded=False, api_key=KEY, open_metrics=True) as client:
+        assert client.get("/metrics", headers={"Host": "api.monitoring"}).status_code == 200
+        assert client.get("/v1/tasks").status_code == 401
+
+
+def test_the_queue_is_told_as_it_is(own: httpx.Client, engine: Engine, work_off: WorkOff) -> None:
+    def queue() -> tuple[float, float, bool]:
+        age = value(own, "ipt_queue_oldest_age_seconds", state="queued")
+        assert 0 <= age < 60
+        counts = [value(own, "ipt_queue_adaptations", state=state) for state in ("queued", "running")]
+        return counts[0], counts[1], age > 0
+
+    def running_for() -> float:
+        return value(own, "ipt_queue_oldest_age_seconds", state="running")
+
+    assert queue() == (0, 0, False)
+    assert running_for() == 0
+    finished = value(own, "ipt_adaptations_finished_total", outcome="succeeded")
+    taken_up = value(own, "ipt_adaptation_queue_seconds_count")
+    for _ in range(2):
+        own.post("/v1/adaptations", json=adaptation_body())
+    assert queue() == (2, 0, True)
+    with transaction(engine) as session:
+        session.execute(
+            text(
+                "UPDATE adaptations SET state = 'running', started_at = now() - interval '5 minutes' "
+                "WHERE id = (SELECT min(id) FROM adaptations)"
+            )
+        )
+    assert queue() == (1, 1, True)
+    assert 300 <= running_for() < 360
+    with transaction(engine) as session:
+        session.execute(text("UPDATE adaptations SET state = 'queued', started_at = NULL"))
+        workers.announce(session, "one", None, 0)
+        workers.announce(session, "gone", None, 0)
+        session.execute(text("UPDATE workers SET seen_at = now() - interval '2 minutes' WHERE id = 'gone'"))
+    assert len(work_off()) == 2
+    assert queue() == (0, 0, False)
+    assert running_for() == 0
+    assert value(own, "ipt_workers") == 1
+    assert value(own, "ipt_adaptations_finished_total", outcome="succeeded") == finished + 2
+    assert value(own, "ipt_adaptation_queue_seconds_count") == taken_up + 2
+
+
+def test_an_end_counts_when_it_is_committed_and_not_before(own: httpx.Client, engine: Engine) -> None:
+    adaptation_id = own.post("/v1/adaptations", json=adaptation_body()).json()["id"]
+    cancelled = value(own, "ipt_adaptations_finished_total", outcome="cancelled")
+    with Session(engine) as session:
+        lifecycle.request_cancel(session, "default", adaptation_id)
+        session.rollback()
+    assert value(own, "ipt_adaptations_finished_total", outcome="cancelled") == cancelled
+    for _ in range(2):
+        assert own.post(f"/v1/adaptations/{adaptation_id}/cancel").status_code == 200
+    assert value(own, "ipt_adaptations_finished_total", outcome="cancelled") == cancelled + 1
+
+
+def test_predictions_and_requests_are_counted_without_what_was_asked(own: httpx.Client, work_off: WorkOff) -> None:
+    task_id = own.post("/v1/adaptations", json=adaptation_body(name=SECRET)).json()["task_id"]
+    [adaptation_id] = work_off()
+    route = {"method": "POST", "route": "/v1/tasks/{task_id}/predict", "status": "2xx"}
+    before = samples(own)
+    assert own.post(f"/v1/tasks/{task_id}/predict", json={"inputs": [SECRET] * 3}).status_code == 200
+    assert own.get(f"/{SECRET}/{task_id}").status_code == 404
+    assert own.get(f"/v1/adaptations/{SECRET}").status_code == 404
+    assert own.request("PROPFIND", "/v1/tasks").status_code == 405
+    after = samples(own)
+
+    def grown(name: str, **labels: str) -> float:
+        key = (name, frozenset(labels.items()))
+        return after[key] - before.get(key, 0.0)
+
+    assert grown("ipt_predictions_total", kind="classification") == 3
+    assert grown("ipt_predictions_total", kind="text2text") == 0
+    assert grown("ipt_prediction_batch_rows_count") >= 1
+    assert grown("ipt_prediction_batch_rows_sum") == 3
+    assert grown("ipt_http_request_duration_seconds_count", **route) == 1
+    assert grown("ipt_http_request_duration_seconds_count", method="GET", route="none", status="4xx") == 1
+    by_id = {"method": "GET", "route": "/v1/adaptations/{adaptation_id}", "status": "4xx"}
+    assert grown("ipt_http_request_duration_seconds_count", **by_id) == 1
+    unknown = {"method": "other", "route": "/v1/tasks", "status": "4xx"}
+    assert grown("ipt_http_request_duration_seconds_count", **unknown) == 1
+    assert after["ipt_http_requests_in_flight", frozenset()] == 1  # this very request
+    assert after["ipt_model_state", frozenset({("state", "ok")})] == 1
+    assert sum(value for (name, _), value in after.items() if name == "ipt_model_state") == 1
+    labels = " ".join(value for _, pairs in after for _, value in pairs)
+    for told in (task_id, adaptation_id, SECRET, "default"):
+        assert told.lower() not in labels.lower()
+
+
+def test_two_scrapes_in_a_row_ask_the_database_once(serve: Serve) -> None:
+    asked: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        asked.append(statement)
+
+    with serve() as client:
+        event.listen(Engine, "before_cursor_execute", note)
+        try:
+            for _ in range(5):
+                samples(client)
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+    assert len(asked) == 1
+
+
+def test_counting_a_long_queue_reads_no_finished_row(own: httpx.Client, engine: Engine) -> None:
+    own.post("/v1/adaptations", json=adaptation_body())
+    columns = "tenant_id, task_id, dataset_id, kind, hyperparameters, body_hash"
+    with transaction(engine) as session:
+        session.execute(
+            text(
+                f"INSERT INTO adaptations (id, task_version, state, {columns}) "
+                "SELECT 'adp_' || n, n, CASE WHEN n <= 2000 THEN 'queued' WHEN n <= 2020 THEN 'running' "
+                f"ELSE 'succeeded' END, {columns} FROM adaptations, generate_series(2, 20000) AS n"
+            )
+        )
+        session.execute(text("ANALYZE adaptations"))
+        query = queue_query().compile(engine, compile_kwargs={"literal_binds": True})
+        plan = str(session.execute(text(f"EXPLAIN {query}")).scalars().all())
+    for index in ("ix_adaptations_queued", "ix_adaptations_leases"):
+        assert index in plan
+    assert "Seq Scan on adaptations" not in plan
+    began = time.monotonic()
+    assert value(own, "ipt_queue_adaptations", state="queued") == 2000
+    assert time.monotonic() - began < 2
+
+
+def test_a_database_that_is_away_takes_only_its_own_metrics_along(own: httpx.Client, engine: Engine) -> None:
+    with transaction(engine) as session:
+        session.execute(text("ALTER TABLE adaptations RENAME TO elsewhere"))
+    names = {name for name, _ in samples(own)}
+    assert value(own, "ipt_database_up") == 0
+    assert "ipt_queue_adaptations" not in names
+    assert "ipt_model_state" in names
+    with transaction(engine) as session:
+        session.execute(text("ALTER TABLE elsewhere RENAME TO adaptations"))
+    assert value(own, "ipt_database_up") == 1

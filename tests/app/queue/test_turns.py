@@ -1,0 +1,198 @@
+"""Whose adaptation is next, where several tenants wait."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import Engine, select, text, update
+
+from app.db import migrate
+from app.db.models import Adaptation, SubspaceRow, Task, Tenant
+from app.db.session import transaction
+from app.queue import claiming, lifecycle, turns
+from tests.support.jobs import Enqueue
+
+SUBSPACE = "sub_test"
+
+Claim = Callable[..., list[str]]
+Finish = Callable[[], None]
+
+
+@pytest.fixture
+def claim(engine: Engine) -> Claim:
+    """Claim, and return whose adaptations these are, in order."""
+    with transaction(engine) as session:
+        session.add(SubspaceRow(id=SUBSPACE, intrinsic_dim=4, prompt_length=2, hidden_size=8, manifest={}))
+
+    def claim(room: int = 8, running: int = 0) -> list[str]:
+        with transaction(engine) as session:
+            claimed = claiming.claim(
+                session, subspace_id=SUBSPACE, worker_id="w", lease_seconds=60, room=room, running=running
+            )
+            return [session.get_one(Adaptation, one.lease.adaptation_id).tenant_id for one in claimed]
+
+    return claim
+
+
+@pytest.fixture
+def finish(engine: Engine) -> Finish:
+    """End all that runs."""
+
+    def finish() -> None:
+        with transaction(engine) as session:
+            session.execute(update(Adaptation).where(Adaptation.state == "running").values(state="succeeded"))
+
+    return finish
+
+
+def queue(enqueue: Enqueue, tenants: str, **columns: object) -> None:
+    for tenant in tenants:
+        enqueue(tenant=tenant, **columns)
+
+
+def test_a_long_queue_of_one_tenant_keeps_no_other_waiting(enqueue: Enqueue, claim: Claim) -> None:
+    queue(enqueue, "aaaaaaaaaaaabbc")
+    assert claim(room=6) == ["a", "b", "c", "a", "b", "a"]
+
+
+def test_who_has_less_running_is_served_first(enqueue: Enqueue, claim: Claim) -> None:
+    queue(enqueue, "aaaaaa")
+    assert claim(room=3) == ["a", "a", "a"]
+    queue(enqueue, "bbbbb")
+    assert claim(room=3, running=3) == ["b", "b", "b"]
+    assert claim(room=4, running=6) == ["a", "b", "a", "b"]
+
+
+def test_one_at_a_time_tenants_take_turns(enqueue: Enqueue, claim: Claim, finish: Finish) -> None:
+    queue(enqueue, "aaaaabbbcc")
+    served = []
+    for _ in range(10):
+        served += claim(room=1)
+        finish()
+    assert "".join(served) == "abcabcabaa"
+
+
+def test_who_comes_late_is_served_before_who_was_served(enqueue: Enqueue, claim: Claim, finish: Finish) -> None:
+    queue(enqueue, "aaab")
+    assert claim(room=2) == ["a", "b"]
+    finish()
+    queue(enqueue, "c")
+    assert claim(room=1) == ["c"]
+
+
+def test_many_tenants_share_little_room(enqueue: Enqueue, claim: Claim, finish: Finish) -> None:
+    queue(enqueue, "aaaabcdefgh")
+    served = []
+    for _ in range(4):
+        served += claim(room=2)
+        finish()
+    assert sorted(served) == list("abcdefgh")
+
+
+def test_what_failed_before_gets_its_turn_alone_however_long_the_other_queues_are(
+    enqueue: Enqueue, claim: Claim, finish: Finish
+) -> None:
+    queue(enqueue, "bbbbbbbbcccccccc")
+    queue(enqueue, "a", attempt=1)
+    assert claim(room=4) == ["b", "c"], "the others go first, but none behind it goes before it"
+    assert claim(room=2, running=2) == [], "its turn has come: it waits for the batch to end, and nobody overtakes it"
+    finish()
+    assert claim(room=4) == ["a"]
+    finish()
+    assert claim(room=4) == ["b", "c", "b", "c"]
+
+
+def test_many_that_failed_before_keep_no_other_tenant_waiting(enqueue: Enqueue, claim: Claim, finish: Finish) -> None:
+    queue(enqueue, "aaaa", attempt=1)
+    queue(enqueue, "bbb")
+    served = []
+    for _ in range(6):
+        served.append(claim(room=4))
+        finish()
+    assert served == [["a"], ["b"], ["a"], ["b"], ["a"], ["b"]]
+
+
+def test_who_waits_is_found_without_reading_what_was_done_before(
+    engine: Engine, enqueue: Enqueue, claim: Claim
+) -> None:
+    repeat = text("""
+        INSERT INTO adaptations SELECT (jsonb_populate_record(
+            first, jsonb_build_object('id', first.id || number, 'task_version', number)
+        )).* FROM adaptations AS first, generate_series(2, 5000) AS number
+    """)
+    enqueue(tenant="done")
+    enqueue(tenant="waits")
+    with transaction(engine) as session:
+        session.execute(repeat)
+        session.execute(update(Adaptation).where(Adaptation.tenant_id == "done").values(state="cancelled"))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+    read = text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'adaptations'")
+    with transaction(engine) as session:
+        assert len(turns.next_in_turn(session, SUBSPACE, 8)) == 8
+        assert session.scalars(read).one() < 100
+
+
+def waiting(engine: Engine) -> set[str]:
+    with transaction(engine) as session:
+        return set(session.scalars(select(Tenant.id).where(Tenant.waiting_since.is_not(None))))
+
+
+def forget_idle(engine: Engine) -> None:
+    with transaction(engine) as session:
+        turns.forget_idle(session)
+
+
+def test_who_has_nothing_left_is_forgotten_until_it_queues_again(
+    engine: Engine, enqueue: Enqueue, claim: Claim, finish: Finish
+) -> None:
+    queue(enqueue, "ab")
+    assert claim(room=1) == ["a"]
+    forget_idle(engine)
+    assert waiting(engine) == {"a", "b"}, "one runs, and may be queued again; one is queued"
+    finish()
+    forget_idle(engine)
+    assert waiting(engine) == {"b"}
+    queue(enqueue, "a")
+    assert claim() == ["b", "a"]
+
+
+def test_who_is_queueing_at_this_moment_is_not_forgotten(
+    engine: Engine, enqueue: Enqueue, claim: Claim, finish: Finish
+) -> None:
+    queue(enqueue, "a")
+    claim()
+    finish()
+    with transaction(engine) as session:
+        [done] = session.scalars(select(Adaptation))
+        session.add(Task(id="tsk_new", tenant_id="a", name="new", last_version=1))
+        session.flush()
+        new = Adaptation(
+            id="adp_new", tenant_id="a", task_id="tsk_new", task_version=1, dataset_id=done.dataset_id,
+            kind=done.kind, hyperparameters={}, body_hash="",
+        )  # fmt: skip
+        lifecycle.enqueue(session, new)
+        forget_idle(engine)
+    assert claim() == ["a"]
+
+
+def test_a_migration_finds_who_waits_already(engine: Engine, enqueue: Enqueue, claim: Claim) -> None:
+    queue(enqueue, "ab")
+    migrate.downgrade(engine, "0005")
+    migrate.upgrade(engine)
+    assert sorted(claim()) == ["a", "b"]
+
+
+def test_workers_that_claim_at_once_take_all_there_is_and_nothing_twice(
+    engine: Engine, enqueue: Enqueue, claim: Claim
+) -> None:
+    queue(enqueue, "aaaaaaaaabbbbbbccc")
+
+    def work(_: int) -> list[str]:
+        return [tenant for _ in range(12) for tenant in claim(room=2)]
+
+    with ThreadPoolExecutor(6) as workers:
+        taken = [tenant for part in workers.map(work, range(6)) for tenant in part]
+    assert sorted(taken) == list("aaaaaaaaabbbbbbccc")
+    with transaction(engine) as session:
+        assert set(session.scalars(select(Adaptation.attempt))) == {1}

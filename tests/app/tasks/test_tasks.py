@@ -1,0 +1,115 @@
+"""Tasks through the API: listed, compared, deleted."""
+
+from collections.abc import Callable
+
+import httpx
+from sqlalchemy import Engine, func, select
+
+from app.db.models import AdaptationEvent, Dataset, TaskVersion
+from app.db.session import transaction
+from tests.support.service import WorkOff, adaptation_body, error_of
+
+
+def _adapt(client: httpx.Client, **changes: object) -> str:
+    return str(client.post("/v1/adaptations", json=adaptation_body(**changes)).json()["task_id"])
+
+
+def test_a_task_is_there_before_it_can_answer(client: httpx.Client) -> None:
+    task_id = _adapt(client)
+    task = client.get(f"/v1/tasks/{task_id}").json()
+    assert (task["object"], task["name"], task["version"], task["versions"]) == ("task", "tickets", None, [])
+    for path in ("vector", "neighbors"):
+        response = client.get(f"/v1/tasks/{task_id}/{path}")
+        assert (response.status_code, error_of(response)["code"]) == (409, "task_not_ready")
+
+
+def test_a_tuned_task_has_labels_metrics_and_a_vector(client: httpx.Client, work_off: WorkOff) -> None:
+    task_id = _adapt(client)
+    [adaptation_id] = work_off()
+    [listed] = client.get("/v1/tasks").json()["data"]
+    assert listed == client.get(f"/v1/tasks/{task_id}").json()
+    [version] = listed["versions"]
+    assert (version["version"], version["labels"], version["adaptation_id"]) == (1, ["billing", "login"], adaptation_id)
+    vector = client.get(f"/v1/tasks/{task_id}/vector").json()
+    assert len(vector["vector"]) == 8
+    assert vector["subspace_id"] == version["subspace_id"]
+    assert client.get(f"/v1/tasks/{task_id}/vector", params={"version": 1}).json() == vector
+    response = client.get(f"/v1/tasks/{task_id}/vector", params={"version": 2})
+    assert (response.status_code, error_of(response)["code"]) == (404, "version_not_found")
+
+
+def test_tasks_are_listed_in_pages(client: httpx.Client) -> None:
+    ids = [_adapt(client) for _ in range(3)]
+    first = client.get("/v1/tasks", params={"limit": 2}).json()
+    second = client.get("/v1/tasks", params={"limit": 2, "after": ids[1]}).json()
+    assert [task["id"] for task in first["data"] + second["data"]] == ids[::-1]
+    assert (first["has_more"], second["has_more"]) == (True, False)
+    client.delete(f"/v1/tasks/{ids[1]}")
+    assert client.get("/v1/tasks", params={"after": first["next"]}).json()["data"] == second["data"]
+    assert client.get("/v1/tasks", params={"after": ids[1]}).status_code == 404
+
+
+def test_neighbors_are_the_nearest_newest_vectors_of_one_tenant(
+    client: httpx.Client, new_client: Callable[[], httpx.Client], work_off: WorkOff, service_engine: Engine
+) -> None:
+    own, near, far, waiting = (_adapt(client, name=name) for name in ("own", "near", "far", "waiting"))
+    client.post(f"/v1/adaptations/{client.get('/v1/adaptations').json()['data'][0]['id']}/cancel")
+    again = adaptation_body(task_id=near)
+    del again["name"]
+    client.post("/v1/adaptations", json=again)
+    _adapt(new_client())
+    work_off()
+    with transaction(service_engine) as session:
+        first, second = [1.0] + [0.0] * 7, [0.0, 1.0] + [0.0] * 6
+        slanted = [1.0, 0.5] + [0.0] * 6
+        for task_id, version, vector in ((own, 1, first), (near, 1, second), (near, 2, slanted), (far, 1, second)):
+            session.get_one(TaskVersion, (task_id, version)).vector = vector
+    found = client.get(f"/v1/tasks/{own}/neighbors").json()
+    assert [(item["task_id"], item["task_version"]) for item in found["data"]] == [(near, 2), (far, 1)]
+    assert abs(found["data"][0]["similarity"] - 1 / 1.25**0.5) < 1e-6
+    assert abs(found["data"][1]["similarity"]) < 1e-6
+    assert not found["has_more"]
+    assert client.get(f"/v1/tasks/{own}/neighbors", params={"limit": 1}).json()["has_more"]
+    assert waiting not in str(found)
+
+
+def test_a_vector_of_zeros_has_no_neighbors_and_is_nobodys(
+    client: httpx.Client, work_off: WorkOff, service_engine: Engine
+) -> None:
+    own, average, opposite = (_adapt(client, name=name) for name in ("own", "average", "opposite"))
+    work_off()
+    with transaction(service_engine) as session:
+        for task_id, first in ((own, 1.0), (average, 0.0), (opposite, -1.0)):
+            session.get_one(TaskVersion, (task_id, 1)).vector = [first] + [0.0] * 7
+    [found] = client.get(f"/v1/tasks/{own}/neighbors").json()["data"]
+    assert (found["task_id"], found["similarity"]) == (opposite, -1.0)
+    assert client.get(f"/v1/tasks/{average}/neighbors").json()["data"] == []
+
+
+def test_deleting_a_task_leaves_nothing_of_it_behind(
+    client: httpx.Client, work_off: WorkOff, service_engine: Engine
+) -> None:
+    task_id = _adapt(client)
+    [adaptation_id] = work_off()
+    assert client.delete(f"/v1/tasks/{task_id}").json() == {"id": task_id, "object": "task", "deleted": True}
+    assert client.delete(f"/v1/tasks/{task_id}").status_code == 404
+    assert client.get(f"/v1/tasks/{task_id}").status_code == 404
+    assert client.get(f"/v1/adaptations/{adaptation_id}").status_code == 404
+    response = client.post(f"/v1/tasks/{task_id}/predict", json={"inputs": ["i was charged twice"]})
+    assert response.status_code == 404
+    with transaction(service_engine) as session:
+        for table in (TaskVersion, AdaptationEvent, Dataset):
+            assert session.scalar(select(func.count()).select_from(table)) == 0
+
+
+def test_a_dataset_that_another_task_uses_is_kept(client: httpx.Client, work_off: WorkOff) -> None:
+    first, second = _adapt(client), _adapt(client)
+    client.delete(f"/v1/tasks/{first}")
+    assert len(work_off()) == 1
+    assert client.get(f"/v1/tasks/{second}").json()["version"] == 1
+
+
+def test_deleting_a_task_takes_its_waiting_adaptations_along(client: httpx.Client, work_off: WorkOff) -> None:
+    client.delete(f"/v1/tasks/{_adapt(client)}")
+    assert work_off() == []
+    assert client.get("/v1/adaptations").json()["data"] == []

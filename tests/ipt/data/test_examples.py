@@ -1,0 +1,75 @@
+"""What a dataset must be, and what it is taken for."""
+
+import pytest
+
+import ipt
+from ipt.data.examples import MAX_LABELS, names_of
+from tests.support.datasets import sentiment
+
+
+def test_outputs_that_repeat_are_labels_and_others_are_text() -> None:
+    assert ipt.check_examples(sentiment()) == "classification"
+    pairs = [ipt.Example(f"question {n}", f"answer number {n}") for n in range(12)]
+    assert ipt.check_examples(pairs) == "text2text"
+    assert ipt.check_examples(sentiment(), kind="text2text") == "text2text"
+
+
+@pytest.mark.parametrize(
+    ("examples", "param", "says"),
+    [
+        ([], "examples", "empty"),
+        ([ipt.Example("a", "x"), ipt.Example("b", "x")], "examples", "same output"),
+        ([ipt.Example("a", "x"), ipt.Example("b", "x"), ipt.Example("c", "y")], "examples[2].output", "single example"),
+        ([ipt.Example(" ", "x"), ipt.Example("b", "y")], "examples[0].input", "empty"),
+        ([ipt.Example("\u200b\ufeff", "x"), ipt.Example("b", "y")], "examples[0].input", "empty"),
+        ([ipt.Example("a", "x"), ipt.Example("b", "")], "examples[1].output", "empty"),
+        ([ipt.Example("a\x00", "x"), ipt.Example("b", "y")], "examples[0].input", "NUL"),
+        ([ipt.Example("a", "x"), ipt.Example("\ud800", "y")], "examples[1].input", "surrogate"),
+        ([ipt.Example(1, "x"), ipt.Example("b", "y")], "examples[0].input", "must be a string, got int"),  # type: ignore[arg-type]
+        ([("a", "x"), ("b", "y")], "examples[0]", r"must be an ipt.Example\(input, output\), got tuple"),
+        ([ipt.Example("a", f"l{n}") for n in range(MAX_LABELS + 1) for _ in "ab"], "examples", "201 labels"),
+    ],
+)
+def test_a_bad_dataset_is_refused_by_name(examples: list[ipt.Example], param: str, says: str) -> None:
+    with pytest.raises(ipt.DatasetError, match=says) as caught:
+        ipt.check_examples(examples)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (("billing", "no"), True),
+        (("是的", "不是"), True),
+        (("spam", "0"), False),
+        (("A", "B"), False),
+        (("👍", "👎"), False),
+    ],
+)
+def test_labels_are_names_where_each_has_letters_enough_to_say_something(labels: tuple[str, ...], told: bool) -> None:
+    assert names_of(labels) == (labels if told else ())
+
+
+def test_validation_examples_may_not_bring_a_new_label() -> None:
+    with pytest.raises(ipt.DatasetError) as caught:
+        ipt.check_examples(sentiment(), [ipt.Example("meh", "positive"), ipt.Example("meh", "neutral")])
+    assert caught.value.param == "validation_examples[1].output"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": -1},
+        {"batch_size": 3},
+        {"restarts": 0},
+        {"seed": -1},
+        {"learning_rate": float("nan")},
+        {"learning_rate": "x"},
+        {"learning_rate": None},
+        {"learning_rate": True},
+    ],
+)
+def test_hyperparameters_out_of_range_are_refused_by_name(wrong: dict[str, object]) -> None:
+    with pytest.raises(ipt.IptError) as caught:
+        ipt.Hyperparameters(**wrong)  # type: ignore[arg-type]
+    assert caught.value.param == next(iter(wrong))

@@ -1,0 +1,99 @@
+"""Tasks from datasets, which are made here and read without a network."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ipt
+from ipt.data.hub_tasks import Columns, read_dataset
+from ipt.data.task_folder import read_task_folder, write_task
+
+ROWS = {"text": ["good film", "bad film", "fine food", "awful food"], "label": [1, 0, 1, 0]}
+TEST = {"text": ["great", "good film"], "label": [1, 1]}
+
+
+@pytest.fixture
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    package = pytest.importorskip("datasets")
+    monkeypatch.setattr(package.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    package.disable_progress_bars()
+    yield package
+    package.enable_progress_bars()
+
+
+@pytest.fixture
+def saved(datasets: Any, tmp_path: Path) -> str:
+    """A dataset as `save_to_disk` writes it, whose labels have names."""
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["negative", "positive"])}
+    )
+    parts = {"train": ROWS, "validation": TEST}
+    made = datasets.DatasetDict({name: datasets.Dataset.from_dict(rows, features) for name, rows in parts.items()})
+    made.save_to_disk(tmp_path / "saved")
+    return str(tmp_path / "saved")
+
+
+def test_labels_have_the_datasets_names_and_leaks_are_noted(saved: str) -> None:
+    task = read_dataset(saved, Columns(test_split="validation"), name="films", family="mood")
+    assert (task.name, task.family) == ("films", "mood")
+    assert task.train[:2] == (ipt.Example("good film", "positive"), ipt.Example("bad film", "negative"))
+    assert task.test == (ipt.Example("great", "positive"),)
+    assert task.notes == (
+        f"{saved}, validation row 1: skipped: a test row whose input is the train row {saved}, train row 0",
+    )
+
+
+def test_a_folder_of_json_files_with_other_columns(datasets: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "json"
+    folder.mkdir()
+    for split, rows in (("train", ROWS), ("test", TEST)):
+        lines = [json.dumps({"words": text, "mood": label}) for text, label in zip(*rows.values(), strict=True)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    columns = Columns("words", "mood", ("sad", "glad"))
+    task = read_dataset(str(folder), columns, name="films", family="mood")
+    assert [row.output for row in task.train] == ["glad", "sad", "glad", "sad"]
+    few = read_dataset(str(folder), columns, name="films", family="mood", most_rows=3)
+    assert len(few.train) == 3
+    assert set(few.train) < set(task.train)
+    path = write_task(tmp_path / "tasks", task, "unseen")
+    [read] = read_task_folder(path.parent, "unseen")
+    assert (read.name, read.family, read.train, read.test) == ("films", "mood", task.train, task.test)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (Columns(), "has no split 'test'; it has 'train', 'validation'"),
+        (
+            Columns(input="words", test_split="validation"),
+            "split 'train' has no column 'words'; it has 'text', 'label'",
+        ),
+        (Columns(label_names=("one",), test_split="validation"), "train row 0: the output is 1, names are given for 0"),
+    ],
+)
+def test_a_dataset_that_is_not_as_the_columns_say(saved: str, columns: Columns, said: str) -> None:
+    with pytest.raises(ipt.DatasetError, match=said):
+        read_dataset(saved, columns, name="films", family="mood")
+
+
+def test_numbers_without_names_are_refused(datasets: Any, tmp_path: Path) -> None:
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict(ROWS)}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ipt.DatasetError, match="train row 0: the output is the number 1, and the dataset names none"):
+        read_dataset(str(tmp_path / "saved"), Columns(), name="films", family="mood")
+
+
+def test_a_dataset_that_is_nowhere_is_one_line(datasets: Any) -> None:
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    with pytest.raises(ipt.DatasetError, match="dataset 'nobody/nothing' cannot be read: ") as raised:
+        read_dataset("nobody/nothing", Columns(), name="films", family="mood")
+    assert "\n" not in raised.value.message
+
+
+def test_without_the_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ipt.IptError, match=r"pip install 'intrinsic-prompt-tuning\[hub\]'"):
+        read_dataset("films", Columns(), name="films", family="mood")

@@ -1,0 +1,135 @@
+"""A study's page and its plots."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import ipt
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.evaluation.methods import Measurement
+from ipt.evaluation.study.plots import check_installed
+from ipt.evaluation.study.report import write_report
+from ipt.evaluation.study.run import Findings, StudyOptions, Variant
+from ipt.subspace.modules import SubspaceDecoder
+
+METHODS = ("logistic regression", "SetFit", "PT", "IST")
+
+
+def measured(offset: float = 0.0, seeds: tuple[int, ...] = (0, 1)) -> list[Measurement]:
+    """Two tasks; IST is half of a hundredth better in the second draw."""
+    return [
+        Measurement(name, name[0], seed, method, score + offset + seed * (method == "IST") / 200, 1.0, detail, device)
+        for seed in seeds
+        for name, level in (("a1", 0.5), ("b1", 0.6))
+        for method, score, detail, device in (
+            ("logistic regression", level, {}, None),
+            ("SetFit", level + 0.05, {"seconds": 20.0}, "cuda, float32"),
+            ("PT", level + 0.1, {"seconds": 9.0, "moved": name == "a1"}, None),
+            ("IST", level + 0.1, {"seconds": 3.0}, None),
+        )
+    ]
+
+
+@pytest.fixture
+def findings(encoder: EncoderBackbone, tmp_path: Path) -> Findings:
+    found = Findings()
+    for dim in (3, 5):
+        generator = torch.Generator().manual_seed(dim)
+        found.subspaces[dim] = ipt.save_subspace(
+            tmp_path / f"subspace-{dim}",
+            SubspaceDecoder(dim, 4, 2, 32),
+            encoder,
+            task_vectors=torch.randn(3, dim, generator=generator),
+            training={"tasks": ["a1", "a2", "b1"], "families": ["a", "a", "b"]},
+        )
+        found.splits["seen"][dim] = measured()
+        found.splits["unseen"][dim] = measured(-0.1 if dim == 3 else 0.0)
+    return found
+
+
+def test_a_report_has_every_part_with_its_plots(findings: Findings, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    findings.curve = {count: measured(count / 100) for count in (1, 4)}
+    findings.ablations = {"start": [Variant("zero, tuned", [one for one in measured() if one.method == "IST"])]}
+    findings.left_out = ["c2: has 5 training rows"]
+    options = StudyOptions(dimensions=(3, 5), methods=METHODS, seeds=(0, 1))
+    page, folder = tmp_path / "results.md", tmp_path / "results"
+    write_report(page, folder, findings, options, ["b1.jsonl:7: skipped"], ["Written by hand."])
+    lines = page.read_text().splitlines()
+    assert lines[:4] == ["# A study of task subspaces", "", "Written by hand.", ""]
+    assert "| D | E_rel, seen | E_rel, unseen | IST, seen | IST, unseen |" in lines
+    # IST is 65.0 and 65.5 in the two draws, PT 65.0.
+    assert "| 5 | 1.004 ± 0.005 | 1.004 ± 0.005 | 65.2 ± 0.4 | 65.2 ± 0.4 |" in lines
+    [about] = [line for line in lines if line.startswith("PT tunes 64 numbers a task.")]
+    assert "2 of its 4 measurements are of the words that the prompt starts as" in about
+    assert "| SetFit | 60.0 ± 0.0 | 60.0 ± 0.0 | 20.0 on cuda |" in lines
+    assert "| IST | 65.2 ± 0.4 | 65.2 ± 0.4 | 3.0 on cpu |" in lines
+    assert "| b1 | 60.0 ± 0.0 | 65.0 ± 0.0 | 70.0 ± 0.0 | 70.2 ± 0.4 | 1.004 |" in lines
+    assert "| 4 | 59.0 ± 0.0 | 69.2 ± 0.4 | none |" in lines
+    assert "| zero, tuned | 65.2 ± 0.4 |" in lines
+    assert lines[-2:] == ["- c2: has 5 training rows", "- b1.jsonl:7: skipped"]
+    plots = {line.partition("](")[2].rstrip(")") for line in lines if line.startswith("![")}
+    assert plots == {f"results/{path.name}" for path in folder.iterdir()}
+    assert len(plots) == 7
+    assert all((tmp_path / plot).read_bytes().startswith(b"\x89PNG") for plot in plots)
+
+
+def test_one_draw_and_no_prompt_tuning_leave_out_what_they_cannot_tell(findings: Findings, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for by_dim in findings.splits.values():
+        for dim, found in by_dim.items():
+            by_dim[dim] = [one for one in found if one.seed == 0 and one.method != "PT"]
+    options = StudyOptions(dimensions=(3, 5), methods=METHODS, seeds=(0,))
+    write_report(tmp_path / "report.md", tmp_path / "plots", findings, options, [])
+    text = (tmp_path / "report.md").read_text()
+    assert "±" not in text.replace("behind ±", "")
+    assert "E_rel" not in text
+    assert "Stability" not in text
+    assert "| IST | 65.0 | 65.0 | 3.0 on cpu |" in text
+    assert text.endswith("## Left out, or to be noted\n\nNothing.\n")
+
+
+def test_what_takes_long_may_be_measured_on_fewer_draws(findings: Findings, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for by_dim in findings.splits.values():
+        for dim, found in by_dim.items():
+            by_dim[dim] = [one for one in found if one.seed == 0 or one.method not in ("PT", "SetFit")]
+    options = StudyOptions(dimensions=(3, 5), methods=METHODS, seeds=(0, 1), slow_seeds=1, curve=(1,))
+    write_report(tmp_path / "report.md", tmp_path / "plots", findings, options, [])
+    text = (tmp_path / "report.md").read_text()
+    assert "draws of them: 2 (the first 1 for SetFit, PT, the curve over examples a label)" in text
+    assert "| b1 | 60.0 ± 0.0 | 65.0 | 70.0 | 70.2 ± 0.4 | 1.000 |" in text  # E_rel on the draw that both have
+
+
+def test_plots_without_matplotlib_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ipt.IptError, match="pip install"):
+        check_installed()
+
+
+def test_a_mean_over_some_of_the_tasks_is_held_against_the_same_ones(findings: Findings, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    of_reference = findings.splits["unseen"][5]
+    findings.splits["unseen"][5] = [
+        one for one in of_reference if one.method != "SetFit" or (one.task, one.seed) == ("b1", 1)
+    ]
+    findings.ablations = {"start": [Variant("never measured", [])]}
+    page = tmp_path / "results.md"
+    write_report(page, tmp_path / "results", findings, StudyOptions(dimensions=(3, 5), methods=METHODS), [], [])
+    text = page.read_text()
+    assert "- SetFit was measured on 1 unseen task in 1 draw; on the same, IST has 70.5." in text
+    assert text.count("was measured on") == 1
+    assert "never measured" not in text
+
+
+def test_the_curve_names_the_tasks_on_which_tuning_loses(findings: Findings, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    worse = [replace(one, score=0.25) if (one.task, one.method) == ("b1", "IST") else one for one in measured()]
+    findings.curve = {1: worse, 4: measured()}
+    page = tmp_path / "results.md"
+    write_report(page, tmp_path / "results", findings, StudyOptions(dimensions=(3, 5), methods=METHODS), [], [])
+    lines = page.read_text().splitlines()
+    assert any(line.startswith("| 1 |") and line.endswith("| b1 (-35.0) |") for line in lines)
+    assert any(line.startswith("| 4 |") and line.endswith("| none |") for line in lines)

@@ -1,0 +1,165 @@
+"""The auto-encoder over tuned prompts: its maths against a plain restatement, resuming, and what is saved."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import ipt
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.backbones.protocol import Backbone, TextBackbone
+from ipt.data.task_folder import FolderTask
+from ipt.fitting.autoencoder import AutoencoderFit, AutoencoderOptions
+from ipt.fitting.task_losses import prepare_tasks
+from tests.support.datasets import sentiment, topics
+
+P, H = 3, 32
+OPTIONS = AutoencoderOptions(
+    intrinsic_dim=5,
+    decoder_hidden=12,
+    steps=8,
+    tasks_per_step=2,
+    rows_per_task=6,
+    max_tokens=12,
+    learning_rate=3e-3,
+)
+TASKS = [FolderTask(name, name, tuple(rows), ()) for name, rows in (("a", sentiment(2)), ("b", topics() * 2))]
+
+
+def tuned(*names: str) -> dict[str, Tensor]:
+    return {name: torch.randn(P, H, generator=torch.Generator().manual_seed(n)) for n, name in enumerate(names)}
+
+
+def fit(backbone: Backbone, prompts: dict[str, Tensor], options: AutoencoderOptions) -> AutoencoderFit:
+    return AutoencoderFit(prepare_tasks(backbone, TASKS, options), prompts, options)
+
+
+def numbers(running: AutoencoderFit) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in running._learned().items()}
+
+
+@pytest.mark.parametrize("dim", [5, 10])
+def test_a_step_is_the_papers(text: TextBackbone, dim: int) -> None:
+    """One step, restated: both losses with plain matrices, their gradients, clipping, and Adam's first step."""
+    options = replace(OPTIONS, intrinsic_dim=dim)
+    prompts = tuned("a", "b")
+    running = fit(text, prompts, options)
+    before = numbers(running)
+    weights = {name: value.clone().requires_grad_(True) for name, value in before.items()}
+    shown = running.step()
+
+    rng = np.random.default_rng([options.seed, 0])
+    chosen = rng.permutation(2).tolist()
+    for _ in chosen:
+        rng.integers(1)
+    target = torch.stack([prompts["ab"[task]] for task in chosen]).flatten(1)
+    vectors = target @ weights["encoder.compress.weight"].T + weights["encoder.compress.bias"]
+    assert vectors.shape == (2, dim)
+    hidden = torch.tanh(vectors @ weights["decoder.expand.weight"].T + weights["decoder.expand.bias"])
+    made = hidden @ weights["decoder.project.weight"].T + weights["decoder.project.bias"]
+    reconstruction = ((made - target) ** 2).sum() / target.numel()
+    losses = []
+    for task, prompt in zip(chosen, made.view(2, P, H), strict=True):
+        data: Any = running.losses.tasks[task]
+        rows = rng.permutation(len(data.inputs))[: options.rows_per_task].tolist()
+        inputs, targets = [data.inputs[row] for row in rows], [data.targets[row] for row in rows]
+        behind = prompt.expand(len(rows), -1, -1)
+        losses.append(text.target_cross_entropy(inputs, targets, behind, label_smoothing=0.1).mean())
+    task_loss = (losses[0] + losses[1]) / 2
+    assert shown.reconstruction == pytest.approx(reconstruction.item(), rel=1e-5)
+    assert shown.loss == pytest.approx(task_loss.item(), rel=1e-5)
+
+    gradients = torch.autograd.grad(200 * reconstruction + task_loss, list(weights.values()))
+    norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients))
+    after = numbers(running)
+    for (name, value), gradient in zip(before.items(), gradients, strict=True):
+        clipped = gradient * min(1.0, 0.1 / norm)
+        # The first step of eight is all the warm-up there is; Adam's first step is rate · g / (|g| + ε).
+        moved = value - options.learning_rate * clipped / (clipped.abs() + 1e-8)
+        settled = clipped.abs() > 1e-5  # where ε does not decide
+        torch.testing.assert_close(after[name][settled], moved[settled], atol=2e-5, rtol=0)
+        assert settled.float().mean() > 0.5
+
+
+def test_the_fit_brings_the_prompts_back(text: TextBackbone) -> None:
+    running = fit(text, tuned("a", "b"), replace(OPTIONS, steps=60, learning_rate=1e-2, task_weight=0.01))
+    seen = [running.step() for _ in range(60)]
+    first, last = seen[0].reconstruction, seen[-1].reconstruction
+    assert first is not None
+    assert last is not None
+    assert last < 0.1 * first
+    assert running.done
+
+
+def test_on_an_encoder_the_constants_of_its_loss_are_learned_too(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    running = fit(encoder, tuned("a", "b"), OPTIONS)
+    shown = [running.step() for _ in range(8)]
+    assert all(step.accuracy is not None for step in shown)
+    saved = running.save(tmp_path, {"loss": 0.5})
+    training = saved.manifest["training"]
+    assert training["readout"]["ridge"] != 0.3
+    assert ipt.adapt(encoder, saved, sentiment(), hyperparameters=ipt.Hyperparameters(steps=1)).vector.shape == (5,)
+
+
+def test_a_resumed_fit_is_the_undisturbed_one(text: TextBackbone, tmp_path: Path) -> None:
+    prompts = tuned("a", "a#1", "b")
+    undisturbed, stopped, resumed = (fit(text, prompts, OPTIONS) for _ in range(3))
+    while not undisturbed.done:
+        undisturbed.step()
+    for _ in range(3):
+        stopped.step()
+    stopped.save_checkpoint(tmp_path / "fit.safetensors")
+    resumed.load_checkpoint(tmp_path / "fit.safetensors")
+    while not resumed.done:
+        resumed.step()
+    for name, value in numbers(undisturbed).items():
+        assert torch.equal(numbers(resumed)[name], value), name
+
+
+def test_a_checkpoint_of_another_run_or_of_none_is_refused(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    path = tmp_path / "fit.safetensors"
+    fit(encoder, tuned("a", "b"), OPTIONS).save_checkpoint(path)
+    fit(encoder, tuned("a", "b"), replace(OPTIONS, steps=99)).load_checkpoint(path)
+    for other in (fit(encoder, tuned("b", "a"), OPTIONS), fit(encoder, tuned("a", "b"), replace(OPTIONS, seed=1))):
+        with pytest.raises(ipt.CheckpointError, match="other tasks or options"):
+            other.load_checkpoint(path)
+    path.write_bytes(b"junk")
+    with pytest.raises(ipt.CheckpointError, match=r"fit\.safetensors: not a readable checkpoint"):
+        fit(encoder, tuned("a", "b"), OPTIONS).load_checkpoint(path)
+
+
+def test_the_saved_subspace_has_its_encoder_and_a_vector_a_task(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    prompts = tuned("a", "a#1", "b")
+    running = fit(encoder, prompts, OPTIONS)
+    running.step()
+    saved = running.save(tmp_path, {"loss": 0.5, "reconstruction": 0.1})
+    training = saved.manifest["training"]
+    assert (training["method"], training["tasks"], training["loss"]) == ("autoencoder", ["a", "b"], 0.5)
+    assert training["options"]["reconstruction_weight"] == 200.0
+    of_prompts = saved.compress(torch.stack(list(prompts.values())))
+    expected = torch.stack([of_prompts[:2].mean(dim=0), of_prompts[2]])
+    assert saved.task_vectors is not None
+    torch.testing.assert_close(saved.task_vectors, expected, atol=1e-2, rtol=0)
+    torch.testing.assert_close(saved.initial_vectors, expected.mean(dim=0, keepdim=True), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        (lambda: tuned("a"), "no prompt of task 'b'"),
+        (lambda: tuned("a", "b", "c"), "'c' is of none"),
+        (lambda: tuned("a", "b", "c#1"), "'c#1' is of none"),
+        (lambda: tuned("a") | {"b": torch.zeros(P + 1, H)}, "differ in shape"),
+    ],
+)
+def test_prompts_that_do_not_fit_the_tasks_are_refused(
+    encoder: EncoderBackbone, prompts: Callable[[], dict[str, Tensor]], said: str
+) -> None:
+    with pytest.raises(ipt.DatasetError, match=said):
+        fit(encoder, prompts(), OPTIONS)

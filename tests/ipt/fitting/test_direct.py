@@ -1,0 +1,294 @@
+"""The direct fit: it learns, and a run that was stopped goes on as if it had not been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import ipt
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.data.task_folder import FolderTask, read_task_folder, sample_per_label
+from ipt.fitting.direct import DirectFit, FitOptions
+from ipt.fitting.resumable import FitProgress
+from ipt.fitting.task_losses import EncoderTaskLosses, prepare_tasks
+from ipt.subspace.prompt_space import word_prompts
+from tests.support.datasets import sentiment, topics
+
+OPTIONS = FitOptions(
+    intrinsic_dim=6, decoder_hidden=12, prompt_length=3, steps=30, tasks_per_step=2, rows_per_task=8, warmup_steps=3
+)
+
+
+@pytest.fixture(scope="module")
+def tasks() -> list[FolderTask]:
+    return [
+        FolderTask(name, name[:1], tuple(examples), ())
+        for name, examples in (("a1", sentiment(4)), ("a2", sentiment(3)), ("b1", topics() * 2))
+    ]
+
+
+def fit(encoder: EncoderBackbone, tasks: list[FolderTask], options: FitOptions) -> DirectFit:
+    return DirectFit(prepare_tasks(encoder, tasks, options), options)
+
+
+def numbers(running: DirectFit) -> dict[str, torch.Tensor]:
+    return {**running.decoder.state_dict(), "vectors": running.vectors.detach()}
+
+
+def test_a_run_stopped_anywhere_resumes_to_the_same_subspace(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path
+) -> None:
+    options = replace(OPTIONS, steps=8)
+    undisturbed = fit(encoder, tasks, options)
+    while not undisturbed.done:
+        undisturbed.step()
+    stopped = fit(encoder, tasks, options)
+    for _ in range(3):
+        stopped.step()
+    stopped.save_checkpoint(tmp_path / "fit.safetensors")
+    resumed = fit(encoder, tasks, options)
+    resumed.load_checkpoint(tmp_path / "fit.safetensors")
+    assert resumed.completed == 3
+    while not resumed.done:
+        resumed.step()
+    for name, tensor in numbers(undisturbed).items():
+        torch.testing.assert_close(numbers(resumed)[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_a_fit_in_a_folder_that_is_killed_or_stopped_ends_as_an_undisturbed_one(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipt.fitting.resumable.CHECKPOINT_EVERY_STEPS", 3)
+    options = replace(OPTIONS, steps=8)
+    undisturbed = fit(encoder, tasks, options).run_in(tmp_path / "undisturbed", lambda *_: None)
+    steps: list[int] = []
+
+    def disturb(step: FitProgress, _: object) -> None:
+        steps.append(step.step)
+        if len(steps) in (5, 8):
+            raise RuntimeError if len(steps) == 5 else KeyboardInterrupt
+
+    for disturbance in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(disturbance):
+            fit(encoder, tasks, options).run_in(tmp_path / "disturbed", disturb)
+    disturbed = fit(encoder, tasks, options).run_in(tmp_path / "disturbed", disturb)
+    assert steps == [1, 2, 3, 4, 5, 4, 5, 6, 7, 8]
+    assert disturbed.id == undisturbed.id
+    assert disturbed.manifest == undisturbed.manifest
+    assert not (tmp_path / "disturbed" / "fit.safetensors").exists()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_ctrl_c_in_the_midst_of_a_step_leaves_no_half_step(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    options = replace(OPTIONS, steps=6)
+    undisturbed = fit(encoder, tasks, options).run_in(tmp_path / "undisturbed", lambda *_: None)
+    running = fit(encoder, tasks, options)
+    vectors = running.vector_optimizer
+    as_it_was = vectors.step
+
+    def interrupted(*given: Any) -> None:
+        if when == "after":
+            as_it_was(*given)
+        if running.completed == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        if when == "before":
+            as_it_was(*given)
+
+    monkeypatch.setattr(vectors, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        running.run_in(tmp_path / "disturbed", lambda *_: None)
+    resumed = fit(encoder, tasks, options)
+    resumed.load_checkpoint(tmp_path / "disturbed" / "fit.safetensors")
+    assert resumed.completed == 4
+    disturbed = fit(encoder, tasks, options).run_in(tmp_path / "disturbed", lambda *_: None)
+    assert (disturbed.id, disturbed.manifest) == (undisturbed.id, undisturbed.manifest)
+
+
+def test_a_checkpoint_of_other_tasks_or_options_is_refused(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path
+) -> None:
+    running = fit(encoder, tasks, OPTIONS)
+    running.save_checkpoint(tmp_path / "fit.safetensors")
+    for other in (fit(encoder, tasks[:2], OPTIONS), fit(encoder, tasks, replace(OPTIONS, seed=1))):
+        with pytest.raises(ipt.CheckpointError, match="other tasks or options"):
+            other.load_checkpoint(tmp_path / "fit.safetensors")
+
+
+def test_a_fit_that_goes_on_with_other_steps_says_so_and_never_with_fewer_than_it_took(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path
+) -> None:
+    def stop(step: FitProgress, _: object) -> None:
+        if step.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(encoder, tasks, replace(OPTIONS, steps=8)).run_in(tmp_path / "out", stop)
+    with pytest.raises(ipt.CheckpointError, match="has taken 3 steps, and 2 are asked for"):
+        fit(encoder, tasks, replace(OPTIONS, steps=2)).run_in(tmp_path / "out", lambda *_: None)
+    subspace = fit(encoder, tasks, replace(OPTIONS, steps=5)).run_in(tmp_path / "out", lambda *_: None)
+    training = subspace.manifest["training"]
+    assert (training["options"]["steps"], training["steps_asked_before"]) == (5, [8])
+
+
+def test_a_damaged_checkpoint_is_one_line(encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path) -> None:
+    path = tmp_path / "fit.safetensors"
+    fit(encoder, tasks, OPTIONS).save_checkpoint(path)
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for broken, kept in (({"completed": "abc"}, tensors), ({}, {"vectors": tensors["vectors"][:1]})):
+        save_file(kept, path, metadata | broken)
+        with pytest.raises(ipt.CheckpointError, match="a damaged checkpoint; remove it to start anew"):
+            fit(encoder, tasks, OPTIONS).load_checkpoint(path)
+
+
+def test_a_fit_that_diverges_stops_there(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = fit(encoder, tasks, replace(OPTIONS, steps=8))
+    measure = running.losses.measure
+
+    def measured(*given: Any) -> Any:
+        losses, accuracies = measure(*given)
+        return losses * (float("nan") if running.completed == 4 else 1.0), accuracies
+
+    monkeypatch.setattr(running.losses, "measure", measured)
+    with pytest.raises(ipt.SubspaceError, match=r"the fit diverged: the loss of step 5 is nan\. Remove .*out and try"):
+        running.run_in(tmp_path / "out", lambda *_: None)
+    assert running.completed == 5
+
+
+def test_prompts_that_leave_no_room_for_text_are_refused(encoder: EncoderBackbone, tasks: list[FolderTask]) -> None:
+    longest = encoder.max_positions - 3  # two special tokens and one of the text
+    assert fit(encoder, tasks, replace(OPTIONS, prompt_length=longest)).decoder.prompt_length == longest
+    for length in (longest + 1, 10**8):
+        with pytest.raises(ipt.IptError, match=f"a soft prompt of {length} positions leaves no room for text"):
+            fit(encoder, tasks, replace(OPTIONS, prompt_length=length))
+        with pytest.raises(ipt.IptError, match=f"a soft prompt of {length} positions leaves no room for text"):
+            word_prompts(encoder, length, seed=0)
+
+
+def test_a_second_process_does_not_find_a_subspace_in_the_same_folder(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    folder = str(tmp_path / "out")
+
+    def beside(step: FitProgress, _: object) -> None:
+        if step.step == 2:
+            lock = "from pathlib import Path; from ipt.runtime.process_lock import alone_at"
+            program = f"{lock}\nwith alone_at(Path({folder!r})): pass"
+            ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+            said.append(ran.stderr.splitlines()[-1])
+
+    fit(encoder, tasks, OPTIONS).run_in(tmp_path / "out", beside)
+    assert "out: another process is at work on it" in said[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_the_fit_lowers_the_loss_and_moves_decoder_and_vectors_alone(
+    encoder: EncoderBackbone, tasks: list[FolderTask]
+) -> None:
+    backbone_before = {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
+    running = fit(encoder, tasks, replace(OPTIONS, steps=40, decoder_learning_rate=5e-3))
+    before = {name: tensor.clone() for name, tensor in numbers(running).items()}
+    losses = []
+    while not running.done:
+        losses.append(running.step().loss)
+    assert sum(losses[-8:]) < sum(losses[:8])
+    assert all(not torch.equal(before[name], tensor) for name, tensor in numbers(running).items())
+    assert all(torch.equal(backbone_before[n], t) for n, t in encoder.model.state_dict().items())
+
+
+def test_tasks_of_a_family_share_its_vector_and_all_vectors_are_saved(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path
+) -> None:
+    running = fit(encoder, tasks, OPTIONS)
+    assert running.families == ["a", "b"]
+    with torch.no_grad():
+        running.vectors[0] += 1.0
+    a1, a2, b1 = running.task_vectors
+    assert [round(v.mean().item()) for v in (a1, a2, b1)] == [1, 1, 0]
+    saved = running.save(tmp_path, {})
+    starts = torch.stack([torch.zeros(6), (a1 + a2) / 2, b1])
+    torch.testing.assert_close(saved.initial_vectors, starts, atol=1e-3, rtol=0)
+    assert saved.task_vectors is not None
+    torch.testing.assert_close(saved.task_vectors, running.task_vectors, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("zero", "family", "moved"), [(1.0, 0.0, set()), (0.0, 1.0, {0, 1}), (0.0, 0.0, {0, 1, 2, 3})])
+def test_a_step_moves_the_vectors_it_drew_alone(
+    encoder: EncoderBackbone, tasks: list[FolderTask], zero: float, family: float, moved: set[int]
+) -> None:
+    options = replace(OPTIONS, zero_vector_probability=zero, family_vector_probability=family)
+    running = fit(encoder, tasks[1:], options)  # one task a family, and both in every step
+    before = running.vectors.detach().clone()
+    running.step()
+    assert {row for row in range(4) if not torch.equal(before[row], running.vectors[row])} == moved
+
+
+def test_the_fit_sees_at_most_half_of_a_labels_rows(encoder: EncoderBackbone, tasks: list[FolderTask]) -> None:
+    for examples_per_label, seen in ((64, 10), (4, 4)):  # of 20
+        options = replace(OPTIONS, examples_per_label=examples_per_label)
+        losses = prepare_tasks(encoder, tasks[:1], options)
+        assert isinstance(losses, EncoderTaskLosses)
+        assert [len(rows) for rows in losses.tasks[0].rows_of_class] == [seen, seen]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        (
+            ["yes"] * 4 + ["no"],
+            r"^bad\.jsonl: the label 'no' has 1 training row .*at least two of every label: add rows",
+        ),
+        ([f"text {number}" for number in range(8)], r"^bad\.jsonl: the outputs are texts.* an encoder does not write"),
+    ],
+)
+def test_a_task_that_an_encoder_cannot_learn_from_is_named_and_what_is_wrong_with_it(
+    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path, outputs: list[str], said: str
+) -> None:
+    rows = [{"split": "train", "input": f"input {n}", "output": output} for n, output in enumerate(outputs)]
+    (tmp_path / "bad.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    [bad] = read_task_folder(tmp_path)
+    with pytest.raises(ipt.DatasetError, match=said):
+        prepare_tasks(encoder, [*tasks, bad], OPTIONS)
+    with pytest.raises(ipt.DatasetError, match=said.replace(r"\.jsonl", "")):
+        prepare_tasks(encoder, [replace(bad, source=None)], OPTIONS)
+
+
+def test_a_task_folder_is_read_and_its_split_obeyed(tmp_path: Path) -> None:
+    rows = [{"split": "train", "input": e.input, "output": e.output} for e in sentiment()]
+    rows.append({"split": "test", "input": "good", "output": "positive"})
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "index.json").write_text(json.dumps({"one": {"family": "f", "split": "seen"}}))
+    (task,) = read_task_folder(tmp_path, "seen")
+    assert (task.name, task.family, len(task.train), len(task.test)) == ("one", "f", 20, 1)
+    assert [t.name for t in read_task_folder(tmp_path)] == ["one", "two"]
+
+
+@pytest.mark.parametrize("line", ['{"split": "train"}', "not json", '{"split":"dev","input":"a","output":"b"}', "[1]",
+                                  '{"split":"train","input":"","output":"b"}'])  # fmt: skip
+def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, line: str) -> None:
+    good = json.dumps({"split": "train", "input": "a", "output": "b"})
+    (tmp_path / "task.jsonl").write_text(f"{good}\n{line}\n")
+    with pytest.raises(ipt.DatasetError, match=r"task\.jsonl:2"):
+        read_task_folder(tmp_path)
+
+
+def test_sampling_is_per_label_and_by_seed() -> None:
+    rows = sentiment(4)
+    first, again, other = (sample_per_label(rows, 5, seed) for seed in (1, 1, 2))
+    assert first == again != other
+    assert sorted(e.output for e in first) == ["negative"] * 5 + ["positive"] * 5

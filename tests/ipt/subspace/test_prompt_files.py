@@ -1,0 +1,68 @@
+"""A task's prompt in another engine: what the documents tell people to run gives the logits that this one has."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+import ipt
+from ipt.backbones.text import PromptedTextBackbone
+from ipt.subspace.prompt_files import read_prompts, save_prompt_embeds
+from tests.support.tiny import build_tiny_text
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(params=["gpt2", "llama", "qwen2"])
+def folders(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
+    return build_tiny_text(tmp_path, request.param)
+
+
+def test_the_plain_model_behind_an_exported_prompt_has_our_logits(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = ipt.load_backbone(str(folders[0]), device="cpu")
+    assert isinstance(backbone, PromptedTextBackbone)
+    subspace = ipt.load_subspace(folders[1], backbone)
+    vector = np.random.default_rng(1).normal(size=8).astype(np.float32)
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "replies.safetensors"
+    save_prompt_embeds(file, subspace, vector, {"task_id": "tsk_1", "task_version": "3"})
+
+    document = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```python\n(.*?)^```", document[document.index("## Other engines") :], re.DOTALL | re.M)
+    documented: dict[str, Any] = {"MODEL": str(folders[0])}
+    exec(block, documented)
+    text = "hello world, i love my phone"
+    embeds = documented["prompt_embeds"](text)
+    stock: Any = documented["AutoModelForCausalLM"].from_pretrained(folders[0])
+    with torch.no_grad():
+        theirs = stock(inputs_embeds=embeds[None]).logits[:, -1]
+        prompts = subspace.decoder(torch.from_numpy(vector)[None])
+        ours = backbone.begin(backbone.tokenize([text]), prompts).logits
+        written = stock.generate(inputs_embeds=embeds[None], max_new_tokens=8, do_sample=False, pad_token_id=0)[0]
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-5)
+    assert [backbone.decode(written.tolist()).strip()] == backbone.generate(
+        backbone.tokenize([text]), prompts, max_new_tokens=8
+    )
+
+    torch.testing.assert_close(read_prompts(file, backbone)["prompt_embeds"], prompts[0])
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    assert json.loads(metadata["backbone"])["weights_sha256"] == backbone.identity.weights_sha256
+    assert (metadata["subspace_id"], metadata["task_id"], metadata["task_version"]) == (subspace.id, "tsk_1", "3")
+
+
+def test_what_no_engine_could_use_is_not_written(tmp_path: Path) -> None:
+    _, folder = build_tiny_text(tmp_path / "t5", "t5")
+    with pytest.raises(ipt.SubspaceError, match="is no causal backbone"):
+        save_prompt_embeds(tmp_path / "out", ipt.load_subspace(folder), np.zeros(8, np.float32), {})
+    _, folder = build_tiny_text(tmp_path / "gpt2", "gpt2")
+    with pytest.raises(ipt.SubspaceMismatchError, match=r"shape \[9\], .* wants \[8\]"):
+        save_prompt_embeds(tmp_path / "out", ipt.load_subspace(folder), np.zeros(9, np.float32), {})
+    assert not (tmp_path / "out").exists()

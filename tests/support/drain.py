@@ -1,0 +1,78 @@
+"""A drainer whose engine steps a test can watch."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Engine
+
+import ipt
+from app.db.models import Adaptation, TaskVersion
+from app.db.session import transaction
+from app.settings import Settings
+from tests.support.jobs import EXAMPLES
+from worker.drain import Drainer
+from worker.model import Core
+
+BeforeStep = Callable[[ipt.TuningEngine], None]
+
+
+STEPS = {"steps": 24, "batch_size": 8, "learning_rate": 0.05}
+
+
+class WatchedEngine(ipt.TuningEngine):
+    """The real engine, which calls the test before each of its steps."""
+
+    before_step: BeforeStep
+
+    def step(self) -> list[ipt.Progress]:
+        self.before_step(self)
+        return super().step()
+
+
+class WatchedCore(Core):
+    def __init__(self, settings: Settings, before_step: BeforeStep) -> None:
+        super().__init__(settings)
+        self._before_step = before_step
+
+    def engine(self) -> ipt.TuningEngine:
+        engine = WatchedEngine(*self.load())
+        engine.before_step = self._before_step
+        return engine
+
+
+def run(drainer: Drainer, stop: threading.Event | None = None) -> None:
+    """Drain in a thread, so that a test that waits for ever fails instead."""
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            drainer.drain(stop or threading.Event())
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            failure.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive(), "the drain loop does not end"
+    if failure:
+        raise failure[0]
+
+
+def vector_of(engine: Engine, row: Adaptation) -> np.ndarray[Any, np.dtype[np.float32]]:
+    with transaction(engine) as session:
+        return np.asarray(session.get_one(TaskVersion, (row.task_id, row.task_version)).vector, dtype=np.float32)
+
+
+def undisturbed(settings: Settings, hyperparameters: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    backbone, subspace = Core(settings).load()
+    task = ipt.adapt(
+        backbone,
+        subspace,
+        [ipt.Example(**example) for example in EXAMPLES],
+        kind="classification",
+        hyperparameters=ipt.Hyperparameters(**hyperparameters),
+    )
+    assert task.vector.any(), "where nothing was tuned there is nothing to compare"
+    return task.vector
