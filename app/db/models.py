@@ -8,6 +8,7 @@ from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     ForeignKey,
     Index,
     MetaData,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     func,
+    literal,
     literal_column,
     text,
 )
@@ -210,6 +212,11 @@ class Adaptation(Base):
     queued_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+    @classmethod
+    def in_state(cls, state: str) -> ColumnElement[bool]:
+        """Compare `state` with a literal: PostgreSQL uses a partial index only for a value that it can see."""
+        return cls.state == literal(state, literal_execute=True)
 
 
 class AdaptationEvent(Base):

@@ -11,7 +11,6 @@ from typing import Any
 from sqlalchemy import ColumnElement, Integer, Row, bindparam, exists, select, text, update
 from sqlalchemy.orm import Session
 
-from app.adaptations import repository
 from app.db.models import Adaptation, State, Tenant
 
 _FORGOTTEN_AT_ONCE = 1000
@@ -88,4 +87,4 @@ def forget_idle(session: Session) -> None:
 
 
 def _has(state: State) -> ColumnElement[bool]:
-    return exists().where(Adaptation.tenant_id == Tenant.id, repository.state_is(state))
+    return exists().where(Adaptation.tenant_id == Tenant.id, Adaptation.in_state(state))
