@@ -20,8 +20,8 @@ from benchmarks.machine import ROOT
 from ipt.backbones.causal import CausalBackbone
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.gelu import fuse_gelu
+from ipt.backbones.interface import Backbone, BackboneIdentity
 from ipt.backbones.loading import DEFAULT, DEFAULT_ID, DEFAULT_SHA256
-from ipt.backbones.protocol import Backbone, BackboneIdentity
 from ipt.backbones.seq2seq import Seq2SeqBackbone
 from ipt.readout.readout import Readout
 from ipt.subspace.modules import SubspaceDecoder

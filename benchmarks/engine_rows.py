@@ -20,7 +20,7 @@ from benchmarks.report import Figure
 from benchmarks.timing import Ratio, faster, in_turn
 from ipt.backbones.batching import buckets_for, right_padded
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.backbones.protocol import TextBackbone, TokenIds
+from ipt.backbones.interface import TextBackbone, TokenIds
 
 JOBS = 16
 PER_LABEL, SHIPPED_PER_LABEL = 3, 2

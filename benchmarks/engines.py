@@ -23,7 +23,7 @@ from benchmarks.engine_rows import as_shipped, distinct_tasks, fused, prediction
 from benchmarks.generation_rows import generation
 from benchmarks.machine import provenance
 from benchmarks.report import Figure, section, write
-from ipt.runtime.threads import few_beside
+from ipt.runtime.threads import limit_cpu_threads
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     device = torch.device(asked.device)
     began = time.perf_counter()
-    few_beside(device)
+    limit_cpu_threads(device)
     figures: list[Figure] = []
     what = "All of it"
     try:

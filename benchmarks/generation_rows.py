@@ -9,7 +9,7 @@ import ipt
 from benchmarks.backbones import Measured, texts
 from benchmarks.report import Figure
 from benchmarks.timing import faster, in_turn
-from ipt.backbones.text import PromptedTextBackbone
+from ipt.backbones.text_backbone import PromptedTextBackbone
 
 ROWS = 8
 TOKENS = 64

@@ -18,8 +18,8 @@ import ipt
 from benchmarks.backbones import Measured
 from ipt.backbones.batching import right_padded
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.backbones.protocol import TextBackbone
-from ipt.backbones.text import IGNORED
+from ipt.backbones.interface import TextBackbone
+from ipt.backbones.text_backbone import IGNORED
 
 Batch = dict[str, Tensor]
 

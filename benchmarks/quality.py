@@ -33,7 +33,7 @@ from ipt.evaluation.study.report import write_report
 from ipt.evaluation.study.run import ABLATIONS, Findings, Study, StudyOptions
 from ipt.fitting.direct import FitOptions
 from ipt.runtime.memory import keep_freed_memory
-from ipt.runtime.threads import few_beside
+from ipt.runtime.threads import limit_cpu_threads
 
 DOCS = ROOT / "docs"
 WITHOUT_FITS = ("readout", "start")
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     keep_freed_memory()
     backbone = load_minilm(asked.minilm, asked.device)
-    few_beside(backbone.device)
+    limit_cpu_threads(backbone.device)
     shipped = ipt.load_subspace("default", backbone)
     of_draws = StudyOptions(seeds=tuple(SEEDS[: asked.seeds]), slow_seeds=asked.slow_seeds, seen_tasks=asked.seen_tasks)
     if asked.fit_steps:

@@ -8,8 +8,8 @@
 """
 
 from ipt.adapt import adapt, head_of
+from ipt.backbones.interface import Backbone, BackboneIdentity, Family
 from ipt.backbones.loading import load_backbone
-from ipt.backbones.protocol import Backbone, BackboneIdentity, Family
 from ipt.data.examples import Example, TaskKind, check_examples
 from ipt.errors import (
     BackboneError,

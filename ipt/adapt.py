@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ipt.backbones.protocol import Backbone
+from ipt.backbones.interface import Backbone
 from ipt.data.examples import Example, TaskKind, check_examples
 from ipt.prediction.tasks import TaskHead
 from ipt.subspace.store import Subspace

@@ -303,7 +303,7 @@ class Drainer:
             self._end_if_device_lost(error)
             return
         _, subspace = self._core.load()
-        start = subspace.start_of(task.vector)
+        start = subspace.initial_vector_id(task.vector)
         tuned = Tuned(task.vector, task.readout, task.labels, task.kind, task.metrics, task.warnings, start)
         self._unsaved.append(_Outcome("succeeded", job.lease, partial(lifecycle.succeed, lease=job.lease, tuned=tuned)))
 

@@ -16,7 +16,7 @@ from app.cli.output import CliError, check_file, check_folder, notices, print_js
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ipt.backbones.protocol import Backbone
+    from ipt.backbones.interface import Backbone
     from ipt.fitting.resumable import FitProgress, ResumableFit
     from ipt.fitting.task_losses import RowOptions, TaskLosses
 
@@ -267,7 +267,7 @@ def compress(
     ipt subspace compress prompts.safetensors --subspace bart-subspace
     """
     import ipt
-    from ipt.subspace.prompt_files import read_prompts
+    from ipt.subspace.soft_prompt_files import read_prompts
 
     loaded = ipt.load_subspace(subspace)
     vectors = {name: loaded.compress(prompt[None])[0] for name, prompt in read_prompts(prompts, loaded).items()}
@@ -291,7 +291,7 @@ def _say(notes: Sequence[str]) -> None:
 
 def _read_prompts(paths: Sequence[Path], backbone: "Backbone", prompt_length: int | None) -> "dict[str, Tensor]":
     """The prompts of all files; a name that an earlier one has too is a further prompt of the same task."""
-    from ipt.subspace.prompt_files import read_prompts
+    from ipt.subspace.soft_prompt_files import read_prompts
 
     prompts: dict[str, Tensor] = {}
     for number, path in enumerate(paths):

@@ -158,7 +158,7 @@ def export(
 
     import ipt
     from app.cli.client import ServiceClient
-    from ipt.subspace.prompt_files import save_prompt_embeds
+    from ipt.subspace.soft_prompt_files import save_prompt_embeds
 
     with ServiceClient(url, api_key()) as client:
         found = client.vector(_the_task(client, task), version)

@@ -265,7 +265,7 @@ class TaskVersion(Base):
     kind: Mapped[Kind] = mapped_column(String)
     labels: Mapped[list[Any]]
     vector: Mapped[list[float]] = mapped_column(VECTOR())  # [D]; D differs by subspace; takes a numpy array too
-    # Where tuning kept the vector that it started at: a number of that vector's (`Subspace.start_of`).
+    # Where tuning kept the vector that it started at: a number of that vector's (`Subspace.initial_vector_id`).
     start: Mapped[int | None] = mapped_column(BigInteger)
     readout: Mapped[bytes | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)

@@ -113,7 +113,7 @@ class Generations:
                 except BackboneError as error:
                     raise ConflictError(error.message, code="backbone_writes_no_text", param="task_id") from error
                 self._most_new_tokens = min(settings.max_new_tokens, engine.most_new_tokens)
-                self._usual_new_tokens = min(self._most_new_tokens, engine.usual_new_tokens)
+                self._usual_new_tokens = min(self._most_new_tokens, engine.default_new_tokens)
                 self._writer = Writer(
                     engine, batch_rows=settings.generate_batch_rows, queue_rows=settings.generate_queue_rows
                 )

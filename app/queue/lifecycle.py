@@ -44,7 +44,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What a tuned adaptation leaves behind; `vector` is [D], and `start` as `Subspace.start_of` tells it."""
+    """What a tuned adaptation leaves behind; `vector` is [D], and `start` as `Subspace.initial_vector_id` tells it."""
 
     vector: np.ndarray[Any, np.dtype[np.float32]]
     readout: bytes | None

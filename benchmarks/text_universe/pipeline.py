@@ -15,7 +15,7 @@ import torch
 
 import ipt
 from benchmarks.text_universe.tasks import PREFIX, UniverseTask
-from ipt.backbones.protocol import TextBackbone
+from ipt.backbones.interface import TextBackbone
 from ipt.data.examples import infer_kind, labels_of
 from ipt.data.task_folder import FolderTask
 from ipt.evaluation.methods import Evaluation, EvaluationOptions, Measurement
@@ -25,9 +25,9 @@ from ipt.fitting.direct import DirectFit, FitOptions
 from ipt.fitting.resumable import ResumableFit
 from ipt.fitting.task_losses import RowOptions, TaskLosses, prepare_tasks
 from ipt.fitting.tune_prompts import PromptOptions, tune_prompts
-from ipt.runtime.atomic_files import replacing
-from ipt.subspace.prompt_files import read_prompts
-from ipt.subspace.prompt_space import prompt_space
+from ipt.runtime.atomic_files import replace_atomically
+from ipt.subspace.full_prompt_space import full_prompt_space
+from ipt.subspace.soft_prompt_files import read_prompts
 
 FIT_ROWS, FEW_SHOT_ROWS, TEST_ROWS = 256, 128, 100
 CHECKPOINT_EVERY_STEPS = 100
@@ -134,7 +134,7 @@ def measure(
 
 
 def _space(backbone: TextBackbone, subspace: Path | None) -> ipt.Subspace:
-    return prompt_space(backbone, PREFIX) if subspace is None else ipt.load_subspace(subspace, backbone)
+    return full_prompt_space(backbone, PREFIX) if subspace is None else ipt.load_subspace(subspace, backbone)
 
 
 def _untuned(
@@ -172,6 +172,6 @@ def _run(fit: ResumableFit, folder: Path, on_step: OnStep) -> None:
         if fit.completed % CHECKPOINT_EVERY_STEPS == 0:
             fit.save_checkpoint(checkpoint)
         on_step(1)
-    with replacing(folder) as temporary:
+    with replace_atomically(folder) as temporary:
         fit.save(temporary, {})
     checkpoint.unlink(missing_ok=True)

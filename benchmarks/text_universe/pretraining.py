@@ -19,8 +19,8 @@ from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTok
 
 from benchmarks.text_universe.tasks import VOCABULARY, UniverseTask
 from ipt.backbones.batching import right_padded
-from ipt.backbones.text import IGNORED
-from ipt.runtime.atomic_files import replacing
+from ipt.backbones.text_backbone import IGNORED
+from ipt.runtime.atomic_files import replace_atomically
 
 INDEX = {word: index for index, word in enumerate(VOCABULARY)}
 PADDING, END = INDEX["<pad>"], INDEX["</s>"]
@@ -76,7 +76,7 @@ def pretrain(
         optimizer.step()
         if (step + 1) % CHECKPOINT_EVERY_STEPS == 0:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "done": step + 1}
-            with replacing(checkpoint) as temporary:
+            with replace_atomically(checkpoint) as temporary:
                 torch.save(state, temporary)
         if on_step:
             on_step(step + 1, loss.item())
@@ -87,7 +87,7 @@ def pretrain(
 
 def save_backbone(model: Any, folder: Path) -> None:
     """Model and tokenizer, in one move."""
-    with replacing(folder) as temporary:
+    with replace_atomically(folder) as temporary:
         shutil.rmtree(temporary, ignore_errors=True)
         model.eval().save_pretrained(temporary)
         _tokenizer().save_pretrained(temporary)

@@ -34,7 +34,7 @@ def launch_bound_positions(hidden_size: int) -> int:
     return int(LAUNCH_BOUND / hidden_size**2)
 
 
-def most_positions(device: torch.device) -> int:
+def max_positions_per_pass(device: torch.device) -> int:
     """Of one forward pass, padding included."""
     return CPU_BUCKETS[0] if device.type == "cpu" else DEVICE_BUCKETS[0]
 
@@ -56,12 +56,12 @@ def forward_in_buckets(
     order = torch.tensor([row for bucket in buckets for row in bucket])
     picked: Sequence[Tensor | None] = [None] * len(buckets)
     if prompts is not None:
-        picked = torch.split(prompts[sent(order, device)], [len(bucket) for bucket in buckets])
+        picked = torch.split(prompts[to_device(order, device)], [len(bucket) for bucket in buckets])
     results = [forward(bucket, own) for bucket, own in zip(buckets, picked, strict=True)]
-    return torch.cat(results)[sent(torch.argsort(order), device)]
+    return torch.cat(results)[to_device(torch.argsort(order), device)]
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor of the CPU on the device; to a GPU it travels from pinned memory, and nobody waits for it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
@@ -96,7 +96,7 @@ def length_buckets(
     return buckets
 
 
-def consecutive(sizes: Sequence[int], most: int) -> list[slice]:
+def consecutive_chunks(sizes: Sequence[int], most: int) -> list[slice]:
     """Things of these sizes in their order, cut into stretches of at most `most` in all; a single one may exceed it."""
     stretches: list[slice] = []
     filled = 0

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ipt.backbones.batching import right_padded, sent
-from ipt.backbones.protocol import BackboneIdentity, Family, TokenIds
-from ipt.backbones.text import Decoding, PromptedTextBackbone, picked_layers
+from ipt.backbones.batching import right_padded, to_device
+from ipt.backbones.interface import BackboneIdentity, Family, TokenIds
+from ipt.backbones.text_backbone import Decoding, PromptedTextBackbone, select_cache_rows
 
 
 class CausalBackbone(PromptedTextBackbone):
@@ -71,7 +71,7 @@ class CausalBackbone(PromptedTextBackbone):
         Keys and values are added to `cache`, where there is one.
         """
         model: Any = self.model
-        embeds = model.get_input_embeddings()(sent(ids, self.device))
+        embeds = model.get_input_embeddings()(to_device(ids, self.device))
         if prompts is not None:
             embeds = torch.cat([prompts, embeds], dim=1)
         answer = model.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=cache is not None)
@@ -85,20 +85,20 @@ class CausalBackbone(PromptedTextBackbone):
         prompt_length = 0 if prompts is None else prompts.shape[1]
         # The token before a target's first is the input's last. Only these positions go through the head.
         before = torch.tensor([prompt_length + len(row) - 1 for row in inputs])
-        wanted = sent(before[:, None] + torch.arange(targets.shape[1]), self.device)
+        wanted = to_device(before[:, None] + torch.arange(targets.shape[1]), self.device)
         return self._head(states[torch.arange(len(inputs), device=self.device)[:, None], wanted])
 
-    def begin(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
+    def prefill(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
         return self._begin(inputs, prompts, [])
 
-    def read_prompts(self, prompts: Tensor) -> Tensor:
+    def prefill_prompts(self, prompts: Tensor) -> Tensor:
         """Keys and values of each prompt: [J, 2 x layers, heads, P, size of a head]."""
         cache = _cache()
         model: Any = self.model
         model.base_model(inputs_embeds=prompts.to(self.dtype), past_key_values=cache, use_cache=True)
         return torch.stack([part for layer in cache.layers for part in (layer.keys, layer.values)], dim=1)
 
-    def begin_behind(self, inputs: Sequence[TokenIds], read: Tensor) -> Decoding:
+    def prefill_after_prompts(self, inputs: Sequence[TokenIds], read: Tensor) -> Decoding:
         parts = read.unbind(dim=1)
         return self._begin(inputs, None, list(zip(parts[::2], parts[1::2], strict=True)))
 
@@ -109,11 +109,11 @@ class CausalBackbone(PromptedTextBackbone):
         ids, lengths = right_padded(inputs)
         cache = _cache(past, coming=ids.shape[1])
         states = self._read(ids, prompts, cache)
-        ends = sent(states.shape[1] - ids.shape[1] + lengths - 1, self.device)
+        ends = to_device(states.shape[1] - ids.shape[1] + lengths - 1, self.device)
         last = states[torch.arange(len(inputs), device=self.device), ends]
         lengths = lengths + cache.get_seq_length() - ids.shape[1]
         if int(lengths.min()) < cache.get_seq_length():
-            _align(cache, sent(lengths, self.device))
+            _align(cache, to_device(lengths, self.device))
         return _CausalDecoding(self.model, self._head(last), lengths, cache)
 
     def _head(self, states: Tensor) -> Tensor:
@@ -149,16 +149,16 @@ class _CausalDecoding:
         self.logits = logits[:, -1]
         return logits
 
-    def rows(self, wanted: Tensor) -> Self:
+    def select(self, wanted: Tensor) -> Self:
         lengths, wanted = self.lengths[wanted], wanted.to(self.logits.device)
-        cache = picked_layers(self.cache, wanted)
+        cache = select_cache_rows(self.cache, wanted)
         surplus = self.cache.get_seq_length() - int(lengths.max())
         if surplus:  # the longest row has gone
             for layer in cache.layers:
                 layer.keys, layer.values = layer.keys[:, :, surplus:], layer.values[:, :, surplus:]
         return type(self)(self.model, self.logits[wanted], lengths, cache)
 
-    def joined(self, other: Self) -> Self | None:
+    def merge(self, other: Self) -> Self | None:
         mine, others = self.cache.layers, other.cache.layers
         return type(self)(
             self.model,
@@ -174,7 +174,7 @@ class _CausalDecoding:
 
 
 def _cache(past: Sequence[tuple[Tensor, Tensor]] = (), coming: int = 0) -> Any:
-    from ipt.backbones.growing_cache import growing_cache
+    from ipt.backbones.kv_cache import growing_cache
 
     return growing_cache(past, coming)
 

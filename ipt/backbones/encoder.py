@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.functional import normalize
 
-from ipt.backbones.batching import forward_in_buckets, launch_bound_positions, right_padded, sent
+from ipt.backbones.batching import forward_in_buckets, launch_bound_positions, right_padded, to_device
 from ipt.backbones.cuda_graphs import GraphedPasses
-from ipt.backbones.prompt_checks import checked_prompts
-from ipt.backbones.protocol import PLACEMENTS, Backbone, BackboneIdentity, EncoderPlacement, Family, TokenIds
+from ipt.backbones.interface import PLACEMENTS, Backbone, BackboneIdentity, EncoderPlacement, Family, TokenIds
 from ipt.errors import BackboneError
 from ipt.runtime.memory import positions_of_graphs
 
@@ -87,12 +86,12 @@ class EncoderBackbone(Backbone):
         ids: list[TokenIds] = encoded["input_ids"]
         return ids
 
-    def most_tokens(self, prompt_length: int) -> int:
+    def max_input_tokens(self, prompt_length: int) -> int:
         return min(self.max_tokens, self.max_positions - prompt_length)
 
-    def read(self, texts: Sequence[str], prompt_length: int) -> list[tuple[TokenIds, bool]]:
+    def tokenize_flagged(self, texts: Sequence[str], prompt_length: int) -> list[tuple[TokenIds, bool]]:
         # With one token more than may stay, what was cut can be told from what just fits.
-        most, longest = self.most_tokens(prompt_length), self.max_tokens
+        most, longest = self.max_input_tokens(prompt_length), self.max_tokens
         rows = self.tokenize(texts, longest + 1)
         return [([*row[: longest - 1], row[-1]] if len(row) > longest else row, len(row) > most) for row in rows]
 
@@ -115,17 +114,16 @@ class EncoderBackbone(Backbone):
 
     def _embed(self, token_ids: Sequence[TokenIds], prompts: Tensor | None, prompted: Sequence[bool]) -> Tensor:
         """`[B, H]`; `prompted` says which rows stand behind their prompt."""
-        table: Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
-        prompts = checked_prompts(prompts, len(token_ids), self.hidden_size, table)
+        prompts = self._check_prompts(prompts, len(token_ids))
         prompt_length = 0 if prompts is None else prompts.shape[1]
         prompt_lengths = [prompt_length * behind for behind in prompted]
         rows = self._fit(token_ids, prompt_lengths)
         if not rows:
-            return torch.zeros(0, self.hidden_size, device=table.device)
+            return torch.zeros(0, self.hidden_size, device=self.device)
         return forward_in_buckets(
             [length + len(row) for length, row in zip(prompt_lengths, rows, strict=True)],
             prompts,
-            table.device,
+            self.device,
             self.hidden_size,
             lambda bucket, own: self._embed_bucket(
                 [rows[row] for row in bucket], own, [prompted[row] for row in bucket]
@@ -158,7 +156,7 @@ class EncoderBackbone(Backbone):
         packed, _ = right_padded([*filled, *[[1, 0, 0]] * (height - len(rows))], least_width=2 + width)
         if graph is not None:
             return graph(packed.pin_memory(), prompts, len(rows))
-        return self._embed_packed(sent(packed, self.device), prompts)
+        return self._embed_packed(to_device(packed, self.device), prompts)
 
     def _embed_packed(self, packed: Tensor, prompts: Tensor | None) -> Tensor:
         """`[B, H]` of rows `[B, 2 + T]`: number of tokens, whether the prompt counts, and the padded tokens.

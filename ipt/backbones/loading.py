@@ -11,12 +11,12 @@ import torch
 
 from ipt.backbones.causal import CausalBackbone
 from ipt.backbones.encoder import EncoderBackbone, Pooling
-from ipt.backbones.protocol import Backbone, BackboneIdentity, Family
+from ipt.backbones.interface import Backbone, BackboneIdentity, Family
 from ipt.backbones.seq2seq import Seq2SeqBackbone
-from ipt.backbones.weights import check_weights, hash_weights, load_frozen, weight_files
+from ipt.backbones.weight_files import check_weights, hash_files, load_frozen, weight_files
 from ipt.errors import BackboneError
 from ipt.runtime.memory import keep_freed_memory
-from ipt.runtime.threads import few_beside
+from ipt.runtime.threads import limit_cpu_threads
 
 DEFAULT = "default"
 DEFAULT_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -86,7 +86,7 @@ def load_for_long_work(backbone: str, revision: str | None, device: str | None) 
     """`load_backbone` in a process that does little else than compute with it: the API, a worker, a long command."""
     keep_freed_memory()
     loaded = load_backbone(backbone, revision=revision, device=device)
-    few_beside(loaded.device)
+    limit_cpu_threads(loaded.device)
     return loaded
 
 
@@ -141,7 +141,7 @@ def _load_folder(
     family = _family(config, name)
     files = weight_files(folder)
     check_weights(files)
-    sha256 = hash_weights(files)
+    sha256 = hash_files(files)
     if expected_sha256 is not None and sha256 != expected_sha256:
         raise BackboneError(
             f"the weights of {name} have sha256 {sha256[:12]}…, expected {expected_sha256[:12]}…: the files are "

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from ipt.backbones.batching import right_padded, sent
-from ipt.backbones.protocol import BackboneIdentity, Family, TokenIds
-from ipt.backbones.text import Decoding, PromptedTextBackbone, picked_layers
+from ipt.backbones.batching import right_padded, to_device
+from ipt.backbones.interface import BackboneIdentity, Family, TokenIds
+from ipt.backbones.text_backbone import Decoding, PromptedTextBackbone, select_cache_rows
 from ipt.errors import BackboneError
 
 # What T5 was trained on; its relative positions set no limit, and some of its tokenizers name none.
@@ -43,6 +43,12 @@ class Seq2SeqBackbone(PromptedTextBackbone):
         opening = tokenizer("a")["input_ids"][0]
         self.start_tokens = [config.decoder_start_token_id, *([opening] if opening == tokenizer.bos_token_id else [])]
 
+    @property
+    def layer_count(self) -> int:
+        """Layers of the encoder and of the decoder together."""
+        config: Any = self.model.config
+        return int(config.num_hidden_layers) + int(getattr(config, "decoder_layers", None) or config.num_decoder_layers)
+
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
         """Token ids of each text, special tokens included; a long text loses its tail, never its last token."""
         if not texts:
@@ -67,7 +73,7 @@ class Seq2SeqBackbone(PromptedTextBackbone):
         """Encoder states [B, P + T, H], and their mask [B, P + T] where there is padding."""
         model: Any = self.model
         ids, lengths = right_padded(inputs)
-        embeds = model.get_input_embeddings()(sent(ids, self.device))
+        embeds = model.get_input_embeddings()(to_device(ids, self.device))
         prompt_length = 0
         if prompts is not None:
             prompt_length = prompts.shape[1]
@@ -75,31 +81,31 @@ class Seq2SeqBackbone(PromptedTextBackbone):
         mask = None
         if int(lengths.min()) < ids.shape[1]:
             positions = torch.arange(embeds.shape[1])
-            mask = sent((positions < (prompt_length + lengths)[:, None]).long(), self.device)
+            mask = to_device((positions < (prompt_length + lengths)[:, None]).long(), self.device)
         return model.get_encoder()(inputs_embeds=embeds, attention_mask=mask).last_hidden_state, mask
 
     def _started(self, rows: int) -> Tensor:
-        return sent(torch.tensor([self.start_tokens]), self.device).expand(rows, -1)
+        return to_device(torch.tensor([self.start_tokens]), self.device).expand(rows, -1)
 
     def _target_logits(self, inputs: Sequence[TokenIds], targets: Tensor, prompts: Tensor | None) -> Tensor:
         states, mask = self._encode(inputs, prompts)
-        read = torch.cat([self._started(len(inputs)), sent(targets[:, :-1], self.device)], dim=1)
+        read = torch.cat([self._started(len(inputs)), to_device(targets[:, :-1], self.device)], dim=1)
         # Targets are padded at the end, where a causal decoder's earlier positions cannot see it.
         answer = self.model(encoder_outputs=(states,), attention_mask=mask, decoder_input_ids=read, use_cache=False)
         logits: Tensor = answer.logits
         return logits[:, len(self.start_tokens) - 1 :]
 
-    def read_prompts(self, prompts: Tensor) -> Tensor:
+    def prefill_prompts(self, prompts: Tensor) -> Tensor:
         """The prompts themselves, [J, P, H]: the encoder reads a prompt and its input as one."""
         return prompts.to(self.dtype)
 
-    def begin_behind(self, inputs: Sequence[TokenIds], read: Tensor) -> Decoding:
-        return self.begin(inputs, read)
+    def prefill_after_prompts(self, inputs: Sequence[TokenIds], read: Tensor) -> Decoding:
+        return self.prefill(inputs, read)
 
-    def begin(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
+    def prefill(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
         from transformers import DynamicCache, EncoderDecoderCache
 
-        from ipt.backbones.growing_cache import growing_cache
+        from ipt.backbones.kv_cache import growing_cache
 
         states, mask = self._encode(inputs, prompts)
         answer = self.model(
@@ -134,7 +140,7 @@ class _Seq2SeqDecoding:
         self.logits = logits[:, -1]
         return logits
 
-    def rows(self, wanted: Tensor) -> Self:
+    def select(self, wanted: Tensor) -> Self:
         from transformers import EncoderDecoderCache
 
         wanted = wanted.to(self.logits.device)
@@ -145,10 +151,10 @@ class _Seq2SeqDecoding:
             None if self.mask is None else self.mask[wanted],
             # The encoder's keys and values are copied, not computed again for each row.
             EncoderDecoderCache(
-                picked_layers(self.cache.self_attention_cache, wanted),
-                picked_layers(self.cache.cross_attention_cache, wanted),
+                select_cache_rows(self.cache.self_attention_cache, wanted),
+                select_cache_rows(self.cache.cross_attention_cache, wanted),
             ),
         )
 
-    def joined(self, other: Self) -> Self | None:  # noqa: ARG002 - BART counts its positions from the cache's length
+    def merge(self, other: Self) -> Self | None:  # noqa: ARG002 - BART counts its positions from the cache's length
         return None

@@ -29,7 +29,7 @@ import numpy as np
 
 from ipt.data.examples import Example, TaskKind, check_text, infer_kind, labels_of, rarest_label, text_fault
 from ipt.errors import DatasetError
-from ipt.runtime.atomic_files import replacing
+from ipt.runtime.atomic_files import replace_atomically
 
 SPLITS = ("train", "test")
 INDEX_SPLITS = ("seen", "unseen")
@@ -261,11 +261,11 @@ def write_task(folder: Path, task: FolderTask, split: str | None = None) -> Path
         for example in examples
     ]
     path = folder / f"{task.name}.jsonl"
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
     if split is not None:
         entries = {**index, task.name: {"family": task.family, "split": split}}
-        with replacing(folder / "index.json") as temporary:
+        with replace_atomically(folder / "index.json") as temporary:
             temporary.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
-from ipt.backbones.protocol import Family
+from ipt.backbones.interface import Family
 from ipt.data.examples import Example, check_examples, infer_kind
 from ipt.data.task_folder import FolderTask, few_shot, rows_hash, rows_lacking
 from ipt.errors import DatasetError

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ipt.adapt import head_of
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.backbones.protocol import Backbone, Family
+from ipt.backbones.interface import Backbone, Family
 from ipt.data.examples import Example, check_examples, labels_of, names_of
 from ipt.data.task_folder import FolderTask, few_shot, rows_hash
 from ipt.errors import DatasetError, SubspaceError
@@ -26,8 +26,8 @@ from ipt.evaluation.baselines import WITHOUT_TUNING
 from ipt.evaluation.setfit import setfit
 from ipt.prediction.predictor import Predictor
 from ipt.readout.readout import Embeddings, fit_linear, fit_readout
+from ipt.subspace.full_prompt_space import full_prompt_space, word_prompts
 from ipt.subspace.modules import SubspaceDecoder
-from ipt.subspace.prompt_space import prompt_space, word_prompts
 from ipt.subspace.store import Subspace
 from ipt.tuning.encoder_program import PROMPT_PENALTY
 from ipt.tuning.engine import TuningEngine
@@ -225,7 +225,7 @@ class Evaluation:
             starts = [prompt[None].flatten(1) for prompt in prompts]
         else:
             raise ValueError(f"there is no method {method!r}")
-        space = prompt_space(self.backbone, length, starts[0].view(1, length, -1))
+        space = full_prompt_space(self.backbone, length, starts[0].view(1, length, -1))
         rates = [{"steps": self.options.pt_steps, "learning_rate": rate} for rate in self.pt_learning_rates]
         tuned = self._tune(space, draws, starts, rates, early_stopping=False)
         return [

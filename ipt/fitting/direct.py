@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ipt.backbones.protocol import Backbone
+from ipt.backbones.interface import Backbone
 from ipt.fitting.resumable import FitProgress, ResumableFit
 from ipt.fitting.task_losses import RowOptions, TaskLosses
 from ipt.subspace.modules import SubspaceDecoder

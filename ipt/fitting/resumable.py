@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ipt.errors import CheckpointError, SubspaceError
-from ipt.runtime.atomic_files import replacing
-from ipt.runtime.interrupts import interrupts_held
-from ipt.runtime.process_lock import alone_at
+from ipt.runtime.atomic_files import replace_atomically
+from ipt.runtime.interrupts import defer_interrupts
+from ipt.runtime.process_lock import hold_lock
 from ipt.subspace.store import MANIFEST_FILE, Subspace
 
 CHECKPOINT_FILE = "fit.safetensors"
@@ -70,7 +70,7 @@ class ResumableFit(ABC):
             CheckpointError: as `load_checkpoint` does; or another process is at work in the folder.
             SubspaceError: the loss is no finite number any more.
         """
-        with alone_at(folder):
+        with hold_lock(folder):
             return self._run_alone_in(folder, on_step)
 
     def _run_alone_in(self, folder: Path, on_step: Callable[[FitProgress, Mapping[str, float]], None]) -> Subspace:
@@ -80,7 +80,7 @@ class ResumableFit(ABC):
         try:
             while not self.done:
                 # Half a step, or one that is not counted, would be in the checkpoint.
-                with interrupts_held():
+                with defer_interrupts():
                     step = self.step()
                     if not math.isfinite(step.loss):
                         raise SubspaceError(
@@ -135,7 +135,7 @@ class ResumableFit(ABC):
         means = json.dumps(dict(self.means))
         asked = json.dumps([*self._asked_before, self.steps])
         metadata = {"completed": str(self.completed), "run": self._run_identity(), "means": means, "asked": asked}
-        with replacing(path) as temporary:
+        with replace_atomically(path) as temporary:
             save_file({name: value.contiguous().cpu() for name, value in state.items()}, temporary, metadata)
 
     def load_checkpoint(self, path: Path) -> None:

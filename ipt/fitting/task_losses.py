@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.backbones.protocol import Backbone, TextBackbone, TokenIds
+from ipt.backbones.interface import Backbone, TextBackbone, TokenIds
 from ipt.data.examples import Example, infer_kind, labels_of, rarest_label
 from ipt.data.task_folder import TEXTS_FOR_A_LABEL, FolderTask, rows_hash, sample_per_label
 from ipt.errors import DatasetError

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ipt.backbones.protocol import Backbone
+from ipt.backbones.interface import Backbone
 from ipt.data.examples import Example, TaskKind, check_examples, infer_kind
 from ipt.data.task_folder import TEXTS_FOR_A_LABEL, FolderTask, notes_of, rows_lacking, rows_per_label
 from ipt.errors import CheckpointError, DatasetError
 from ipt.fitting.task_losses import fault_of_task
-from ipt.runtime.atomic_files import replacing
-from ipt.runtime.process_lock import alone_at
-from ipt.subspace.prompt_files import read_prompts, save_prompts, tuned_on
-from ipt.subspace.prompt_space import prompt_space, word_prompts
+from ipt.runtime.atomic_files import replace_atomically
+from ipt.runtime.process_lock import hold_lock
+from ipt.subspace.full_prompt_space import full_prompt_space, word_prompts
+from ipt.subspace.soft_prompt_files import backbone_metadata, read_prompts, save_prompts
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
 
@@ -75,7 +75,7 @@ def tune_prompts(
         DatasetError: a task cannot be tuned on, naming it.
     """
     jobs = [_job(backbone, task, options) for task in tasks]
-    with alone_at(output):
+    with hold_lock(output):
         return _tune(backbone, jobs, output, options, notes_of(tasks), batch_tasks, on_step)
 
 
@@ -94,7 +94,7 @@ def _tune(
     prompts = _finished(backbone, output, report_path, report)
     waiting = [job for job in jobs if job.job_id not in prompts]
     start = word_prompts(backbone, options.prompt_length, seed=asked.seed)
-    engine = TuningEngine(backbone, prompt_space(backbone, options.prompt_length, start))
+    engine = TuningEngine(backbone, full_prompt_space(backbone, options.prompt_length, start))
 
     running: dict[str, Progress] = {}
     while waiting or engine.job_ids:
@@ -153,7 +153,7 @@ def _report_path(output: Path) -> Path:
 def _begin_report(
     backbone: Backbone, jobs: Sequence[TuningJob], options: PromptOptions, skipped: Sequence[str]
 ) -> dict[str, Any]:
-    identity = tuned_on(backbone)
+    identity = backbone_metadata(backbone)
     rows = [(job.job_id, job.kind, job.examples, job.validation_examples) for job in jobs]
     described = repr((REVISION, sorted(asdict(options).items()), identity["weights_sha256"], rows))
     run = hashlib.sha256(described.encode()).hexdigest()
@@ -193,5 +193,5 @@ def _summary(tuned: AdaptedTask, start: Tensor) -> dict[str, Any]:
 
 
 def _write_report(path: Path, report: dict[str, Any]) -> None:
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_text(json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from ipt.backbones.protocol import TokenIds
+from ipt.backbones.interface import TokenIds
 
 # The score of what must not be chosen.
 NEVER = -1e9

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ipt.backbones.protocol import Backbone, TokenIds
-from ipt.backbones.text import Decoding, PromptedTextBackbone
+from ipt.backbones.interface import Backbone, TokenIds
+from ipt.backbones.text_backbone import Decoding, PromptedTextBackbone
 from ipt.data.examples import text_fault
 from ipt.errors import BackboneError, IptError
 from ipt.generation.beams import BeamSearch
@@ -148,9 +148,9 @@ class GenerationEngine:
         return self.backbone.max_target_tokens
 
     @property
-    def usual_new_tokens(self) -> int:
+    def default_new_tokens(self) -> int:
         """Most tokens of one text where nobody says."""
-        return self.backbone.usual_new_tokens(self.subspace.prompt_length)
+        return self.backbone.default_new_tokens(self.subspace.prompt_length)
 
     def check(self, parameters: GenerationParameters) -> None:
         """Refuse what this backbone cannot do; any thread may ask.
@@ -261,15 +261,15 @@ class GenerationEngine:
 
     def _begun(self, rows: Sequence[_Row]) -> Decoding:
         read = self.prompts.of([row.request.task for row in rows])
-        decoding = self.backbone.begin_behind([row.input for row in rows], read)
+        decoding = self.backbone.prefill_after_prompts([row.input for row in rows], read)
         if any(row.width > 1 for row in rows):
-            decoding = decoding.rows(torch.tensor([i for i, row in enumerate(rows) for _ in range(row.width)]))
+            decoding = decoding.select(torch.tensor([i for i, row in enumerate(rows) for _ in range(row.width)]))
         if any(rows[0].continuations):  # then it is alone
             decoding.extend(self._tokens(rows[0].continuations))
         return decoding
 
     def _join(self, new: _Batch) -> None:
-        joined = self._batches[0].decoding.joined(new.decoding) if self._batches else None
+        joined = self._batches[0].decoding.merge(new.decoding) if self._batches else None
         if joined is None:
             self._batches.append(new)
         else:
@@ -309,7 +309,7 @@ class GenerationEngine:
                     sources += [places[beam] for beam in chosen]
         batch.rows = staying
         if sources and sources != list(range(logits.shape[0])):
-            batch.decoding = batch.decoding.rows(torch.tensor(sources))
+            batch.decoding = batch.decoding.select(torch.tensor(sources))
         return bool(sources)
 
     def _extend(self, batch: _Batch) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ipt.backbones.text import PromptedTextBackbone
+from ipt.backbones.text_backbone import PromptedTextBackbone
 from ipt.prediction.tasks import BoundTask
 from ipt.subspace.store import Subspace
 
@@ -32,7 +32,7 @@ class PrefixCache:
         self.misses = 0
 
     def of(self, tasks: Sequence[BoundTask]) -> Tensor:
-        """What `PromptedTextBackbone.begin_behind` takes for rows of these tasks, [B, …]."""
+        """What `PromptedTextBackbone.prefill_after_prompts` takes for rows of these tasks, [B, …]."""
         keys = [task.vector.numpy().tobytes() for task in tasks]
         vectors = {key: task.vector for key, task in zip(keys, tasks, strict=True)}
         found = {key: self._read[key] for key in vectors if key in self._read}
@@ -41,7 +41,7 @@ class PrefixCache:
         self.misses += len(missing)
         if missing:
             stacked = torch.stack([vectors[key] for key in missing]).to(self._backbone.device)
-            made = self._backbone.read_prompts(self._subspace.decoder(stacked))
+            made = self._backbone.prefill_prompts(self._subspace.decoder(stacked))
             # A view would keep all of them in memory for as long as one of them is used.
             found |= {key: made[number].clone() for number, key in enumerate(missing)}
         for key, read in found.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ipt.backbones.protocol import TokenIds
+from ipt.backbones.interface import TokenIds
 
 # Tokens that are decoded each time, so that long texts cost no more for each token than short ones. The last half of
 # them is enough for any decoder to write a token as it reads after those before it.

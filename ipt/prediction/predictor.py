@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.backbones.protocol import Backbone, TextBackbone, TokenIds
+from ipt.backbones.interface import Backbone, TextBackbone, TokenIds
 from ipt.data.examples import text_fault
 from ipt.errors import CheckpointError, IptError
 from ipt.prediction.prompt_cache import DEFAULT_BYTES, PromptCache
@@ -72,7 +72,7 @@ class Predictor:
                 # A tokenizer refuses two threads at once, and the backbone's own is in use while it writes.
                 self._reader = copy.copy(self.backbone)
                 self._reader.tokenizer = copy.deepcopy(self.backbone.tokenizer)
-            return self._reader.read(texts, self.subspace.prompt_length)
+            return self._reader.tokenize_flagged(texts, self.subspace.prompt_length)
 
     @torch.inference_mode()
     def predict(self, rows: Sequence[tuple[TaskHead | BoundTask, str | TokenIds]]) -> list[Prediction]:

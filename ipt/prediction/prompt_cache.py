@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ipt.backbones.batching import sent
-from ipt.subspace.modules import PromptMaker
+from ipt.backbones.batching import to_device
+from ipt.subspace.modules import PromptDecoder
 
 DEFAULT_BYTES = 64 * 1024 * 1024
 
@@ -24,7 +24,7 @@ class PromptCache:
     """
 
     def __init__(
-        self, decoder: PromptMaker, device: torch.device, dtype: torch.dtype, max_bytes: int = DEFAULT_BYTES
+        self, decoder: PromptDecoder, device: torch.device, dtype: torch.dtype, max_bytes: int = DEFAULT_BYTES
     ) -> None:
         self._decoder = decoder
         shape = (decoder.prompt_length, decoder.hidden_size)
@@ -56,7 +56,7 @@ class PromptCache:
         return self._block[self._sent([self._slots[keys[number]] for number in vector_of_row])]
 
     def _decoded(self, vectors: Sequence[Tensor]) -> Tensor:
-        prompts: Tensor = self._decoder(sent(torch.stack(list(vectors)), self._block.device))
+        prompts: Tensor = self._decoder(to_device(torch.stack(list(vectors)), self._block.device))
         return prompts.to(self._block.dtype)
 
     def _take_slot(self, key: bytes) -> int:
@@ -66,4 +66,4 @@ class PromptCache:
         return slot
 
     def _sent(self, numbers: Sequence[int]) -> Tensor:
-        return sent(torch.tensor(numbers), self._block.device)
+        return to_device(torch.tensor(numbers), self._block.device)

@@ -10,7 +10,7 @@ from types import FrameType
 
 
 @contextmanager
-def interrupts_held() -> Iterator[None]:
+def defer_interrupts() -> Iterator[None]:
     """Let the block come to its end; a SIGINT that came meanwhile is handled then, as it would have been before.
 
     In another thread than the main one, which no signal interrupts, it does nothing.

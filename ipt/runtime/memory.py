@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Protocol
 
 import torch
-
-from ipt.backbones.protocol import Backbone
 
 CPU_POSITIONS = 8192
 """Positions of one pass with gradients on a CPU, which gains nothing by more."""
@@ -27,6 +25,22 @@ _OUT_OF_MEMORY = (
 KEPT_BYTES = 2**30
 """Freed memory that a process keeps at most, beside what holes between pieces in use cost anyhow."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+
+
+class MeasuredModel(Protocol):
+    """What an estimate needs to know of a model."""
+
+    hidden_size: int
+
+    @property
+    def layer_count(self) -> int:
+        """Layers of the whole model: of a seq2seq model, the encoder's and the decoder's."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
 
 
 def keep_freed_memory() -> bool:
@@ -52,41 +66,33 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _OUT_OF_MEMORY)
 
 
-def positions_with_gradients(backbone: Backbone) -> int:
+def positions_with_gradients(model: MeasuredModel) -> int:
     """Positions that one forward and backward pass may have, from the memory that the device has free."""
-    if backbone.device.type != "cuda":
+    if model.device.type != "cuda":
         return CPU_POSITIONS
-    return _free_floats(backbone) // _floats_with_gradients(backbone)
+    return _free_floats(model) // _floats_with_gradients(model)
 
 
-def positions_without_gradients(backbone: Backbone) -> int:
+def positions_without_gradients(model: MeasuredModel) -> int:
     """The same of a forward pass alone, which keeps one layer's activations at a time."""
-    if backbone.device.type != "cuda":
+    if model.device.type != "cuda":
         return CPU_POSITIONS
-    return _free_floats(backbone) // (FLOATS_PER_LAYER * backbone.hidden_size)
+    return _free_floats(model) // (FLOATS_PER_LAYER * model.hidden_size)
 
 
-def positions_of_graphs(backbone: Backbone) -> int:
+def positions_of_graphs(model: MeasuredModel) -> int:
     """Positions of all passes with gradients that are kept as CUDA graphs, together."""
-    _, total = torch.cuda.mem_get_info(backbone.device)
-    return int(SHARE_FOR_GRAPHS * total) // backbone.dtype.itemsize // _floats_with_gradients(backbone)
+    _, total = torch.cuda.mem_get_info(model.device)
+    return int(SHARE_FOR_GRAPHS * total) // model.dtype.itemsize // _floats_with_gradients(model)
 
 
-def _floats_with_gradients(backbone: Backbone) -> int:
+def _floats_with_gradients(model: MeasuredModel) -> int:
     """What a position keeps for the way back."""
-    return FLOATS_PER_LAYER * _layers(backbone) * backbone.hidden_size
+    return FLOATS_PER_LAYER * model.layer_count * model.hidden_size
 
 
-def _free_floats(backbone: Backbone) -> int:
-    free, _ = torch.cuda.mem_get_info(backbone.device)
+def _free_floats(model: MeasuredModel) -> int:
+    free, _ = torch.cuda.mem_get_info(model.device)
     # Of tensors that were freed, PyTorch keeps the memory for the next ones.
-    kept = torch.cuda.memory_reserved(backbone.device) - torch.cuda.memory_allocated(backbone.device)
-    return int(SHARE_OF_FREE * (free + kept)) // backbone.dtype.itemsize
-
-
-def _layers(backbone: Backbone) -> int:
-    """Those of the encoder and of the decoder, where there are both."""
-    config: Any = backbone.model.config
-    if backbone.family == "seq2seq":
-        return int(config.num_hidden_layers) + int(getattr(config, "decoder_layers", None) or config.num_decoder_layers)
-    return int(config.num_hidden_layers)
+    kept = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+    return int(SHARE_OF_FREE * (free + kept)) // model.dtype.itemsize

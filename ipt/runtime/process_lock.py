@@ -12,7 +12,7 @@ from ipt.errors import CheckpointError
 
 
 @contextmanager
-def alone_at(path: Path) -> Iterator[None]:
+def hold_lock(path: Path) -> Iterator[None]:
     """Hold a file or folder for this process, by a file `….lock` beside it, which a killed process holds no longer.
 
     Raises:

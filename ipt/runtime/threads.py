@@ -7,7 +7,7 @@ import torch
 BESIDE_A_GPU = 2
 
 
-def few_beside(device: torch.device) -> None:
+def limit_cpu_threads(device: torch.device) -> None:
     """Have the CPU's part computed by few threads where a GPU does the rest, in the whole process.
 
     What is left for the CPU there are readouts and batches, products so small that waking a thread for each core takes

@@ -23,7 +23,7 @@ class SubspaceEncoder(nn.Module):
         return vectors
 
 
-class PromptMaker(nn.Module):
+class PromptDecoder(nn.Module):
     """Whatever makes soft prompts [J, P, H] from vectors [J, D]."""
 
     intrinsic_dim: int
@@ -31,7 +31,7 @@ class PromptMaker(nn.Module):
     hidden_size: int
 
 
-class SubspaceDecoder(PromptMaker):
+class SubspaceDecoder(PromptDecoder):
     """Make soft prompts from task vectors: linear, tanh, linear (the paper's Proj_b); one linear layer without hidden.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ipt.backbones.protocol import Backbone
+from ipt.backbones.interface import Backbone
 from ipt.errors import BackboneError, SubspaceError
 from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
 from ipt.subspace.store import Subspace, save_subspace

@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ipt.backbones.protocol import PLACEMENTS, Backbone, prompt_identity
-from ipt.backbones.weights import hash_weights
+from ipt.backbones.interface import PLACEMENTS, Backbone, prompt_identity
+from ipt.backbones.weight_files import hash_files
 from ipt.errors import SubspaceError, SubspaceMismatchError
-from ipt.subspace.modules import PromptMaker, SubspaceDecoder, SubspaceEncoder
+from ipt.subspace.modules import PromptDecoder, SubspaceDecoder, SubspaceEncoder
 
 FORMAT_VERSION = 1
 TENSORS_FILE = "subspace.safetensors"
@@ -42,7 +42,7 @@ class Subspace:
     """A decoder with everything that says what its task vectors mean. Letters: K initial vectors, D, P, H."""
 
     id: str
-    decoder: PromptMaker
+    decoder: PromptDecoder
     initial_vectors: Tensor
     """[K, D]: where tuning may start. The first one is where it starts when nothing tells otherwise."""
     manifest: dict[str, Any]
@@ -68,7 +68,7 @@ class Subspace:
         backbone = self.manifest["backbone"]
         return prompt_identity(backbone["weights_sha256"], backbone["family"], self.manifest["prompt_placement"])
 
-    def start_of(self, vector: NDArray[np.float32]) -> int | None:
+    def initial_vector_id(self, vector: NDArray[np.float32]) -> int | None:
         """A number of 63 bits for a task vector [D] that tuning left where it started, None if it moved.
 
         It is drawn from the vector itself: places in `initial_vectors` may change while the id stays.
@@ -172,7 +172,7 @@ def save_subspace(
     manifest["subspace_id"] = _subspace_id(manifest, tensors)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TENSORS_FILE).write_bytes(save(tensors))
-    manifest["tensors_sha256"] = hash_weights([folder / TENSORS_FILE])
+    manifest["tensors_sha256"] = hash_files([folder / TENSORS_FILE])
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
     return load_subspace(folder, backbone)
 
@@ -295,7 +295,7 @@ def _assemble(folder: Path, manifest: dict[str, Any], tensors: dict[str, Tensor]
         raise SubspaceError(
             f"{folder}: subspace_id does not match the contents: manifest and tensors were not written together"
         )
-    if manifest.get("tensors_sha256") != hash_weights([folder / TENSORS_FILE]):
+    if manifest.get("tensors_sha256") != hash_files([folder / TENSORS_FILE]):
         raise SubspaceError(
             f"{folder / TENSORS_FILE}: its sha256 is not the manifest's tensors_sha256: "
             "the file is damaged, or was not written with this manifest; fetch both again"

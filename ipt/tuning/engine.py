@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ipt.backbones.batching import consecutive, sent
+from ipt.backbones.batching import consecutive_chunks, to_device
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.backbones.protocol import Backbone, TextBackbone, TokenIds
+from ipt.backbones.interface import Backbone, TextBackbone, TokenIds
 from ipt.data.examples import check_examples
 from ipt.errors import DatasetError, IptError
 from ipt.runtime.memory import positions_with_gradients, positions_without_gradients
@@ -184,7 +184,7 @@ class TuningEngine:
 
         `positions` are those of each work. On a GPU nothing in here waits for it.
         """
-        parts = [self._gradients(works[part]) for part in consecutive(positions, self._most_positions)]
+        parts = [self._gradients(works[part]) for part in consecutive_chunks(positions, self._most_positions)]
         losses = self._move(works, parts)
         return torch.split(losses, [work.state.vectors.shape[0] for work in works])
 
@@ -193,7 +193,7 @@ class TuningEngine:
         parts: list[_Gradients] = []
         alone = work.lanes_alone()
         positions = [self._positions(lane) for lane in alone]
-        for part in consecutive(positions, self._most_positions):
+        for part in consecutive_chunks(positions, self._most_positions):
             if positions[part.start] <= self._most_positions:
                 parts.append(self._gradients(alone[part]))
                 yield None
@@ -259,7 +259,7 @@ class TuningEngine:
 
     def _cut(self, work: Descend, most_positions: int) -> Iterator[Forward]:
         """The rows of a work, as many at a time as have no more positions; a single row may."""
-        for part in consecutive(self._lengths(work), most_positions):
+        for part in consecutive_chunks(self._lengths(work), most_positions):
             targets = None if work.targets is None else work.targets[part]
             yield Forward(work.state.vectors, work.lanes[part], work.inputs[part], targets)
 
@@ -283,7 +283,7 @@ class TuningEngine:
         results: dict[int, Tensor] = {}
         for plain in (False, True):
             alike = [work for work in works if (NO_PROMPT in work.lanes) == plain]
-            for part in consecutive([self._positions(work) for work in alike], self._most_without_gradients):
+            for part in consecutive_chunks([self._positions(work) for work in alike], self._most_without_gradients):
                 group = alike[part]
                 prompts = None if plain else self.subspace.decoder(torch.cat([work.vectors for work in group]))
                 parts = torch.split(self._outputs(group, prompts), [len(work.inputs) for work in group])
@@ -301,7 +301,7 @@ class TuningEngine:
             for work in works:
                 lanes += [offset + lane for lane in work.lanes]
                 offset += work.vectors.shape[0] if isinstance(work, Forward) else work.state.vectors.shape[0]
-            per_row = prompts[sent(torch.tensor(lanes), prompts.device)]
+            per_row = prompts[to_device(torch.tensor(lanes), prompts.device)]
         if isinstance(self.backbone, EncoderBackbone):
             return self.backbone.embed(inputs, per_row)
         assert isinstance(self.backbone, TextBackbone)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ipt.backbones.batching import sent
+from ipt.backbones.batching import to_device
 from ipt.readout.readout import Embeddings
 from ipt.readout.ridge import LABEL_SMOOTHING, class_targets, gram, leave_one_out
 
@@ -90,9 +90,9 @@ class RidgeLoss(Loss):
         parts = []
         for kind, group in alike.items():
             rows = (torch.tensor([starts[lane] for lane in group])[:, None] + torch.arange(kind.size)).flatten()
-            parts.append(_of_alike(kind, outputs[sent(rows, outputs.device)], frozen[rows], classes[rows]))
+            parts.append(_of_alike(kind, outputs[to_device(rows, outputs.device)], frozen[rows], classes[rows]))
         order = torch.tensor([lane for group in alike.values() for lane in group])
-        return torch.cat(parts)[sent(torch.argsort(order), outputs.device)]
+        return torch.cat(parts)[to_device(torch.argsort(order), outputs.device)]
 
 
 class _Kind(NamedTuple):
@@ -106,8 +106,8 @@ class _Kind(NamedTuple):
 
 def _of_alike(kind: _Kind, outputs: Tensor, frozen: Tensor, classes: Tensor) -> Tensor:
     """[L] of lanes of N rows each: outputs [L N, H] on the device, frozen [L N, H] and classes [L N] on the CPU."""
-    wanted = sent(classes, outputs.device)
-    of_lanes = [each.reshape(-1, kind.size, each.shape[1]) for each in (outputs, sent(frozen, outputs.device))]
+    wanted = to_device(classes, outputs.device)
+    of_lanes = [each.reshape(-1, kind.size, each.shape[1]) for each in (outputs, to_device(frozen, outputs.device))]
     targets = class_targets(wanted.view(-1, kind.size), kind.num_classes)
     scores = kind.scale * leave_one_out(gram(Embeddings(*of_lanes).features()), targets, kind.ridge)
     each = F.cross_entropy(scores.flatten(0, 1), wanted, reduction="none", label_smoothing=LABEL_SMOOTHING)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ipt.backbones.batching import sent
+from ipt.backbones.batching import to_device
 from ipt.tuning.work import LaneState
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -50,7 +50,7 @@ def descend(states: Sequence[LaneState], gradients: Tensor, learning_rates: Sequ
     rates, steps = torch.split(per_lane, 1, dim=1)
     second_corrected = (1 - BETA2**steps).sqrt()
     constants = torch.cat([rates * second_corrected / (1 - BETA1**steps), EPSILON * second_corrected], dim=1)
-    scale, epsilon = torch.split(sent(constants.to(gradients.dtype), gradients.device), 1, dim=1)
+    scale, epsilon = torch.split(to_device(constants.to(gradients.dtype), gradients.device), 1, dim=1)
 
     clipped = gradients * (CLIP_NORM / gradients.norm(dim=1, keepdim=True).clamp_min(CLIP_NORM))
     first = torch.cat([state.first_moments for state in states]).lerp_(clipped, 1 - BETA1)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ipt.backbones.protocol import TextBackbone, TokenIds
+from ipt.backbones.interface import TextBackbone, TokenIds
 from ipt.data.examples import Example, labels_of
 from ipt.errors import DatasetError
 from ipt.subspace.store import Subspace

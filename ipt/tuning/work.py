@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ipt.backbones.protocol import TokenIds
+from ipt.backbones.interface import TokenIds
 from ipt.tuning.losses import Loss
 
 NO_PROMPT = -1

@@ -10,7 +10,7 @@ from benchmarks.text_universe import pipeline, pretraining
 from benchmarks.text_universe.pretraining import PretrainingOptions, pretrain
 from benchmarks.text_universe.report import WITHOUT, Scores, page
 from benchmarks.text_universe.tasks import all_tasks
-from ipt.backbones.protocol import TextBackbone
+from ipt.backbones.interface import TextBackbone
 from ipt.evaluation.methods import Measurement
 
 ORDERS = ("copy", "reverse", "rotate", "ends", "head", "tail")

@@ -11,7 +11,7 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.backbones.protocol import PLACEMENTS, Backbone, EncoderPlacement, TextBackbone
+from ipt.backbones.interface import PLACEMENTS, Backbone, EncoderPlacement, TextBackbone
 from ipt.data.task_folder import FolderTask
 from ipt.fitting.direct import DirectFit, FitOptions
 from ipt.fitting.task_losses import prepare_tasks

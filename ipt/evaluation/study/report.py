@@ -12,7 +12,7 @@ from ipt.evaluation.methods import PT_LEARNING_RATES, SLOW, Measurement, e_rel
 from ipt.evaluation.report import score_table
 from ipt.evaluation.study import geometry, plots
 from ipt.evaluation.study.run import Findings, StudyOptions
-from ipt.runtime.atomic_files import replacing
+from ipt.runtime.atomic_files import replace_atomically
 from ipt.subspace.store import Subspace
 
 Point = tuple[float, float | None]
@@ -83,7 +83,7 @@ def write_report(
     left_out = [*findings.left_out, *notes]
     lines += ["## Left out, or to be noted", "", *([f"- {each}" for each in left_out] or ["Nothing."]), ""]
     page.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(page) as temporary:
+    with replace_atomically(page) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
 
 

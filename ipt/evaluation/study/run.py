@@ -13,7 +13,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.backbones.protocol import Backbone, EncoderPlacement
+from ipt.backbones.interface import Backbone, EncoderPlacement
 from ipt.data.task_folder import FolderTask
 from ipt.errors import CheckpointError, DatasetError
 from ipt.evaluation.measured_tasks import other_rows, was_found_from, with_rows
@@ -31,7 +31,7 @@ from ipt.fitting.direct import DirectFit, FitOptions
 from ipt.fitting.resumable import ResumableFit, is_finished
 from ipt.fitting.task_losses import RowOptions, TaskLosses, fault_of_task, prepare_tasks, rows_of_fit
 from ipt.fitting.tune_prompts import PromptOptions, tune_prompts
-from ipt.subspace.prompt_files import read_prompts
+from ipt.subspace.soft_prompt_files import read_prompts
 from ipt.subspace.store import Subspace, load_subspace
 
 ABLATIONS = ("start", "readout", "tasks", "prompt-length", "placement", "finding")

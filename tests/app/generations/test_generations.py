@@ -368,7 +368,7 @@ def test_a_failure_nobody_foresaw_is_one_requests_own(service: TextService, monk
         raise RuntimeError("secret")
 
     service.generate()
-    monkeypatch.setattr(service.engine.backbone, "begin_behind", failing)
+    monkeypatch.setattr(service.engine.backbone, "prefill_after_prompts", failing)
     response = service.generate()
     assert (response.status_code, error_of(response)["code"]) == (500, "generation_failed")
     assert "secret" not in response.text
@@ -404,7 +404,7 @@ def test_the_command_says_in_one_line_what_goes_wrong_in_mid_text(
         raise RuntimeError
 
     service.generate()
-    monkeypatch.setattr(service.engine.backbone, "begin_behind", failing)
+    monkeypatch.setattr(service.engine.backbone, "prefill_after_prompts", failing)
     assert run(["generate", service.tasks[0], "hello", *command]) == 1
     assert capsys.readouterr().err.startswith("error: the model failed on this input")
 

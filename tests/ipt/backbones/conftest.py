@@ -10,7 +10,7 @@ import pytest
 from ipt.backbones import batching
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.loading import load_backbone
-from ipt.backbones.text import PromptedTextBackbone
+from ipt.backbones.text_backbone import PromptedTextBackbone
 from tests.support.tiny import build_tiny_causal, build_tiny_encoder, build_tiny_seq2seq
 
 os.environ["HF_HUB_OFFLINE"] = "1"

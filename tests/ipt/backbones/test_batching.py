@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from ipt.backbones.batching import consecutive, forward_in_buckets, length_buckets, right_padded
+from ipt.backbones.batching import consecutive_chunks, forward_in_buckets, length_buckets, right_padded
 
 
 def test_no_rows_make_no_buckets() -> None:
@@ -71,6 +71,6 @@ def test_rows_are_padded_at_their_end() -> None:
 
 
 def test_things_in_their_order_are_cut_where_one_more_would_be_too_much() -> None:
-    assert consecutive([], 10) == []
-    assert consecutive([4, 6, 1, 9, 1], 10) == [slice(0, 2), slice(2, 4), slice(4, 5)]
-    assert consecutive([3, 50, 3], 10) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+    assert consecutive_chunks([], 10) == []
+    assert consecutive_chunks([4, 6, 1, 9, 1], 10) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert consecutive_chunks([3, 50, 3], 10) == [slice(0, 1), slice(1, 2), slice(2, 3)]

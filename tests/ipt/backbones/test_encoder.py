@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ipt.backbones.encoder import EncoderBackbone, Pooling
+from ipt.backbones.interface import EncoderPlacement
 from ipt.backbones.loading import load_backbone
-from ipt.backbones.protocol import EncoderPlacement
 from ipt.errors import BackboneError
 
 TEXTS = ["hello world", "the cat sat on the mat and the dog was not happy with it at all", "i love my phone", "me"]

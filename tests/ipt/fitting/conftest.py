@@ -3,7 +3,7 @@
 import pytest
 
 import ipt
-from ipt.backbones.protocol import TextBackbone
+from ipt.backbones.interface import TextBackbone
 from tests.support.tiny import build_tiny_causal, build_tiny_seq2seq
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.backbones.protocol import Backbone, TextBackbone
+from ipt.backbones.interface import Backbone, TextBackbone
 from ipt.data.task_folder import FolderTask
 from ipt.fitting.autoencoder import AutoencoderFit, AutoencoderOptions
 from ipt.fitting.task_losses import prepare_tasks

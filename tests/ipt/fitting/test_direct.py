@@ -20,7 +20,7 @@ from ipt.data.task_folder import FolderTask, read_task_folder, sample_per_label
 from ipt.fitting.direct import DirectFit, FitOptions
 from ipt.fitting.resumable import FitProgress
 from ipt.fitting.task_losses import EncoderTaskLosses, prepare_tasks
-from ipt.subspace.prompt_space import word_prompts
+from ipt.subspace.full_prompt_space import word_prompts
 from tests.support.datasets import sentiment, topics
 
 OPTIONS = FitOptions(
@@ -186,8 +186,8 @@ def test_a_second_process_does_not_find_a_subspace_in_the_same_folder(
 
     def beside(step: FitProgress, _: object) -> None:
         if step.step == 2:
-            lock = "from pathlib import Path; from ipt.runtime.process_lock import alone_at"
-            program = f"{lock}\nwith alone_at(Path({folder!r})): pass"
+            lock = "from pathlib import Path; from ipt.runtime.process_lock import hold_lock"
+            program = f"{lock}\nwith hold_lock(Path({folder!r})): pass"
             ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
             said.append(ran.stderr.splitlines()[-1])
 

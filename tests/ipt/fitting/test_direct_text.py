@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ipt
-from ipt.backbones.protocol import TextBackbone
+from ipt.backbones.interface import TextBackbone
 from ipt.data.task_folder import FolderTask
 from ipt.fitting.direct import DirectFit, FitOptions
 from ipt.fitting.task_losses import TextTaskLosses, prepare_tasks

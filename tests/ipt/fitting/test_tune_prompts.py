@@ -9,11 +9,11 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.backbones.protocol import TextBackbone
+from ipt.backbones.interface import TextBackbone
 from ipt.data.task_folder import FolderTask
 from ipt.fitting.tune_prompts import PromptOptions, tune_prompts
-from ipt.subspace.prompt_files import read_prompts
-from ipt.subspace.prompt_space import prompt_space
+from ipt.subspace.full_prompt_space import full_prompt_space
+from ipt.subspace.soft_prompt_files import read_prompts
 from ipt.tuning.engine import TuningEngine
 from tests.support.datasets import sentiment, topics
 
@@ -118,7 +118,7 @@ def test_tasks_of_labels_and_of_texts_are_tuned_together(text: TextBackbone, tmp
         "a: tuned on 10 training rows of 'negative', all that there are, where 11 were asked for",
         "echo: tuned on 6 training rows, all that there are, where 22 were asked for",
     ]
-    start = prompt_space(text, 3).initial_vectors.view(3, -1)
+    start = full_prompt_space(text, 3).initial_vectors.view(3, -1)
     prompts = read_prompts(output, text)
     assert all(not torch.equal(prompts[name], start) for name in ("a", "echo"))
 

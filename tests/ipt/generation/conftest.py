@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import ipt
-from ipt.backbones.text import PromptedTextBackbone
+from ipt.backbones.text_backbone import PromptedTextBackbone
 from tests.support.tiny import build_tiny_text
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ipt
-from ipt.backbones.text import PromptedTextBackbone
+from ipt.backbones.text_backbone import PromptedTextBackbone
 from ipt.generation.prefix_cache import PrefixCache
 from tests.support.generation import INPUTS, asked, run, task, texts
 
@@ -61,9 +61,9 @@ def test_a_tasks_prompt_is_read_once_and_gives_the_same_logits(causal: ipt.Gener
     rows = backbone.tokenize(INPUTS)
     with torch.inference_mode():
         prompts = causal.subspace.decoder(torch.stack([one.vector for one in tasks]))
-        plain = backbone.begin(rows, prompts)
+        plain = backbone.prefill(rows, prompts)
         for _ in range(2):
-            behind = backbone.begin_behind(rows, cache.of(tasks))
+            behind = backbone.prefill_after_prompts(rows, cache.of(tasks))
             torch.testing.assert_close(behind.logits, plain.logits, atol=1e-4, rtol=1e-5)
         tokens = plain.logits.argmax(dim=1)[:, None]
         torch.testing.assert_close(behind.extend(tokens), plain.extend(tokens), atol=1e-4, rtol=1e-5)
@@ -73,7 +73,7 @@ def test_a_tasks_prompt_is_read_once_and_gives_the_same_logits(causal: ipt.Gener
 def test_at_steady_state_a_prompt_costs_no_pass(causal: ipt.GenerationEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     run(causal, [asked(causal, number) for number in range(6)])
     assert causal.prompts.misses == 3
-    monkeypatch.setattr(causal.backbone, "read_prompts", None)
+    monkeypatch.setattr(causal.backbone, "prefill_prompts", None)
     run(causal, [asked(causal, number) for number in range(6)])
 
 
@@ -226,14 +226,14 @@ def test_a_text_that_fails_alone_fails_for_good_and_the_others_go_on(
 ) -> None:
     requests = [asked(causal, number, max_new_tokens=8) for number in range(4)]
     wanted = {one.request_id: alone(causal, one) for one in requests}
-    begin_behind = causal.backbone.begin_behind
+    prefill_after_prompts = causal.backbone.prefill_after_prompts
 
     def failing(inputs: Any, read: Any) -> Any:
         if causal.backbone.tokenize([INPUTS[2]])[0] in inputs:
             raise RuntimeError("this input")
-        return begin_behind(inputs, read)
+        return prefill_after_prompts(inputs, read)
 
-    monkeypatch.setattr(causal.backbone, "begin_behind", failing)
+    monkeypatch.setattr(causal.backbone, "prefill_after_prompts", failing)
     finished = run(causal, requests)
     assert {key for key, event in finished.items() if event.reason == "failed"} == {"r2"}
     assert isinstance(finished["r2"].error, RuntimeError)
@@ -247,15 +247,15 @@ def test_a_text_for_which_there_was_no_memory_beside_others_is_tried_alone(
     causal: ipt.GenerationEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = alone(causal, asked(causal, 1))
-    begin_behind, raised = causal.backbone.begin_behind, []
+    prefill_after_prompts, raised = causal.backbone.prefill_after_prompts, []
 
     def crowded(inputs: Any, read: Any) -> Any:
         if causal.running_rows:
             raised.append(True)
             raise torch.OutOfMemoryError("out of memory")
-        return begin_behind(inputs, read)
+        return prefill_after_prompts(inputs, read)
 
-    monkeypatch.setattr(causal.backbone, "begin_behind", crowded)
+    monkeypatch.setattr(causal.backbone, "prefill_after_prompts", crowded)
     causal.add(asked(causal, 0, max_new_tokens=2))
     causal.step()
     causal.add(asked(causal, 1))
@@ -302,7 +302,7 @@ def _without_prompt(engine: ipt.GenerationEngine, request: ipt.GenerationRequest
     backbone = engine.backbone
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(engine.prompts, "of", lambda _: None)
-        patched.setattr(backbone, "begin_behind", backbone.begin)
+        patched.setattr(backbone, "prefill_after_prompts", backbone.prefill)
         return run(engine, [request])[request.request_id].text
 
 

@@ -142,7 +142,7 @@ def test_a_text_may_be_given_as_its_tokens(predictor: ipt.Predictor, heads: list
 
 
 def test_a_text_that_is_too_long_to_be_read_whole_is_told_from_one_that_just_fits(predictor: ipt.Predictor) -> None:
-    most = predictor.backbone.most_tokens(predictor.subspace.prompt_length)
+    most = predictor.backbone.max_input_tokens(predictor.subspace.prompt_length)
     fits, too_long = (" ".join(["good"] * (most - 2 + more)) for more in (0, 1))
     (whole, first), (cut, second), (short, third) = predictor.read([fits, too_long, "good"])
     assert (len(whole), len(short)) == (most, 3)

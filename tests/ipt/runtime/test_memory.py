@@ -8,8 +8,13 @@ from typing import cast
 import pytest
 import torch
 
-from ipt.backbones.protocol import Backbone
-from ipt.runtime.memory import FLOATS_PER_LAYER, SHARE_OF_FREE, keep_freed_memory, positions_without_gradients
+from ipt.runtime.memory import (
+    FLOATS_PER_LAYER,
+    SHARE_OF_FREE,
+    MeasuredModel,
+    keep_freed_memory,
+    positions_without_gradients,
+)
 
 # Tensors of eight megabytes, 2,048 pages each, made and freed again and again; counted after the first few.
 _FAULTS = """
@@ -51,4 +56,4 @@ def test_what_pytorch_keeps_of_freed_tensors_counts_as_free(monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 60 * 2**30)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 20 * 2**30)
     wanted = SHARE_OF_FREE * 50 * 2**30 / 2 / (FLOATS_PER_LAYER * 64)
-    assert positions_without_gradients(cast(Backbone, gpu)) == int(wanted)
+    assert positions_without_gradients(cast(MeasuredModel, gpu)) == int(wanted)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.backbones.weights import hash_weights
+from ipt.backbones.weight_files import hash_files
 from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
 from ipt.subspace.store import MANIFEST_FILE, TENSORS_FILE, _subspace_id
 from tests.support.tiny import build_tiny_causal, build_tiny_encoder
@@ -33,7 +33,7 @@ def rewrite_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], ob
     tensors = load_file(folder / TENSORS_FILE)
     change(tensors)
     save_file(tensors, folder / TENSORS_FILE)
-    rewrite_manifest(folder, lambda manifest: manifest.update(tensors_sha256=hash_weights([folder / TENSORS_FILE])))
+    rewrite_manifest(folder, lambda manifest: manifest.update(tensors_sha256=hash_files([folder / TENSORS_FILE])))
 
 
 def test_what_is_saved_is_loaded(encoder: EncoderBackbone, tmp_path: Path) -> None:
@@ -44,12 +44,12 @@ def test_what_is_saved_is_loaded(encoder: EncoderBackbone, tmp_path: Path) -> No
     assert loaded.id == saved.id
     assert (loaded.intrinsic_dim, loaded.prompt_length, loaded.hidden_size) == (8, 4, 32)
     assert torch.equal(loaded.initial_vectors, starts)
-    numbers = [loaded.start_of(vector.numpy()) for vector in starts]
+    numbers = [loaded.initial_vector_id(vector.numpy()) for vector in starts]
     assert None not in numbers
     assert len(set(numbers)) == 2
-    assert loaded.start_of(starts[1].numpy() + 1e-4) is None
+    assert loaded.initial_vector_id(starts[1].numpy() + 1e-4) is None
     again = ipt.save_subspace(tmp_path, decoder, encoder, initial_vectors=starts.flip(0))
-    assert (again.id, again.start_of(starts[1].numpy())) == (loaded.id, numbers[1])
+    assert (again.id, again.initial_vector_id(starts[1].numpy())) == (loaded.id, numbers[1])
     vectors = torch.randn(3, 8)
     torch.testing.assert_close(loaded.decoder(vectors), decoder(vectors), atol=1e-2, rtol=0)
     assert loaded.decoder(vectors).shape == (3, 4, 32)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import ipt
-from ipt.backbones.protocol import Backbone
+from ipt.backbones.interface import Backbone
 from ipt.subspace.modules import SubspaceDecoder
 from tests.support.datasets import sentiment, topics
 from tests.support.tiny import build_tiny_causal, build_tiny_encoder, build_tiny_seq2seq

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import ipt
 from ipt.backbones.seq2seq import Seq2SeqBackbone
-from ipt.backbones.text import PromptedTextBackbone
+from ipt.backbones.text_backbone import PromptedTextBackbone
 from ipt.subspace.modules import SubspaceDecoder
 from ipt.tuning.optimizer import CLIP_NORM, scheduled
 from ipt.tuning.text_program import TextProgram

@@ -13,7 +13,7 @@ import pytest
 import ipt
 import ipt.evaluation.methods
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.backbones.protocol import Backbone
+from ipt.backbones.interface import Backbone
 from ipt.data.task_folder import FolderTask
 from ipt.evaluation.methods import METHODS, STARTS, EvaluationOptions
 from ipt.evaluation.study.report import write_report

@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.backbones.protocol import TextBackbone
-from ipt.subspace.prompt_files import read_prompts, save_prompts
-from ipt.subspace.prompt_space import prompt_space, word_prompts
+from ipt.backbones.interface import TextBackbone
+from ipt.subspace.full_prompt_space import full_prompt_space, word_prompts
+from ipt.subspace.soft_prompt_files import read_prompts, save_prompts
 from tests.support.datasets import sentiment, topics
 from tests.support.tiny import build_tiny_encoder
 
@@ -22,18 +22,18 @@ pytestmark = pytest.mark.usefixtures("keep_tuned")
 
 def test_the_vector_is_the_prompt(encoder: EncoderBackbone) -> None:
     starts = torch.randn(2, P, encoder.hidden_size)
-    space = prompt_space(encoder, P, starts)
+    space = full_prompt_space(encoder, P, starts)
     torch.testing.assert_close(space.decoder(space.initial_vectors), starts)
     assert space.intrinsic_dim == P * encoder.hidden_size
 
 
 def test_prompts_that_stand_elsewhere_are_of_another_space(encoder: EncoderBackbone, tmp_path: Path) -> None:
     placed = encoder.placed("before_first_token")
-    assert prompt_space(placed, P).id != prompt_space(encoder, P).id
+    assert full_prompt_space(placed, P).id != full_prompt_space(encoder, P).id
     other = ipt.load_backbone(str(build_tiny_encoder(tmp_path / "other", seed=1)), device="cpu")
     assert isinstance(other, EncoderBackbone)
-    assert prompt_space(other.placed("before_first_token"), P).id != prompt_space(placed, P).id
-    assert prompt_space(placed.placed("after_first_token"), P).id == prompt_space(encoder, P).id
+    assert full_prompt_space(other.placed("before_first_token"), P).id != full_prompt_space(placed, P).id
+    assert full_prompt_space(placed.placed("after_first_token"), P).id == full_prompt_space(encoder, P).id
     save_prompts(tmp_path / "p.safetensors", {"a": torch.zeros(P, encoder.hidden_size)}, placed)
     assert set(read_prompts(tmp_path / "p.safetensors", placed)) == {"a"}
     with pytest.raises(ipt.CheckpointError, match="its prompts were tuned on"):
@@ -43,7 +43,7 @@ def test_prompts_that_stand_elsewhere_are_of_another_space(encoder: EncoderBackb
 def test_whole_prompts_are_tuned_by_plain_gradient_steps(text: TextBackbone) -> None:
     """Against a plain loop: AdamW on the prompt alone, with the engine's schedule, clipping and averaging."""
     examples = [ipt.Example("hello", "good movie"), ipt.Example("world", "bad movie")] * 3
-    space = prompt_space(text, P)
+    space = full_prompt_space(text, P)
     asked = ipt.Hyperparameters(steps=1, batch_size=6, learning_rate=0.05)
     task = ipt.adapt(text, space, examples, validation_examples=examples, kind="text2text", hyperparameters=asked)
     prompt = space.initial_vectors.view(1, P, -1).clone().requires_grad_(True)
@@ -60,7 +60,7 @@ def test_whole_prompts_are_tuned_by_plain_gradient_steps(text: TextBackbone) -> 
 
 
 def test_whole_prompts_of_many_tasks_are_tuned_together_as_alone(encoder: EncoderBackbone) -> None:
-    space = prompt_space(encoder, P)
+    space = full_prompt_space(encoder, P)
     engine = ipt.TuningEngine(encoder, space)
     jobs = {"sentiment": sentiment(), "topics": topics()}
     for name, examples in jobs.items():
@@ -77,14 +77,14 @@ def test_whole_prompts_of_many_tasks_are_tuned_together_as_alone(encoder: Encode
 def test_tuning_goes_on_from_what_a_subspace_found(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
     found = ipt.adapt(encoder, subspace, sentiment(), hyperparameters=FEW)
     prompt = subspace.decoder(torch.from_numpy(found.vector)[None])
-    space = prompt_space(encoder, subspace.prompt_length, prompt)
+    space = full_prompt_space(encoder, subspace.prompt_length, prompt)
     still = ipt.adapt(encoder, space, sentiment(), hyperparameters=ipt.Hyperparameters(steps=0))
     torch.testing.assert_close(torch.from_numpy(still.vector), prompt.flatten().float())
     assert still.metrics["score"] == found.metrics["score"]
 
 
 def test_a_whole_prompt_means_nothing_in_a_subspace(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
-    task = ipt.adapt(encoder, prompt_space(encoder, P), sentiment(), hyperparameters=FEW)
+    task = ipt.adapt(encoder, full_prompt_space(encoder, P), sentiment(), hyperparameters=FEW)
     with pytest.raises(ipt.SubspaceMismatchError):
         ipt.Predictor(encoder, subspace).predict([(ipt.head_of(task), "good movie")])
 
@@ -101,7 +101,7 @@ def test_word_prompts_are_words_and_follow_the_seed(text: TextBackbone) -> None:
 @pytest.mark.parametrize("shape", [(P, 32), (1, P + 1, 32), (1, P, 31)])
 def test_starts_of_another_shape_are_refused(encoder: EncoderBackbone, shape: tuple[int, ...]) -> None:
     with pytest.raises(ipt.SubspaceError, match="shape"):
-        prompt_space(encoder, P, torch.zeros(shape))
+        full_prompt_space(encoder, P, torch.zeros(shape))
 
 
 def test_saved_prompts_are_read_back_for_the_same_backbone_alone(

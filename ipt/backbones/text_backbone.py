@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from ipt.backbones.batching import buckets_for, forward_in_buckets, most_positions, right_padded, sent
-from ipt.backbones.prompt_checks import checked_prompts
-from ipt.backbones.protocol import BackboneIdentity, TextBackbone, TokenIds
+from ipt.backbones.batching import buckets_for, forward_in_buckets, max_positions_per_pass, right_padded, to_device
+from ipt.backbones.interface import BackboneIdentity, TextBackbone, TokenIds
 from ipt.errors import BackboneError
 
 # The target of a position that counts for nothing.
@@ -33,18 +32,18 @@ class Decoding(Protocol):
     def extend(self, tokens: Tensor) -> Tensor:
         """Read `tokens` [B, L]; the logits after each of them, [B, L, V]. Advances the state."""
 
-    def rows(self, wanted: Tensor) -> Self:
+    def select(self, wanted: Tensor) -> Self:
         """A copy of the rows with these numbers, in this order and as often; the original stays as it is.
 
         `wanted` [R] is on the CPU.
         """
 
-    def joined(self, other: Self) -> Self | None:
+    def merge(self, other: Self) -> Self | None:
         """These rows and then the other's, to go on together; None where rows must have begun together."""
 
 
 class PromptedTextBackbone(TextBackbone):
-    """A frozen text backbone; a family adds how a row is read, whole (`_target_logits`) or step by step (`begin`)."""
+    """A frozen text backbone; a family adds how a row is read, whole (`_target_logits`) or step by step (`prefill`)."""
 
     max_target_tokens: int
 
@@ -65,16 +64,16 @@ class PromptedTextBackbone(TextBackbone):
         """Logits [B, L, V] for each token of right-padded `targets` [B, L] (on the CPU), given the tokens before it."""
 
     @abstractmethod
-    def begin(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
+    def prefill(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
         """Read prompt and input of each row once, keeping keys and values; the rows must fit, as `fitted` ones do."""
 
     @abstractmethod
-    def read_prompts(self, prompts: Tensor) -> Tensor:
-        """What `begin_behind` needs of prompts [J, P, H], for as often as they are used: [J, …]."""
+    def prefill_prompts(self, prompts: Tensor) -> Tensor:
+        """What `prefill_after_prompts` needs of prompts [J, P, H], for as often as they are used: [J, …]."""
 
     @abstractmethod
-    def begin_behind(self, inputs: Sequence[TokenIds], read: Tensor) -> Decoding:
-        """The same as `begin`, given what `read_prompts` made of each row's prompt: [B, …]."""
+    def prefill_after_prompts(self, inputs: Sequence[TokenIds], read: Tensor) -> Decoding:
+        """The same as `prefill`, given what `prefill_prompts` made of each row's prompt: [B, …]."""
 
     @abstractmethod
     def _shorten(self, row: TokenIds, room: int) -> TokenIds:
@@ -84,10 +83,10 @@ class PromptedTextBackbone(TextBackbone):
     def _room(self, prompt_length: int, target_length: int) -> int:
         """Input tokens that fit beside a prompt and a target of these lengths."""
 
-    def most_tokens(self, prompt_length: int) -> int:
-        return self._room(prompt_length, self.usual_new_tokens(prompt_length))
+    def max_input_tokens(self, prompt_length: int) -> int:
+        return self._room(prompt_length, self.default_new_tokens(prompt_length))
 
-    def usual_new_tokens(self, prompt_length: int) -> int:
+    def default_new_tokens(self, prompt_length: int) -> int:
         """Most tokens of an answer where nobody says: where it takes room of the input's, at most half of that."""
         usual = min(MAX_NEW_TOKENS, self.max_target_tokens)
         room = self._room(prompt_length, 0)
@@ -127,7 +126,7 @@ class PromptedTextBackbone(TextBackbone):
         label_smoothing: float = 0.0,
     ) -> Tensor:
         losses = self._target_losses(inputs, targets, prompts, label_smoothing=label_smoothing)
-        return losses / sent(torch.tensor([len(target) for target in targets]), losses.device)
+        return losses / to_device(torch.tensor([len(target) for target in targets]), losses.device)
 
     def _target_losses(
         self,
@@ -148,7 +147,7 @@ class PromptedTextBackbone(TextBackbone):
         def losses(bucket: list[int], own: Tensor | None) -> Tensor:
             padded, _ = right_padded([targets[row] for row in bucket], padding=IGNORED)
             logits = self._target_logits([rows[row] for row in bucket], padded.clamp(min=0), own)
-            padded = sent(padded, self.device)
+            padded = to_device(padded, self.device)
             flat = cross_entropy(
                 logits.flatten(0, 1).float(), padded.flatten(), reduction="none", label_smoothing=label_smoothing
             )
@@ -167,7 +166,7 @@ class PromptedTextBackbone(TextBackbone):
 
         def scores(bucket: list[int], own: Tensor | None) -> Tensor:
             longest = prompt_length + max(len(rows[row]) for row in bucket)
-            return self._label_sums(self.begin([rows[row] for row in bucket], own), labels, longest) / lengths
+            return self._label_sums(self.prefill([rows[row] for row in bucket], own), labels, longest) / lengths
 
         prompt_length = 0 if prompts is None else prompts.shape[1]
         read = [prompt_length + len(row) for row in rows]
@@ -184,7 +183,7 @@ class PromptedTextBackbone(TextBackbone):
         if longest_tail == 0:
             return first
         # A row is repeated for each label, with the keys and values of all that it has read.
-        with_room = most_positions(device) // (rows * (row_length + longest_tail))
+        with_room = max_positions_per_pass(device) // (rows * (row_length + longest_tail))
         at_once = max(1, min(SCORED_TOKENS // (rows * longest_tail), with_room))
         sums = []
         for start in range(0, len(labels), at_once):
@@ -194,7 +193,7 @@ class PromptedTextBackbone(TextBackbone):
             if wanted.shape[1] == 0:
                 sums.append(torch.zeros(rows, len(group), device=device))
                 continue
-            repeated = decoding.rows(torch.arange(rows).repeat_interleave(len(group)))
+            repeated = decoding.select(torch.arange(rows).repeat_interleave(len(group)))
             logits = repeated.extend(read.to(device).repeat(rows, 1))
             wanted = wanted.to(device).repeat(rows, 1)
             losses = cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="none")
@@ -211,7 +210,7 @@ class PromptedTextBackbone(TextBackbone):
     ) -> list[str]:
         prompt_length = 0 if prompts is None else prompts.shape[1]
         if max_new_tokens is None:
-            max_new_tokens = self.usual_new_tokens(prompt_length)
+            max_new_tokens = self.default_new_tokens(prompt_length)
         max_new_tokens = min(max_new_tokens, self.max_target_tokens)
         rows, prompts = self._prepare(inputs, prompts, max_new_tokens)
         written: list[TokenIds] = [[] for _ in rows]
@@ -226,7 +225,7 @@ class PromptedTextBackbone(TextBackbone):
     def _greedy(
         self, rows: list[TokenIds], prompts: Tensor | None, max_new_tokens: int, use_cache: bool
     ) -> list[TokenIds]:
-        decoding = self.begin(rows, prompts) if use_cache else None
+        decoding = self.prefill(rows, prompts) if use_cache else None
         written: list[TokenIds] = [[] for _ in rows]
         open_rows = set(range(len(rows)))
         for step in range(max_new_tokens):
@@ -254,8 +253,7 @@ class PromptedTextBackbone(TextBackbone):
         self, inputs: Sequence[TokenIds], prompts: Tensor | None, target_length: int
     ) -> tuple[list[TokenIds], Tensor | None]:
         """Rows short enough to be read with prompt and target, and the checked prompts."""
-        table: Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
-        prompts = checked_prompts(prompts, len(inputs), self.hidden_size, table)
+        prompts = self._check_prompts(prompts, len(inputs))
         prompt_length = 0 if prompts is None else prompts.shape[1]
         for position, row in enumerate(inputs):
             if not row:
@@ -271,7 +269,7 @@ class PromptedTextBackbone(TextBackbone):
                 )
 
 
-def picked_layers(cache: Any, rows: Tensor) -> Any:
+def select_cache_rows(cache: Any, rows: Tensor) -> Any:
     """The key-value cache of these rows, whose numbers are on its device; the original stays as it is.
 
     A deep copy would refuse tensors that carry gradients. A shallow one is enough: to select rows, a layer replaces

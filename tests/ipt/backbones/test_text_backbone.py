@@ -11,7 +11,7 @@ from ipt.backbones import batching
 from ipt.backbones import text as text_module
 from ipt.backbones.causal import CausalBackbone
 from ipt.backbones.seq2seq import Seq2SeqBackbone
-from ipt.backbones.text import PromptedTextBackbone
+from ipt.backbones.text_backbone import PromptedTextBackbone
 from ipt.errors import BackboneError
 
 INPUTS = ["hello world", "the cat sat on the mat and the dog was not happy with it", "i love my phone", "me"]
@@ -237,9 +237,9 @@ def test_an_answer_of_the_usual_length_leaves_room_for_text_beside_a_long_prompt
 ) -> None:
     positions = text_backbone.max_positions
     for length in (0, positions // 2 + 8, positions - 2):
-        usual = text_backbone.usual_new_tokens(length)
+        usual = text_backbone.default_new_tokens(length)
         assert 1 <= usual <= text_backbone.max_target_tokens
-        assert text_backbone.most_tokens(length) >= max(1, (positions - length) // 2)
+        assert text_backbone.max_input_tokens(length) >= max(1, (positions - length) // 2)
         assert (
             len(text_backbone.generate(text_backbone.tokenize(["hello"]), random_prompts(text_backbone, 1, length)))
             == 1

@@ -17,13 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ipt.backbones.protocol import Backbone
+from ipt.backbones.interface import Backbone
 from ipt.errors import CheckpointError, SubspaceError, SubspaceMismatchError
-from ipt.runtime.atomic_files import replacing
+from ipt.runtime.atomic_files import replace_atomically
 from ipt.subspace.store import Subspace
 
 
-def tuned_on(backbone: Backbone) -> dict[str, str]:
+def backbone_metadata(backbone: Backbone) -> dict[str, str]:
     """What is kept beside prompts of the backbone that they mean something to."""
     return {"id": backbone.identity.id, "weights_sha256": backbone.prompt_identity}
 
@@ -33,9 +33,9 @@ def save_prompts(path: Path, prompts: Mapping[str, Tensor], backbone: Backbone) 
 
     `path` is replaced in one move.
     """
-    identity = tuned_on(backbone)
+    identity = backbone_metadata(backbone)
     tensors = {name: prompt.detach().float().cpu().contiguous() for name, prompt in prompts.items()}
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         save_file(tensors, temporary, {"backbone": json.dumps(identity)})
 
 
@@ -62,7 +62,7 @@ def save_prompt_embeds(path: Path, subspace: Subspace, vector: NDArray[np.float3
     with torch.no_grad():
         prompt = subspace.decoder(torch.from_numpy(vector)[None].to(next(subspace.decoder.parameters()).device))[0]
     metadata = {"backbone": json.dumps(backbone), "subspace_id": subspace.id, **about}
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         save_file({"prompt_embeds": prompt.float().cpu().contiguous()}, temporary, metadata)
 
 

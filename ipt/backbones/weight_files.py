@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ipt.backbones.gelu import fuse_gelu
-from ipt.backbones.protocol import Family
+from ipt.backbones.interface import Family
 from ipt.errors import BackboneError
 
 WEIGHTS = "model.safetensors"
@@ -59,7 +59,7 @@ def check_weights(files: list[Path]) -> None:
             ) from None
 
 
-def hash_weights(files: list[Path]) -> str:
+def hash_files(files: list[Path]) -> str:
     """sha256, in hex, over the contents of the files in the order given; of one file, that file's own hash."""
     digest = hashlib.sha256()
     for file in files:

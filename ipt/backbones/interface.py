@@ -47,7 +47,7 @@ def prompt_identity(weights_sha256: str, family: str, placement: str) -> str:
     return hashlib.sha256(f"{placement} {weights_sha256}".encode()).hexdigest()
 
 
-LEAST_ROOM: dict[Family, int] = {"encoder": 3, "seq2seq": 2, "causal": 2}
+MIN_TEXT_POSITIONS: dict[Family, int] = {"encoder": 3, "seq2seq": 2, "causal": 2}
 """Positions that a text needs beside a prompt: two special tokens and one of its own; or one, and one to answer it."""
 
 
@@ -71,7 +71,7 @@ class Backbone(ABC):
         Raises:
             BackboneError: it does not.
         """
-        if self.max_positions - prompt_length < LEAST_ROOM[self.family]:
+        if self.max_positions - prompt_length < MIN_TEXT_POSITIONS[self.family]:
             raise BackboneError(
                 f"a soft prompt of {prompt_length} positions leaves no room for text: {self.identity.id!r} attends to "
                 f"{self.max_positions} positions",
@@ -84,6 +84,12 @@ class Backbone(ABC):
         return prompt_identity(self.identity.weights_sha256, self.family, self.prompt_placement)
 
     @property
+    def layer_count(self) -> int:
+        """Layers of the whole model."""
+        config: Any = self.model.config
+        return int(config.num_hidden_layers)
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
@@ -91,18 +97,37 @@ class Backbone(ABC):
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
+    def _check_prompts(self, prompts: Tensor | None, rows: int) -> Tensor | None:
+        """Return `prompts` as [rows, P, H] in the device and dtype of the embeddings, or None when P is 0.
+
+        Raises:
+            BackboneError: the shape is another one.
+        """
+        if prompts is None:
+            return None
+        if prompts.dim() != 3 or prompts.shape[0] != rows or prompts.shape[2] != self.hidden_size:
+            raise BackboneError(
+                f"soft prompts have shape {list(prompts.shape)}, expected [{rows}, P, {self.hidden_size}]: one prompt "
+                "for each row, of the backbone's hidden size",
+                param="prompts",
+            )
+        if prompts.shape[1] == 0:
+            return None
+        embeddings: Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
+        return prompts.to(device=embeddings.device, dtype=embeddings.dtype)
+
     @abstractmethod
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
         """Token ids of input texts, special tokens included, truncated to `max_tokens` and to `max_positions`."""
 
     @abstractmethod
-    def most_tokens(self, prompt_length: int) -> int:
+    def max_input_tokens(self, prompt_length: int) -> int:
         """Tokens of an input that are read behind a prompt of so many positions: on a backbone that writes text,
         beside an answer of the usual length."""
 
-    def read(self, texts: Sequence[str], prompt_length: int) -> list[tuple[TokenIds, bool]]:
+    def tokenize_flagged(self, texts: Sequence[str], prompt_length: int) -> list[tuple[TokenIds, bool]]:
         """What `tokenize` gives for each text, and whether the text is too long to be read whole behind a prompt."""
-        most = self.most_tokens(prompt_length)
+        most = self.max_input_tokens(prompt_length)
         return [(row, len(row) > most) for row in self.tokenize(texts)]
 
 

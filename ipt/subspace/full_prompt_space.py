@@ -10,13 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ipt.backbones.protocol import Backbone
+from ipt.backbones.interface import Backbone
 from ipt.errors import SubspaceError
-from ipt.subspace.modules import PromptMaker
+from ipt.subspace.modules import PromptDecoder
 from ipt.subspace.store import TEMPLATE, Subspace
 
 
-class WholePrompts(PromptMaker):
+class IdentityDecoder(PromptDecoder):
     """Vectors that are prompts already."""
 
     def __init__(self, prompt_length: int, hidden_size: int) -> None:
@@ -30,7 +30,7 @@ class WholePrompts(PromptMaker):
         return vectors.view(-1, self.prompt_length, self.hidden_size)
 
 
-def prompt_space(backbone: Backbone, prompt_length: int, starts: Tensor | None = None) -> Subspace:
+def full_prompt_space(backbone: Backbone, prompt_length: int, starts: Tensor | None = None) -> Subspace:
     """A "subspace" that leaves nothing out, to tune whole prompts in with `adapt` or the engine.
 
     Args:
@@ -59,7 +59,7 @@ def prompt_space(backbone: Backbone, prompt_length: int, starts: Tensor | None =
     }
     return Subspace(
         id=f"prompts_{prompt_length}_{backbone.prompt_identity[:24]}",
-        decoder=WholePrompts(prompt_length, backbone.hidden_size),
+        decoder=IdentityDecoder(prompt_length, backbone.hidden_size),
         initial_vectors=starts.detach().float().cpu().flatten(1),
         manifest=manifest,
     )

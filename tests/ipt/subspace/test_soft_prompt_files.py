@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 
 import ipt
-from ipt.backbones.text import PromptedTextBackbone
-from ipt.subspace.prompt_files import read_prompts, save_prompt_embeds
+from ipt.backbones.text_backbone import PromptedTextBackbone
+from ipt.subspace.soft_prompt_files import read_prompts, save_prompt_embeds
 from tests.support.tiny import build_tiny_text
 
 ROOT = Path(__file__).parents[3]
@@ -44,7 +44,7 @@ def test_the_plain_model_behind_an_exported_prompt_has_our_logits(
     with torch.no_grad():
         theirs = stock(inputs_embeds=embeds[None]).logits[:, -1]
         prompts = subspace.decoder(torch.from_numpy(vector)[None])
-        ours = backbone.begin(backbone.tokenize([text]), prompts).logits
+        ours = backbone.prefill(backbone.tokenize([text]), prompts).logits
         written = stock.generate(inputs_embeds=embeds[None], max_new_tokens=8, do_sample=False, pad_token_id=0)[0]
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-5)
     assert [backbone.decode(written.tolist()).strip()] == backbone.generate(

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from ipt.backbones.growing_cache import ROOM, growing_cache
-from ipt.backbones.text import picked_layers
+from ipt.backbones.kv_cache import ROOM, growing_cache
+from ipt.backbones.text_backbone import select_cache_rows
 
 LAYERS = 2
 ROWS = 3
@@ -94,7 +94,7 @@ def test_rows_that_were_picked_and_those_that_they_were_picked_of_go_on_apart() 
         extended(ours, positions(1, 1 + step))
         extended(theirs, positions(1, 1 + step))
     wanted = torch.tensor([2, 0, 2, 1])
-    picked, stock = picked_layers(ours, wanted), picked_layers(theirs, wanted)
+    picked, stock = select_cache_rows(ours, wanted), select_cache_rows(theirs, wanted)
     for step in range(3):
         assert_same(extended(ours, positions(1, 10 + step)), extended(theirs, positions(1, 10 + step)))
         new = positions(1, 20 + step, rows=4)
@@ -105,7 +105,7 @@ def test_rows_that_have_left_give_their_memory_back() -> None:
     cache = growing_cache(positions(100, 0))
     extended(cache, positions(1, 1))
     all_rows = bytes_of(cache)
-    assert bytes_of(picked_layers(cache, torch.tensor([1]))) < all_rows // ROWS
+    assert bytes_of(select_cache_rows(cache, torch.tensor([1]))) < all_rows // ROWS
 
 
 def test_cut_and_rearranged_it_still_goes_on_as_transformers_own() -> None:
