@@ -383,14 +383,14 @@ def claim(engine: Engine, subspace_id: str, room: int) -> float:
     began = time.perf_counter()
     with transaction(engine) as session:
         taken = claiming.claim(
-            session, subspace_id=subspace_id, worker_id="benchmark", lease_seconds=60, room=room, running=0
+            session, subspace_id=subspace_id, worker_id="benchmark", lease_seconds=60, free_slots=room, protected=0
         )
     seconds = time.perf_counter() - began
     if len(taken) != room:
         raise SystemExit(f"error: claimed {len(taken)} adaptations instead of {room}")
     with transaction(engine) as session:
         for one in taken:
-            lifecycle.hand_back(session, one.lease, reason="worker_stopped", step=0, checkpoint=None)
+            lifecycle.release(session, one.lease, reason="worker_stopped", step=0, checkpoint=None)
     return seconds
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import ipt
-from app.queue.claiming import Claimed
+from app.queue.claiming import ClaimedAdaptation
 from app.queue.lifecycle import Lease
 from worker.time_slices import Slice
 
@@ -19,7 +19,7 @@ class RunningJob:
     """One claimed adaptation in the engine; `checkpoint` is the last state known to be good."""
 
     lease: Lease
-    is_retried: bool
+    is_retry: bool
     tuning: ipt.TuningJob
     checkpoint: bytes | None
     step: int
@@ -31,12 +31,12 @@ class RunningJob:
     unreported: bool = False
 
     @classmethod
-    def of(cls, claimed: Claimed) -> "RunningJob":
+    def of(cls, claimed: ClaimedAdaptation) -> "RunningJob":
         """Raises IptError for hyperparameters out of their range, TypeError for such as the core does not know."""
         rows = claimed.validation_examples
         return cls(
             lease=claimed.lease,
-            is_retried=claimed.is_retried,
+            is_retry=claimed.is_retry,
             tuning=ipt.TuningJob(
                 job_id=claimed.lease.adaptation_id,
                 examples=[ipt.Example(**row) for row in claimed.examples],
@@ -97,7 +97,7 @@ class Batch:
     @property
     def runs_alone(self) -> bool:
         """Whether what runs is a second attempt, which nothing may join."""
-        return any(job.is_retried for job in self)
+        return any(job.is_retry for job in self)
 
     def has_had(self, seconds: float) -> bool:
         """Whether every job has had its time slice, as those of an empty batch have."""

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from app.db.session import is_gone, transaction
 from app.logs import where
 from app.queue import lifecycle, workers
-from app.queue.claiming import Claimed
+from app.queue.claiming import ClaimedAdaptation
 from app.queue.lifecycle import Lease, Tuned
 from app.settings import Settings
 from app.subspaces import repository as subspaces
@@ -145,7 +145,7 @@ class Drainer:
 
     def _left(self, lease: Lease, outcome: str, stored: bool) -> None:
         if stored:
-            metrics.left(outcome, time.monotonic() - lease.taken_at)
+            metrics.left(outcome, time.monotonic() - lease.claimed_at)
             log.info("adaptation_%s adaptation=%s", outcome, lease.adaptation_id)
         else:
             metrics.LEASES_LOST.inc()
@@ -156,7 +156,7 @@ class Drainer:
         if not self._batch or now - self._looked_at < _LOOK_SECONDS:
             return
         with transaction(self._database) as session:
-            held = lifecycle.held(session, [job.lease for job in self._batch])
+            held = lifecycle.check_leases(session, [job.lease for job in self._batch])
         self._looked_at = now
         for job in self._batch:
             cancel_requested = held.get(job.lease.adaptation_id)
@@ -185,7 +185,7 @@ class Drainer:
                 self._batch.checkpoint(job)
             announced = job.progress_due
             with transaction(self._database) as session:
-                renewed = lifecycle.report(
+                renewed = lifecycle.renew(
                     session,
                     job.lease,
                     lease_seconds=self._settings.lease_seconds,
@@ -257,7 +257,7 @@ class Drainer:
             workers.announce(session, self._worker_id, subspace_id, len(self._batch))
         self._announced_at = now
 
-    def _take_up(self, claimed: Claimed) -> None:
+    def _take_up(self, claimed: ClaimedAdaptation) -> None:
         adaptation_id = claimed.lease.adaptation_id
         log.info("adaptation_claimed adaptation=%s attempt=%d step=%d", adaptation_id, claimed.attempt, claimed.step)
         try:
@@ -344,7 +344,7 @@ class Drainer:
         """Sign off: nothing runs any more, and nobody need wait to see that this worker is gone."""
         try:
             with transaction(self._database) as session:
-                workers.leave(session, self._worker_id)
+                workers.remove(session, self._worker_id)
         except SQLAlchemyError as error:
             log.warning("not_signed_off %s", where(error))
 
@@ -357,7 +357,7 @@ class Drainer:
 
     def _hand_back_one(self, job: RunningJob, reason: str) -> None:
         store = partial(
-            lifecycle.hand_back, lease=job.lease, reason=reason, step=job.checkpoint_step, checkpoint=job.checkpoint
+            lifecycle.release, lease=job.lease, reason=reason, step=job.checkpoint_step, checkpoint=job.checkpoint
         )
         self._unsaved.append(_Outcome("handed_back", job.lease, store))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from app.queue import claiming, lifecycle
-from app.queue.claiming import Claimed
+from app.queue.claiming import ClaimedAdaptation
 from worker.batch import Batch, RunningJob
 
 # First attempts run side by side, and most end by themselves: to begin them again and again would cost all of them more
@@ -22,7 +22,7 @@ _SLICES_IN_A_FULL_BATCH = 8
 class Change:
     """What joins the batch, and what leaves it for that; of each of these, whether it was still ours."""
 
-    joining: list[Claimed]
+    joining: list[ClaimedAdaptation]
     leaving: list[tuple[RunningJob, bool]]
 
 
@@ -53,19 +53,19 @@ def change(
         subspace_id=subspace_id,
         worker_id=worker_id,
         lease_seconds=lease_seconds,
-        room=capacity if batch.runs_alone else capacity - len(batch),
-        running=0 if batch.has_had(seconds) else len(batch),
-        room_for_idle=0 if longest is None else 1,
+        free_slots=capacity if batch.runs_alone else capacity - len(batch),
+        protected=0 if batch.has_had(seconds) else len(batch),
+        idle_tenant_slots=0 if longest is None else 1,
     )
     making_way: list[RunningJob] = []
-    if claimed and (batch.runs_alone or claimed[0].is_retried):
+    if claimed and (batch.runs_alone or claimed[0].is_retry):
         making_way = list(batch)
     elif longest is not None and len(batch) + len(claimed) > capacity:
         making_way = [longest]
     for job in making_way:
         batch.checkpoint(job)
     leaving = [
-        (job, lifecycle.make_way(session, job.lease, step=job.step, checkpoint=job.checkpoint)) for job in making_way
+        (job, lifecycle.preempt(session, job.lease, step=job.step, checkpoint=job.checkpoint)) for job in making_way
     ]
     return Change(claimed, leaving)
 

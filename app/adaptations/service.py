@@ -178,7 +178,7 @@ def _check_subspace(session: Session, subspace_id: str, loaded_id: str | None) -
             "there is no subspace with this id; see GET /v1/subspaces", code="subspace_not_found", param="subspace"
         )
     # The service's own is taken in any case: its workers may be starting just now.
-    if subspace_id != loaded_id and not workers.serving(session, subspace_id):
+    if subspace_id != loaded_id and not workers.count_serving(session, subspace_id):
         raise UnavailableError(
             "no worker tunes in this subspace now: leave it out for the service's own, or run a worker with it",
             code="subspace_not_served",

@@ -65,7 +65,7 @@ class Tenant(Base):
     """`served_at` is when a worker last took up an adaptation of this tenant's; it orders their turns.
 
     `waiting_since` is set for all who have an adaptation queued or running, by a trigger (migration 0006), and cleared
-    some time after they have none (`turns.forget_idle`).
+    some time after they have none (`turns.clear_idle_tenants`).
     """
 
     __tablename__ = "tenants"

@@ -1,6 +1,6 @@
-"""The SQL by which a worker takes up queued adaptations: those whose turn it is, under a lease.
+"""The SQL by which a worker claims queued adaptations under a lease.
 
-As `lifecycle`, which moves them on, it works inside its caller's transaction and commits nothing.
+Functions work inside the caller's transaction and do not commit, as in `lifecycle`.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from app.queue.lifecycle import Lease
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """All that a worker needs to tune: examples are `{"input", "output"}` objects, `attempt` counts from 1."""
+class ClaimedAdaptation:
+    """Everything a worker needs to tune: examples are `{"input", "output"}` objects, `attempt` counts from 1."""
 
     lease: Lease
     attempt: int
@@ -32,27 +32,32 @@ class Claimed:
     steps: int
 
     @property
-    def is_retried(self) -> bool:
-        """Whether an attempt has gone wrong before, so that nothing may run beside this one."""
+    def is_retry(self) -> bool:
+        """Whether an earlier attempt failed, so that no other adaptation may share the batch."""
         return self.attempt > 1
 
 
-def may_share_a_batch(attempts: Sequence[int], room: int, running: int) -> int:
-    """How many of the queued adaptations may join a batch that has `room` and in which `running` stand their ground.
+def count_joining(attempts: Sequence[int], free_slots: int, protected: int) -> int:
+    """Return how many queued adaptations, from the first, may join a batch.
 
-    `attempts` counts what each one has behind it, in the order of their turns. One that has failed before runs alone,
-    so that what it does to its process it does to nobody else; and once its turn has come it is not overtaken, or
-    else a busy queue would starve it. It needs no room, since whatever does not stand its ground makes way for it.
+    A retry runs alone, so that a poison job fails no other job. A retry whose turn has come is never overtaken,
+    because a busy queue would starve it. It needs no free slot: every running job that is not protected is preempted.
+
+    Args:
+        attempts: the failed attempts of each queued adaptation, in the order of their turns.
+        free_slots: how many more jobs the batch may hold.
+        protected: how many running jobs cannot be preempted yet.
     """
     if attempts and attempts[0] > 0:
-        return 0 if running else 1
-    return min(room, next((i for i, attempt in enumerate(attempts) if attempt > 0), len(attempts)))
+        return 0 if protected else 1
+    first_retry = next((i for i, attempt in enumerate(attempts) if attempt > 0), len(attempts))
+    return min(free_slots, first_retry)
 
 
-# A statement after the one that locked the rows, so that it sees every event of whoever had them before. A tenant whom
-# another worker is serving at this moment is left to that one.
-_TAKE_UP = text("""
-WITH taken AS (
+# A separate statement after the one that locks the rows, so that it sees every event that an earlier worker wrote.
+# SKIP LOCKED: when another worker is serving the tenant at this moment, that worker sets `served_at`.
+_CLAIM = text("""
+WITH claimed AS (
     UPDATE adaptations
     SET state = 'running', subspace_id = :subspace_id, attempt = attempt + 1, worker_id = :worker_id,
         lease_token = gen_random_uuid(), lease_until = now() + :lease, started_at = coalesce(started_at, now())
@@ -61,16 +66,16 @@ WITH taken AS (
         CASE WHEN started_at = now() THEN started_at - created_at END AS queued_for
 ), event AS (
     INSERT INTO adaptation_events (adaptation_id, seq, type, data)
-    SELECT id, 1 + (SELECT coalesce(max(seq), 0) FROM adaptation_events WHERE adaptation_id = taken.id), 'running',
+    SELECT id, 1 + (SELECT coalesce(max(seq), 0) FROM adaptation_events WHERE adaptation_id = claimed.id), 'running',
         jsonb_build_object('attempt', attempt, 'step', step)
-    FROM taken
+    FROM claimed
 ), served AS (
     UPDATE tenants SET served_at = now() WHERE id IN (
-        SELECT id FROM tenants WHERE id IN (SELECT tenant_id FROM taken) FOR NO KEY UPDATE SKIP LOCKED
+        SELECT id FROM tenants WHERE id IN (SELECT tenant_id FROM claimed) FOR NO KEY UPDATE SKIP LOCKED
     )
 )
-SELECT taken.*, datasets.examples, datasets.validation_examples
-FROM taken JOIN datasets ON datasets.id = taken.dataset_id
+SELECT claimed.*, datasets.examples, datasets.validation_examples
+FROM claimed JOIN datasets ON datasets.id = claimed.dataset_id
 """)
 
 
@@ -80,34 +85,38 @@ def claim(
     subspace_id: str,
     worker_id: str,
     lease_seconds: float,
-    room: int,
-    running: int,
-    room_for_idle: int = 0,
-) -> list[Claimed]:
-    """Take up the queued adaptations whose turn it is, at most `room`, that may share a batch in this subspace.
+    free_slots: int,
+    protected: int,
+    idle_tenant_slots: int = 0,
+) -> list[ClaimedAdaptation]:
+    """Claim the next queued adaptations of this subspace that may share a batch.
 
-    With nothing `running` that would stand its ground, one that has to run alone is taken up even without room.
-    `room_for_idle` is there for a tenant who has nothing at work with any worker, if it is such a one's turn. Rows that
-    another worker is claiming at this moment are skipped, never waited for.
+    A retry is claimed even when `free_slots` is 0, provided that no running job is protected. Rows that another worker
+    is claiming at this moment are skipped, so the call never waits for a lock.
+
+    Args:
+        free_slots: how many more jobs the batch may hold.
+        protected: how many running jobs cannot be preempted yet.
+        idle_tenant_slots: slots, at least, if the next turn belongs to a tenant with no running adaptation.
     """
-    queued = turns.next_in_turn(session, subspace_id, max(1, room))
+    queued = turns.lock_next(session, subspace_id, max(1, free_slots))
     if queued and not queued[0].running:
-        room = max(room, room_for_idle)
-    joining = [row.id for row in queued[: may_share_a_batch([row.attempt for row in queued], room, running)]]
+        free_slots = max(free_slots, idle_tenant_slots)
+    joining = [row.id for row in queued[: count_joining([row.attempt for row in queued], free_slots, protected)]]
     if not joining:
         return []
-    given = {
+    parameters = {
         "ids": joining,
         "subspace_id": subspace_id,
         "worker_id": worker_id,
         "lease": timedelta(seconds=lease_seconds),
     }
-    taken = {row.id: row for row in session.execute(_TAKE_UP, given)}
-    for row in taken.values():
+    claimed = {row.id: row for row in session.execute(_CLAIM, parameters)}
+    for row in claimed.values():
         if row.queued_for is not None:
             after_commit(session, partial(metrics.QUEUE_SECONDS.observe, row.queued_for.total_seconds()))
     return [
-        Claimed(
+        ClaimedAdaptation(
             lease=Lease(row.id, row.task_id, row.lease_token),
             attempt=row.attempt,
             kind=row.kind,
@@ -118,5 +127,5 @@ def claim(
             step=row.step,
             steps=row.steps,
         )
-        for row in (taken[adaptation_id] for adaptation_id in joining)
+        for row in (claimed[adaptation_id] for adaptation_id in joining)
     ]

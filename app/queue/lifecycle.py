@@ -1,8 +1,8 @@
-"""The SQL that moves an adaptation through its life: queue, report, give back, finish, cancel, reap.
+"""The SQL of an adaptation's state changes: enqueue, renew, release, preempt, retry, finish, cancel, reap.
 
-Every function works inside its caller's transaction and commits nothing. Whoever holds an adaptation proves it with
-the `Lease` that `claiming` gave out: a row whose token has changed belongs to somebody else, and the answer is `False`.
-Leases are counted on the database's clock alone.
+Functions work inside the caller's transaction and do not commit. A worker writes under the `Lease` that `claiming`
+returned: each write is a compare-and-set on the lease token, and returns False if the lease was lost. Only the
+database's clock decides when a lease expires.
 """
 
 import time
@@ -24,8 +24,8 @@ from app.queue import metrics, turns
 ErrorBody = dict[str, str | None]
 
 WORKER_LOST: ErrorBody = {
-    "message": "Every worker that took this adaptation up was lost before it was done. Please try again, "
-    "and with fewer or shorter examples should it happen again.",
+    "message": "Every worker that ran this adaptation was lost before it finished. Try again; "
+    "if it happens again, use fewer or shorter examples.",
     "type": "internal_error",
     "param": None,
     "code": "worker_lost",
@@ -34,12 +34,12 @@ WORKER_LOST: ErrorBody = {
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to write to one adaptation for as long as nobody else was given its row."""
+    """The right to write to one adaptation until another worker claims it."""
 
     adaptation_id: str
     task_id: str
     token: uuid.UUID
-    taken_at: float = field(default_factory=time.monotonic, compare=False)
+    claimed_at: float = field(default_factory=time.monotonic, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class Tuned:
 
 
 @dataclass(frozen=True, slots=True)
-class Reaped:
-    """An adaptation whose worker was lost, and the state it is in now."""
+class ReapedAdaptation:
+    """An adaptation whose worker was lost, with its new state."""
 
     adaptation_id: str
     attempt: int
@@ -68,14 +68,14 @@ _FIRST_EVENT = text("INSERT INTO adaptation_events (adaptation_id, seq, type) VA
 
 
 def enqueue(session: Session, adaptation: Adaptation) -> None:
-    """Store a new adaptation, and its first event."""
+    """Store a new adaptation and its first event."""
     session.add(adaptation)
     session.flush()
     session.execute(_FIRST_EVENT, {"id": adaptation.id})
 
 
 def append_event(session: Session, adaptation_id: str, event_type: str, data: dict[str, Any] | None = None) -> None:
-    """Add the next event. The caller has locked the adaptation's row, so numbers have no gaps."""
+    """Append the next event. The caller has locked the adaptation's row, so `seq` has no gaps."""
     last = select(func.coalesce(func.max(AdaptationEvent.seq), 0)).where(AdaptationEvent.adaptation_id == adaptation_id)
     seq = session.execute(last).scalar_one() + 1
     session.add(AdaptationEvent(adaptation_id=adaptation_id, seq=seq, type=event_type, data=data or {}))
@@ -85,12 +85,12 @@ def append_event(session: Session, adaptation_id: str, event_type: str, data: di
 
 
 def any_queued(session: Session) -> bool:
-    """Whether some adaptation waits for a worker."""
+    """Whether any adaptation is queued."""
     return bool(session.execute(select(exists().where(Adaptation.state == "queued"))).scalar_one())
 
 
-def held(session: Session, leases: Sequence[Lease]) -> dict[str, bool]:
-    """Which of these leases still hold, by adaptation id, and whether each one's cancellation was asked for."""
+def check_leases(session: Session, leases: Sequence[Lease]) -> dict[str, bool]:
+    """Return, for each lease that still holds, its adaptation id and whether a cancellation was requested."""
     rows = session.execute(
         select(Adaptation.id, Adaptation.lease_token, Adaptation.cancel_requested).where(
             Adaptation.id.in_([lease.adaptation_id for lease in leases])
@@ -100,7 +100,7 @@ def held(session: Session, leases: Sequence[Lease]) -> dict[str, bool]:
     return {row.id: row.cancel_requested for row in rows if row.lease_token == tokens[row.id]}
 
 
-def report(
+def renew(
     session: Session,
     lease: Lease,
     *,
@@ -110,7 +110,7 @@ def report(
     checkpoint: bytes | None,
     event: dict[str, Any] | None,
 ) -> bool:
-    """Renew the lease because the work went on; keep the checkpoint and the progress event where there are such."""
+    """Renew the lease and store the progress, with the checkpoint and the progress event unless they are None."""
     values: dict[str, Any] = {
         "lease_until": func.now() + timedelta(seconds=lease_seconds),
         "step": step,
@@ -133,18 +133,18 @@ def report(
 
 
 def succeed(session: Session, lease: Lease, tuned: Tuned) -> bool:
-    """Keep the task version and finish, in one; a cancellation that came before this wins."""
-    # Deleting a task locks the task first and its adaptations after; the other order here could deadlock with it.
+    """Store the task version and finish, or cancel if a cancellation was requested before."""
+    # Lock the task before the adaptation, in the order in which deleting a task does, or the two could deadlock.
     session.execute(select(Task.id).where(Task.id == lease.task_id).with_for_update(read=True, key_share=True))
-    row = _locked(session, lease)
+    row = _lock(session, lease)
     if row is None:
         return False
     if row.cancel_requested:
-        _end(row, "cancelled")
+        _finish(row, "cancelled")
         session.flush()
         append_event(session, row.id, "cancelled")
         return True
-    _end(row, "succeeded")
+    _finish(row, "succeeded")
     row.metrics = tuned.metrics
     row.warnings = [*row.warnings, *tuned.warnings]
     row.step = tuned.metrics.get("steps_run", row.step)
@@ -168,8 +168,8 @@ def succeed(session: Session, lease: Lease, tuned: Tuned) -> bool:
 
 
 def fail(session: Session, lease: Lease, error: ErrorBody) -> bool:
-    """Finish without a result, for good."""
-    row = _locked(session, lease)
+    """Finish without a result."""
+    row = _lock(session, lease)
     if row is None:
         return False
     _fail(session, row, error)
@@ -177,60 +177,57 @@ def fail(session: Session, lease: Lease, error: ErrorBody) -> bool:
 
 
 def cancel_running(session: Session, lease: Lease) -> bool:
-    """Finish an adaptation whose cancellation was asked for and whose worker has let go of it."""
-    row = _locked(session, lease)
+    """Finish an adaptation whose cancellation was requested and which its worker no longer runs."""
+    row = _lock(session, lease)
     if row is None:
         return False
-    _end(row, "cancelled")
+    _finish(row, "cancelled")
     session.flush()
     append_event(session, row.id, "cancelled")
     return True
 
 
-def hand_back(session: Session, lease: Lease, *, reason: str, step: int, checkpoint: bytes | None) -> bool:
-    """Queue an adaptation again whose worker stops through no fault of its own: the attempt does not count."""
-    row = _locked(session, lease)
+def release(session: Session, lease: Lease, *, reason: str, step: int, checkpoint: bytes | None) -> bool:
+    """Requeue an adaptation that did not fail, without counting the attempt."""
+    row = _lock(session, lease)
     if row is None:
         return False
-    _hand_back(session, row, reason, step, checkpoint)
+    _release(session, row, reason, step, checkpoint)
     return True
 
 
-def make_way(session: Session, lease: Lease, *, step: int, checkpoint: bytes | None) -> bool:
-    """Hand back an adaptation for others to run, in the transaction that has claimed them; it waits for no lock.
+def preempt(session: Session, lease: Lease, *, step: int, checkpoint: bytes | None) -> bool:
+    """Release an adaptation in favour of others, in the transaction that claims them; never waits for a lock.
 
-    A first attempt keeps its place in its tenant's queue. A later one, which keeps all others from running while it
-    does, goes to the end, or else a few of them would take turns with each other alone.
+    A first attempt keeps its place in its tenant's queue. A retry, which runs alone, goes to the end, because a few
+    retries at the head of the queue would preempt each other and starve the rest.
 
     Raises:
-        OperationalError: somebody else, who may be waiting for what was claimed, has the row at this moment.
+        OperationalError: another transaction holds the row's lock, and waiting for it could deadlock.
     """
-    row = _locked(session, lease, nowait=True)
+    row = _lock(session, lease, nowait=True)
     if row is None:
         return False
-    _hand_back(session, row, "made_way", step, checkpoint)
+    _release(session, row, "made_way", step, checkpoint)
     if row.attempt > 0:
         row.queued_at = func.now()
     return True
 
 
 def retry(session: Session, lease: Lease, *, max_attempts: int, error: ErrorBody) -> bool:
-    """Queue an adaptation again after an attempt that went wrong, or fail it with `error` when that was the last."""
-    row = _locked(session, lease)
+    """Requeue an adaptation after a failed attempt, or fail it with `error` after the last attempt."""
+    row = _lock(session, lease)
     if row is None:
         return False
     if row.attempt >= max_attempts and not row.cancel_requested:
         _fail(session, row, error)
     else:
-        _queue_again(session, row, "error")
+        _requeue(session, row, "error")
     return True
 
 
-def reap(session: Session, *, max_attempts: int) -> list[Reaped]:
-    """Queue again, or fail at `max_attempts`, whatever has an expired lease: its worker was lost.
-
-    Tenants who have nothing left are taken from among those who wait.
-    """
+def reap(session: Session, *, max_attempts: int) -> list[ReapedAdaptation]:
+    """Requeue each adaptation whose lease has expired, or fail it after `max_attempts`; also clear idle tenants."""
     expired = session.scalars(
         select(Adaptation)
         .where(Adaptation.state == "running", Adaptation.lease_until < func.now())
@@ -241,13 +238,13 @@ def reap(session: Session, *, max_attempts: int) -> list[Reaped]:
         if row.attempt >= max_attempts and not row.cancel_requested:
             _fail(session, row, WORKER_LOST)
         else:
-            _queue_again(session, row, "worker_lost")
-    turns.forget_idle(session)
-    return [Reaped(row.id, row.attempt, row.state) for row in expired]
+            _requeue(session, row, "worker_lost")
+    turns.clear_idle_tenants(session)
+    return [ReapedAdaptation(row.id, row.attempt, row.state) for row in expired]
 
 
 def expire_leases(session: Session, worker_id: str) -> int:
-    """Expire what this worker's own predecessor held: its supervisor knows that it is dead, so nobody need wait."""
+    """Expire the leases of this worker's dead predecessor, which had the same id, and return their number."""
     expired = session.execute(
         update(Adaptation)
         .where(Adaptation.state == "running", Adaptation.worker_id == worker_id)
@@ -259,9 +256,12 @@ def expire_leases(session: Session, worker_id: str) -> int:
 
 
 def request_cancel(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation | None:
-    """Cancel what is queued at once, and ask the worker of what is running; what has ended stays as it is.
+    """Cancel a queued adaptation at once, or request it from the worker that runs the adaptation.
 
-    Returns the row, locked until the transaction ends, or None when the tenant has no such adaptation.
+    A finished adaptation does not change.
+
+    Returns:
+        The row, locked until the transaction ends, or None if the tenant has no adaptation with this id.
     """
     row = session.scalars(
         select(Adaptation)
@@ -273,7 +273,7 @@ def request_cancel(session: Session, tenant_id: str, adaptation_id: str) -> Adap
         return None
     if row.state == "queued":
         row.cancel_requested = True
-        _end(row, "cancelled")
+        _finish(row, "cancelled")
         session.flush()
         append_event(session, row.id, "cancelled")
         session.refresh(row)
@@ -283,7 +283,7 @@ def request_cancel(session: Session, tenant_id: str, adaptation_id: str) -> Adap
     return row
 
 
-def _locked(session: Session, lease: Lease, *, nowait: bool = False) -> Adaptation | None:
+def _lock(session: Session, lease: Lease, *, nowait: bool = False) -> Adaptation | None:
     return session.scalars(
         select(Adaptation)
         .where(
@@ -295,42 +295,42 @@ def _locked(session: Session, lease: Lease, *, nowait: bool = False) -> Adaptati
     ).one_or_none()
 
 
-def _end(row: Adaptation, state: State) -> None:
+def _finish(row: Adaptation, state: State) -> None:
     row.state = state
     row.finished_at = func.now()
     row.checkpoint = None
-    _release(row)
+    _clear_lease(row)
 
 
-def _release(row: Adaptation) -> None:
+def _clear_lease(row: Adaptation) -> None:
     row.lease_token = None
     row.lease_until = None
     row.worker_id = None
 
 
 def _fail(session: Session, row: Adaptation, error: ErrorBody) -> None:
-    _end(row, "failed")
+    _finish(row, "failed")
     row.error = dict(error)
     session.flush()
     append_event(session, row.id, "failed", {"error": error})
 
 
-def _hand_back(session: Session, row: Adaptation, reason: str, step: int, checkpoint: bytes | None) -> None:
+def _release(session: Session, row: Adaptation, reason: str, step: int, checkpoint: bytes | None) -> None:
     row.attempt -= 1
     row.step = step
     if checkpoint is not None:
         row.checkpoint = checkpoint
-    _queue_again(session, row, reason)
+    _requeue(session, row, reason)
 
 
-def _queue_again(session: Session, row: Adaptation, reason: str) -> None:
-    """Back to the queue; one that was to be cancelled has nobody left to stop, and ends here."""
+def _requeue(session: Session, row: Adaptation, reason: str) -> None:
+    """Requeue an adaptation, or finish it as cancelled if a cancellation was requested."""
     if row.cancel_requested:
-        _end(row, "cancelled")
+        _finish(row, "cancelled")
         session.flush()
         append_event(session, row.id, "cancelled")
         return
     row.state = "queued"
-    _release(row)
+    _clear_lease(row)
     session.flush()
     append_event(session, row.id, "requeued", {"reason": reason, "attempt": row.attempt, "step": row.step})

@@ -1,8 +1,9 @@
-"""Whose adaptation is next: tenants take turns, so that a long queue of one keeps no other waiting.
+"""Round robin among tenants: the order in which workers claim queued adaptations.
 
-The nth in a tenant's queue has turn n + the number that the tenant has running; low turns come first, and among equal
-ones the tenant who was served the longest ago. So whoever waits is reached: serving others puts them behind. Within its
-tenant's queue an adaptation stands where it was created, or behind all others if it last made way after running alone.
+The nth adaptation in a tenant's queue has turn n plus the number of adaptations that the tenant has running. Lower
+turns come first; among equal turns, the tenant that was served the longest ago comes first. So one tenant's long queue
+cannot starve another tenant. Within a tenant's queue, adaptations stand in the order of their creation, except that a
+preempted retry goes to the end.
 """
 
 from collections.abc import Sequence
@@ -13,15 +14,16 @@ from sqlalchemy.orm import Session
 
 from app.db.models import Adaptation, State, Tenant
 
-_FORGOTTEN_AT_ONCE = 1000
-"""A statement takes no more than some tens of thousands of ids; the next look finds the rest."""
+_IDLE_BATCH = 1000
+"""Tenants cleared by one statement, since PostgreSQL limits its parameters; the next call clears the rest."""
 
-# Tenants who have nothing running come first, in the order of their index, which is read until `room` of them are found
-# to wait; then those who have. Nobody but the first `room` of either can have one of the first `room` turns, since each
-# has an adaptation that waits: the next in its queue, or else PostgreSQL looks for any among all there have ever been.
-# The rows are locked last, and no more of them than are taken: another worker's are skipped for the next of the same
-# tenant. `room` is written into the statement, since no plan is kept for a limit that is not known, and planning takes
-# longer than running.
+# The first `slots` turns can belong only to the first `slots` waiting tenants with nothing running, read in the order
+# of their index, and the first `slots` waiting tenants that have adaptations running. The LATERAL ... LIMIT 1 makes
+# PostgreSQL look up the next adaptation in each queue; without it, the planner scans all adaptations.
+# Rows are locked last, and only as many as are returned: SKIP LOCKED replaces a row that another worker has locked by
+# the same tenant's next row.
+# `slots` is rendered as a literal: with an unknown limit PostgreSQL plans the query anew at every call, which takes
+# longer than running it.
 _NEXT = text("""
 WITH claimable AS NOT MATERIALIZED (
     SELECT id, tenant_id, queued_at FROM adaptations
@@ -32,18 +34,18 @@ WITH claimable AS NOT MATERIALIZED (
     (SELECT id AS tenant_id, served_at, 0 AS running FROM tenants
     CROSS JOIN LATERAL (SELECT FROM claimable WHERE tenant_id = tenants.id ORDER BY queued_at, id LIMIT 1) waiting
     WHERE waiting_since IS NOT NULL AND id NOT IN (SELECT tenant_id FROM running)
-    ORDER BY served_at NULLS FIRST, waiting_since LIMIT :room)
+    ORDER BY served_at NULLS FIRST, waiting_since LIMIT :slots)
     UNION ALL
     (SELECT id, served_at, jobs FROM running JOIN tenants ON id = tenant_id
     CROSS JOIN LATERAL (SELECT FROM claimable WHERE tenant_id = tenants.id ORDER BY queued_at, id LIMIT 1) waiting
-    ORDER BY jobs, served_at NULLS FIRST LIMIT :room)
+    ORDER BY jobs, served_at NULLS FIRST LIMIT :slots)
 ), turns AS (
     SELECT first.*, queue.queued_at, queue.place FROM first CROSS JOIN LATERAL (
         SELECT queued_at, row_number() OVER (ORDER BY queued_at, id) AS place FROM claimable
-        WHERE tenant_id = first.tenant_id ORDER BY queued_at, id LIMIT :room
+        WHERE tenant_id = first.tenant_id ORDER BY queued_at, id LIMIT :slots
     ) queue
     ORDER BY running + place, served_at NULLS FIRST, queued_at
-    LIMIT :room
+    LIMIT :slots
 ), shares AS (
     SELECT tenant_id, served_at, running, count(*) AS share FROM turns GROUP BY tenant_id, served_at, running
 ), locked AS (
@@ -58,24 +60,27 @@ WITH claimable AS NOT MATERIALIZED (
 SELECT id, attempt, running FROM locked
 ORDER BY running + row_number() OVER (PARTITION BY tenant_id ORDER BY queued_at, id),
     served_at NULLS FIRST, queued_at, id
-""").bindparams(bindparam("room", type_=Integer, literal_execute=True))
+""").bindparams(bindparam("slots", type_=Integer, literal_execute=True))
 
 
-def next_in_turn(session: Session, subspace_id: str, room: int) -> Sequence[Row[Any]]:
-    """`id` and `attempt` of the queued adaptations of this subspace, or of none, whose turn it is; at most `room`.
+def lock_next(session: Session, subspace_id: str, slots: int) -> Sequence[Row[Any]]:
+    """Lock and return the next queued adaptations of this subspace or of no subspace, in turn order.
 
-    `running` is how many more their tenant has at work, with any worker. They are in the order of their turns, and
-    locked. Whoever takes them up notes that their tenants were served.
+    The caller that claims the rows sets `served_at` of their tenants.
+
+    Returns:
+        At most `slots` rows of `id`, `attempt` and `running`, the number of adaptations that the tenant has running on
+        any worker.
     """
-    return session.execute(_NEXT, {"subspace_id": subspace_id, "room": room}).all()
+    return session.execute(_NEXT, {"subspace_id": subspace_id, "slots": slots}).all()
 
 
-def forget_idle(session: Session) -> None:
-    """Note who has nothing queued or running any more, so that claims need not look for it."""
+def clear_idle_tenants(session: Session) -> None:
+    """Clear `waiting_since` of tenants with no adaptation queued or running, so that claims skip them."""
     idle = (Tenant.waiting_since.is_not(None), ~_has("queued"), ~_has("running"))
-    # Queueing holds a foreign key's lock on the tenant until it is committed. So where the row can be locked for update
-    # nobody is queueing, and the statement after that sees whoever has queued before.
-    query = select(Tenant.id).where(*idle).limit(_FORGOTTEN_AT_ONCE).with_for_update(skip_locked=True)
+    # An insert into the queue holds the foreign key's lock on the tenant until it commits. So a tenant that can be
+    # locked FOR UPDATE has no insert in progress, and the next statement sees every committed one.
+    query = select(Tenant.id).where(*idle).limit(_IDLE_BATCH).with_for_update(skip_locked=True)
     locked = session.scalars(query).all()
     if locked:
         session.execute(

@@ -1,4 +1,4 @@
-"""Tell the workers that there is work; a broker that is away changes nothing, since workers also look by themselves."""
+"""Wake workers by a message; without a broker nothing is lost, because workers also poll."""
 
 import logging
 from functools import lru_cache
@@ -13,12 +13,12 @@ WAKE_QUEUE = "ipt"
 
 
 def wake(settings: Settings) -> None:
-    """Send the wake-up message where a broker is configured. Call it after the commit; it never raises."""
+    """Send the wake-up message if a broker is configured. Call it after the commit; it never raises."""
     if settings.redis_url is None:
         return
     try:
         _producer(settings.redis_url).send_task(WAKE_TASK, queue=WAKE_QUEUE, ignore_result=True, retry=False)
-    except Exception as error:  # noqa: BLE001 - whatever the broker does, the row is committed and will be found
+    except Exception as error:  # noqa: BLE001 - the row is committed, and a polling worker will find it
         log.warning("the broker took no wake-up message: %s", type(error).__name__)
 
 

@@ -1,4 +1,4 @@
-"""Rows of `workers`: each says of itself that it is there, and is not believed for longer than `LIVE_SECONDS`."""
+"""Rows of `workers`: each worker refreshes its own row, and counts as live for `LIVE_SECONDS` after that."""
 
 from datetime import timedelta
 
@@ -9,25 +9,25 @@ from sqlalchemy.orm import Session
 from app.db.models import Worker
 
 LIVE_SECONDS = 60.0
-"""After so long without a word a worker counts as gone. Idle ones say a word every `reap_seconds` at the latest."""
+"""A worker counts as gone this long after its last announcement; an idle one announces every `reap_seconds` at most."""
 _KEPT = timedelta(days=1)
 
 
 def announce(session: Session, worker_id: str, subspace_id: str | None, jobs: int) -> None:
-    """Say that this worker is there; `subspace_id` is None as long as it has loaded none."""
-    said = {"subspace_id": subspace_id, "jobs": jobs, "seen_at": func.now()}
+    """Record that this worker is live; `subspace_id` is None until it has loaded one."""
+    values = {"subspace_id": subspace_id, "jobs": jobs, "seen_at": func.now()}
     session.execute(
-        insert(Worker).values(id=worker_id, **said).on_conflict_do_update(index_elements=[Worker.id], set_=said)
+        insert(Worker).values(id=worker_id, **values).on_conflict_do_update(index_elements=[Worker.id], set_=values)
     )
 
 
-def leave(session: Session, worker_id: str) -> None:
-    """Say that this worker ends; and clear away those that could not say it, a day later."""
+def remove(session: Session, worker_id: str) -> None:
+    """Delete the row of a worker that ends, and rows that killed workers left more than a day ago."""
     session.execute(delete(Worker).where(or_(Worker.id == worker_id, Worker.seen_at < func.now() - _KEPT)))
 
 
-def serving(session: Session, subspace_id: str) -> int:
-    """How many workers tune in this subspace, or have loaded none yet and may."""
+def count_serving(session: Session, subspace_id: str) -> int:
+    """Return how many live workers tune in this subspace, or have loaded none yet and may load this one."""
     live = Worker.seen_at > func.now() - timedelta(seconds=LIVE_SECONDS)
-    may = or_(Worker.subspace_id == subspace_id, Worker.subspace_id.is_(None))
-    return session.execute(select(func.count()).select_from(Worker).where(live, may)).scalar_one()
+    may_serve = or_(Worker.subspace_id == subspace_id, Worker.subspace_id.is_(None))
+    return session.execute(select(func.count()).select_from(Worker).where(live, may_serve)).scalar_one()

@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from app.db.models import Adaptation, AdaptationEvent, Task, TaskVersion
 from app.db.session import transaction
 from app.queue import claiming, lifecycle
-from app.queue.claiming import Claimed
+from app.queue.claiming import ClaimedAdaptation
 from app.queue.lifecycle import ErrorBody, Lease, Tuned
 from app.settings import DEFAULT_TENANT
 from tests.support.jobs import Enqueue
@@ -41,10 +41,10 @@ def subspace(enqueue: Enqueue, engine: Engine) -> None:
         session.execute(delete(Task).where(Task.id == session.get_one(Adaptation, adaptation_id).task_id))
 
 
-def claim(engine: Engine, *, room: int = 8, running: int = 0, worker_id: str = "w", lease: float = 60) -> list[Claimed]:
+def claim(engine: Engine, *, free_slots: int = 8, worker_id: str = "w", lease: float = 60) -> list[ClaimedAdaptation]:
     with transaction(engine) as session:
         return claiming.claim(
-            session, subspace_id=SUBSPACE, worker_id=worker_id, lease_seconds=lease, room=room, running=running
+            session, subspace_id=SUBSPACE, worker_id=worker_id, lease_seconds=lease, free_slots=free_slots, protected=0
         )
 
 
@@ -53,7 +53,7 @@ def claim_one(engine: Engine, *, lease: float = 60) -> Lease:
     return claimed.lease
 
 
-def ids(claimed: list[Claimed]) -> list[str]:
+def ids(claimed: list[ClaimedAdaptation]) -> list[str]:
     return [one.lease.adaptation_id for one in claimed]
 
 
@@ -65,7 +65,7 @@ def expire(engine: Engine, adaptation_id: str) -> None:
 
 def test_a_claim_takes_the_oldest_and_says_so(engine: Engine, enqueue: Enqueue, row: Row, events: Events) -> None:
     queued = [enqueue() for _ in range(3)]
-    claimed = claim(engine, room=2, worker_id="host:1")
+    claimed = claim(engine, free_slots=2, worker_id="host:1")
     assert ids(claimed) == queued[:2]
     first = row(queued[0])
     assert (first.state, first.attempt, first.worker_id) == ("running", 1, "host:1")
@@ -84,7 +84,7 @@ def test_a_claim_is_exclusive_among_many_workers(engine: Engine, enqueue: Enqueu
         ready.wait(timeout=30)
         taken: list[str] = []
         for _ in range(20):
-            taken += ids(claim(engine, room=2, worker_id=f"w{number}"))
+            taken += ids(claim(engine, free_slots=2, worker_id=f"w{number}"))
         return taken
 
     with ThreadPoolExecutor(8) as workers:
@@ -107,7 +107,7 @@ def test_only_rows_of_the_workers_own_subspace_are_claimed(engine: Engine, enque
 
 
 @pytest.mark.parametrize(
-    ("attempts", "room", "running", "joining"),
+    ("attempts", "free_slots", "protected", "joining"),
     [
         ([], 8, 0, 0),
         ([0, 0, 0], 8, 0, 3),
@@ -122,9 +122,9 @@ def test_only_rows_of_the_workers_own_subspace_are_claimed(engine: Engine, enque
     ],
 )
 def test_what_was_tried_before_runs_alone_and_is_not_overtaken(
-    attempts: list[int], room: int, running: int, joining: int
+    attempts: list[int], free_slots: int, protected: int, joining: int
 ) -> None:
-    assert claiming.may_share_a_batch(attempts, room, running) == joining
+    assert claiming.count_joining(attempts, free_slots, protected) == joining
 
 
 def test_a_report_renews_the_lease_and_keeps_progress_and_checkpoint(
@@ -134,7 +134,7 @@ def test_a_report_renews_the_lease_and_keeps_progress_and_checkpoint(
     lease = claim_one(engine, lease=1)
     before = row(adaptation_id).lease_until
     with transaction(engine) as session:
-        assert lifecycle.report(
+        assert lifecycle.renew(
             session, lease, lease_seconds=60, step=3, steps=9, checkpoint=b"state", event={"step": 3, "loss": 0.5}
         )
     after = row(adaptation_id)
@@ -184,14 +184,14 @@ def test_whoever_lost_the_lease_writes_nothing(engine: Engine, enqueue: Enqueue,
     with transaction(engine) as session:
         assert not lifecycle.succeed(session, lost, TUNED)
         assert not lifecycle.fail(session, lost, ERROR)
-        assert not lifecycle.hand_back(session, lost, reason="late", step=1, checkpoint=b"late")
+        assert not lifecycle.release(session, lost, reason="late", step=1, checkpoint=b"late")
         assert not lifecycle.retry(session, lost, max_attempts=1, error=ERROR)
         assert not lifecycle.cancel_running(session, lost)
-        assert not lifecycle.report(
+        assert not lifecycle.renew(
             session, lost, lease_seconds=60, step=9, steps=9, checkpoint=b"late", event={"step": 9}
         )
-        assert lifecycle.held(session, [lost]) == {}
-        assert lifecycle.held(session, [current]) == {adaptation_id: False}
+        assert lifecycle.check_leases(session, [lost]) == {}
+        assert lifecycle.check_leases(session, [current]) == {adaptation_id: False}
     kept = row(adaptation_id)
     assert (kept.state, kept.lease_token, kept.checkpoint, kept.attempt) == ("running", current.token, None, 2)
 
@@ -202,7 +202,7 @@ def test_a_deleted_task_takes_its_adaptation_along_and_the_worker_discards(engin
     with transaction(engine) as session:
         session.execute(delete(Task).where(Task.id == lease.task_id))
     with transaction(engine) as session:
-        assert lifecycle.held(session, [lease]) == {}
+        assert lifecycle.check_leases(session, [lease]) == {}
         assert not lifecycle.succeed(session, lease, TUNED)
 
 
@@ -248,7 +248,7 @@ def test_a_running_adaptation_is_cancelled_by_its_worker_even_when_it_just_got_d
         assert asked is not None
         assert asked.state == "running"
     with transaction(engine) as session:
-        assert lifecycle.held(session, [lease]) == {adaptation_id: True}
+        assert lifecycle.check_leases(session, [lease]) == {adaptation_id: True}
         assert lifecycle.succeed(session, lease, TUNED)
     assert row(adaptation_id).state == "cancelled"
     with transaction(engine) as session:
@@ -274,7 +274,7 @@ def test_handing_back_does_not_count_the_attempt(engine: Engine, enqueue: Enqueu
     adaptation_id = enqueue()
     lease = claim_one(engine)
     with transaction(engine) as session:
-        assert lifecycle.hand_back(session, lease, reason="worker_stopped", step=4, checkpoint=b"state")
+        assert lifecycle.release(session, lease, reason="worker_stopped", step=4, checkpoint=b"state")
     back = row(adaptation_id)
     assert (back.state, back.attempt, back.step, back.checkpoint) == ("queued", 0, 4, b"state")
     (again,) = claim(engine)
@@ -286,11 +286,11 @@ def test_to_make_way_counts_no_attempt_and_only_a_retried_one_goes_to_the_end(
 ) -> None:
     first, retried, waiting = enqueue(), enqueue(attempt=1), enqueue()
     for expected in (first, retried):
-        (claimed,) = claim(engine, room=1)
+        (claimed,) = claim(engine, free_slots=1)
         assert ids([claimed]) == [expected]
         with transaction(engine) as session:
-            assert lifecycle.make_way(session, claimed.lease, step=4, checkpoint=b"state")
-            assert not lifecycle.make_way(session, claimed.lease, step=4, checkpoint=b"state"), "it is ours no more"
+            assert lifecycle.preempt(session, claimed.lease, step=4, checkpoint=b"state")
+            assert not lifecycle.preempt(session, claimed.lease, step=4, checkpoint=b"state"), "it is ours no more"
         back = row(expected)
         assert (back.state, back.attempt, back.step, back.checkpoint) == (
             "queued",
@@ -300,9 +300,9 @@ def test_to_make_way_counts_no_attempt_and_only_a_retried_one_goes_to_the_end(
         )
         assert events(expected)[-1].data == {"reason": "made_way", "attempt": back.attempt, "step": 4}
         if expected == first:
-            assert ids(claim(engine, room=1)) == [first], "it has kept its place"
-    assert ids(claim(engine, room=1)) == [waiting]
-    assert ids(claim(engine, room=1)) == [retried]
+            assert ids(claim(engine, free_slots=1)) == [first], "it has kept its place"
+    assert ids(claim(engine, free_slots=1)) == [waiting]
+    assert ids(claim(engine, free_slots=1)) == [retried]
 
 
 def test_to_make_way_waits_for_nobody(engine: Engine, enqueue: Enqueue, row: Row) -> None:
@@ -311,7 +311,7 @@ def test_to_make_way_waits_for_nobody(engine: Engine, enqueue: Enqueue, row: Row
     with transaction(engine) as other:
         other.execute(select(Adaptation.id).where(Adaptation.id == adaptation_id).with_for_update())
         with pytest.raises(OperationalError), transaction(engine) as session:
-            lifecycle.make_way(session, lease, step=4, checkpoint=b"state")
+            lifecycle.preempt(session, lease, step=4, checkpoint=b"state")
     assert (row(adaptation_id).state, row(adaptation_id).step) == ("running", 0)
 
 
@@ -357,8 +357,8 @@ def test_the_reaper_cancels_what_was_to_be_cancelled(engine: Engine, enqueue: En
 
 def test_a_replaced_worker_expires_its_predecessors_leases_only(engine: Engine, enqueue: Enqueue) -> None:
     mine, others = enqueue(), enqueue()
-    assert ids(claim(engine, room=1, worker_id="host:supervised:1")) == [mine]
-    assert ids(claim(engine, room=1, worker_id="host:2")) == [others]
+    assert ids(claim(engine, free_slots=1, worker_id="host:supervised:1")) == [mine]
+    assert ids(claim(engine, free_slots=1, worker_id="host:2")) == [others]
     with transaction(engine) as session:
         assert lifecycle.expire_leases(session, "host:supervised:1") == 1
         assert [reaped.adaptation_id for reaped in lifecycle.reap(session, max_attempts=3)] == [mine]

@@ -24,10 +24,15 @@ def claim(engine: Engine) -> Claim:
     with transaction(engine) as session:
         session.add(SubspaceRow(id=SUBSPACE, intrinsic_dim=4, prompt_length=2, hidden_size=8, manifest={}))
 
-    def claim(room: int = 8, running: int = 0) -> list[str]:
+    def claim(free_slots: int = 8, protected: int = 0) -> list[str]:
         with transaction(engine) as session:
             claimed = claiming.claim(
-                session, subspace_id=SUBSPACE, worker_id="w", lease_seconds=60, room=room, running=running
+                session,
+                subspace_id=SUBSPACE,
+                worker_id="w",
+                lease_seconds=60,
+                free_slots=free_slots,
+                protected=protected,
             )
             return [session.get_one(Adaptation, one.lease.adaptation_id).tenant_id for one in claimed]
 
@@ -52,39 +57,39 @@ def queue(enqueue: Enqueue, tenants: str, **columns: object) -> None:
 
 def test_a_long_queue_of_one_tenant_keeps_no_other_waiting(enqueue: Enqueue, claim: Claim) -> None:
     queue(enqueue, "aaaaaaaaaaaabbc")
-    assert claim(room=6) == ["a", "b", "c", "a", "b", "a"]
+    assert claim(free_slots=6) == ["a", "b", "c", "a", "b", "a"]
 
 
 def test_who_has_less_running_is_served_first(enqueue: Enqueue, claim: Claim) -> None:
     queue(enqueue, "aaaaaa")
-    assert claim(room=3) == ["a", "a", "a"]
+    assert claim(free_slots=3) == ["a", "a", "a"]
     queue(enqueue, "bbbbb")
-    assert claim(room=3, running=3) == ["b", "b", "b"]
-    assert claim(room=4, running=6) == ["a", "b", "a", "b"]
+    assert claim(free_slots=3, protected=3) == ["b", "b", "b"]
+    assert claim(free_slots=4, protected=6) == ["a", "b", "a", "b"]
 
 
 def test_one_at_a_time_tenants_take_turns(enqueue: Enqueue, claim: Claim, finish: Finish) -> None:
     queue(enqueue, "aaaaabbbcc")
     served = []
     for _ in range(10):
-        served += claim(room=1)
+        served += claim(free_slots=1)
         finish()
     assert "".join(served) == "abcabcabaa"
 
 
 def test_who_comes_late_is_served_before_who_was_served(enqueue: Enqueue, claim: Claim, finish: Finish) -> None:
     queue(enqueue, "aaab")
-    assert claim(room=2) == ["a", "b"]
+    assert claim(free_slots=2) == ["a", "b"]
     finish()
     queue(enqueue, "c")
-    assert claim(room=1) == ["c"]
+    assert claim(free_slots=1) == ["c"]
 
 
 def test_many_tenants_share_little_room(enqueue: Enqueue, claim: Claim, finish: Finish) -> None:
     queue(enqueue, "aaaabcdefgh")
     served = []
     for _ in range(4):
-        served += claim(room=2)
+        served += claim(free_slots=2)
         finish()
     assert sorted(served) == list("abcdefgh")
 
@@ -94,12 +99,14 @@ def test_what_failed_before_gets_its_turn_alone_however_long_the_other_queues_ar
 ) -> None:
     queue(enqueue, "bbbbbbbbcccccccc")
     queue(enqueue, "a", attempt=1)
-    assert claim(room=4) == ["b", "c"], "the others go first, but none behind it goes before it"
-    assert claim(room=2, running=2) == [], "its turn has come: it waits for the batch to end, and nobody overtakes it"
+    assert claim(free_slots=4) == ["b", "c"], "the others go first, but none behind it goes before it"
+    assert claim(free_slots=2, protected=2) == [], (
+        "its turn has come: it waits for the batch to end, and nobody overtakes it"
+    )
     finish()
-    assert claim(room=4) == ["a"]
+    assert claim(free_slots=4) == ["a"]
     finish()
-    assert claim(room=4) == ["b", "c", "b", "c"]
+    assert claim(free_slots=4) == ["b", "c", "b", "c"]
 
 
 def test_many_that_failed_before_keep_no_other_tenant_waiting(enqueue: Enqueue, claim: Claim, finish: Finish) -> None:
@@ -107,7 +114,7 @@ def test_many_that_failed_before_keep_no_other_tenant_waiting(enqueue: Enqueue, 
     queue(enqueue, "bbb")
     served = []
     for _ in range(6):
-        served.append(claim(room=4))
+        served.append(claim(free_slots=4))
         finish()
     assert served == [["a"], ["b"], ["a"], ["b"], ["a"], ["b"]]
 
@@ -129,7 +136,7 @@ def test_who_waits_is_found_without_reading_what_was_done_before(
         connection.execute(text("VACUUM ANALYZE"))
     read = text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'adaptations'")
     with transaction(engine) as session:
-        assert len(turns.next_in_turn(session, SUBSPACE, 8)) == 8
+        assert len(turns.lock_next(session, SUBSPACE, 8)) == 8
         assert session.scalars(read).one() < 100
 
 
@@ -140,14 +147,14 @@ def waiting(engine: Engine) -> set[str]:
 
 def forget_idle(engine: Engine) -> None:
     with transaction(engine) as session:
-        turns.forget_idle(session)
+        turns.clear_idle_tenants(session)
 
 
 def test_who_has_nothing_left_is_forgotten_until_it_queues_again(
     engine: Engine, enqueue: Enqueue, claim: Claim, finish: Finish
 ) -> None:
     queue(enqueue, "ab")
-    assert claim(room=1) == ["a"]
+    assert claim(free_slots=1) == ["a"]
     forget_idle(engine)
     assert waiting(engine) == {"a", "b"}, "one runs, and may be queued again; one is queued"
     finish()
@@ -189,7 +196,7 @@ def test_workers_that_claim_at_once_take_all_there_is_and_nothing_twice(
     queue(enqueue, "aaaaaaaaabbbbbbccc")
 
     def work(_: int) -> list[str]:
-        return [tenant for _ in range(12) for tenant in claim(room=2)]
+        return [tenant for _ in range(12) for tenant in claim(free_slots=2)]
 
     with ThreadPoolExecutor(6) as workers:
         taken = [tenant for part in workers.map(work, range(6)) for tenant in part]
