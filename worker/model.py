@@ -5,7 +5,7 @@ import time
 
 import ipt
 from app.settings import Settings
-from ipt.backbones.loading import load_for_long_work
+from ipt.subspace.loading import load_backbone_and_subspace
 from worker import metrics
 
 log = logging.getLogger(__name__)
@@ -32,11 +32,11 @@ class Core:
         if self._parts is None:
             began = time.monotonic()
             settings = self._settings
-            backbone = load_for_long_work(settings.backbone, settings.backbone_revision, settings.device)
-            subspace = ipt.load_subspace(settings.subspace, backbone)
-            self._parts = (backbone, subspace)
+            self._parts = load_backbone_and_subspace(
+                settings.backbone, settings.subspace, revision=settings.backbone_revision, device=settings.device
+            )
             metrics.MODEL_LOADED.set(1)
-            log.info("core_loaded subspace=%s seconds=%.1f", subspace.id, time.monotonic() - began)
+            log.info("core_loaded subspace=%s seconds=%.1f", self._parts[1].id, time.monotonic() - began)
         return self._parts
 
     def engine(self) -> ipt.TuningEngine:

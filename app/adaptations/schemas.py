@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 from app.db.models import Adaptation, AdaptationEvent, Kind, State
 from app.errors import ErrorDetail
 from app.http.fields import Body, Id, Listed, Metadata, Name, Storable, Text
-from ipt.tuning.job import LARGEST_SEED
+from ipt.tuning.job import BATCH_SIZE, LARGEST_LEARNING_RATE, RESTARTS, SEED, STEPS
 
 
 class ExampleInput(Body):
@@ -19,15 +19,17 @@ class ExampleInput(Body):
 class HyperparametersInput(Body):
     """What is left out takes the service's default, and the answer says which that is."""
 
-    steps: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+    steps: Annotated[int, Field(ge=1, le=STEPS.largest)] | None = Field(
         default=None, description="tuning steps at most; it ends earlier when the held-back examples say so"
     )
-    learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
-    batch_size: Annotated[int, Field(ge=4, le=512)] | None = Field(default=None, description="examples in a step")
-    restarts: Annotated[int, Field(ge=1, le=16)] | None = Field(
+    learning_rate: Annotated[float, Field(gt=0, le=LARGEST_LEARNING_RATE)] | None = None
+    batch_size: Annotated[int, Field(ge=BATCH_SIZE.smallest, le=BATCH_SIZE.largest)] | None = Field(
+        default=None, description="examples in a step"
+    )
+    restarts: Annotated[int, Field(ge=RESTARTS.smallest, le=RESTARTS.largest)] | None = Field(
         default=None, description="runs from different starting points, of which the best one is kept"
     )
-    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] | Literal["auto"] | None = Field(
+    seed: Annotated[int, Field(ge=SEED.smallest, le=SEED.largest)] | Literal["auto"] | None = Field(
         default=None, description="the same seed and data give the same vector; 'auto' draws one", examples=[0, "auto"]
     )
 

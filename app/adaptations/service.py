@@ -25,7 +25,7 @@ from app.settings import Settings
 from app.subspaces import repository as subspaces
 from app.tasks import repository as tasks
 from ipt.errors import DatasetError, IptError
-from ipt.tuning.job import LARGEST_SEED
+from ipt.tuning.job import SEED
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +244,7 @@ def _resolved(given: HyperparametersInput) -> dict[str, Any]:
     """All hyperparameters, so that the run is the same whenever, and by whichever release, it is taken up."""
     values = given.model_dump(exclude_none=True)
     if values.get("seed") == "auto":
-        values["seed"] = secrets.randbelow(LARGEST_SEED + 1)
+        values["seed"] = secrets.randbelow(SEED.largest + 1)
     try:
         return dataclasses.asdict(ipt.Hyperparameters(**values))
     except IptError as error:

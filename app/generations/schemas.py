@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 import ipt
 from app.http.fields import Body, Listed, Storable, Text
 from ipt.generation.parameters import LONGEST_STOP_STRING, MOST_BEAMS, MOST_STOP_STRINGS
-from ipt.tuning.job import LARGEST_SEED
+from ipt.tuning.job import SEED
 
 _LARGEST = 2**31 - 1
 _PARAMETERS = {"max_new_tokens", "temperature", "top_p", "top_k", "seed", "num_beams", "stop"}
@@ -43,7 +43,7 @@ class GenerateInput(Body):
     top_k: Annotated[int, Field(ge=1, le=_LARGEST)] | None = Field(
         default=None, description="draw from so many of the likeliest tokens", examples=[50]
     )
-    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] | None = Field(
+    seed: Annotated[int, Field(ge=SEED.smallest, le=SEED.largest)] | None = Field(
         default=None, description="the same seed draws the same text", examples=[7]
     )
     num_beams: Annotated[int, Field(ge=1, le=MOST_BEAMS)] | None = Field(

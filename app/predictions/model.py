@@ -10,8 +10,8 @@ import ipt
 from app.errors import UnavailableError
 from app.http.error_handlers import log_unforeseen
 from app.settings import Settings
-from ipt.backbones.loading import load_for_long_work
 from ipt.errors import IptError
+from ipt.subspace.loading import load_backbone_and_subspace
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +94,9 @@ class Model:
         settings = self._settings
         start = time.monotonic()
         try:
-            backbone = load_for_long_work(settings.backbone, settings.backbone_revision, settings.device)
-            subspace = ipt.load_subspace(settings.subspace, backbone)
+            backbone, subspace = load_backbone_and_subspace(
+                settings.backbone, settings.subspace, revision=settings.backbone_revision, device=settings.device
+            )
             predictor = ipt.Predictor(backbone, subspace, prompt_bytes=settings.predict_prompt_bytes)
             self._on_loaded(subspace)
         except IptError as error:

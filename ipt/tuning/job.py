@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,19 @@ from numpy.typing import NDArray
 from ipt.data.examples import Example, TaskKind
 from ipt.errors import IptError
 
-LARGEST_SEED = 2**32 - 1
+
+class Range(NamedTuple):
+    """The integers that a hyperparameter may take, both ends included."""
+
+    smallest: int
+    largest: int
+
+
+STEPS = Range(0, 10_000)
+BATCH_SIZE = Range(4, 512)
+RESTARTS = Range(1, 16)
+SEED = Range(0, 2**32 - 1)
+LARGEST_LEARNING_RATE = 10
 
 
 @dataclass(frozen=True)
@@ -28,19 +41,20 @@ class Hyperparameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("steps", 0, 10_000),
-            ("batch_size", 4, 512),
-            ("restarts", 1, 16),
-            ("seed", 0, LARGEST_SEED),
+        for name, (smallest, largest) in (
+            ("steps", STEPS),
+            ("batch_size", BATCH_SIZE),
+            ("restarts", RESTARTS),
+            ("seed", SEED),
         ):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise IptError(f"{name} must be an integer from {low} to {high}, got {value!r}", param=name)
+            if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
+                raise IptError(f"{name} must be an integer from {smallest} to {largest}, got {value!r}", param=name)
         rate = self.learning_rate
-        if not _is_number(rate) or not 0.0 < rate <= 10.0:  # also false for NaN
+        if not _is_number(rate) or not 0 < rate <= LARGEST_LEARNING_RATE:  # also false for NaN
             raise IptError(
-                f"learning_rate must be a number above 0 and at most 10, got {rate!r}", param="learning_rate"
+                f"learning_rate must be a number above 0 and at most {LARGEST_LEARNING_RATE}, got {rate!r}",
+                param="learning_rate",
             )
 
 

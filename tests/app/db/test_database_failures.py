@@ -132,7 +132,7 @@ def test_a_subspace_that_the_database_refuses_is_not_ready_and_says_why(
         subspace.manifest["note"] = "\0"
         return subspace
 
-    monkeypatch.setattr(ipt, "load_subspace", load_with_nul)
+    monkeypatch.setattr("ipt.subspace.loading.load_subspace", load_with_nul)
     with serve(wait=False) as client:
         deadline = time.monotonic() + 60
         while (ready := client.get("/readyz")).json()["checks"]["model"] == "loading":

@@ -1,0 +1,24 @@
+"""Load a backbone and a subspace on it, in a process that does little else than compute with them."""
+
+from ipt.backbones.loading import load_for_long_work
+from ipt.backbones.protocol import Backbone
+from ipt.subspace.store import Subspace, load_subspace
+
+
+def load_backbone_and_subspace(
+    backbone: str, subspace: str, *, revision: str | None = None, device: str | None = None
+) -> tuple[Backbone, Subspace]:
+    """Load a backbone and a subspace onto its device.
+
+    Args:
+        backbone: ``"default"``, a local folder or a hub id.
+        subspace: ``"default"`` or a local folder.
+        revision: the commit of a hub id.
+        device: CUDA if available, otherwise the CPU, when None.
+
+    Raises:
+        BackboneError: the backbone cannot be loaded.
+        SubspaceError: the subspace cannot be loaded, or was fitted on another backbone.
+    """
+    loaded = load_for_long_work(backbone, revision, device)
+    return loaded, load_subspace(subspace, loaded)
