@@ -1,7 +1,7 @@
 """Load a backbone and a subspace on it, in a process that does little else than compute with them."""
 
-from ipt.backbones.loading import load_for_long_work
 from ipt.backbones.interface import Backbone
+from ipt.backbones.loading import load_for_long_work
 from ipt.subspace.store import Subspace, load_subspace
 
 
