@@ -99,12 +99,12 @@ class UnavailableError(AppError):
     type = "unavailable_error"
 
 
-def stopping() -> UnavailableError:
+def stopping_error() -> UnavailableError:
     """What callers are told at the end."""
     return UnavailableError("the service is stopping", code="stopping", retry_after=5)
 
 
-def out_of_memory(advice: str = "") -> UnavailableError:
+def out_of_memory_error(advice: str = "") -> UnavailableError:
     """What callers are told of a text that there was no memory for, even alone."""
     return UnavailableError(
         f"the model's memory does not suffice for this text now: try again{advice}", code="out_of_memory", retry_after=5

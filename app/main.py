@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -12,15 +12,13 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import Depends, FastAPI
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.datastructures import State
 
 import ipt
 from app.adaptations.endpoints import router as adaptations
 from app.adaptations.event_stream import OpenStreams
-from app.api_keys import service as api_keys
-from app.api_keys.dependencies import Services, only_known_parameters
-from app.api_keys.service import Caller
+from app.api_keys.admission import Admission
 from app.db import migrate
-from app.db.coalescer import Coalescer
 from app.db.embedded import embedded_postgres
 from app.db.patience import Patience
 from app.db.session import make_engine, transaction
@@ -39,10 +37,10 @@ from app.generations.service import Generations
 from app.health.endpoints import router as health
 from app.health.readiness import Readiness
 from app.http import api_reference, error_handlers
+from app.http.api import Api
 from app.http.body_limit import BodyLimit
-from app.http.openapi import Api
+from app.http.parameters import only_known_parameters
 from app.http.patient_protocol import REQUEST_SECONDS
-from app.http.rate_limit import RateLimit
 from app.http.request_context import RequestContext
 from app.http.single_headers import SingleHeaders
 from app.metrics.collector import StateCollector
@@ -55,8 +53,6 @@ from app.subspaces import repository as subspaces
 from app.subspaces.endpoints import router as subspaces_router
 from app.tasks.endpoints import router as tasks
 
-KEYS_TOGETHER = 256
-"""API keys that are looked up together."""
 SWITCH_SECONDS = 0.0005
 """How long a thread may keep others from running Python: a tenth of the usual, since the model's waits so often."""
 ADMISSION_SECONDS = 10
@@ -92,10 +88,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, float]]:
         patience = Patience()
         with ExitStack() as stack:
-            made = await asyncio.to_thread(_start, settings, database_url, patience, stack)
-            app.state.services = made
-            app.state.readiness = readiness = Readiness(made.engine)
-            stack.callback(readiness.close)
+            await asyncio.to_thread(_start, app.state, settings, database_url, patience, stack)
             stack.callback(patience.hurry)
             yield {REQUEST_SECONDS: settings.max_body_seconds + ADMISSION_SECONDS}
 
@@ -108,6 +101,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
         docs_url=None,
         redoc_url=None,
     )
+    app.state.settings = settings
     error_handlers.install(app)
     of_v1 = documented(
         [
@@ -132,34 +126,29 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     return app
 
 
-def _start(settings: Settings, database_url: str | None, patience: Patience, stack: ExitStack) -> Services:
-    """Start what lives as long as the process; `stack` ends it."""
+def _start(state: State, settings: Settings, database_url: str | None, patience: Patience, stack: ExitStack) -> None:
+    """Start what lives as long as the process and set it on `state`; `stack` stops it."""
     sys.setswitchinterval(SWITCH_SECONDS)
     url = database_url or settings.database_url or stack.enter_context(embedded_postgres(settings.data_dir))
-    engine = make_engine(url, patience=patience)
+    state.engine = engine = make_engine(url, patience=patience)
     stack.callback(engine.dispose)
     # Every request waits for these two lookups, so they wait neither for other work's connections nor for ever.
     lookups = make_engine(url, pool_size=2, statement_seconds=LOOKUP_SECONDS, patience=patience)
     stack.callback(lookups.dispose)
     if settings.embedded:
         migrate.upgrade(engine)
-    model = Model(settings, partial(_loaded, engine))
+    state.model = model = Model(settings, partial(_loaded, engine))
     stack.callback(gc.unfreeze)
-    predictions = Predictions(settings, lookups, model)
-    stack.callback(predictions.close)
-    generations = Generations(settings, predictions)
-    stack.callback(generations.close)
-    callers = Coalescer(partial(_callers_with, lookups), name="api-keys", most=KEYS_TOGETHER)
-    stack.callback(callers.close)
-    per_minute = settings.requests_per_minute
-    rate_limit = None if per_minute is None else RateLimit(per_minute, settings.redis_url)
-    state, streams = StateCollector(engine, model), OpenStreams(settings.max_event_streams)
-    return Services(settings, engine, predictions, generations, state, streams, callers, rate_limit)
-
-
-def _callers_with(engine: Engine, keys: Sequence[str]) -> list[Caller | None]:
-    with transaction(engine) as session:
-        return api_keys.callers_with(session, keys)
+    state.predictions = Predictions(settings, lookups, model)
+    stack.callback(state.predictions.close)
+    state.generations = Generations(settings, model, state.predictions)
+    stack.callback(state.generations.close)
+    state.admission = Admission(settings, lookups)
+    stack.callback(state.admission.close)
+    state.readiness = Readiness(engine)
+    stack.callback(state.readiness.close)
+    state.collector = StateCollector(engine, model)
+    state.event_streams = OpenStreams(settings.max_event_streams)
 
 
 def _loaded(engine: Engine, subspace: ipt.Subspace) -> None:

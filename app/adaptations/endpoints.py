@@ -10,16 +10,22 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from app.adaptations import repository, service
+from app.adaptations.dependencies import OpenStreamsDep
 from app.adaptations.event_stream import follow
 from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView
 from app.adaptations.upload import Form, FormRoute, documented_form, in_file, naming_lines, read_body, read_form
-from app.api_keys.dependencies import AdaptingTenantDep, CallerDep, Services, ServicesDep
+from app.api_keys.dependencies import AdaptingTenantDep, CallerDep
+from app.api_keys.routes import AdmittingRoute
+from app.db.dependencies import OpenTransaction, TransactionDep
 from app.db.models import FINISHED, Adaptation, State
 from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
+from app.http.dependencies import SettingsDep, StoppingDep
 from app.http.fields import Id
 from app.http.pagination import After, Limit, Page, page_of
-from app.http.routes import AdmittingRoute
+from app.predictions.dependencies import ModelDep
+from app.predictions.model import Model
 from app.queue.wake import wake
+from app.settings import Settings
 
 router = APIRouter(
     prefix="/v1/adaptations",
@@ -65,16 +71,28 @@ _STREAMED: dict[int | str, dict[str, Any]] = {
 
 def create_adaptation_from_form(
     form: Annotated[Form, Depends(read_form)],
-    made: ServicesDep,
+    settings: SettingsDep,
+    model: ModelDep,
+    transaction: TransactionDep,
     tenant: AdaptingTenantDep,
     background: BackgroundTasks,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> AdaptationView:
     """The same as `create_adaptation`, which documents both."""
-    body, lines = read_body(form, made.settings.max_examples)
+    body, lines = read_body(form, settings.max_examples)
     with naming_lines(lines):
-        return _create(body, made, tenant, background, response, idempotency_key, partial(in_file, lines=lines))
+        return _create(
+            body,
+            settings,
+            model,
+            transaction,
+            tenant,
+            background,
+            response,
+            idempotency_key,
+            partial(in_file, lines=lines),
+        )
 
 
 # Before the route for JSON, which would take every body.
@@ -97,7 +115,9 @@ router.add_api_route(
 )
 def create_adaptation(
     body: AdaptationInput,
-    made: ServicesDep,
+    settings: SettingsDep,
+    model: ModelDep,
+    transaction: TransactionDep,
     tenant: AdaptingTenantDep,
     background: BackgroundTasks,
     response: Response,
@@ -107,32 +127,33 @@ def create_adaptation(
 
     The task's id is in the answer and can be asked for predictions as soon as the adaptation has succeeded.
     """
-    return _create(body, made, tenant, background, response, idempotency_key)
+    return _create(body, settings, model, transaction, tenant, background, response, idempotency_key)
 
 
 def _create(
     body: AdaptationInput,
-    made: Services,
+    settings: Settings,
+    model: Model,
+    transaction: OpenTransaction,
     tenant: str,
     background: BackgroundTasks,
     response: Response,
     idempotency_key: str | None,
     place_of: Callable[[str], str] = str,
 ) -> AdaptationView:
-    family, loaded_id = made.predictions.model.family, made.predictions.loaded_subspace_id
-    with made.transaction() as session:
+    with transaction() as session:
         adaptation, _ = service.create(
-            session, made.settings, tenant, body, idempotency_key, family, loaded_id, place_of
+            session, settings, tenant, body, idempotency_key, model.family, model.loaded_subspace_id, place_of
         )
         view = AdaptationView.of(adaptation)
     response.headers["Location"] = f"/v1/adaptations/{view.id}"
-    background.add_task(wake, made.settings)
+    background.add_task(wake, settings)
     return view
 
 
 @router.get("", summary="List adaptations", responses=documented([NotFoundError]))
 def list_adaptations(
-    made: ServicesDep,
+    transaction: TransactionDep,
     tenant: AdaptingTenantDep,
     state: State | None = None,
     task_id: Annotated[Id | None, Query(description="the runs of one task")] = None,
@@ -141,7 +162,7 @@ def list_adaptations(
 ) -> Page[AdaptationView]:
     """Adaptations, newest first."""
     query = repository.of_tenant(tenant, state, task_id)
-    with made.transaction() as session:
+    with transaction() as session:
         rows, following = page_of(
             session,
             query,
@@ -154,9 +175,9 @@ def list_adaptations(
 
 
 @router.get("/{adaptation_id}", summary="Look at an adaptation", responses=documented([NotFoundError]))
-def get_adaptation(adaptation_id: Id, made: ServicesDep, tenant: AdaptingTenantDep) -> AdaptationView:
+def get_adaptation(adaptation_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep) -> AdaptationView:
     """State, progress, and at the end metrics or the error."""
-    with made.transaction() as session:
+    with transaction() as session:
         return AdaptationView.of(service.get(session, tenant, adaptation_id))
 
 
@@ -168,7 +189,9 @@ def get_adaptation(adaptation_id: Id, made: ServicesDep, tenant: AdaptingTenantD
 )
 def list_events(
     adaptation_id: Id,
-    made: ServicesDep,
+    transaction: TransactionDep,
+    open_streams: OpenStreamsDep,
+    stopping: StoppingDep,
     tenant: AdaptingTenantDep,
     caller: CallerDep,
     after: Annotated[SeqField, Query(description="the `seq` of the last event you have")] = 0,
@@ -186,7 +209,7 @@ def list_events(
     streamed = _EVENT_STREAM in accept.lower()
     if streamed:
         after, limit = after if last_event_id is None else last_event_id, 1
-    with made.transaction() as session:
+    with transaction() as session:
         adaptation = service.get(session, tenant, adaptation_id)
         rows, has_more = repository.events(session, tenant, adaptation_id, after=after, limit=limit)
     if not streamed:
@@ -194,9 +217,9 @@ def list_events(
         return Page(data=[EventView.of(row) for row in rows], has_more=has_more, next=following)
     if adaptation.state in FINISHED and not rows:
         return Response(status_code=204)
-    made.streams.check_room(tenant)
+    open_streams.check_room(tenant)
     return StreamingResponse(
-        made.streams.counted(tenant, follow(made.engine, caller, adaptation_id, after, made.ending)),
+        open_streams.counted(tenant, follow(transaction, caller, adaptation_id, after, stopping)),
         media_type=_EVENT_STREAM,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
@@ -207,7 +230,7 @@ def list_events(
     summary="Cancel an adaptation",
     responses=documented([NotFoundError, ConflictError]),
 )
-def cancel_adaptation(adaptation_id: Id, made: ServicesDep, tenant: AdaptingTenantDep) -> AdaptationView:
+def cancel_adaptation(adaptation_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep) -> AdaptationView:
     """A queued adaptation is cancelled at once; a running one within seconds, `cancel_requested` until then."""
-    with made.transaction() as session:
+    with transaction() as session:
         return AdaptationView.of(service.cancel(session, tenant, adaptation_id))

@@ -10,15 +10,14 @@ from contextlib import aclosing
 
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
-from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.adaptations import repository
 from app.adaptations.schemas import EventView
 from app.api_keys import service as api_keys
 from app.api_keys.service import Caller
+from app.db.dependencies import OpenTransaction
 from app.db.models import FINISHED, AdaptationEvent
-from app.db.session import transaction
 from app.errors import BusyError
 
 log = logging.getLogger(__name__)
@@ -65,17 +64,17 @@ class OpenStreams:
 
 
 async def follow(
-    engine: Engine, caller: Caller, adaptation_id: str, after: int, ending: threading.Event
+    transaction: OpenTransaction, caller: Caller, adaptation_id: str, after: int, stopping: threading.Event
 ) -> AsyncGenerator[bytes, None]:
     """Events numbered above `after`, then new ones until the adaptation has ended, or the caller's key is good no more.
 
     No connection to the database is held in between. A stream that breaks off, as it does when the database is away
-    or the service is `ending`, is taken up again by the client with the number of its last event.
+    or the service is `stopping`, is taken up again by the client with the number of its last event.
     """
     quiet_since = time.monotonic()
-    while not ending.is_set():
+    while not stopping.is_set():
         try:
-            events, finished = await run_in_threadpool(_newer, engine, caller, adaptation_id, after)
+            events, finished = await run_in_threadpool(_newer, transaction, caller, adaptation_id, after)
         except SQLAlchemyError as error:
             log.warning("an event stream breaks off: %s", type(error).__name__)
             return
@@ -94,9 +93,11 @@ async def follow(
             await asyncio.sleep(POLL_SECONDS)
 
 
-def _newer(engine: Engine, caller: Caller, adaptation_id: str, after: int) -> tuple[list[AdaptationEvent], bool]:
+def _newer(
+    transaction: OpenTransaction, caller: Caller, adaptation_id: str, after: int
+) -> tuple[list[AdaptationEvent], bool]:
     """The next events, and whether no others can follow them but those already there."""
-    with transaction(engine) as session:
+    with transaction() as session:
         if not api_keys.still_lets_in(session, caller):
             return [], True
         # In this order: the last event is written together with the last state.

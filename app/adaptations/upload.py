@@ -18,9 +18,9 @@ from starlette.types import Scope
 
 from app.adaptations.dataset import FORMATS, DatasetFileError, format_of, load_json, read_rows
 from app.adaptations.schemas import AdaptationInput
+from app.api_keys.routes import AdmittingRoute
 from app.errors import BadRequestError, InvalidError
 from app.http.form_parts import parts_of
-from app.http.routes import AdmittingRoute
 
 _FORM = "multipart/form-data"
 # The part that holds a file, and the field of the JSON body that its rows stand for.

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from app.db.session import is_gone
-from app.errors import stopping
 
 CLOSE_SECONDS = 3.0
 
 Question = TypeVar("Question")
 Result = TypeVar("Result")
+
+
+class CoalescerClosedError(Exception):
+    """A question was asked after the coalescer had been closed: the service is stopping."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +58,12 @@ class Coalescer(Generic[Question, Result]):
         """Queue a question; one whose future is cancelled before its turn is not asked.
 
         Raises:
-            UnavailableError: the service is stopping.
+            CoalescerClosedError: `close` was called.
         """
         waiting: _Waiting[Question, Result] = _Waiting(question, size)
         with self._changed:
             if self._closed:
-                raise stopping()
+                raise CoalescerClosedError
             self._waiting.append(waiting)
             self._changed.notify()
         return waiting.future

@@ -12,8 +12,10 @@ from pydantic import BaseModel
 from starlette.background import BackgroundTask
 
 import ipt
-from app.api_keys.dependencies import PredictingTenantDep, ServicesDep
+from app.api_keys.dependencies import PredictingTenantDep
+from app.api_keys.routes import AdmittingRoute
 from app.errors import AppError, ConflictError, NotFoundError, PermissionDeniedError, documented, error_body
+from app.generations.dependencies import GenerationsDep
 from app.generations.schemas import (
     DeltaView,
     DoneView,
@@ -24,10 +26,10 @@ from app.generations.schemas import (
     UsageView,
 )
 from app.generations.service import Writing
+from app.http.dependencies import SettingsDep, StoppingDep
 from app.http.disconnects import unless_gone
 from app.http.error_handlers import log_unforeseen
 from app.http.fields import Id
-from app.http.routes import AdmittingRoute
 from app.predictions.endpoints import check_count, check_length
 from app.predictions.lookup import Question
 
@@ -69,7 +71,13 @@ _STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {_EVENT_STREAM: {
     responses=documented([PermissionDeniedError, NotFoundError, ConflictError]) | _STREAMED,
 )
 async def generate_with_task(
-    task_id: Id, body: GenerateInput, made: ServicesDep, tenant: PredictingTenantDep, request: Request
+    task_id: Id,
+    body: GenerateInput,
+    settings: SettingsDep,
+    generations: GenerationsDep,
+    stopping: StoppingDep,
+    tenant: PredictingTenantDep,
+    request: Request,
 ) -> Response | GenerateView:
     """Continue inputs as the task was adapted to, on a backbone that writes text.
 
@@ -78,10 +86,10 @@ async def generate_with_task(
     """
     inputs = body.all_inputs
     for index, text in enumerate(inputs):
-        check_length(made.settings, text, "input" if body.inputs is None else f"inputs[{index}]")
-    check_count(made.settings, len(inputs), "inputs")
+        check_length(settings, text, "input" if body.inputs is None else f"inputs[{index}]")
+    check_count(settings, len(inputs), "inputs")
     question = Question(task_id, body.version, inputs[0], "task_id")
-    writing = await made.generations.begin(tenant, question, inputs, body.parameters(), made.ending)
+    writing = await generations.begin(tenant, question, inputs, body.parameters(), stopping)
     if body.stream:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         # Of a caller who is gone already, the stream is not even begun.

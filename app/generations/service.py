@@ -12,10 +12,11 @@ from fastapi.concurrency import run_in_threadpool
 
 import ipt
 from app.db.ids import new_id
-from app.errors import AppError, ConflictError, InvalidError, out_of_memory, stopping
+from app.errors import AppError, ConflictError, InvalidError, out_of_memory_error, stopping_error
 from app.generations.writer import Sink, Writer
 from app.predictions.bound_tasks import TaskKey
 from app.predictions.lookup import Question
+from app.predictions.model import Model
 from app.predictions.service import Predictions
 from app.settings import Settings
 from ipt.errors import BackboneError, IptError
@@ -55,8 +56,9 @@ class Writing:
 class Generations:
     """Texts for all tasks of all tenants, written in this process."""
 
-    def __init__(self, settings: Settings, predictions: Predictions) -> None:
+    def __init__(self, settings: Settings, model: Model, predictions: Predictions) -> None:
         self._settings = settings
+        self._model = model
         self._predictions = predictions
         self._lock = threading.Lock()
         self._writer: Writer | None = None
@@ -68,7 +70,7 @@ class Generations:
         question: Question,
         inputs: Sequence[str],
         asked: dict[str, object],
-        ending: threading.Event,
+        stopping: threading.Event,
     ) -> Writing:
         """Queue texts for inputs of one task, `question`; `asked` are those parameters that the caller named.
 
@@ -96,7 +98,7 @@ class Generations:
         except IptError as error:
             raise _invalid(error) from error
         ids = [request.request_id for request in requests]
-        return Writing(key, _follow(queue, writer, ids, ending), partial(writer.cancel, ids))
+        return Writing(key, _follow(queue, writer, ids, stopping), partial(writer.cancel, ids))
 
     def close(self) -> None:
         """Stop writing."""
@@ -109,7 +111,7 @@ class Generations:
             if self._writer is None:
                 settings = self._settings
                 try:
-                    engine = self._predictions.model.generation_engine()
+                    engine = self._model.generation_engine()
                 except BackboneError as error:
                     raise ConflictError(error.message, code="backbone_writes_no_text", param="task_id") from error
                 self._most_new_tokens = min(settings.max_new_tokens, engine.most_new_tokens)
@@ -131,14 +133,14 @@ class Generations:
 
 
 async def _follow(
-    queue: "asyncio.Queue[IndexedEvent]", writer: Writer, request_ids: Sequence[str], ending: threading.Event
+    queue: "asyncio.Queue[IndexedEvent]", writer: Writer, request_ids: Sequence[str], stopping: threading.Event
 ) -> AsyncGenerator[IndexedEvent | None, None]:
     open_ids = set(request_ids)
     quiet_since = time.monotonic()
     try:
         while open_ids:
-            if ending.is_set():
-                raise stopping()
+            if stopping.is_set():
+                raise stopping_error()
             try:
                 index, event = await asyncio.wait_for(queue.get(), ENDING_SECONDS)
             except TimeoutError:
@@ -162,7 +164,7 @@ def _failure(error: Exception) -> AppError:
         return _invalid(error)
     failure: AppError = GenerationFailedError()
     if is_out_of_memory(error):
-        failure = out_of_memory(", or ask for fewer tokens or beams")
+        failure = out_of_memory_error(", or ask for fewer tokens or beams")
     failure.__cause__ = error  # for the log of the request
     return failure
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import ipt
-from app.errors import BusyError, stopping
+from app.errors import BusyError, stopping_error
 from app.generations import metrics
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Writer:
             )
         with self._changed:
             if self._closed:
-                raise stopping()
+                raise stopping_error()
             if self._open_rows + rows > self._most_rows:
                 raise BusyError("too many texts are waiting to be written", code="generation_queue_full", retry_after=1)
             self._open_rows += rows

@@ -1,11 +1,12 @@
 """`/healthz` and `/readyz`."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 
-from app.api_keys.dependencies import ServicesDep
 from app.errors import ErrorDetail, UnavailableError, documented
-from app.health.readiness import DatabaseState, Readiness
+from app.health.dependencies import ReadinessDep
+from app.health.readiness import DatabaseState
 from app.health.schemas import Alive, Checks, NotReady, Ready
+from app.predictions.dependencies import ModelDep
 from app.predictions.model import State as ModelState
 
 router = APIRouter(tags=["health"])
@@ -21,12 +22,9 @@ async def healthz() -> Alive:
 
 
 @router.get("/readyz", summary="Can it serve?", responses=_RESPONSES, response_model=Ready | NotReady)
-async def readyz(made: ServicesDep, request: Request, response: Response) -> Ready | NotReady:
+async def readyz(model: ModelDep, readiness: ReadinessDep, response: Response) -> Ready | NotReady:
     """Whether the database answers, its migrations are those of this release, and the model is loaded."""
     # Nothing in here waits for a thread: a database that hangs may hold all of them.
-    model = made.predictions.model
-    readiness = request.app.state.readiness
-    assert isinstance(readiness, Readiness)
     checks = _checks(await readiness.database(), model.state)
     lacking = [name for name, state in checks.model_dump().items() if state != "ok"]
     if not lacking:

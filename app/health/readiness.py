@@ -8,8 +8,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import migrate
-from app.db.coalescer import Coalescer
-from app.errors import UnavailableError
+from app.db.coalescer import Coalescer, CoalescerClosedError
 
 ANSWER_SECONDS = 2.5
 """Within the patience of a probe, which is a few seconds."""
@@ -30,7 +29,7 @@ class Readiness:
         """Whether the database answers (`unavailable` if not), and whether migrations are `pending`."""
         try:
             return await asyncio.wait_for(asyncio.wrap_future(self._asked.ask(None)), ANSWER_SECONDS)
-        except (TimeoutError, SQLAlchemyError, UnavailableError):
+        except (TimeoutError, SQLAlchemyError, CoalescerClosedError):
             return "unavailable"
 
     def close(self) -> None:

@@ -11,8 +11,17 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from app.db.coalescer import CoalescerClosedError
 from app.db.session import is_gone
-from app.errors import AppError, BadRequestError, InvalidError, UnavailableError, error_body, type_of_status
+from app.errors import (
+    AppError,
+    BadRequestError,
+    InvalidError,
+    UnavailableError,
+    error_body,
+    stopping_error,
+    type_of_status,
+)
 from app.validation import explain, is_field_name
 
 log = logging.getLogger(__name__)
@@ -38,6 +47,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(SQLAlchemyError, _database_error)
+    app.add_exception_handler(CoalescerClosedError, _stopping)
 
 
 def respond(error: AppError) -> JSONResponse:
@@ -149,6 +159,10 @@ def _unreadable(cause: BaseException | None) -> str:
             return "has a number of too many digits"
         case _:
             return "was cut off"
+
+
+def _stopping(_: Request, __: Exception) -> JSONResponse:
+    return respond(stopping_error())
 
 
 def _database_error(_: Request, error: Exception) -> JSONResponse:

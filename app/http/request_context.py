@@ -8,7 +8,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import stopping
+from app.errors import stopping_error
 from app.http import metrics
 from app.http.error_handlers import internal_error, log_unforeseen, request_id, respond
 
@@ -51,7 +51,7 @@ class RequestContext:
             # Only the server does this, to what has not ended long after it was told to stop: a body that does not
             # come to its end, say. An answer that is half out is cut off by the server.
             if not status:
-                await respond(stopping())(scope, receive, send_with_id)
+                await respond(stopping_error())(scope, receive, send_with_id)
         except Exception as error:
             log_unforeseen(error)
             if status:

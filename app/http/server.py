@@ -5,7 +5,8 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
+
+from app.http.api import Api
 
 
 class Server(uvicorn.Server):
@@ -25,6 +26,6 @@ class Server(uvicorn.Server):
         if self._on_stop is not None:
             self._on_stop()
         app = self.config.app
-        if isinstance(app, FastAPI) and hasattr(app.state, "services"):
-            app.state.services.ending.set()
+        if isinstance(app, Api):
+            app.stopping.set()
         await super().shutdown(sockets)

@@ -3,8 +3,9 @@
 from fastapi import APIRouter, Depends, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, REGISTRY, generate_latest
 
-from app.api_keys.dependencies import ServicesDep, metrics_reader
+from app.api_keys.dependencies import metrics_reader
 from app.errors import AuthenticationError, documented
+from app.metrics.dependencies import StateCollectorDep
 
 router = APIRouter(tags=["health"])
 
@@ -16,6 +17,6 @@ router = APIRouter(tags=["health"])
     response_class=Response,
     responses=documented([AuthenticationError]) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-def metrics(made: ServicesDep) -> Response:
+def metrics(collector: StateCollectorDep) -> Response:
     """For Prometheus, in its text format; for the operator, whose key is `IPT_API_KEY`, unless `IPT_OPEN_METRICS`."""
-    return Response(generate_latest(REGISTRY) + generate_latest(made.state), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    return Response(generate_latest(REGISTRY) + generate_latest(collector), media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import ipt
-from app.errors import AppError, BusyError, out_of_memory, stopping
+from app.errors import AppError, BusyError, out_of_memory_error, stopping_error
 from app.predictions import metrics
 from ipt.runtime.memory import is_out_of_memory
 
@@ -112,7 +112,7 @@ class Batcher:
         request = _Request(rows, tokens, Future(), now if arrived_at is None else arrived_at, now)
         with self._changed:
             if self._closed:
-                raise stopping()
+                raise stopping_error()
             # One request is let in whatever its size, or else a small queue would refuse a large one for ever.
             if self._waiting_rows and self._waiting_rows + len(rows) > self._queue_rows:
                 raise BusyError("too many predictions are waiting", code="prediction_queue_full", retry_after=1)
@@ -138,7 +138,7 @@ class Batcher:
             self._answer(parts)
             self._expect_back(parts, time.monotonic() - start)
         for request in self._queue:
-            _fail(request, stopping())
+            _fail(request, stopping_error())
 
     def _next_batch(self) -> list[_Part]:
         """Wait for rows, then a little for company; empty when closed. This alone decides which rows ride together."""
@@ -202,7 +202,7 @@ class Batcher:
             predictions = self._predict([row for part in parts for row in part.rows])
         except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a batch does to it
             if len(parts) == 1:
-                failure: AppError = out_of_memory() if is_out_of_memory(error) else PredictionFailedError()
+                failure: AppError = out_of_memory_error() if is_out_of_memory(error) else PredictionFailedError()
                 failure.__cause__ = error  # for the log of the request
                 _fail(parts[0].request, failure)
                 return

@@ -4,12 +4,14 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.api_keys.dependencies import PredictingTenantDep, services
+from app.api_keys.dependencies import PredictingTenantDep
+from app.api_keys.routes import AdmittingRoute
 from app.errors import ConflictError, InvalidError, NotFoundError, PermissionDeniedError, documented
+from app.http.dependencies import settings_of
 from app.http.disconnects import unless_gone
 from app.http.fields import Id
-from app.http.routes import AdmittingRoute
 from app.predictions.batcher import Answer
+from app.predictions.dependencies import predictions_of
 from app.predictions.lookup import Question
 from app.predictions.schemas import PredictInput, PredictionView, PredictManyInput, PredictManyView, PredictView
 from app.predictions.service import Answered
@@ -46,12 +48,12 @@ async def predict_with_task(
     A task answers from the first adaptation that succeeds; before that it is 409. The newest version answers unless
     `version` names another.
     """
-    made = services(request)
+    settings = settings_of(request)
     for index, text in enumerate(body.inputs):
-        check_length(made.settings, text, f"inputs[{index}]")
-    check_count(made.settings, len(body.inputs), "inputs")
+        check_length(settings, text, f"inputs[{index}]")
+    check_count(settings, len(body.inputs), "inputs")
     questions = [Question(task_id, body.version, text, "task_id") for text in body.inputs]
-    answered = await unless_gone(request, made.predictions.ask(tenant, questions))
+    answered = await unless_gone(request, predictions_of(request).ask(tenant, questions))
     _report_times(response, answered.answer)
     return PredictView(task_id=task_id, task_version=answered.keys[0][1], predictions=_views(answered))
 
@@ -61,14 +63,14 @@ async def predict_with_many_tasks(
     body: PredictManyInput, tenant: PredictingTenantDep, request: Request, response: Response
 ) -> PredictManyView:
     """Answer for texts of any tasks, in one batch: 64 texts of 64 tasks cost about as much as 64 texts of one."""
-    made = services(request)
-    check_count(made.settings, len(body.requests), "requests")
+    settings = settings_of(request)
+    check_count(settings, len(body.requests), "requests")
     for index, one in enumerate(body.requests):
-        check_length(made.settings, one.input, f"requests[{index}].input")
+        check_length(settings, one.input, f"requests[{index}].input")
     questions = [
         Question(one.task_id, None, one.input, f"requests[{index}].task_id") for index, one in enumerate(body.requests)
     ]
-    answered = await unless_gone(request, made.predictions.ask(tenant, questions))
+    answered = await unless_gone(request, predictions_of(request).ask(tenant, questions))
     _report_times(response, answered.answer)
     return PredictManyView(predictions=_views(answered))
 

@@ -66,7 +66,8 @@ class TaskLookup:
         Raises (the future does):
             NotFoundError: a task or version that the tenant does not have.
             ConflictError: a task that has not been tuned yet, or was tuned in another subspace than is loaded.
-            UnavailableError: the model is not loaded, or the service is stopping; these are raised at once.
+            UnavailableError: the model is not loaded.
+            CoalescerClosedError: the service is stopping. Both are raised at once.
         """
         self._model.check_loaded()
         return self._coalescer.ask(_Asked(tenant_id, questions), len(questions))

@@ -55,6 +55,11 @@ class Model:
         """
         return self._loaded().subspace
 
+    @property
+    def loaded_subspace_id(self) -> str | None:
+        """The id of the subspace whose tasks can be asked, None while it loads."""
+        return None if self._predictor is None else self._predictor.subspace.id
+
     def check_loaded(self) -> None:
         """Raise UnavailableError, as everything else here does, unless the model is loaded."""
         self._loaded()

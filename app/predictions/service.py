@@ -44,16 +44,6 @@ class Predictions:
             queue_rows=settings.predict_queue_rows,
         )
 
-    @property
-    def model(self) -> Model:
-        """The model behind the answers."""
-        return self._model
-
-    @property
-    def loaded_subspace_id(self) -> str | None:
-        """The subspace whose tasks can be asked, None while it loads."""
-        return self._model.subspace.id if self._model.state == "ok" else None
-
     async def ask(self, tenant_id: str, questions: Sequence[Question]) -> Answered:
         """Answer each question, and say which version of its task did.
 

@@ -2,11 +2,13 @@
 
 from fastapi import APIRouter
 
-from app.api_keys.dependencies import ServicesDep, TenantDep
+from app.api_keys.dependencies import TenantDep
+from app.api_keys.routes import AdmittingRoute
+from app.db.dependencies import TransactionDep
 from app.db.models import SubspaceRow
 from app.errors import NotFoundError, documented
 from app.http.pagination import After, Limit, Page, page_of
-from app.http.routes import AdmittingRoute
+from app.predictions.dependencies import ModelDep
 from app.subspaces import repository
 from app.subspaces.schemas import SubspaceView
 
@@ -14,10 +16,12 @@ router = APIRouter(prefix="/v1/subspaces", tags=["subspaces"], route_class=Admit
 
 
 @router.get("", summary="List subspaces", responses=documented([NotFoundError]))
-def list_subspaces(made: ServicesDep, _tenant: TenantDep, after: After = None, limit: Limit = 20) -> Page[SubspaceView]:
+def list_subspaces(
+    transaction: TransactionDep, model: ModelDep, _tenant: TenantDep, after: After = None, limit: Limit = 20
+) -> Page[SubspaceView]:
     """The subspaces that processes of this service have loaded, newest first."""
     columns = (SubspaceRow.created_at, SubspaceRow.id)
-    with made.transaction() as session:
+    with transaction() as session:
         rows, following = page_of(session, repository.every(), columns, after=after, limit=limit)
-    loaded_id = made.predictions.loaded_subspace_id
+    loaded_id = model.loaded_subspace_id
     return Page(data=[SubspaceView.of(row, loaded_id) for row in rows], has_more=following is not None, next=following)

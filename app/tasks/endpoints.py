@@ -4,12 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.api_keys.dependencies import AdaptingTenantDep, ServicesDep, TenantDep
+from app.api_keys.dependencies import AdaptingTenantDep, TenantDep
+from app.api_keys.routes import AdmittingRoute
+from app.db.dependencies import TransactionDep
 from app.db.models import Task
 from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
 from app.http.fields import Id
 from app.http.pagination import After, Limit, Page, page_of
-from app.http.routes import AdmittingRoute
 from app.tasks import neighbors, repository, service
 from app.tasks.schemas import DeletedView, NeighborView, TaskView, VectorView
 
@@ -19,10 +20,12 @@ Version = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="which ver
 
 
 @router.get("", summary="List tasks", responses=documented([NotFoundError]))
-def list_tasks(made: ServicesDep, tenant: TenantDep, after: After = None, limit: Limit = 20) -> Page[TaskView]:
+def list_tasks(
+    transaction: TransactionDep, tenant: TenantDep, after: After = None, limit: Limit = 20
+) -> Page[TaskView]:
     """Tasks, newest first, also those that cannot answer yet."""
     query = repository.of_tenant(tenant)
-    with made.transaction() as session:
+    with transaction() as session:
         rows, following = page_of(session, query, (Task.created_at, Task.id), after=after, limit=limit)
         versions = repository.versions(session, tenant, [row.id for row in rows])
     return Page(
@@ -31,37 +34,37 @@ def list_tasks(made: ServicesDep, tenant: TenantDep, after: After = None, limit:
 
 
 @router.get("/{task_id}", summary="Look at a task", responses=documented([NotFoundError]))
-def get_task(task_id: Id, made: ServicesDep, tenant: TenantDep) -> TaskView:
+def get_task(task_id: Id, transaction: TransactionDep, tenant: TenantDep) -> TaskView:
     """A task with all its versions."""
-    with made.transaction() as session:
+    with transaction() as session:
         task = service.get(session, tenant, task_id)
         return TaskView.of(task, repository.versions(session, tenant, [task.id])[task.id])
 
 
 @router.delete("/{task_id}", summary="Delete a task", responses=documented([PermissionDeniedError, NotFoundError]))
-def delete_task(task_id: Id, made: ServicesDep, tenant: AdaptingTenantDep) -> DeletedView:
+def delete_task(task_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep) -> DeletedView:
     """Delete a task, its versions, its adaptations, and the datasets that nothing else uses."""
-    with made.transaction() as session:
+    with transaction() as session:
         service.remove(session, tenant, task_id)
     return DeletedView(id=task_id)
 
 
 @router.get("/{task_id}/vector", summary="Read a task's vector", responses=documented([NotFoundError, ConflictError]))
-def get_vector(task_id: Id, made: ServicesDep, tenant: TenantDep, version: Version = None) -> VectorView:
+def get_vector(task_id: Id, transaction: TransactionDep, tenant: TenantDep, version: Version = None) -> VectorView:
     """The numbers that were tuned, all that a task is."""
-    with made.transaction() as session:
+    with transaction() as session:
         return VectorView.of(service.version(session, tenant, task_id, version))
 
 
 @router.get("/{task_id}/neighbors", summary="Find similar tasks", responses=documented([NotFoundError, ConflictError]))
 def list_neighbors(
     task_id: Id,
-    made: ServicesDep,
+    transaction: TransactionDep,
     tenant: TenantDep,
     limit: Annotated[int, Query(ge=1, le=100, description="how many at most")] = 10,
 ) -> Page[NeighborView]:
     """Your other tasks of the same subspace, the most similar vectors first."""
-    with made.transaction() as session:
+    with transaction() as session:
         own = service.version(session, tenant, task_id, None)
         found = neighbors.neighbors(session, tenant, own, limit + 1)
     views = [

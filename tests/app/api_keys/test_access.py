@@ -14,9 +14,9 @@ from sqlalchemy import Engine, func, text, update
 
 from app import logs
 from app.api_keys import service as api_keys
+from app.api_keys.routes import AdmittingRoute
 from app.db.models import ApiKey
 from app.db.session import transaction
-from app.http.routes import AdmittingRoute
 from app.main import create_app
 from app.settings import Settings, SettingsError
 from tests.support.service import Serve, error_of

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from app.db.coalescer import Coalescer
-from app.errors import NotFoundError, UnavailableError
+from app.db.coalescer import Coalescer, CoalescerClosedError
+from app.errors import NotFoundError
 
 
 class Recorder:
@@ -110,5 +110,5 @@ def test_closing_answers_what_was_asked_and_takes_nothing_more(coalescer: Coales
     future = coalescer.ask("a")
     coalescer.close()
     assert future.result(0) == "A"
-    with pytest.raises(UnavailableError):
+    with pytest.raises(CoalescerClosedError):
         coalescer.ask("b")

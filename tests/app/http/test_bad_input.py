@@ -13,7 +13,7 @@ from sqlalchemy import Engine, func, select
 
 from app.db.models import Adaptation, Dataset, Task
 from app.db.session import transaction
-from app.http.routes import parsed
+from app.http.json_body import parsed
 from app.logs import JsonFormatter
 from tests.support.service import EXAMPLES, SECRET, adaptation_body, error_of
 

@@ -1,5 +1,6 @@
-"""FastAPI, with an OpenAPI document that also has the headers which no route knows of."""
+"""The FastAPI application class: a stop signal, and an OpenAPI document with the headers of every response."""
 
+import threading
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,7 +17,12 @@ _RATE_LIMIT = {
 
 
 class Api(FastAPI):
-    """The service's app."""
+    """The service's application."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.stopping = threading.Event()
+        """Set once the server has been told to stop."""
 
     def openapi(self) -> dict[str, Any]:
         """The document: every answer has a request id, and those of counted requests say how the limit stands."""

@@ -1,0 +1,44 @@
+"""The route class of `/v1`: a request is admitted before its body is read."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from app.api_keys.dependencies import admission_of, tenant
+from app.http.json_body import JsonRequest
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class AdmittingRoute(APIRoute):
+    """A route that admits a request first: FastAPI reads and parses the body before it resolves any dependency.
+
+    Raises:
+        TypeError: the endpoint takes no tenant, so the scopes that it needs are unknown.
+    """
+
+    def get_route_handler(self) -> Handler:
+        handle = super().get_route_handler()
+        scopes = _scopes(self.dependant)
+
+        async def admit_and_handle(request: Request) -> Response:
+            await admission_of(request).admit(request, scopes)
+            return await handle(JsonRequest(request.scope, request.receive))
+
+        return admit_and_handle
+
+
+def _scopes(dependant: Dependant) -> list[str]:
+    """Return the scopes of the route's tenant parameter, at any depth of its dependencies."""
+    tenants = _tenants(dependant)
+    if not tenants:
+        raise TypeError(f"{dependant.path} takes no tenant: give its endpoint a parameter of a TenantDep")
+    return [scope for each in tenants for scope in each.own_oauth_scopes or ()]
+
+
+def _tenants(dependant: Dependant) -> list[Dependant]:
+    here = [dependant] if dependant.call is tenant else []
+    return here + [each for below in dependant.dependencies for each in _tenants(below)]
