@@ -8,8 +8,9 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
+from ipt.backbones.interface import TextBackbone
 from ipt.subspace.modules import SubspaceDecoder
-from tests.support.tiny import build_tiny_encoder
+from tests.support.tiny import build_tiny_causal, build_tiny_encoder, build_tiny_seq2seq
 from tests.support.tuned import keep_tuned  # noqa: F401, a fixture
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,6 +23,16 @@ torch.set_num_threads(1)
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> EncoderBackbone:
     backbone = ipt.load_backbone(str(build_tiny_encoder(tmp_path_factory.mktemp("core") / "encoder")), device="cpu")
     assert isinstance(backbone, EncoderBackbone)
+    return backbone
+
+
+@pytest.fixture(scope="session", params=["bart", "t5", "gpt2", "llama"])
+def text(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TextBackbone:
+    """A tiny backbone of each type that writes text."""
+    folder = tmp_path_factory.mktemp(request.param)
+    build = build_tiny_seq2seq if request.param in ("bart", "t5") else build_tiny_causal
+    backbone = ipt.load_backbone(str(build(folder, request.param)), device="cpu")
+    assert isinstance(backbone, TextBackbone)
     return backbone
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from ipt.backbones import batching
-from ipt.backbones import text as text_module
+from ipt.backbones import text_backbone as text_module
 from ipt.backbones.causal import CausalBackbone
 from ipt.backbones.seq2seq import Seq2SeqBackbone
 from ipt.backbones.text_backbone import PromptedTextBackbone
