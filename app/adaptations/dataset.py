@@ -1,6 +1,6 @@
-"""Read a few-shot dataset from the bytes of a JSONL or CSV file; what its texts may say is for the service to judge.
+"""Parse a few-shot dataset from the bytes of a JSONL, CSV or TSV file.
 
-No error's message quotes the file, since it is told to callers.
+Error messages go to callers and never quote the file. Limits on texts are checked by the service.
 """
 
 import codecs
@@ -24,7 +24,7 @@ _FORMAT_OF_TYPE = {
     "text/csv": "csv",
     "text/tab-separated-values": "tsv",
 }
-# UTF-32's little-endian mark begins with UTF-16's, so it comes first.
+# UTF-32-LE's mark starts with UTF-16-LE's, so it must be tried first.
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "UTF-8"),
     (codecs.BOM_UTF32_LE, "UTF-32-LE"),
@@ -32,19 +32,19 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "UTF-16-LE"),
     (codecs.BOM_UTF16_BE, "UTF-16-BE"),
 )
-# Tried in this order when no columns are named: the project's own words, then what datasets commonly use.
-_USUAL_COLUMNS = (("input", "output"), ("text", "label"))
-_KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
-_MOST_DIGITS = 300
-# What separates columns somewhere; the first two here as well.
+# Tried in this order for columns that the caller does not name.
+_DEFAULT_COLUMNS = (("input", "output"), ("text", "label"))
+_JSON_TYPES = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+_MAX_DIGITS = 300
+# Delimiters that spreadsheets write; only the first two are supported.
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _QUOTED = re.compile(r'"[^"]*"')
-# The most that every platform's C has a number for.
-_ANY_LENGTH = 2**31 - 1
+# The largest C long on every platform.
+_MAX_FIELD_SIZE = 2**31 - 1
 
 
 class DatasetFileError(Exception):
-    """A file that is no dataset. `line` counts from 1, and is where the row starts; `field` is `input` or `output`."""
+    """An invalid dataset file. `line` is where the row starts, from 1; `field` is `input` or `output`."""
 
     def __init__(self, message: str, *, line: int | None = None, field: str | None = None) -> None:
         super().__init__(message)
@@ -54,26 +54,27 @@ class DatasetFileError(Exception):
 
 
 class ColumnsError(DatasetFileError):
-    """Of the file's `columns` no two can be told to be those of the texts and of the labels.
+    """The input and output columns cannot be chosen from the file's `columns`.
 
-    It lacks the one that was `wanted`, or all the usual ones; or one column, `both`, would have to be the two.
+    Either the named column `missing` is not in the file, or one column, `ambiguous`, would be both input and output,
+    or the file has none of the default columns.
     """
 
-    def __init__(self, columns: list[str], wanted: str | None = None, both: str | None = None) -> None:
-        if wanted is not None:
-            message = "there is no such column"
-        elif both is not None:
-            message = "input_column and output_column come to the same column"
+    def __init__(self, columns: list[str], missing: str | None = None, ambiguous: str | None = None) -> None:
+        if missing is not None:
+            message = "the file has no column of this name"
+        elif ambiguous is not None:
+            message = "input_column and output_column are the same column"
         else:
-            message = "no columns input and output, or text and label"
+            message = "the file has no columns input and output, or text and label"
         super().__init__(f"{message}: name two columns of the file with input_column and output_column")
         self.columns = columns
-        self.wanted = wanted
-        self.both = both
+        self.missing = missing
+        self.ambiguous = ambiguous
 
 
 def format_of(name: str, content_type: str = "") -> str | None:
-    """The format that a file's suffix says, or else its media type; None when neither says one."""
+    """Return the format of a file by its suffix, or else by its media type; None if neither is known."""
     suffix = PurePath(name).suffix.lower().removeprefix(".")
     return suffix if suffix in FORMATS else _FORMAT_OF_TYPE.get(content_type.partition(";")[0].strip().lower())
 
@@ -81,10 +82,16 @@ def format_of(name: str, content_type: str = "") -> str | None:
 def read_rows(
     data: bytes, file_format: str, input_column: str | None = None, output_column: str | None = None
 ) -> Iterator[tuple[int, Row]]:
-    """The rows as ``{"input": …, "output": …}``, each with the line it starts in, read as they are asked for.
+    """Yield each row as ``{"input": …, "output": …}`` with the line it starts on; rows are parsed lazily.
+
+    Args:
+        data: the file.
+        file_format: one of `FORMATS`.
+        input_column: the column of the inputs; `input`, or else `text`, when None.
+        output_column: the column of the outputs; `output`, or else `label`, when None.
 
     Raises:
-        DatasetFileError: saying where, what was wrong, and what was expected.
+        DatasetFileError: the file is not valid; the error says where.
     """
     text = _decode(data)
     records = _csv_records(text, file_format) if file_format in ("csv", "tsv") else _jsonl_records(text)
@@ -93,17 +100,17 @@ def read_rows(
         columns = columns or _choose_columns(list(record), input_column, output_column)
         yield line, {field: _text(record, column, line, field) for field, column in columns.items()}
     if columns is None:
-        raise DatasetFileError("no rows")
+        raise DatasetFileError("the file has no rows")
 
 
 def load_json(text: str) -> Any:
-    """One JSON value: no NaN, and no key twice in an object, of which Python would keep the last.
+    """Parse one JSON value strictly: no NaN, no infinity, no repeated keys.
 
     Raises:
-        ValueError: saying what is wrong.
+        ValueError: the text is not valid JSON.
     """
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_reject_constant, parse_int=_parse_int)
     except json.JSONDecodeError as error:
         raise ValueError(f"{error.msg} at character {error.pos + 1}") from None
     except RecursionError:
@@ -111,17 +118,17 @@ def load_json(text: str) -> Any:
 
 
 def _decode(data: bytes) -> str:
-    mark, encoding = next((known for known in _BYTE_ORDER_MARKS if data.startswith(known[0])), (b"", "UTF-8"))
+    mark, encoding = next((entry for entry in _BYTE_ORDER_MARKS if data.startswith(entry[0])), (b"", "UTF-8"))
     try:
         text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
-        at = len(mark) + error.start
-        line = data[len(mark) : at].decode(encoding).count("\n") + 1
-        message = f"not {encoding} text: byte 0x{data[at]:02x} at offset {at}; save the file as UTF-8"
+        offset = len(mark) + error.start
+        line = data[len(mark) : offset].decode(encoding).count("\n") + 1
+        message = f"not {encoding} text: byte 0x{data[offset]:02x} at offset {offset}; save the file as UTF-8"
         raise DatasetFileError(message, line=line) from None
     nul = text.find("\x00")
     if nul >= 0:
-        message = "a NUL character, which no text has: save the file as UTF-8"
+        message = "a NUL character is not allowed in text: save the file as UTF-8"
         raise DatasetFileError(message, line=text.count("\n", 0, nul) + 1)
     return text
 
@@ -142,11 +149,11 @@ def _jsonl_records(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _csv_records(text: str, file_format: str) -> Iterator[tuple[int, dict[str, Any]]]:
     delimiter = "\t" if file_format == "tsv" else ","
-    # Line ends are left as they are: inside quotes they belong to the text.
+    # Keep line ends as they are: inside quotes they are part of the text.
     lines = io.StringIO(text, newline="")
     _check_delimiter(lines, file_format, delimiter)
-    # How long a text may be is for the service to say, whatever the format; other columns may hold what they like.
-    csv.field_size_limit(_ANY_LENGTH)
+    # The service limits the length of texts for every format alike; unused columns may hold any length.
+    csv.field_size_limit(_MAX_FIELD_SIZE)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] | None = None
     start = 1
@@ -159,28 +166,28 @@ def _csv_records(text: str, file_format: str) -> Iterator[tuple[int, dict[str, A
                 header = cells
                 _check_header(header, line)
             elif len(cells) != len(header):
-                more = "more" if len(cells) > len(header) else "fewer"
-                message = f"{more} cells than the header's {len(header)}; quote texts with commas, tabs or line breaks"
+                relation = "more" if len(cells) > len(header) else "fewer"
+                message = f"{relation} cells than the header's {len(header)}; quote texts with commas or line breaks"
                 raise DatasetFileError(message, line=line)
             else:
                 yield line, dict(zip(header, cells, strict=True))
     except csv.Error as error:
-        message = f"not {file_format.upper()} ({error}); quote a text with quotes in it, and double those"
+        message = f"not {file_format.upper()} ({error}); put texts with quotes in quotes, and double the quotes inside"
         raise DatasetFileError(message, line=start) from None
 
 
 def _check_delimiter(lines: io.StringIO, file_format: str, delimiter: str) -> None:
-    """Refuse a header that something else separates, before the quotes around its names seem to be wrong."""
+    """Reject a header with another delimiter, which would otherwise be reported as a quoting error."""
     number, header = next(((number, line) for number, line in enumerate(lines, start=1) if line.strip()), (1, ""))
     lines.seek(0)
     outside_quotes = _QUOTED.sub("", header)
-    if delimiter in outside_quotes or '"' in outside_quotes:  # the latter where a name has a line break
+    if delimiter in outside_quotes or '"' in outside_quotes:  # an open quote: the name has a line break
         return
     for other, name in _DELIMITERS.items():
         if other in outside_quotes:
             expected = f"where {file_format.upper()} has {_DELIMITERS[delimiter]}"
-            way_out = "save the file with commas and send it as CSV, or with tabs and send it as TSV"
-            message = f"the columns seem to be separated by {name}, {expected}: {way_out}"
+            fix = "save the file with commas and send it as CSV, or with tabs and send it as TSV"
+            message = f"the columns seem to be separated by {name}, {expected}: {fix}"
             raise DatasetFileError(message, line=number)
 
 
@@ -196,46 +203,46 @@ def _choose_columns(names: list[str], input_column: str | None, output_column: s
     for column in (input_column, output_column):
         if column is not None and column not in names:
             raise ColumnsError(names, column)
-    both = None
-    for usual in _USUAL_COLUMNS:
-        chosen = {
-            "input": usual[0] if input_column is None else input_column,
-            "output": usual[1] if output_column is None else output_column,
+    ambiguous = None
+    for default_input, default_output in _DEFAULT_COLUMNS:
+        columns = {
+            "input": default_input if input_column is None else input_column,
+            "output": default_output if output_column is None else output_column,
         }
-        if chosen["input"] == chosen["output"]:
-            both = chosen["input"]
-        elif set(chosen.values()) <= set(names):
-            return chosen
-    raise ColumnsError(names, both=both)
+        if columns["input"] == columns["output"]:
+            ambiguous = columns["input"]
+        elif set(columns.values()) <= set(names):
+            return columns
+    raise ColumnsError(names, ambiguous=ambiguous)
 
 
 def _text(record: dict[str, Any], column: str, line: int, field: str) -> str:
     text = record.get(column)
     if text is None:
-        raise DatasetFileError("expected a text, there is none", line=line, field=field)
+        raise DatasetFileError("expected a text, got no value", line=line, field=field)
     if not isinstance(text, str):
-        raise DatasetFileError(f"expected a text in quotes, got {_KINDS[type(text)]}", line=line, field=field)
-    # Only an escape in JSON can have brought these.
+        raise DatasetFileError(f"expected a text in quotes, got {_JSON_TYPES[type(text)]}", line=line, field=field)
+    # NUL and lone surrogates can only come from JSON escapes: `_decode` rejects them in the file itself.
     if "\x00" in text:
-        raise DatasetFileError("holds a NUL character, which cannot be stored", line=line, field=field)
+        raise DatasetFileError("has a NUL character, which cannot be stored", line=line, field=field)
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise DatasetFileError("holds a lone surrogate, which is not text", line=line, field=field) from None
+        raise DatasetFileError("has a lone surrogate, which is not valid Unicode", line=line, field=field) from None
     return text
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
         raise ValueError("the same key twice in an object")
-    return made
+    return values
 
 
-def _constant(_: str) -> None:
-    raise ValueError("NaN and Infinity are no numbers in JSON")
+def _reject_constant(_: str) -> None:
+    raise ValueError("NaN and Infinity are not JSON numbers")
 
 
-def _integer(digits: str) -> float:
-    # Python refuses to read numbers of thousands of digits, in words that no caller understands.
-    return int(digits) if len(digits) < _MOST_DIGITS else math.inf
+def _parse_int(digits: str) -> float:
+    # Python raises an error about its own settings for integers of thousands of digits.
+    return int(digits) if len(digits) < _MAX_DIGITS else math.inf

@@ -24,10 +24,10 @@ def read_dataset(path: Path, input_column: str | None = None, output_column: str
         return [row for _, row in read_rows(data, file_format, input_column, output_column)]
     except ColumnsError as error:
         wrong = ""
-        if error.wanted is not None:
-            wrong = f"there is no column {error.wanted!r}; "
-        elif error.both is not None:
-            wrong = f"the texts and the labels would both be the column {error.both!r}; "
+        if error.missing is not None:
+            wrong = f"there is no column {error.missing!r}; "
+        elif error.ambiguous is not None:
+            wrong = f"the texts and the labels would both be the column {error.ambiguous!r}; "
         raise CliError(
             f"{path}: {wrong}the columns are {', '.join(map(repr, error.columns))}: name two of them "
             "with --input-column and --output-column"

@@ -1,4 +1,4 @@
-"""Datasets from bytes: what is understood, what is said of the rest, and that nothing else ever happens."""
+"""Dataset files: accepted formats, error messages with their position, and arbitrary bytes."""
 
 import csv
 import io
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from app.adaptations.dataset import FORMATS, ColumnsError, DatasetFileError, Row, format_of, load_json, read_rows
 
-SECRET = "a text that nobody else may see"
-# All that UTF-8 can carry, but for NUL, which is refused.
+SECRET = "a text that only its tenant may see"
+# All characters of UTF-8 except NUL, which is rejected.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 TRICKY_TEXTS = st.text(st.sampled_from("\",\t\r\n\\ '{}:é\u2028\x85\x1c😀")) | TEXTS
 
@@ -22,7 +22,7 @@ def rows_of(content: str | bytes, file_format: str = "jsonl", **columns: str) ->
     return [row for _, row in read_rows(data, file_format, **columns)]
 
 
-def row(text: str, label: str) -> Row:
+def example(text: str, label: str) -> Row:
     return {"input": text, "output": label}
 
 
@@ -54,20 +54,20 @@ def row(text: str, label: str) -> Row:
         ("jsonl", '\ufeff{"input": "x", "output": "y"}'.encode("utf-32-be"), ["xy"]),
     ],
 )
-def test_what_is_understood(file_format: str, content: str | bytes, expected: list[str]) -> None:
-    assert [found["input"] + found["output"] for found in rows_of(content, file_format)] == expected
+def test_valid_files_are_read(file_format: str, content: str | bytes, expected: list[str]) -> None:
+    assert [row["input"] + row["output"] for row in rows_of(content, file_format)] == expected
 
 
-def test_columns_named_by_the_caller_come_before_the_usual_ones() -> None:
+def test_columns_named_by_the_caller_come_before_the_default_columns() -> None:
     content = "input,output,team\nx,y,z\n"
-    assert rows_of(content, "csv", output_column="team") == [row("x", "z")]
-    assert rows_of(content, "csv", input_column="team", output_column="input") == [row("z", "x")]
-    assert rows_of("text,label,team\nx,y,z\n", "csv", output_column="team") == [row("x", "z")]
-    assert rows_of(",output\nx,y\n", "csv", input_column="") == [row("x", "y")]
+    assert rows_of(content, "csv", output_column="team") == [example("x", "z")]
+    assert rows_of(content, "csv", input_column="team", output_column="input") == [example("z", "x")]
+    assert rows_of("text,label,team\nx,y,z\n", "csv", output_column="team") == [example("x", "z")]
+    assert rows_of(",output\nx,y\n", "csv", input_column="") == [example("x", "y")]
 
 
 @pytest.mark.parametrize(
-    ("file_format", "content", "line", "field", "said"),
+    ("file_format", "content", "line", "field", "words"),
     [
         ("jsonl", "", None, None, "no rows"),
         ("jsonl", "\n \n", None, None, "no rows"),
@@ -115,45 +115,45 @@ def test_columns_named_by_the_caller_come_before_the_usual_ones() -> None:
         ("csv", b"\xef\xbb\xbftext,label\n\xff", 2, None, "byte 0xff at offset 14"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(
-    file_format: str, content: str | bytes, line: int | None, field: str | None, said: str
+def test_errors_say_what_is_wrong_and_where(
+    file_format: str, content: str | bytes, line: int | None, field: str | None, words: str
 ) -> None:
     with pytest.raises(DatasetFileError) as caught:
         rows_of(content, file_format)
     assert (caught.value.line, caught.value.field) == (line, field)
-    assert said in caught.value.message
+    assert words in caught.value.message
     assert "\n" not in caught.value.message
 
 
-def test_texts_of_any_length_are_read_since_the_service_says_how_long_they_may_be() -> None:
+def test_texts_of_any_length_are_read() -> None:
     long = "x" * 200_000
-    assert rows_of(f'text,label,notes\n{long},y,"{long}"\n', "csv") == [row(long, "y")]
+    assert rows_of(f'text,label,notes\n{long},y,"{long}"\n', "csv") == [example(long, "y")]
 
 
-def test_one_column_is_not_taken_for_texts_and_labels() -> None:
-    for content, columns, both in (
+def test_one_column_cannot_be_both_inputs_and_outputs() -> None:
+    for content, columns, ambiguous in (
         ("text,label\nx,y\n", {"input_column": "text", "output_column": "text"}, "text"),
         ("text,label\nx,y\n", {"input_column": "label"}, "label"),
         ("input,output\nx,y\n", {"output_column": "input"}, "input"),
     ):
         with pytest.raises(ColumnsError, match="the same column: name two columns") as caught:
             rows_of(content, "csv", **columns)
-        assert (caught.value.both, caught.value.wanted) == (both, None)
-    assert rows_of("output,label\nx,y\n", "csv", input_column="output") == [row("x", "y")]
+        assert (caught.value.ambiguous, caught.value.missing) == (ambiguous, None)
+    assert rows_of("output,label\nx,y\n", "csv", input_column="output") == [example("x", "y")]
 
 
-def test_the_lines_are_those_in_which_rows_start() -> None:
+def test_each_row_comes_with_the_line_it_starts_on() -> None:
     numbered = read_rows(b'\ntext,label\n"a\r\nb\rc\nd",x\n\n"e\n",y\nf,z', "csv")
-    assert [(line, found["output"]) for line, found in numbered] == [(3, "x"), (8, "y"), (10, "z")]
+    assert [(line, row["output"]) for line, row in numbered] == [(3, "x"), (8, "y"), (10, "z")]
 
 
 @pytest.mark.parametrize("columns", [{}, {"input_column": "team"}, {"input_column": "a", "output_column": "team"}])
-def test_columns_that_are_not_there(columns: dict[str, str]) -> None:
+def test_missing_columns_are_reported(columns: dict[str, str]) -> None:
     for file_format, content in (("csv", "a,b\nx,y\n"), ("jsonl", '{"a": "x", "b": "y"}')):
         with pytest.raises(ColumnsError) as caught:
             rows_of(content, file_format, **columns)
         assert caught.value.columns == ["a", "b"]
-        assert caught.value.wanted == ("team" if columns else None)
+        assert caught.value.missing == ("team" if columns else None)
 
 
 @pytest.mark.parametrize(
@@ -179,9 +179,9 @@ def test_no_error_quotes_the_file(file_format: str, content: str | bytes) -> Non
     assert SECRET not in str(caught.value)
 
 
-def test_rows_are_read_as_they_are_asked_for() -> None:
+def test_rows_are_read_lazily() -> None:
     numbered = read_rows(b"text,label\nx,y\nwrong\n", "csv")
-    assert next(numbered) == (2, row("x", "y"))
+    assert next(numbered) == (2, example("x", "y"))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_rows_are_read_as_they_are_asked_for() -> None:
         ("\0/..\udcff", "", None),
     ],
 )
-def test_the_format_is_told_from_the_suffix_or_else_the_type(
+def test_the_format_follows_from_the_suffix_or_else_the_media_type(
     name: str, content_type: str, expected: str | None
 ) -> None:
     assert format_of(name, content_type) == expected
@@ -208,15 +208,15 @@ def test_the_format_is_told_from_the_suffix_or_else_the_type(
     data=st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")),
     file_format=st.sampled_from(FORMATS),
 )
-def test_any_bytes_are_rows_or_an_error_of_ones_own(data: bytes, file_format: str) -> None:
+def test_any_bytes_give_rows_or_a_dataset_error(data: bytes, file_format: str) -> None:
     for content in (data, b"text,label\n" + data, b'{"input": "x", "output": "y"}\n' + data):
         try:
-            found = rows_of(content, file_format)
+            rows = rows_of(content, file_format)
         except DatasetFileError as error:
             line = error.line or 1
         else:
             line = 1
-            "".join(one["input"] + one["output"] for one in found).encode()
+            "".join(row["input"] + row["output"] for row in rows).encode()
         assert 1 <= line <= content.count(b"\n") + content.count(b"\r") + 1
 
 
@@ -229,15 +229,15 @@ _COLUMNS = st.sampled_from(["input", "output", "text", "label"])
 
 
 @given(lines=st.lists(st.dictionaries(_COLUMNS, _VALUES) | _VALUES, max_size=4))
-def test_any_json_is_rows_or_an_error_of_ones_own(lines: list[object]) -> None:
+def test_any_json_gives_rows_or_a_dataset_error(lines: list[object]) -> None:
     with suppress(DatasetFileError):
         rows_of("\n".join(map(json.dumps, lines)))
 
 
 @given(texts=st.lists(st.tuples(TRICKY_TEXTS, TRICKY_TEXTS), min_size=1), ascii_only=st.booleans())
-def test_rows_that_json_wrote_are_read_back(texts: list[tuple[str, str]], ascii_only: bool) -> None:
-    rows = [row(text, label) for text, label in texts]
-    assert rows_of("\n".join(json.dumps(one, ensure_ascii=ascii_only) for one in rows)) == rows
+def test_rows_written_as_json_are_read_back(texts: list[tuple[str, str]], ascii_only: bool) -> None:
+    rows = [example(text, label) for text, label in texts]
+    assert rows_of("\n".join(json.dumps(row, ensure_ascii=ascii_only) for row in rows)) == rows
 
 
 @given(
@@ -246,20 +246,20 @@ def test_rows_that_json_wrote_are_read_back(texts: list[tuple[str, str]], ascii_
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]),
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
 )
-def test_rows_that_csv_wrote_are_read_back(
+def test_rows_written_as_csv_are_read_back(
     texts: list[tuple[str, str]], file_format: str, encoding: str, quoting: int
 ) -> None:
     written = io.StringIO(newline="")
     writer = csv.writer(written, delimiter="\t" if file_format == "tsv" else ",", quoting=quoting)
     writer.writerows([("text", "label"), *texts])
-    assert rows_of(written.getvalue().encode(encoding), file_format) == [row(*one) for one in texts]
+    assert rows_of(written.getvalue().encode(encoding), file_format) == [example(*pair) for pair in texts]
 
 
 @pytest.mark.parametrize("text", ["", "{", "NaN", '{"a": 1, "a": 1}', "[" * 100_000, "1 1"])
-def test_what_is_no_json(text: str) -> None:
+def test_invalid_json_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"^(?!.*sys\.)"):
         load_json(text)
 
 
-def test_json_that_is_as_the_standard_has_it() -> None:
+def test_standard_json_is_parsed() -> None:
     assert load_json('{"a": [1, 2.5, "x", true, null]}') == {"a": [1, 2.5, "x", True, None]}
