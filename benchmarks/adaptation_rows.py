@@ -129,7 +129,7 @@ def ours_to_score(
         made.append(ipt.adapt(measured.backbone, measured.subspace, train, hyperparameters=asked))
 
     seconds = timed(adapt, measured.backbone.device)
-    head = ipt.head_of(made[0])
+    head = made[0].head
     predictor = ipt.Predictor(measured.backbone, measured.subspace)
     answers = predictor.predict([(head, example.input) for example in held])
     return seconds, _accuracy([str(answer.label) for answer in answers], held)

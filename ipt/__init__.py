@@ -4,10 +4,10 @@
 >>> backbone = ipt.load_backbone()
 >>> subspace = ipt.load_subspace("default", backbone)
 >>> task = ipt.adapt(backbone, subspace, [ipt.Example("The parcel never came", "shipping"), ...])
->>> ipt.Predictor(backbone, subspace).predict([(ipt.head_of(task), "Where is my order?")])
+>>> ipt.Predictor(backbone, subspace).predict([(task.head, "Where is my order?")])
 """
 
-from ipt.adapt import adapt, head_of
+from ipt.adapt import adapt
 from ipt.backbones.interface import Backbone, BackboneIdentity, Family
 from ipt.backbones.loading import load_backbone
 from ipt.data.examples import Example, TaskKind, check_examples
@@ -58,7 +58,6 @@ __all__ = [
     "TuningJob",
     "adapt",
     "check_examples",
-    "head_of",
     "load_backbone",
     "load_subspace",
     "save_subspace",

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from ipt.backbones.interface import Backbone
 from ipt.data.examples import Example, TaskKind, check_examples
-from ipt.prediction.tasks import TaskHead
 from ipt.subspace.store import Subspace
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
@@ -50,8 +49,3 @@ def adapt(
     while not engine.step()[0].done:
         pass
     return engine.finish("adapt")
-
-
-def head_of(task: AdaptedTask) -> TaskHead:
-    """What `Predictor.predict` needs of an adapted task."""
-    return TaskHead(task.vector, task.subspace_id, task.kind, task.labels, task.readout)

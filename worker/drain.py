@@ -17,7 +17,7 @@ from app.db.session import is_gone, transaction
 from app.logs import where
 from app.queue import lifecycle, workers
 from app.queue.claiming import ClaimedAdaptation
-from app.queue.lifecycle import Lease, Tuned
+from app.queue.lifecycle import Lease
 from app.settings import Settings
 from app.subspaces import repository as subspaces
 from ipt.errors import CheckpointError, IptError, SubspaceMismatchError
@@ -303,9 +303,9 @@ class Drainer:
             self._end_if_device_lost(error)
             return
         _, subspace = self._core.load()
-        start = subspace.initial_vector_id(task.vector)
-        tuned = Tuned(task.vector, task.readout, task.labels, task.kind, task.metrics, task.warnings, start)
-        self._unsaved.append(_Outcome("succeeded", job.lease, partial(lifecycle.succeed, lease=job.lease, tuned=tuned)))
+        start = subspace.initial_vector_id(task.head.vector)
+        store = partial(lifecycle.succeed, lease=job.lease, task=task, start=start)
+        self._unsaved.append(_Outcome("succeeded", job.lease, store))
 
     def _recover(self, error: Exception) -> None:
         """Give back the jobs of a step that went wrong, and go on with a new engine.

@@ -10,15 +10,17 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from sqlalchemy import exists, func, select, text, update
 from sqlalchemy.orm import Session
 
 from app.db.models import FINISHED, Adaptation, AdaptationEvent, State, Task, TaskVersion
 from app.db.session import after_commit
 from app.queue import metrics, turns
+
+if TYPE_CHECKING:  # importing the core loads torch, which not every process that uses the queue needs
+    from ipt import AdaptedTask
 
 # The shape that the API gives to every error: {"message", "type", "param", "code"}.
 ErrorBody = dict[str, str | None]
@@ -40,19 +42,6 @@ class Lease:
     task_id: str
     token: uuid.UUID
     claimed_at: float = field(default_factory=time.monotonic, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """What a tuned adaptation leaves behind; `vector` is [D], and `start` as `Subspace.initial_vector_id` tells it."""
-
-    vector: np.ndarray[Any, np.dtype[np.float32]]
-    readout: bytes | None
-    labels: Sequence[str]
-    kind: str
-    metrics: dict[str, Any]
-    warnings: Sequence[str]
-    start: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +121,11 @@ def renew(
     return True
 
 
-def succeed(session: Session, lease: Lease, tuned: Tuned) -> bool:
-    """Store the task version and finish, or cancel if a cancellation was requested before."""
+def succeed(session: Session, lease: Lease, task: "AdaptedTask", *, start: int | None = None) -> bool:
+    """Store the task version and finish, or cancel if a cancellation was requested before.
+
+    `start` is `Subspace.initial_vector_id` of the vector.
+    """
     # Lock the task before the adaptation, in the order in which deleting a task does, or the two could deadlock.
     session.execute(select(Task.id).where(Task.id == lease.task_id).with_for_update(read=True, key_share=True))
     row = _lock(session, lease)
@@ -145,9 +137,11 @@ def succeed(session: Session, lease: Lease, tuned: Tuned) -> bool:
         append_event(session, row.id, "cancelled")
         return True
     _finish(row, "succeeded")
-    row.metrics = tuned.metrics
-    row.warnings = [*row.warnings, *tuned.warnings]
-    row.step = tuned.metrics.get("steps_run", row.step)
+    row.metrics = task.metrics
+    row.warnings = [*row.warnings, *task.warnings]
+    steps_run = task.metrics.get("steps_run")
+    if isinstance(steps_run, int):
+        row.step = steps_run
     session.add(
         TaskVersion(
             task_id=row.task_id,
@@ -155,15 +149,15 @@ def succeed(session: Session, lease: Lease, tuned: Tuned) -> bool:
             tenant_id=row.tenant_id,
             adaptation_id=row.id,
             subspace_id=row.subspace_id,
-            kind=tuned.kind,
-            labels=list(tuned.labels),
-            vector=tuned.vector,
-            start=tuned.start,
-            readout=tuned.readout,
+            kind=task.head.kind,
+            labels=list(task.head.labels),
+            vector=task.head.vector,
+            start=start,
+            readout=task.head.readout,
         )
     )
     session.flush()
-    append_event(session, row.id, "succeeded", {"metrics": tuned.metrics, "warnings": row.warnings})
+    append_event(session, row.id, "succeeded", {"metrics": task.metrics, "warnings": row.warnings})
     return True
 
 

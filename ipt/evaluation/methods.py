@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ipt.adapt import head_of
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.interface import Backbone, Family
 from ipt.data.examples import Example, check_examples, labels_of, names_of
@@ -219,7 +218,7 @@ class Evaluation:
             words = {seed: word_prompts(self.backbone, length, seed=seed) for seed in seeds}
             starts = [words[draw.seed].flatten(1) for draw in draws]
         elif method == "IST then PT":
-            vectors = torch.from_numpy(np.stack([task.vector for task in self._tune(self.subspace, draws)]))
+            vectors = torch.from_numpy(np.stack([task.head.vector for task in self._tune(self.subspace, draws)]))
             with torch.no_grad():
                 prompts = self.subspace.decoder(vectors.to(self.backbone.device)).cpu()
             starts = [prompt[None].flatten(1) for prompt in prompts]
@@ -264,7 +263,7 @@ class Evaluation:
 
     def _answers(self, space: Subspace, task: AdaptedTask, texts: Sequence[str]) -> list[str | None]:
         predictor = Predictor(self.backbone, space)
-        bound = predictor.bind(head_of(task))
+        bound = predictor.bind(task.head)
         answers: list[str | None] = []
         for start in range(0, len(texts), BATCH_ROWS):
             rows = [(bound, text) for text in texts[start : start + BATCH_ROWS]]

@@ -104,7 +104,7 @@ def _tune(
         for done in [name for name, progress in running.items() if progress.done]:
             del running[done]
             tuned = engine.finish(done)
-            prompts[done] = torch.from_numpy(tuned.vector).view(options.prompt_length, backbone.hidden_size)
+            prompts[done] = torch.from_numpy(tuned.head.vector).view(options.prompt_length, backbone.hidden_size)
             if not report_path.exists():
                 _write_report(report_path, report)  # without one the prompts would be another run's
             report["tasks"][done] = _summary(tuned, start)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.data.examples import Example, labels_of, names_of
+from ipt.prediction.tasks import TaskHead
 from ipt.readout.readout import (
     CrossValidation,
     Embeddings,
@@ -201,9 +202,8 @@ class EncoderProgram(Program):
         }
         warnings = quality_warnings(score, zero_score, baseline_score, len(self.held_rows))
         final = vector.detach().cpu().numpy().astype(np.float32)
-        return AdaptedTask(
-            final, self.subspace.id, "classification", self.labels, readout.to_bytes(), metrics, warnings
-        )
+        head = TaskHead(final, self.subspace.id, "classification", self.labels, readout.to_bytes())
+        return AdaptedTask(head, metrics, warnings)
 
     def _scores(self, tuned: _Seen, zero: _Seen) -> Generator[Work, Result, tuple[float, float, float]]:
         """Accuracy of the tuned vector, of the zero vector and of the baseline, on rows that they did not see."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ipt.data.examples import Example, TaskKind
 from ipt.errors import IptError
+from ipt.prediction.tasks import TaskHead
 
 
 class Range(NamedTuple):
@@ -94,16 +95,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class AdaptedTask:
-    """A tuned task: all that is needed to answer for it, besides backbone and subspace."""
+    """A tuned task: its head, which `Predictor.predict` takes, and how good it is."""
 
-    vector: NDArray[np.float32]
-    subspace_id: str
-    kind: TaskKind
-    labels: tuple[str, ...]
-    readout: bytes | None
+    head: TaskHead
     metrics: dict[str, float | int | str | None]
     warnings: list[str] = field(default_factory=list)
 
     def moved_from(self, start: NDArray[np.float32]) -> bool:
         """Whether tuning was better than this start (of D floats, in any shape), which is kept otherwise."""
-        return not np.array_equal(self.vector, start.ravel())
+        return not np.array_equal(self.head.vector, start.ravel())

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from ipt.backbones.interface import TextBackbone, TokenIds
 from ipt.data.examples import Example, labels_of
 from ipt.errors import DatasetError
+from ipt.prediction.tasks import TaskHead
 from ipt.subspace.store import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
 from ipt.tuning.losses import MeanLoss
@@ -113,7 +114,8 @@ class TextProgram(Program):
                 metrics |= {f"{of}{name}": scores.get(name) for name in TEXT_SCORES}
         final = vector.detach().cpu().numpy().astype(np.float32)
         warnings = quality_warnings(tuned.get(metric), zero.get(metric), without_prompt.get(metric), len(self.measured))
-        return AdaptedTask(final, self.subspace.id, self.job.kind, self.labels, None, metrics, warnings)
+        head = TaskHead(final, self.subspace.id, self.job.kind, self.labels, readout=None)
+        return AdaptedTask(head, metrics, warnings)
 
     def _score(self, vector: Tensor | None) -> Generator[Work, Result, dict[str, float]]:
         """How well the held-back rows are answered, by name of the measure; nothing without such rows."""

@@ -398,7 +398,7 @@ def _check_vectors(service: Service, outcome: Outcome, backbone_dir: str, subspa
     try:
         while engine.job_ids:
             for done in [progress for progress in engine.step() if progress.done]:
-                expected[int(done.job_id)] = engine.finish(done.job_id).vector
+                expected[int(done.job_id)] = engine.finish(done.job_id).head.vector
     finally:
         program.KEEP_NATS = keep
         torch.set_num_threads(threads)

@@ -97,13 +97,13 @@ def test_jobs_that_share_an_engine_are_tuned_and_answer_alike(subspace_dir: Path
     both = engines(subspace_dir, place)
     tasks = {device: tuned(engine, jobs()) for device, engine in both.items()}
     alone = tuned(both["cuda"], jobs()[:1])["two"]
-    np.testing.assert_allclose(alone.vector, tasks["cuda"]["two"].vector, **CLOSE)
+    np.testing.assert_allclose(alone.head.vector, tasks["cuda"]["two"].head.vector, **CLOSE)
     for name, task in tasks["cpu"].items():
         other = tasks["cuda"][name]
-        np.testing.assert_allclose(other.vector, task.vector, **CLOSE)
+        np.testing.assert_allclose(other.head.vector, task.head.vector, **CLOSE)
         assert other.metrics["steps_run"] == task.metrics["steps_run"]
         assert other.metrics["score"] == task.metrics["score"]
-    rows = [(ipt.head_of(task), text) for task in tasks["cpu"].values() for text in INPUTS]
+    rows = [(task.head, text) for task in tasks["cpu"].values() for text in INPUTS]
     answers = [ipt.Predictor(engine.backbone, engine.subspace).predict(rows) for engine in both.values()]
     for one, other in zip(*answers, strict=True):
         assert one.label == other.label
@@ -198,8 +198,8 @@ def test_text_tasks(kind: str, folder: Any) -> None:
     short = ipt.Hyperparameters(steps=6, batch_size=4, learning_rate=0.02)
     job = ipt.TuningJob("a", sentiment(), "classification", hyperparameters=short)
     tasks = {device: tuned(engine, [job])["a"] for device, engine in both.items()}
-    np.testing.assert_allclose(tasks["cuda"].vector, tasks["cpu"].vector, **CLOSE)
-    rows = [(ipt.head_of(tasks["cpu"]), text) for text in INPUTS]
+    np.testing.assert_allclose(tasks["cuda"].head.vector, tasks["cpu"].head.vector, **CLOSE)
+    rows = [(tasks["cpu"].head, text) for text in INPUTS]
     answers = [ipt.Predictor(engine.backbone, engine.subspace).predict(rows) for engine in both.values()]
     for one, other in zip(*answers, strict=True):
         np.testing.assert_allclose(list(one.scores.values()), list(other.scores.values()), **CLOSE)  # type: ignore[union-attr]
@@ -247,7 +247,7 @@ def test_a_fit(kind: str, folder: Any) -> None:
 def test_where_memory_runs_out_a_prediction_takes_less_at_a_time(subspace_dir: Path, folder: Any) -> None:
     place, _ = folder("bert")
     engine = engines(subspace_dir, place)["cuda"]
-    head = ipt.head_of(tuned(engine, jobs()[:1])["two"])
+    head = tuned(engine, jobs()[:1])["two"].head
     predictor = ipt.Predictor(engine.backbone, engine.subspace)
     rows = [(head, text) for text in INPUTS * 512]
     wanted = predictor.predict(rows)

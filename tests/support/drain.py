@@ -74,5 +74,5 @@ def undisturbed(settings: Settings, hyperparameters: dict[str, Any]) -> np.ndarr
         kind="classification",
         hyperparameters=ipt.Hyperparameters(**hyperparameters),
     )
-    assert task.vector.any(), "where nothing was tuned there is nothing to compare"
-    return task.vector
+    assert task.head.vector.any(), "where nothing was tuned there is nothing to compare"
+    return task.head.vector

@@ -82,10 +82,7 @@ def work_off_queue(engine: Engine, backbone: ipt.Backbone, subspace: ipt.Subspac
                 kind=job.kind,
                 hyperparameters=ipt.Hyperparameters(**job.hyperparameters),
             )
-            result = lifecycle.Tuned(
-                tuned.vector, tuned.readout, tuned.labels, tuned.kind, tuned.metrics, tuned.warnings
-            )
-            assert lifecycle.succeed(session, job.lease, result)
+            assert lifecycle.succeed(session, job.lease, tuned)
             done.append(job.lease.adaptation_id)
     return done
 

@@ -80,10 +80,10 @@ def check_vector(engine: Engine, settings: Settings, done: Adaptation, hyperpara
         kind="classification",
         hyperparameters=ipt.Hyperparameters(**hyperparameters),
     )
-    assert expected.vector.any(), "where nothing was tuned there is nothing to compare"
+    assert expected.head.vector.any(), "where nothing was tuned there is nothing to compare"
     with transaction(engine) as session:
         version = session.get_one(TaskVersion, (done.task_id, done.task_version))
-    np.testing.assert_allclose(np.asarray(version.vector), expected.vector, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(version.vector), expected.head.vector, rtol=1e-4, atol=1e-5)
 
 
 def test_a_killed_worker_loses_no_job_and_a_stopped_one_counts_no_attempt(

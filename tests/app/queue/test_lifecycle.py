@@ -10,21 +10,25 @@ import pytest
 from sqlalchemy import Engine, delete, select, update
 from sqlalchemy.exc import OperationalError
 
+import ipt
 from app.db.models import Adaptation, AdaptationEvent, Task, TaskVersion
 from app.db.session import transaction
 from app.queue import claiming, lifecycle
 from app.queue.claiming import ClaimedAdaptation
-from app.queue.lifecycle import ErrorBody, Lease, Tuned
+from app.queue.lifecycle import ErrorBody, Lease
 from app.settings import DEFAULT_TENANT
 from tests.support.jobs import Enqueue
 
 SUBSPACE = "sub_test"
 ERROR: ErrorBody = {"message": "no", "type": "internal_error", "param": None, "code": "internal_error"}
-TUNED = Tuned(
-    vector=np.array([0.5, -0.25, 0.0, 1.0], dtype=np.float32),
-    readout=b"readout",
-    labels=["a", "b"],
-    kind="classification",
+TUNED = ipt.AdaptedTask(
+    ipt.TaskHead(
+        vector=np.array([0.5, -0.25, 0.0, 1.0], dtype=np.float32),
+        subspace_id=SUBSPACE,
+        kind="classification",
+        labels=("a", "b"),
+        readout=b"readout",
+    ),
     metrics={"score": 0.75, "steps_run": 27},
     warnings=["small"],
 )
@@ -160,7 +164,7 @@ def test_success_keeps_the_task_version_and_ends_the_lease(
     assert done.finished_at is not None
     with transaction(engine) as session:
         version = session.get_one(TaskVersion, (lease.task_id, 1))
-    np.testing.assert_array_equal(np.asarray(version.vector), TUNED.vector)
+    np.testing.assert_array_equal(np.asarray(version.vector), TUNED.head.vector)
     assert (version.readout, version.labels, version.subspace_id) == (b"readout", ["a", "b"], SUBSPACE)
     assert events(adaptation_id)[-1].type == "succeeded"
 

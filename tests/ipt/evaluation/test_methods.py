@@ -59,7 +59,7 @@ def test_ist_is_what_adapting_and_predicting_gives(encoder: EncoderBackbone, sub
     adapted = ipt.adapt(
         encoder, subspace, task().train, hyperparameters=ipt.Hyperparameters(steps=3, batch_size=8, seed=1)
     )
-    answers = ipt.Predictor(encoder, subspace).predict([(ipt.head_of(adapted), row.input) for row in task().test])
+    answers = ipt.Predictor(encoder, subspace).predict([(adapted.head, row.input) for row in task().test])
     right = [answer.label == row.output for answer, row in zip(answers, task().test, strict=True)]
     assert measured.score == sum(right) / len(right)
 

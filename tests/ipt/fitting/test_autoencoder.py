@@ -104,7 +104,9 @@ def test_on_an_encoder_the_constants_of_its_loss_are_learned_too(encoder: Encode
     saved = running.save(tmp_path, {"loss": 0.5})
     training = saved.manifest["training"]
     assert training["readout"]["ridge"] != 0.3
-    assert ipt.adapt(encoder, saved, sentiment(), hyperparameters=ipt.Hyperparameters(steps=1)).vector.shape == (5,)
+    assert ipt.adapt(encoder, saved, sentiment(), hyperparameters=ipt.Hyperparameters(steps=1)).head.vector.shape == (
+        5,
+    )
 
 
 def test_a_resumed_fit_is_the_undisturbed_one(text: TextBackbone, tmp_path: Path) -> None:

@@ -92,4 +92,4 @@ def test_a_resumed_fit_is_the_undisturbed_one_and_is_saved(
     assert saved.manifest["training"]["tasks"] == ["a1", "a2", "b1"]
     assert "readout" not in saved.manifest["training"]
     asked = ipt.Hyperparameters(steps=1)
-    assert ipt.adapt(text, saved, sentiment(), hyperparameters=asked).subspace_id == saved.id
+    assert ipt.adapt(text, saved, sentiment(), hyperparameters=asked).head.subspace_id == saved.id

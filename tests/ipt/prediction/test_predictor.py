@@ -17,10 +17,7 @@ from tests.support.datasets import sentiment, topics
 @pytest.fixture(scope="module")
 def heads(encoder: EncoderBackbone, subspace: ipt.Subspace) -> list[ipt.TaskHead]:
     asked = ipt.Hyperparameters(steps=6, batch_size=8, learning_rate=0.1)
-    return [
-        ipt.head_of(ipt.adapt(encoder, subspace, examples, hyperparameters=asked))
-        for examples in (sentiment(), topics())
-    ]
+    return [ipt.adapt(encoder, subspace, examples, hyperparameters=asked).head for examples in (sentiment(), topics())]
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_whole_prompts_are_tuned_by_plain_gradient_steps(text: TextBackbone) -> 
     clipped = gradient * min(1.0, 1.0 / float(gradient.norm()))
     # The first step of Adam moves every number by the rate, against the sign of its gradient; a tenth is averaged in.
     moved = prompt.detach() - 0.1 * 0.05 * clipped / (clipped.abs() + 1e-8)
-    got = torch.from_numpy(task.vector).view(1, P, -1)
+    got = torch.from_numpy(task.head.vector).view(1, P, -1)
     assert not torch.equal(got, prompt.detach())
     torch.testing.assert_close(got, moved, atol=2e-4, rtol=0)
 
@@ -70,23 +70,23 @@ def test_whole_prompts_of_many_tasks_are_tuned_together_as_alone(encoder: Encode
     for name, examples in jobs.items():
         alone = ipt.adapt(encoder, space, examples, hyperparameters=FEW)
         together = engine.finish(name)
-        torch.testing.assert_close(torch.from_numpy(together.vector), torch.from_numpy(alone.vector))
-        assert ipt.Predictor(encoder, space).predict([(ipt.head_of(together), "good movie")])[0].label is not None
+        torch.testing.assert_close(torch.from_numpy(together.head.vector), torch.from_numpy(alone.head.vector))
+        assert ipt.Predictor(encoder, space).predict([(together.head, "good movie")])[0].label is not None
 
 
 def test_tuning_goes_on_from_what_a_subspace_found(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
     found = ipt.adapt(encoder, subspace, sentiment(), hyperparameters=FEW)
-    prompt = subspace.decoder(torch.from_numpy(found.vector)[None])
+    prompt = subspace.decoder(torch.from_numpy(found.head.vector)[None])
     space = full_prompt_space(encoder, subspace.prompt_length, prompt)
     still = ipt.adapt(encoder, space, sentiment(), hyperparameters=ipt.Hyperparameters(steps=0))
-    torch.testing.assert_close(torch.from_numpy(still.vector), prompt.flatten().float())
+    torch.testing.assert_close(torch.from_numpy(still.head.vector), prompt.flatten().float())
     assert still.metrics["score"] == found.metrics["score"]
 
 
 def test_a_whole_prompt_means_nothing_in_a_subspace(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
     task = ipt.adapt(encoder, full_prompt_space(encoder, P), sentiment(), hyperparameters=FEW)
     with pytest.raises(ipt.SubspaceMismatchError):
-        ipt.Predictor(encoder, subspace).predict([(ipt.head_of(task), "good movie")])
+        ipt.Predictor(encoder, subspace).predict([(task.head, "good movie")])
 
 
 def test_word_prompts_are_words_and_follow_the_seed(text: TextBackbone) -> None:

@@ -87,7 +87,7 @@ def test_tasks_are_tuned_in_an_imported_subspace(bart: ipt.Backbone, tmp_path: P
     subspace = import_checkpoint(write(tmp_path / "ckpt.pt", layers(1)), bart, tmp_path / "subspace")
     examples = [ipt.Example("good movie", "yes"), ipt.Example("bad movie", "no")] * 4
     task = ipt.adapt(bart, subspace, examples, hyperparameters=ipt.Hyperparameters(steps=2, batch_size=4))
-    assert task.vector.shape == (D,)
+    assert task.head.vector.shape == (D,)
 
 
 @pytest.mark.parametrize(

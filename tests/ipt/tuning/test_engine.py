@@ -56,12 +56,12 @@ def test_a_fused_run_equals_the_same_jobs_alone(engine: ipt.TuningEngine) -> Non
     ]
     alone = {each.job_id: run(engine, [each])[each.job_id] for each in jobs}
     for task in alone.values():
-        assert not any(np.allclose(task.vector, start) for start in engine.subspace.initial_vectors.numpy())
+        assert not any(np.allclose(task.head.vector, start) for start in engine.subspace.initial_vectors.numpy())
     fused = run(engine, jobs)
     for job_id, task in alone.items():
-        np.testing.assert_allclose(fused[job_id].vector, task.vector, **TOLERANCE)
+        np.testing.assert_allclose(fused[job_id].head.vector, task.head.vector, **TOLERANCE)
         assert fused[job_id].metrics["score"] == task.metrics["score"]
-        assert fused[job_id].labels == task.labels
+        assert fused[job_id].head.labels == task.head.labels
 
 
 @pytest.mark.parametrize(("patience", "steps_run"), [(None, 10), (2, 20)])
@@ -117,7 +117,7 @@ def test_what_one_pass_has_no_room_for_is_done_in_several_and_changes_nothing(
     found = run(engine, jobs)
     assert max(passes) < 3
     for job_id, task in wanted.items():
-        np.testing.assert_allclose(found[job_id].vector, task.vector, **TOLERANCE)
+        np.testing.assert_allclose(found[job_id].head.vector, task.head.vector, **TOLERANCE)
 
 
 def test_no_text_is_read_twice_behind_the_same_prompt(
@@ -162,7 +162,7 @@ def test_jobs_join_and_leave_a_running_batch_without_disturbing_the_others(engin
     engine.remove("doomed")
     together = run(engine, [late])
     for job_id, task in alone.items():
-        np.testing.assert_allclose(together[job_id].vector, task.vector, **TOLERANCE)
+        np.testing.assert_allclose(together[job_id].head.vector, task.head.vector, **TOLERANCE)
 
 
 def test_the_batched_run_equals_a_plain_loop(engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +207,7 @@ def test_tuning_starts_where_the_examples_are_likeliest(
     assert best != 0, "a test in which the first one is best does not show a choice"
     expected = 0 if penalty else best
     task = run(engine, [job("start", topics(), steps=0)])["start"]
-    np.testing.assert_array_equal(task.vector, starts[expected].numpy())
+    np.testing.assert_array_equal(task.head.vector, starts[expected].numpy())
     odds = evidence[expected] - log_likelihood(engine, None) - PROMPT_PENALTY
     assert task.metrics["prompt_weight"] == pytest.approx(1 / (1 + np.exp(-odds)), abs=2e-3)
 
@@ -228,12 +228,12 @@ def test_most_starts_are_read_behind_a_part_of_the_rows_alone(
         return forward(self, works)
 
     monkeypatch.setattr(ipt.TuningEngine, "_forward", counted)
-    chosen = run(engine, [asked])["job"].vector
+    chosen = run(engine, [asked])["job"].head.vector
     rows_behind = [read[start.numpy().tobytes()] for start in engine.subspace.initial_vectors]
     assert rows_behind[0] == 40 + 2, "not all rows, and the names of both labels"
     assert sorted(rows_behind) == [12, 42, 42, 42]
     monkeypatch.setattr("ipt.tuning.encoder_program.RUNNERS_UP", 3)
-    np.testing.assert_array_equal(run(engine, [asked])["job"].vector, chosen)
+    np.testing.assert_array_equal(run(engine, [asked])["job"].head.vector, chosen)
     assert not np.array_equal(chosen, engine.subspace.initial_vectors[0].numpy())
 
 
@@ -272,8 +272,8 @@ def test_a_start_is_left_for_a_clear_gain_alone(engine: ipt.TuningEngine, monkey
     kept = {}
     for nats in (0.0, 1e9):
         monkeypatch.setattr("ipt.tuning.program.KEEP_NATS", nats)
-        kept[nats] = run(engine, [asked])["job"].vector
-    start = run(engine, [job("job", sentiment(3), steps=0)])["job"].vector
+        kept[nats] = run(engine, [asked])["job"].head.vector
+    start = run(engine, [job("job", sentiment(3), steps=0)])["job"].head.vector
     np.testing.assert_array_equal(kept[1e9], start)
     assert not np.array_equal(kept[0.0], start)
 
@@ -291,7 +291,7 @@ def test_only_the_vector_changes(encoder: EncoderBackbone, subspace: ipt.Subspac
 
 
 def test_the_same_seed_gives_the_same_vector_and_another_seed_another(engine: ipt.TuningEngine) -> None:
-    first, again, other = (run(engine, [job("job", sentiment(3), seed=seed)])["job"].vector for seed in (4, 4, 5))
+    first, again, other = (run(engine, [job("job", sentiment(3), seed=seed)])["job"].head.vector for seed in (4, 4, 5))
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other)
 
@@ -308,8 +308,8 @@ def check_resumed(engine: ipt.TuningEngine, asked: ipt.TuningJob, stopped_after:
     while not engine.step()[0].done:
         pass
     resumed = engine.finish(asked.job_id)
-    np.testing.assert_allclose(resumed.vector, undisturbed.vector, rtol=0.0, atol=1e-6)
-    assert resumed.readout == undisturbed.readout
+    np.testing.assert_allclose(resumed.head.vector, undisturbed.head.vector, rtol=0.0, atol=1e-6)
+    assert resumed.head.readout == undisturbed.head.readout
 
 
 @pytest.mark.parametrize("stopped_after", [1, 3, 7, 11, 14])
@@ -347,7 +347,7 @@ def test_a_step_makes_the_large_fits_of_one_job_at_most(
         together |= {report.job_id: engine.finish(report.job_id) for report in reports if report.done}
     assert len(fits) == made
     for job_id, task in alone.items():
-        np.testing.assert_allclose(together[job_id].vector, task.vector, **TOLERANCE)
+        np.testing.assert_allclose(together[job_id].head.vector, task.head.vector, **TOLERANCE)
         assert together[job_id].metrics["score"] == task.metrics["score"]
 
 
@@ -400,7 +400,7 @@ def test_a_checkpoint_is_a_few_kilobytes(engine: ipt.TuningEngine) -> None:
 def test_two_hundred_labels_are_tuned_and_one_more_is_refused(engine: ipt.TuningEngine) -> None:
     examples = [ipt.Example(f"{word} {n} {n * 7}", f"label {n}") for n in range(200) for word in ("good", "bad")]
     task = run(engine, [job("many", examples, steps=1)])["many"]
-    assert len(task.labels) == 200
+    assert len(task.head.labels) == 200
     with pytest.raises(ipt.DatasetError, match="201 labels"):
         engine.add(job("more", [*examples, *[ipt.Example("x", "one more")] * 2]))
 
@@ -437,7 +437,7 @@ def test_tuning_lowers_the_loss_and_says_what_it_measured(engine: ipt.TuningEngi
     task = engine.finish("job")
     assert losses[-1] < 0.98 * losses[0]
     assert task.metrics["held_back"] == 6
-    assert task.vector.dtype == np.float32
+    assert task.head.vector.dtype == np.float32
     assert {"score", "zero_vector_score", "baseline_score", "steps_run", "seconds"} <= set(task.metrics)
 
 
@@ -466,9 +466,9 @@ def test_tuning_starts_at_the_jobs_own_vectors_where_it_has_any(
 ) -> None:
     start = np.full((1, 8), 0.25, dtype=np.float32)
     still = ipt.Hyperparameters(steps=0)
-    assert (ipt.adapt(encoder, subspace, sentiment(), hyperparameters=still).vector == 0).all()
+    assert (ipt.adapt(encoder, subspace, sentiment(), hyperparameters=still).head.vector == 0).all()
     own = ipt.adapt(encoder, subspace, sentiment(), hyperparameters=still, initial_vectors=start)
-    assert (own.vector == start[0]).all()
+    assert (own.head.vector == start[0]).all()
     engine = ipt.TuningEngine(encoder, subspace)
     asked = replace(job("job", sentiment()), initial_vectors=start)
     engine.add(asked)

@@ -147,10 +147,12 @@ def test_a_step_larger_than_memory_is_done_in_passes_within_it_and_changes_nothi
     assert (len(calls.with_gradients) == 3 * STEPS) == (passes_of_a_lane == 1)
     assert len(calls.with_gradients) >= passes_of_a_lane * 3 * STEPS
     assert max(*calls.with_gradients, *calls.without) <= most_positions
-    np.testing.assert_allclose(parts.vector, whole.vector, rtol=0.0, atol=5e-4)
+    np.testing.assert_allclose(parts.head.vector, whole.head.vector, rtol=0.0, atol=5e-4)
     assert parts.metrics["steps_run"] == whole.metrics["steps_run"] == STEPS
     assert parts.metrics["score"] == whole.metrics["score"]
-    assert np.abs(whole.vector - core.subspace.initial_vectors[0].numpy()).max() > 1e-2, "a test in which nothing moves"
+    assert np.abs(whole.head.vector - core.subspace.initial_vectors[0].numpy()).max() > 1e-2, (
+        "a test in which nothing moves"
+    )
 
 
 def test_a_gradient_is_the_same_in_parts(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +211,7 @@ def test_an_engine_step_makes_one_pass_of_a_large_gradient_step_while_small_jobs
     assert large_steps == sorted(large_steps)
     assert Counter(large_steps)[1] > 4, "several passes go by before the second gradient step counts"
     for name, task in alone.items():
-        np.testing.assert_allclose(done[name].vector, task.vector, rtol=0.0, atol=5e-4)
+        np.testing.assert_allclose(done[name].head.vector, task.head.vector, rtol=0.0, atol=5e-4)
 
 
 def test_large_gradient_steps_of_several_jobs_take_turns(encoder_core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +230,7 @@ def test_large_gradient_steps_of_several_jobs_take_turns(encoder_core: Core, mon
         done |= {name: engine.finish(name) for name, report in reports.items() if report.done}
     assert set(ahead) <= {-1, 0, 1}
     for name, task in alone.items():
-        np.testing.assert_allclose(done[name].vector, task.vector, rtol=0.0, atol=5e-4)
+        np.testing.assert_allclose(done[name].head.vector, task.head.vector, rtol=0.0, atol=5e-4)
 
 
 def test_a_job_leaves_and_resumes_in_the_middle_of_a_large_gradient_step(
@@ -250,7 +252,7 @@ def test_a_job_leaves_and_resumes_in_the_middle_of_a_large_gradient_step(
     engine.add(jobs[1], saved)
     done = finished(engine)
     for name, task in alone.items():
-        np.testing.assert_allclose(done[name].vector, task.vector, rtol=0.0, atol=5e-4)
+        np.testing.assert_allclose(done[name].head.vector, task.head.vector, rtol=0.0, atol=5e-4)
 
 
 def test_a_large_gradient_step_that_failed_begins_anew(encoder_core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,4 +272,4 @@ def test_a_large_gradient_step_that_failed_begins_anew(encoder_core: Core, monke
         patched.setattr(encoder_core.backbone, "embed", no_room)
         with pytest.raises(MemoryError):
             engine.step()
-    np.testing.assert_allclose(finished(engine)["large"].vector, whole.vector, rtol=0.0, atol=5e-4)
+    np.testing.assert_allclose(finished(engine)["large"].head.vector, whole.head.vector, rtol=0.0, atol=5e-4)

@@ -73,9 +73,9 @@ def test_a_fused_run_equals_the_same_jobs_alone(engine: ipt.TuningEngine) -> Non
     alone = {each.job_id: run(engine, [each])[each.job_id] for each in jobs}
     fused = run(engine, jobs)
     for job_id, task in alone.items():
-        np.testing.assert_allclose(fused[job_id].vector, task.vector, rtol=0.0, atol=5e-4)
+        np.testing.assert_allclose(fused[job_id].head.vector, task.head.vector, rtol=0.0, atol=5e-4)
         assert fused[job_id].metrics["score"] == task.metrics["score"]
-        assert fused[job_id].labels == task.labels
+        assert fused[job_id].head.labels == task.head.labels
 
 
 def test_the_batched_run_equals_a_plain_loop(
@@ -141,12 +141,12 @@ def test_a_resumed_job_gives_the_vector_of_an_undisturbed_one(engine: ipt.Tuning
     engine.add(asked, saved)
     while not engine.step()[0].done:
         pass
-    np.testing.assert_allclose(engine.finish("job").vector, undisturbed.vector, rtol=0.0, atol=1e-5)
+    np.testing.assert_allclose(engine.finish("job").head.vector, undisturbed.head.vector, rtol=0.0, atol=1e-5)
 
 
 def test_a_tuned_task_answers_among_tasks_of_the_other_kind(engine: ipt.TuningEngine) -> None:
     tasks = run(engine, [job("texts", PAIRS, "text2text", steps=1), job("labels", topics(), "classification", steps=1)])
-    texts, labels = (ipt.head_of(tasks[name]) for name in ("texts", "labels"))
+    texts, labels = (tasks[name].head for name in ("texts", "labels"))
     predictor = ipt.Predictor(engine.backbone, engine.subspace)
     rows = [(labels, "the app crashed"), (texts, "play music"), (labels, "i love it")]
     predictions = predictor.predict(rows)
