@@ -24,7 +24,8 @@ from ipt.generation.events import GenerationEvent, TextDelta, TextFinished
 from ipt.generation.parameters import GenerationParameters
 from ipt.prediction.predictor import Prediction, Predictor
 from ipt.prediction.tasks import BoundTask, TaskHead
-from ipt.subspace.store import Subspace, load_subspace, save_subspace
+from ipt.subspace.store import load_subspace, save_subspace
+from ipt.subspace.subspace import Subspace
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
 

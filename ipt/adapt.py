@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ipt.backbones.interface import Backbone
 from ipt.data.examples import Example, TaskKind, check_examples
-from ipt.subspace.store import Subspace
+from ipt.subspace.subspace import Subspace
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
 

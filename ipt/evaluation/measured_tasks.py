@@ -10,7 +10,7 @@ from ipt.data.examples import Example, check_examples, infer_kind
 from ipt.data.task_folder import FolderTask, few_shot, rows_hash, rows_lacking
 from ipt.errors import DatasetError
 from ipt.fitting.task_losses import RowOptions, rows_of_fit
-from ipt.subspace.store import Subspace
+from ipt.subspace.subspace import Subspace
 
 
 def other_rows(tasks: Sequence[FolderTask], subspaces: Sequence[Subspace], notes: list[str]) -> list[FolderTask]:

@@ -27,7 +27,7 @@ from ipt.prediction.predictor import Predictor
 from ipt.readout.readout import Embeddings, fit_linear, fit_readout
 from ipt.subspace.full_prompt_space import full_prompt_space, word_prompts
 from ipt.subspace.modules import SubspaceDecoder
-from ipt.subspace.store import Subspace
+from ipt.subspace.subspace import Subspace
 from ipt.tuning.encoder_program import PROMPT_PENALTY
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, TuningJob

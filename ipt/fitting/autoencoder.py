@@ -25,7 +25,8 @@ from ipt.fitting.direct import CONSTANTS_RATE
 from ipt.fitting.resumable import FitProgress, ResumableFit
 from ipt.fitting.task_losses import RowOptions, TaskLosses
 from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
-from ipt.subspace.store import Subspace, save_subspace
+from ipt.subspace.store import save_subspace
+from ipt.subspace.subspace import Subspace
 from ipt.tuning.optimizer import scheduled
 
 

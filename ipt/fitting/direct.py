@@ -27,7 +27,8 @@ from ipt.backbones.interface import Backbone
 from ipt.fitting.resumable import FitProgress, ResumableFit
 from ipt.fitting.task_losses import RowOptions, TaskLosses
 from ipt.subspace.modules import SubspaceDecoder
-from ipt.subspace.store import Subspace, save_subspace
+from ipt.subspace.store import save_subspace
+from ipt.subspace.subspace import Subspace
 
 VECTOR_START = 0.02
 """Standard deviation that the vectors start with, as in the reference."""

@@ -21,7 +21,8 @@ from ipt.errors import CheckpointError, SubspaceError
 from ipt.runtime.atomic_files import replace_atomically
 from ipt.runtime.interrupts import defer_interrupts
 from ipt.runtime.process_lock import hold_lock
-from ipt.subspace.store import MANIFEST_FILE, Subspace
+from ipt.subspace.manifest import MANIFEST_FILE
+from ipt.subspace.subspace import Subspace
 
 CHECKPOINT_FILE = "fit.safetensors"
 CHECKPOINT_EVERY_STEPS = 50

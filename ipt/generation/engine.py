@@ -30,7 +30,7 @@ from ipt.generation.sampling import draw, next_tokens
 from ipt.generation.text_stream import TextStream
 from ipt.prediction.tasks import BoundTask
 from ipt.runtime.memory import is_out_of_memory
-from ipt.subspace.store import Subspace
+from ipt.subspace.subspace import Subspace
 
 log = logging.getLogger(__name__)
 

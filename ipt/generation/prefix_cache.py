@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ipt.backbones.text_backbone import PromptedTextBackbone
 from ipt.prediction.tasks import BoundTask
-from ipt.subspace.store import Subspace
+from ipt.subspace.subspace import Subspace
 
 
 class PrefixCache:

@@ -23,7 +23,7 @@ from ipt.prediction.prompt_cache import DEFAULT_BYTES, PromptCache
 from ipt.prediction.tasks import BoundTask, TaskHead, bind
 from ipt.readout.readout import Embeddings, Readout, StackedReadouts
 from ipt.runtime.memory import is_out_of_memory, positions_without_gradients
-from ipt.subspace.store import Subspace
+from ipt.subspace.subspace import Subspace
 
 PASSES_TO_GROW = 100
 """Passes without running out of memory after which twice as much is tried."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ipt.data.examples import TaskKind
 from ipt.errors import CheckpointError, SubspaceMismatchError
 from ipt.readout.readout import Readout
-from ipt.subspace.store import Subspace
+from ipt.subspace.subspace import Subspace
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ipt.backbones.interface import Backbone
 from ipt.errors import SubspaceError
+from ipt.subspace.manifest import TEMPLATE
 from ipt.subspace.modules import PromptDecoder
-from ipt.subspace.store import TEMPLATE, Subspace
+from ipt.subspace.subspace import Subspace
 
 
 class IdentityDecoder(PromptDecoder):

@@ -2,7 +2,8 @@
 
 from ipt.backbones.interface import Backbone
 from ipt.backbones.loading import load_for_long_work
-from ipt.subspace.store import Subspace, load_subspace
+from ipt.subspace.store import load_subspace
+from ipt.subspace.subspace import Subspace
 
 
 def load_backbone_and_subspace(

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ipt.backbones.interface import Backbone
 from ipt.errors import BackboneError, SubspaceError
 from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
-from ipt.subspace.store import Subspace, save_subspace
+from ipt.subspace.store import save_subspace
+from ipt.subspace.subspace import Subspace
 
 _LAYERS = ("prompt_W1", "prompt_W2", "prompt_W3")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

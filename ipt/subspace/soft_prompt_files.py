@@ -20,7 +20,7 @@ from torch import Tensor
 from ipt.backbones.interface import Backbone
 from ipt.errors import CheckpointError, SubspaceError, SubspaceMismatchError
 from ipt.runtime.atomic_files import replace_atomically
-from ipt.subspace.store import Subspace
+from ipt.subspace.subspace import Subspace
 
 
 def backbone_metadata(backbone: Backbone) -> dict[str, str]:

@@ -34,7 +34,7 @@ from ipt.readout.readout import (
     with_names,
 )
 from ipt.readout.ridge import class_targets, gram, leave_one_out
-from ipt.subspace.store import Subspace
+from ipt.subspace.subspace import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
 from ipt.tuning.losses import RidgeLoss
 from ipt.tuning.program import Program, Steps

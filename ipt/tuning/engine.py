@@ -24,7 +24,7 @@ from ipt.backbones.interface import Backbone, TextBackbone, TokenIds
 from ipt.data.examples import check_examples
 from ipt.errors import DatasetError, IptError
 from ipt.runtime.memory import positions_with_gradients, positions_without_gradients
-from ipt.subspace.store import Subspace
+from ipt.subspace.subspace import Subspace
 from ipt.tuning.encoder_program import EncoderProgram
 from ipt.tuning.job import AdaptedTask, Progress, TuningJob
 from ipt.tuning.optimizer import descend

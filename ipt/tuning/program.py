@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ipt.data.examples import Example, labels_of
 from ipt.errors import IptError
-from ipt.subspace.store import Subspace
+from ipt.subspace.subspace import Subspace
 from ipt.tuning.job import AdaptedTask, Progress, TuningJob
 from ipt.tuning.optimizer import scheduled
 from ipt.tuning.state import TuningState

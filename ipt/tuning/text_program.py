@@ -22,7 +22,7 @@ from ipt.backbones.interface import TextBackbone, TokenIds
 from ipt.data.examples import Example, labels_of
 from ipt.errors import DatasetError
 from ipt.prediction.tasks import TaskHead
-from ipt.subspace.store import Subspace
+from ipt.subspace.subspace import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
 from ipt.tuning.losses import MeanLoss
 from ipt.tuning.program import Program, Steps

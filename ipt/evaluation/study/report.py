@@ -13,7 +13,7 @@ from ipt.evaluation.report import score_table
 from ipt.evaluation.study import geometry, plots
 from ipt.evaluation.study.run import Findings, StudyOptions
 from ipt.runtime.atomic_files import replace_atomically
-from ipt.subspace.store import Subspace
+from ipt.subspace.subspace import Subspace
 
 Point = tuple[float, float | None]
 """A mean over tasks, and its standard deviation over the draws where there are several."""

@@ -32,7 +32,8 @@ from ipt.fitting.resumable import ResumableFit, is_finished
 from ipt.fitting.task_losses import RowOptions, TaskLosses, fault_of_task, prepare_tasks, rows_of_fit
 from ipt.fitting.tune_prompts import PromptOptions, tune_prompts
 from ipt.subspace.soft_prompt_files import read_prompts
-from ipt.subspace.store import Subspace, load_subspace
+from ipt.subspace.store import load_subspace
+from ipt.subspace.subspace import Subspace
 
 ABLATIONS = ("start", "readout", "tasks", "prompt-length", "placement", "finding")
 TASK_COUNTS = (10, 30)

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 import ipt
+from ipt.subspace.manifest import TENSORS_FILE
 from ipt.subspace.paper_checkpoints import import_checkpoint
-from ipt.subspace.store import TENSORS_FILE
 from tests.support.tiny import build_tiny_seq2seq
 
 D, HIDDEN, P, H = 6, 24, 5, 32

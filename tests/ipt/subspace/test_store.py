@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.weight_files import hash_files
+from ipt.subspace.manifest import MANIFEST_FILE, TENSORS_FILE, subspace_id
 from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
-from ipt.subspace.store import MANIFEST_FILE, TENSORS_FILE, _subspace_id
 from tests.support.tiny import build_tiny_causal, build_tiny_encoder
 
 
@@ -72,7 +72,7 @@ def test_a_backbone_that_puts_prompts_elsewhere_is_refused(encoder: EncoderBackb
     elsewhere = ipt.save_subspace(tmp_path / "a", SubspaceDecoder(8, 16, 4, 32), placed)
     assert elsewhere.manifest["prompt_placement"] == "after_last_token"
     assert ipt.load_subspace(tmp_path / "a", placed).id == elsewhere.id
-    with pytest.raises(ipt.SubspaceMismatchError, match="found with prompts after_last_token, this backbone reads"):
+    with pytest.raises(ipt.SubspaceMismatchError, match="fitted with prompts after_last_token, this backbone reads"):
         ipt.load_subspace(tmp_path / "a", encoder)
 
 
@@ -162,7 +162,7 @@ def test_what_is_not_done_here_is_refused_even_with_the_right_id(
     rewrite_manifest(folder, change)
     manifest = json.loads((folder / MANIFEST_FILE).read_text())
     rewrite_manifest(
-        folder, lambda found: found.update(subspace_id=_subspace_id(manifest, load_file(folder / TENSORS_FILE)))
+        folder, lambda found: found.update(subspace_id=subspace_id(manifest, load_file(folder / TENSORS_FILE)))
     )
     with pytest.raises(ipt.SubspaceError, match=f"{MANIFEST_FILE}: .*{name}"):
         ipt.load_subspace(folder)

@@ -206,7 +206,7 @@ def test_ablations_change_one_thing_each(
     manifest = ipt.load_subspace(tmp_path / "ablations" / "tasks-2", encoder).manifest
     assert manifest["training"]["tasks"] == ["a1", "b1"]
     assert ipt.load_subspace(tmp_path / "ablations" / "prompt-length-5", encoder).prompt_length == 5
-    with pytest.raises(ipt.SubspaceMismatchError, match="found with prompts after_last_token"):
+    with pytest.raises(ipt.SubspaceMismatchError, match="fitted with prompts after_last_token"):
         ipt.load_subspace(tmp_path / "ablations" / "after_last_token", encoder)
     paper = ipt.load_subspace(tmp_path / "ablations" / "paper", encoder)
     assert (paper.manifest["training"]["method"], paper.intrinsic_dim, paper.prompt_length) == ("autoencoder", 3, 4)
