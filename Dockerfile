@@ -15,7 +15,7 @@ RUN /opt/ipt/bin/pip install ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
       print('\n'.join(p['dependencies'] + p['optional-dependencies']['service']))" > requirements.txt \
  && /opt/ipt/bin/pip install --constraint constraints.txt --requirement requirements.txt
-COPY README.md LICENSE ./
+COPY setup.py README.md LICENSE ./
 COPY ipt ipt
 COPY app app
 COPY worker worker
@@ -29,6 +29,8 @@ RUN mkdir /opt/models \
       ipt.load_backbone(os.environ['BAKE_MODEL'], revision=os.environ['BAKE_REVISION'] or None, device='cpu')"; fi
 
 FROM python:3.11-slim
+# For `python -m app.db.migrate` and the like; the command `ipt` sets both itself.
+ENV PYTHONPATH=/opt/ipt/lib/python3.11/site-packages/ipt_service PYTHONSAFEPATH=1
 ENV PATH=/opt/ipt/bin:$PATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 HF_HOME=/opt/models IPT_DATA_DIR=/var/lib/ipt
 RUN useradd --system --uid 10001 --create-home ipt && install -d -o ipt -g ipt /var/lib/ipt
 COPY --from=build /opt/models /opt/models

@@ -18,7 +18,7 @@ BENCH_READY := $(BENCH_VENV)/.ready
 AUDIT_VENV := .venv-audit
 AUDIT := $(AUDIT_VENV)/bin/pip-audit
 PIP_AUDIT := pip-audit==2.10.1
-PINS := pyproject.toml constraints.txt
+PINS := pyproject.toml setup.py constraints.txt
 PYTEST_ARGS ?=
 TEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis
 # Each process that tests starts a database of its own.

@@ -79,12 +79,13 @@ def print_error(message: str) -> None:
 
 
 def program() -> str:
-    """`ipt` as whoever called it can call it again."""
+    """Return the command line that runs this program again, for commands that a message suggests."""
     script = Path(sys.argv[0])
-    if script.name == "__main__.py" and script.parent.name == "cli":
-        return f"{shlex.quote(sys.orig_argv[0])} -m app.cli"
-    found = shutil.which("ipt")
-    on_path = found is not None and Path(found).resolve() == script.resolve()
+    if script.name == "__main__.py" and "-m" in sys.orig_argv:
+        module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+        return f"{shlex.quote(sys.orig_argv[0])} -m {module}"
+    ipt_on_path = shutil.which("ipt")
+    on_path = ipt_on_path is not None and Path(ipt_on_path).resolve() == script.resolve()
     if script.name not in ("ipt", "ipt.exe") or on_path:
         return "ipt"
     return shlex.quote(sys.argv[0])
