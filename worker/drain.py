@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError, StatementError
 from sqlalchemy.orm import Session
 
 from app.db.session import is_gone, transaction
+from app.errors import ErrorDetail
 from app.logs import where
 from app.queue import lifecycle, workers
 from app.queue.claiming import ClaimedAdaptation
@@ -361,7 +362,7 @@ class Drainer:
         )
         self._unsaved.append(_Outcome("handed_back", job.lease, store))
 
-    def _fail(self, lease: Lease, error: lifecycle.ErrorBody) -> None:
+    def _fail(self, lease: Lease, error: ErrorDetail) -> None:
         self._unsaved.append(_Outcome("failed", lease, partial(lifecycle.fail, lease=lease, error=error)))
 
     def _retry(self, lease: Lease, error: Exception) -> None:

@@ -2,23 +2,23 @@
 
 import torch
 
-from app.queue.lifecycle import ErrorBody
+from app.errors import ErrorDetail
 from ipt.errors import DatasetError, IptError
 from ipt.runtime.memory import is_out_of_memory
 
-INTERNAL: ErrorBody = {
-    "message": "The adaptation stopped at an internal error each time it was tried.",
-    "type": "internal_error",
-    "param": None,
-    "code": "internal_error",
-}
-OUT_OF_MEMORY: ErrorBody = {
-    "message": "The adaptation does not fit into the worker's memory even alone: "
+INTERNAL = ErrorDetail(
+    message="The adaptation stopped at an internal error each time it was tried.",
+    type="internal_error",
+    param=None,
+    code="internal_error",
+)
+OUT_OF_MEMORY = ErrorDetail(
+    message="The adaptation does not fit into the worker's memory even alone: "
     "use a smaller batch_size, fewer restarts, or shorter examples.",
-    "type": "internal_error",
-    "param": None,
-    "code": "out_of_memory",
-}
+    type="internal_error",
+    param=None,
+    code="out_of_memory",
+)
 
 
 class DeviceLostError(Exception):
@@ -30,12 +30,12 @@ def is_device_lost(error: BaseException) -> bool:
     return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
-def refused(error: IptError) -> ErrorBody:
+def refused(error: IptError) -> ErrorDetail:
     """The error body of what the core refuses on purpose: trying it again would end the same."""
     code = "invalid_dataset" if isinstance(error, DatasetError) else "adaptation_refused"
-    return {"message": error.message, "type": "validation_error", "param": error.param, "code": code}
+    return ErrorDetail(message=error.message, type="validation_error", param=error.param, code=code)
 
 
-def unforeseen(error: BaseException) -> ErrorBody:
+def unforeseen(error: BaseException) -> ErrorDetail:
     """The error body for when the last attempt has gone wrong; it quotes nothing of the error itself."""
     return OUT_OF_MEMORY if is_out_of_memory(error) else INTERNAL

@@ -199,12 +199,12 @@ def _start(server: "PostgresServer") -> None:
 
 def _does_not_start(pgdata: Path, error: Exception) -> EmbeddedDatabaseError:
     return EmbeddedDatabaseError(
-        f"the embedded PostgreSQL does not start on {pgdata} ({_last_fatal(pgdata / 'log') or type(error).__name__}): "
+        f"the embedded PostgreSQL does not start on {pgdata} ({last_fatal(pgdata / 'log') or type(error).__name__}): "
         f"see {pgdata / 'log'}, or set IPT_DATABASE_URL to a server of your own"
     )
 
 
-def _last_fatal(server_log: Path) -> str | None:
+def last_fatal(server_log: Path) -> str | None:
     """What the server itself said last of why it ends."""
     try:
         lines = server_log.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -17,21 +17,19 @@ from sqlalchemy.orm import Session
 
 from app.db.models import FINISHED, Adaptation, AdaptationEvent, State, Task, TaskVersion
 from app.db.session import after_commit
+from app.errors import ErrorDetail
 from app.queue import metrics, turns
 
 if TYPE_CHECKING:  # importing the core loads torch, which not every process that uses the queue needs
     from ipt import AdaptedTask
 
-# The shape that the API gives to every error: {"message", "type", "param", "code"}.
-ErrorBody = dict[str, str | None]
-
-WORKER_LOST: ErrorBody = {
-    "message": "Every worker that ran this adaptation was lost before it finished. Try again; "
+WORKER_LOST = ErrorDetail(
+    message="Every worker that ran this adaptation was lost before it finished. Try again; "
     "if it happens again, use fewer or shorter examples.",
-    "type": "internal_error",
-    "param": None,
-    "code": "worker_lost",
-}
+    type="internal_error",
+    param=None,
+    code="worker_lost",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +159,7 @@ def succeed(session: Session, lease: Lease, task: "AdaptedTask", *, start: int |
     return True
 
 
-def fail(session: Session, lease: Lease, error: ErrorBody) -> bool:
+def fail(session: Session, lease: Lease, error: ErrorDetail) -> bool:
     """Finish without a result."""
     row = _lock(session, lease)
     if row is None:
@@ -208,7 +206,7 @@ def preempt(session: Session, lease: Lease, *, step: int, checkpoint: bytes | No
     return True
 
 
-def retry(session: Session, lease: Lease, *, max_attempts: int, error: ErrorBody) -> bool:
+def retry(session: Session, lease: Lease, *, max_attempts: int, error: ErrorDetail) -> bool:
     """Requeue an adaptation after a failed attempt, or fail it with `error` after the last attempt."""
     row = _lock(session, lease)
     if row is None:
@@ -302,11 +300,11 @@ def _clear_lease(row: Adaptation) -> None:
     row.worker_id = None
 
 
-def _fail(session: Session, row: Adaptation, error: ErrorBody) -> None:
+def _fail(session: Session, row: Adaptation, error: ErrorDetail) -> None:
     _finish(row, "failed")
-    row.error = dict(error)
+    row.error = error.model_dump()
     session.flush()
-    append_event(session, row.id, "failed", {"error": error})
+    append_event(session, row.id, "failed", {"error": error.model_dump()})
 
 
 def _release(session: Session, row: Adaptation, reason: str, step: int, checkpoint: bytes | None) -> None:

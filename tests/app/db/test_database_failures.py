@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 import ipt
 from app.db import migrate
-from app.db.embedded import EmbeddedDatabaseError, _last_fatal, embedded_postgres
+from app.db.embedded import EmbeddedDatabaseError, embedded_postgres, last_fatal
 from app.db.session import make_engine, transaction
 from app.settings import Settings
 from tests.support.service import Serve, adaptation_body, error_of, running
@@ -222,7 +222,7 @@ def test_why_a_server_ends_is_not_what_it_told_those_who_came_meanwhile(tmp_path
     log.write_text(
         "[1] FATAL:  could not write to file: No space left on device\n[2] FATAL:  the database system is starting up\n"
     )
-    assert _last_fatal(log) == "FATAL:  could not write to file: No space left on device"
+    assert last_fatal(log) == "FATAL:  could not write to file: No space left on device"
 
 
 @pytest.mark.parametrize("folder", ["plain", "with space"])

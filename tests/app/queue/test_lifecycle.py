@@ -13,14 +13,15 @@ from sqlalchemy.exc import OperationalError
 import ipt
 from app.db.models import Adaptation, AdaptationEvent, Task, TaskVersion
 from app.db.session import transaction
+from app.errors import ErrorDetail
 from app.queue import claiming, lifecycle
 from app.queue.claiming import ClaimedAdaptation
-from app.queue.lifecycle import ErrorBody, Lease
+from app.queue.lifecycle import Lease
 from app.settings import DEFAULT_TENANT
 from tests.support.jobs import Enqueue
 
 SUBSPACE = "sub_test"
-ERROR: ErrorBody = {"message": "no", "type": "internal_error", "param": None, "code": "internal_error"}
+ERROR = ErrorDetail(message="no", type="internal_error", param=None, code="internal_error")
 TUNED = ipt.AdaptedTask(
     ipt.TaskHead(
         vector=np.array([0.5, -0.25, 0.0, 1.0], dtype=np.float32),
@@ -326,7 +327,7 @@ def test_a_failed_attempt_is_retried_until_the_last(engine: Engine, enqueue: Enq
         with transaction(engine) as session:
             assert lifecycle.retry(session, lease, max_attempts=2, error=ERROR)
         assert row(adaptation_id).attempt == attempt
-    assert (row(adaptation_id).state, row(adaptation_id).error) == ("failed", ERROR)
+    assert (row(adaptation_id).state, row(adaptation_id).error) == ("failed", ERROR.model_dump())
     assert [event.type for event in events(adaptation_id)] == ["queued", "running", "requeued", "running", "failed"]
 
 
