@@ -20,8 +20,8 @@ ARROWS = {
     "ipt.subspace": "ipt.errors ipt.runtime ipt.backbones",
     "ipt.prediction": "ipt.errors ipt.runtime ipt.data ipt.backbones ipt.readout ipt.subspace",
     "ipt.generation": "ipt.errors ipt.runtime ipt.data ipt.backbones ipt.subspace ipt.prediction",
-    "ipt.tuning": "ipt.errors ipt.runtime ipt.data ipt.backbones ipt.readout ipt.subspace",
-    "ipt.fitting": "ipt.errors ipt.runtime ipt.data ipt.backbones ipt.readout ipt.subspace ipt.tuning",
+    "ipt.tuning": "ipt.errors ipt.runtime ipt.data ipt.backbones ipt.readout ipt.subspace ipt.prediction",
+    "ipt.fitting": "ipt.errors ipt.runtime ipt.data ipt.backbones ipt.readout ipt.subspace ipt.prediction ipt.tuning",
     "ipt.adapt": "ipt.data ipt.backbones ipt.subspace ipt.prediction ipt.tuning",
     "ipt.evaluation": "ipt.errors ipt.runtime ipt.data ipt.backbones ipt.readout ipt.subspace ipt.prediction "
     "ipt.tuning ipt.fitting ipt.adapt",
