@@ -46,6 +46,7 @@ from app.http.single_headers import SingleHeaders
 from app.metrics.collector import StateCollector
 from app.metrics.endpoints import router as metrics
 from app.predictions.endpoints import router as predictions
+from app.predictions.lookup import TaskLookup
 from app.predictions.model import Model
 from app.predictions.service import Predictions
 from app.settings import Settings
@@ -139,9 +140,11 @@ def _start(state: State, settings: Settings, database_url: str | None, patience:
         migrate.upgrade(engine)
     state.model = model = Model(settings, partial(_loaded, engine))
     stack.callback(gc.unfreeze)
-    state.predictions = Predictions(settings, lookups, model)
+    task_lookup = TaskLookup(lookups, model, settings.predict_cached_tasks)
+    stack.callback(task_lookup.close)
+    state.predictions = Predictions(settings, model, task_lookup)
     stack.callback(state.predictions.close)
-    state.generations = Generations(settings, model, state.predictions)
+    state.generations = Generations(settings, model, task_lookup)
     stack.callback(state.generations.close)
     state.admission = Admission(settings, lookups)
     stack.callback(state.admission.close)

@@ -1,6 +1,7 @@
 """`/v1/adaptations`."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -40,12 +41,11 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="the same key and body give the same adaptation, however often they are sent, until its task is "
-        "deleted",
+        description="makes a retry safe: the same key and body return the same adaptation until its task is deleted",
     ),
 ]
 _CREATED: dict[int | str, dict[str, Any]] = {
-    202: {"headers": {"Location": {"description": "where to follow it", "schema": {"type": "string"}}}}
+    202: {"headers": {"Location": {"description": "the URL of the adaptation", "schema": {"type": "string"}}}}
 }
 SeqField = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _EVENT_STREAM = "text/event-stream"
@@ -63,14 +63,43 @@ _EVENT_SCHEMA = {
     "required": ["event", "id", "data"],
 }
 _STREAMED: dict[int | str, dict[str, Any]] = {
-    # `itemSchema` is OpenAPI 3.2's word for it, which FastAPI uses as well.
+    # `itemSchema` comes from OpenAPI 3.2; FastAPI uses it too.
     200: {"content": {_EVENT_STREAM: {"itemSchema": _EVENT_SCHEMA}}},
-    204: {"description": "a stream was asked for, and nothing will ever follow the last event"},
+    204: {"description": "a stream was requested and no event will follow the last one"},
 }
 
 
-def create_adaptation_from_form(
-    form: Annotated[Form, Depends(read_form)],
+@dataclass(frozen=True, slots=True)
+class _Creation:
+    """The parts of a request to adapt besides its body, which is JSON or a form."""
+
+    settings: Settings
+    model: Model
+    transaction: OpenTransaction
+    tenant: str
+    background: BackgroundTasks
+    response: Response
+    idempotency_key: str | None
+
+    def create(self, body: AdaptationInput, place_of: Callable[[str], str] = str) -> AdaptationView:
+        with self.transaction() as session:
+            adaptation = service.create(
+                session,
+                self.settings,
+                self.tenant,
+                body,
+                idempotency_key=self.idempotency_key,
+                family=self.model.family,
+                loaded_subspace_id=self.model.loaded_subspace_id,
+                place_of=place_of,
+            )
+            view = AdaptationView.of(adaptation)
+        self.response.headers["Location"] = f"/v1/adaptations/{view.id}"
+        self.background.add_task(wake, self.settings)
+        return view
+
+
+async def _creation(
     settings: SettingsDep,
     model: ModelDep,
     transaction: TransactionDep,
@@ -78,24 +107,21 @@ def create_adaptation_from_form(
     background: BackgroundTasks,
     response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> AdaptationView:
-    """The same as `create_adaptation`, which documents both."""
-    body, lines = read_body(form, settings.max_examples)
+) -> _Creation:
+    return _Creation(settings, model, transaction, tenant, background, response, idempotency_key)
+
+
+CreationDep = Annotated[_Creation, Depends(_creation)]
+
+
+def create_adaptation_from_form(form: Annotated[Form, Depends(read_form)], creation: CreationDep) -> AdaptationView:
+    """Create an adaptation from a form; `create_adaptation` documents both."""
+    body, lines = read_body(form, creation.settings.max_examples)
     with naming_lines(lines):
-        return _create(
-            body,
-            settings,
-            model,
-            transaction,
-            tenant,
-            background,
-            response,
-            idempotency_key,
-            partial(in_file, lines=lines),
-        )
+        return creation.create(body, partial(in_file, lines=lines))
 
 
-# Before the route for JSON, which would take every body.
+# Registered before the route for JSON, which matches any body.
 router.add_api_route(
     "",
     create_adaptation_from_form,
@@ -113,42 +139,12 @@ router.add_api_route(
     responses=documented([NotFoundError, ConflictError]) | _CREATED,
     openapi_extra=documented_form(),
 )
-def create_adaptation(
-    body: AdaptationInput,
-    settings: SettingsDep,
-    model: ModelDep,
-    transaction: TransactionDep,
-    tenant: AdaptingTenantDep,
-    background: BackgroundTasks,
-    response: Response,
-    idempotency_key: IdempotencyKey = None,
-) -> AdaptationView:
-    """Queue the tuning of a task on a few examples, sent in JSON or, in a form, as a JSONL or CSV file.
+def create_adaptation(body: AdaptationInput, creation: CreationDep) -> AdaptationView:
+    """Queue the tuning of a task on a few examples, sent as JSON or, in a form, as a JSONL, CSV or TSV file.
 
-    The task's id is in the answer and can be asked for predictions as soon as the adaptation has succeeded.
+    The response contains the id of the task, which answers predictions as soon as the adaptation has succeeded.
     """
-    return _create(body, settings, model, transaction, tenant, background, response, idempotency_key)
-
-
-def _create(
-    body: AdaptationInput,
-    settings: Settings,
-    model: Model,
-    transaction: OpenTransaction,
-    tenant: str,
-    background: BackgroundTasks,
-    response: Response,
-    idempotency_key: str | None,
-    place_of: Callable[[str], str] = str,
-) -> AdaptationView:
-    with transaction() as session:
-        adaptation, _ = service.create(
-            session, settings, tenant, body, idempotency_key, model.family, model.loaded_subspace_id, place_of
-        )
-        view = AdaptationView.of(adaptation)
-    response.headers["Location"] = f"/v1/adaptations/{view.id}"
-    background.add_task(wake, settings)
-    return view
+    return creation.create(body)
 
 
 @router.get("", summary="List adaptations", responses=documented([NotFoundError]))
@@ -156,11 +152,11 @@ def list_adaptations(
     transaction: TransactionDep,
     tenant: AdaptingTenantDep,
     state: State | None = None,
-    task_id: Annotated[Id | None, Query(description="the runs of one task")] = None,
+    task_id: Annotated[Id | None, Query(description="only adaptations of this task")] = None,
     after: After = None,
     limit: Limit = 20,
 ) -> Page[AdaptationView]:
-    """Adaptations, newest first."""
+    """List adaptations, newest first."""
     query = repository.of_tenant(tenant, state, task_id)
     with transaction() as session:
         rows, following = page_of(
@@ -176,7 +172,7 @@ def list_adaptations(
 
 @router.get("/{adaptation_id}", summary="Look at an adaptation", responses=documented([NotFoundError]))
 def get_adaptation(adaptation_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep) -> AdaptationView:
-    """State, progress, and at the end metrics or the error."""
+    """Return state and progress, and once finished the metrics or the error."""
     with transaction() as session:
         return AdaptationView.of(service.get(session, tenant, adaptation_id))
 
@@ -194,27 +190,27 @@ def list_events(
     stopping: StoppingDep,
     tenant: AdaptingTenantDep,
     caller: CallerDep,
-    after: Annotated[SeqField, Query(description="the `seq` of the last event you have")] = 0,
+    after: Annotated[SeqField, Query(description="the `seq` of the last event received")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     accept: Annotated[str, Header(description="`text/event-stream` for a stream that ends with the adaptation")] = "",
     last_event_id: Annotated[
         SeqField | SkipJsonSchema[None], Header(description="in a stream, the same as `after`")
     ] = None,
 ) -> Response | Page[EventView]:
-    """Events, oldest first: a page of them, or a stream of server-sent events that goes on while new ones come.
+    """List events, oldest first: one page, or a stream of server-sent events until the adaptation ends.
 
-    A stream that is taken up again when all is over is answered with 204, which tells browsers to stop asking. One
-    whose API key expires or is revoked ends at once.
+    Resuming a stream after the last event returns 204, which tells browsers to stop reconnecting. A stream ends when
+    its API key expires or is revoked.
     """
-    streamed = _EVENT_STREAM in accept.lower()
-    if streamed:
+    wants_stream = _EVENT_STREAM in accept.lower()
+    if wants_stream:
         after, limit = after if last_event_id is None else last_event_id, 1
     with transaction() as session:
         adaptation = service.get(session, tenant, adaptation_id)
         rows, has_more = repository.events(session, tenant, adaptation_id, after=after, limit=limit)
-    if not streamed:
-        following = str(rows[-1].seq) if has_more else None
-        return Page(data=[EventView.of(row) for row in rows], has_more=has_more, next=following)
+    if not wants_stream:
+        next_seq = str(rows[-1].seq) if has_more else None
+        return Page(data=[EventView.of(row) for row in rows], has_more=has_more, next=next_seq)
     if adaptation.state in FINISHED and not rows:
         return Response(status_code=204)
     open_streams.check_room(tenant)
@@ -231,6 +227,6 @@ def list_events(
     responses=documented([NotFoundError, ConflictError]),
 )
 def cancel_adaptation(adaptation_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep) -> AdaptationView:
-    """A queued adaptation is cancelled at once; a running one within seconds, `cancel_requested` until then."""
+    """Cancel a queued adaptation at once, a running one within seconds; `cancel_requested` is true until then."""
     with transaction() as session:
         return AdaptationView.of(service.cancel(session, tenant, adaptation_id))

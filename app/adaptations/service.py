@@ -1,4 +1,4 @@
-"""Take an adaptation in, and cancel one."""
+"""Create, find and cancel adaptations."""
 
 import dataclasses
 import hashlib
@@ -20,10 +20,12 @@ from app.db.models import Adaptation, Kind
 from app.db.session import after_commit
 from app.errors import BusyError, ConflictError, InvalidError, NotFoundError, UnavailableError
 from app.http.error_handlers import request_id
+from app.http.request_limits import check_text_length
 from app.queue import lifecycle, workers
 from app.settings import Settings
 from app.subspaces import repository as subspaces
 from app.tasks import repository as tasks
+from app.tasks.errors import task_not_found_error
 from ipt.errors import DatasetError, IptError
 from ipt.tuning.job import SEED
 
@@ -31,8 +33,8 @@ log = logging.getLogger(__name__)
 
 _WORKER_RETRY_SECONDS = 30
 _QUEUE_RETRY_SECONDS = 30
-_MOST_NAMED = 5
-"""Pairs of examples in one warning."""
+_MAX_NAMED_PAIRS = 5
+"""Most pairs of examples that one warning names."""
 
 
 def create(
@@ -40,21 +42,29 @@ def create(
     settings: Settings,
     tenant_id: str,
     body: AdaptationInput,
+    *,
     idempotency_key: str | None,
-    family: ipt.Family | None = None,
-    loaded_subspace_id: str | None = None,
-    place_of: Callable[[str], str] = str,
-) -> tuple[Adaptation, bool]:
-    """Queue an adaptation; True when an earlier request with the same key had already made it.
+    family: ipt.Family | None,
+    loaded_subspace_id: str | None,
+    place_of: Callable[[str], str],
+) -> Adaptation:
+    """Queue an adaptation, or return the one that an earlier request with the same key created.
 
-    `family` is that of the backbone, and `loaded_subspace_id` the subspace, where this process knows them yet.
-    `place_of` says where the caller finds `examples[3]`.
+    Args:
+        session: the request's transaction.
+        settings: the limits.
+        tenant_id: the caller's tenant.
+        body: the request.
+        idempotency_key: the caller's key, if any.
+        family: the family of the backbone, None while it loads.
+        loaded_subspace_id: the subspace of this process, None while it loads.
+        place_of: returns the caller's name for a place such as `examples[3]`.
 
     Raises:
-        InvalidError: a dataset that nothing can be tuned on.
-        NotFoundError: a task or subspace that does not exist.
-        ConflictError: the key was used for another body.
-        BusyError: the tenant has as many that have not ended as one may have.
+        InvalidError: no task can be tuned on this dataset.
+        NotFoundError: the task or the subspace does not exist.
+        ConflictError: the key was used with another body.
+        BusyError: the tenant has too many unfinished adaptations.
         UnavailableError: nobody tunes in that subspace.
     """
     content = body.model_dump(mode="json")
@@ -64,30 +74,30 @@ def create(
         if earlier is not None:
             if earlier.body_hash != body_hash:
                 raise ConflictError(
-                    "this Idempotency-Key was used for another body: take a new key for a new adaptation",
+                    "this Idempotency-Key was used with another body: send a new key for a new adaptation",
                     code="idempotency_key_reused",
                     param="Idempotency-Key",
                 )
-            return earlier, True
+            return earlier
     kind = _check_dataset(settings, body)
     if body.subspace is not None:
         _check_subspace(session, body.subspace, loaded_subspace_id)
     if kind == "text2text" and family == "encoder":
         raise InvalidError(
-            "this service's backbone is an encoder, which classifies but does not write text: outputs must be labels, "
-            "with at least two examples of each",
+            "this service's backbone is an encoder, which classifies but does not write text: outputs must be "
+            "labels, with at least two examples of each",
             code="kind_not_supported",
             param="kind",
         )
     if repository.count_open(session, tenant_id) >= settings.max_open_adaptations:
         raise BusyError(
-            f"{settings.max_open_adaptations} of your adaptations are queued or running, which is the most there may "
-            "be: wait for some to end, or cancel some",
+            f"{settings.max_open_adaptations} of your adaptations are queued or running, which is the limit: wait for "
+            "some to end, or cancel some",
             code="too_many_adaptations",
             retry_after=_QUEUE_RETRY_SECONDS,
         )
     task_id, version = _next_version(session, tenant_id, body)
-    hyperparameters = _resolved(body.hyperparameters)
+    hyperparameters = _resolve(body.hyperparameters)
     adaptation = Adaptation(
         id=new_id("adp"),
         tenant_id=tenant_id,
@@ -106,14 +116,14 @@ def create(
     lifecycle.enqueue(session, adaptation)
     line = "adaptation_created adaptation=%s task=%s request=%s"
     after_commit(session, partial(log.info, line, adaptation.id, task_id, request_id.get()))
-    return adaptation, False
+    return adaptation
 
 
 def get(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation:
-    """One adaptation.
+    """Return one adaptation.
 
     Raises:
-        NotFoundError: the tenant has none of this id.
+        NotFoundError: the tenant has no such adaptation.
     """
     adaptation = repository.get(session, tenant_id, adaptation_id)
     if adaptation is None:
@@ -122,17 +132,17 @@ def get(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation:
 
 
 def cancel(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation:
-    """Cancel what is queued at once, what runs soon; cancelling again changes nothing.
+    """Cancel a queued adaptation at once, or ask the worker of a running one to stop; idempotent.
 
     Raises:
-        NotFoundError: the tenant has none of this id.
-        ConflictError: it has succeeded or failed.
+        NotFoundError: the tenant has no such adaptation.
+        ConflictError: the adaptation has succeeded or failed.
     """
     adaptation = lifecycle.request_cancel(session, tenant_id, adaptation_id)
     if adaptation is None:
         raise _not_found()
     if adaptation.state in ("succeeded", "failed"):
-        raise ConflictError(f"this adaptation has {adaptation.state} already", code="adaptation_finished")
+        raise ConflictError(f"this adaptation has already {adaptation.state}", code="adaptation_finished")
     return adaptation
 
 
@@ -144,22 +154,17 @@ def _check_dataset(settings: Settings, body: AdaptationInput) -> Kind:
     fields = {"examples": body.examples, "validation_examples": body.validation_examples or []}
     if len(body.examples) + len(fields["validation_examples"]) > settings.max_examples:
         raise InvalidError(
-            f"at most {settings.max_examples} examples altogether", code="too_many_examples", param="examples"
+            f"at most {settings.max_examples} examples in total", code="too_many_examples", param="examples"
         )
     for name, examples in fields.items():
         for index, example in enumerate(examples):
             for part in ("input", "output"):
-                if len(getattr(example, part)) > settings.max_text_chars:
-                    raise InvalidError(
-                        f"at most {settings.max_text_chars} characters",
-                        code="text_too_long",
-                        param=f"{name}[{index}].{part}",
-                    )
-    validation = None if body.validation_examples is None else _core(body.validation_examples)
+                check_text_length(settings, getattr(example, part), f"{name}[{index}].{part}")
+    validation = None if body.validation_examples is None else _to_core(body.validation_examples)
     try:
-        kind = ipt.check_examples(_core(body.examples), validation, body.kind)
+        kind = ipt.check_examples(_to_core(body.examples), validation, body.kind)
     except DatasetError as error:
-        # A label that is rare, or unknown, may be another one written differently.
+        # A label that is rare or unknown may be another label in a different spelling: report that instead.
         _check_labels_differ(fields)
         raise InvalidError(error.message, code="invalid_dataset", param=error.param) from error
     if kind == "classification":
@@ -177,52 +182,51 @@ def _check_subspace(session: Session, subspace_id: str, loaded_id: str | None) -
         raise NotFoundError(
             "there is no subspace with this id; see GET /v1/subspaces", code="subspace_not_found", param="subspace"
         )
-    # The service's own is taken in any case: its workers may be starting just now.
+    # This process's own subspace is always accepted: its workers may be starting just now.
     if subspace_id != loaded_id and not workers.count_serving(session, subspace_id):
         raise UnavailableError(
-            "no worker tunes in this subspace now: leave it out for the service's own, or run a worker with it",
+            "no worker serves this subspace right now: leave it out to use the service's own, or start a worker for it",
             code="subspace_not_served",
             param="subspace",
             retry_after=_WORKER_RETRY_SECONDS,
         )
 
 
-def _core(examples: list[ExampleInput]) -> list[ipt.Example]:
+def _to_core(examples: list[ExampleInput]) -> list[ipt.Example]:
     return [ipt.Example(example.input, example.output) for example in examples]
 
 
 def _check_labels_differ(fields: dict[str, list[ExampleInput]]) -> None:
-    """Refuse labels that look the same: two labels are hardly ever meant, and nobody could tell their answers apart."""
+    """Reject labels that look the same: they are almost always a mistake, and answers would be ambiguous."""
     first_of: dict[str, tuple[str, str]] = {}
     for name, examples in fields.items():
         for index, example in enumerate(examples):
-            seen = unicodedata.normalize("NFC", example.output.strip())
-            label, first = first_of.setdefault(seen, (example.output, f"{name}[{index}]"))
+            visible = unicodedata.normalize("NFC", example.output.strip())
+            label, first = first_of.setdefault(visible, (example.output, f"{name}[{index}]"))
             if label != example.output:
                 raise InvalidError(
-                    f"this label and that of {first} differ only in the white space around them, or in how Unicode "
-                    "composes their characters: write both alike",
+                    f"this label and that of {first} differ only in surrounding white space or in Unicode "
+                    "normalization: write both the same way",
                     code="labels_alike",
                     param=f"{name}[{index}].output",
                 )
 
 
 def _contradictions(body: AdaptationInput, place_of: Callable[[str], str]) -> list[str]:
-    """A warning where a text has two labels: a dataset may be that noisy, but most often one of them is a mistake."""
+    """Return a warning if a text has two labels: a dataset may be noisy, but most often one label is a mistake."""
     first_of: dict[str, tuple[str, str]] = {}
-    found = []
+    pairs = []
     for name, examples in (("examples", body.examples), ("validation_examples", body.validation_examples or [])):
         for index, example in enumerate(examples):
             place = f"{name}[{index}]"
             label, first = first_of.setdefault(example.input.strip(), (example.output, place))
             if label != example.output:
-                found.append(f"{place_of(place)} and {place_of(first)}")
-    if not found:
+                pairs.append(f"{place_of(place)} and {place_of(first)}")
+    if not pairs:
         return []
-    more = f", and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
-    return [
-        f"the same text has different labels in {', '.join(found[:_MOST_NAMED])}{more}: mend them if that is a mistake"
-    ]
+    more = f", and {len(pairs) - _MAX_NAMED_PAIRS} more" if len(pairs) > _MAX_NAMED_PAIRS else ""
+    named = ", ".join(pairs[:_MAX_NAMED_PAIRS])
+    return [f"the same text has different labels in {named}{more}: fix them if that is a mistake"]
 
 
 def _next_version(session: Session, tenant_id: str, body: AdaptationInput) -> tuple[str, int]:
@@ -231,7 +235,7 @@ def _next_version(session: Session, tenant_id: str, body: AdaptationInput) -> tu
         return tasks.add(session, tenant_id, body.name), 1
     version = tasks.take_next_version(session, tenant_id, body.task_id)
     if version is None:
-        raise NotFoundError("there is no task with this id", code="task_not_found", param="task_id")
+        raise task_not_found_error()
     return body.task_id, version
 
 
@@ -240,8 +244,8 @@ def _keep_dataset(session: Session, tenant_id: str, content: dict[str, Any]) -> 
     return repository.keep_dataset(session, tenant_id, _hash(examples), **examples)
 
 
-def _resolved(given: HyperparametersInput) -> dict[str, Any]:
-    """All hyperparameters, so that the run is the same whenever, and by whichever release, it is taken up."""
+def _resolve(given: HyperparametersInput) -> dict[str, Any]:
+    """Return all hyperparameters, so that the defaults of a later release do not change a queued adaptation."""
     values = given.model_dump(exclude_none=True)
     if values.get("seed") == "auto":
         values["seed"] = secrets.randbelow(SEED.largest + 1)

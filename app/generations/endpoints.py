@@ -25,19 +25,19 @@ from app.generations.schemas import (
     GenerationView,
     UsageView,
 )
-from app.generations.service import Writing
+from app.generations.service import Generation
 from app.http.dependencies import SettingsDep, StoppingDep
 from app.http.disconnects import unless_gone
 from app.http.error_handlers import log_unforeseen
 from app.http.fields import Id
-from app.predictions.endpoints import check_count, check_length
+from app.http.request_limits import check_input_count, check_text_length
 from app.predictions.lookup import Question
 
 router = APIRouter(tags=["generations"], route_class=AdmittingRoute)
 
 
 def _inlined(view: type[BaseModel]) -> dict[str, Any]:
-    """The schema of a view that no answer has as a whole, so that the document has no name for it."""
+    """Return the schema of a view that is no response body, for which OpenAPI therefore has no named schema."""
     schema = view.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     return schema
@@ -79,44 +79,44 @@ async def generate_with_task(
     tenant: PredictingTenantDep,
     request: Request,
 ) -> Response | GenerateView:
-    """Continue inputs as the task was adapted to, on a backbone that writes text.
+    """Generate a text for each input, on a backbone that generates text.
 
-    With `stream` the answer is a stream of server-sent events: `delta` for each further piece of a text, `finished`
-    when one has ended, `done` at the end, or `error`. A caller who goes away takes the texts along.
+    With `stream` the response is a stream of server-sent events: `delta` for each piece of a text, `finished` when a
+    text has ended, `done` when all texts have ended, or `error`. Disconnecting cancels the texts.
     """
     inputs = body.all_inputs
     for index, text in enumerate(inputs):
-        check_length(settings, text, "input" if body.inputs is None else f"inputs[{index}]")
-    check_count(settings, len(inputs), "inputs")
+        check_text_length(settings, text, "input" if body.inputs is None else f"inputs[{index}]")
+    check_input_count(settings, len(inputs), "inputs")
     question = Question(task_id, body.version, inputs[0], "task_id")
-    writing = await generations.begin(tenant, question, inputs, body.parameters(), stopping)
+    generation = await generations.begin(tenant, question, inputs, body.parameters(), stopping)
     if body.stream:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        # Of a caller who is gone already, the stream is not even begun.
-        gone = BackgroundTask(writing.cancel)
-        return StreamingResponse(_stream(writing), media_type=_EVENT_STREAM, headers=headers, background=gone)
-    return await unless_gone(request, _whole(writing, len(inputs)))
+        # If the caller has disconnected already, the stream is never iterated and so cannot cancel its texts.
+        cancel = BackgroundTask(generation.cancel)
+        return StreamingResponse(_stream(generation), media_type=_EVENT_STREAM, headers=headers, background=cancel)
+    return await unless_gone(request, _complete(generation, len(inputs)))
 
 
-async def _whole(writing: Writing, number: int) -> GenerateView:
-    """The answer when all texts have ended."""
-    async with aclosing(writing.events) as events:
+async def _complete(generation: Generation, count: int) -> GenerateView:
+    """Return the response once all `count` texts have ended."""
+    async with aclosing(generation.events) as events:
         pairs = [pair async for pair in events if pair is not None]
     finished = {index: event for index, event in pairs if isinstance(event, ipt.TextFinished)}
-    texts = [finished[index] for index in range(number)]
+    texts = [finished[index] for index in range(count)]
     return GenerateView(
-        task_id=writing.key[0],
-        task_version=writing.key[1],
+        task_id=generation.key[0],
+        task_version=generation.key[1],
         generations=[GenerationView(text=text.text, finish_reason=text.reason) for text in texts],  # type: ignore[arg-type]
         usage=UsageView.of(texts),
     )
 
 
-async def _stream(writing: Writing) -> AsyncIterator[bytes]:
-    """Events as they come. An error comes as one: the answer's status is out already."""
+async def _stream(generation: Generation) -> AsyncIterator[bytes]:
+    """Yield server-sent events; an error is an event too, because the status has already been sent."""
     finished: list[ipt.TextFinished] = []
     try:
-        async with aclosing(writing.events) as events:
+        async with aclosing(generation.events) as events:
             async for pair in events:
                 if pair is None:
                     yield KEEPALIVE_COMMENT
@@ -133,7 +133,7 @@ async def _stream(writing: Writing) -> AsyncIterator[bytes]:
         body = error_body(error.message, type=error.type, code=error.code, param=error.param)
         yield format_sse_event(event="error", data_str=json.dumps(body))
         return
-    task_id, version = writing.key
+    task_id, version = generation.key
     yield _message("done", DoneView(task_id=task_id, task_version=version, usage=UsageView.of(finished)))
 
 

@@ -1,4 +1,4 @@
-"""Generations on the wire."""
+"""Request and response bodies of generations."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -12,42 +12,44 @@ from ipt.tuning.job import SEED
 
 _LARGEST = 2**31 - 1
 _PARAMETERS = {"max_new_tokens", "temperature", "top_p", "top_k", "seed", "num_beams", "stop"}
-# One of the two, as `_one_of_both` asks for it.
-_EITHER: list[JsonValue] = [
+# Exactly one of `input` and `inputs`, as `_input_or_inputs` checks.
+_INPUT_OR_INPUTS: list[JsonValue] = [
     {"required": ["input"], "properties": {"input": {"type": "string"}, "inputs": {"type": "null"}}},
     {"required": ["inputs"], "properties": {"inputs": {"type": "array"}, "input": {"type": "null"}}},
 ]
 
 
 class GenerateInput(Body):
-    """Texts to write for one task, each to its own input."""
+    """Inputs of one task to generate texts for."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": _EITHER})
+    model_config = ConfigDict(json_schema_extra={"oneOf": _INPUT_OR_INPUTS})
 
     input: Text | None = Field(default=None, description="one input", examples=["The parcel never came"])
     inputs: Annotated[Listed[Text], Field(min_length=1)] | None = Field(
-        default=None, description="several, in place of `input`", examples=[None]
+        default=None, description="several inputs, instead of `input`", examples=[None]
     )
     version: Annotated[int, Field(ge=1, le=_LARGEST)] | None = Field(
-        default=None, description="which version of the task writes; the newest one without it", examples=[None]
+        default=None, description="the version of the task to use; the newest by default", examples=[None]
     )
     max_new_tokens: Annotated[int, Field(ge=1, le=_LARGEST)] | None = Field(
-        default=None, description="most tokens of a text; 64 without it", examples=[64]
+        default=None, description="most tokens of a text; 64 by default", examples=[64]
     )
     temperature: Annotated[float, Field(ge=0, le=100)] | None = Field(
-        default=None, description="0, as without it, takes the likeliest token each time", examples=[0.7]
+        default=None, description="0, the default, is greedy decoding; above 0 samples", examples=[0.7]
     )
     top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None, description="draw from the fewest tokens that have this probability together", examples=[0.9]
+        default=None,
+        description="sample from the fewest tokens with this total probability",
+        examples=[0.9],
     )
     top_k: Annotated[int, Field(ge=1, le=_LARGEST)] | None = Field(
-        default=None, description="draw from so many of the likeliest tokens", examples=[50]
+        default=None, description="sample from this many of the most likely tokens", examples=[50]
     )
     seed: Annotated[int, Field(ge=SEED.smallest, le=SEED.largest)] | None = Field(
-        default=None, description="the same seed draws the same text", examples=[7]
+        default=None, description="the same seed samples the same text", examples=[7]
     )
     num_beams: Annotated[int, Field(ge=1, le=MOST_BEAMS)] | None = Field(
-        default=None, description="search with so many beams, in place of a temperature", examples=[None]
+        default=None, description="beam search with this many beams; excludes a temperature", examples=[None]
     )
     stop: (
         Annotated[
@@ -55,24 +57,24 @@ class GenerateInput(Body):
             Field(max_length=MOST_STOP_STRINGS),
         ]
         | None
-    ) = Field(default=None, description="a text ends before the first of these", examples=[["\n\n"]])
-    stream: bool = Field(default=False, description="answer with server-sent events while the texts are written")
+    ) = Field(default=None, description="a text ends before the first of these strings", examples=[["\n\n"]])
+    stream: bool = Field(default=False, description="respond with server-sent events while the texts are generated")
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> "GenerateInput":
+    def _input_or_inputs(self) -> "GenerateInput":
         if (self.input is None) == (self.inputs is None):
             raise ValueError("needs either `input` or `inputs`")
         return self
 
     @property
     def all_inputs(self) -> list[str]:
-        """The inputs, however they were given."""
+        """The value of `inputs`, or `input` as a list."""
         return self.inputs if self.inputs is not None else [self.input or ""]
 
     def parameters(self) -> dict[str, Any]:
-        """Those parameters of `ipt.GenerationParameters` that the caller named."""
-        named = self.model_dump(include=_PARAMETERS, exclude_none=True)
-        return named | {"stop": tuple(named.get("stop", ()))}
+        """Return the arguments of `ipt.GenerationParameters` that the caller has set."""
+        given = self.model_dump(include=_PARAMETERS, exclude_none=True)
+        return given | {"stop": tuple(given.get("stop", ()))}
 
 
 Reason = Literal["stop", "length"]
@@ -81,16 +83,16 @@ Reason = Literal["stop", "length"]
 class GenerationView(BaseModel):
     text: str = Field(description="without white space around it", examples=["We are sorry, and look for it."])
     finish_reason: Reason = Field(
-        description="`stop` at its own end or a stop string, `length` at `max_new_tokens`", examples=["stop"]
+        description="`stop`: end of text or a stop string; `length`: `max_new_tokens` reached", examples=["stop"]
     )
 
 
 class UsageView(BaseModel):
-    """Of all texts of the request."""
+    """Totals over all texts of the request."""
 
-    input_tokens: int = Field(description="tokens of the inputs that were read, prompts not counted", examples=[5])
-    generated_tokens: int = Field(description="tokens that were written, those that end a text among them")
-    truncated_inputs: int = Field(description="inputs that were too long to be read whole", examples=[0])
+    input_tokens: int = Field(description="input tokens read, without prompts", examples=[5])
+    generated_tokens: int = Field(description="tokens generated, end-of-text tokens included")
+    truncated_inputs: int = Field(description="inputs that were too long to be read completely", examples=[0])
 
     @classmethod
     def of(cls, texts: Sequence[ipt.TextFinished]) -> "UsageView":
@@ -103,15 +105,15 @@ class UsageView(BaseModel):
 
 class GenerateView(BaseModel):
     task_id: str
-    task_version: int = Field(description="the version that wrote")
+    task_version: int = Field(description="the version used")
     generations: list[GenerationView] = Field(description="one per input, in the same order")
     usage: UsageView
 
 
 class DeltaView(BaseModel):
-    """A further piece of a text; all pieces together are the text."""
+    """The next piece of a text; the pieces joined are the text."""
 
-    index: int = Field(description="which input it belongs to")
+    index: int = Field(description="the index of the input")
     text: str
 
 

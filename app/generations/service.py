@@ -1,4 +1,4 @@
-"""From a task and inputs to texts as they are written: resolve the task, let the writer write, pass on what comes."""
+"""Generate texts with tasks: look up the task, submit its inputs to the writer, and pass on the writer's events."""
 
 import asyncio
 import threading
@@ -15,18 +15,17 @@ from app.db.ids import new_id
 from app.errors import AppError, ConflictError, InvalidError, out_of_memory_error, stopping_error
 from app.generations.writer import Sink, Writer
 from app.predictions.bound_tasks import TaskKey
-from app.predictions.lookup import Question
+from app.predictions.lookup import Question, TaskLookup
 from app.predictions.model import Model
-from app.predictions.service import Predictions
 from app.settings import Settings
 from ipt.errors import BackboneError, IptError
 from ipt.runtime.memory import is_out_of_memory
 
-ENDING_SECONDS = 0.5
-"""How long a text that is being written may not notice that the service is stopping."""
+STOP_CHECK_SECONDS = 0.5
+"""Interval at which a generation that waits for an event checks whether the service is stopping."""
 
 KEEP_ALIVE_SECONDS = 15.0
-"""After so long without an event a sign of life is due, before a proxy takes the connection for dead."""
+"""Silence after which a keep-alive is due, before a proxy closes the connection as idle."""
 
 IndexedEvent = tuple[int, ipt.GenerationEvent]
 
@@ -35,78 +34,90 @@ class GenerationFailedError(AppError):
     """The model failed on a text that passed every check."""
 
     def __init__(self) -> None:
-        super().__init__("the model failed on this input; the request id finds it in the log", code="generation_failed")
+        super().__init__(
+            "the model failed on this input; find the request id in the service's log", code="generation_failed"
+        )
 
 
 @dataclass(frozen=True)
-class Writing:
-    """The texts of one request while they are written."""
+class Generation:
+    """The texts of one request while they are generated."""
 
     key: TaskKey
-    """Of the version that answers."""
+    """The task and version in use."""
     events: AsyncGenerator[IndexedEvent | None, None]
-    """Each with the number of its input, until all texts have ended; None as a sign of life while nothing happens.
+    """Events with the index of their input, until all texts have ended; None is a keep-alive.
 
-    Closing it takes back the texts that have not ended.
+    Closing the generator cancels the texts that have not ended.
     """
     cancel: Callable[[], None]
-    """The same for who may never have begun to read the events; nothing happens where all texts have ended."""
+    """Cancels the texts that have not ended, even if `events` was never iterated."""
 
 
 class Generations:
-    """Texts for all tasks of all tenants, written in this process."""
+    """Generates texts for all tasks of all tenants in this process."""
 
-    def __init__(self, settings: Settings, model: Model, predictions: Predictions) -> None:
+    def __init__(self, settings: Settings, model: Model, lookup: TaskLookup) -> None:
         self._settings = settings
         self._model = model
-        self._predictions = predictions
+        self._lookup = lookup
         self._lock = threading.Lock()
         self._writer: Writer | None = None
-        self._most_new_tokens = self._usual_new_tokens = 0
+        self._max_new_tokens = self._default_new_tokens = 0
 
     async def begin(
         self,
         tenant_id: str,
         question: Question,
         inputs: Sequence[str],
-        asked: dict[str, object],
+        given: dict[str, object],
         stopping: threading.Event,
-    ) -> Writing:
-        """Queue texts for inputs of one task, `question`; `asked` are those parameters that the caller named.
+    ) -> Generation:
+        """Queue a text for each input.
+
+        Args:
+            tenant_id: the caller's tenant.
+            question: names the task.
+            inputs: the inputs of that task.
+            given: the arguments of `ipt.GenerationParameters` that the caller has set.
+            stopping: set when the service stops.
 
         Raises:
-            NotFoundError, ConflictError, UnavailableError: as predictions do; the backbone is an encoder.
-            InvalidError: parameters that do not go together, or that the backbone cannot follow.
+            NotFoundError: the tenant has no such task, or the task no such version.
+            ConflictError: the task is not tuned yet, or the backbone does not generate text.
+            InvalidError: the parameters contradict each other, or the backbone does not support them.
             BusyError: the queue is full.
+            UnavailableError: the model is not loaded, or the service is stopping.
         """
-        key, task = await self._predictions.find(tenant_id, question)
-        writer = await run_in_threadpool(self._started)
+        found = await asyncio.wrap_future(self._lookup.find(tenant_id, [question]))
+        [key], [task] = found.keys, found.tasks
+        writer = await run_in_threadpool(self._start_writer)
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[IndexedEvent] = asyncio.Queue()
 
         def sink(index: int) -> Sink:
-            def pass_on(event: ipt.GenerationEvent) -> None:
-                with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            def enqueue(event: ipt.GenerationEvent) -> None:
+                with suppress(RuntimeError):  # the event loop is closed, so no one waits for the event
                     loop.call_soon_threadsafe(queue.put_nowait, (index, event))
 
-            return pass_on
+            return enqueue
 
         try:
-            parameters = self._parameters(asked)
+            parameters = self._parameters(given)
             requests = [ipt.GenerationRequest(new_id("gen"), task, text, parameters) for text in inputs]
             writer.submit([(request, sink(index)) for index, request in enumerate(requests)])
         except IptError as error:
             raise _invalid(error) from error
         ids = [request.request_id for request in requests]
-        return Writing(key, _follow(queue, writer, ids, stopping), partial(writer.cancel, ids))
+        return Generation(key, _follow(queue, writer, ids, stopping), partial(writer.cancel, ids))
 
     def close(self) -> None:
-        """Stop writing."""
+        """Stop generating."""
         if self._writer is not None:
             self._writer.close()
 
-    def _started(self) -> Writer:
-        """The writer, which begins with the first text."""
+    def _start_writer(self) -> Writer:
+        """Return the writer, which starts with the first request."""
         with self._lock:
             if self._writer is None:
                 settings = self._settings
@@ -114,22 +125,22 @@ class Generations:
                     engine = self._model.generation_engine()
                 except BackboneError as error:
                     raise ConflictError(error.message, code="backbone_writes_no_text", param="task_id") from error
-                self._most_new_tokens = min(settings.max_new_tokens, engine.most_new_tokens)
-                self._usual_new_tokens = min(self._most_new_tokens, engine.default_new_tokens)
+                self._max_new_tokens = min(settings.max_new_tokens, engine.most_new_tokens)
+                self._default_new_tokens = min(self._max_new_tokens, engine.default_new_tokens)
                 self._writer = Writer(
                     engine, batch_rows=settings.generate_batch_rows, queue_rows=settings.generate_queue_rows
                 )
             return self._writer
 
-    def _parameters(self, asked: dict[str, object]) -> ipt.GenerationParameters:
-        most = self._most_new_tokens
-        length = asked.get("max_new_tokens", self._usual_new_tokens)
+    def _parameters(self, given: dict[str, object]) -> ipt.GenerationParameters:
+        limit = self._max_new_tokens
+        length = given.get("max_new_tokens", self._default_new_tokens)
         assert isinstance(length, int)
-        if length > most:
+        if length > limit:
             raise InvalidError(
-                f"at most {most} on this service, got {length}", code="too_many_new_tokens", param="max_new_tokens"
+                f"at most {limit} on this service, got {length}", code="too_many_new_tokens", param="max_new_tokens"
             )
-        return ipt.GenerationParameters(**(asked | {"max_new_tokens": length}))  # type: ignore[arg-type]
+        return ipt.GenerationParameters(**(given | {"max_new_tokens": length}))  # type: ignore[arg-type]
 
 
 async def _follow(
@@ -142,7 +153,7 @@ async def _follow(
             if stopping.is_set():
                 raise stopping_error()
             try:
-                index, event = await asyncio.wait_for(queue.get(), ENDING_SECONDS)
+                index, event = await asyncio.wait_for(queue.get(), STOP_CHECK_SECONDS)
             except TimeoutError:
                 if time.monotonic() - quiet_since > KEEP_ALIVE_SECONDS:
                     quiet_since = time.monotonic()

@@ -1,4 +1,4 @@
-"""Gather rows of any tasks, from all requests of this process, into batches for the one backbone."""
+"""Dynamic batching: collect rows of all requests of this process into batches for the one backbone."""
 
 import threading
 import time
@@ -17,12 +17,12 @@ Row = tuple[ipt.BoundTask, list[int]]
 Predict = Callable[[Sequence[Row]], Sequence[ipt.Prediction]]
 
 PATIENCE = 0.2
-"""Of a batch's time: how long the next one waits, at most, for those whom it has answered to ask again."""
+"""Longest wait for returning callers, as a fraction of the last batch's time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One request's predictions, in the order of its rows, and where its time went, in seconds."""
+    """The predictions of one request in the order of its rows, and its times in seconds."""
 
     predictions: list[ipt.Prediction]
     queue_seconds: float
@@ -33,7 +33,9 @@ class PredictionFailedError(AppError):
     """The model failed on rows that passed every check."""
 
     def __init__(self) -> None:
-        super().__init__("the model failed on this input; the request id finds it in the log", code="prediction_failed")
+        super().__init__(
+            "the model failed on this input; find the request id in the service's log", code="prediction_failed"
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -43,7 +45,8 @@ class _Request:
     future: "Future[Answer]"
     arrived_at: float
     queued_at: float
-    taken: int = 0
+    batched: int = 0
+    """Rows that were put into batches so far."""
     started_at: float | None = None
     inference_seconds: float = 0.0
     predictions: list[ipt.Prediction] = field(default_factory=list)
@@ -51,21 +54,22 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The rows of one request that ride in one batch."""
+    """The rows of one request that belong to one batch."""
 
     request: _Request
     rows: Sequence[Row]
 
 
 class Batcher:
-    """A thread and the queue in front of it; requests come in the order they came, and large ones take turns.
+    """A thread that runs batches, and the first-in-first-out queue in front of it.
 
-    The first row waits for company until `wait_seconds` after its request arrived. Where several requests were answered
-    together, the next batch waits until as many are there again, for at most `patience` of the time that theirs took:
-    callers who wait for their answers come back all at once, and would otherwise be met by a batch of the first few.
-    A batch has at most `batch_rows` rows and `batch_tokens` tokens, prompts among them (a single row may have more);
-    more than `queue_rows` waiting rows are turned away. A request that does not fit into one batch goes on behind those
-    that have come meanwhile.
+    A batch starts when it is full, or `wait_seconds` after its first request arrived. If several requests were answered
+    together, the next batch also waits until as many requests are queued again, for at most `patience` of the last
+    batch's time: their callers tend to return at once, and the batch would otherwise contain only the first few.
+
+    A batch has at most `batch_rows` rows and `batch_tokens` tokens including prompts, but at least one row. A request
+    that does not fit into one batch continues behind the requests that arrived in the meantime. Requests are rejected
+    while more than `queue_rows` rows wait.
     """
 
     def __init__(
@@ -87,8 +91,8 @@ class Batcher:
         self._queue: deque[_Request] = deque()
         self._waiting_rows = 0
         self._waiting_tokens = 0
-        self._behind = 0
-        self._expected = 0
+        self._queued_behind = 0
+        self._expected_requests = 0
         self._patient_until = 0.0
         self._closed = False
         self._changed = threading.Condition()
@@ -96,12 +100,13 @@ class Batcher:
         self._thread.start()
 
     def submit(self, rows: Sequence[Row], prompt_length: int, arrived_at: float | None = None) -> "Future[Answer]":
-        """Queue one request's rows; cancelling the future takes those back that have not been batched.
+        """Queue the rows of one request. Cancelling the future drops the rows that are not in a batch yet.
 
         Args:
-            rows: the request's.
-            prompt_length: tokens that each row costs besides those of its text.
-            arrived_at: when the request did, by the monotonic clock; now when None. Looking its tasks up was waiting.
+            rows: the rows to answer.
+            prompt_length: tokens of the prompt, which each row has besides the tokens of its text.
+            arrived_at: monotonic time at which the request arrived, so that the lookup of its tasks counts as waiting;
+                now when None.
 
         Raises:
             BusyError: the queue is full.
@@ -113,7 +118,7 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise stopping_error()
-            # One request is let in whatever its size, or else a small queue would refuse a large one for ever.
+            # An empty queue accepts a request of any size, or a small queue would reject a large request forever.
             if self._waiting_rows and self._waiting_rows + len(rows) > self._queue_rows:
                 raise BusyError("too many predictions are waiting", code="prediction_queue_full", retry_after=1)
             self._queue.append(request)
@@ -123,7 +128,7 @@ class Batcher:
         return request.future
 
     def close(self) -> None:
-        """Answer what is being computed, turn away what still waits, and end the thread."""
+        """Finish the running batch, fail the requests that wait, and end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -136,62 +141,62 @@ class Batcher:
                 break
             start = time.monotonic()
             self._answer(parts)
-            self._expect_back(parts, time.monotonic() - start)
+            self._expect_callers_back(parts, time.monotonic() - start)
         for request in self._queue:
             _fail(request, stopping_error())
 
     def _next_batch(self) -> list[_Part]:
-        """Wait for rows, then a little for company; empty when closed. This alone decides which rows ride together."""
+        """Wait for the next batch; empty when closed. No other function decides which rows share a batch."""
         parts: list[_Part] = []
         with self._changed:
             while not parts:
                 self._changed.wait_for(lambda: self._queue or self._closed)
-                # What came while the model was busy has waited already.
+                # A request that arrived while the model was busy has already waited.
                 waited = time.monotonic() - self._queue[0].arrived_at if self._queue else 0.0
                 self._changed.wait_for(self._is_full, self._wait_seconds - waited)
                 self._changed.wait_for(
-                    lambda: self._is_full() or len(self._queue) >= self._expected,
+                    lambda: self._is_full() or len(self._queue) >= self._expected_requests,
                     self._patient_until - time.monotonic(),
                 )
                 if self._closed:
                     break
-                parts = self._take()
+                parts = self._take_batch()
         return parts
 
-    def _expect_back(self, parts: Sequence[_Part], seconds: float) -> None:
-        """Note how many requests may soon wait together: those that were behind, and the next of each caller."""
+    def _expect_callers_back(self, parts: Sequence[_Part], seconds: float) -> None:
+        """Expect a request from each caller just answered, besides the requests that were queued behind the batch."""
         answered = sum(part.request.future.done() for part in parts)
         with self._changed:
-            self._expected = answered + self._behind if answered > 1 else 0
+            self._expected_requests = answered + self._queued_behind if answered > 1 else 0
             self._patient_until = time.monotonic() + self._patience * seconds
 
     def _is_full(self) -> bool:
-        """Whether a batch would not hold more than what waits, or there will be none."""
+        """Return whether waiting longer cannot add rows to the batch, or the batcher is closed."""
         rows, tokens = self._waiting_rows >= self._batch_rows, self._waiting_tokens >= self._batch_tokens
         return rows or tokens or self._closed
 
-    def _take(self) -> list[_Part]:
-        """Rows from the front of the queue, up to a batch; none if all of them were for callers who have gone."""
+    def _take_batch(self) -> list[_Part]:
+        """Take rows from the front of the queue, up to a batch; none if all their callers have disconnected."""
         parts: list[_Part] = []
         rows_left, tokens_left = self._batch_rows, self._batch_tokens
-        if self._queue and self._queue[0].taken:  # it had its turn: now those that came meanwhile
+        if self._queue and self._queue[0].batched:  # round robin: it had rows in the last batch
             self._queue.rotate(-1)
         while self._queue:
             request = self._queue[0]
-            rest, tokens = request.rows[request.taken :], request.tokens[request.taken :]
-            gone = request.future.done()  # the caller has gone, or an earlier part failed
-            taken = len(rest) if gone else _fitting(tokens[:rows_left], tokens_left, at_least=0 if parts else 1)
-            if not taken:
+            rest, tokens = request.rows[request.batched :], request.tokens[request.batched :]
+            is_over = request.future.done()  # the caller has disconnected, or an earlier part failed
+            count = len(rest) if is_over else _fitting(tokens[:rows_left], tokens_left, at_least=0 if parts else 1)
+            if not count:
                 break
-            if not gone:
-                parts.append(_Part(request, rest[:taken]))
-                rows_left -= taken
-                tokens_left -= sum(tokens[:taken])
+            if not is_over:
+                parts.append(_Part(request, rest[:count]))
+                rows_left -= count
+                tokens_left -= sum(tokens[:count])
                 request.started_at = request.started_at or time.monotonic()
-            request.taken += taken
-            self._waiting_rows -= taken
-            self._waiting_tokens -= sum(tokens[:taken])
-            if taken < len(rest):
+            request.batched += count
+            self._waiting_rows -= count
+            self._waiting_tokens -= sum(tokens[:count])
+            if count < len(rest):
                 break
             self._queue.popleft()
         return parts
@@ -200,18 +205,18 @@ class Batcher:
         start = time.monotonic()
         try:
             predictions = self._predict([row for part in parts for row in part.rows])
-        except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a batch does to it
+        except Exception as error:  # noqa: BLE001 - the thread must survive any failure of a batch
             if len(parts) == 1:
                 failure: AppError = out_of_memory_error() if is_out_of_memory(error) else PredictionFailedError()
                 failure.__cause__ = error  # for the log of the request
                 _fail(parts[0].request, failure)
                 return
-            # Something in the batch is bad: nobody shall pay for a neighbour, so each request goes alone.
+            # One request must not fail because of another, so each one runs in its own batch.
             for part in parts:
                 self._answer([part])
             return
         seconds = time.monotonic() - start
-        self._behind = len(self._queue)  # before anybody who is answered now can ask again
+        self._queued_behind = len(self._queue)  # before any of the callers answered below can return
         metrics.predicted(predictions)
         position = 0
         for part in parts:
@@ -223,13 +228,13 @@ class Batcher:
                 _succeed(request)
 
 
-def _fitting(tokens: Sequence[int], most: int, *, at_least: int) -> int:
-    """How many rows from the first one on fit, by the tokens of each."""
+def _fitting(tokens: Sequence[int], limit: int, *, at_least: int) -> int:
+    """Return how many of the first rows have at most `limit` tokens together, given the tokens of each row."""
     total = 0
-    for number, of_row in enumerate(tokens):
-        total += of_row
-        if total > most and number >= at_least:
-            return number
+    for index, row_tokens in enumerate(tokens):
+        total += row_tokens
+        if total > limit and index >= at_least:
+            return index
     return len(tokens)
 
 

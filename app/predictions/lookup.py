@@ -1,4 +1,4 @@
-"""Find the tasks that requests ask: those of all requests that wait at the same time in one transaction."""
+"""Look up the tasks that requests ask, in one transaction for all requests that wait at the same time."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,21 +12,22 @@ import ipt
 from app.db.coalescer import Coalescer
 from app.db.models import TaskVersion
 from app.db.session import transaction
-from app.errors import AppError, ConflictError, NotFoundError
+from app.errors import AppError, ConflictError
 from app.predictions import repository
 from app.predictions.bound_tasks import BoundTasks, TaskKey
 from app.predictions.model import Model
+from app.tasks.errors import task_not_found_error, task_not_ready_error, version_not_found_error
 from ipt.errors import IptError, SubspaceMismatchError
 
-TOGETHER = 256
-"""Questions whose tasks are looked up together."""
+QUESTIONS_PER_LOOKUP = 256
+"""Most questions whose tasks are looked up in one transaction."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One text for one task; `version` None asks the newest. `param` is where the caller named the task."""
+    """One text for one task; `version` None means the newest. `param` is the request field that names the task."""
 
     task_id: str
     version: int | None
@@ -35,94 +36,94 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The task of each question of one request, and which version it is."""
+class FoundTasks:
+    """The task and version for each question of one request."""
 
     keys: list[TaskKey]
     tasks: list[ipt.BoundTask]
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Request:
     tenant_id: str
     questions: Sequence[Question]
 
 
 class TaskLookup:
-    """Reads tasks that are not in memory; which version is the newest it asks every time.
+    """Reads tasks from memory or the database, and the newest version's number from the database every time.
 
-    For a task may have been deleted or tuned again, by any process.
+    Any process may have deleted the task or tuned it again in the meantime.
     """
 
     def __init__(self, engine: Engine, model: Model, cached_tasks: int) -> None:
         self._engine = engine
         self._model = model
-        self._tasks = BoundTasks(cached_tasks)
-        self._coalescer = Coalescer(self._find_all, name="task-lookup", most=TOGETHER)
+        self._cache = BoundTasks(cached_tasks)
+        self._coalescer = Coalescer(self._find_all, name="task-lookup", most=QUESTIONS_PER_LOOKUP)
 
-    def find(self, tenant_id: str, questions: Sequence[Question]) -> "Future[Found]":
-        """The task of each question of one request.
+    def find(self, tenant_id: str, questions: Sequence[Question]) -> "Future[FoundTasks]":
+        """Find the task for each question of one request.
 
-        Raises (the future does):
-            NotFoundError: a task or version that the tenant does not have.
-            ConflictError: a task that has not been tuned yet, or was tuned in another subspace than is loaded.
+        Raises:
             UnavailableError: the model is not loaded.
-            CoalescerClosedError: the service is stopping. Both are raised at once.
+            CoalescerClosedError: the service is stopping.
+
+        The future raises:
+            NotFoundError: the tenant has no such task, or the task no such version.
+            ConflictError: the task is not tuned yet, or was tuned in another subspace than the loaded one.
         """
         self._model.check_loaded()
-        return self._coalescer.ask(_Asked(tenant_id, questions), len(questions))
+        return self._coalescer.ask(_Request(tenant_id, questions), len(questions))
 
     def close(self) -> None:
-        """Find what has been asked for, and nothing after it."""
+        """Answer the requests that wait, and accept no more."""
         self._coalescer.close()
 
-    def _find_all(self, asked: Sequence[_Asked]) -> list[Found | Exception]:
-        owned = {(one.tenant_id, question.task_id) for one in asked for question in one.questions}
-        in_memory = {(tenant_id, task_id) for tenant_id, task_id in owned if self._tasks.knows(task_id)}
+    def _find_all(self, requests: Sequence[_Request]) -> list[FoundTasks | Exception]:
+        owned = {(request.tenant_id, question.task_id) for request in requests for question in request.questions}
+        in_memory = {(tenant_id, task_id) for tenant_id, task_id in owned if self._cache.knows(task_id)}
         with transaction(self._engine) as session:
-            known = repository.newest_versions(session, in_memory)
-            others, rows = repository.newest(session, owned - in_memory)  # at once, and not one after the other
-            known |= others
-            wanted = [_keys(one, known) for one in asked]
-            keys = {key for of_one in wanted if isinstance(of_one, list) for key in of_one}
-            tasks = {key: task for key in keys if (task := self._tasks.get(key)) is not None}
+            newest = repository.newest_versions(session, in_memory)
+            # One query returns number and row together for tasks that are not in memory.
+            newest_of_others, rows = repository.newest(session, owned - in_memory)
+            newest |= newest_of_others
+            keys_by_request = [_keys(request, newest) for request in requests]
+            keys = {key for entry in keys_by_request if isinstance(entry, list) for key in entry}
+            tasks = {key: task for key in keys if (task := self._cache.get(key)) is not None}
             rows_by_key = {(row.task_id, row.version): row for row in rows}
-            owners = {task_id: tenant_id for tenant_id, task_id in known}
+            owners = {task_id: tenant_id for tenant_id, task_id in newest}
             missing = keys - tasks.keys() - rows_by_key.keys()
             rows = repository.versions(session, {(owners[task_id], task_id, number) for task_id, number in missing})
             rows_by_key |= {(row.task_id, row.version): row for row in rows}
         return [
-            of_one if isinstance(of_one, AppError) else self._found(one, of_one, tasks, rows_by_key)
-            for one, of_one in zip(asked, wanted, strict=True)
+            entry if isinstance(entry, AppError) else self._bind_all(request, entry, tasks, rows_by_key)
+            for request, entry in zip(requests, keys_by_request, strict=True)
         ]
 
-    def _found(
+    def _bind_all(
         self,
-        asked: _Asked,
+        request: _Request,
         keys: list[TaskKey],
         tasks: dict[TaskKey, ipt.BoundTask],
         rows: Mapping[TaskKey, TaskVersion],
-    ) -> Found | Exception:
+    ) -> FoundTasks | Exception:
+        """Bind the tasks that are not in `tasks` yet, and add them to it."""
         try:
-            for key, question in zip(keys, asked.questions, strict=True):
+            for key, question in zip(keys, request.questions, strict=True):
                 if key not in tasks:
                     tasks[key] = self._bind(rows.get(key), question)
-                    self._tasks.put(key, tasks[key])
+                    self._cache.put(key, tasks[key])
         except AppError as error:
             return error
-        return Found(keys, [tasks[key] for key in keys])
+        return FoundTasks(keys, [tasks[key] for key in keys])
 
     def _bind(self, row: TaskVersion | None, question: Question) -> ipt.BoundTask:
         if row is None:
-            raise NotFoundError(
-                f"this task has no version {question.version} that can answer",
-                code="version_not_found",
-                param="version",
-            )
+            raise version_not_found_error(question.version)
         vector = np.asarray(row.vector, dtype=np.float32)
         head = ipt.TaskHead(vector, row.subspace_id, row.kind, tuple(row.labels), row.readout)
         try:
-            return self._model.bind(head)
+            return self._model.predictor.bind(head)
         except SubspaceMismatchError as error:
             raise ConflictError(error.message, code="subspace_mismatch", param=question.param) from error
         except IptError as error:
@@ -134,19 +135,15 @@ class TaskLookup:
             ) from error
 
 
-def _keys(asked: _Asked, known: Mapping[repository.OwnedTask, int | None]) -> list[TaskKey] | AppError:
-    """The version that answers each question of one request, or what is wrong with the first that none answers."""
+def _keys(request: _Request, newest: Mapping[repository.OwnedTask, int | None]) -> list[TaskKey] | AppError:
+    """Return the version that answers each question, or the error of the first question that has none."""
     keys = []
-    for question in asked.questions:
-        owned = (asked.tenant_id, question.task_id)
-        if owned not in known:
-            return NotFoundError("there is no task with this id", code="task_not_found", param=question.param)
-        newest = known[owned]
-        if newest is None:
-            return ConflictError(
-                "no adaptation of this task has succeeded yet; see GET /v1/adaptations for how far it is",
-                code="task_not_ready",
-                param=question.param,
-            )
-        keys.append((question.task_id, question.version or newest))
+    for question in request.questions:
+        owned = (request.tenant_id, question.task_id)
+        if owned not in newest:
+            return task_not_found_error(question.param)
+        number = newest[owned]
+        if number is None:
+            return task_not_ready_error(question.param)
+        keys.append((question.task_id, question.version or number))
     return keys

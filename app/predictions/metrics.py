@@ -1,4 +1,4 @@
-"""What is counted of predictions."""
+"""Prometheus metrics of predictions."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,13 @@ from prometheus_client import Counter, Histogram
 
 import ipt
 
-_PREDICTIONS = Counter("ipt_predictions_total", "Texts that were answered.", ["kind"])
+_PREDICTIONS = Counter("ipt_predictions_total", "Texts answered.", ["kind"])
 _CLASSIFICATION = _PREDICTIONS.labels("classification")
 _TEXT2TEXT = _PREDICTIONS.labels("text2text")
-_TRUNCATED = Counter("ipt_prediction_truncated_inputs_total", "Texts that were too long to be read whole.")
+_TRUNCATED = Counter("ipt_prediction_truncated_inputs_total", "Texts that were too long to be read completely.")
 _BATCH_ROWS = Histogram(
     "ipt_prediction_batch_rows",
-    "Texts that were answered in one batch.",
+    "Texts answered in one batch.",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
 )
 
@@ -24,7 +24,7 @@ def truncated(texts: int) -> None:
 
 def predicted(batch: Sequence[ipt.Prediction]) -> None:
     """Count one batch."""
-    written = sum(prediction.text is not None for prediction in batch)
-    _TEXT2TEXT.inc(written)
-    _CLASSIFICATION.inc(len(batch) - written)
+    generated = sum(prediction.text is not None for prediction in batch)
+    _TEXT2TEXT.inc(generated)
+    _CLASSIFICATION.inc(len(batch) - generated)
     _BATCH_ROWS.observe(len(batch))

@@ -1,9 +1,9 @@
-"""The backbone and subspace of this process, loaded once and in the background, so that the port opens at once."""
+"""The backbone and subspace of an API process, loaded once in the background so that the port opens at once."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import ipt
@@ -19,9 +19,10 @@ State = Literal["loading", "ok", "failed"]
 
 
 class Model:
-    """Loads in a thread of its own; until that is done, every use answers "not yet"."""
+    """Loads in its own thread; until then, `predictor` raises an error that tells callers to retry."""
 
     def __init__(self, settings: Settings, on_loaded: Callable[[ipt.Subspace], None]) -> None:
+        """Start loading; `on_loaded` runs in the loading thread before the state becomes "ok"."""
         self._settings = settings
         self._on_loaded = on_loaded
         self._predictor: ipt.Predictor | None = None
@@ -31,66 +32,55 @@ class Model:
 
     @property
     def state(self) -> State:
-        """How far loading is."""
+        """The state of loading."""
         if self._failure is not None:
             return "failed"
         return "loading" if self._predictor is None else "ok"
 
     @property
     def failure(self) -> str | None:
-        """Why loading failed."""
+        """Why loading failed, None if it has not."""
         return self._failure
 
     @property
     def family(self) -> ipt.Family | None:
-        """The loaded backbone's family, None while there is none."""
+        """The family of the backbone, None until it is loaded."""
         return None if self._predictor is None else self._predictor.backbone.family
 
     @property
-    def subspace(self) -> ipt.Subspace:
-        """The loaded subspace.
-
-        Raises:
-            UnavailableError: there is none yet, or there will be none.
-        """
-        return self._loaded().subspace
-
-    @property
     def loaded_subspace_id(self) -> str | None:
-        """The id of the subspace whose tasks can be asked, None while it loads."""
+        """The id of the subspace, None until it is loaded."""
         return None if self._predictor is None else self._predictor.subspace.id
 
-    def check_loaded(self) -> None:
-        """Raise UnavailableError, as everything else here does, unless the model is loaded."""
-        self._loaded()
-
-    def bind(self, head: ipt.TaskHead) -> ipt.BoundTask:
-        """Check a task against the loaded subspace, once for many predictions.
+    @property
+    def predictor(self) -> ipt.Predictor:
+        """The predictor on the loaded backbone and subspace.
 
         Raises:
-            UnavailableError: as `subspace` does.
-            SubspaceMismatchError, CheckpointError: the task cannot be used.
+            UnavailableError: the model is still loading, or could not be loaded.
         """
-        return self._loaded().bind(head)
+        self.check_loaded()
+        assert self._predictor is not None
+        return self._predictor
 
-    def read(self, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
-        """The tokens of each text, and whether there are too many to be read; from any thread; raises as `subspace`."""
-        return self._loaded().read(texts)
-
-    def predict(self, rows: Sequence[tuple[ipt.BoundTask, list[int]]]) -> Sequence[ipt.Prediction]:
-        """Predictions for rows of any tasks, in one batch; raises as `subspace` does."""
-        return self._loaded().predict(rows)
+    def check_loaded(self) -> None:
+        """Raise UnavailableError unless the model is loaded."""
+        if self._failure is not None:
+            raise UnavailableError(self._failure, code="model_failed", retry_after=60)
+        if self._predictor is None:
+            raise UnavailableError("the model is still loading", code="model_loading", retry_after=2)
 
     def generation_engine(self) -> ipt.GenerationEngine:
-        """A new engine that writes with the loaded backbone; raises as `subspace` does.
+        """Return a new generation engine on the loaded backbone and subspace.
 
         Raises:
-            BackboneError: the backbone writes no text.
+            UnavailableError: as `predictor` does.
+            BackboneError: the backbone does not generate text.
         """
-        loaded, settings = self._loaded(), self._settings
+        predictor, settings = self.predictor, self._settings
         return ipt.GenerationEngine(
-            loaded.backbone,
-            loaded.subspace,
+            predictor.backbone,
+            predictor.subspace,
             batch_rows=settings.generate_batch_rows,
             prompt_cache_bytes=settings.generate_prompt_cache_bytes,
         )
@@ -108,16 +98,9 @@ class Model:
             log.error("the model cannot be loaded: %s", error.message)
             self._failure = error.message
             return
-        except Exception as error:  # noqa: BLE001 - the API goes on without predictions and says so
+        except Exception as error:  # noqa: BLE001 - the API keeps serving everything that needs no model
             log_unforeseen(error)
             self._failure = f"the model cannot be loaded ({type(error).__name__}); see the log"
             return
         self._predictor = predictor
         log.info("model_loaded subspace=%s seconds=%.1f", subspace.id, time.monotonic() - start)
-
-    def _loaded(self) -> ipt.Predictor:
-        if self._failure is not None:
-            raise UnavailableError(self._failure, code="model_failed", retry_after=60)
-        if self._predictor is None:
-            raise UnavailableError("the model is still loading", code="model_loading", retry_after=2)
-        return self._predictor

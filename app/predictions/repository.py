@@ -1,6 +1,6 @@
-"""Which version of a task answers, and what that version is made of.
+"""Read the versions of tasks that answer predictions.
 
-Each query is put together once, and takes what it is asked for as arrays, however much that is.
+Each query is built once and takes its keys as arrays, so that its text is the same for any number of keys.
 """
 
 from collections.abc import Collection, Iterator
@@ -11,11 +11,13 @@ from sqlalchemy.orm import Session, aliased
 from app.db.models import Task, TaskVersion
 
 OwnedTask = tuple[str, str]
-"""A tenant's id and a task's."""
+"""Tenant id and task id."""
 
-_OWNED = bindparam("tenant_ids", type_=ARRAY(Text)), bindparam("task_ids", type_=ARRAY(Text))
+_OWNED_TASKS = bindparam("tenant_ids", type_=ARRAY(Text)), bindparam("task_ids", type_=ARRAY(Text))
 _named = (
-    func.unnest(*_OWNED).table_valued(column("tenant_id", Text), column("task_id", Text), name="named").render_derived()
+    func.unnest(*_OWNED_TASKS)
+    .table_valued(column("tenant_id", Text), column("task_id", Text), name="named")
+    .render_derived()
 )
 _is_named = and_(_named.c.tenant_id == Task.tenant_id, _named.c.task_id == Task.id)
 _of_task = and_(TaskVersion.task_id == Task.id, TaskVersion.tenant_id == Task.tenant_id)
@@ -29,7 +31,7 @@ _newest_row = aliased(
 _NEWEST = select(Task.tenant_id, Task.id, _newest_row).join(_named, _is_named).outerjoin(_newest_row, true())
 
 _numbered = (
-    func.unnest(*_OWNED, bindparam("versions", type_=ARRAY(Integer)))
+    func.unnest(*_OWNED_TASKS, bindparam("versions", type_=ARRAY(Integer)))
     .table_valued(column("tenant_id", Text), column("task_id", Text), column("version", Integer), name="numbered")
     .render_derived()
 )
@@ -43,36 +45,36 @@ _VERSIONS = select(TaskVersion).join(
 )
 
 
-def newest_versions(session: Session, wanted: Collection[OwnedTask]) -> dict[OwnedTask, int | None]:
-    """Those of these tasks that are their tenants', each with its newest version that can answer, if any."""
-    if not wanted:
+def newest_versions(session: Session, owned: Collection[OwnedTask]) -> dict[OwnedTask, int | None]:
+    """Return the newest version of each task that exists; None for a task that has no version yet."""
+    if not owned:
         return {}
-    rows = session.execute(_NEWEST_NUMBERS, _arrays(wanted))
+    rows = session.execute(_NEWEST_NUMBERS, _arrays(owned))
     return {(tenant_id, task_id): version for tenant_id, task_id, version in rows}
 
 
-def newest(session: Session, wanted: Collection[OwnedTask]) -> tuple[dict[OwnedTask, int | None], list[TaskVersion]]:
-    """The same, with those newest versions themselves."""
-    if not wanted:
+def newest(session: Session, owned: Collection[OwnedTask]) -> tuple[dict[OwnedTask, int | None], list[TaskVersion]]:
+    """Return what `newest_versions` does, and the rows of those versions."""
+    if not owned:
         return {}, []
-    known: dict[OwnedTask, int | None] = {}
+    numbers: dict[OwnedTask, int | None] = {}
     rows: list[TaskVersion] = []
-    found: Iterator[tuple[str, str, TaskVersion | None]] = iter(session.execute(_NEWEST, _arrays(wanted)))
-    for tenant_id, task_id, row in found:
-        known[tenant_id, task_id] = None if row is None else row.version
+    results: Iterator[tuple[str, str, TaskVersion | None]] = iter(session.execute(_NEWEST, _arrays(owned)))
+    for tenant_id, task_id, row in results:
+        numbers[tenant_id, task_id] = None if row is None else row.version
         if row is not None:
             rows.append(row)
-    return known, rows
+    return numbers, rows
 
 
-def versions(session: Session, wanted: Collection[tuple[str, str, int]]) -> list[TaskVersion]:
-    """Those of these versions (tenant's id, task's id, number) that there are."""
-    if not wanted:
+def versions(session: Session, keys: Collection[tuple[str, str, int]]) -> list[TaskVersion]:
+    """Return the rows of the versions (tenant id, task id, number) that exist."""
+    if not keys:
         return []
-    numbers = [number for *_, number in wanted]
-    owned = _arrays([(tenant_id, task_id) for tenant_id, task_id, _ in wanted])
+    numbers = [number for *_, number in keys]
+    owned = _arrays([(tenant_id, task_id) for tenant_id, task_id, _ in keys])
     return list(session.scalars(_VERSIONS, owned | {"versions": numbers}))
 
 
-def _arrays(wanted: Collection[OwnedTask]) -> dict[str, list[str] | list[int]]:
-    return {"tenant_ids": [tenant_id for tenant_id, _ in wanted], "task_ids": [task_id for _, task_id in wanted]}
+def _arrays(owned: Collection[OwnedTask]) -> dict[str, list[str] | list[int]]:
+    return {"tenant_ids": [tenant_id for tenant_id, _ in owned], "task_ids": [task_id for _, task_id in owned]}

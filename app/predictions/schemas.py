@@ -1,4 +1,4 @@
-"""Predictions on the wire."""
+"""Request and response bodies of predictions."""
 
 from typing import Annotated, Literal
 
@@ -12,10 +12,10 @@ class PredictInput(Body):
     """Texts for one task."""
 
     inputs: Listed[Text] = Field(
-        min_length=1, description="texts to answer for", examples=[["I was charged twice", "The app crashes"]]
+        min_length=1, description="texts to answer", examples=[["I was charged twice", "The app crashes"]]
     )
     version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
-        default=None, description="which version of the task answers; the newest one without it", examples=[1]
+        default=None, description="the version of the task that answers; the newest by default", examples=[1]
     )
 
 
@@ -25,7 +25,7 @@ class TaskQuestion(Body):
 
 
 class PredictManyInput(Body):
-    """One text each for any number of tasks; all of them are computed in one batch."""
+    """Texts for any number of tasks, computed in one batch."""
 
     requests: Listed[TaskQuestion] = Field(min_length=1)
 
@@ -35,11 +35,11 @@ class PredictionView(BaseModel):
 
     label: str | None = Field(default=None, description="the most probable label", examples=["billing"])
     scores: dict[str, float] | None = Field(
-        default=None, description="every label's probability", examples=[{"billing": 0.93, "bug": 0.07}]
+        default=None, description="the probability of every label", examples=[{"billing": 0.93, "bug": 0.07}]
     )
-    text: str | None = Field(default=None, description="the text that was written")
+    text: str | None = Field(default=None, description="the generated text")
     truncated: Literal[True] | None = Field(
-        default=None, description="the input was too long to be read whole; left out otherwise"
+        default=None, description="the input was too long to be read completely; absent otherwise"
     )
 
     @classmethod

@@ -1,26 +1,26 @@
-"""Find, compare and delete a tenant's tasks."""
+"""Find and delete a tenant's tasks."""
 
 from sqlalchemy.orm import Session
 
 from app.db.models import Task, TaskVersion
-from app.errors import ConflictError, NotFoundError
 from app.tasks import repository
+from app.tasks.errors import task_not_found_error, task_not_ready_error, version_not_found_error
 
 
 def get(session: Session, tenant_id: str, task_id: str) -> Task:
-    """One task.
+    """Return one task.
 
     Raises:
-        NotFoundError: the tenant has none of this id.
+        NotFoundError: the tenant has no such task.
     """
     task = repository.get(session, tenant_id, task_id)
     if task is None:
-        raise _not_found()
+        raise task_not_found_error()
     return task
 
 
 def version(session: Session, tenant_id: str, task_id: str, number: int | None) -> TaskVersion:
-    """One version of a task, the newest without a number.
+    """Return one version of a task, the newest if `number` is None.
 
     Raises:
         NotFoundError: the tenant has no such task, or the task no such version.
@@ -28,28 +28,16 @@ def version(session: Session, tenant_id: str, task_id: str, number: int | None) 
     """
     task = get(session, tenant_id, task_id)
     row = repository.version(session, tenant_id, task.id, number)
-    if row is None and number is not None:
-        raise NotFoundError(
-            f"this task has no version {number} that can answer", code="version_not_found", param="version"
-        )
     if row is None:
-        raise ConflictError(
-            "no adaptation of this task has succeeded yet; see GET /v1/adaptations for how far it is",
-            code="task_not_ready",
-            param="task_id",
-        )
+        raise task_not_ready_error() if number is None else version_not_found_error(number)
     return row
 
 
 def remove(session: Session, tenant_id: str, task_id: str) -> None:
-    """Delete a task and all that hangs on it; a worker that is tuning it finds its row gone and stops.
+    """Delete a task with everything that depends on it; a worker that tunes it finds its row gone and stops.
 
     Raises:
-        NotFoundError: the tenant has none of this id.
+        NotFoundError: the tenant has no such task.
     """
     if not repository.remove(session, tenant_id, task_id):
-        raise _not_found()
-
-
-def _not_found() -> NotFoundError:
-    return NotFoundError("there is no task with this id", code="task_not_found", param="task_id")
+        raise task_not_found_error()

@@ -110,7 +110,7 @@ def test_labels_that_look_the_same_are_both_named(client: httpx.Client) -> None:
         client.post("/v1/adaptations", json=adaptation_body(examples=[*EXAMPLES, _examples(output="login ")[0]]))
     )
     assert (error["param"], error["code"]) == ("examples[8].output", "labels_alike")
-    assert "that of examples[4] differ only in the white space" in error["message"]
+    assert "that of examples[4] differ only in surrounding white space" in error["message"]
 
 
 @pytest.mark.parametrize(

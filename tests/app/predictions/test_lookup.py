@@ -16,7 +16,7 @@ from app.api_keys import service as api_keys
 from app.db.models import Task
 from app.db.session import transaction
 from app.errors import AppError
-from app.predictions.lookup import TOGETHER, Found, Question, TaskLookup
+from app.predictions.lookup import QUESTIONS_PER_LOOKUP, FoundTasks, Question, TaskLookup
 from app.predictions.model import Model
 from tests.support.service import WorkOff, adaptation_body
 
@@ -35,7 +35,7 @@ def owners(new_client: Callable[[], httpx.Client], work_off: WorkOff, service_en
 def lookup(service_engine: Engine) -> Iterator[TaskLookup]:
     """One of one's own, behind which a task is named by its vector's first number."""
     model = Mock(Model)
-    model.bind = Mock(side_effect=lambda head: Mock(ipt.BoundTask, vector=head.vector))
+    model.predictor.bind = Mock(side_effect=lambda head: Mock(ipt.BoundTask, vector=head.vector))
     made = TaskLookup(service_engine, cast(Model, model), cached_tasks=10)
     yield made
     made.close()
@@ -69,7 +69,7 @@ def transactions(engine: Engine) -> Iterator[list[Connection]]:
         event.remove(engine, "begin", note)
 
 
-def outcome(future: "Future[Found]") -> object:
+def outcome(future: "Future[FoundTasks]") -> object:
     try:
         return future.result(30).keys
     except AppError as error:
@@ -91,7 +91,7 @@ def test_what_waits_together_is_read_together_and_every_tenant_gets_its_own(
         (alpaca, of_alpaca, 1, [(of_alpaca, 1)]),
     ]
 
-    def find(tenant: str, task: str, version: int | None) -> "Future[Found]":
+    def find(tenant: str, task: str, version: int | None) -> "Future[FoundTasks]":
         return lookup.find(tenant, [Question(task, version, "", "here")])
 
     for _ in range(2):  # of tasks that are not in memory, and then of those that are
@@ -115,9 +115,9 @@ def test_a_request_as_large_as_a_batch_is_looked_up_alone(
         with nobody_reads_tasks(service_engine) as wait:
             first = lookup.find(alpaca, [question])
             wait()
-            found = [lookup.find(alpaca, [question] * size) for size in (1, TOGETHER, 1)]
+            found = [lookup.find(alpaca, [question] * size) for size in (1, QUESTIONS_PER_LOOKUP, 1)]
         sizes = [len(future.result(30).tasks) for future in (first, *found)]
-    assert sizes == [1, 1, TOGETHER, 1]
+    assert sizes == [1, 1, QUESTIONS_PER_LOOKUP, 1]
     assert len(begun) == 5
 
 
