@@ -1,1 +1,1 @@
-"""The process that tunes: it claims adaptations, runs them in one engine, and hands back what it cannot finish."""
+"""The worker process: claims adaptations, tunes them in one engine, and requeues what it cannot finish."""

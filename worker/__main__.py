@@ -1,4 +1,4 @@
-"""`python -m worker`: Celery's worker where a broker is configured, else one that polls."""
+"""`python -m worker`: a Celery worker if a broker is configured, otherwise a worker that polls."""
 
 import argparse
 import logging
@@ -15,24 +15,24 @@ from worker import niceness
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a worker until it is told to stop; returns the exit status, 2 for settings that cannot work."""
+    """Run a worker until it is told to stop, and return the exit status: 2 for invalid settings."""
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
-    parser.add_argument("--poll", action="store_true", help="poll, although IPT_REDIS_URL names a broker")
-    parser.add_argument("--worker-id", help="the name of a worker that this one replaces, to inherit its work at once")
-    parser.add_argument("--parent-pid", type=int, help="end when this process is no longer the parent")
-    parser.add_argument("--sign-of-life", type=Path, help="a file to touch while work goes on")
+    parser.add_argument("--poll", action="store_true", help="poll even if IPT_REDIS_URL names a broker")
+    parser.add_argument("--worker-id", help="id of the worker that this one replaces, to take over its jobs at once")
+    parser.add_argument("--parent-pid", type=int, help="exit when this process is no longer the parent")
+    parser.add_argument("--sign-of-life", type=Path, help="file to touch while the worker makes progress")
     arguments = parser.parse_args(argv)
     try:
         settings = Settings()
     except ValidationError as error:
-        wrong = "; ".join(f"IPT_{str(item['loc'][0]).upper()}: {explain(item)}" for item in error.errors())
-        parser.error(wrong)
+        problems = "; ".join(f"IPT_{str(item['loc'][0]).upper()}: {explain(item)}" for item in error.errors())
+        parser.error(problems)
     if settings.database_url is None:
         parser.error("IPT_DATABASE_URL is not set; in the embedded mode `ipt serve` runs the worker itself")
     logs.configure(settings.log_format)
     logs.name_unknown_settings()
     if arguments.parent_pid is not None:
-        niceness.give_way()
+        niceness.lower_priority()
     if settings.redis_url is not None and not arguments.poll:
         from worker.celery_app import run
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     status = main()
-    # Everything is handed back. The interpreter's own end is slow with torch loaded, and the thread that watches for
-    # the parent's end does not outlive its beginning: should it hang, nobody would be left to end an orphan.
+    # All jobs are released. Exit without the interpreter's shutdown, which is slow with torch loaded: the parent-watch
+    # thread does not run during it, so a hung shutdown would leave an orphan.
     logging.shutdown()
     os._exit(status)

@@ -1,4 +1,4 @@
-"""The adaptations that one engine tunes together, and what of them is already in the database."""
+"""A batch: the jobs that one engine tunes together, and what the database already knows about each."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,15 +8,19 @@ from typing import Any, cast
 import ipt
 from app.queue.claiming import ClaimedAdaptation
 from app.queue.lifecycle import Lease
-from worker.time_slices import Slice
+from worker.time_slices import TimeSlice
 
-# A progress bar needs no more; each one is a row.
+# Enough for a progress bar; each event is a row.
 _PROGRESS_EVENTS = 20
 
 
 @dataclass(slots=True)
 class RunningJob:
-    """One claimed adaptation in the engine; `checkpoint` is the last state known to be good."""
+    """A claimed adaptation in the engine.
+
+    `checkpoint` is the last state saved from the engine, of `checkpoint_step`; `event_step` is the step of the last
+    progress event; `unreported` says whether the job has advanced since the database last heard of it.
+    """
 
     lease: Lease
     is_retry: bool
@@ -26,13 +30,18 @@ class RunningJob:
     steps: int
     loss: float | None
     checkpoint_step: int
-    announced_step: int
-    slice: Slice
+    event_step: int
+    time_slice: TimeSlice
     unreported: bool = False
 
     @classmethod
-    def of(cls, claimed: ClaimedAdaptation) -> "RunningJob":
-        """Raises IptError for hyperparameters out of their range, TypeError for such as the core does not know."""
+    def from_claim(cls, claimed: ClaimedAdaptation) -> "RunningJob":
+        """Create a job.
+
+        Raises:
+            IptError: a hyperparameter is out of range.
+            TypeError: the core does not know a hyperparameter.
+        """
         rows = claimed.validation_examples
         return cls(
             lease=claimed.lease,
@@ -49,39 +58,42 @@ class RunningJob:
             steps=claimed.steps,
             loss=None,
             checkpoint_step=claimed.step,
-            announced_step=claimed.step,
-            slice=Slice(claimed.step),
+            event_step=claimed.step,
+            time_slice=TimeSlice(claimed.step),
         )
 
-    def advanced(self, step: int, steps: int, loss: float | None) -> None:
-        """Note what an engine step did; the first ones may lie behind what the row has heard of before a loss."""
+    def record_step(self, step: int, steps: int, loss: float | None) -> None:
+        """Record an engine step.
+
+        The first steps may come before `step` of the row, if the worker was lost after its last checkpoint.
+        """
         if step < self.step:
-            self.checkpoint_step = self.announced_step = step
-            self.slice = Slice(step)
-        self.slice.advanced(step)
+            self.checkpoint_step = self.event_step = step
+            self.time_slice = TimeSlice(step)
+        self.time_slice.record_step(step)
         self.step, self.steps, self.loss = step, steps, loss
         self.unreported = True
 
-    def reported(self, *, announced: bool) -> None:
-        """Note that the database knows how far the job is, and whether an event announces it."""
+    def record_report(self, *, with_event: bool) -> None:
+        """Record that the database has the current step, and whether a progress event was stored."""
         self.unreported = False
-        if announced:
-            self.announced_step = self.step
+        if with_event:
+            self.event_step = self.step
 
     @property
-    def progress_due(self) -> bool:
-        """Whether enough steps went by for one more progress event."""
-        return self.step - self.announced_step >= max(1, self.steps // _PROGRESS_EVENTS)
+    def event_due(self) -> bool:
+        """Whether enough steps have passed for another progress event."""
+        return self.step - self.event_step >= max(1, self.steps // _PROGRESS_EVENTS)
 
     @property
     def progress(self) -> dict[str, Any]:
-        """The data of a progress event; a loss that JSON cannot hold is left out."""
+        """The data of a progress event; a loss that is not finite becomes null, since JSON cannot hold it."""
         loss = self.loss if self.loss is not None and math.isfinite(self.loss) else None
         return {"step": self.step, "steps": self.steps, "loss": loss}
 
 
 class Batch:
-    """An engine and its running jobs, kept in step with each other."""
+    """An engine and its running jobs."""
 
     def __init__(self, new_engine: Callable[[], ipt.TuningEngine]) -> None:
         self._new_engine = new_engine
@@ -95,38 +107,38 @@ class Batch:
         return iter(tuple(self._jobs.values()))
 
     @property
-    def runs_alone(self) -> bool:
-        """Whether what runs is a second attempt, which nothing may join."""
+    def is_retry(self) -> bool:
+        """Whether the batch runs a retry, which no other job may join."""
         return any(job.is_retry for job in self)
 
-    def has_had(self, seconds: float) -> bool:
-        """Whether every job has had its time slice, as those of an empty batch have."""
-        return all(job.slice.is_over(seconds) for job in self)
+    def is_preemptible(self, slice_seconds: float) -> bool:
+        """Whether every job has had its time slice; true for an empty batch."""
+        return all(job.time_slice.is_over(slice_seconds) for job in self)
 
     def add(self, job: RunningJob) -> None:
-        """Let a job join, from its checkpoint where it has one; raises what the engine raises."""
+        """Add a job, from its checkpoint if it has one; raises what the engine raises."""
         if self._engine is None:
             self._engine = self._new_engine()
         self._engine.add(job.tuning, job.checkpoint)
         self._jobs[job.lease.adaptation_id] = job
 
     def step(self) -> list[RunningJob]:
-        """Advance every job by one step; the jobs that are done are still in the batch."""
+        """Advance every job by one step and return the jobs that are done, which stay in the batch."""
         done = []
         for progress in self._running_engine.step():
             job = self._jobs[progress.job_id]
-            job.advanced(progress.step, progress.steps, progress.loss)
+            job.record_step(progress.step, progress.steps, progress.loss)
             if progress.done:
                 done.append(job)
         return done
 
     def checkpoint(self, job: RunningJob) -> None:
-        """Keep the job's state at this step, from which it would go on exactly; there is none before the first."""
+        """Save the job's state at this step, from which it resumes exactly; before the first step there is none."""
         job.checkpoint = self._running_engine.checkpoint(job.lease.adaptation_id) or None
         job.checkpoint_step = job.step
 
     def finish(self, job: RunningJob) -> ipt.AdaptedTask:
-        """The result of a job that is done; the job has left the batch whether this raises or not."""
+        """Remove a job that is done and return its result; the job is removed even if this raises."""
         try:
             return self._running_engine.finish(job.lease.adaptation_id)
         except BaseException:
@@ -136,12 +148,12 @@ class Batch:
             del self._jobs[job.lease.adaptation_id]
 
     def remove(self, job: RunningJob) -> None:
-        """Let a job leave as it is."""
+        """Remove a job without a result."""
         self._running_engine.remove(job.lease.adaptation_id)
         del self._jobs[job.lease.adaptation_id]
 
     def abandon(self) -> list[RunningJob]:
-        """Empty the batch without asking an engine whose last step went wrong, and use that engine no more."""
+        """Remove and return all jobs, and drop the engine without calling it, because its last step may have failed."""
         jobs = list(self)
         self._jobs.clear()
         self._engine = None

@@ -1,6 +1,6 @@
-"""The Celery app, whose messages say only "wake up and drain": the rows in PostgreSQL are the jobs.
+"""The Celery app. Its messages only wake a worker; the rows in PostgreSQL are the jobs.
 
-Also for `celery -A worker.celery_app worker`; `python -m worker` does the same with the right arguments.
+`celery -A worker.celery_app worker` works too; `python -m worker` passes the right arguments.
 """
 
 import os
@@ -10,21 +10,21 @@ from celery import Celery, signals
 
 from app.queue.wake import WAKE_QUEUE
 from app.settings import Settings
-from worker.celery_pool import HAND_BACK_SIGNAL
+from worker.celery_pool import RELEASE_SIGNAL
 
 
 def create_celery_app(settings: Settings) -> Celery:
-    """An app in which losing a message, or getting it twice, does no harm."""
+    """Create an app in which a lost or duplicate message does no harm."""
     celery_app = Celery("ipt", broker=settings.redis_url, include=["worker.celery_pool"])
     celery_app.conf.update(
         accept_content=["json"],
         task_serializer="json",
         task_default_queue=WAKE_QUEUE,
-        # A message is nothing to keep: acknowledged at once, answered never.
+        # A message carries no work, so it is acknowledged at once and has no result.
         task_acks_late=False,
         task_ignore_result=True,
         worker_prefetch_multiplier=1,
-        # One process, since it holds the backbone; spawned, since CUDA cannot be initialised again after a fork.
+        # One process, which holds the backbone. It is spawned, because CUDA cannot be initialized again after a fork.
         worker_pool="prefork",
         worker_pool_start_method="spawn",
         worker_concurrency=1,
@@ -46,12 +46,12 @@ def run() -> None:
 
 
 @signals.celeryd_after_setup.connect
-def _hand_back_on_shutdown(instance: Any, **_: Any) -> None:
-    """Let the pool's process know of a shutdown, which waits for its task: the task ends at the next step."""
+def _release_on_shutdown(instance: Any, **_: Any) -> None:
+    """Signal the pool's process on a shutdown: Celery waits for its task, and the signal ends it at the next step."""
 
-    def tell_pool(**_: Any) -> None:
+    def signal_pool(**_: Any) -> None:
         pool = getattr(instance, "pool", None)
         for pid in pool.info["processes"] if pool is not None else ():
-            os.kill(pid, HAND_BACK_SIGNAL)
+            os.kill(pid, RELEASE_SIGNAL)
 
-    signals.worker_shutting_down.connect(tell_pool, weak=False)
+    signals.worker_shutting_down.connect(signal_pool, weak=False)

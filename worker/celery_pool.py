@@ -1,4 +1,4 @@
-"""What lives in the process of Celery's pool: one drainer, woken by messages and, for when these are lost, a clock."""
+"""The process of Celery's pool: one drainer, woken by messages and by a periodic thread in case messages are lost."""
 
 import logging
 import os
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HAND_BACK_SIGNAL = signal.SIGUSR2
+RELEASE_SIGNAL = signal.SIGUSR2
 
 
 class PoolProcess:
-    """Drains in whichever thread comes first: that of a message, or the one that wakes up every `reap_seconds`.
+    """Drains in the thread of a message or in the thread that wakes up every `reap_seconds`, one at a time.
 
-    The second is why nothing is lost with a message or a broker; it also reaps while no message comes.
+    The periodic thread finds work whose message was lost, and reaps expired leases while no message arrives.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -35,14 +35,14 @@ class PoolProcess:
         self._draining = threading.Lock()
 
     def start(self) -> None:
-        """Install the signals and begin to wake up by the clock."""
-        signal.signal(HAND_BACK_SIGNAL, self._on_hand_back)
+        """Install the signal handlers and start the periodic thread."""
+        signal.signal(RELEASE_SIGNAL, self._on_release)
         signal.signal(signal.SIGTERM, self._on_terminate)
         metrics.serve(self._settings)
-        threading.Thread(target=self._wake_by_the_clock, name="clock", daemon=True).start()
+        threading.Thread(target=self._wake_periodically, name="clock", daemon=True).start()
 
     def drain(self) -> None:
-        """Drain until nothing is left, after whoever is draining now."""
+        """Drain until the queue is empty, after the thread that is draining now."""
         from ipt.errors import IptError
         from worker.failures import DeviceLostError
 
@@ -55,38 +55,38 @@ class PoolProcess:
                 log.error("worker_cannot_work: %s", error.message)
             except DeviceLostError as error:
                 log.error("device_lost: %s", error)
-                os._exit(1)  # from whichever thread; the pool starts a new process
+                os._exit(1)  # ends the process from any thread; the pool starts a new process
 
     def stop(self) -> None:
-        """Hand back what runs, sign off, and return when that is done."""
+        """Release the running jobs, sign off, and return after that."""
         self._stop.set()
         with self._draining:
-            if "_drainer" in self.__dict__:  # made for the first adaptation
-                self._drainer.leave()
+            if "_drainer" in self.__dict__:  # the cached property exists only after the first drain
+                self._drainer.sign_off()
 
     @cached_property
     def _drainer(self) -> "Drainer":
-        # Here, and not at import: Celery's own process imports this module too, and needs no torch.
+        # Imported here, because Celery's main process imports this module too and needs no torch.
         from app.db.session import make_engine
         from worker.drain import Drainer
-        from worker.model import Core
+        from worker.model import LazyModel
         from worker.polling import new_worker_id
 
         if self._settings.database_url is None:
             raise RuntimeError("IPT_DATABASE_URL is not set")
         database = make_engine(self._settings.database_url, pool_size=1)
-        return Drainer(database, Core(self._settings), self._settings, new_worker_id())
+        return Drainer(database, LazyModel(self._settings), self._settings, new_worker_id())
 
-    def _wake_by_the_clock(self) -> None:
+    def _wake_periodically(self) -> None:
         while not self._stop.is_set():
             self.drain()
             self._stop.wait(self._settings.reap_seconds)
 
-    def _on_hand_back(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_release(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()
 
     def _on_terminate(self, _number: int, _frame: FrameType | None) -> None:
-        """Hand back and end; from a thread, because the one that handles signals may be the one that drains."""
+        """Release the jobs and exit, from a new thread: the thread that handles signals may hold the drain lock."""
 
         def end() -> None:
             self.stop()
@@ -100,26 +100,26 @@ _process: PoolProcess | None = None
 
 @shared_task(name=WAKE_TASK, ignore_result=True)
 def drain() -> None:
-    """Wake up, and run whatever is queued."""
+    """Wake up and drain the queue."""
     if _process is None:
-        raise RuntimeError("this task runs in a worker's pool only")
+        raise RuntimeError("this task runs only in the pool process of a worker")
     _process.drain()
 
 
 @signals.setup_logging.connect
-def _log_as_the_other_processes_do(**_: Any) -> None:
-    # Here, because this module is all that the pool's process imports; Celery's own does so too.
+def _configure_logs(**_: Any) -> None:
+    # Here, because the pool's process imports only this module, and Celery's main process imports it too.
     configure(Settings().log_format)
 
 
 @signals.worker_process_init.connect
-def _begin(**_: Any) -> None:
-    global _process  # noqa: PLW0603 - Celery gives a task no other place to find what its process holds
+def _start_process(**_: Any) -> None:
+    global _process  # noqa: PLW0603 - Celery offers no other place for state that a task can reach
     _process = PoolProcess(Settings())
     _process.start()
 
 
 @signals.worker_process_shutdown.connect
-def _end(**_: Any) -> None:
+def _stop_process(**_: Any) -> None:
     if _process is not None:
         _process.stop()

@@ -1,4 +1,4 @@
-"""What went wrong in a tuning step, told apart by what there is to do about it."""
+"""Errors of tuning, classified by how the worker reacts, and the errors that callers see."""
 
 import torch
 
@@ -7,13 +7,13 @@ from ipt.errors import DatasetError, IptError
 from ipt.runtime.memory import is_out_of_memory
 
 INTERNAL = ErrorDetail(
-    message="The adaptation stopped at an internal error each time it was tried.",
+    message="Every attempt at this adaptation stopped with an internal error.",
     type="internal_error",
     param=None,
     code="internal_error",
 )
 OUT_OF_MEMORY = ErrorDetail(
-    message="The adaptation does not fit into the worker's memory even alone: "
+    message="The adaptation does not fit into the worker's memory even by itself: "
     "use a smaller batch_size, fewer restarts, or shorter examples.",
     type="internal_error",
     param=None,
@@ -22,20 +22,20 @@ OUT_OF_MEMORY = ErrorDetail(
 
 
 class DeviceLostError(Exception):
-    """The accelerator answers with errors alone from now on; only a new process gets it back."""
+    """Every call to the accelerator fails from now on; only a new process can use it again."""
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Whether every later call to the device would fail as well, as after an illegal memory access."""
+    """Whether every later call to the device would fail too, as after an illegal memory access."""
     return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
-def refused(error: IptError) -> ErrorDetail:
-    """The error body of what the core refuses on purpose: trying it again would end the same."""
+def rejected(error: IptError) -> ErrorDetail:
+    """Return the error of an adaptation that the core rejects; another attempt would fail in the same way."""
     code = "invalid_dataset" if isinstance(error, DatasetError) else "adaptation_refused"
     return ErrorDetail(message=error.message, type="validation_error", param=error.param, code=code)
 
 
-def unforeseen(error: BaseException) -> ErrorDetail:
-    """The error body for when the last attempt has gone wrong; it quotes nothing of the error itself."""
+def last_attempt_failed(error: BaseException) -> ErrorDetail:
+    """Return the error for a failed last attempt; it quotes nothing of `error`, which may contain examples."""
     return OUT_OF_MEMORY if is_out_of_memory(error) else INTERNAL

@@ -1,6 +1,6 @@
-"""How a supervised worker shows that its work goes on: it touches a file, whose time its supervisor looks at.
+"""Liveness of a supervised worker: the worker touches a file, and the supervisor watches its modification time.
 
-A file and not a row, because the database may be away while work goes on; and not a pipe, which can fill up.
+A database row would not do: steps continue while the database is down. A pipe would not do: it can fill up.
 """
 
 import threading
@@ -9,36 +9,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# Often enough to be told from silence, and seldom enough to cost nothing between the steps of a fast device.
-_EVERY_SECONDS = 1.0
+# At most this often, so that touching costs nothing between the steps of a fast device.
+_TOUCH_SECONDS = 1.0
 
 
-class SignOfLife:
-    """The worker's side."""
+class LivenessFile:
+    """The worker's side: the file that it touches."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._given_at = float("-inf")
+        self._touched_at = float("-inf")
 
-    def give(self) -> None:
-        """To be called whenever something is done."""
+    def touch(self) -> None:
+        """Touch the file, at most once a second; call it after each unit of work."""
         now = time.monotonic()
-        if now - self._given_at >= _EVERY_SECONDS:
-            self._given_at = now
-            with suppress(OSError):  # a worker that cannot be seen is replaced; it need not fail before that
+        if now - self._touched_at >= _TOUCH_SECONDS:
+            self._touched_at = now
+            with suppress(OSError):  # without the file the supervisor replaces this worker, so the worker need not fail
                 self._file.touch()
 
     @contextmanager
-    def by_the_clock(self) -> Iterator[None]:
-        """Give signs for as long as the process runs at all: for what has no steps, and may take any time."""
+    def keep_touching(self) -> Iterator[None]:
+        """Touch the file from a thread, for work that has no steps and may take any time."""
         done = threading.Event()
 
-        def give() -> None:
-            self.give()
-            while not done.wait(_EVERY_SECONDS):
-                self.give()
+        def touch() -> None:
+            self.touch()
+            while not done.wait(_TOUCH_SECONDS):
+                self.touch()
 
-        thread = threading.Thread(target=give, name="sign-of-life", daemon=True)
+        thread = threading.Thread(target=touch, name="liveness", daemon=True)
         thread.start()
         try:
             yield
@@ -47,25 +47,29 @@ class SignOfLife:
             thread.join()
 
 
-class Silence:
-    """The supervisor's side: how long a worker that has just been started has given no sign."""
+class LivenessProbe:
+    """The supervisor's side: how long a worker, from its start, has not touched the file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._last = self._time()
+        self._modified = self._modification_time()
         self.started = False
-        """Whether there was a sign at all; before the first one there are Python and its packages to load."""
-        self.seconds = 0.0
+        """Whether the worker has touched the file; before that, Python and its packages load."""
+        self.silent_seconds = 0.0
 
-    def look(self, since_last_look: float) -> None:
-        """Look again. The seconds are those one meant to wait: where all was frozen in between, nobody is silent."""
-        last = self._time()
-        if last == self._last:
-            self.seconds += since_last_look
+    def check(self, interval: float) -> None:
+        """Check the file, `interval` seconds after the last check.
+
+        The caller passes the interval that it waited for, not the time on a clock: if the whole machine was suspended,
+        the worker was not silent.
+        """
+        modified = self._modification_time()
+        if modified == self._modified:
+            self.silent_seconds += interval
         else:
-            self._last, self.started, self.seconds = last, True, 0.0
+            self._modified, self.started, self.silent_seconds = modified, True, 0.0
 
-    def _time(self) -> int | None:
+    def _modification_time(self) -> int | None:
         try:
             return self._file.stat().st_mtime_ns
         except OSError:

@@ -1,4 +1,4 @@
-"""The backbone and the subspace of this process, loaded once, and the engines made from them."""
+"""The backbone and the subspace of this process, and the engines that use them."""
 
 import logging
 import time
@@ -11,8 +11,8 @@ from worker import metrics
 log = logging.getLogger(__name__)
 
 
-class Core:
-    """Loads when told to, so that a process is up before its weights are."""
+class LazyModel:
+    """Loads the backbone and the subspace on first use, so that a process can start before its weights are loaded."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -20,14 +20,14 @@ class Core:
 
     @property
     def loaded(self) -> bool:
-        """Whether `load` has been through."""
+        """Whether `load` has succeeded."""
         return self._parts is not None
 
     def load(self) -> tuple[ipt.Backbone, ipt.Subspace]:
-        """The backbone and the subspace, loaded by the first call.
+        """Return the backbone and the subspace; the first call loads them.
 
         Raises:
-            BackboneError, SubspaceError: what the settings name cannot be loaded.
+            BackboneError, SubspaceError: the backbone or the subspace of the settings cannot be loaded.
         """
         if self._parts is None:
             began = time.monotonic()
@@ -39,6 +39,6 @@ class Core:
             log.info("core_loaded subspace=%s seconds=%.1f", self._parts[1].id, time.monotonic() - began)
         return self._parts
 
-    def engine(self) -> ipt.TuningEngine:
-        """A new engine without jobs."""
+    def new_engine(self) -> ipt.TuningEngine:
+        """Return a new engine without jobs."""
         return ipt.TuningEngine(*self.load())

@@ -1,4 +1,4 @@
-"""How a worker that shares its machine with the API lets answering go first."""
+"""Process priority of a worker that shares its machine with the API."""
 
 import contextlib
 import os
@@ -8,17 +8,18 @@ from pathlib import Path
 import psutil
 
 NICENESS = 5
-"""A quarter of the time where another process wants the same processor, all of it where none does."""
+"""The worker gets a quarter of a processor that another process competes for, and all of an idle one."""
 _AUTOGROUP = Path("/proc/self/autogroup")
 
 
-def give_way() -> None:
-    """Lower this process's priority. Threads inherit it as they start, so call this before there are any."""
+def lower_priority() -> None:
+    """Lower this process's priority. Call it before starting threads, which inherit the priority."""
     if sys.platform == "win32":
         psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
         return
     os.nice(NICENESS)
-    # Linux may share time out among sessions, of which this worker has its own; niceness then counts within one alone.
+    # With autogroups, Linux shares time among sessions, and niceness counts only within a session. This worker has its
+    # own session.
     if _AUTOGROUP.exists():
         with contextlib.suppress(OSError):  # read-only in many containers
             _AUTOGROUP.write_text(str(NICENESS))

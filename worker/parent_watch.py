@@ -1,4 +1,4 @@
-"""A child that ends when its parent does, however that came about."""
+"""Ends a child process after its parent has ended, for any reason."""
 
 import logging
 import os
@@ -7,17 +7,17 @@ import time
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.5
-# Time to hand back what runs; a step that hangs must not keep an orphan alive.
+_CHECK_SECONDS = 0.5
+# Time to release the running jobs. A hung step must not keep an orphan alive.
 _GRACE_SECONDS = 10.0
 
 
-def end_with(parent_pid: int, stop: threading.Event) -> None:
-    """Set `stop` once the process `parent_pid` is no longer this one's parent, and end by force a little later."""
+def stop_with_parent(parent_pid: int, stop: threading.Event) -> None:
+    """Set `stop` once `parent_pid` is no longer this process's parent, and exit forcibly after a grace period."""
 
     def watch() -> None:
         while os.getppid() == parent_pid:
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_CHECK_SECONDS)
         log.warning("parent_gone parent=%d", parent_pid)
         stop.set()
         time.sleep(_GRACE_SECONDS)

@@ -1,4 +1,4 @@
-"""A worker without a broker: it looks for work by itself until it is told to stop, or its parent is gone."""
+"""A worker without a broker: polls the queue until it is told to stop or its parent is gone."""
 
 import logging
 import os
@@ -16,15 +16,15 @@ from ipt.errors import IptError
 from worker import metrics
 from worker.drain import Drainer
 from worker.failures import DeviceLostError
-from worker.liveness import SignOfLife
-from worker.model import Core
-from worker.parent_watch import end_with
+from worker.liveness import LivenessFile
+from worker.model import LazyModel
+from worker.parent_watch import stop_with_parent
 
 log = logging.getLogger(__name__)
 
 
 def new_worker_id() -> str:
-    """Says where a worker runs, and is never given out twice: numbers of processes repeat, across containers too."""
+    """Return an id that names the host and the process; the random part makes it unique, since process ids repeat."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
@@ -33,11 +33,11 @@ def poll(
     database_url: str,
     worker_id: str,
     parent_pid: int | None = None,
-    sign_of_life: Path | None = None,
+    liveness_file: Path | None = None,
 ) -> int:
-    """Run until SIGTERM, SIGINT or the end of `parent_pid`; returns the exit status.
+    """Run until SIGTERM, SIGINT or the end of the process `parent_pid`, and return the exit status.
 
-    `sign_of_life` is a file to touch while work goes on.
+    The worker touches `liveness_file` while it makes progress.
     """
     stop = threading.Event()
     loading = True
@@ -45,23 +45,23 @@ def poll(
     def on_signal(number: int, _frame: FrameType | None) -> None:
         log.info("worker_stopping signal=%s", signal.Signals(number).name)
         if loading:
-            os._exit(0)  # nothing is claimed yet, and a model may take long
+            os._exit(0)  # nothing is claimed yet, and loading a model may take long
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     if parent_pid is not None:
-        end_with(parent_pid, stop)
+        stop_with_parent(parent_pid, stop)
     log.info("worker_started worker=%s", worker_id)
     metrics.serve(settings)
     database = make_engine(database_url, pool_size=1)
-    core = Core(settings)
-    sign = None if sign_of_life is None else SignOfLife(sign_of_life)
+    model = LazyModel(settings)
+    liveness = None if liveness_file is None else LivenessFile(liveness_file)
     try:
-        with sign.by_the_clock() if sign else nullcontext():
-            core.load()
+        with liveness.keep_touching() if liveness else nullcontext():
+            model.load()
         loading = False
-        Drainer(database, core, settings, worker_id, sign).poll(stop)
+        Drainer(database, model, settings, worker_id, liveness).poll(stop)
     except IptError as error:
         log.error("worker_cannot_work: %s", error.message)
         return 1

@@ -1,4 +1,4 @@
-"""Keeps one polling worker process at work beside `serve`, and ends it with it."""
+"""Keeps one polling worker process running beside `serve`, and stops it together with `serve`."""
 
 import logging
 import os
@@ -17,43 +17,43 @@ from pydantic import SecretStr
 
 from app.settings import Settings
 from worker.backoff import Backoff
-from worker.liveness import Silence
+from worker.liveness import LivenessProbe
 
 log = logging.getLogger(__name__)
 
-# A worker that lived this long was not killed by what it started with.
+# A worker that ran this long did not die from how it was started, so the backoff starts over.
 _HEALTHY_SECONDS = 60.0
-# From when the worker was told to end: longer than a step and its last words to the database, and short enough that
-# the service is gone, with its database, before whoever stops it loses patience, most often after ten seconds.
+# Longer than a step and the release of its jobs. Shorter than the ten seconds after which most process managers kill
+# the service, so that the worker and the database end before that.
 _STOP_SECONDS = 8.0
-_LOOK_SECONDS = 1.0
-# Python and its packages, from a slow disk, on a busy machine; loading the model comes after, and takes what it takes.
+_CHECK_SECONDS = 1.0
+# Python and its packages load from a slow disk on a busy machine. Loading the model comes later and has no limit.
 _START_SECONDS = 300.0
-# A step that outlasts the lease may be of use to nobody any more: it is given so much longer.
+# Added to the lease, because a step that outlasts the lease has usually lost its job.
 _SLACK_SECONDS = 30.0
-# The worker answers no callers, and polls although there may be a broker.
+# The worker needs no API key, polls even if there is a broker, and gets the URL of the embedded database.
 _NOT_PASSED_ON = frozenset({"api_key", "redis_url", "database_url"})
 
 
 class Supervisor:
-    """A context manager; entering it starts the worker and leaving it stops the worker, which hands its work back.
+    """A context manager that starts the worker on entry and stops it on exit, so that it releases its jobs.
 
-    A worker that ends is replaced, and so is one that hangs: that has done no step, and asked the database for nothing,
-    for longer than a lease lasts.
+    A worker that ends is replaced. So is a worker that hangs: one that has finished no step and no exchange with the
+    database for longer than a lease.
     """
 
     def __init__(self, settings: Settings, database_url: str) -> None:
         self._environment = _environment(settings, database_url)
-        self._silent_seconds = settings.lease_seconds + _SLACK_SECONDS
-        # The same for every child, so that one inherits at once what the one before was killed with.
+        self._max_silent_seconds = settings.lease_seconds + _SLACK_SECONDS
+        # The same id for every child, so that a replacement takes over its predecessor's jobs at once.
         self._worker_id = f"{socket.gethostname()}:supervised:{secrets.token_hex(4)}"
         self._stopping = threading.Event()
-        self._end_by = float("inf")
+        self._stop_by = float("inf")
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._keep_alive, name="worker-supervisor", daemon=True)
+        self._thread = threading.Thread(target=self._keep_running, name="worker-supervisor", daemon=True)
         self._folder = tempfile.TemporaryDirectory(prefix="ipt-worker-", ignore_cleanup_errors=True)
-        self._sign = Path(self._folder.name) / "alive"
+        self._liveness_file = Path(self._folder.name) / "alive"
         self._watch = threading.Thread(target=self._kill_hung, name="worker-watch", daemon=True)
 
     def __enter__(self) -> Self:
@@ -67,30 +67,30 @@ class Supervisor:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the worker that runs now."""
+        """The process id of the running worker, or None."""
         child = self._child
         return child.pid if child is not None and child.returncode is None else None
 
     def start(self) -> None:
-        """Start the worker; returns at once."""
+        """Start the worker without waiting for it."""
         self._thread.start()
         self._watch.start()
 
-    def tell_to_end(self) -> None:
-        """Tell the worker to hand back and end; returns at once, and `stop` waits for it."""
+    def request_stop(self) -> None:
+        """Tell the worker to release its jobs and end, without waiting for it; `stop` waits."""
         with self._lock:
             if self._stopping.is_set():
                 return
             self._stopping.set()
-            self._end_by = time.monotonic() + _STOP_SECONDS
+            self._stop_by = time.monotonic() + _STOP_SECONDS
             child = self._child
         if child is not None:
             child.terminate()
 
     def stop(self) -> None:
-        """Have the worker hand back and end, and kill it when it does not; nothing is left when this returns."""
-        self.tell_to_end()
-        self._thread.join(max(0.0, self._end_by - time.monotonic()))
+        """Stop the worker and wait for its end; kill it if it does not end in time."""
+        self.request_stop()
+        self._thread.join(max(0.0, self._stop_by - time.monotonic()))
         child = self._child
         if self._thread.is_alive() and child is not None:
             log.error("worker_killed pid=%d", child.pid)
@@ -99,7 +99,7 @@ class Supervisor:
         self._watch.join()
         self._folder.cleanup()
 
-    def _keep_alive(self) -> None:
+    def _keep_running(self) -> None:
         backoff = Backoff(first=0.5, most=30.0)
         while True:
             began = time.monotonic()
@@ -111,31 +111,31 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             if time.monotonic() - began > _HEALTHY_SECONDS:
-                backoff.succeeded()
-            wait = backoff.failed()
+                backoff.reset()
+            wait = backoff.record_failure()
             log.error("worker_died status=%s restart_in=%.1f", status, wait)
             self._stopping.wait(wait)
 
     def _kill_hung(self) -> None:
-        watched, silence = self._child, Silence(self._sign)
-        while not self._stopping.wait(_LOOK_SECONDS):
+        watched, probe = self._child, LivenessProbe(self._liveness_file)
+        while not self._stopping.wait(_CHECK_SECONDS):
             child = self._child
             if child is None or child.returncode is not None:
                 continue
             if child is not watched:
-                watched, silence = child, Silence(self._sign)
-            silence.look(_LOOK_SECONDS)
-            if silence.seconds > (self._silent_seconds if silence.started else _START_SECONDS):
-                log.error("worker_hung pid=%d silent=%.0f", child.pid, silence.seconds)
+                watched, probe = child, LivenessProbe(self._liveness_file)
+            probe.check(_CHECK_SECONDS)
+            if probe.silent_seconds > (self._max_silent_seconds if probe.started else _START_SECONDS):
+                log.error("worker_hung pid=%d silent=%.0f", child.pid, probe.silent_seconds)
                 child.kill()
 
     def _spawn(self) -> subprocess.Popen[bytes] | None:
         command = [sys.executable, "-m", "worker", "--poll"]
         command += ["--worker-id", self._worker_id, "--parent-pid", str(os.getpid())]
-        command += ["--sign-of-life", str(self._sign)]
+        command += ["--sign-of-life", str(self._liveness_file)]
         try:
-            # Ctrl-C reaches a terminal's whole foreground group; in a session of its own the worker
-            # is stopped by `stop` alone, while the database is still there to hand the work back to.
+            # Ctrl-C signals the terminal's whole foreground process group. A worker in its own session ends only by
+            # `stop`, while the database still runs and can store the released jobs.
             return subprocess.Popen(  # noqa: S603 - a fixed command
                 command, env=self._environment, stdin=subprocess.DEVNULL, start_new_session=True
             )
@@ -145,7 +145,7 @@ class Supervisor:
 
 
 def _environment(settings: Settings, database_url: str) -> dict[str, str]:
-    """This process's environment with exactly these settings, wherever they came from."""
+    """Return this process's environment with exactly these settings, from any source."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("IPT_")}
     for name, value in settings:
         if value is not None and name not in _NOT_PASSED_ON and not isinstance(value, SecretStr):

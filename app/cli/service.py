@@ -117,7 +117,7 @@ def _serve(settings: "Settings", with_worker: bool, stack: ExitStack) -> None:
         _migrate(database_url)
     supervisor = stack.enter_context(Supervisor(settings, database_url)) if with_worker else None
     # The two stop side by side; leaving the stack then waits for the worker.
-    server = _server(settings, database_url, on_stop=None if supervisor is None else supervisor.tell_to_end)
+    server = _server(settings, database_url, on_stop=None if supervisor is None else supervisor.request_stop)
     shown_host, shown_port = listener.getsockname()[:2]
     where = f"[{shown_host}]" if ":" in shown_host else shown_host
     kept = f"data in {settings.data_dir}, " if settings.embedded else ""

@@ -13,7 +13,7 @@ from app.db.session import transaction
 from app.settings import Settings
 from tests.support.jobs import EXAMPLES
 from worker.drain import Drainer
-from worker.model import Core
+from worker.model import LazyModel
 
 BeforeStep = Callable[[ipt.TuningEngine], None]
 
@@ -31,12 +31,12 @@ class WatchedEngine(ipt.TuningEngine):
         return super().step()
 
 
-class WatchedCore(Core):
+class WatchedModel(LazyModel):
     def __init__(self, settings: Settings, before_step: BeforeStep) -> None:
         super().__init__(settings)
         self._before_step = before_step
 
-    def engine(self) -> ipt.TuningEngine:
+    def new_engine(self) -> ipt.TuningEngine:
         engine = WatchedEngine(*self.load())
         engine.before_step = self._before_step
         return engine
@@ -66,7 +66,7 @@ def vector_of(engine: Engine, row: Adaptation) -> np.ndarray[Any, np.dtype[np.fl
 
 
 def undisturbed(settings: Settings, hyperparameters: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    backbone, subspace = Core(settings).load()
+    backbone, subspace = LazyModel(settings).load()
     task = ipt.adapt(
         backbone,
         subspace,

@@ -1,1 +1,3 @@
-"""Rows to work on, and reading back what became of them."""
+"""Queued adaptations, and reading their rows and events."""
+
+from tests.support.jobs import enqueue, events, row, settings  # noqa: F401, fixtures

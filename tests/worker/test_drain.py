@@ -19,11 +19,11 @@ from app.logs import JsonFormatter
 from app.queue import lifecycle
 from app.settings import DEFAULT_TENANT, Settings
 from ipt.errors import SubspaceError
-from tests.support.drain import STEPS, BeforeStep, WatchedCore, run, undisturbed, vector_of
+from tests.support.drain import STEPS, BeforeStep, WatchedModel, run, undisturbed, vector_of
 from tests.support.jobs import EXAMPLES, Enqueue
 from worker.drain import Drainer
 from worker.failures import DeviceLostError
-from worker.model import Core
+from worker.model import LazyModel
 
 pytestmark = pytest.mark.usefixtures("keep_tuned")
 
@@ -37,7 +37,7 @@ def drainer(engine: Engine, settings: Settings) -> Callable[..., Drainer]:
 
     def drainer(before_step: BeforeStep = lambda _: None, **changes: Any) -> Drainer:
         changed = settings.model_copy(update=changes)
-        return Drainer(engine, WatchedCore(changed, before_step), changed, new_id("worker"))
+        return Drainer(engine, WatchedModel(changed, before_step), changed, new_id("worker"))
 
     return drainer
 
@@ -135,7 +135,7 @@ def test_a_running_job_is_cancelled_within_a_step_and_its_neighbour_goes_on(
     drainer: Callable[..., Drainer], engine: Engine, enqueue: Enqueue, row: Row, events: Events,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("worker.drain._LOOK_SECONDS", 0.0)  # a tiny model's steps are shorter than that
+    monkeypatch.setattr("worker.leases._CHECK_SECONDS", 0.0)  # a tiny model's steps are shorter than that
     cancelled, neighbour = enqueue(hyperparameters=STEPS | {"steps": 2000}), enqueue(hyperparameters=STEPS)
     batches: list[tuple[str, ...]] = []
 
@@ -466,11 +466,11 @@ def test_an_outcome_that_the_database_refuses_fails_its_adaptation_alone(
 def test_a_subspace_that_the_database_refuses_ends_the_worker_and_keeps_the_queue(
     engine: Engine, settings: Settings, enqueue: Enqueue, row: Row
 ) -> None:
-    core = Core(settings)
-    core.load()[1].manifest["note"] = "\0"
+    model = LazyModel(settings)
+    model.load()[1].manifest["note"] = "\0"
     adaptation_id = enqueue(hyperparameters=STEPS)
     with pytest.raises(SubspaceError, match="manifest"):
-        run(Drainer(engine, core, settings, new_id("worker")))
+        run(Drainer(engine, model, settings, new_id("worker")))
     assert (row(adaptation_id).state, row(adaptation_id).attempt) == ("queued", 0)
 
 

@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import Engine
 
 from app.settings import Settings
-from tests.support.drain import WatchedCore
+from tests.support.drain import WatchedModel
 from tests.support.jobs import Enqueue
 from tests.support.processes import ENDLESS, SHORT, Events, Row, gone, until
 from worker.drain import Drainer
-from worker.liveness import SignOfLife, Silence
+from worker.liveness import LivenessFile, LivenessProbe
 from worker.supervisor import Supervisor
 
 # A worker needs seconds to import torch, and many more on a machine that has other things to do.
@@ -46,27 +46,27 @@ def test_a_frozen_worker_is_replaced_and_what_it_did_goes_on(
 def test_a_worker_that_loads_gives_signs_for_as_long_as_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.liveness._EVERY_SECONDS", 0.01)
+    monkeypatch.setattr("worker.liveness._TOUCH_SECONDS", 0.01)
     file = tmp_path / "alive"
-    silence = Silence(file)
-    silence.look(5.0)
-    assert (silence.started, silence.seconds) == (False, 5.0)
-    with SignOfLife(file).by_the_clock():
+    probe = LivenessProbe(file)
+    probe.check(5.0)
+    assert (probe.started, probe.silent_seconds) == (False, 5.0)
+    with LivenessFile(file).keep_touching():
         for _ in range(3):
             time.sleep(0.1)
-            silence.look(5.0)
-            assert (silence.started, silence.seconds) == (True, 0.0)
-    silence.look(5.0)
-    silence.look(5.0)
-    silence.look(5.0)
-    assert silence.started
-    assert silence.seconds >= 10.0
+            probe.check(5.0)
+            assert (probe.started, probe.silent_seconds) == (True, 0.0)
+    probe.check(5.0)
+    probe.check(5.0)
+    probe.check(5.0)
+    assert probe.started
+    assert probe.silent_seconds >= 10.0
 
 
 def test_a_step_that_hangs_gives_no_sign_and_one_that_ends_does(
     engine: Engine, settings: Settings, enqueue: Enqueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.liveness._EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("worker.liveness._TOUCH_SECONDS", 0.0)
     file = tmp_path / "alive"
     enqueue(hyperparameters=SHORT)
     hangs, goes_on = threading.Event(), threading.Event()
@@ -78,18 +78,18 @@ def test_a_step_that_hangs_gives_no_sign_and_one_that_ends_does(
             hangs.set()
             assert goes_on.wait(60)
 
-    sign = SignOfLife(file)
-    drainer = Drainer(engine, WatchedCore(settings, before_step), settings, "worker", sign)
+    liveness = LivenessFile(file)
+    drainer = Drainer(engine, WatchedModel(settings, before_step), settings, "worker", liveness)
     thread = threading.Thread(target=drainer.drain, args=(threading.Event(),), daemon=True)
     thread.start()
     assert hangs.wait(60)
     assert steps[0] < steps[1] < steps[2], "each step that ends is a sign of life"
-    silence = Silence(file)
+    probe = LivenessProbe(file)
     for _ in range(5):
         time.sleep(0.1)
-        silence.look(0.1)
-    assert silence.seconds == pytest.approx(0.5)
+        probe.check(0.1)
+    assert probe.silent_seconds == pytest.approx(0.5)
     goes_on.set()
     thread.join(60)
-    silence.look(0.1)
-    assert silence.seconds == 0.0
+    probe.check(0.1)
+    assert probe.silent_seconds == 0.0

@@ -16,7 +16,7 @@ from app.db.ids import new_id
 from app.db.models import Adaptation
 from app.db.session import transaction
 from app.settings import Settings
-from tests.support.drain import BeforeStep, WatchedCore, run
+from tests.support.drain import BeforeStep, WatchedModel, run
 from tests.support.jobs import Enqueue
 from worker import metrics
 from worker.drain import Drainer
@@ -31,7 +31,7 @@ def drain(engine: Engine, settings: Settings) -> Callable[..., None]:
 
     def drain(before_step: BeforeStep = lambda _: None, **changes: Any) -> None:
         changed = settings.model_copy(update=changes)
-        run(Drainer(engine, WatchedCore(changed, before_step), changed, new_id("worker")))
+        run(Drainer(engine, WatchedModel(changed, before_step), changed, new_id("worker")))
 
     return drain
 

@@ -14,10 +14,10 @@ from app.db.models import Adaptation, AdaptationEvent
 from app.db.session import transaction
 from app.queue import lifecycle
 from app.settings import Settings
-from tests.support.drain import BeforeStep, WatchedCore, run, undisturbed, vector_of
+from tests.support.drain import BeforeStep, WatchedModel, run, undisturbed, vector_of
 from tests.support.jobs import Enqueue
 from worker.drain import Drainer
-from worker.time_slices import Slice
+from worker.time_slices import TimeSlice
 
 pytestmark = pytest.mark.usefixtures("keep_tuned")
 
@@ -41,7 +41,7 @@ def drain(engine: Engine, settings: Settings) -> Callable[..., list[set[str]]]:
             before_step(tuning)
 
         changed = settings.model_copy(update={"lease_seconds": 2 * SLICE} | changes)
-        run(Drainer(engine, WatchedCore(changed, watch), changed, new_id("worker")))
+        run(Drainer(engine, WatchedModel(changed, watch), changed, new_id("worker")))
         return batches
 
     return drain
@@ -235,13 +235,13 @@ def test_a_poison_job_that_kills_its_worker_costs_what_made_way_for_it_no_attemp
 
 
 def test_a_slice_begins_with_the_first_step_and_lasts_as_long_as_that_took_to_come() -> None:
-    had = Slice(3)
+    time_slice = TimeSlice(3)
     time.sleep(0.2)
-    had.advanced(3)
-    assert not had.is_over(0.0), "nothing is done yet that a checkpoint would keep"
-    had.advanced(4)
-    assert not had.is_over(0.0), "reading the examples took longer"
+    time_slice.record_step(3)
+    assert not time_slice.is_over(0.0), "nothing is done yet that a checkpoint would keep"
+    time_slice.record_step(4)
+    assert not time_slice.is_over(0.0), "reading the examples took longer"
     time.sleep(0.3)
-    had.advanced(5)
-    assert had.is_over(0.0)
-    assert not had.is_over(60.0)
+    time_slice.record_step(5)
+    assert time_slice.is_over(0.0)
+    assert not time_slice.is_over(60.0)

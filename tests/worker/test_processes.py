@@ -20,7 +20,7 @@ from app.queue.wake import wake
 from app.settings import Settings
 from tests.support.jobs import EXAMPLES, Enqueue
 from tests.support.processes import ENDLESS, SHORT, Events, Row, children, environment, gone, until
-from worker.model import Core
+from worker.model import LazyModel
 from worker.supervisor import Supervisor
 
 # A worker needs seconds to import torch, and many more on a machine that has other things to do.
@@ -45,9 +45,9 @@ sys.exit(w.main())
 # A worker whose model takes ten minutes to load; it says so in the file that is its first argument.
 _SLOW_TO_LOAD = """
 import pathlib, sys, time, worker.__main__ as w
-from worker.model import Core
+from worker.model import LazyModel
 loading = pathlib.Path(sys.argv.pop(1))
-Core.load = lambda self: (loading.touch(), time.sleep(600))
+LazyModel.load = lambda self: (loading.touch(), time.sleep(600))
 sys.exit(w.main())
 """
 
@@ -71,7 +71,7 @@ def worker(
 
 def check_vector(engine: Engine, settings: Settings, done: Adaptation, hyperparameters: dict[str, Any]) -> None:
     """The stored vector is the one that a run without any disturbance gives."""
-    backbone, subspace = Core(settings).load()
+    backbone, subspace = LazyModel(settings).load()
     examples = [ipt.Example(**example) for example in EXAMPLES]
     expected = ipt.adapt(
         backbone,
