@@ -55,7 +55,9 @@ class Outcomes:
     def retry(self, lease: Lease, error: Exception) -> None:
         """Requeue after a failed attempt, or fail after the last one."""
         last_error = failures.last_attempt_failed(error)
-        self._add("retried", lease, partial(lifecycle.retry, lease=lease, max_attempts=self._max_attempts, error=last_error))
+        self._add(
+            "retried", lease, partial(lifecycle.retry, lease=lease, max_attempts=self._max_attempts, error=last_error)
+        )
 
     def cancel(self, lease: Lease) -> None:
         """Finish a cancellation that was requested."""
