@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
-import subprocess
+import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,15 +17,16 @@ import psutil
 from safetensors.torch import save_file
 
 import ipt
+from app.cli.child import child_process, free_ports, wait_until_ready
 from app.cli.client import ServiceClient
+from app.cli.output import CliError
 from benchmarks.backbones import Measured, few_shot, tasks, texts
-from benchmarks.machine import ROOT
 from benchmarks.report import Figure
 from benchmarks.serving import serving
 from benchmarks.timing import Ratio, faster, in_turn
 
 CLIENTS, ASKED, BATCH = 64, 1024, 64
-READY_SECONDS = 120
+READY_SECONDS = 120.0
 
 
 def service(measured: Measured, rounds: int) -> Iterator[Figure]:
@@ -109,39 +108,31 @@ def litserving(folder: Path, measured: Measured, task: ipt.BoundTask) -> Iterato
         "bias": readout.bias,
     }
     save_file({name: part.detach().contiguous() for name, part in parts.items()}, folder / "task.safetensors")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    [port] = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "benchmarks.litserve_peer", str(port), str(folder / "task.safetensors")]
     log_file = folder / "litserve.log"
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_ready(process, url, log_file)
-        yield url
-    finally:
-        # Told to end, it would leave the processes behind that answer.
-        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-            one.kill()
-        process.wait()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log_file: Path) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while True:
-        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
+    with child_process(command, log_file, os.environ) as process:
         try:
-            connection.request("GET", "/health")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            pass
+            wait_until_ready(process, lambda: _healthy(url), log_file, READY_SECONDS)
+            yield url
+        except CliError as error:
+            raise SystemExit(f"error: LitServe: {error}\n{log_file.read_text(errors='replace')}") from error
         finally:
-            connection.close()
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"error: LitServe did not start:\n{log_file.read_text(errors='replace')}")
-        time.sleep(0.2)
+            # On SIGTERM it would leave its worker processes behind.
+            for running in [*psutil.Process(process.pid).children(recursive=True), process]:
+                running.kill()
+
+
+def _healthy(url: str) -> bool:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 def _figure(what: str, ratio: Ratio, wanted: float, how: str) -> Figure:

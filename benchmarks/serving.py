@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +11,13 @@ from pathlib import Path
 
 import psutil
 
-from app.cli.client import ServiceClient
-from benchmarks.machine import ROOT
+from app.cli.child import running_service
+from app.cli.output import CliError
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A running service; `seconds` is what it took to become ready."""
+    """A running service; `seconds` is the time that it took to become ready."""
 
     url: str
     key: str
@@ -31,38 +27,18 @@ class Service:
 
 @contextmanager
 def serving(log_file: Path, environment: Mapping[str, str]) -> Iterator[Service]:
-    """Run `ipt serve --worker` on a free port until the block ends."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """Run `ipt serve --worker` until the block ends, with no `IPT_*` variables but those of `environment`."""
     key = secrets.token_urlsafe()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("IPT_")}
-    command = [sys.executable, "-m", "app.cli", "serve", "--worker", "--host", "127.0.0.1", "--port", str(port)]
-    began = time.perf_counter()
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=inherited | {"IPT_API_KEY": key} | environment, stdin=subprocess.DEVNULL,
-            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
     try:
-        with ServiceClient(url) as client:
-            while not client.ready():
-                if process.poll() is not None:
-                    raise SystemExit(f"error: the service ended:\n{log_file.read_text(errors='replace')}")
-                time.sleep(0.2)  # each look takes time from the start
-        yield Service(url, key, psutil.Process(process.pid), time.perf_counter() - began)
-    finally:
-        process.terminate()
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with running_service(log_file, inherited | {"IPT_API_KEY": key} | environment, "--worker") as service:
+            yield Service(service.url, key, psutil.Process(service.process.pid), service.seconds_to_ready)
+    except CliError as error:
+        raise SystemExit(f"error: {error}\n{log_file.read_text(errors='replace')}") from error
 
 
 def peak_bytes(process: psutil.Process) -> int:
-    """The most memory that was resident at once; where the system does not tell, what is resident now."""
+    """Return the peak resident memory, or the current one where the system does not report a peak."""
     status = Path(f"/proc/{process.pid}/status")
     lines = status.read_text().splitlines() if status.is_file() else []
     peaks = [1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")]

@@ -1,5 +1,6 @@
 """`ipt demo`: the whole way from a dataset to answers, on the service's own REST API."""
 
+import os
 import signal
 import sys
 import time
@@ -61,7 +62,7 @@ def demo() -> None:
             with _timed(seconds, "service ready"):
                 # The demo shows the embedded mode, whatever production the environment may name.
                 embedded = {"IPT_DATABASE_URL": "", "IPT_REDIS_URL": "", "IPT_DATA_DIR": str(data_dir)}
-                url = stack.enter_context(running_service(data_dir / "demo.log", embedded))
+                url = stack.enter_context(running_service(data_dir / "demo.log", os.environ | embedded)).url
             console.print(f"   ready at {url} after {seconds['service ready']:.1f} s")
         client = stack.enter_context(ServiceClient(url, api_key()))
 

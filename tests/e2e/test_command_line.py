@@ -31,16 +31,17 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def tiny(tiny_backbone_dir: Path, tiny_subspace_dir: Path) -> dict[str, str]:
-    """Settings for a service on the tiny backbone."""
-    return {"IPT_BACKBONE": str(tiny_backbone_dir), "IPT_SUBSPACE": str(tiny_subspace_dir), "IPT_DEVICE": "cpu"}
+    """Environment variables of a service on the tiny backbone."""
+    settings = {"IPT_BACKBONE": str(tiny_backbone_dir), "IPT_SUBSPACE": str(tiny_subspace_dir), "IPT_DEVICE": "cpu"}
+    return os.environ | settings
 
 
 @pytest.fixture(scope="module")
 def service(tiny: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a running service."""
     folder = tmp_path_factory.mktemp("service")
-    with running_service(folder / "log", tiny | {"IPT_DATA_DIR": str(folder / "data")}) as url:
-        yield url
+    with running_service(folder / "log", tiny | {"IPT_DATA_DIR": str(folder / "data")}) as running:
+        yield running.url
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,7 @@ def test_a_second_service_on_the_same_port_or_data_says_so_in_one_line(
     port = service.rpartition(":")[2]
     second = subprocess.run(
         [sys.executable, "-m", "app.cli", "serve", "--port", port],
-        env=os.environ | tiny | {"IPT_DATA_DIR": str(tmp_path)},
+        env=tiny | {"IPT_DATA_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
@@ -182,12 +183,11 @@ def test_a_stopped_service_leaves_no_process_and_its_data_behind(
     number: signal.Signals, tiny: dict[str, str], tmp_path: Path, data_dir: Path
 ) -> None:
     environment = tiny | {"IPT_DATA_DIR": str(data_dir)}
-    before = set(psutil.Process().children(recursive=True))
-    with running_service(tmp_path / "log", environment) as url:
-        serving = next(child for child in psutil.Process().children() if child not in before)
+    with running_service(tmp_path / "log", environment) as service:
+        serving = psutil.Process(service.process.pid)
         everything = [serving, *serving.children(recursive=True)]
         postgres = psutil.Process(int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0]))
-        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert httpx.get(f"{service.url}/healthz").status_code == 200
         # What a terminal sends on Ctrl-C goes to the foreground group, in which the worker and PostgreSQL are not.
         os.killpg(serving.pid, number)
         assert _ended_under(serving, number, within_seconds=60) == 0
@@ -200,12 +200,11 @@ def test_a_stopped_service_leaves_no_process_and_its_data_behind(
 
 
 def test_half_a_request_keeps_no_service_from_its_end(tiny: dict[str, str], tmp_path: Path, data_dir: Path) -> None:
-    before = set(psutil.Process().children(recursive=True))
-    with running_service(tmp_path / "log", tiny | {"IPT_DATA_DIR": str(data_dir)}) as url:
-        serving = next(child for child in psutil.Process().children() if child not in before)
+    with running_service(tmp_path / "log", tiny | {"IPT_DATA_DIR": str(data_dir)}) as service:
+        serving = psutil.Process(service.process.pid)
         everything = [serving, *serving.children(recursive=True)]
         until(lambda: "core_loaded" in (tmp_path / "log").read_text())
-        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as client:
+        with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])), timeout=30) as client:
             client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
             time.sleep(0.5)
             began = time.monotonic()
@@ -256,7 +255,7 @@ def test_the_demo_works_without_a_terminal(tiny: dict[str, str], tmp_path: Path)
     done = subprocess.run(
         [sys.executable, "-m", "app.cli", "demo"],
         cwd=ROOT,
-        env=os.environ | tiny | {"IPT_DATA_DIR": str(tmp_path / "data"), "IPT_URL": ""},
+        env=tiny | {"IPT_DATA_DIR": str(tmp_path / "data"), "IPT_URL": ""},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

