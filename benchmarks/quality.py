@@ -25,13 +25,16 @@ from app.cli.output import notices
 from app.cli.progress import progress
 from benchmarks.backbones import load_minilm
 from benchmarks.machine import ROOT, provenance
-from ipt.data.task_folder import notes_of, read_task_folder
+from ipt.data.task_dataset import row_notes
+from ipt.data.task_folder import read_task_folder
 from ipt.errors import IptError
 from ipt.evaluation.methods import METHODS
 from ipt.evaluation.setfit import is_installed
+from ipt.evaluation.study.ablations import ABLATIONS
+from ipt.evaluation.study.findings import Findings, StudyOptions
 from ipt.evaluation.study.report import write_report
-from ipt.evaluation.study.run import ABLATIONS, Findings, Study, StudyOptions
-from ipt.fitting.direct import FitOptions
+from ipt.evaluation.study.run import Study
+from ipt.fitting.direct_fit import FitOptions
 from ipt.runtime.memory import keep_freed_memory
 from ipt.runtime.threads import limit_cpu_threads
 
@@ -77,9 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "Other dimensions, fewer tasks, other prompts and the paper's way of finding a subspace are in "
             "[ablations.md](ablations.md)."
         )
-    left_out: list[str] = []
-    seen, unseen = (read_task_folder(asked.tasks, split, left_out) for split in ("seen", "unseen"))
-    notes = [*left_out, *notes_of([*seen, *unseen])]
+    seen, unseen = (read_task_folder(asked.tasks, split) for split in ("seen", "unseen"))
+    notes = [*dict.fromkeys([*seen.skipped, *unseen.skipped]), *row_notes([*seen.tasks, *unseen.tasks])]
     peers = ["setfit"] if is_installed() and "SetFit" in options.methods else []
     origin = (
         f"{provenance(_command(asked), *peers)} Measured in several runs, beside other work: seconds are a rough guide."
@@ -90,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_report(DOCS / f"{name}.md", DOCS / name, findings, options, notes, paragraphs)
 
     with progress(notices()) as show:
-        study = Study(backbone, seen, unseen, given, DOCS / name, options, show, measuring=not asked.report)
+        study = Study(backbone, seen.tasks, unseen.tasks, given, DOCS / name, options, show, measuring=not asked.report)
         try:
             study.run(on_part)
         except KeyboardInterrupt:

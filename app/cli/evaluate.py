@@ -43,20 +43,27 @@ def evaluate(
     import ipt
     from app.cli.progress import progress
     from ipt.backbones.loading import load_for_long_work
-    from ipt.data.task_folder import notes_of, read_task_folder
-    from ipt.evaluation.measured_tasks import other_rows, with_rows
-    from ipt.evaluation.methods import METHODS, Evaluation, EvaluationOptions, e_rel
-    from ipt.evaluation.report import MeasurementFile, measure_missing, render
+    from ipt.data.task_dataset import row_notes
+    from ipt.data.task_folder import read_task_folder
+    from ipt.evaluation.evaluation import Evaluation, measure_missing
+    from ipt.evaluation.measured_tasks import measurable_tasks, no_measurable_task, without_fitted_rows
+    from ipt.evaluation.measurement_file import MeasurementFile
+    from ipt.evaluation.measurements import e_rel
+    from ipt.evaluation.methods import METHODS
+    from ipt.evaluation.protocol import EvaluationOptions
+    from ipt.evaluation.report import render
     from ipt.evaluation.setfit import is_installed
 
     if unknown := set(method or ()) - set(METHODS):
         raise CliError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")
     check_file(output, ".md")
-    left_out: list[str] = []
-    folder_tasks = read_task_folder(tasks, split, left_out)
+    folder = read_task_folder(tasks, split)
     loaded = load_for_long_work(backbone, revision, device)
     loaded_subspace = ipt.load_subspace(subspace, loaded)
-    folder_tasks = with_rows(other_rows(folder_tasks, [loaded_subspace], left_out), per_label, left_out, loaded.family)
+    unfitted, notes = without_fitted_rows(folder.tasks, [loaded_subspace])
+    measured_tasks, faults = measurable_tasks(unfitted, per_label, loaded.family)
+    if not measured_tasks:
+        raise no_measurable_task(per_label, faults)
     options = EvaluationOptions(
         per_label=per_label,
         test_rows=test_rows,
@@ -72,7 +79,7 @@ def evaluate(
             show("measuring", done, total, f", {task}" if task else "", over=done == total)
 
         draws = range(first_seed, first_seed + seeds)
-        found = list(measure_missing(evaluation, kept, folder_tasks, draws, methods, on_pair))
+        found = list(measure_missing(evaluation, kept, measured_tasks, draws, methods, on_pair))
     rates = len(evaluation.pt_learning_rates)
     about = (
         f"Subspace `{evaluation.subspace.id}` on `{loaded.identity.id}`: mean over {seeds} draws of {per_label} "
@@ -80,8 +87,8 @@ def evaluate(
         f"subspace, {pt_steps} of plain prompt tuning at the best of {rates} learning rates "
         "on held-back examples."
     )
-    notes = [*left_out, *notes_of(folder_tasks)]
-    output.write_text(render(found, methods, about, notes), encoding="utf-8")
+    left_out = [*folder.skipped, *notes, *faults, *row_notes(measured_tasks)]
+    output.write_text(render(found, methods, about, left_out), encoding="utf-8")
     if as_json:
         print_json({"report": str(output), "e_rel": e_rel(found)})
     else:

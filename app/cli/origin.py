@@ -7,15 +7,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ipt.data.task_folder import FolderTask
+    from ipt.data.task_dataset import TaskDataset
 
 
-def origin_of_fit(tasks: Sequence["FolderTask"]) -> dict[str, object]:
+def origin_of_fit(tasks: Sequence["TaskDataset"]) -> dict[str, object]:
     """The command, the version, and what of the tasks was skipped."""
-    from ipt.data.task_folder import notes_of
+    from ipt.data.task_dataset import row_notes
 
     return {
         "command": shlex.join(["ipt", *sys.argv[1:]]),
         "ipt": version("intrinsic-prompt-tuning"),
-        "skipped": notes_of(tasks),
+        "skipped": row_notes(tasks),
     }

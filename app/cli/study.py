@@ -10,7 +10,7 @@ from app.cli.origin import origin_of_fit
 from app.cli.output import CliError, check_folder, notices, print_json, results
 
 if TYPE_CHECKING:
-    from ipt.evaluation.study.run import Findings
+    from ipt.evaluation.study.findings import Findings
 
 
 def study(
@@ -58,13 +58,17 @@ def study(
     import ipt
     from app.cli.progress import progress
     from ipt.backbones.loading import load_for_long_work
-    from ipt.data.task_folder import notes_of, read_task_folder
-    from ipt.evaluation.methods import METHODS, EvaluationOptions
+    from ipt.data.task_dataset import row_notes
+    from ipt.data.task_folder import read_task_folder
+    from ipt.evaluation.methods import METHODS
+    from ipt.evaluation.protocol import EvaluationOptions
     from ipt.evaluation.setfit import is_installed
+    from ipt.evaluation.study.ablations import ABLATIONS
+    from ipt.evaluation.study.findings import StudyOptions
     from ipt.evaluation.study.plots import check_installed
     from ipt.evaluation.study.report import write_report
-    from ipt.evaluation.study.run import ABLATIONS, Study, StudyOptions
-    from ipt.fitting.direct import FitOptions
+    from ipt.evaluation.study.run import Study
+    from ipt.fitting.direct_fit import FitOptions
 
     for name, given, known in (("method", method, METHODS), ("ablation", ablation, ABLATIONS)):
         if unknown := set(given or ()) - set(known):
@@ -74,7 +78,7 @@ def study(
     without = {"IST then PT"} if is_installed() else {"IST then PT", "SetFit"}
     options = StudyOptions(
         dimensions=_numbers("--dimensions", dimensions, LARGEST_DIM),
-        methods=tuple(dict.fromkeys(method or ()) or sorted(set(METHODS) - without, key=METHODS.index)),
+        methods=tuple(dict.fromkeys(method or ()) or (name for name in METHODS if name not in without)),
         seeds=tuple(range(first_seed, first_seed + seeds)),
         slow_seeds=slow_seeds,
         seen_tasks=seen_tasks,
@@ -89,9 +93,8 @@ def study(
             pt_steps=pt_steps,
         ),
     )
-    left_out: list[str] = []
-    seen, unseen = (read_task_folder(tasks, split, left_out) for split in ("seen", "unseen"))
-    notes = [*left_out, *notes_of([*seen, *unseen])]
+    seen, unseen = (read_task_folder(tasks, split) for split in ("seen", "unseen"))
+    notes = [*dict.fromkeys([*seen.skipped, *unseen.skipped]), *row_notes([*seen.tasks, *unseen.tasks])]
     loaded = load_for_long_work(backbone, revision, device)
     given_subspaces = [ipt.load_subspace(one, loaded) for one in subspace or ()]
     for one in given_subspaces:
@@ -103,7 +106,9 @@ def study(
         def on_part(findings: "Findings") -> None:
             write_report(report, output / "plots", findings, options, notes)
 
-        running = Study(loaded, seen, unseen, given_subspaces, output, options, show, origin=origin_of_fit(seen))
+        running = Study(
+            loaded, seen.tasks, unseen.tasks, given_subspaces, output, options, show, origin=origin_of_fit(seen.tasks)
+        )
         try:
             running.run(on_part)
         except KeyboardInterrupt:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ipt.backbones.interface import Backbone
-    from ipt.fitting.resumable import FitProgress, ResumableFit
-    from ipt.fitting.task_losses import RowOptions, TaskLosses
+    from ipt.fitting.fit_rows import RowOptions
+    from ipt.fitting.resumable_fit import FitProgress, ResumableFit
+    from ipt.fitting.task_losses import TaskLosses
 
 commands = typer.Typer(no_args_is_help=True, help="Find a subspace from many tasks, or look at one.")
 
@@ -75,10 +76,11 @@ def fit(
     """
     from app.cli.progress import progress
     from ipt.backbones.loading import load_for_long_work
-    from ipt.data.task_folder import notes_of, read_task_folder
-    from ipt.fitting.autoencoder import AutoencoderFit, AutoencoderOptions
-    from ipt.fitting.direct import DirectFit, FitOptions
-    from ipt.fitting.task_losses import prepare_tasks
+    from ipt.data.task_dataset import row_notes
+    from ipt.data.task_folder import read_task_folder
+    from ipt.fitting.autoencoder_fit import AutoencoderFit, AutoencoderOptions
+    from ipt.fitting.direct_fit import DirectFit, FitOptions
+    from ipt.fitting.prepare_tasks import prepare_tasks
 
     if (method is Method.AUTOENCODER) != bool(prompts):
         raise CliError("--method autoencoder learns from tuned prompts: give --prompts FILE with it, and only with it")
@@ -87,8 +89,8 @@ def fit(
         raise CliError("--reconstruction-weight and --task-weight are the auto-encoder's: --method autoencoder")
     check_folder(output)
     _check_unfinished(output)
-    folder_tasks = read_task_folder(tasks, split)
-    _say(notes_of(folder_tasks))
+    folder_tasks = read_task_folder(tasks, split).require_all()
+    _say(row_notes(folder_tasks))
     loaded = load_for_long_work(backbone, revision, device)
     running: ResumableFit
     with progress(notices()) as show:
@@ -167,7 +169,7 @@ def tune_prompts_(
     check_file(output, ".safetensors")
     hyperparameters = ipt.Hyperparameters(steps=steps, learning_rate=learning_rate, seed=seed)
     options = PromptOptions(prompt_length, per_label, hyperparameters)
-    folder_tasks = read_task_folder(tasks, split)
+    folder_tasks = read_task_folder(tasks, split).require_all()
     loaded = load_for_long_work(backbone, revision, device)
     with progress(notices()) as show:
 
@@ -278,7 +280,7 @@ def compress(
 
 
 def _check_unfinished(output: Path) -> None:
-    from ipt.fitting.resumable import is_finished
+    from ipt.fitting.resumable_fit import is_finished
 
     if is_finished(output):
         raise CliError(f"{output} has a finished subspace: choose another OUTPUT, or remove it to make it anew")

@@ -23,7 +23,7 @@ from benchmarks.text_universe import pipeline, report
 from benchmarks.text_universe.pretraining import PretrainingOptions, pretrain
 from benchmarks.text_universe.tasks import GROUPS, UniverseTask, all_tasks, group_of
 from benchmarks.text_universe.workers import Job, Workers, progress_bar
-from ipt.evaluation.report import MeasurementFile
+from ipt.evaluation.measurement_file import MeasurementFile
 
 FIRST_SEED = 100  # the fits use seed 0
 

@@ -17,13 +17,17 @@ import ipt
 from benchmarks.text_universe.tasks import PREFIX, UniverseTask
 from ipt.backbones.interface import TextBackbone
 from ipt.data.examples import infer_kind, labels_of
-from ipt.data.task_folder import FolderTask
-from ipt.evaluation.methods import Evaluation, EvaluationOptions, Measurement
-from ipt.evaluation.report import IdentityOf
-from ipt.fitting.autoencoder import AutoencoderFit, AutoencoderOptions
-from ipt.fitting.direct import DirectFit, FitOptions
-from ipt.fitting.resumable import ResumableFit
-from ipt.fitting.task_losses import RowOptions, TaskLosses, prepare_tasks
+from ipt.data.task_dataset import TaskDataset
+from ipt.evaluation.evaluation import Evaluation
+from ipt.evaluation.measurement_file import IdentityOf
+from ipt.evaluation.measurements import Measurement
+from ipt.evaluation.protocol import EvaluationOptions
+from ipt.fitting.autoencoder_fit import AutoencoderFit, AutoencoderOptions
+from ipt.fitting.direct_fit import DirectFit, FitOptions
+from ipt.fitting.fit_rows import RowOptions
+from ipt.fitting.prepare_tasks import prepare_tasks
+from ipt.fitting.resumable_fit import ResumableFit
+from ipt.fitting.task_losses import TaskLosses
 from ipt.fitting.tune_prompts import PromptOptions, tune_prompts
 from ipt.runtime.atomic_files import replace_atomically
 from ipt.subspace.full_prompt_space import full_prompt_space
@@ -40,16 +44,16 @@ PROMPTS = PromptOptions(PREFIX, hyperparameters=ipt.Hyperparameters(steps=100, l
 OPTIONS = EvaluationOptions(hyperparameters=IST)
 
 
-def fit_part(task: UniverseTask) -> FolderTask:
+def fit_part(task: UniverseTask) -> TaskDataset:
     """What a fit is given."""
     [rows, *_] = task.rows((FIT_ROWS, FEW_SHOT_ROWS, TEST_ROWS), seed=0)
-    return FolderTask(task.name, task.family, rows, ())
+    return TaskDataset(task.name, task.family, rows, ())
 
 
-def measured_part(task: UniverseTask) -> FolderTask:
+def measured_part(task: UniverseTask) -> TaskDataset:
     """Other rows: those that few-shot examples are drawn from, and those that are answered."""
     _, train, test = task.rows((FIT_ROWS, FEW_SHOT_ROWS, TEST_ROWS), seed=0)
-    return FolderTask(task.name, task.family, train, test)
+    return TaskDataset(task.name, task.family, train, test)
 
 
 OnStep = Callable[[int], None]
@@ -138,7 +142,7 @@ def _space(backbone: TextBackbone, subspace: Path | None) -> ipt.Subspace:
 
 
 def _untuned(
-    backbone: TextBackbone, space: ipt.Subspace, task: UniverseTask, part: FolderTask, seed: int, method: str
+    backbone: TextBackbone, space: ipt.Subspace, task: UniverseTask, part: TaskDataset, seed: int, method: str
 ) -> Measurement:
     started = time.perf_counter()
     rng = np.random.default_rng([seed, 1])

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from benchmarks.text_universe import pipeline
 from benchmarks.text_universe.tasks import GROUPS, LABELLED, PREFIX, UniverseTask, group_of
-from ipt.evaluation.methods import PT_LEARNING_RATES, Measurement, e_rel
+from ipt.evaluation.measurements import Measurement, e_rel
+from ipt.evaluation.protocol import PT_LEARNING_RATES
 
 Found = Mapping[str, Sequence[Measurement]]
 """The measurements in each subspace, named `direct 10`, `autoencoder 10` and so on, and in none (`WITHOUT`)."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ipt.data.task_folder import FolderTask, Row, task_of_rows
+from ipt.data.task_dataset import Row, TaskDataset, dataset_from_rows
 from ipt.errors import DatasetError, IptError
 
 
@@ -35,7 +35,7 @@ def read_dataset(
     config: str | None = None,
     revision: str | None = None,
     most_rows: int = 2000,
-) -> FolderTask:
+) -> TaskDataset:
     """One task of one dataset.
 
     Args:
@@ -70,7 +70,7 @@ def read_dataset(
                 where = f"{source}, {own_name} row {number}"
                 yield where, split, row[columns.input], _named(row[columns.output], names, where)
 
-    return task_of_rows(name, family, rows(), source)
+    return dataset_from_rows(name, family, rows(), source)
 
 
 def _load(source: str, config: str | None, revision: str | None) -> Any:

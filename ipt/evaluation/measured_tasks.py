@@ -1,4 +1,4 @@
-"""Which tasks of a folder can be measured, and on which of their rows."""
+"""Decide which tasks can be measured, and on which of their rows."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ from dataclasses import fields, replace
 
 from ipt.backbones.interface import Family
 from ipt.data.examples import Example, check_examples, infer_kind
-from ipt.data.task_folder import FolderTask, few_shot, rows_hash, rows_lacking
+from ipt.data.sampling import few_shot, rows_lacking
+from ipt.data.task_dataset import TaskDataset, rows_hash
 from ipt.errors import DatasetError
-from ipt.fitting.task_losses import RowOptions, rows_of_fit
+from ipt.fitting.fit_rows import RowOptions, rows_of_fit
 from ipt.subspace.subspace import Subspace
 
 
-def other_rows(tasks: Sequence[FolderTask], subspaces: Sequence[Subspace], notes: list[str]) -> list[FolderTask]:
-    """The tasks, those that a subspace was found from without the training rows that its fit saw.
+def without_fitted_rows(
+    tasks: Sequence[TaskDataset], subspaces: Sequence[Subspace]
+) -> tuple[list[TaskDataset], list[str]]:
+    """Return the tasks without the training rows that the fit of any of the subspaces saw, and notes.
 
-    Which those are follows from its options and the task's rows. Where a task's rows have changed since, it is noted.
+    A fit's options and a task's rows determine which rows it saw. A note names each task whose rows have changed since.
     """
-    return [_without_fitted(task, subspaces, notes) for task in tasks]
+    notes: list[str] = []
+    return [_without_fitted_rows(task, subspaces, notes) for task in tasks], notes
 
 
-def _without_fitted(task: FolderTask, subspaces: Sequence[Subspace], notes: list[str]) -> FolderTask:
+def _without_fitted_rows(task: TaskDataset, subspaces: Sequence[Subspace], notes: list[str]) -> TaskDataset:
     fitted: set[Example] = set()
     for subspace in subspaces:
         training = subspace.manifest["training"]
@@ -33,50 +37,47 @@ def _without_fitted(task: FolderTask, subspaces: Sequence[Subspace], notes: list
         fitted.update(rows)
         if not was_found_from(subspace, task.name, rows):
             notes.append(
-                f"{task.name}: its rows have changed since {subspace.id} was found from it, which may have seen some "
-                "of those that it is measured with"
+                f"{task.name}: its rows have changed since {subspace.id} was found from it; some of the rows that it "
+                "is measured with may have been fitted"
             )
     return replace(task, train=tuple(row for row in task.train if row not in fitted))
 
 
 def was_found_from(subspace: Subspace, task: str, rows: Sequence[Example]) -> bool:
-    """Whether the subspace was found from these rows of the task, as far as its manifest says."""
+    """Return whether the manifest says that the subspace was found from these rows of the task, or says nothing."""
     training = subspace.manifest["training"]
     recorded = dict(zip(training.get("tasks", []), training.get("rows", []), strict=False))
     return recorded.get(task) in (None, rows_hash(rows))
 
 
-def with_rows(tasks: Sequence[FolderTask], per_label: int, left_out: list[str], family: Family) -> list[FolderTask]:
-    """Those of the tasks that a backbone of this family can be measured on with so many examples a label.
-
-    Of the others it is noted why not.
-
-    Raises:
-        DatasetError: none can.
-    """
+def measurable_tasks(
+    tasks: Sequence[TaskDataset], per_label: int, family: Family
+) -> tuple[list[TaskDataset], list[str]]:
+    """Return the tasks that can be measured with `per_label` examples per label, and why each other task cannot."""
     faults = [_fault(task, per_label, family) for task in tasks]
-    left_out += [fault for fault in faults if fault is not None and fault not in left_out]
-    fit = [task for task, fault in zip(tasks, faults, strict=True) if fault is None]
-    if not fit:
-        raise DatasetError(f"no task can be measured with {per_label} examples a label; {left_out[-1]}")
-    return fit
+    measurable = [task for task, fault in zip(tasks, faults, strict=True) if fault is None]
+    return measurable, [fault for fault in faults if fault is not None]
 
 
-def _fault(task: FolderTask, per_label: int, family: Family) -> str | None:
+def no_measurable_task(per_label: int, faults: Sequence[str]) -> DatasetError:
+    return DatasetError(f"no task can be measured with {per_label} examples per label; {faults[-1]}")
+
+
+def _fault(task: TaskDataset, per_label: int, family: Family) -> str | None:
     if not task.test:
         return f"{task.name}: has no test rows"
     if not task.train:
-        return f"{task.name}: has no training rows to draw from that no fit has seen"
+        return f"{task.name}: has no training rows that no fit has seen"
     kind = infer_kind(task.train)
     if kind == "text2text" and family == "encoder":
         return f"{task.name}: the outputs are texts, not labels that repeat, and an encoder does not write text"
     if kind == "classification":
         unknown = {row.output for row in task.test} - {row.output for row in task.train}
         if unknown:
-            return f"{task.name}: has test rows of {min(unknown)[:50]!r}, and no training rows of it to draw from"
+            return f"{task.name}: has test rows of {min(unknown)[:50]!r}, but no training rows of it to draw from"
     if lacking := rows_lacking(task.train, kind, per_label):
-        found, asked, rows = lacking
-        return f"{task.name}: has {found} {rows} to draw from, fewer than {asked}"
+        available, needed, rows = lacking
+        return f"{task.name}: has {available} {rows} to draw from, fewer than {needed}"
     try:
         check_examples(few_shot(task.train, max(2, per_label), 0))
     except DatasetError as error:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,30 +22,12 @@ from torch.nn import functional as F
 
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.interface import Backbone, TextBackbone, TokenIds
-from ipt.data.examples import Example, infer_kind, labels_of, rarest_label
-from ipt.data.task_folder import TEXTS_FOR_A_LABEL, FolderTask, rows_hash, sample_per_label
-from ipt.errors import DatasetError
+from ipt.fitting.fit_rows import RowOptions
 from ipt.readout.readout import Embeddings
 from ipt.readout.ridge import LABEL_SMOOTHING, class_targets, gram, leave_one_out
 
 TEXT_LABEL_SMOOTHING = 0.1
 """As in the reference."""
-
-
-@dataclass(frozen=True)
-class RowOptions:
-    """What a fit sees of each task, and of how many in a step."""
-
-    tasks_per_step: int = 3
-    rows_per_task: int = 18
-    classes_per_task: int = 6
-    """Most classes of a task whose rows an encoder compares in one step."""
-    examples_per_label: int = 128
-    """Most examples a label that the fit may see of each task, and never more than half of the label's training rows:
-    the others stay for measuring the seen tasks with other data."""
-    max_tokens: int = 64
-    """Longer inputs are shortened to this many tokens."""
-    seed: int = 0
 
 
 @dataclass
@@ -217,98 +198,3 @@ class TextTaskLosses(TaskLosses):
 
     def described(self) -> list[object]:
         return [(task.name, task.family, task.inputs, task.targets) for task in self.tasks]
-
-
-def prepare_tasks(
-    backbone: Backbone,
-    tasks: Sequence[FolderTask],
-    options: RowOptions,
-    on_task: Callable[[int, int], None] | None = None,
-) -> TaskLosses:
-    """Sample and tokenize (and on an encoder embed) the examples that a fit may see.
-
-    Args:
-        backbone: the frozen model.
-        tasks: at least one.
-        options: how many examples of each, and how long.
-        on_task: called with (done, total) after each.
-
-    Raises:
-        DatasetError: an encoder cannot learn from a task, because a label has one training row, or the outputs are
-            texts.
-    """
-    encoder_tasks: list[EncoderTask] = []
-    text_tasks: list[TextTask] = []
-    for number, task in enumerate(tasks, start=1):
-        if isinstance(backbone, EncoderBackbone):
-            encoder_tasks.append(_encoder_task(backbone, task, options))
-        else:
-            assert isinstance(backbone, TextBackbone)
-            text_tasks.append(_text_task(backbone, task, options))
-        if on_task:
-            on_task(number, len(tasks))
-    if isinstance(backbone, EncoderBackbone):
-        return EncoderTaskLosses(backbone, encoder_tasks, options)
-    assert isinstance(backbone, TextBackbone)
-    return TextTaskLosses(backbone, text_tasks, options)
-
-
-def fault_of_task(backbone: Backbone, task: FolderTask, most_per_label: int) -> str | None:
-    """Why the backbone cannot learn from so many rows of each label at most; None where nothing keeps it from that."""
-    if not isinstance(backbone, EncoderBackbone):
-        return None
-    where = task.source or task.name
-    label, rows = rarest_label(task.train)
-    rows = min(rows, most_per_label)
-    if rows >= 2:
-        return None
-    if infer_kind(task.train) != "classification":
-        return (
-            f"{where}: the outputs are texts, not labels that repeat, and an encoder does not write text: fit on a "
-            "backbone that writes, or leave this task out; if they are labels, give at least two training rows of each"
-        )
-    return (
-        f"{where}: the label {label[:50]!r} has {rows} training row that the fit may see, and the fit needs at least "
-        "two of every label: add rows with this label, or remove the one there is"
-    )
-
-
-def _encoder_task(backbone: EncoderBackbone, task: FolderTask, options: RowOptions) -> EncoderTask:
-    if fault := fault_of_task(backbone, task, options.examples_per_label):
-        raise DatasetError(fault)
-    examples = _labelled_examples(task, options)
-    labels = labels_of(examples)
-    classes = torch.tensor([labels.index(example.output) for example in examples])
-    rows_of_class = [torch.nonzero(classes == c).flatten().tolist() for c in range(len(labels))]
-    token_ids = backbone.tokenize([example.input for example in examples], max_tokens=options.max_tokens)
-    with torch.inference_mode():
-        frozen = backbone.embed(token_ids, None)
-    return EncoderTask(task.name, task.family, rows_hash(examples), token_ids, classes, frozen.clone(), rows_of_class)
-
-
-def _text_task(backbone: TextBackbone, task: FolderTask, options: RowOptions) -> TextTask:
-    examples = rows_of_fit(task, options)
-    inputs = backbone.tokenize([example.input for example in examples], max_tokens=options.max_tokens)
-    targets = backbone.tokenize_targets([example.output for example in examples])
-    return TextTask(task.name, task.family, rows_hash(examples), inputs, targets)
-
-
-def rows_of_fit(task: FolderTask, options: RowOptions) -> list[Example]:
-    """Those of the task's training rows that a fit with these options sees."""
-    if infer_kind(task.train) == "classification":
-        return _labelled_examples(task, options)
-    allowed = min(TEXTS_FOR_A_LABEL * options.examples_per_label, max(2, len(task.train) // 2))
-    drawn = np.random.default_rng([options.seed, allowed]).permutation(len(task.train))[:allowed]
-    return [task.train[row] for row in sorted(drawn.tolist())]
-
-
-def _labelled_examples(task: FolderTask, options: RowOptions) -> list[Example]:
-    """The part of a task's training rows that the fit may see."""
-    counts = Counter(example.output for example in task.train)
-    allowed = {label: min(options.examples_per_label, max(2, count // 2)) for label, count in counts.items()}
-    examples = []
-    for example in sample_per_label(task.train, max(allowed.values()), options.seed):
-        if allowed[example.output] > 0:
-            allowed[example.output] -= 1
-            examples.append(example)
-    return examples

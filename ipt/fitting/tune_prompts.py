@@ -1,4 +1,4 @@
-"""Plain prompt tuning (PT) of many tasks: the soft prompts that `ipt.fitting.autoencoder` learns from.
+"""Plain prompt tuning (PT) of many tasks: the soft prompts that `ipt.fitting.autoencoder_fit` learns from.
 
 Several tasks at a time share the batches of one `TuningEngine` over the whole prompt space. What is finished is kept in
 the file of prompts, with a report beside it, so that a run that was killed goes on with the tasks that are left.
@@ -19,9 +19,10 @@ from torch import Tensor
 
 from ipt.backbones.interface import Backbone
 from ipt.data.examples import Example, TaskKind, check_examples, infer_kind
-from ipt.data.task_folder import TEXTS_FOR_A_LABEL, FolderTask, notes_of, rows_lacking, rows_per_label
+from ipt.data.sampling import TEXTS_PER_LABEL, rows_lacking, rows_per_label
+from ipt.data.task_dataset import TaskDataset, row_notes
 from ipt.errors import CheckpointError, DatasetError
-from ipt.fitting.task_losses import fault_of_task
+from ipt.fitting.fit_rows import fault_of_task
 from ipt.runtime.atomic_files import replace_atomically
 from ipt.runtime.process_lock import hold_lock
 from ipt.subspace.full_prompt_space import full_prompt_space, word_prompts
@@ -53,7 +54,7 @@ class PromptOptions:
 
 def tune_prompts(
     backbone: Backbone,
-    tasks: Sequence[FolderTask],
+    tasks: Sequence[TaskDataset],
     output: Path,
     options: PromptOptions,
     *,
@@ -76,7 +77,7 @@ def tune_prompts(
     """
     jobs = [_job(backbone, task, options) for task in tasks]
     with hold_lock(output):
-        return _tune(backbone, jobs, output, options, notes_of(tasks), batch_tasks, on_step)
+        return _tune(backbone, jobs, output, options, row_notes(tasks), batch_tasks, on_step)
 
 
 def _tune(
@@ -117,7 +118,7 @@ def _tune(
     return report
 
 
-def _job(backbone: Backbone, task: FolderTask, options: PromptOptions) -> TuningJob:
+def _job(backbone: Backbone, task: TaskDataset, options: PromptOptions) -> TuningJob:
     seed = options.hyperparameters.seed
     kind: TaskKind = "classification" if backbone.family == "encoder" else infer_kind(task.train)
     if fault := fault_of_task(backbone, task, options.per_label):
@@ -127,7 +128,7 @@ def _job(backbone: Backbone, task: FolderTask, options: PromptOptions) -> Tuning
         others = _others(task.train, chosen)
         held_back = [others[row] for row in rows_per_label(others, options.per_label, seed)]
     else:
-        size = TEXTS_FOR_A_LABEL * options.per_label
+        size = TEXTS_PER_LABEL * options.per_label
         order = np.random.default_rng([seed, size]).permutation(len(task.train)).tolist()
         chosen = order[:size]
         held_back = [task.train[row] for row in order[size : 2 * size]]

@@ -11,7 +11,7 @@ from benchmarks.text_universe.pretraining import PretrainingOptions, pretrain
 from benchmarks.text_universe.report import WITHOUT, Scores, page
 from benchmarks.text_universe.tasks import all_tasks
 from ipt.backbones.interface import TextBackbone
-from ipt.evaluation.methods import Measurement
+from ipt.evaluation.measurements import Measurement
 
 ORDERS = ("copy", "reverse", "rotate", "ends", "head", "tail")
 # One of each order: what one task gives depends on the processor's rounding, the mean of six hardly does.

@@ -12,9 +12,9 @@ import torch
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.interface import PLACEMENTS, Backbone, EncoderPlacement, TextBackbone
-from ipt.data.task_folder import FolderTask
-from ipt.fitting.direct import DirectFit, FitOptions
-from ipt.fitting.task_losses import prepare_tasks
+from ipt.data.task_dataset import TaskDataset
+from ipt.fitting.direct_fit import DirectFit, FitOptions
+from ipt.fitting.prepare_tasks import prepare_tasks
 from ipt.tuning.work import Descend
 from tests.support.datasets import sentiment, topics
 from tests.support.generation import INPUTS, asked, run, texts
@@ -232,7 +232,9 @@ def test_a_fit(kind: str, folder: Any) -> None:
     options = FitOptions(
         intrinsic_dim=6, decoder_hidden=12, prompt_length=3, steps=6, tasks_per_step=2, rows_per_task=8, warmup_steps=3
     )
-    tasks = [FolderTask(name, name[:1], tuple(rows), ()) for name, rows in (("a1", sentiment(4)), ("b1", topics() * 2))]
+    tasks = [
+        TaskDataset(name, name[:1], tuple(rows), ()) for name, rows in (("a1", sentiment(4)), ("b1", topics() * 2))
+    ]
     place, _ = folder(kind)
     found = []
     for device in DEVICES:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import ipt
+from ipt.data.file_formats import write_jsonl_task
 from ipt.data.hub_tasks import Columns, read_dataset
-from ipt.data.task_folder import read_task_folder, write_task
+from ipt.data.task_folder import read_task_folder
 
 ROWS = {"text": ["good film", "bad film", "fine food", "awful food"], "label": [1, 0, 1, 0]}
 TEST = {"text": ["great", "good film"], "label": [1, 1]}
@@ -43,7 +44,7 @@ def test_labels_have_the_datasets_names_and_leaks_are_noted(saved: str) -> None:
     assert task.train[:2] == (ipt.Example("good film", "positive"), ipt.Example("bad film", "negative"))
     assert task.test == (ipt.Example("great", "positive"),)
     assert task.notes == (
-        f"{saved}, validation row 1: skipped: a test row whose input is the train row {saved}, train row 0",
+        f"{saved}, validation row 1: skipped: the test row has the same input as the train row {saved}, train row 0",
     )
 
 
@@ -59,8 +60,8 @@ def test_a_folder_of_json_files_with_other_columns(datasets: Any, tmp_path: Path
     few = read_dataset(str(folder), columns, name="films", family="mood", most_rows=3)
     assert len(few.train) == 3
     assert set(few.train) < set(task.train)
-    path = write_task(tmp_path / "tasks", task, "unseen")
-    [read] = read_task_folder(path.parent, "unseen")
+    path = write_jsonl_task(tmp_path / "tasks", task, "unseen")
+    [read] = read_task_folder(path.parent, "unseen").tasks
     assert (read.name, read.family, read.train, read.test) == ("films", "mood", task.train, task.test)
 
 

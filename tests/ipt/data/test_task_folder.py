@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import ipt
+from ipt.data.task_dataset import TaskDataset
 from ipt.data.task_folder import read_task_folder
 
 TRAIN = "good movie\tpositive\nbad movie\tnegative\nfine food\tpositive\nawful food\tnegative\n"
@@ -23,8 +24,12 @@ def write(folder: Path, train: str | bytes = TRAIN, dev: str = DEV, test: str = 
     return folder
 
 
+def read(folder: Path, split: str | None = None) -> list[TaskDataset]:
+    return read_task_folder(folder, split).require_all()
+
+
 def test_dev_joins_train_and_the_first_output_counts(tmp_path: Path) -> None:
-    (task,) = read_task_folder(write(tmp_path))
+    (task,) = read(write(tmp_path))
     assert (task.name, task.family, len(task.train)) == ("films", "films", 6)
     assert task.train[0] == ipt.Example("good movie", "positive")
     assert task.train[5] == ipt.Example("sad place", "negative")
@@ -35,12 +40,12 @@ def test_of_several_draws_the_smallest_is_read(tmp_path: Path) -> None:
     write(tmp_path, draw="16_100", train=TRAIN.replace("movie", "film"))
     write(tmp_path, draw="16_21")
     write(tmp_path, draw="128_1", train=TRAIN.replace("movie", "film"))
-    assert read_task_folder(tmp_path)[0].train[0].input == "good movie"
+    assert read(tmp_path)[0].train[0].input == "good movie"
 
 
 def test_windows_line_ends_a_mark_and_separators_inside_a_text_do_no_harm(tmp_path: Path) -> None:
     train = "\ufeff" + TRAIN.replace("\n", "\r\n").replace("fine food", "fine\u2028food\x0b!")
-    (task,) = read_task_folder(write(tmp_path, train=train))
+    (task,) = read(write(tmp_path, train=train))
     assert [example.input for example in task.train[:3]] == ["good movie", "bad movie", "fine\u2028food\x0b!"]
     assert {example.output for example in task.train} == {"positive", "negative"}
 
@@ -50,13 +55,13 @@ def test_both_kinds_of_task_stand_in_one_folder_and_obey_its_index(tmp_path: Pat
     rows = [json.dumps({"split": "train", "input": text, "output": text}) for text in ("a", "b")]
     (tmp_path / "echo.jsonl").write_text("\n".join(rows))
     (tmp_path / "notes").mkdir()
-    assert [task.name for task in read_task_folder(tmp_path)] == ["echo", "films"]
+    assert [task.name for task in read(tmp_path)] == ["echo", "films"]
     (tmp_path / "index.json").write_text(json.dumps({"films": {"family": "mood", "split": "seen"}}))
-    (task,) = read_task_folder(tmp_path, "seen")
+    (task,) = read(tmp_path, "seen")
     assert (task.name, task.family) == ("films", "mood")
     (tmp_path / "films.jsonl").write_text("\n".join(rows))
     with pytest.raises(ipt.DatasetError, match="'films' is there twice"):
-        read_task_folder(tmp_path)
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -68,10 +73,10 @@ def test_both_kinds_of_task_stand_in_one_folder_and_obey_its_index(tmp_path: Pat
         ("train", TRAIN + "\t\n", r"train\.tsv:5 is empty"),
         ("train", TRAIN + "a\x00b\tpositive\n", r"train\.tsv:5 contains a NUL"),
         ("train", TRAIN.encode() + b"caf\xe9\tpositive\n", r"train\.tsv:5: not UTF-8"),
-        ("train", TRAIN + "good movie\tpositive\n", r"train\.tsv:5: the row of films_16_13_train\.tsv:1 again"),
+        ("train", TRAIN + "good movie\tpositive\n", r"train\.tsv:5: repeats the row films_16_13_train\.tsv:1"),
         ("train", TRAIN + "good movie\tnegative\n", r"train\.tsv:5: the output is 'negative', .*'positive' in .*:1"),
-        ("dev", DEV + "bad movie\tnegative\n", r"dev\.tsv:3: the row of films_16_13_train\.tsv:2 again"),
-        ("test", TEST + "sad place\tnegative\n", r"test\.tsv:3: the row of films_16_13_dev\.tsv:2 again"),
+        ("dev", DEV + "bad movie\tnegative\n", r"dev\.tsv:3: repeats the row films_16_13_train\.tsv:2"),
+        ("test", TEST + "sad place\tnegative\n", r"test\.tsv:3: repeats the row films_16_13_dev\.tsv:2"),
         ("test", TEST + "no tab\n", r"test\.tsv:3: .*no tab"),
         ("train", TRAIN + "so so\tneutral\n", r"train\.tsv:5: the only training row with the label 'neutral'"),
     ],
@@ -81,7 +86,7 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, part: str, content:
     path = tmp_path / "films" / f"films_16_13_{part}.tsv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ipt.DatasetError, match=said):
-        read_task_folder(tmp_path)
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -95,14 +100,14 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, part: str, content:
 def test_too_little_to_learn_from(tmp_path: Path, train: str, said: str) -> None:
     write(tmp_path, train=train, dev="")
     with pytest.raises(ipt.DatasetError, match=said):
-        read_task_folder(tmp_path)
+        read(tmp_path)
 
 
 def test_files_of_another_name_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "films").mkdir()
     (tmp_path / "films" / "train.tsv").write_text(TRAIN)
     with pytest.raises(ipt.DatasetError, match=r"films_<k>_<seed>_train\.tsv"):
-        read_task_folder(tmp_path)
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("index", ["[]", "{", '{"films": 1}', pytest.param("[" * 200_000, id="deep")])
@@ -110,7 +115,7 @@ def test_an_index_that_is_none(tmp_path: Path, index: str) -> None:
     write(tmp_path)
     (tmp_path / "index.json").write_text(index)
     with pytest.raises(ipt.DatasetError, match=r"index\.json"):
-        read_task_folder(tmp_path)
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +126,7 @@ def test_an_index_that_is_none(tmp_path: Path, index: str) -> None:
             "seen",
             r"index\.json: names the task 'movies', but the folder has no movies\.jsonl .*it has 'films':",
         ),
-        ("films", "Seen", r"index\.json: the task 'films' has the split 'Seen'; there are 'seen' and 'unseen'"),
+        ("films", "Seen", r"index\.json: the task 'films' has the split 'Seen'; allowed: 'seen', 'unseen'"),
         ("films", None, r"index\.json: the task 'films' has the split None;"),
     ],
 )
@@ -133,29 +138,29 @@ def test_an_index_at_odds_with_the_folder_stops_or_the_task_is_left_out(
     index.write_text(json.dumps({name: {"family": "mood", "split": split}}))
     for asked in (None, "seen", "unseen"):
         with pytest.raises(ipt.DatasetError, match=said):
-            read_task_folder(tmp_path, asked)
+            read(tmp_path, asked)
     for task in ("echo", "other"):
         (tmp_path / f"{task}.jsonl").write_text(jsonl(("train", "good", "yes"), ("train", "bad", "no")))
     splits = {name: split, "echo": "seen", "other": "unseen"}
     index.write_text(json.dumps({task: {"split": one} for task, one in splits.items()}))
-    left_out: list[str] = []
-    found = [task.name for one in ("seen", "unseen") for task in read_task_folder(tmp_path, one, left_out)]
-    assert found == ["echo", "other"]
-    at_odds, *unlisted = left_out
+    seen, unseen = (read_task_folder(tmp_path, each) for each in ("seen", "unseen"))
+    assert [task.name for task in (*seen.tasks, *unseen.tasks)] == ["echo", "other"]
+    assert seen.skipped == unseen.skipped
+    at_odds, *unlisted = seen.skipped
     assert f"the task {name!r}" in at_odds
     assert unlisted == ["films: left out, as index.json does not name the task"] * (name != "films")
-    assert ("films" in [task.name for task in read_task_folder(tmp_path, None, left_out)]) == (name != "films")
+    assert ("films" in [task.name for task in read_task_folder(tmp_path).tasks]) == (name != "films")
 
 
 def test_an_index_may_leave_out_tasks_and_fields_and_have_others(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "movies.jsonl").write_text(jsonl(("train", "good", "yes"), ("train", "bad", "no")))
     (tmp_path / "index.json").write_text(json.dumps({"films": {"family": "mood", "labels": 2}}))
-    assert [(task.name, task.family) for task in read_task_folder(tmp_path)] == [
+    assert [(task.name, task.family) for task in read(tmp_path)] == [
         ("films", "mood"),
         ("movies", "movies"),
     ]
-    assert [task.source for task in read_task_folder(tmp_path)] == ["films", "movies.jsonl"]
+    assert [task.source for task in read(tmp_path)] == ["films", "movies.jsonl"]
 
 
 def test_of_many_tasks_that_are_there_the_first_are_named(tmp_path: Path) -> None:
@@ -163,7 +168,7 @@ def test_of_many_tasks_that_are_there_the_first_are_named(tmp_path: Path) -> Non
         (tmp_path / f"t{number}.jsonl").write_text("")
     (tmp_path / "index.json").write_text(json.dumps({"films": {}}))
     with pytest.raises(ipt.DatasetError, match=r"it has 't0', 't1', 't2', 't3', 't4' and 2 more: add the file"):
-        read_task_folder(tmp_path)
+        read(tmp_path)
 
 
 def jsonl(*rows: tuple[str, str, str]) -> str:
@@ -174,13 +179,13 @@ def test_rows_at_odds_are_skipped_and_noted_by_file_and_line(tmp_path: Path) -> 
     rows = [("train", "good", "yes"), ("train", "bad", "no"), ("train", "good", "no"), ("test", "bad", "no")]
     rows += [("train", "bad", "no"), ("test", "fine", "yes"), ("test", "fine", "yes")]
     (tmp_path / "films.jsonl").write_text(jsonl(*rows))
-    (task,) = read_task_folder(tmp_path)
+    (task,) = read(tmp_path)
     assert [row.input for row in task.train] == ["good", "bad", "bad"]
     assert [row.input for row in task.test] == ["fine", "fine"]
     conflict, leak, again = task.notes
     assert conflict.startswith("films.jsonl:3: skipped: 'no' for an input that has 'yes' in films.jsonl:1")
-    assert leak.startswith("films.jsonl:4: skipped: a test row whose input is the train row films.jsonl:2")
-    assert again.startswith("films.jsonl:5: the first of 2 rows")
+    assert leak.startswith("films.jsonl:4: skipped: the test row has the same input as the train row films.jsonl:2")
+    assert again.startswith("films.jsonl:5: the first of 2 repeated rows")
 
 
 @pytest.mark.parametrize(
@@ -203,32 +208,32 @@ def test_a_task_that_cannot_be_used_stops_or_is_left_out(tmp_path: Path, content
     (tmp_path / "movies.jsonl").write_text(jsonl(("train", "good", "yes"), ("train", "bad", "no")))
     (tmp_path / "films.jsonl").write_text(content)
     with pytest.raises(ipt.DatasetError, match=said):
-        read_task_folder(tmp_path)
-    left_out: list[str] = []
-    assert [task.name for task in read_task_folder(tmp_path, left_out=left_out)] == ["movies"]
-    assert len(left_out) == 1
-    assert re.match(said, left_out[0])
+        read(tmp_path)
+    folder = read_task_folder(tmp_path)
+    assert [task.name for task in folder.tasks] == ["movies"]
+    [fault] = folder.skipped
+    assert re.match(said, fault)
     (tmp_path / "movies.jsonl").unlink()
-    with pytest.raises(ipt.DatasetError, match=r"no task of 1 can be used; films\.jsonl"):
-        read_task_folder(tmp_path, left_out=[])
+    with pytest.raises(ipt.DatasetError, match=r"no task can be used; the first of 1 errors: films\.jsonl"):
+        read(tmp_path)
 
 
 def test_an_index_may_begin_with_a_byte_order_mark_and_its_families_are_text(tmp_path: Path) -> None:
     write(tmp_path)
     index = tmp_path / "index.json"
     index.write_text(json.dumps({"films": {"family": "mood", "split": "seen"}}), encoding="utf-8-sig")
-    assert [task.family for task in read_task_folder(tmp_path, "seen")] == ["mood"]
+    assert [task.family for task in read(tmp_path, "seen")] == ["mood"]
     for family, said in (("mo\0od", "contains a NUL character"), (5, "must be a string, got int")):
         index.write_text(json.dumps({"films": {"family": family, "split": "seen"}}))
         with pytest.raises(ipt.DatasetError, match=rf"index\.json: the family of the task 'films' {said}"):
-            read_task_folder(tmp_path, "seen")
+            read(tmp_path, "seen")
 
 
 def test_a_task_whose_file_cannot_be_read_is_left_out_or_stops(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
     with pytest.raises(ipt.DatasetError, match=r"gone\.jsonl: cannot be read: No such file"):
-        read_task_folder(tmp_path)
-    left_out: list[str] = []
-    assert [task.name for task in read_task_folder(tmp_path, None, left_out)] == ["films"]
-    assert len(left_out) == 1
+        read(tmp_path)
+    folder = read_task_folder(tmp_path)
+    assert [task.name for task in folder.tasks] == ["films"]
+    assert len(folder.skipped) == 1

@@ -10,18 +10,14 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.data.task_folder import FolderTask
-from ipt.evaluation.methods import (
-    METHODS,
-    READOUTS,
-    STARTS,
-    Evaluation,
-    EvaluationOptions,
-    Measurement,
-    e_rel,
-    random_subspace,
-)
-from ipt.evaluation.report import IdentityOf, MeasurementFile, measure_missing, render
+from ipt.data.task_dataset import TaskDataset
+from ipt.evaluation.evaluation import Evaluation, measure_missing
+from ipt.evaluation.measurement_file import IdentityOf, MeasurementFile
+from ipt.evaluation.measurements import Measurement, e_rel
+from ipt.evaluation.methods import METHODS, READOUTS, STARTS
+from ipt.evaluation.protocol import EvaluationOptions
+from ipt.evaluation.random_subspace import random_subspace
+from ipt.evaluation.report import render
 from ipt.evaluation.setfit import save_sentence_transformer
 from ipt.readout.readout import Embeddings, fit_readout
 from ipt.subspace.modules import SubspaceDecoder
@@ -37,11 +33,11 @@ OPTIONS = EvaluationOptions(
 )
 
 
-def task(kind: str = "classification") -> FolderTask:
+def task(kind: str = "classification") -> TaskDataset:
     rows = tuple(sentiment(3))
     if kind == "text2text":
         rows = tuple(ipt.Example(row.input, f"{row.output} {number}") for number, row in enumerate(rows))
-    return FolderTask("sentiment", "opinion", rows[:20], rows[20:])
+    return TaskDataset("sentiment", "opinion", rows[:20], rows[20:])
 
 
 def test_every_method_is_measured_on_the_same_test_rows(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
@@ -84,7 +80,7 @@ def test_nearest_neighbours_are_those_of_a_plain_search(encoder: EncoderBackbone
 def test_a_text_backbone_has_no_embeddings_to_compare(tmp_path: Path, kind: str) -> None:
     backbone = ipt.load_backbone(str(build_tiny_seq2seq(tmp_path / "t5", "t5")), device="cpu")
     subspace = ipt.save_subspace(tmp_path / "subspace", SubspaceDecoder(6, 12, 3, 32), backbone)
-    measured = list(Evaluation(backbone, subspace, OPTIONS).measure(task(kind), 0, METHODS))
+    measured = list(Evaluation(backbone, subspace, OPTIONS).measure(task(kind), 0, list(METHODS)))
     assert [each.method for each in measured] == ["PT", "random", "IST", "IST then PT"]
 
 
@@ -92,7 +88,7 @@ def test_a_task_of_texts_is_tuned_on_twice_as_many_rows_as_one_of_labels_has_of_
     backbone = ipt.load_backbone(str(build_tiny_seq2seq(tmp_path / "t5", "t5")), device="cpu")
     subspace = ipt.save_subspace(tmp_path / "subspace", SubspaceDecoder(6, 12, 3, 32), backbone)
     rows = tuple(ipt.Example(f"good {number}", f"bad {number}") for number in range(60))
-    [measured] = Evaluation(backbone, subspace, OPTIONS).measure(FolderTask("t", "t", rows, rows[:1]), 0, ("IST",))
+    [measured] = Evaluation(backbone, subspace, OPTIONS).measure(TaskDataset("t", "t", rows, rows[:1]), 0, ("IST",))
     assert measured.detail["held_back"] == 4  # a quarter of 2 x 8
 
 
@@ -143,7 +139,7 @@ def test_what_is_measured_together_is_what_is_measured_alone(encoder: EncoderBac
 def test_with_one_example_of_each_label_the_first_start_answers(
     encoder: EncoderBackbone, subspace: ipt.Subspace
 ) -> None:
-    two = FolderTask("two", "opinion", tuple(sentiment(1)[4:6]), tuple(sentiment(2)))
+    two = TaskDataset("two", "opinion", tuple(sentiment(1)[4:6]), tuple(sentiment(2)))
     [measured] = Evaluation(encoder, subspace, replace(OPTIONS, per_label=1)).measure(two, 0, ["IST"])
     # The zero vector untuned, its readout fitted on the same two examples and the names of their labels.
     ids = encoder.tokenize(["positive", "negative", *(row.input for row in (*two.train, *two.test))])
@@ -164,12 +160,12 @@ def test_with_one_example_of_each_label_the_first_start_answers(
 def test_starts_are_compared_where_the_subspace_has_its_tasks_vectors(
     encoder: EncoderBackbone, subspace: ipt.Subspace
 ) -> None:
-    with pytest.raises(ipt.SubspaceError, match="came without its tasks' vectors"):
-        list(Evaluation(encoder, subspace, OPTIONS).measure(task(), 0, [STARTS[1]]))
+    with pytest.raises(ipt.SubspaceError, match="was saved without task vectors"):
+        list(Evaluation(encoder, subspace, OPTIONS).measure(task(), 0, ["IST from the nearest task"]))
     vectors = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     untuned = replace(OPTIONS, hyperparameters=ipt.Hyperparameters(steps=0))
     evaluation = Evaluation(encoder, replace(subspace, task_vectors=vectors), untuned)
-    measured = {each.method: each for each in evaluation.measure(task(), 0, STARTS)}
+    measured = {each.method: each for each in evaluation.measure(task(), 0, list(STARTS))}
     assert list(measured) == list(STARTS)
     zero = measured["IST from zero"].detail
     assert zero["score"] == zero["zero_vector_score"]
@@ -258,7 +254,7 @@ def test_a_task_with_other_rows_is_measured_anew(
     flipped = {"positive": "negative", "negative": "positive"}
     mended = replace(task(), test=tuple(ipt.Example(row.input, flipped[row.output]) for row in task().test))
 
-    def scores(of: FolderTask) -> list[float]:
+    def scores(of: TaskDataset) -> list[float]:
         kept = MeasurementFile(tmp_path / "measured.jsonl", evaluation.identity)
         methods = ("logistic regression",)
         return [one.score for one in measure_missing(evaluation, kept, [of], [0], methods, lambda *_: None)]

@@ -10,7 +10,7 @@ import torch
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.interface import TextBackbone
-from ipt.data.task_folder import FolderTask
+from ipt.data.task_dataset import TaskDataset
 from ipt.fitting.tune_prompts import PromptOptions, tune_prompts
 from ipt.subspace.full_prompt_space import full_prompt_space
 from ipt.subspace.soft_prompt_files import read_prompts
@@ -20,7 +20,7 @@ from tests.support.datasets import sentiment, topics
 OPTIONS = PromptOptions(3, 4, ipt.Hyperparameters(steps=3, batch_size=6, learning_rate=0.05))
 ECHO = [ipt.Example(f"{word} dog", f"the {word} dog") for word in ("good", "bad", "red", "blue", "new", "old")]
 TASKS = [
-    FolderTask(n, n, tuple(rows), ()) for n, rows in (("a", sentiment(2)), ("b", topics() * 2), ("c", sentiment(1)))
+    TaskDataset(n, n, tuple(rows), ()) for n, rows in (("a", sentiment(2)), ("b", topics() * 2), ("c", sentiment(1)))
 ]
 
 pytestmark = pytest.mark.usefixtures("keep_tuned")
@@ -108,7 +108,7 @@ def test_a_run_that_ends_before_its_first_prompt_leaves_nothing(
 
 
 def test_tasks_of_labels_and_of_texts_are_tuned_together(text: TextBackbone, tmp_path: Path) -> None:
-    tasks = [TASKS[0], FolderTask("echo", "echo", tuple(ECHO), ())]
+    tasks = [TASKS[0], TaskDataset("echo", "echo", tuple(ECHO), ())]
     output = tmp_path / "prompts.safetensors"
     report = tune_prompts(text, tasks, output, replace(OPTIONS, per_label=2))
     assert [report["tasks"][name]["score_metric"] for name in ("a", "echo")] == ["accuracy", "exact_match"]
@@ -124,7 +124,7 @@ def test_tasks_of_labels_and_of_texts_are_tuned_together(text: TextBackbone, tmp
 
 
 def test_a_task_that_cannot_be_tuned_on_is_named_before_any_is(encoder: EncoderBackbone, tmp_path: Path) -> None:
-    tasks = [*TASKS, FolderTask("echo", "echo", tuple(ECHO), ())]
+    tasks = [*TASKS, TaskDataset("echo", "echo", tuple(ECHO), ())]
     with pytest.raises(ipt.DatasetError, match=r"echo: the outputs are texts, .* an encoder does not write text"):
         tune_prompts(encoder, tasks, tmp_path / "prompts.safetensors", OPTIONS)
     assert not list(tmp_path.iterdir())

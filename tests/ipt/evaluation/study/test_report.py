@@ -8,10 +8,10 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.evaluation.methods import Measurement
+from ipt.evaluation.measurements import Measurement
+from ipt.evaluation.study.findings import Findings, StudyOptions, Variant
 from ipt.evaluation.study.plots import check_installed
 from ipt.evaluation.study.report import write_report
-from ipt.evaluation.study.run import Findings, StudyOptions, Variant
 from ipt.subspace.modules import SubspaceDecoder
 
 METHODS = ("logistic regression", "SetFit", "PT", "IST")
@@ -84,11 +84,11 @@ def test_one_draw_and_no_prompt_tuning_leave_out_what_they_cannot_tell(findings:
     options = StudyOptions(dimensions=(3, 5), methods=METHODS, seeds=(0,))
     write_report(tmp_path / "report.md", tmp_path / "plots", findings, options, [])
     text = (tmp_path / "report.md").read_text()
-    assert "±" not in text.replace("behind ±", "")
+    assert "±" not in text.replace("; ± is the standard deviation", "")
     assert "E_rel" not in text
     assert "Stability" not in text
     assert "| IST | 65.0 | 65.0 | 3.0 on cpu |" in text
-    assert text.endswith("## Left out, or to be noted\n\nNothing.\n")
+    assert text.endswith("## Skipped tasks and notes\n\nNothing.\n")
 
 
 def test_what_takes_long_may_be_measured_on_fewer_draws(findings: Findings, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_what_takes_long_may_be_measured_on_fewer_draws(findings: Findings, tmp_
     options = StudyOptions(dimensions=(3, 5), methods=METHODS, seeds=(0, 1), slow_seeds=1, curve=(1,))
     write_report(tmp_path / "report.md", tmp_path / "plots", findings, options, [])
     text = (tmp_path / "report.md").read_text()
-    assert "draws of them: 2 (the first 1 for SetFit, PT, the curve over examples a label)" in text
+    assert "2 draws of examples (the first 1 for SetFit, PT, the curve over examples per label)" in text
     assert "| b1 | 60.0 ± 0.0 | 65.0 | 70.0 | 70.2 ± 0.4 | 1.000 |" in text  # E_rel on the draw that both have
 
 

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,14 +12,18 @@ from pathlib import Path
 import pytest
 
 import ipt
-import ipt.evaluation.methods
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.interface import Backbone
-from ipt.data.task_folder import FolderTask
-from ipt.evaluation.methods import METHODS, STARTS, EvaluationOptions
+from ipt.data.task_dataset import TaskDataset
+from ipt.evaluation.methods import METHODS, STARTS
+from ipt.evaluation.protocol import EvaluationOptions
+from ipt.evaluation.study.ablations import ABLATIONS
+from ipt.evaluation.study.findings import Findings, StudyOptions
 from ipt.evaluation.study.report import write_report
-from ipt.evaluation.study.run import ABLATIONS, Findings, Study, StudyOptions, spread
-from ipt.fitting.direct import FitOptions
+from ipt.evaluation.study.run import Study
+from ipt.evaluation.study.task_selection import spread_over_families
+from ipt.evaluation.untuned_methods import Baseline
+from ipt.fitting.direct_fit import FitOptions
 from ipt.fitting.tune_prompts import PromptOptions
 from tests.support.datasets import sentiment
 from tests.support.tiny import build_tiny_encoder, build_tiny_seq2seq
@@ -35,9 +40,9 @@ OPTIONS = StudyOptions(
 )
 
 
-def task(name: str, repeats: int = 4) -> FolderTask:
+def task(name: str, repeats: int = 4) -> TaskDataset:
     rows = [ipt.Example(f"{row.input} {name}", row.output) for row in sentiment(repeats)]
-    return FolderTask(name, name[0], tuple(rows), tuple(sentiment(1)))
+    return TaskDataset(name, name[0], tuple(rows), tuple(sentiment(1)))
 
 
 SEEN = [task("a1"), task("a2"), task("b1")]
@@ -115,17 +120,17 @@ def test_seen_tasks_are_measured_on_rows_that_no_fit_saw(
 ) -> None:
     drawn: set[str] = set()
 
-    def note(_: EncoderBackbone, examples: list[ipt.Example], texts: list[str]) -> list[str]:
+    def note(_: EncoderBackbone, examples: Sequence[ipt.Example], texts: Sequence[str]) -> list[str]:
         drawn.update(example.input for example in examples)
-        return texts
+        return list(texts)
 
-    monkeypatch.setitem(ipt.evaluation.baselines.WITHOUT_TUNING, "logistic regression", note)
+    monkeypatch.setitem(METHODS, "logistic regression", Baseline("logistic regression", note))
     everything = replace(OPTIONS.evaluation, per_label=10)
     options = replace(OPTIONS, dimensions=(3,), methods=("logistic regression",), evaluation=everything)
     running = Study(encoder, SEEN, [task("c1")], (), tmp_path, options, lambda *_: None)
     running.run(lambda _: None)
-    assert running._prepared is not None
-    fitted = {tuple(ids) for one in running._prepared.tasks for ids in one.token_ids}  # type: ignore[union-attr]
+    assert running.fits.prepared is not None
+    fitted = {tuple(ids) for one in running.fits.prepared.tasks for ids in one.token_ids}  # type: ignore[union-attr]
     assert len(drawn) == 4 * 20
     assert not fitted & {tuple(ids) for ids in encoder.tokenize(sorted(drawn))}
 
@@ -135,7 +140,7 @@ def test_a_task_with_too_few_rows_is_left_out_and_said_so(encoder: EncoderBackbo
     found = study(encoder, tmp_path, options)
     assert {one.task for one in found.splits["unseen"][3]} == {"c1"}
     assert found.left_out == ["c2: has 5 training rows of 'negative' to draw from, fewer than 6"]
-    with pytest.raises(ipt.DatasetError, match="no task can be measured with 11 examples a label; b1: has 10"):
+    with pytest.raises(ipt.DatasetError, match="no task can be measured with 11 examples per label; b1: has 10"):
         study(encoder, tmp_path, replace(options, evaluation=replace(OPTIONS.evaluation, per_label=11)))
 
 
@@ -156,7 +161,7 @@ def test_a_given_subspace_is_used_for_its_dimension_and_another_backbones_is_ref
 def test_a_study_of_a_backbone_that_writes_leaves_out_what_an_encoder_alone_can_do(tmp_path: Path) -> None:
     text = ipt.load_backbone(str(build_tiny_seq2seq(tmp_path / "t5", "t5")), device="cpu")
     options = replace(
-        OPTIONS, methods=METHODS, dimensions=(3,), curve=(1, 2), ablations=("start", "readout", "placement")
+        OPTIONS, methods=tuple(METHODS), dimensions=(3,), curve=(1, 2), ablations=("start", "readout", "placement")
     )
     folder = tmp_path / "study"
     found = Study(text, SEEN, UNSEEN, (), folder, options, lambda *_: None).run(lambda _: None)
@@ -165,7 +170,7 @@ def test_a_study_of_a_backbone_that_writes_leaves_out_what_an_encoder_alone_can_
     # The subspace has vectors of its tasks to start at, and a backbone that writes has one way to answer.
     assert all(variant.measurements for variant in found.ablations["start"])
     assert not any(variant.measurements for variant in found.ablations["readout"])
-    assert found.left_out == ["the ablation 'placement': an encoder alone has several places for a prompt"]
+    assert found.left_out == ["the ablation 'placement': only an encoder has several places for a prompt"]
     pytest.importorskip("matplotlib", reason="a report has plots")
     write_report(tmp_path / "report.md", tmp_path / "plots", found, options, [])
     report = (tmp_path / "report.md").read_text()
@@ -187,18 +192,18 @@ def test_a_folder_of_another_studys_fits_is_refused(encoder: EncoderBackbone, tm
 def test_ablations_change_one_thing_each(
     encoder: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ipt.evaluation.study.run.TASK_COUNTS", (2, 30))
-    monkeypatch.setattr("ipt.evaluation.study.run.PROMPT_LENGTHS", (5,))
+    monkeypatch.setattr("ipt.evaluation.study.ablations.TASK_COUNTS", (2, 30))
+    monkeypatch.setattr("ipt.evaluation.study.ablations.PROMPT_LENGTHS", (5,))
     short = partial(PromptOptions, per_label=2, hyperparameters=ipt.Hyperparameters(steps=1))
-    monkeypatch.setattr("ipt.evaluation.study.run.PromptOptions", short)
-    options = replace(OPTIONS, dimensions=(3,), methods=("IST",), ablations=ABLATIONS)
+    monkeypatch.setattr("ipt.evaluation.study.fits.PromptOptions", short)
+    options = replace(OPTIONS, dimensions=(3,), methods=("IST",), ablations=tuple(ABLATIONS))
     found = study(encoder, tmp_path, options)
     names = {name: [variant.name for variant in variants] for name, variants in found.ablations.items()}
     assert len(names["start"]) == 2 * (1 + len(STARTS))
     assert names["tasks"] == ["2 seen tasks", "3 seen tasks (as above)"]
-    assert names["prompt-length"] == ["prompts of 5", "prompts of 4 (as above)"]
-    assert names["placement"] == [f"prompts {where}" for where in ("in front of everything", "behind everything")] + [
-        "prompts behind the first special token (as above)"
+    assert names["prompt-length"] == ["prompt length 5", "prompt length 4 (as above)"]
+    assert names["placement"] == [f"prompt {where}" for where in ("before the first token", "after the last token")] + [
+        "prompt after the first special token (as above)"
     ]
     assert names["finding"] == ["from tuned prompts, as in the paper", "directly from the tasks (as above)"]
     for variants in found.ablations.values():
@@ -214,15 +219,15 @@ def test_ablations_change_one_thing_each(
 
 def test_of_many_tasks_some_of_each_family_are_taken() -> None:
     tasks = [task(name) for name in ("a1", "a2", "a3", "b1", "c1")]
-    assert [each.name for each in spread(tasks, 4)] == ["a1", "a2", "b1", "c1"]
-    assert [each.name for each in spread(tasks, 2)] == ["a1", "b1"]
-    assert spread(tasks, None) == tasks
+    assert [each.name for each in spread_over_families(tasks, 4)] == ["a1", "a2", "b1", "c1"]
+    assert [each.name for each in spread_over_families(tasks, 2)] == ["a1", "b1"]
+    assert spread_over_families(tasks, None) == tasks
 
 
 def test_a_study_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
     encoder: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ipt.fitting.resumable.CHECKPOINT_EVERY_STEPS", 2)
+    monkeypatch.setattr("ipt.fitting.resumable_fit.CHECKPOINT_EVERY_STEPS", 2)
     options = replace(OPTIONS, dimensions=(3,), fit=replace(OPTIONS.fit, steps=5), curve=(1, 2))
 
     def run(folder: Path, calls: int) -> None:

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ipt.backbones.interface import Backbone
-from ipt.fitting.resumable import FitProgress, ResumableFit
-from ipt.fitting.task_losses import RowOptions, TaskLosses
+from ipt.fitting.fit_rows import RowOptions
+from ipt.fitting.resumable_fit import FitProgress, ResumableFit
+from ipt.fitting.task_losses import TaskLosses
 from ipt.subspace.modules import SubspaceDecoder
 from ipt.subspace.store import save_subspace
 from ipt.subspace.subspace import Subspace

@@ -16,10 +16,13 @@ from safetensors.torch import save_file
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.data.task_folder import FolderTask, read_task_folder, sample_per_label
-from ipt.fitting.direct import DirectFit, FitOptions
-from ipt.fitting.resumable import FitProgress
-from ipt.fitting.task_losses import EncoderTaskLosses, prepare_tasks
+from ipt.data.sampling import sample_per_label
+from ipt.data.task_dataset import TaskDataset
+from ipt.data.task_folder import read_task_folder
+from ipt.fitting.direct_fit import DirectFit, FitOptions
+from ipt.fitting.prepare_tasks import prepare_tasks
+from ipt.fitting.resumable_fit import FitProgress
+from ipt.fitting.task_losses import EncoderTaskLosses
 from ipt.subspace.full_prompt_space import word_prompts
 from tests.support.datasets import sentiment, topics
 
@@ -29,14 +32,14 @@ OPTIONS = FitOptions(
 
 
 @pytest.fixture(scope="module")
-def tasks() -> list[FolderTask]:
+def tasks() -> list[TaskDataset]:
     return [
-        FolderTask(name, name[:1], tuple(examples), ())
+        TaskDataset(name, name[:1], tuple(examples), ())
         for name, examples in (("a1", sentiment(4)), ("a2", sentiment(3)), ("b1", topics() * 2))
     ]
 
 
-def fit(encoder: EncoderBackbone, tasks: list[FolderTask], options: FitOptions) -> DirectFit:
+def fit(encoder: EncoderBackbone, tasks: list[TaskDataset], options: FitOptions) -> DirectFit:
     return DirectFit(prepare_tasks(encoder, tasks, options), options)
 
 
@@ -45,7 +48,7 @@ def numbers(running: DirectFit) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_stopped_anywhere_resumes_to_the_same_subspace(
-    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path
+    encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path
 ) -> None:
     options = replace(OPTIONS, steps=8)
     undisturbed = fit(encoder, tasks, options)
@@ -65,9 +68,9 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_subspace(
 
 
 def test_a_fit_in_a_folder_that_is_killed_or_stopped_ends_as_an_undisturbed_one(
-    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ipt.fitting.resumable.CHECKPOINT_EVERY_STEPS", 3)
+    monkeypatch.setattr("ipt.fitting.resumable_fit.CHECKPOINT_EVERY_STEPS", 3)
     options = replace(OPTIONS, steps=8)
     undisturbed = fit(encoder, tasks, options).run_in(tmp_path / "undisturbed", lambda *_: None)
     steps: list[int] = []
@@ -89,7 +92,7 @@ def test_a_fit_in_a_folder_that_is_killed_or_stopped_ends_as_an_undisturbed_one(
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_ctrl_c_in_the_midst_of_a_step_leaves_no_half_step(
-    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+    encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     options = replace(OPTIONS, steps=6)
     undisturbed = fit(encoder, tasks, options).run_in(tmp_path / "undisturbed", lambda *_: None)
@@ -116,7 +119,7 @@ def test_ctrl_c_in_the_midst_of_a_step_leaves_no_half_step(
 
 
 def test_a_checkpoint_of_other_tasks_or_options_is_refused(
-    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path
+    encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path
 ) -> None:
     running = fit(encoder, tasks, OPTIONS)
     running.save_checkpoint(tmp_path / "fit.safetensors")
@@ -126,7 +129,7 @@ def test_a_checkpoint_of_other_tasks_or_options_is_refused(
 
 
 def test_a_fit_that_goes_on_with_other_steps_says_so_and_never_with_fewer_than_it_took(
-    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path
+    encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path
 ) -> None:
     def stop(step: FitProgress, _: object) -> None:
         if step.step == 3:
@@ -141,7 +144,7 @@ def test_a_fit_that_goes_on_with_other_steps_says_so_and_never_with_fewer_than_i
     assert (training["options"]["steps"], training["steps_asked_before"]) == (5, [8])
 
 
-def test_a_damaged_checkpoint_is_one_line(encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_one_line(encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path) -> None:
     path = tmp_path / "fit.safetensors"
     fit(encoder, tasks, OPTIONS).save_checkpoint(path)
     with safe_open(path, framework="pt") as file:
@@ -153,7 +156,7 @@ def test_a_damaged_checkpoint_is_one_line(encoder: EncoderBackbone, tasks: list[
 
 
 def test_a_fit_that_diverges_stops_there(
-    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = fit(encoder, tasks, replace(OPTIONS, steps=8))
     measure = running.losses.measure
@@ -168,7 +171,7 @@ def test_a_fit_that_diverges_stops_there(
     assert running.completed == 5
 
 
-def test_prompts_that_leave_no_room_for_text_are_refused(encoder: EncoderBackbone, tasks: list[FolderTask]) -> None:
+def test_prompts_that_leave_no_room_for_text_are_refused(encoder: EncoderBackbone, tasks: list[TaskDataset]) -> None:
     longest = encoder.max_positions - 3  # two special tokens and one of the text
     assert fit(encoder, tasks, replace(OPTIONS, prompt_length=longest)).decoder.prompt_length == longest
     for length in (longest + 1, 10**8):
@@ -179,7 +182,7 @@ def test_prompts_that_leave_no_room_for_text_are_refused(encoder: EncoderBackbon
 
 
 def test_a_second_process_does_not_find_a_subspace_in_the_same_folder(
-    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path
+    encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path
 ) -> None:
     said: list[str] = []
     folder = str(tmp_path / "out")
@@ -197,7 +200,7 @@ def test_a_second_process_does_not_find_a_subspace_in_the_same_folder(
 
 
 def test_the_fit_lowers_the_loss_and_moves_decoder_and_vectors_alone(
-    encoder: EncoderBackbone, tasks: list[FolderTask]
+    encoder: EncoderBackbone, tasks: list[TaskDataset]
 ) -> None:
     backbone_before = {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
     running = fit(encoder, tasks, replace(OPTIONS, steps=40, decoder_learning_rate=5e-3))
@@ -211,7 +214,7 @@ def test_the_fit_lowers_the_loss_and_moves_decoder_and_vectors_alone(
 
 
 def test_tasks_of_a_family_share_its_vector_and_all_vectors_are_saved(
-    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path
+    encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path
 ) -> None:
     running = fit(encoder, tasks, OPTIONS)
     assert running.families == ["a", "b"]
@@ -228,7 +231,7 @@ def test_tasks_of_a_family_share_its_vector_and_all_vectors_are_saved(
 
 @pytest.mark.parametrize(("zero", "family", "moved"), [(1.0, 0.0, set()), (0.0, 1.0, {0, 1}), (0.0, 0.0, {0, 1, 2, 3})])
 def test_a_step_moves_the_vectors_it_drew_alone(
-    encoder: EncoderBackbone, tasks: list[FolderTask], zero: float, family: float, moved: set[int]
+    encoder: EncoderBackbone, tasks: list[TaskDataset], zero: float, family: float, moved: set[int]
 ) -> None:
     options = replace(OPTIONS, zero_vector_probability=zero, family_vector_probability=family)
     running = fit(encoder, tasks[1:], options)  # one task a family, and both in every step
@@ -237,7 +240,7 @@ def test_a_step_moves_the_vectors_it_drew_alone(
     assert {row for row in range(4) if not torch.equal(before[row], running.vectors[row])} == moved
 
 
-def test_the_fit_sees_at_most_half_of_a_labels_rows(encoder: EncoderBackbone, tasks: list[FolderTask]) -> None:
+def test_the_fit_sees_at_most_half_of_a_labels_rows(encoder: EncoderBackbone, tasks: list[TaskDataset]) -> None:
     for examples_per_label, seen in ((64, 10), (4, 4)):  # of 20
         options = replace(OPTIONS, examples_per_label=examples_per_label)
         losses = prepare_tasks(encoder, tasks[:1], options)
@@ -256,11 +259,11 @@ def test_the_fit_sees_at_most_half_of_a_labels_rows(encoder: EncoderBackbone, ta
     ],
 )
 def test_a_task_that_an_encoder_cannot_learn_from_is_named_and_what_is_wrong_with_it(
-    encoder: EncoderBackbone, tasks: list[FolderTask], tmp_path: Path, outputs: list[str], said: str
+    encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path, outputs: list[str], said: str
 ) -> None:
     rows = [{"split": "train", "input": f"input {n}", "output": output} for n, output in enumerate(outputs)]
     (tmp_path / "bad.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    [bad] = read_task_folder(tmp_path)
+    [bad] = read_task_folder(tmp_path).tasks
     with pytest.raises(ipt.DatasetError, match=said):
         prepare_tasks(encoder, [*tasks, bad], OPTIONS)
     with pytest.raises(ipt.DatasetError, match=said.replace(r"\.jsonl", "")):
@@ -273,9 +276,9 @@ def test_a_task_folder_is_read_and_its_split_obeyed(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "index.json").write_text(json.dumps({"one": {"family": "f", "split": "seen"}}))
-    (task,) = read_task_folder(tmp_path, "seen")
+    (task,) = read_task_folder(tmp_path, "seen").tasks
     assert (task.name, task.family, len(task.train), len(task.test)) == ("one", "f", 20, 1)
-    assert [t.name for t in read_task_folder(tmp_path)] == ["one", "two"]
+    assert [t.name for t in read_task_folder(tmp_path).tasks] == ["one", "two"]
 
 
 @pytest.mark.parametrize("line", ['{"split": "train"}', "not json", '{"split":"dev","input":"a","output":"b"}', "[1]",

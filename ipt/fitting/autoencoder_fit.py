@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ipt.errors import DatasetError
-from ipt.fitting.direct import CONSTANTS_RATE
-from ipt.fitting.resumable import FitProgress, ResumableFit
-from ipt.fitting.task_losses import RowOptions, TaskLosses
+from ipt.fitting.direct_fit import CONSTANTS_RATE
+from ipt.fitting.fit_rows import RowOptions
+from ipt.fitting.resumable_fit import FitProgress, ResumableFit
+from ipt.fitting.task_losses import TaskLosses
 from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
 from ipt.subspace.store import save_subspace
 from ipt.subspace.subspace import Subspace

@@ -14,9 +14,9 @@ from torch import Tensor
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.interface import Backbone, TextBackbone
-from ipt.data.task_folder import FolderTask
-from ipt.fitting.autoencoder import AutoencoderFit, AutoencoderOptions
-from ipt.fitting.task_losses import prepare_tasks
+from ipt.data.task_dataset import TaskDataset
+from ipt.fitting.autoencoder_fit import AutoencoderFit, AutoencoderOptions
+from ipt.fitting.prepare_tasks import prepare_tasks
 from tests.support.datasets import sentiment, topics
 
 P, H = 3, 32
@@ -29,7 +29,7 @@ OPTIONS = AutoencoderOptions(
     max_tokens=12,
     learning_rate=3e-3,
 )
-TASKS = [FolderTask(name, name, tuple(rows), ()) for name, rows in (("a", sentiment(2)), ("b", topics() * 2))]
+TASKS = [TaskDataset(name, name, tuple(rows), ()) for name, rows in (("a", sentiment(2)), ("b", topics() * 2))]
 
 
 def tuned(*names: str) -> dict[str, Tensor]:

@@ -9,9 +9,10 @@ import torch
 
 import ipt
 from ipt.backbones.interface import TextBackbone
-from ipt.data.task_folder import FolderTask
-from ipt.fitting.direct import DirectFit, FitOptions
-from ipt.fitting.task_losses import TextTaskLosses, prepare_tasks
+from ipt.data.task_dataset import TaskDataset
+from ipt.fitting.direct_fit import DirectFit, FitOptions
+from ipt.fitting.prepare_tasks import prepare_tasks
+from ipt.fitting.task_losses import TextTaskLosses
 from tests.support.datasets import sentiment, topics
 
 OPTIONS = FitOptions(
@@ -29,17 +30,17 @@ ECHO = [ipt.Example(f"{word} dog", f"the {word} dog sat") for word in ("good", "
 
 
 @pytest.fixture(scope="module")
-def tasks() -> list[FolderTask]:
+def tasks() -> list[TaskDataset]:
     """Two of labels, one of texts."""
     rows = {"a1": sentiment(2), "a2": topics(), "b1": ECHO}
-    return [FolderTask(name, name[:1], tuple(examples), ()) for name, examples in rows.items()]
+    return [TaskDataset(name, name[:1], tuple(examples), ()) for name, examples in rows.items()]
 
 
-def fit(text: TextBackbone, tasks: list[FolderTask], options: FitOptions) -> DirectFit:
+def fit(text: TextBackbone, tasks: list[TaskDataset], options: FitOptions) -> DirectFit:
     return DirectFit(prepare_tasks(text, tasks, options), options)
 
 
-def test_the_loss_of_each_task_is_that_of_its_own_rows_and_prompt(text: TextBackbone, tasks: list[FolderTask]) -> None:
+def test_the_loss_of_each_task_is_that_of_its_own_rows_and_prompt(text: TextBackbone, tasks: list[TaskDataset]) -> None:
     losses = prepare_tasks(text, tasks, OPTIONS)
     assert isinstance(losses, TextTaskLosses)
     drawn = losses.draw([2, 0], np.random.default_rng(1))
@@ -56,12 +57,12 @@ def test_the_loss_of_each_task_is_that_of_its_own_rows_and_prompt(text: TextBack
 
 def test_long_inputs_are_shortened(text: TextBackbone) -> None:
     row = [ipt.Example("good " * 40, label) for label in ("yes", "no")] * 4
-    losses = prepare_tasks(text, [FolderTask("long", "long", tuple(row), ())], OPTIONS)
+    losses = prepare_tasks(text, [TaskDataset("long", "long", tuple(row), ())], OPTIONS)
     assert isinstance(losses, TextTaskLosses)
     assert {len(ids) for ids in losses.tasks[0].inputs} == {12}
 
 
-def test_the_fit_lowers_the_loss_and_leaves_the_backbone_as_it_is(text: TextBackbone, tasks: list[FolderTask]) -> None:
+def test_the_fit_lowers_the_loss_and_leaves_the_backbone_as_it_is(text: TextBackbone, tasks: list[TaskDataset]) -> None:
     before = {name: tensor.clone() for name, tensor in text.model.state_dict().items()}
     running = fit(text, tasks, replace(OPTIONS, steps=30, tasks_per_step=3, decoder_learning_rate=5e-2))
     seen = []
@@ -73,7 +74,7 @@ def test_the_fit_lowers_the_loss_and_leaves_the_backbone_as_it_is(text: TextBack
 
 
 def test_a_resumed_fit_is_the_undisturbed_one_and_is_saved(
-    text: TextBackbone, tasks: list[FolderTask], tmp_path: Path
+    text: TextBackbone, tasks: list[TaskDataset], tmp_path: Path
 ) -> None:
     undisturbed, stopped, resumed = (fit(text, tasks, OPTIONS) for _ in range(3))
     while not undisturbed.done:
