@@ -1,1 +1,1 @@
-"""Adaptations: runs that tune a task."""
+"""Adaptations: tuning runs, each of which creates a version of a task."""

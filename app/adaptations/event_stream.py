@@ -1,4 +1,4 @@
-"""An adaptation's events as they happen: server-sent events, which browsers and most HTTP clients can follow."""
+"""Stream an adaptation's events as server-sent events while they happen."""
 
 import asyncio
 import logging
@@ -24,34 +24,34 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 KEEP_ALIVE_SECONDS = 15.0
-"""After so long without an event a comment is sent, before a proxy takes the connection for dead."""
-_PAGE = 100
+"""Silence after which a comment is sent, before a proxy closes the connection as idle."""
+_PAGE_SIZE = 100
 _STREAM_RETRY_SECONDS = 5
 
 
 class OpenStreams:
-    """How many streams each tenant follows in this process; each of them asks the database again and again."""
+    """Counts and limits the open streams of each tenant in this process, because each stream polls the database."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._open: Counter[str] = Counter()
 
     def check_room(self, tenant_id: str) -> None:
-        """Refuse a further one. Requests of the same moment may pass together, a few too many.
+        """Check that the tenant may open one more stream. Concurrent requests may exceed the limit by a few.
 
         Raises:
-            BusyError: the tenant has as many as one may have.
+            BusyError: the tenant has reached the limit.
         """
-        if self._open[tenant_id] >= self._most:
+        if self._open[tenant_id] >= self._limit:
             raise BusyError(
-                f"{self._most} of your event streams are open, which is the most there may be: close some, or ask for "
-                "events without `text/event-stream`",
+                f"{self._limit} of your event streams are open, which is the limit: close some, or list events without "
+                "`text/event-stream`",
                 code="too_many_streams",
                 retry_after=_STREAM_RETRY_SECONDS,
             )
 
     async def counted(self, tenant_id: str, stream: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
-        """The stream, as one of the tenant's for as long as it is read; in the event loop's thread alone."""
+        """Yield from the stream and count it as open meanwhile; call only from the event loop's thread."""
         self._open[tenant_id] += 1
         try:
             async with aclosing(stream):
@@ -66,10 +66,10 @@ class OpenStreams:
 async def follow(
     transaction: OpenTransaction, caller: Caller, adaptation_id: str, after: int, stopping: threading.Event
 ) -> AsyncGenerator[bytes, None]:
-    """Events numbered above `after`, then new ones until the adaptation has ended, or the caller's key is good no more.
+    """Yield the events after number `after` until the adaptation has ended or the caller's key is invalid.
 
-    No connection to the database is held in between. A stream that breaks off, as it does when the database is away
-    or the service is `stopping`, is taken up again by the client with the number of its last event.
+    It holds no database connection between polls. When the database is unreachable or the service is `stopping`, the
+    stream ends early, and the client resumes it from its last event.
     """
     quiet_since = time.monotonic()
     while not stopping.is_set():
@@ -89,18 +89,18 @@ async def follow(
         elif time.monotonic() - quiet_since > KEEP_ALIVE_SECONDS:
             yield KEEPALIVE_COMMENT
             quiet_since = time.monotonic()
-        if len(events) < _PAGE and not finished:
+        if len(events) < _PAGE_SIZE and not finished:
             await asyncio.sleep(POLL_SECONDS)
 
 
 def _newer(
     transaction: OpenTransaction, caller: Caller, adaptation_id: str, after: int
 ) -> tuple[list[AdaptationEvent], bool]:
-    """The next events, and whether no others can follow them but those already there."""
+    """Return the next page of events, and whether the adaptation can get no more events."""
     with transaction() as session:
         if not api_keys.still_lets_in(session, caller):
             return [], True
-        # In this order: the last event is written together with the last state.
+        # Read the state first: the last event is committed together with the final state.
         adaptation = repository.get(session, caller.tenant_id, adaptation_id)
-        events, _ = repository.events(session, caller.tenant_id, adaptation_id, after=after, limit=_PAGE)
+        events, _ = repository.events(session, caller.tenant_id, adaptation_id, after=after, limit=_PAGE_SIZE)
         return events, adaptation is None or adaptation.state in FINISHED

@@ -1,4 +1,4 @@
-"""Rows of `adaptations`, their events and datasets, as a tenant sees them; what workers do is in `lifecycle`."""
+"""Queries on a tenant's adaptations, their events and datasets; the queries of workers are in `app.queue`."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.db.ids import new_id
 from app.db.models import Adaptation, AdaptationEvent, Dataset
 
-# Each state by itself has its index; both at once would read all that the tenant ever had.
+# Each state has its own partial index; one query for both states would read every row of the tenant.
 _COUNT_OPEN = text("""
 SELECT (SELECT count(*) FROM adaptations WHERE tenant_id = :tenant_id AND state = 'queued')
     + (SELECT count(*) FROM adaptations WHERE tenant_id = :tenant_id AND state = 'running')
@@ -17,7 +17,7 @@ SELECT (SELECT count(*) FROM adaptations WHERE tenant_id = :tenant_id AND state 
 
 
 def of_tenant(tenant_id: str, state: str | None = None, task_id: str | None = None) -> Select[Adaptation]:
-    """A tenant's adaptations, for a list."""
+    """Select a tenant's adaptations."""
     query = select(Adaptation).where(Adaptation.tenant_id == tenant_id)
     if state is not None:
         query = query.where(Adaptation.in_state(state))
@@ -27,23 +27,23 @@ def of_tenant(tenant_id: str, state: str | None = None, task_id: str | None = No
 
 
 def get(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation | None:
-    """One adaptation, if it is the tenant's."""
+    """Return one adaptation, None if the tenant has no such adaptation."""
     return session.scalar(of_tenant(tenant_id).where(Adaptation.id == adaptation_id))
 
 
 def count_open(session: Session, tenant_id: str) -> int:
-    """How many of a tenant's adaptations have not ended.
+    """Count a tenant's queued and running adaptations.
 
-    Requests of the tenant wait here for each other's commit, so that the count holds until the caller's own.
+    Takes a lock of the tenant until the transaction ends, so that no concurrent request changes the count.
     """
-    _wait_for_turn(session, tenant_id)
+    _lock_name(session, tenant_id)
     count: int = session.execute(_COUNT_OPEN, {"tenant_id": tenant_id}).scalar_one()
     return count
 
 
 def by_idempotency_key(session: Session, tenant_id: str, key: str) -> Adaptation | None:
-    """What an earlier request with this key made; requests with the same key wait here for each other's commit."""
-    _wait_for_turn(session, f"{tenant_id}\0{key}")
+    """Return the adaptation that an earlier request with this key created; locks the key until the transaction ends."""
+    _lock_name(session, f"{tenant_id}\0{key}")
     return session.scalar(of_tenant(tenant_id).where(Adaptation.idempotency_key == key))
 
 
@@ -54,28 +54,29 @@ def keep_dataset(
     examples: list[dict[str, str]],
     validation_examples: list[dict[str, str]] | None,
 ) -> str:
-    """The id of the tenant's dataset of this content, which is added if it is new.
+    """Return the id of the tenant's dataset with this content; insert it if it is new.
 
-    The row is locked until the transaction ends, so that nobody deletes it as unused in between.
+    Locks the row until the transaction ends, so that no concurrent request deletes it as unused.
     """
-    made = insert(Dataset).values(
+    insertion = insert(Dataset).values(
         id=new_id("dat"),
         tenant_id=tenant_id,
         content_hash=content_hash,
         examples=examples,
         validation_examples=validation_examples,
     )
-    # Updating a column to itself is what makes a conflict return, and lock, the row that is there.
-    kept = made.on_conflict_do_update(
-        index_elements=[Dataset.tenant_id, Dataset.content_hash], set_={"content_hash": made.excluded.content_hash}
+    # On a conflict, only an update returns and locks the existing row, so set a column to its own value.
+    upsert = insertion.on_conflict_do_update(
+        index_elements=[Dataset.tenant_id, Dataset.content_hash],
+        set_={"content_hash": insertion.excluded.content_hash},
     )
-    return session.execute(kept.returning(Dataset.id)).scalar_one()
+    return session.execute(upsert.returning(Dataset.id)).scalar_one()
 
 
 def events(
     session: Session, tenant_id: str, adaptation_id: str, *, after: int, limit: int
 ) -> tuple[list[AdaptationEvent], bool]:
-    """Events with a number above `after`, oldest first, and whether more follow; none of another tenant's."""
+    """Return the tenant's events after number `after`, oldest first, and whether more follow."""
     of_adaptation = (AdaptationEvent.adaptation_id == adaptation_id, Adaptation.tenant_id == tenant_id)
     rows = list(
         session.scalars(
@@ -89,7 +90,7 @@ def events(
     return rows[:limit], len(rows) > limit
 
 
-def _wait_for_turn(session: Session, name: str) -> None:
-    """Wait until no other transaction has a lock of this name, and have it until this one ends."""
+def _lock_name(session: Session, name: str) -> None:
+    """Take an exclusive advisory lock on a name until the transaction ends."""
     lock = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
     session.execute(select(func.pg_advisory_xact_lock(lock)))

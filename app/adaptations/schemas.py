@@ -1,4 +1,4 @@
-"""Adaptations on the wire."""
+"""Request and response bodies of adaptations."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -13,37 +13,39 @@ from ipt.tuning.job import BATCH_SIZE, LARGEST_LEARNING_RATE, RESTARTS, SEED, ST
 
 class ExampleInput(Body):
     input: Text = Field(examples=["I was charged twice this month"])
-    output: Text = Field(description="the label, or the text, wanted for this input", examples=["billing"])
+    output: Text = Field(description="the correct label or text for this input", examples=["billing"])
 
 
 class HyperparametersInput(Body):
-    """What is left out takes the service's default, and the answer says which that is."""
+    """Missing fields take the service's defaults; the response contains all values."""
 
     steps: Annotated[int, Field(ge=1, le=STEPS.largest)] | None = Field(
-        default=None, description="tuning steps at most; it ends earlier when the held-back examples say so"
+        default=None, description="most tuning steps; early stopping on held-back examples may end it sooner"
     )
     learning_rate: Annotated[float, Field(gt=0, le=LARGEST_LEARNING_RATE)] | None = None
     batch_size: Annotated[int, Field(ge=BATCH_SIZE.smallest, le=BATCH_SIZE.largest)] | None = Field(
         default=None, description="examples in a step"
     )
     restarts: Annotated[int, Field(ge=RESTARTS.smallest, le=RESTARTS.largest)] | None = Field(
-        default=None, description="runs from different starting points, of which the best one is kept"
+        default=None, description="runs from different starting points; the best one is kept"
     )
     seed: Annotated[int, Field(ge=SEED.smallest, le=SEED.largest)] | Literal["auto"] | None = Field(
-        default=None, description="the same seed and data give the same vector; 'auto' draws one", examples=[0, "auto"]
+        default=None,
+        description="the same seed and data give the same vector; 'auto' draws one",
+        examples=[0, "auto"],
     )
 
 
 class AdaptationInput(Body):
-    """A few-shot dataset to tune a task on: a new one (`name`), or a further version of one that exists (`task_id`)."""
+    """A few-shot dataset for a new task (`name`), or for a new version of an existing task (`task_id`)."""
 
     name: Name | None = Field(
-        default=None, description="a label for the new task; several tasks may have the same", examples=["tickets"]
+        default=None, description="the name of the new task; names need not be unique", examples=["tickets"]
     )
-    task_id: Id | None = Field(default=None, description="the task to make a further version of, in place of `name`")
+    task_id: Id | None = Field(default=None, description="the task to create a new version of, instead of `name`")
     examples: Listed[ExampleInput] = Field(
         min_length=1,
-        description="about 16 a label are enough; for classification, at least 2 of each",
+        description="about 16 per label are enough; classification needs at least 2 per label",
         examples=[
             [
                 {"input": "I was charged twice this month", "output": "billing"},
@@ -54,47 +56,47 @@ class AdaptationInput(Body):
         ],
     )
     validation_examples: Listed[ExampleInput] | None = Field(
-        default=None, description="examples to measure on; without them, some of `examples` are held back"
+        default=None, description="held-back examples to measure on; by default some of `examples` are held back"
     )
-    kind: Kind | None = Field(default=None, description="inferred from the outputs when left out")
+    kind: Kind | None = Field(default=None, description="inferred from the outputs by default")
     subspace: Storable | None = Field(
-        default=None, max_length=128, description="the id of the subspace to tune in; the worker's own without it"
+        default=None, max_length=128, description="the id of the subspace to tune in; the worker's own by default"
     )
     hyperparameters: HyperparametersInput = Field(default_factory=HyperparametersInput)
     metadata: Metadata = Field(
-        default_factory=dict, description="texts of your own, kept and given back", examples=[{"source": "zendesk"}]
+        default_factory=dict, description="your own texts, stored and returned", examples=[{"source": "zendesk"}]
     )
 
     @model_validator(mode="after")
     def _one_task(self) -> "AdaptationInput":
         if (self.name is None) == (self.task_id is None):
-            raise ValueError("needs either name, for a new task, or task_id, for a further version of one")
+            raise ValueError("needs either name, for a new task, or task_id, for a new version of a task")
         return self
 
 
 class Progress(BaseModel):
-    step: int = Field(description="steps done")
-    steps: int = Field(description="steps there will be at most")
+    step: int = Field(description="steps completed")
+    steps: int = Field(description="most steps of the run")
 
 
 class AdaptationView(BaseModel):
     id: str = Field(examples=["adp_8d3k5m1p9r7t2v4x6z0b1c3f"])
     object: Literal["adaptation"] = "adaptation"
     state: State
-    task_id: str = Field(description="the task to predict with, once this has succeeded")
-    task_version: int = Field(description="the version of the task that this run makes")
-    subspace_id: str | None = Field(description="null until a worker takes it up, when none was asked for")
+    task_id: str = Field(description="the task, which can predict once this has succeeded")
+    task_version: int = Field(description="the version of the task that this run creates")
+    subspace_id: str | None = Field(description="null until a worker claims the adaptation, unless requested")
     kind: Kind
-    hyperparameters: dict[str, Any] = Field(description="all of them, defaults included")
+    hyperparameters: dict[str, Any] = Field(description="all values, including defaults")
     metadata: dict[str, str]
     cancel_requested: bool
-    attempt: int = Field(description="how many times a worker has taken it up")
+    attempt: int = Field(description="how many times a worker has claimed it")
     progress: Progress
     metrics: dict[str, Any] | None = Field(
-        description="how well it answers on held-back examples, beside the zero vector and a plain baseline"
+        description="scores on held-back examples, compared with the zero vector and a plain baseline"
     )
-    warnings: list[str] = Field(description="what is odd about the examples, or about how well it answers")
-    error: ErrorDetail | None = Field(description="why it failed")
+    warnings: list[str] = Field(description="likely problems of the examples or of the scores")
+    error: ErrorDetail | None = Field(description="why the adaptation failed")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

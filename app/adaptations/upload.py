@@ -1,4 +1,4 @@
-"""A dataset sent as a file: a form that says the same as the JSON body of `POST /v1/adaptations`."""
+"""Datasets uploaded as files: convert a multipart form to the JSON body of `POST /v1/adaptations`."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -23,21 +23,22 @@ from app.errors import BadRequestError, InvalidError
 from app.http.form_parts import parts_of
 
 _FORM = "multipart/form-data"
-# The part that holds a file, and the field of the JSON body that its rows stand for.
-_FILES = {"file": "examples", "validation_file": "validation_examples"}
-_PART_OF = {field: part for part, field in _FILES.items()}
-_READING = {
-    "format": f"one of {', '.join(FORMATS)}; told from the file's name or type when left out",
-    "input_column": "the column of the texts; `input`, or else `text`, when left out",
-    "output_column": "the column of the labels or wanted texts; `output`, or else `label`, when left out",
+# Each file part, and the field of the JSON body that its rows become.
+_FIELD_OF_PART = {"file": "examples", "validation_file": "validation_examples"}
+_PART_OF_FIELD = {field: part for part, field in _FIELD_OF_PART.items()}
+_ONE_OF_FORMATS = f"one of {', '.join(FORMATS)}"
+_FORMAT_PARTS = {
+    "format": f"{_ONE_OF_FORMATS}; by default the file's suffix or media type decides",
+    "input_column": "the column of the inputs; by default `input`, or else `text`",
+    "output_column": "the column of the outputs; by default `output`, or else `label`",
 }
-_SAME = [name for name in AdaptationInput.model_fields if name not in _PART_OF]
-_IN_JSON = ("hyperparameters", "metadata")
-# Fields of unknown names are refused by name, up to this many.
-_MOST_FIELDS = 32
-# Larger than the largest metadata, however escaped; files are not counted.
-_LARGEST_FIELD_BYTES = 256 * 1024
-_EXAMPLE = re.compile(rf"\b({'|'.join(_PART_OF)})\[(\d+)\]")
+_JSON_FIELDS = [name for name in AdaptationInput.model_fields if name not in _PART_OF_FIELD]
+_PARSED_FIELDS = ("hyperparameters", "metadata")
+# Above every known field, so that an unknown field is rejected by its name.
+_MAX_FIELDS = 32
+# Above the largest metadata in any escaping; does not apply to files.
+_MAX_FIELD_BYTES = 256 * 1024
+_EXAMPLE = re.compile(rf"\b({'|'.join(_PART_OF_FIELD)})\[(\d+)\]")
 
 Lines = dict[str, list[int]]
 
@@ -51,14 +52,14 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The parts of a form, by name: known ones alone, and none of them twice."""
+    """The parts of a form by name; each name is known and occurs once."""
 
     texts: dict[str, str]
     files: dict[str, File]
 
 
 class FormRoute(AdmittingRoute):
-    """A route for forms alone: any other body goes on to the next route of the same path."""
+    """A route that matches forms only; any other body goes to the next route of the same path."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child_scope = super().matches(scope)
@@ -69,14 +70,14 @@ class FormRoute(AdmittingRoute):
 
 
 def documented_form() -> dict[str, Any]:
-    """The form's entry in OpenAPI, to go beside that of the JSON body."""
-    same = AdaptationInput.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
+    """Return the OpenAPI entry of the form, to merge with that of the JSON body."""
+    in_json = AdaptationInput.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
     properties = {
         "file": file | {"description": "the examples: JSONL, CSV or TSV"},
-        "validation_file": file | {"description": same["validation_examples"]["description"]},
-        **{name: {"type": "string", "description": description} for name, description in _READING.items()},
-        **{name: same[name] for name in _SAME},
+        "validation_file": file | {"description": in_json["validation_examples"]["description"]},
+        **{name: {"type": "string", "description": description} for name, description in _FORMAT_PARTS.items()},
+        **{name: in_json[name] for name in _JSON_FIELDS},
     }
     properties["format"] |= {"enum": list(FORMATS)}
     schema = {"type": "object", "properties": properties, "required": ["file"], "additionalProperties": False}
@@ -84,14 +85,15 @@ def documented_form() -> dict[str, Any]:
 
 
 async def read_form(request: Request) -> Form:
-    """The form that the request's body is.
+    """Read the form in the request's body.
 
     Raises:
-        BadRequestError: it is no form.
-        InvalidError: a part is not what its name says.
+        BadRequestError: the body is not a valid form.
+        InvalidError: a part is repeated or of the wrong kind.
+        RequestValidationError: a part is missing or unknown.
     """
     form = Form({}, {})
-    limits = {"max_files": len(_FILES), "max_fields": _MOST_FIELDS, "max_part_size": _LARGEST_FIELD_BYTES}
+    limits = {"max_files": len(_FIELD_OF_PART), "max_fields": _MAX_FIELDS, "max_part_size": _MAX_FIELD_BYTES}
     try:
         async with parts_of(request, **limits) as parts:
             for name, value in parts.multi_items():
@@ -102,7 +104,7 @@ async def read_form(request: Request) -> Form:
                     form.files[name] = File(value.filename or "", value.content_type or "", await value.read())
     except MultiPartException as error:
         raise BadRequestError(f"the form cannot be read: {error.message}", code="invalid_form") from error
-    except (ClientDisconnect, ValueError) as error:  # cut off; a charset that is none
+    except (ClientDisconnect, ValueError) as error:  # cut off; an unknown charset
         raise BadRequestError("the form cannot be read", code="invalid_form") from error
     if "file" not in form.files:
         raise _invalid("missing", "file")
@@ -110,59 +112,59 @@ async def read_form(request: Request) -> Form:
 
 
 def read_body(form: Form, max_examples: int) -> tuple[AdaptationInput, Lines]:
-    """The JSON body that says the same, and the lines of its examples in their files.
+    """Return the equivalent JSON body, and the lines of its examples in their files.
 
     Raises:
-        InvalidError, RequestValidationError: as for JSON, but naming file and line.
+        InvalidError, RequestValidationError: as for JSON, but with file and line.
     """
-    body: dict[str, Any] = {name: text for name, text in form.texts.items() if name not in _READING}
-    for name in body.keys() & set(_IN_JSON):
+    body: dict[str, Any] = {name: text for name, text in form.texts.items() if name not in _FORMAT_PARTS}
+    for name in body.keys() & set(_PARSED_FIELDS):
         try:
             body[name] = load_json(body[name])
         except ValueError as error:
             raise InvalidError(f"not JSON ({error})", code="invalid_json", param=name) from error
     lines: Lines = {}
     for part, file in form.files.items():
-        # One more than may be is enough for the check of JSON bodies to refuse them.
+        # One row above the limit is enough for the check of JSON bodies to reject the file.
         numbered = list(islice(_rows(form, part, file), max_examples + 1))
-        lines[_FILES[part]] = [line for line, _ in numbered]
-        body[_FILES[part]] = [row for _, row in numbered]
+        lines[_FIELD_OF_PART[part]] = [line for line, _ in numbered]
+        body[_FIELD_OF_PART[part]] = [row for _, row in numbered]
     try:
         return AdaptationInput.model_validate(body), lines
     except ValidationError as error:
-        # Not kept as the cause: it quotes the examples.
+        # Drop the original error, which quotes the examples.
         errors = error.errors(include_url=False, include_input=False)
-        raise RequestValidationError([{**each, "loc": _location(each["loc"], lines)} for each in errors]) from None
+        raise RequestValidationError([{**entry, "loc": _location(entry["loc"], lines)} for entry in errors]) from None
 
 
 @contextmanager
 def naming_lines(lines: Lines) -> Iterator[None]:
-    """Let errors that name an example, as `examples[3].output`, name file and line, as `file:5.output`."""
+    """Translate errors about an example, such as `examples[3].output`, to file and line: `file:5.output`."""
     try:
         yield
     except InvalidError as error:
-        param = error.param and _PART_OF.get(error.param, in_file(error.param, lines))
+        param = error.param and _PART_OF_FIELD.get(error.param, in_file(error.param, lines))
         raise InvalidError(in_file(error.message, lines), code=error.code, param=param) from error
 
 
 def _check_part(form: Form, name: str, value: str | UploadFile) -> None:
-    if name not in (*_FILES, *_READING, *_SAME):
+    if name not in (*_FIELD_OF_PART, *_FORMAT_PARTS, *_JSON_FIELDS):
         raise _invalid("extra_forbidden", name)
     if name in form.texts or name in form.files:
-        raise InvalidError("given more than once", code="invalid_value", param=name)
-    if name in _FILES and isinstance(value, str):
+        raise InvalidError("sent more than once", code="invalid_value", param=name)
+    if name in _FIELD_OF_PART and isinstance(value, str):
         raise InvalidError("must be a file with a name; with curl: -F file=@NAME", code="not_a_file", param=name)
-    if name not in _FILES and not isinstance(value, str):
+    if name not in _FIELD_OF_PART and not isinstance(value, str):
         raise InvalidError("must be text, not a file", code="not_text", param=name)
 
 
 def _rows(form: Form, part: str, file: File) -> Iterator[tuple[int, dict[str, str]]]:
     file_format = form.texts.get("format", format_of(file.name, file.content_type))
     if file_format is None:
-        message = "neither the file's name nor its type says what it is: send a format with it"
-        raise InvalidError(f"{message}, {_READING['format'].partition(';')[0]}", code="unknown_format", param=part)
+        message = "neither the file's suffix nor its media type is known: send a format with it"
+        raise InvalidError(f"{message}, {_ONE_OF_FORMATS}", code="unknown_format", param=part)
     if file_format not in FORMATS:
-        raise InvalidError(f"must be {_READING['format'].partition(';')[0]}", code="unknown_format", param="format")
+        raise InvalidError(f"must be {_ONE_OF_FORMATS}", code="unknown_format", param="format")
     try:
         yield from read_rows(file.data, file_format, form.texts.get("input_column"), form.texts.get("output_column"))
     except DatasetFileError as error:
@@ -176,16 +178,16 @@ def _invalid(kind: str, part: str) -> RequestValidationError:
 
 
 def _location(location: Sequence[Any], lines: Lines) -> tuple[Any, ...]:
-    """Where an error is in the form, in the way of FastAPI; what is outside the body is named as it stands."""
+    """Return the location of an error in the form, in FastAPI's notation."""
     match location:
         case (str(field), int(index), str(column)) if field in lines:
             return ("form", in_file(f"{field}[{index}].{column}", lines))
         case ():
-            return ("form", "name")  # the one check of the body as a whole: either name or task_id
+            return ("form", "name")  # the only check of the whole body: either name or task_id
         case _:
             return ("body", *location)
 
 
 def in_file(text: str, lines: Lines) -> str:
-    """A text that speaks of `examples[3]`, speaking of `file:5` instead."""
-    return _EXAMPLE.sub(lambda found: f"{_PART_OF[found[1]]}:{lines[found[1]][int(found[2])]}", text)
+    """Replace each `examples[3]` in a text with its file and line, `file:5`."""
+    return _EXAMPLE.sub(lambda match: f"{_PART_OF_FIELD[match[1]]}:{lines[match[1]][int(match[2])]}", text)

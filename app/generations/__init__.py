@@ -1,1 +1,1 @@
-"""Generations: texts that the backbone of this process writes for tasks, whole or as they come."""
+"""Generations: texts generated for tasks, as a whole or as a stream."""

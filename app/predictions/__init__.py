@@ -1,1 +1,1 @@
-"""Predictions: the one backbone of this process answering for every task."""
+"""Predictions: one backbone per process answers for every task."""

@@ -1,1 +1,1 @@
-"""Subspaces that this service has vectors of."""
+"""Subspaces: the ones that this service has loaded."""

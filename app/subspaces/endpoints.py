@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/subspaces", tags=["subspaces"], route_class=Admit
 def list_subspaces(
     transaction: TransactionDep, model: ModelDep, _tenant: TenantDep, after: After = None, limit: Limit = 20
 ) -> Page[SubspaceView]:
-    """The subspaces that processes of this service have loaded, newest first."""
+    """List the subspaces that processes of this service have loaded, newest first."""
     columns = (SubspaceRow.created_at, SubspaceRow.id)
     with transaction() as session:
         rows, following = page_of(session, repository.every(), columns, after=after, limit=limit)

@@ -1,4 +1,4 @@
-"""Rows of `subspaces`, which belong to the operator and are the same for every tenant."""
+"""Queries on subspaces, which all tenants share."""
 
 from sqlalchemy import Select, select
 from sqlalchemy.dialects.postgresql import insert
@@ -11,10 +11,10 @@ from ipt.errors import SubspaceError
 
 
 def register(session: Session, subspace: "ipt.Subspace") -> None:
-    """Make sure that a loaded subspace has its row; any process that loads one calls this before using its id.
+    """Insert the row of a loaded subspace unless it exists; call this before using its id.
 
     Raises:
-        SubspaceError: its manifest holds what the database cannot.
+        SubspaceError: PostgreSQL cannot store the manifest.
     """
     row = {
         "id": subspace.id,
@@ -26,14 +26,14 @@ def register(session: Session, subspace: "ipt.Subspace") -> None:
     try:
         session.execute(insert(SubspaceRow).values(row).on_conflict_do_nothing())
     except DataError as error:
-        raise SubspaceError(f"the manifest of {subspace.id} holds what PostgreSQL cannot keep") from error
+        raise SubspaceError(f"the manifest of {subspace.id} has values that PostgreSQL cannot store") from error
 
 
 def exists(session: Session, subspace_id: str) -> bool:
-    """Whether a subspace of this id has ever been loaded here."""
+    """Return whether any process of this service has ever loaded this subspace."""
     return session.get(SubspaceRow, subspace_id) is not None
 
 
 def every() -> Select[SubspaceRow]:
-    """All subspaces, for a list."""
+    """Select all subspaces."""
     return select(SubspaceRow)

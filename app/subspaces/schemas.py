@@ -1,4 +1,4 @@
-"""Subspaces on the wire."""
+"""Response bodies of subspaces."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -9,13 +9,13 @@ from app.db.models import SubspaceRow
 
 
 class SubspaceView(BaseModel):
-    id: str = Field(description="a hash of all that changes what a vector means", examples=["sub_5f2b6c…"])
+    id: str = Field(description="a hash over everything that changes the meaning of a vector", examples=["sub_5f2b6c…"])
     object: Literal["subspace"] = "subspace"
     intrinsic_dim: int = Field(description="floats in a task vector", examples=[250])
     prompt_length: int = Field(description="positions of the soft prompt", examples=[16])
     hidden_size: int = Field(description="floats in one position of the soft prompt", examples=[384])
-    loaded: bool = Field(description="whether this process answers for tasks of this subspace")
-    manifest: dict[str, Any] = Field(description="backbone, training tasks and scores, as the subspace's file says")
+    loaded: bool = Field(description="whether this process has loaded it and so can answer its tasks")
+    manifest: dict[str, Any] = Field(description="the manifest file: backbone, training tasks and scores")
     created_at: datetime
 
     @classmethod

@@ -16,14 +16,14 @@ from app.tasks.schemas import DeletedView, NeighborView, TaskView, VectorView
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"], route_class=AdmittingRoute)
 
-Version = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="which version; the newest one without it")]
+Version = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="the version; the newest by default")]
 
 
 @router.get("", summary="List tasks", responses=documented([NotFoundError]))
 def list_tasks(
     transaction: TransactionDep, tenant: TenantDep, after: After = None, limit: Limit = 20
 ) -> Page[TaskView]:
-    """Tasks, newest first, also those that cannot answer yet."""
+    """List tasks, newest first, including tasks that cannot answer yet."""
     query = repository.of_tenant(tenant)
     with transaction() as session:
         rows, following = page_of(session, query, (Task.created_at, Task.id), after=after, limit=limit)
@@ -35,7 +35,7 @@ def list_tasks(
 
 @router.get("/{task_id}", summary="Look at a task", responses=documented([NotFoundError]))
 def get_task(task_id: Id, transaction: TransactionDep, tenant: TenantDep) -> TaskView:
-    """A task with all its versions."""
+    """Return a task with all its versions."""
     with transaction() as session:
         task = service.get(session, tenant, task_id)
         return TaskView.of(task, repository.versions(session, tenant, [task.id])[task.id])
@@ -43,7 +43,7 @@ def get_task(task_id: Id, transaction: TransactionDep, tenant: TenantDep) -> Tas
 
 @router.delete("/{task_id}", summary="Delete a task", responses=documented([PermissionDeniedError, NotFoundError]))
 def delete_task(task_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep) -> DeletedView:
-    """Delete a task, its versions, its adaptations, and the datasets that nothing else uses."""
+    """Delete a task, its versions, its adaptations, and the datasets that no other adaptation uses."""
     with transaction() as session:
         service.remove(session, tenant, task_id)
     return DeletedView(id=task_id)
@@ -51,7 +51,7 @@ def delete_task(task_id: Id, transaction: TransactionDep, tenant: AdaptingTenant
 
 @router.get("/{task_id}/vector", summary="Read a task's vector", responses=documented([NotFoundError, ConflictError]))
 def get_vector(task_id: Id, transaction: TransactionDep, tenant: TenantDep, version: Version = None) -> VectorView:
-    """The numbers that were tuned, all that a task is."""
+    """Return the tuned numbers, which are everything that is specific to the task."""
     with transaction() as session:
         return VectorView.of(service.version(session, tenant, task_id, version))
 
@@ -61,14 +61,14 @@ def list_neighbors(
     task_id: Id,
     transaction: TransactionDep,
     tenant: TenantDep,
-    limit: Annotated[int, Query(ge=1, le=100, description="how many at most")] = 10,
+    limit: Annotated[int, Query(ge=1, le=100, description="most tasks to return")] = 10,
 ) -> Page[NeighborView]:
-    """Your other tasks of the same subspace, the most similar vectors first."""
+    """List your other tasks in the same subspace, most similar first."""
     with transaction() as session:
-        own = service.version(session, tenant, task_id, None)
-        found = neighbors.neighbors(session, tenant, own, limit + 1)
+        newest = service.version(session, tenant, task_id, None)
+        nearest = neighbors.neighbors(session, tenant, newest, limit + 1)
     views = [
         NeighborView(task_id=task.id, task_version=version, name=task.name, similarity=similarity)
-        for task, version, similarity in found[:limit]
+        for task, version, similarity in nearest[:limit]
     ]
-    return Page(data=views, has_more=len(found) > limit)
+    return Page(data=views, has_more=len(nearest) > limit)

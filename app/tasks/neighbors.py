@@ -1,4 +1,4 @@
-"""Similar tasks: each vector compared where a tenant has few, by an index where there are many."""
+"""Find similar tasks: exact search for a tenant with few vectors, an HNSW index for a tenant with many."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,14 @@ from sqlalchemy.orm import Session
 from app.db.models import INDEXED, INDEXED_DIM, SPREAD_DIMS, Task, TaskVersion
 
 EXACT_UP_TO = 10_000
-"""Fewer vectors of a tenant are compared each: exactly, and about as fast as by the index."""
-_CANDIDATES = 10
-"""Versions that are put in order for each task that is wanted: enough, but where older versions are as similar."""
+"""Most vectors of a tenant that are compared one by one, which up to here is about as fast as the index."""
+_CANDIDATES_PER_NEIGHBOR = 10
+"""Versions ranked for each requested neighbor; too few only if many older versions are as similar."""
 
 
-# Those that moved, as `moved` finds them; and of those that stand at a start, of which any number may be equally near,
-# some of each: one look for each start, however many tasks stand there.
+# Nearest neighbors from two sets. `moved`: vectors that tuning moved away from their initial vector. `unmoved`: vectors
+# equal to an initial vector. Any number of tasks share an initial vector and are equally near, so `starts` lists the
+# distinct ones by a loose index scan, and a few tasks are taken from each.
 _NEAREST = """
 WITH RECURSIVE starts AS (
     SELECT min(start) AS start FROM task_versions
@@ -41,7 +42,7 @@ LIMIT :limit
 
 
 def _nearest(moved: str) -> TextualSelect:
-    """Task id, version and cosine distance of the nearest, those that moved found by this query."""
+    """Return the query for task id, version and cosine distance, given the query for `moved`."""
     others = "tenant_id = :tenant_id AND subspace_id = :subspace_id AND task_id <> :task_id"
     newest = (
         "NOT EXISTS (SELECT FROM task_versions newer WHERE newer.task_id = version_.task_id "
@@ -53,8 +54,8 @@ def _nearest(moved: str) -> TextualSelect:
     return text(query).columns(column("task_id", String), column("version", Integer), column("distance", Float))
 
 
-# Ordered inside, so that newer versions are looked for until there are enough, and not of every task; and no more than
-# `candidates` are put in order.
+# The inner query sorts at most `candidates` rows. In that order the outer query checks for newer versions until it has
+# enough rows, instead of checking every task.
 _EXACT = _nearest("""
 SELECT task_id, version, distance FROM (
     SELECT task_id, version, vector <=> CAST(:vector AS vector) AS distance FROM task_versions
@@ -67,57 +68,56 @@ ORDER BY distance, task_id
 LIMIT :limit
 """)
 
-# In about the right order.
+# The index returns approximately sorted rows.
 _BY_INDEX = _nearest("""
 SELECT task_id, version, vector <=> CAST(:vector AS vector) AS distance FROM task_versions version_
 WHERE {others} AND {indexed} AND {newest}
 ORDER BY {spread} <=> CAST(:spread AS halfvec)
 LIMIT 2 * :limit
 """)
-# For this transaction: the index goes on until it has found enough that the query wants, rather than filter what it
-# found once; it looks around further than by pgvector's default; and it is used whatever the planner expects, whose
-# estimates are then so high that it would compile the query.
-_SEARCH = text("""
+# For this transaction: scan the index iteratively until enough rows pass the filters; search wider than pgvector's
+# default; make the planner use the index; disable the JIT compiler, which the resulting cost estimate would trigger.
+_USE_INDEX = text("""
 SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '200', true),
     set_config('enable_sort', 'off', true), set_config('jit', 'off', true)
 """)
-_SEARCHED = text("SELECT set_config('enable_sort', 'on', true)")
+_RESET_PLANNER = text("SELECT set_config('enable_sort', 'on', true)")
 
 
 def neighbors(session: Session, tenant_id: str, of: TaskVersion, limit: int) -> Sequence[tuple[Task, int, float]]:
-    """The tenant's other tasks in the same subspace whose newest vectors point most nearly the same way.
+    """Return the tenant's other tasks in the same subspace with the most similar newest vectors.
 
-    Each with its version and cosine similarity. A vector of zeros, the average task's, points nowhere: a task that has
-    it is not among them, and has none itself. Where more than `EXACT_UP_TO` versions are to be compared, an index
-    finds the candidates, and may miss some (docs/decisions/0012).
+    Each task comes with its version and cosine similarity. The zero vector, the average task's, has no direction: a
+    task with this vector has no neighbors and is not a neighbor. Above `EXACT_UP_TO` versions an index finds the
+    candidates and may miss some (docs/decisions/0012).
     """
     if not np.any(of.vector):
         return []
-    found: Sequence[tuple[Task, int, float]] = []
-    # Of other lengths there are none in the index.
-    if len(of.vector) == INDEXED_DIM and _more_than(EXACT_UP_TO, session, tenant_id, of):
-        session.execute(_SEARCH)
-        found = _tasks(session, tenant_id, of, limit, _BY_INDEX)
-        session.execute(_SEARCHED)
-    if len(found) < limit:  # the index gives up after a number of rows, most of which may be other tenants'
-        found = _tasks(session, tenant_id, of, limit, _EXACT, _CANDIDATES * limit)
-    if len(found) < limit and _more_than(_CANDIDATES * limit, session, tenant_id, of):
-        found = _tasks(session, tenant_id, of, limit, _EXACT)
-    return found
+    nearest: Sequence[tuple[Task, int, float]] = []
+    # The index holds vectors of one length only.
+    if len(of.vector) == INDEXED_DIM and _has_more_moved(EXACT_UP_TO, session, tenant_id, of):
+        session.execute(_USE_INDEX)
+        nearest = _tasks(session, tenant_id, of, limit, _BY_INDEX)
+        session.execute(_RESET_PLANNER)
+    if len(nearest) < limit:  # an index scan ends after a number of rows, most of which may be other tenants'
+        nearest = _tasks(session, tenant_id, of, limit, _EXACT, _CANDIDATES_PER_NEIGHBOR * limit)
+    if len(nearest) < limit and _has_more_moved(_CANDIDATES_PER_NEIGHBOR * limit, session, tenant_id, of):
+        nearest = _tasks(session, tenant_id, of, limit, _EXACT)
+    return nearest
 
 
-def _more_than(number: int, session: Session, tenant_id: str, of: TaskVersion) -> bool:
-    """Whether the tenant has more vectors in this subspace that moved from where tuning starts."""
+def _has_more_moved(count: int, session: Session, tenant_id: str, of: TaskVersion) -> bool:
+    """Return whether the tenant has more than `count` vectors in this subspace that moved from an initial vector."""
     moved = select(literal(1)).where(
         TaskVersion.tenant_id == tenant_id, TaskVersion.subspace_id == of.subspace_id, TaskVersion.start.is_(None)
     )
-    return session.scalar(moved.offset(number).limit(1)) is not None
+    return session.scalar(moved.offset(count).limit(1)) is not None
 
 
 def _tasks(
-    session: Session, tenant_id: str, of: TaskVersion, limit: int, nearest: TextualSelect, candidates: int | None = None
+    session: Session, tenant_id: str, of: TaskVersion, limit: int, query: TextualSelect, candidates: int | None = None
 ) -> Sequence[tuple[Task, int, float]]:
-    near = nearest.subquery("near")
+    near = query.subquery("near")
     values = [float(value) for value in of.vector]
     rows = session.execute(
         select(Task, near.c.version, 1 - near.c.distance)
@@ -134,4 +134,4 @@ def _tasks(
             "candidates": candidates,
         },
     )
-    return [(task, number, float(similarity)) for task, number, similarity in rows]
+    return [(task, version, float(similarity)) for task, version, similarity in rows]

@@ -1,4 +1,4 @@
-"""Rows of `tasks` and `task_versions`, as a tenant sees them."""
+"""Queries on a tenant's tasks and their versions."""
 
 from collections.abc import Collection
 
@@ -10,7 +10,7 @@ from app.db.models import Adaptation, Dataset, Task, TaskVersion
 
 
 def add(session: Session, tenant_id: str, name: str) -> str:
-    """A new task whose version 1 is given out; returns its id."""
+    """Insert a task with version 1 reserved, and return its id."""
     task = Task(id=new_id("tsk"), tenant_id=tenant_id, name=name, last_version=1)
     session.add(task)
     session.flush()
@@ -18,7 +18,7 @@ def add(session: Session, tenant_id: str, name: str) -> str:
 
 
 def take_next_version(session: Session, tenant_id: str, task_id: str) -> int | None:
-    """A version number that nobody else gets, None if the tenant has no such task."""
+    """Reserve the next version number; None if the tenant has no such task."""
     return session.scalar(
         update(Task)
         .where(Task.id == task_id, Task.tenant_id == tenant_id)
@@ -28,17 +28,17 @@ def take_next_version(session: Session, tenant_id: str, task_id: str) -> int | N
 
 
 def of_tenant(tenant_id: str) -> Select[Task]:
-    """A tenant's tasks, for a list."""
+    """Select a tenant's tasks."""
     return select(Task).where(Task.tenant_id == tenant_id)
 
 
 def get(session: Session, tenant_id: str, task_id: str) -> Task | None:
-    """One task, if it is the tenant's."""
+    """Return one task, None if the tenant has no such task."""
     return session.scalar(of_tenant(tenant_id).where(Task.id == task_id))
 
 
 def versions(session: Session, tenant_id: str, task_ids: Collection[str]) -> dict[str, list[TaskVersion]]:
-    """The versions of each task that can answer, oldest first, without what they are made of."""
+    """Return each task's versions, oldest first, without vectors and readouts."""
     by_task: dict[str, list[TaskVersion]] = {task_id: [] for task_id in task_ids}
     query = (
         select(TaskVersion)
@@ -56,7 +56,7 @@ def versions(session: Session, tenant_id: str, task_ids: Collection[str]) -> dic
 
 
 def version(session: Session, tenant_id: str, task_id: str, number: int | None) -> TaskVersion | None:
-    """One version of a task, the newest without a number."""
+    """Return one version of a task, the newest if `number` is None; None if there is none."""
     query = select(TaskVersion).where(TaskVersion.tenant_id == tenant_id, TaskVersion.task_id == task_id)
     if number is not None:
         query = query.where(TaskVersion.version == number)
@@ -64,17 +64,17 @@ def version(session: Session, tenant_id: str, task_id: str, number: int | None) 
 
 
 def remove(session: Session, tenant_id: str, task_id: str) -> bool:
-    """Delete a task with its versions and adaptations, and the datasets that no other adaptation uses."""
-    # The task is locked before its adaptations; workers keep to the same order.
+    """Delete a task, its versions and adaptations, and unused datasets; False if the tenant has no such task."""
+    # Lock the task before its adaptations, in the order of the workers, to avoid deadlocks.
     locked = session.scalar(of_tenant(tenant_id).where(Task.id == task_id).with_for_update())
     if locked is None:
         return False
-    used = select(Adaptation.dataset_id).where(Adaptation.task_id == task_id, Adaptation.tenant_id == tenant_id)
-    dataset_ids = set(session.scalars(used))
+    datasets = select(Adaptation.dataset_id).where(Adaptation.task_id == task_id, Adaptation.tenant_id == tenant_id)
+    dataset_ids = set(session.scalars(datasets))
     session.execute(delete(Task).where(Task.id == task_id, Task.tenant_id == tenant_id))
-    # An adaptation that is being created holds its dataset's lock: wait for it, then see whether it uses the row.
-    held = select(Dataset.id).where(Dataset.id.in_(dataset_ids)).order_by(Dataset.id).with_for_update()
-    session.execute(held).all()
+    # A transaction that creates an adaptation locks its dataset: wait for it, then check whether the row is used.
+    lock = select(Dataset.id).where(Dataset.id.in_(dataset_ids)).order_by(Dataset.id).with_for_update()
+    session.execute(lock).all()
     unused = ~select(Adaptation.id).where(Adaptation.dataset_id == Dataset.id).exists()
     session.execute(delete(Dataset).where(Dataset.tenant_id == tenant_id, Dataset.id.in_(dataset_ids), unused))
     return True

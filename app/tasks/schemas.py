@@ -1,4 +1,4 @@
-"""Tasks on the wire."""
+"""Response bodies of tasks."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,10 +12,10 @@ from app.db.models import Kind, Task, TaskVersion
 class VersionView(BaseModel):
     version: int
     kind: Kind
-    labels: list[str] = Field(description="empty for text to text")
+    labels: list[str] = Field(description="empty for text2text")
     subspace_id: str
     metrics: dict[str, Any]
-    adaptation_id: str = Field(description="the run that made it")
+    adaptation_id: str = Field(description="the adaptation that created this version")
     created_at: datetime
 
     @classmethod
@@ -35,8 +35,8 @@ class TaskView(BaseModel):
     id: str = Field(examples=["tsk_4f0m2q8z1x7c9v5b3n6k0j2h"])
     object: Literal["task"] = "task"
     name: str = Field(examples=["tickets"])
-    version: int | None = Field(description="the newest version, the one that answers; null until there is one")
-    versions: list[VersionView] = Field(description="every version that can answer, oldest first")
+    version: int | None = Field(description="the newest version, which answers by default; null until one exists")
+    versions: list[VersionView] = Field(description="all versions that can answer, oldest first")
     created_at: datetime
 
     @classmethod
@@ -54,7 +54,7 @@ class VectorView(BaseModel):
     object: Literal["task_vector"] = "task_vector"
     task_id: str
     task_version: int
-    subspace_id: str = Field(description="a vector means something in its own subspace alone")
+    subspace_id: str = Field(description="the only subspace in which the vector has a meaning")
     vector: list[float]
 
     @classmethod
@@ -67,7 +67,7 @@ class NeighborView(BaseModel):
     task_id: str
     task_version: int
     name: str
-    similarity: float = Field(description="cosine of the two task vectors, 1 for the same direction")
+    similarity: float = Field(description="cosine similarity of the two task vectors")
 
 
 class DeletedView(BaseModel):

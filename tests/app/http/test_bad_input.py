@@ -124,7 +124,7 @@ def test_labels_that_look_the_same_are_both_named(client: httpx.Client) -> None:
         ({"name": 7}, "must be text, in quotes"),
         ({"name": " "}, "must not be empty, nor hold white space and invisible characters alone"),
         ({"name": "a\nb"}, "holds a line break or another control character, which no name has"),
-        ({"task_id": "tsk_1"}, "the body needs either name, for a new task, or task_id, for a further version of one"),
+        ({"task_id": "tsk_1"}, "the body needs either name, for a new task, or task_id, for a new version of a task"),
         ({"metadata": {str(n): "x" for n in range(17)}}, "has 17 entries; at most 16 are taken"),
         ({str(n): "x" for n in range(31)}, "the body has 34 fields; at most 32 are taken"),
         ({"unknown": 1}, "there is no such field"),
