@@ -42,7 +42,7 @@ def evaluate(
     """
     import ipt
     from app.cli.progress import progress
-    from ipt.backbones.loading import load_for_long_work
+    from ipt.backbones.loading import load_in_dedicated_process
     from ipt.data.task_dataset import row_notes
     from ipt.data.task_folder import read_task_folder
     from ipt.evaluation.evaluation import Evaluation, measure_missing
@@ -58,7 +58,7 @@ def evaluate(
         raise CliError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")
     check_file(output, ".md")
     folder = read_task_folder(tasks, split)
-    loaded = load_for_long_work(backbone, revision, device)
+    loaded = load_in_dedicated_process(backbone, revision, device)
     loaded_subspace = ipt.load_subspace(subspace, loaded)
     unfitted, notes = without_fitted_rows(folder.tasks, [loaded_subspace])
     measured_tasks, faults = measurable_tasks(unfitted, per_label, loaded.family)

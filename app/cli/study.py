@@ -57,7 +57,7 @@ def study(
     """
     import ipt
     from app.cli.progress import progress
-    from ipt.backbones.loading import load_for_long_work
+    from ipt.backbones.loading import load_in_dedicated_process
     from ipt.data.task_dataset import row_notes
     from ipt.data.task_folder import read_task_folder
     from ipt.evaluation.methods import METHODS
@@ -95,7 +95,7 @@ def study(
     )
     seen, unseen = (read_task_folder(tasks, split) for split in ("seen", "unseen"))
     notes = [*dict.fromkeys([*seen.skipped, *unseen.skipped]), *row_notes([*seen.tasks, *unseen.tasks])]
-    loaded = load_for_long_work(backbone, revision, device)
+    loaded = load_in_dedicated_process(backbone, revision, device)
     given_subspaces = [ipt.load_subspace(one, loaded) for one in subspace or ()]
     for one in given_subspaces:
         if one.intrinsic_dim not in options.dimensions:

@@ -75,7 +75,7 @@ def fit(
     IPT_SUBSPACE=my-subspace ipt serve
     """
     from app.cli.progress import progress
-    from ipt.backbones.loading import load_for_long_work
+    from ipt.backbones.loading import load_in_dedicated_process
     from ipt.data.task_dataset import row_notes
     from ipt.data.task_folder import read_task_folder
     from ipt.fitting.autoencoder_fit import AutoencoderFit, AutoencoderOptions
@@ -91,7 +91,7 @@ def fit(
     _check_unfinished(output)
     folder_tasks = read_task_folder(tasks, split).require_all()
     _say(row_notes(folder_tasks))
-    loaded = load_for_long_work(backbone, revision, device)
+    loaded = load_in_dedicated_process(backbone, revision, device)
     running: ResumableFit
     with progress(notices()) as show:
 
@@ -162,7 +162,7 @@ def tune_prompts_(
     """
     import ipt
     from app.cli.progress import progress
-    from ipt.backbones.loading import load_for_long_work
+    from ipt.backbones.loading import load_in_dedicated_process
     from ipt.data.task_folder import read_task_folder
     from ipt.fitting.tune_prompts import PromptOptions, tune_prompts
 
@@ -170,7 +170,7 @@ def tune_prompts_(
     hyperparameters = ipt.Hyperparameters(steps=steps, learning_rate=learning_rate, seed=seed)
     options = PromptOptions(prompt_length, per_label, hyperparameters)
     folder_tasks = read_task_folder(tasks, split).require_all()
-    loaded = load_for_long_work(backbone, revision, device)
+    loaded = load_in_dedicated_process(backbone, revision, device)
     with progress(notices()) as show:
 
         def on_step(done: int, total: int, finished: int) -> None:

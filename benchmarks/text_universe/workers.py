@@ -20,7 +20,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import ipt
-from ipt.backbones.loading import load_for_long_work
+from ipt.backbones.loading import load_in_dedicated_process
 
 SECONDS_BETWEEN_UPDATES = 1.0
 
@@ -100,4 +100,4 @@ def _run(job: Job, backbone: Path) -> Any:
 
 @cache
 def _loaded(folder: Path) -> ipt.Backbone:
-    return load_for_long_work(str(folder), None, "cpu")
+    return load_in_dedicated_process(str(folder), None, "cpu")

@@ -1,4 +1,4 @@
-"""Which rows of a batch are forwarded together, so that little of the work is padding."""
+"""Batches with little padding: buckets of rows of similar length, padded tensors, and their way to the device."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Most positions of one forward pass, the largest share of them that may be padding, and how many may be in any case,
-# because a pass of its own would cost as much: on a device, `launch_bound_positions`. On a CPU padding is paid in full
-# and small batches cost little; a device wants few, large ones.
+# Arguments of `length_buckets`: most positions of a forward pass, the largest share of them that may be padding, and
+# the padding that is always allowed because another pass would cost as much (on a GPU, `launch_bound_positions`).
+# A CPU pays for padding in full and runs small batches well; a GPU wants few, large batches.
 CPU_BUCKETS = (8192, 0.1, 32)
 DEVICE_BUCKETS = (65536, 0.25)
 LAUNCH_BOUND = 2.5e9
-"""Of a device: a layer of hidden size H does this / H² positions while the next one is launched, by a modest estimate.
+"""A layer of hidden size H computes this / H² positions on a GPU while the CPU launches the next layer.
 
-Half a millisecond a layer, 24 H² operations a position (forward), 120 TFLOP/s. An H200 with the model's own Python does
-about three times as many.
+A conservative estimate: half a millisecond a layer, 24 H² operations a position (forward), 120 TFLOP/s. An H200 that
+runs the model's own Python code computes about three times as many.
 """
 
 
 def buckets_for(lengths: Sequence[int], device: torch.device, hidden_size: int) -> list[list[int]]:
-    """`length_buckets` with the sizes that suit the device and a model of that hidden size."""
+    """Split rows by `length_buckets`, with sizes that suit the device and a model of this hidden size."""
     if device.type == "cpu":
         return length_buckets(lengths, *CPU_BUCKETS)
     return length_buckets(lengths, *DEVICE_BUCKETS, launch_bound_positions(hidden_size))
 
 
 def launch_bound_positions(hidden_size: int) -> int:
-    """Positions up to which a pass on a device takes no longer than its launches do."""
+    """Return the positions up to which a pass on a GPU takes no longer than its kernel launches."""
     return int(LAUNCH_BOUND / hidden_size**2)
 
 
 def max_positions_per_pass(device: torch.device) -> int:
-    """Of one forward pass, padding included."""
+    """Return the most positions of one forward pass, padding included."""
     return CPU_BUCKETS[0] if device.type == "cpu" else DEVICE_BUCKETS[0]
 
 
@@ -46,23 +46,23 @@ def forward_in_buckets(
     hidden_size: int,
     forward: Callable[[list[int], Tensor | None], Tensor],
 ) -> Tensor:
-    """Results `[B, …]` of rows forwarded bucket by bucket, in the rows' order; gradients flow through.
+    """Run rows bucket by bucket and return the results [B, …] in the order of the rows; gradients flow through.
 
-    `forward` is given the rows of one bucket and their prompts `[rows, P, H]`, and answers `[rows, …]`.
+    `forward` takes the row numbers of one bucket and their prompts [rows, P, H], and returns [rows, …].
     """
     buckets = buckets_for(lengths, device, hidden_size)
     if len(buckets) == 1:
         return forward(list(range(len(lengths))), prompts)
     order = torch.tensor([row for bucket in buckets for row in bucket])
-    picked: Sequence[Tensor | None] = [None] * len(buckets)
+    prompts_of_buckets: Sequence[Tensor | None] = [None] * len(buckets)
     if prompts is not None:
-        picked = torch.split(prompts[to_device(order, device)], [len(bucket) for bucket in buckets])
-    results = [forward(bucket, own) for bucket, own in zip(buckets, picked, strict=True)]
+        prompts_of_buckets = torch.split(prompts[to_device(order, device)], [len(bucket) for bucket in buckets])
+    results = [forward(*each) for each in zip(buckets, prompts_of_buckets, strict=True)]
     return torch.cat(results)[to_device(torch.argsort(order), device)]
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor of the CPU on the device; to a GPU it travels from pinned memory, and nobody waits for it."""
+    """Copy a CPU tensor to the device; to a GPU asynchronously, from pinned memory."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
@@ -71,10 +71,9 @@ def length_buckets(
 ) -> list[list[int]]:
     """Split rows into buckets of similar length; every row is in exactly one bucket.
 
-    Rows are taken from the longest down. A bucket is closed when one more row would make it larger than
-    `max_padded_tokens` (rows x its longest row; a single row may exceed it), or would make padding of more than
-    `free_padding` positions and more than the share `max_waste` of them all. The result depends on nothing but the
-    arguments.
+    Rows are taken from the longest down. A bucket is closed when one more row would make its padded size (rows x the
+    longest row) larger than `max_padded_tokens`, or its padding larger than both `free_padding` positions and the share
+    `max_waste` of the padded size. A single row may exceed `max_padded_tokens`.
     """
     order: list[int] = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
     longest = max(lengths, default=0)
@@ -96,25 +95,25 @@ def length_buckets(
     return buckets
 
 
-def consecutive_chunks(sizes: Sequence[int], most: int) -> list[slice]:
-    """Things of these sizes in their order, cut into stretches of at most `most` in all; a single one may exceed it."""
-    stretches: list[slice] = []
+def consecutive_chunks(sizes: Sequence[int], limit: int) -> list[slice]:
+    """Split items of these sizes into consecutive chunks of at most `limit` in total; a single item may exceed it."""
+    chunks: list[slice] = []
     filled = 0
     for number, size in enumerate(sizes):
-        if stretches and filled + size <= most:
-            stretches[-1] = slice(stretches[-1].start, number + 1)
+        if chunks and filled + size <= limit:
+            chunks[-1] = slice(chunks[-1].start, number + 1)
             filled += size
         else:
-            stretches.append(slice(number, number + 1))
+            chunks.append(slice(number, number + 1))
             filled = size
-    return stretches
+    return chunks
 
 
-def right_padded(rows: Sequence[Sequence[int]], padding: int = 0, *, least_width: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows as one tensor of integers `[B, T]`, filled up at the end, and their lengths `[B]`; both on the CPU."""
+def right_padded(rows: Sequence[Sequence[int]], padding: int = 0, *, min_width: int = 0) -> tuple[Tensor, Tensor]:
+    """Return rows as one right-padded integer tensor [B, T] and their lengths [B], both on the CPU."""
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    width = max(int(lengths.max(initial=0)), least_width)
+    width = max(int(lengths.max(initial=0)), min_width)
     filled = np.full((len(rows), width), padding, dtype=np.int64)
-    # Of a list of lists PyTorch makes a tensor several times as slowly.
+    # PyTorch is several times slower at making a tensor of a list of lists.
     filled[np.arange(width) < lengths[:, None]] = np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
     return torch.from_numpy(filled), torch.from_numpy(lengths)

@@ -1,4 +1,4 @@
-"""Decoder-only backbones (GPT-2, Llama, Qwen): the soft prompt stands before the input, and the target goes on."""
+"""Decoder-only backbones (GPT-2, Llama, Qwen): soft prompt, then input, then target, in one sequence."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ipt.backbones.text_backbone import Decoding, PromptedTextBackbone, select_c
 class CausalBackbone(PromptedTextBackbone):
     """A frozen decoder-only language model.
 
-    A row is prompt, input, target, in a piece and from position 0; padding follows it, where nothing that counts can
-    see it. So a whole row needs no mask at all. Rows that are continued end together, and a mask hides what fills up
-    the shorter ones before their beginning.
+    A complete row (prompt, input, target) starts at position 0. Its padding follows it, where causal attention cannot
+    see it, so it needs no mask. Rows that are being decoded are aligned at their ends, and a mask hides the padding
+    before the shorter ones.
     """
 
     family: ClassVar[Family] = "causal"
@@ -34,26 +34,29 @@ class CausalBackbone(PromptedTextBackbone):
         super().__init__(model, tokenizer, identity, max_positions=positions)
 
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
-        """Token ids of each text, special tokens included; a long text loses its beginning: its end leads on."""
+        """Return the token ids of each text, special tokens included; a long text is cut at its beginning."""
         if not texts:
             return []
         ids = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
         start = self.tokenizer.bos_token_id
-        # An empty text must still have a token to go on from.
-        nothing = [self.tokenizer.eos_token_id if start is None else start]
+        # The model needs a token to continue from, even for an empty text.
+        empty = [self.tokenizer.eos_token_id if start is None else start]
         longest = min(max_tokens or self.max_positions, self.max_positions)
-        return [self._shorten(row, longest) if row else nothing for row in ids]
+        return [self._shorten(row, longest) if row else empty for row in ids]
 
     def tokenize_targets(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Token ids of each text as it reads after a space, end-of-sequence included."""
+        """Return the token ids of each text as it reads after a space, end-of-sequence included."""
         if not texts:
             return []
-        # Tokenizers differ in how a leading space is written; after a colon each shows its own way.
-        lead = self.tokenizer(":", add_special_tokens=False)["input_ids"]
-        led = self.tokenizer([f": {text}" for text in texts], add_special_tokens=False, verbose=False)["input_ids"]
-        alone = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        bare = [row[len(lead) :] if row[: len(lead)] == lead else plain for row, plain in zip(led, alone, strict=True)]
-        return [[*row[: self.max_target_tokens - 1], self.tokenizer.eos_token_id] for row in bare]
+        # Tokenizers mark a leading space in different ways: tokenize after a colon, then drop the colon.
+        colon = self.tokenizer(":", add_special_tokens=False)["input_ids"]
+        spaced = self.tokenizer([f": {text}" for text in texts], add_special_tokens=False, verbose=False)["input_ids"]
+        plain = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        rows = [
+            after_colon[len(colon) :] if after_colon[: len(colon)] == colon else row
+            for after_colon, row in zip(spaced, plain, strict=True)
+        ]
+        return [[*row[: self.max_target_tokens - 1], self.tokenizer.eos_token_id] for row in rows]
 
     def _shorten(self, row: TokenIds, room: int) -> TokenIds:
         if len(row) <= room:
@@ -65,55 +68,54 @@ class CausalBackbone(PromptedTextBackbone):
     def _room(self, prompt_length: int, target_length: int) -> int:
         return self.max_positions - prompt_length - target_length
 
-    def _read(self, ids: Tensor, prompts: Tensor | None, cache: Any = None) -> Tensor:
-        """States [B, P + T, H] of the model without its head, over prompt and right-padded ids [B, T].
+    def _hidden_states(self, ids: Tensor, prompts: Tensor | None, cache: Any = None) -> Tensor:
+        """Return the last hidden states [B, P + T, H] over prompts and right-padded ids [B, T].
 
-        Keys and values are added to `cache`, where there is one.
+        Keys and values are added to `cache` if there is one.
         """
         model: Any = self.model
-        embeds = model.get_input_embeddings()(to_device(ids, self.device))
+        embeds = self.input_embeddings(to_device(ids, self.device))
         if prompts is not None:
             embeds = torch.cat([prompts, embeds], dim=1)
-        answer = model.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=cache is not None)
-        states: Tensor = answer.last_hidden_state
+        output = model.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=cache is not None)
+        states: Tensor = output.last_hidden_state
         return states
 
     def _target_logits(self, inputs: Sequence[TokenIds], targets: Tensor, prompts: Tensor | None) -> Tensor:
-        read = [[*row, *target[:-1]] for row, target in zip(inputs, targets.tolist(), strict=True)]
-        ids, _ = right_padded(read)
-        states = self._read(ids, prompts)
+        ids, _ = right_padded([[*row, *target[:-1]] for row, target in zip(inputs, targets.tolist(), strict=True)])
+        states = self._hidden_states(ids, prompts)
         prompt_length = 0 if prompts is None else prompts.shape[1]
-        # The token before a target's first is the input's last. Only these positions go through the head.
-        before = torch.tensor([prompt_length + len(row) - 1 for row in inputs])
-        wanted = to_device(before[:, None] + torch.arange(targets.shape[1]), self.device)
-        return self._head(states[torch.arange(len(inputs), device=self.device)[:, None], wanted])
+        # A target's first token is predicted at the input's last. Only these positions go through the large head.
+        first = torch.tensor([prompt_length + len(row) - 1 for row in inputs])
+        positions = to_device(first[:, None] + torch.arange(targets.shape[1]), self.device)
+        return self._head(states[torch.arange(len(inputs), device=self.device)[:, None], positions])
 
     def prefill(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
-        return self._begin(inputs, prompts, [])
+        return self._prefill(inputs, prompts, [])
 
     def prefill_prompts(self, prompts: Tensor) -> Tensor:
-        """Keys and values of each prompt: [J, 2 x layers, heads, P, size of a head]."""
-        cache = _cache()
+        """Return the keys and values of each prompt: [J, 2 x layers, heads, P, size of a head]."""
+        cache = _new_cache()
         model: Any = self.model
         model.base_model(inputs_embeds=prompts.to(self.dtype), past_key_values=cache, use_cache=True)
         return torch.stack([part for layer in cache.layers for part in (layer.keys, layer.values)], dim=1)
 
-    def prefill_after_prompts(self, inputs: Sequence[TokenIds], read: Tensor) -> Decoding:
-        parts = read.unbind(dim=1)
-        return self._begin(inputs, None, list(zip(parts[::2], parts[1::2], strict=True)))
+    def prefill_after_prompts(self, inputs: Sequence[TokenIds], prefilled: Tensor) -> Decoding:
+        parts = prefilled.unbind(dim=1)
+        return self._prefill(inputs, None, list(zip(parts[::2], parts[1::2], strict=True)))
 
-    def _begin(
+    def _prefill(
         self, inputs: Sequence[TokenIds], prompts: Tensor | None, past: Sequence[tuple[Tensor, Tensor]]
     ) -> _CausalDecoding:
-        """Read the inputs behind prompts, or behind the keys and values that prompts have left in each layer."""
+        """Read the inputs after prompts, or after the keys and values of prompts in each layer."""
         ids, lengths = right_padded(inputs)
-        cache = _cache(past, coming=ids.shape[1])
-        states = self._read(ids, prompts, cache)
+        cache = _new_cache(past, coming=ids.shape[1])
+        states = self._hidden_states(ids, prompts, cache)
         ends = to_device(states.shape[1] - ids.shape[1] + lengths - 1, self.device)
         last = states[torch.arange(len(inputs), device=self.device), ends]
         lengths = lengths + cache.get_seq_length() - ids.shape[1]
         if int(lengths.min()) < cache.get_seq_length():
-            _align(cache, to_device(lengths, self.device))
+            _align_ends(cache, to_device(lengths, self.device))
         return _CausalDecoding(self.model, self._head(last), lengths, cache)
 
     def _head(self, states: Tensor) -> Tensor:
@@ -127,7 +129,7 @@ class _CausalDecoding:
     model: Any
     logits: Tensor
     lengths: Tensor
-    """Positions that each row has filled, [B], on the CPU, so that knowing them never waits for the device."""
+    """Positions that each row has filled, [B], kept on the CPU so that reading them never waits for the device."""
     cache: Any
 
     def extend(self, tokens: Tensor) -> Tensor:
@@ -138,49 +140,48 @@ class _CausalDecoding:
         mask = None
         if int(self.lengths.min()) < total:
             mask = (torch.arange(total) >= total - self.lengths[:, None]).long().to(tokens.device)
-        answer = self.model(
+        output = self.model(
             input_ids=tokens,
             attention_mask=mask,
             position_ids=positions.to(tokens.device),
             past_key_values=self.cache,
             use_cache=True,
         )
-        logits: Tensor = answer.logits
+        logits: Tensor = output.logits
         self.logits = logits[:, -1]
         return logits
 
-    def select(self, wanted: Tensor) -> Self:
-        lengths, wanted = self.lengths[wanted], wanted.to(self.logits.device)
-        cache = select_cache_rows(self.cache, wanted)
+    def select(self, rows: Tensor) -> Self:
+        lengths, rows = self.lengths[rows], rows.to(self.logits.device)
+        cache = select_cache_rows(self.cache, rows)
         surplus = self.cache.get_seq_length() - int(lengths.max())
-        if surplus:  # the longest row has gone
+        if surplus:  # the longest row was not selected
             for layer in cache.layers:
                 layer.keys, layer.values = layer.keys[:, :, surplus:], layer.values[:, :, surplus:]
-        return type(self)(self.model, self.logits[wanted], lengths, cache)
+        return type(self)(self.model, self.logits[rows], lengths, cache)
 
     def merge(self, other: Self) -> Self | None:
-        mine, others = self.cache.layers, other.cache.layers
+        layers = [
+            (_cat_aligned_at_end(a.keys, b.keys), _cat_aligned_at_end(a.values, b.values))
+            for a, b in zip(self.cache.layers, other.cache.layers, strict=True)
+        ]
         return type(self)(
             self.model,
             torch.cat([self.logits, other.logits]),
             torch.cat([self.lengths, other.lengths]),
-            _cache(
-                [
-                    (_ending_together(a.keys, b.keys), _ending_together(a.values, b.values))
-                    for a, b in zip(mine, others, strict=True)
-                ]
-            ),
+            _new_cache(layers),
         )
 
 
-def _cache(past: Sequence[tuple[Tensor, Tensor]] = (), coming: int = 0) -> Any:
+def _new_cache(past: Sequence[tuple[Tensor, Tensor]] = (), coming: int = 0) -> Any:
+    # Imported here: transformers' caches take seconds to import.
     from ipt.backbones.kv_cache import growing_cache
 
     return growing_cache(past, coming)
 
 
-def _align(cache: Any, lengths: Tensor) -> None:
-    """Move the rows of a right-padded cache to its end. `lengths` [B]."""
+def _align_ends(cache: Any, lengths: Tensor) -> None:
+    """Shift the rows of a right-padded cache so that they end together. `lengths`: [B]."""
     total = cache.get_seq_length()
     source = torch.arange(total, device=lengths.device) - (total - lengths)[:, None]
     index = source.clamp(min=0)[:, None, :, None]
@@ -189,7 +190,7 @@ def _align(cache: Any, lengths: Tensor) -> None:
         layer.values = layer.values.gather(2, index.expand_as(layer.values))
 
 
-def _ending_together(*parts: Tensor) -> Tensor:
-    """Keys or values of two batches as one, the shorter rows filled up with zeros before their beginning."""
+def _cat_aligned_at_end(*parts: Tensor) -> Tensor:
+    """Concatenate keys or values of two batches, with zeros before the shorter rows."""
     longest = max(part.shape[2] for part in parts)
     return torch.cat([pad(part, (0, 0, longest - part.shape[2], 0)) for part in parts])

@@ -1,4 +1,4 @@
-"""GELU's tanh approximation in one pass: transformers writes it as eight (`gelu_new`, in GPT-2 and in newer T5)."""
+"""Replace transformers' `gelu_new` (in GPT-2 and newer T5), which runs eight operations, with PyTorch's fused one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from torch import nn
 
 
 def fuse_gelu(model: nn.Module) -> None:
-    """Let the model's own `gelu_new` be PyTorch's, which is the same function.
+    """Replace every `gelu_new` in the model with `nn.GELU(approximate="tanh")`, which is the same function.
 
-    The eight passes each write all that a layer's widest part holds, and keep it for the way back.
+    Each of the eight operations writes a tensor as wide as the feed-forward layer and keeps it for the backward pass.
     """
     # Imported here: it takes seconds, and only a process that loads a backbone needs it.
     from transformers.activations import NewGELUActivation

@@ -1,8 +1,8 @@
-"""What every backbone offers: frozen weights, token ids, and a forward pass with one soft prompt per row.
+"""The interface of a backbone: frozen weights, token ids, and a forward pass with one soft prompt per row.
 
 Letters in shapes: B rows, T tokens, P prompt length, H hidden size, C classes.
-A soft prompt is always given as ``[B, P, H]`` (row i's own prompt); ``None`` or P = 0 means no prompt.
-Rows may have any lengths; padding, masks, position ids and placement are the backbone's business.
+Soft prompts are always ``[B, P, H]``, one for each row; ``None`` or P = 0 means no prompt.
+Rows may have any lengths: padding, masks, position ids and placement are up to the backbone.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from ipt.errors import BackboneError
 Family = Literal["encoder", "seq2seq", "causal"]
 EncoderPlacement = Literal["after_first_token", "before_first_token", "after_last_token"]
 Placement = Literal[EncoderPlacement, "before_input"]
-"""Where a prompt stands: in an encoder's input, which has special tokens at both ends, or in any other's."""
+"""Where the prompt is put: relative to an encoder's special tokens, or before the input of other families."""
 PLACEMENTS: dict[str, tuple[Placement, ...]] = {
     "encoder": get_args(EncoderPlacement),
     "seq2seq": ("before_input",),
     "causal": ("before_input",),
 }
-"""Of each family, the usual one first."""
+"""The placements that each family supports; the first one is the default."""
+MIN_TEXT_POSITIONS: dict[Family, int] = {"encoder": 3, "seq2seq": 2, "causal": 2}
+"""Positions that a text needs besides the prompt: one token, plus two special tokens or one token of the answer."""
 TokenIds = list[int]
 
 
 @dataclass(frozen=True)
 class BackboneIdentity:
-    """What the meaning of a task vector depends on: the same identity gives the same frozen function."""
+    """What identifies a frozen model: the same identity means the same function."""
 
     id: str
     revision: str | None
@@ -41,14 +43,10 @@ class BackboneIdentity:
 
 
 def prompt_identity(weights_sha256: str, family: str, placement: str) -> str:
-    """A SHA-256 of all that the meaning of a prompt depends on: that of the weights, where it stands as usual."""
+    """Return a SHA-256 of all that a prompt's meaning depends on; with the default placement, the weights' hash."""
     if placement == PLACEMENTS[family][0]:
         return weights_sha256
     return hashlib.sha256(f"{placement} {weights_sha256}".encode()).hexdigest()
-
-
-MIN_TEXT_POSITIONS: dict[Family, int] = {"encoder": 3, "seq2seq": 2, "causal": 2}
-"""Positions that a text needs beside a prompt: two special tokens and one of its own; or one, and one to answer it."""
 
 
 class Backbone(ABC):
@@ -60,13 +58,13 @@ class Backbone(ABC):
     tokenizer: Any
     hidden_size: int
     max_positions: int
-    """Most positions (prompt included) that the model can attend to in its input."""
+    """Most positions of an input, prompt included, that the model can attend to."""
     model: torch.nn.Module
-    """The frozen transformers model, in eval mode, no parameter requiring a gradient."""
+    """The frozen transformers model, in eval mode, without gradients of its parameters."""
     prompt_placement: Placement
 
     def check_room(self, prompt_length: int) -> None:
-        """Whether a prompt of so many positions leaves room for text.
+        """Check that a prompt of `prompt_length` positions leaves room for text.
 
         Raises:
             BackboneError: it does not.
@@ -80,12 +78,12 @@ class Backbone(ABC):
 
     @property
     def prompt_identity(self) -> str:
-        """`prompt_identity` of this backbone's prompts."""
+        """The `prompt_identity` of prompts for this backbone."""
         return prompt_identity(self.identity.weights_sha256, self.family, self.prompt_placement)
 
     @property
     def layer_count(self) -> int:
-        """Layers of the whole model."""
+        """Number of layers of the whole model."""
         config: Any = self.model.config
         return int(config.num_hidden_layers)
 
@@ -97,11 +95,31 @@ class Backbone(ABC):
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
+    @property
+    def input_embeddings(self) -> torch.nn.Embedding:
+        """The embeddings of the tokens of an input."""
+        model: Any = self.model
+        embeddings: torch.nn.Embedding = model.get_input_embeddings()
+        return embeddings
+
+    @abstractmethod
+    def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
+        """Return the token ids of input texts, special tokens included, cut to `max_tokens` and `max_positions`."""
+
+    @abstractmethod
+    def max_input_tokens(self, prompt_length: int) -> int:
+        """Return the most tokens of an input that fit beside a prompt and, in a text backbone, a default answer."""
+
+    def tokenize_flagged(self, texts: Sequence[str], prompt_length: int) -> list[tuple[TokenIds, bool]]:
+        """Return the token ids of each text, and whether the text is too long to be read whole after a prompt."""
+        limit = self.max_input_tokens(prompt_length)
+        return [(row, len(row) > limit) for row in self.tokenize(texts)]
+
     def _check_prompts(self, prompts: Tensor | None, rows: int) -> Tensor | None:
         """Return `prompts` as [rows, P, H] in the device and dtype of the embeddings, or None when P is 0.
 
         Raises:
-            BackboneError: the shape is another one.
+            BackboneError: the prompts have another shape.
         """
         if prompts is None:
             return None
@@ -113,42 +131,27 @@ class Backbone(ABC):
             )
         if prompts.shape[1] == 0:
             return None
-        embeddings: Tensor = self.model.get_input_embeddings().weight  # type: ignore[operator]
-        return prompts.to(device=embeddings.device, dtype=embeddings.dtype)
-
-    @abstractmethod
-    def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
-        """Token ids of input texts, special tokens included, truncated to `max_tokens` and to `max_positions`."""
-
-    @abstractmethod
-    def max_input_tokens(self, prompt_length: int) -> int:
-        """Tokens of an input that are read behind a prompt of so many positions: on a backbone that writes text,
-        beside an answer of the usual length."""
-
-    def tokenize_flagged(self, texts: Sequence[str], prompt_length: int) -> list[tuple[TokenIds, bool]]:
-        """What `tokenize` gives for each text, and whether the text is too long to be read whole behind a prompt."""
-        most = self.max_input_tokens(prompt_length)
-        return [(row, len(row) > most) for row in self.tokenize(texts)]
+        return prompts.to(self.input_embeddings.weight)
 
 
 class TextBackbone(Backbone):
     """A backbone that writes text (`seq2seq`, `causal`).
 
-    Inputs are what `tokenize` gives, targets and labels what `tokenize_targets` gives. An input that does not fit
-    beside the prompt (and, for `causal`, the target) is shortened as `tokenize` shortens it.
+    Inputs come from `tokenize`, targets and labels from `tokenize_targets`. An input that does not fit beside the
+    prompt (and, for `causal`, the target) is cut in the same way as by `tokenize`.
     """
 
     prompt_placement = "before_input"
 
     @abstractmethod
     def tokenize_targets(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Token ids of target texts, end-of-sequence included, no start token, truncated to half of `max_positions`."""
+        """Return the token ids of target texts, end-of-sequence included, cut to half of `max_positions`."""
 
     @abstractmethod
     def target_log_likelihood(
         self, inputs: Sequence[TokenIds], targets: Sequence[TokenIds], prompts: Tensor | None
     ) -> Tensor:
-        """log p(target | prompt, input) of each row, summed over the target's tokens: [B], float32.
+        """Return log p(target | prompt, input) of each row, summed over the target's tokens: [B], float32.
 
         Differentiable with respect to `prompts`.
         """
@@ -162,7 +165,7 @@ class TextBackbone(Backbone):
         *,
         label_smoothing: float = 0.0,
     ) -> Tensor:
-        """Cross-entropy of each row's target, the mean over its tokens: [B], float32.
+        """Return the cross-entropy of each row's target, averaged over its tokens: [B], float32.
 
         With `label_smoothing` s, each token's target is 1 - s on the token and s spread evenly over the vocabulary.
         Differentiable with respect to `prompts`.
@@ -170,7 +173,7 @@ class TextBackbone(Backbone):
 
     @abstractmethod
     def score_labels(self, inputs: Sequence[TokenIds], labels: Sequence[TokenIds], prompts: Tensor | None) -> Tensor:
-        """Log-likelihood of every label's text for every row, divided by its number of tokens: [B, C], float32."""
+        """Return each label's log-likelihood for each row, divided by its number of tokens: [B, C], float32."""
 
     @abstractmethod
     def generate(
@@ -181,8 +184,9 @@ class TextBackbone(Backbone):
         max_new_tokens: int | None = None,
         use_cache: bool = True,
     ) -> list[str]:
-        """Greedy continuation of each row, special tokens and surrounding white space removed.
+        """Return the greedy continuation of each row, without special tokens and surrounding white space.
 
-        Without `max_new_tokens` it is 64 tokens long at most, or fewer where input and answer share little room.
-        `use_cache=False` reads the whole row again for each token: slow, and the measure of the cached path.
+        Args:
+            max_new_tokens: 64 when None, or fewer if input and answer share little room.
+            use_cache: False reads the whole row again for each token: slow, and the reference for the cached path.
         """

@@ -1,6 +1,6 @@
-"""Keys and values with room behind them, so that a written token is added in place.
+"""A key-value cache with spare room, so that each new token is written in place.
 
-transformers' own cache makes a longer copy of the whole past with every token, in each layer.
+transformers' own cache copies the whole past for every token, in each layer.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 ROOM = 64
-"""Positions that are made room for at a time."""
+"""Positions that are allocated at a time."""
 
 
-class _Grown:
-    """Keys or values [B, heads, L, size], behind which more are written.
+class _GrowingTensor:
+    """Keys or values [B, heads, L, size] that grow along L.
 
-    Neither the tensor that is given nor a position once filled is ever written to: whoever holds them keeps what they
-    have.
+    The given tensor and all filled positions are never overwritten, so earlier results stay valid.
     """
 
     def __init__(self, filled: Tensor) -> None:
@@ -29,7 +28,7 @@ class _Grown:
 
     @property
     def filled(self) -> Tensor:
-        """All positions so far, without the room behind them."""
+        """All positions so far, without the spare room."""
         return self._buffer[:, :, : self._length]
 
     def make_room(self, positions: int) -> None:
@@ -39,10 +38,10 @@ class _Grown:
         self._buffer = larger
 
     def extend(self, new: Tensor) -> Tensor:
-        """Add positions; all of them so far."""
+        """Append positions and return all of them."""
         start, end = self._length, self._length + new.shape[2]
         if end > self._buffer.shape[2]:
-            # Labels are read in one extension, and beams change places after each: there the first is the last.
+            # The first extension gets no spare room: label scoring and beam search extend a selection only once.
             self.make_room(new.shape[2] + (ROOM if self._extended else 0))
         self._buffer[:, :, start:end] = new
         self._length = end
@@ -51,10 +50,10 @@ class _Grown:
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """One layer's keys and values. Whoever assigns others, as the methods of the base class do, begins anew."""
+    """The keys and values of one layer. Assigning to either, as the base class does, starts a new buffer."""
 
-    _keys: _Grown | None = None
-    _values: _Grown | None = None
+    _keys: _GrowingTensor | None = None
+    _values: _GrowingTensor | None = None
 
     @property
     def keys(self) -> Tensor | None:
@@ -62,7 +61,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
     @keys.setter
     def keys(self, filled: Tensor | None) -> None:
-        self._keys = None if filled is None else _Grown(filled)
+        self._keys = None if filled is None else _GrowingTensor(filled)
 
     @property
     def values(self) -> Tensor | None:
@@ -70,12 +69,12 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
     @values.setter
     def values(self, filled: Tensor | None) -> None:
-        self._values = None if filled is None else _Grown(filled)
+        self._values = None if filled is None else _GrowingTensor(filled)
 
-    def begin(self, keys: Tensor, values: Tensor, room: int) -> None:
-        """Hold these, with room for so many more."""
+    def start(self, keys: Tensor, values: Tensor, room: int) -> None:
+        """Copy keys and values into buffers with room for `room` more positions."""
         self.dtype, self.device = keys.dtype, keys.device
-        self._keys, self._values = _Grown(keys), _Grown(values)
+        self._keys, self._values = _GrowingTensor(keys), _GrowingTensor(values)
         self._keys.make_room(room)
         self._values.make_room(room)
         self.is_initialized = True
@@ -84,27 +83,27 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self,
         key_states: Tensor,
         value_states: Tensor,
-        *args: Any,  # noqa: ARG002 - what the base class takes
+        *args: Any,  # noqa: ARG002 - part of the base class's signature
         **kwargs: Any,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor]:
-        """Add positions; all keys and values so far."""
+        """Append positions and return all keys and values."""
         if self._keys is None or self._values is None:
-            # Copied, for what a model hands over is often a view of something larger, which would stay in memory.
-            self.begin(key_states, value_states, room=0)
+            # A copy, because a model often passes a view of a larger tensor, which the view would keep in memory.
+            self.start(key_states, value_states, room=0)
             return key_states, value_states
         return self._keys.extend(key_states), self._values.extend(value_states)
 
 
 def growing_cache(past: Sequence[tuple[Tensor, Tensor]] = (), coming: int = 0) -> Any:
-    """A cache that is empty, or holds keys and values [B, heads, L, size] of each layer, to be written on.
+    """Return a cache that is empty or holds `past`: keys and values [B, heads, L, size] of each layer.
 
-    It has room for `coming` positions at once, and those that are written one by one. Every layer keeps all positions,
-    also where the model attends to a window of them.
+    A cache with a past has room for `coming` positions and `ROOM` more. Every layer keeps all positions, including
+    layers with sliding-window attention.
     """
     cache = DynamicCache()
     cache.layer_class_to_replicate = GrowingLayer
     for keys, values in past:
         layer = GrowingLayer()  # type: ignore[no-untyped-call]
-        layer.begin(keys, values, coming + ROOM)
+        layer.start(keys, values, coming + ROOM)
         cache.layers.append(layer)
     return cache

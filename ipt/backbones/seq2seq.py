@@ -1,4 +1,4 @@
-"""Encoder-decoder backbones (BART, T5): the soft prompt stands before the encoder's input, the decoder writes."""
+"""Encoder-decoder backbones (BART, T5): soft prompt and input in the encoder, target in the decoder."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ipt.backbones.interface import BackboneIdentity, Family, TokenIds
 from ipt.backbones.text_backbone import Decoding, PromptedTextBackbone, select_cache_rows
 from ipt.errors import BackboneError
 
-# What T5 was trained on; its relative positions set no limit, and some of its tokenizers name none.
-POSITIONS_WHERE_NONE_ARE_NAMED = 512
+# T5's training length: its relative positions set no limit, and some of its tokenizers state none.
+DEFAULT_POSITIONS = 512
 
 
 class Seq2SeqBackbone(PromptedTextBackbone):
     """A frozen BART or T5.
 
-    The prompt is put before the embedded input, so that BART adds its position embeddings to the prompt as well.
-    The decoder starts with the model's start token and, where the tokenizer opens every text with one (BART), the
-    begin-of-sequence token: neither is part of a target, so neither counts in a likelihood.
+    The prompt is put before the embedded input, so BART adds its position embeddings to the prompt as well. The decoder
+    starts with the model's start token and, if the tokenizer opens every text with one (BART), the begin-of-sequence
+    token. Neither is part of a target, so neither counts in a likelihood.
     """
 
     family: ClassVar[Family] = "seq2seq"
@@ -31,12 +31,12 @@ class Seq2SeqBackbone(PromptedTextBackbone):
     def __init__(self, model: torch.nn.Module, tokenizer: Any, identity: BackboneIdentity) -> None:
         config: Any = model.config
         positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-        # transformers writes a huge number where a tokenizer knows no limit.
+        # transformers writes a huge number for a tokenizer without a limit.
         super().__init__(
             model,
             tokenizer,
             identity,
-            max_positions=int(positions) if positions < 1_000_000 else POSITIONS_WHERE_NONE_ARE_NAMED,
+            max_positions=int(positions) if positions < 1_000_000 else DEFAULT_POSITIONS,
         )
         if config.decoder_start_token_id is None:
             raise BackboneError(f"{identity.id}: config.json names no decoder_start_token_id", param="backbone")
@@ -45,12 +45,12 @@ class Seq2SeqBackbone(PromptedTextBackbone):
 
     @property
     def layer_count(self) -> int:
-        """Layers of the encoder and of the decoder together."""
+        """Number of layers of the encoder and of the decoder together."""
         config: Any = self.model.config
         return int(config.num_hidden_layers) + int(getattr(config, "decoder_layers", None) or config.num_decoder_layers)
 
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
-        """Token ids of each text, special tokens included; a long text loses its tail, never its last token."""
+        """Return the token ids of each text, special tokens included; a long text is cut before its last token."""
         if not texts:
             return []
         longest = min(max_tokens or self.max_positions, self.max_positions)
@@ -60,20 +60,20 @@ class Seq2SeqBackbone(PromptedTextBackbone):
     def tokenize_targets(self, texts: Sequence[str]) -> list[TokenIds]:
         if not texts:
             return []
-        bare = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        return [[*row[: self.max_target_tokens - 1], self.tokenizer.eos_token_id] for row in bare]
+        rows = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return [[*row[: self.max_target_tokens - 1], self.tokenizer.eos_token_id] for row in rows]
 
     def _shorten(self, row: TokenIds, room: int) -> TokenIds:
         return [*row[: room - 1], row[-1]]
 
-    def _room(self, prompt_length: int, target_length: int) -> int:  # noqa: ARG002 - targets have positions of their own
+    def _room(self, prompt_length: int, target_length: int) -> int:  # noqa: ARG002 - the decoder has its own positions
         return self.max_positions - prompt_length
 
     def _encode(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Encoder states [B, P + T, H], and their mask [B, P + T] where there is padding."""
+        """Return the encoder's states [B, P + T, H] and, if there is padding, their mask [B, P + T]."""
         model: Any = self.model
         ids, lengths = right_padded(inputs)
-        embeds = model.get_input_embeddings()(to_device(ids, self.device))
+        embeds = self.input_embeddings(to_device(ids, self.device))
         prompt_length = 0
         if prompts is not None:
             prompt_length = prompts.shape[1]
@@ -84,39 +84,42 @@ class Seq2SeqBackbone(PromptedTextBackbone):
             mask = to_device((positions < (prompt_length + lengths)[:, None]).long(), self.device)
         return model.get_encoder()(inputs_embeds=embeds, attention_mask=mask).last_hidden_state, mask
 
-    def _started(self, rows: int) -> Tensor:
+    def _start_tokens_of(self, rows: int) -> Tensor:
         return to_device(torch.tensor([self.start_tokens]), self.device).expand(rows, -1)
 
     def _target_logits(self, inputs: Sequence[TokenIds], targets: Tensor, prompts: Tensor | None) -> Tensor:
         states, mask = self._encode(inputs, prompts)
-        read = torch.cat([self._started(len(inputs)), to_device(targets[:, :-1], self.device)], dim=1)
-        # Targets are padded at the end, where a causal decoder's earlier positions cannot see it.
-        answer = self.model(encoder_outputs=(states,), attention_mask=mask, decoder_input_ids=read, use_cache=False)
-        logits: Tensor = answer.logits
+        decoder_ids = torch.cat([self._start_tokens_of(len(inputs)), to_device(targets[:, :-1], self.device)], dim=1)
+        # Targets are right-padded, so causal attention in the decoder cannot see the padding.
+        output = self.model(
+            encoder_outputs=(states,), attention_mask=mask, decoder_input_ids=decoder_ids, use_cache=False
+        )
+        logits: Tensor = output.logits
         return logits[:, len(self.start_tokens) - 1 :]
 
     def prefill_prompts(self, prompts: Tensor) -> Tensor:
-        """The prompts themselves, [J, P, H]: the encoder reads a prompt and its input as one."""
+        """Return the prompts themselves, [J, P, H]: the states of a prompt in the encoder depend on its input."""
         return prompts.to(self.dtype)
 
-    def prefill_after_prompts(self, inputs: Sequence[TokenIds], read: Tensor) -> Decoding:
-        return self.prefill(inputs, read)
+    def prefill_after_prompts(self, inputs: Sequence[TokenIds], prefilled: Tensor) -> Decoding:
+        return self.prefill(inputs, prefilled)
 
     def prefill(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
+        # Imported here: transformers' caches take seconds to import.
         from transformers import DynamicCache, EncoderDecoderCache
 
         from ipt.backbones.kv_cache import growing_cache
 
         states, mask = self._encode(inputs, prompts)
-        answer = self.model(
+        output = self.model(
             encoder_outputs=(states,),
             attention_mask=mask,
-            decoder_input_ids=self._started(len(inputs)),
-            # What the decoder reads of the encoder does not grow.
+            decoder_input_ids=self._start_tokens_of(len(inputs)),
+            # Cross-attention keys and values do not grow, so a plain cache holds them.
             past_key_values=EncoderDecoderCache(growing_cache(), DynamicCache()),
             use_cache=True,
         )
-        return _Seq2SeqDecoding(self.model, answer.logits[:, -1], states, mask, answer.past_key_values)
+        return _Seq2SeqDecoding(self.model, output.logits[:, -1], states, mask, output.past_key_values)
 
 
 @dataclass
@@ -128,31 +131,31 @@ class _Seq2SeqDecoding:
     cache: Any
 
     def extend(self, tokens: Tensor) -> Tensor:
-        answer = self.model(
+        output = self.model(
             encoder_outputs=(self.states,),
             attention_mask=self.mask,
             decoder_input_ids=tokens,
             past_key_values=self.cache,
             use_cache=True,
         )
-        self.cache = answer.past_key_values
-        logits: Tensor = answer.logits
+        self.cache = output.past_key_values
+        logits: Tensor = output.logits
         self.logits = logits[:, -1]
         return logits
 
-    def select(self, wanted: Tensor) -> Self:
+    def select(self, rows: Tensor) -> Self:
         from transformers import EncoderDecoderCache
 
-        wanted = wanted.to(self.logits.device)
+        rows = rows.to(self.logits.device)
         return type(self)(
             self.model,
-            self.logits[wanted],
-            self.states[wanted],
-            None if self.mask is None else self.mask[wanted],
-            # The encoder's keys and values are copied, not computed again for each row.
+            self.logits[rows],
+            self.states[rows],
+            None if self.mask is None else self.mask[rows],
+            # Copies the cross-attention keys and values instead of computing them again for each row.
             EncoderDecoderCache(
-                select_cache_rows(self.cache.self_attention_cache, wanted),
-                select_cache_rows(self.cache.cross_attention_cache, wanted),
+                select_cache_rows(self.cache.self_attention_cache, rows),
+                select_cache_rows(self.cache.cross_attention_cache, rows),
             ),
         )
 

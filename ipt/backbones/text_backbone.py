@@ -1,4 +1,4 @@
-"""What `seq2seq` and `causal` backbones share: loss, label scores and greedy text on top of two forward passes."""
+"""The common part of `seq2seq` and `causal` backbones: loss, label scores and greedy decoding."""
 
 from __future__ import annotations
 
@@ -15,35 +15,32 @@ from ipt.backbones.batching import buckets_for, forward_in_buckets, max_position
 from ipt.backbones.interface import BackboneIdentity, TextBackbone, TokenIds
 from ipt.errors import BackboneError
 
-# The target of a position that counts for nothing.
 IGNORED = -100
-# Label tokens scored in one pass: each has logits over the whole vocabulary.
+"""Target of a padding position, which the loss ignores."""
 SCORED_TOKENS = 512
+"""Most label tokens scored in one pass; each has logits over the whole vocabulary."""
 MAX_NEW_TOKENS = 64
-"""Of an answer, where nobody says otherwise."""
+"""Default length of an answer."""
 
 
 class Decoding(Protocol):
-    """Rows that have been read (prompt, input and start tokens), ready to be continued."""
+    """The decoding state of rows whose prompt, input and start tokens have been read. V: vocabulary size."""
 
     logits: Tensor
-    """Of the next token: [B, V]."""
+    """Logits of the next token, [B, V]."""
 
     def extend(self, tokens: Tensor) -> Tensor:
-        """Read `tokens` [B, L]; the logits after each of them, [B, L, V]. Advances the state."""
+        """Read `tokens` [B, L], advance the state, and return the logits after each token, [B, L, V]."""
 
-    def select(self, wanted: Tensor) -> Self:
-        """A copy of the rows with these numbers, in this order and as often; the original stays as it is.
-
-        `wanted` [R] is on the CPU.
-        """
+    def select(self, rows: Tensor) -> Self:
+        """Return a copy with the rows of these numbers [R], on the CPU, in this order; a number may repeat."""
 
     def merge(self, other: Self) -> Self | None:
-        """These rows and then the other's, to go on together; None where rows must have begun together."""
+        """Return one state of these rows and then the other's, or None if the family cannot merge them."""
 
 
 class PromptedTextBackbone(TextBackbone):
-    """A frozen text backbone; a family adds how a row is read, whole (`_target_logits`) or step by step (`prefill`)."""
+    """A frozen text backbone. A family adds two forward passes: of whole rows (`_target_logits`) and `prefill`."""
 
     max_target_tokens: int
 
@@ -61,47 +58,47 @@ class PromptedTextBackbone(TextBackbone):
 
     @abstractmethod
     def _target_logits(self, inputs: Sequence[TokenIds], targets: Tensor, prompts: Tensor | None) -> Tensor:
-        """Logits [B, L, V] for each token of right-padded `targets` [B, L] (on the CPU), given the tokens before it."""
+        """Return the logits [B, L, V] that predict right-padded `targets` [B, L], which are on the CPU."""
 
     @abstractmethod
     def prefill(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
-        """Read prompt and input of each row once, keeping keys and values; the rows must fit, as `fitted` ones do."""
+        """Read prompt and input of each row and keep keys and values. The rows must fit, as `fit_input` makes them."""
 
     @abstractmethod
     def prefill_prompts(self, prompts: Tensor) -> Tensor:
-        """What `prefill_after_prompts` needs of prompts [J, P, H], for as often as they are used: [J, …]."""
+        """Compute what `prefill_after_prompts` can reuse of prompts [J, P, H]: [J, …]."""
 
     @abstractmethod
-    def prefill_after_prompts(self, inputs: Sequence[TokenIds], read: Tensor) -> Decoding:
-        """The same as `prefill`, given what `prefill_prompts` made of each row's prompt: [B, …]."""
+    def prefill_after_prompts(self, inputs: Sequence[TokenIds], prefilled: Tensor) -> Decoding:
+        """Do the same as `prefill`, given what `prefill_prompts` returned for each row's prompt: [B, …]."""
 
     @abstractmethod
     def _shorten(self, row: TokenIds, room: int) -> TokenIds:
-        """The row cut to `room` tokens."""
+        """Return the row cut to `room` tokens."""
 
     @abstractmethod
     def _room(self, prompt_length: int, target_length: int) -> int:
-        """Input tokens that fit beside a prompt and a target of these lengths."""
+        """Return the most input tokens that fit beside a prompt and a target of these lengths."""
 
     def max_input_tokens(self, prompt_length: int) -> int:
         return self._room(prompt_length, self.default_new_tokens(prompt_length))
 
     def default_new_tokens(self, prompt_length: int) -> int:
-        """Most tokens of an answer where nobody says: where it takes room of the input's, at most half of that."""
-        usual = min(MAX_NEW_TOKENS, self.max_target_tokens)
+        """Return the default length of an answer: at most half of the room if input and answer share it."""
+        default = min(MAX_NEW_TOKENS, self.max_target_tokens)
         room = self._room(prompt_length, 0)
-        return usual if self._room(prompt_length, usual) == room else max(1, min(usual, room // 2))
+        return default if self._room(prompt_length, default) == room else max(1, min(default, room // 2))
 
     def decode(self, tokens: TokenIds) -> str:
-        """The text of written tokens as it is, white space included, without special tokens."""
+        """Return the text of generated tokens, with its white space and without special tokens."""
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
-    def fitted(self, row: TokenIds, prompt_length: int, target_length: int) -> TokenIds:
-        """The row, shortened as `tokenize` shortens it where it does not fit beside prompt and target.
+    def fit_input(self, row: TokenIds, prompt_length: int, target_length: int) -> TokenIds:
+        """Return the row, cut in the same way as by `tokenize` if it does not fit beside prompt and target.
 
         Raises:
-            BackboneError: these alone leave no room.
+            BackboneError: prompt and target leave no room for text.
         """
         room = self._room(prompt_length, target_length)
         if room < 1:
@@ -136,7 +133,7 @@ class PromptedTextBackbone(TextBackbone):
         *,
         label_smoothing: float,
     ) -> Tensor:
-        """Cross-entropy summed over each row's target: [B], float32."""
+        """Return the cross-entropy summed over each row's target: [B], float32."""
         if len(targets) != len(inputs):
             raise BackboneError(f"{len(inputs)} inputs have {len(targets)} targets", param="targets")
         self._check_targets(targets, "targets")
@@ -144,14 +141,14 @@ class PromptedTextBackbone(TextBackbone):
         if not rows:
             return torch.zeros(0, device=self.device)
 
-        def losses(bucket: list[int], own: Tensor | None) -> Tensor:
+        def losses(bucket: list[int], bucket_prompts: Tensor | None) -> Tensor:
             padded, _ = right_padded([targets[row] for row in bucket], padding=IGNORED)
-            logits = self._target_logits([rows[row] for row in bucket], padded.clamp(min=0), own)
+            logits = self._target_logits([rows[row] for row in bucket], padded.clamp(min=0), bucket_prompts)
             padded = to_device(padded, self.device)
-            flat = cross_entropy(
+            per_token = cross_entropy(
                 logits.flatten(0, 1).float(), padded.flatten(), reduction="none", label_smoothing=label_smoothing
             )
-            return flat.view(padded.shape).sum(dim=1)
+            return per_token.view(padded.shape).sum(dim=1)
 
         prompt_length = 0 if prompts is None else prompts.shape[1]
         lengths = [prompt_length + len(row) + len(target) for row, target in zip(rows, targets, strict=True)]
@@ -162,41 +159,42 @@ class PromptedTextBackbone(TextBackbone):
         rows, prompts = self._prepare(inputs, prompts, max(map(len, labels), default=0))
         if not rows or not labels:
             return torch.zeros(len(rows), len(labels), device=self.device)
-        lengths = torch.tensor([len(label) for label in labels], device=self.device)
+        label_lengths = torch.tensor([len(label) for label in labels], device=self.device)
 
-        def scores(bucket: list[int], own: Tensor | None) -> Tensor:
+        def scores(bucket: list[int], bucket_prompts: Tensor | None) -> Tensor:
             longest = prompt_length + max(len(rows[row]) for row in bucket)
-            return self._label_sums(self.prefill([rows[row] for row in bucket], own), labels, longest) / lengths
+            decoding = self.prefill([rows[row] for row in bucket], bucket_prompts)
+            return self._label_sums(decoding, labels, longest) / label_lengths
 
         prompt_length = 0 if prompts is None else prompts.shape[1]
-        read = [prompt_length + len(row) for row in rows]
-        return forward_in_buckets(read, prompts, self.device, self.hidden_size, scores)
+        row_lengths = [prompt_length + len(row) for row in rows]
+        return forward_in_buckets(row_lengths, prompts, self.device, self.hidden_size, scores)
 
     def _label_sums(self, decoding: Decoding, labels: Sequence[TokenIds], row_length: int) -> Tensor:
-        """Summed log-probabilities [B, C] of labels that continue rows read once: only the labels' tokens are new.
+        """Return the log-probability of each label after each row, summed over its tokens: [B, C].
 
-        `row_length` is that of the longest row, in positions.
+        Reads only the labels' tokens; the rows were read by `decoding`, the longest one of `row_length` positions.
         """
         device, rows = self.device, decoding.logits.shape[0]
         first = log_softmax(decoding.logits.float(), dim=-1)[:, [label[0] for label in labels]]
         longest_tail = max(len(label) for label in labels) - 1
         if longest_tail == 0:
             return first
-        # A row is repeated for each label, with the keys and values of all that it has read.
-        with_room = max_positions_per_pass(device) // (rows * (row_length + longest_tail))
-        at_once = max(1, min(SCORED_TOKENS // (rows * longest_tail), with_room))
+        # Each row is repeated for each label of a group, with its keys and values.
+        fitting = max_positions_per_pass(device) // (rows * (row_length + longest_tail))
+        group_size = max(1, min(SCORED_TOKENS // (rows * longest_tail), fitting))
         sums = []
-        for start in range(0, len(labels), at_once):
-            group = labels[start : start + at_once]
-            read, _ = right_padded([label[:-1] for label in group])
-            wanted, _ = right_padded([label[1:] for label in group], padding=IGNORED)
-            if wanted.shape[1] == 0:
+        for start in range(0, len(labels), group_size):
+            group = labels[start : start + group_size]
+            tokens, _ = right_padded([label[:-1] for label in group])
+            targets, _ = right_padded([label[1:] for label in group], padding=IGNORED)
+            if targets.shape[1] == 0:
                 sums.append(torch.zeros(rows, len(group), device=device))
                 continue
             repeated = decoding.select(torch.arange(rows).repeat_interleave(len(group)))
-            logits = repeated.extend(read.to(device).repeat(rows, 1))
-            wanted = wanted.to(device).repeat(rows, 1)
-            losses = cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="none")
+            logits = repeated.extend(tokens.to(device).repeat(rows, 1))
+            targets = targets.to(device).repeat(rows, 1)
+            losses = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
             sums.append(-losses.view(rows, len(group), -1).sum(dim=2))
         return first + torch.cat(sums, dim=1)
 
@@ -213,52 +211,52 @@ class PromptedTextBackbone(TextBackbone):
             max_new_tokens = self.default_new_tokens(prompt_length)
         max_new_tokens = min(max_new_tokens, self.max_target_tokens)
         rows, prompts = self._prepare(inputs, prompts, max_new_tokens)
-        written: list[TokenIds] = [[] for _ in rows]
+        answers: list[TokenIds] = [[] for _ in rows]
         with torch.no_grad():
             for bucket in buckets_for([prompt_length + len(row) for row in rows], self.device, self.hidden_size):
-                own = None if prompts is None else prompts[bucket]
-                answers = self._greedy([rows[row] for row in bucket], own, max_new_tokens, use_cache)
-                for row, answer in zip(bucket, answers, strict=True):
-                    written[row] = answer
-        return [self.decode(answer).strip() for answer in written]
+                bucket_prompts = None if prompts is None else prompts[bucket]
+                in_bucket = self._greedy([rows[row] for row in bucket], bucket_prompts, max_new_tokens, use_cache)
+                for row, answer in zip(bucket, in_bucket, strict=True):
+                    answers[row] = answer
+        return [self.decode(answer).strip() for answer in answers]
 
     def _greedy(
         self, rows: list[TokenIds], prompts: Tensor | None, max_new_tokens: int, use_cache: bool
     ) -> list[TokenIds]:
         decoding = self.prefill(rows, prompts) if use_cache else None
-        written: list[TokenIds] = [[] for _ in rows]
+        answers: list[TokenIds] = [[] for _ in rows]
         open_rows = set(range(len(rows)))
         for step in range(max_new_tokens):
             if decoding is None:
-                # One token more than was written: the logits of a target's last token do not depend on it.
-                logits = self._target_logits(rows, torch.tensor([[*answer, 0] for answer in written]), prompts)[:, -1]
+                # Any extra token will do: the logits that predict a target's last token do not depend on it.
+                logits = self._target_logits(rows, torch.tensor([[*answer, 0] for answer in answers]), prompts)[:, -1]
             elif step == 0:
                 logits = decoding.logits
             else:
-                logits = decoding.extend(torch.tensor([[answer[-1]] for answer in written], device=self.device))[:, -1]
+                logits = decoding.extend(torch.tensor([[answer[-1]] for answer in answers], device=self.device))[:, -1]
             for row, token in enumerate(logits.argmax(dim=-1).tolist()):
-                # A row that has stopped goes on unread, so that the batch keeps its shape.
-                written[row].append(token)
+                # Rows that have stopped continue, so that the batch keeps its shape; `_until_stop` cuts them.
+                answers[row].append(token)
                 if token in self.stop_tokens:
                     open_rows.discard(row)
             if not open_rows:
                 break
-        return [self._until_stop(answer) for answer in written]
+        return [self._until_stop(answer) for answer in answers]
 
     def _until_stop(self, answer: TokenIds) -> TokenIds:
-        ends = [position for position, token in enumerate(answer) if token in self.stop_tokens]
-        return answer[: ends[0]] if ends else answer
+        stops = [position for position, token in enumerate(answer) if token in self.stop_tokens]
+        return answer[: stops[0]] if stops else answer
 
     def _prepare(
         self, inputs: Sequence[TokenIds], prompts: Tensor | None, target_length: int
     ) -> tuple[list[TokenIds], Tensor | None]:
-        """Rows short enough to be read with prompt and target, and the checked prompts."""
+        """Return the rows, cut to fit beside prompt and target, and the checked prompts."""
         prompts = self._check_prompts(prompts, len(inputs))
         prompt_length = 0 if prompts is None else prompts.shape[1]
         for position, row in enumerate(inputs):
             if not row:
                 raise BackboneError(f"row {position} has no tokens", param=f"inputs[{position}]")
-        return [self.fitted(row, prompt_length, target_length) for row in inputs], prompts
+        return [self.fit_input(row, prompt_length, target_length) for row in inputs], prompts
 
     def _check_targets(self, targets: Sequence[TokenIds], param: str) -> None:
         for position, target in enumerate(targets):
@@ -270,21 +268,21 @@ class PromptedTextBackbone(TextBackbone):
 
 
 def select_cache_rows(cache: Any, rows: Tensor) -> Any:
-    """The key-value cache of these rows, whose numbers are on its device; the original stays as it is.
+    """Return a key-value cache of these row numbers, which are on the cache's device; `cache` stays unchanged.
 
-    A deep copy would refuse tensors that carry gradients. A shallow one is enough: to select rows, a layer replaces
-    its tensors, and writes behind its own ones from then on.
+    A deep copy fails on tensors with gradients. A shallow copy is enough, because selecting rows replaces a layer's
+    tensors.
     """
-    twin = copy.copy(cache)
-    twin.layers = [copy.copy(layer) for layer in cache.layers]
-    twin.batch_select_indices(rows)
-    return twin
+    selected = copy.copy(cache)
+    selected.layers = [copy.copy(layer) for layer in cache.layers]
+    selected.batch_select_indices(rows)
+    return selected
 
 
 def _stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer: the tokenizer's, and those of the model's own generation settings."""
-    settings = model.generation_config.eos_token_id
-    stops = set(settings if isinstance(settings, list) else [settings]) | {tokenizer.eos_token_id}
+    """Return the tokens that end an answer: the tokenizer's end-of-sequence and those of the generation config."""
+    configured = model.generation_config.eos_token_id
+    stops = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id}
     stops.discard(None)
     if tokenizer.eos_token_id is None:
         raise BackboneError("the tokenizer has no end-of-sequence token, so no target could end", param="backbone")

@@ -165,7 +165,7 @@ class GenerationEngine:
                 param="max_new_tokens",
             )
         try:
-            self.backbone.fitted([0], self.subspace.prompt_length, asked)
+            self.backbone.fit_input([0], self.subspace.prompt_length, asked)
         except BackboneError as error:
             raise IptError(error.message, param="max_new_tokens") from error
 
@@ -185,7 +185,7 @@ class GenerationEngine:
             raise IptError(f"the text {fault}", param="text")
         [read] = self.backbone.tokenize([request.text])
         # `tokenize` cuts at all positions, which are more than fit beside a prompt: such a row is cut once more here.
-        fitted = self.backbone.fitted(read, self.subspace.prompt_length, parameters.max_new_tokens)
+        fitted = self.backbone.fit_input(read, self.subspace.prompt_length, parameters.max_new_tokens)
         search = None
         if parameters.num_beams > 1:
             search = BeamSearch(parameters.num_beams, self.backbone.stop_tokens, parameters.max_new_tokens)

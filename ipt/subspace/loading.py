@@ -1,7 +1,7 @@
 """Load a backbone and a subspace on it, in a process that does little else than compute with them."""
 
 from ipt.backbones.interface import Backbone
-from ipt.backbones.loading import load_for_long_work
+from ipt.backbones.loading import load_in_dedicated_process
 from ipt.subspace.store import load_subspace
 from ipt.subspace.subspace import Subspace
 
@@ -21,5 +21,5 @@ def load_backbone_and_subspace(
         BackboneError: the backbone cannot be loaded.
         SubspaceError: the subspace cannot be loaded, or was fitted on another backbone.
     """
-    loaded = load_for_long_work(backbone, revision, device)
+    loaded = load_in_dedicated_process(backbone, revision, device)
     return loaded, load_subspace(subspace, loaded)

@@ -63,8 +63,8 @@ def test_results_come_back_in_the_rows_order_with_gradients() -> None:
 
 
 def test_rows_are_padded_at_their_end() -> None:
-    assert [each.shape for each in right_padded([], least_width=3)] == [(0, 3), (0,)]
-    assert right_padded([[1], [2, 3]], least_width=3)[0].tolist() == [[1, 0, 0], [2, 3, 0]]
+    assert [each.shape for each in right_padded([], min_width=3)] == [(0, 3), (0,)]
+    assert right_padded([[1], [2, 3]], min_width=3)[0].tolist() == [[1, 0, 0], [2, 3, 0]]
     padded, lengths = right_padded([[1, 2, 3], [4]], padding=-100)
     assert padded.tolist() == [[1, 2, 3], [4, -100, -100]]
     assert lengths.tolist() == [3, 1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ipt.backbones import cuda_graphs
-from ipt.backbones.cuda_graphs import CAPTURED_AFTER, LAUNCHES, GraphedPasses
+from ipt.backbones.cuda_graphs import CAPTURED_AFTER, MAX_LAUNCH_BOUNDS, GraphedPasses
 
 BOUND = 1000
 
@@ -17,7 +17,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> GraphedPasses:
     def captured(_: GraphedPasses, function: object, shape: object) -> Any:
         return SimpleNamespace(in_use=False, shape=shape, function=function)
 
-    monkeypatch.setattr(GraphedPasses, "_captured", captured)
+    monkeypatch.setattr(GraphedPasses, "_capture", captured)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     return GraphedPasses(torch.device("cpu"), BOUND, with_gradients=5000)
 
@@ -29,8 +29,8 @@ def _embed(packed: torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:
 def captured(passes: GraphedPasses, rows: int, tokens: int, prompts: torch.Tensor | None = None) -> Any:
     """The graph of a shape that has come often enough."""
     for _ in range(CAPTURED_AFTER):
-        assert passes.prepared(_embed, rows, tokens, prompts) == (None, rows, tokens)
-    graph, *_ = passes.prepared(_embed, rows, tokens, prompts)
+        assert passes.prepare(_embed, rows, tokens, prompts) == (None, rows, tokens)
+    graph, *_ = passes.prepare(_embed, rows, tokens, prompts)
     return graph
 
 
@@ -42,13 +42,13 @@ def test_shapes_that_are_nearly_alike_share_a_graph(passes: GraphedPasses) -> No
     graph = captured(passes, 33, 17)
     assert graph is not None
     for rows, tokens in ((33, 17), (36, 32), (34, 20)):
-        assert passes.prepared(_embed, rows, tokens, None) == (graph, 36, 32)
-    assert passes.prepared(_embed, 37, 20, None) == (None, 37, 20)
+        assert passes.prepare(_embed, rows, tokens, None) == (graph, 36, 32)
+    assert passes.prepare(_embed, 37, 20, None) == (None, 37, 20)
 
 
 @pytest.mark.parametrize("rows", range(1, 600, 7))
-def test_few_rows_are_filled_up(rows: int) -> None:
-    assert rows <= cuda_graphs._filled_up(rows) <= 1.125 * rows + 1
+def test_few_rows_are_round_up_rows(rows: int) -> None:
+    assert rows <= cuda_graphs._round_up_rows(rows) <= 1.125 * rows + 1
 
 
 def test_prompts_and_their_gradients_have_graphs_of_their_own(passes: GraphedPasses) -> None:
@@ -59,27 +59,27 @@ def test_prompts_and_their_gradients_have_graphs_of_their_own(passes: GraphedPas
     ]
     assert len({id(graph) for graph in found}) == 3
     with torch.no_grad():
-        assert passes.prepared(_embed, 8, 16, prompts(8, with_gradient=True))[0] is found[1]
+        assert passes.prepare(_embed, 8, 16, prompts(8, with_gradient=True))[0] is found[1]
 
 
 def test_a_pass_with_enough_work_is_launched_as_it_is(passes: GraphedPasses) -> None:
-    rows = LAUNCHES * BOUND // 32
+    rows = MAX_LAUNCH_BOUNDS * BOUND // 32
     assert captured(passes, rows // 2, 32) is not None
     for _ in range(2 * CAPTURED_AFTER):
-        assert passes.prepared(_embed, 2 * rows, 32, None) == (None, 2 * rows, 32)
+        assert passes.prepare(_embed, 2 * rows, 32, None) == (None, 2 * rows, 32)
 
 
 def test_a_graph_that_waits_for_its_way_back_is_left_alone(passes: GraphedPasses) -> None:
     graph = captured(passes, 8, 16, prompts(8, with_gradient=True))
     graph.in_use = True
-    assert passes.prepared(_embed, 8, 16, prompts(8, with_gradient=True)) == (None, 8, 16)
+    assert passes.prepare(_embed, 8, 16, prompts(8, with_gradient=True)) == (None, 8, 16)
     graph.in_use = False
-    assert passes.prepared(_embed, 8, 16, prompts(8, with_gradient=True))[0] is graph
+    assert passes.prepare(_embed, 8, 16, prompts(8, with_gradient=True))[0] is graph
 
 
 def test_graphs_with_gradients_have_room_for_so_many_positions(passes: GraphedPasses) -> None:
     first, second = (captured(passes, rows, 16, prompts(rows, with_gradient=True)) for rows in (96, 112))
-    assert passes.prepared(_embed, 96, 16, prompts(96, with_gradient=True))[0] is first  # used last
+    assert passes.prepare(_embed, 96, 16, prompts(96, with_gradient=True))[0] is first  # used last
     third = captured(passes, 120, 16, prompts(120, with_gradient=True))
     kept = list(passes._graphs.values())
     assert kept == [first, third]
@@ -100,9 +100,9 @@ def test_where_a_capture_runs_out_of_memory_all_others_make_room_and_then_graphs
 
     first = captured(passes, 8, 16)
     passes._pool = object()
-    monkeypatch.setattr(GraphedPasses, "_captured", fails)
+    monkeypatch.setattr(GraphedPasses, "_capture", fails)
     found = captured(passes, 80, 32)
     assert passes._pool is None
     assert first not in passes._graphs.values()
     assert [*passes._graphs.values()] == ([found] if failures == 1 else [])
-    assert passes._most_positions == LAUNCHES * BOUND // failures
+    assert passes._max_positions == MAX_LAUNCH_BOUNDS * BOUND // failures

@@ -64,7 +64,7 @@ def test_the_way_of_a_device_gives_what_that_of_a_cpu_gives(
         return [both, plain, *torch.autograd.grad(both[: len(rows)].sum(), prompts)]
 
     wanted = found()
-    monkeypatch.setattr(encoder, "_may_look", lambda _: False)
+    monkeypatch.setattr(encoder, "_can_inspect", lambda _: False)
     for one, other in zip(found(), wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
@@ -123,7 +123,9 @@ def test_a_prompt_stands_in_its_place_and_out_of_the_pooling(
 
 
 def test_a_place_for_prompts_that_there_is_not_is_named(encoder: EncoderBackbone) -> None:
-    with pytest.raises(BackboneError, match="after_first_token, before_first_token, after_last_token, not 'middle'"):
+    with pytest.raises(
+        BackboneError, match="'middle'; expected one of: after_first_token, before_first_token, after_last_token"
+    ):
         encoder.placed("middle")  # type: ignore[arg-type]
 
 

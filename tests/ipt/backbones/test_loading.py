@@ -69,7 +69,7 @@ def test_a_device_that_torch_does_not_know_is_refused(folder: Path, device: str)
     assert caught.value.param == "device"
     message = caught.value.message
     assert repr(device[:40]) in message
-    assert "none that torch knows: leave it out to take a GPU where there is one, or give 'cpu' or 'cuda'" in message
+    assert "is not known to torch: leave it out to use a GPU if there is one, or give 'cpu' or 'cuda'" in message
 
 
 @pytest.mark.parametrize("device", ["meta", "vulkan", "hpu"])
@@ -85,7 +85,7 @@ def test_cuda_without_a_gpu_is_refused(folder: Path, device: str | torch.device)
     assert caught.value.param == "device"
 
 
-@pytest.mark.parametrize(("gpus", "there"), [(1, "the only GPU here is 'cuda:0'"), (4, "'cuda:0' to 'cuda:3'")])
+@pytest.mark.parametrize(("gpus", "there"), [(1, "the only GPU is 'cuda:0'"), (4, "'cuda:0' to 'cuda:3'")])
 def test_a_gpu_beyond_the_last_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, there: str) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     message = refusal(folder, device="cuda:7")
@@ -111,7 +111,7 @@ def test_a_missing_default_package_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     assert "there is no folder" in refusal(tmp_path / "nowhere")
     assert "there is no folder" in refusal("./nowhere")
-    assert "no backbone is named" in refusal(" ")
+    assert "the backbone is empty" in refusal(" ")
 
 
 def test_a_hub_id_without_network_or_cache_says_what_to_do() -> None:
@@ -174,7 +174,7 @@ def test_pickled_weights_are_refused(folder: Path) -> None:
 
 def test_missing_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    assert "holds no model.safetensors" in refusal(folder)
+    assert "has no model.safetensors" in refusal(folder)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, 10_000])

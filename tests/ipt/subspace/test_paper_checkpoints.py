@@ -95,12 +95,12 @@ def test_tasks_are_tuned_in_an_imported_subspace(bart: ipt.Backbone, tmp_path: P
     [
         (lambda tensors: tensors.pop("prompt_W2.bias"), "weight and bias"),
         (lambda tensors: [tensors.pop("prompt_W1.weight"), tensors.pop("prompt_W1.bias")], "needs prompt_W1"),
-        (lambda tensors: tensors.update({"prompt_W2.weight": torch.zeros(HIDDEN, D + 1)}), "no auto-encoder"),
-        (lambda tensors: tensors.update({"prompt_W2.bias": torch.zeros(HIDDEN + 1)}), "no linear layer"),
-        (lambda tensors: tensors.update({"prompt_W3.weight": torch.zeros(P * H - H, HIDDEN)}), "no linear layer"),
+        (lambda tensors: tensors.update({"prompt_W2.weight": torch.zeros(HIDDEN, D + 1)}), "not an auto-encoder"),
+        (lambda tensors: tensors.update({"prompt_W2.bias": torch.zeros(HIDDEN + 1)}), "not a linear layer"),
+        (lambda tensors: tensors.update({"prompt_W3.weight": torch.zeros(P * H - H, HIDDEN)}), "not a linear layer"),
         (lambda tensors: tensors.update({"prompt_W1.weight": torch.full((D, P * H), torch.nan)}), "finite"),
         (lambda tensors: tensors.update({"prompt_W1.weight": [1.0, 2.0]}), "finite"),
-        (lambda tensors: tensors.clear(), "none of them"),
+        (lambda tensors: tensors.clear(), "no such tensor"),
     ],
 )
 def test_layers_that_do_not_fit_together_are_named(
