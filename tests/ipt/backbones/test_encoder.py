@@ -122,10 +122,9 @@ def test_a_prompt_stands_in_its_place_and_out_of_the_pooling(
     torch.testing.assert_close(found[2], backbone.embed([row])[0], atol=1e-5, rtol=0)
 
 
-def test_a_place_for_prompts_that_there_is_not_is_named(encoder: EncoderBackbone) -> None:
-    with pytest.raises(
-        BackboneError, match="'middle'; expected one of: after_first_token, before_first_token, after_last_token"
-    ):
+def test_an_unknown_prompt_placement_is_rejected_with_the_known_ones(encoder: EncoderBackbone) -> None:
+    known = "after_first_token, before_first_token, after_last_token"
+    with pytest.raises(BackboneError, match=f"'middle'; expected one of: {known}"):
         encoder.placed("middle")  # type: ignore[arg-type]
 
 
