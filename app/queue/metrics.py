@@ -6,7 +6,7 @@ from prometheus_client import Counter, Histogram
 from app.db import models
 
 # Each counter would export a second series with its creation time. The ignored function has no annotations.
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+prometheus_client.disable_created_metrics()
 
 FINISHED = Counter("ipt_adaptations_finished_total", "Finished adaptations, by outcome.", ["outcome"])
 for _outcome in models.FINISHED:

@@ -121,7 +121,7 @@ class GraphedPasses:
 
     def _capture(self, function: Pass, shape: _Shape) -> _Graph:
         if self._stream is None:
-            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            self._stream = torch.cuda.Stream(self._device)
         if not shape.with_gradient and self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         current = torch.cuda.current_stream(self._device)

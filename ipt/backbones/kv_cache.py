@@ -49,7 +49,7 @@ class _GrowingTensor:
         return self.filled
 
 
-class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+class GrowingLayer(DynamicLayer):
     """The keys and values of one layer. Assigning to either, as the base class does, starts a new buffer."""
 
     _keys: _GrowingTensor | None = None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.data.examples import Example, labels_of
-from ipt.readout.readout import fit_linear
+from ipt.readout.linear_classifier import fit_linear
 
 NEIGHBOURS = 5
 

@@ -17,7 +17,9 @@ from ipt.data.examples import Example, labels_of, names_of
 from ipt.evaluation.measurements import Detail, Measurement
 from ipt.evaluation.protocol import Draw, Method, Setup
 from ipt.evaluation.setfit import setfit
-from ipt.readout.readout import Embeddings, fit_linear, fit_readout
+from ipt.readout.embeddings import Embeddings
+from ipt.readout.linear_classifier import fit_linear
+from ipt.readout.readout import fit_readout
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.encoder_program import PROMPT_PENALTY
 

@@ -106,7 +106,7 @@ class AutoencoderFit(ResumableFit):
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = scheduled(base, self.completed, options.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         nn.utils.clip_grad_norm_(self._autoencoder(), options.gradient_clip)
         self.optimizer.step()
         self.completed += 1

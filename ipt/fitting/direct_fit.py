@@ -123,10 +123,10 @@ class DirectFit(ResumableFit):
         self._set_learning_rates()
         self.decoder_optimizer.zero_grad(set_to_none=True)
         self.vector_optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.decoder.parameters(), options.gradient_clip)
         self.decoder_optimizer.step()
-        self.vector_optimizer.step()  # type: ignore[no-untyped-call]
+        self.vector_optimizer.step()
         self.completed += 1
         accuracy = None if accuracies is None else accuracies.mean().item()
         return FitProgress(self.completed, self.steps, loss.item(), accuracy)

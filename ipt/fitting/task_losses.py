@@ -23,11 +23,9 @@ from torch.nn import functional as F
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.interface import Backbone, TextBackbone, TokenIds
 from ipt.fitting.fit_rows import RowOptions
-from ipt.readout.readout import Embeddings
-from ipt.readout.ridge import LABEL_SMOOTHING, class_targets, gram, leave_one_out
-
-TEXT_LABEL_SMOOTHING = 0.1
-"""As in the reference."""
+from ipt.readout.embeddings import Embeddings
+from ipt.readout.ridge import class_targets, gram, leave_one_out
+from ipt.tuning.losses import RIDGE_LABEL_SMOOTHING, TEXT_LABEL_SMOOTHING
 
 
 @dataclass
@@ -144,7 +142,7 @@ class EncoderTaskLosses(TaskLosses):
             kernel = gram(Embeddings(prompted, frozen.to(prompted)).features())
             classes = part.classes.to(kernel.device)
             scores = leave_one_out(kernel, class_targets(classes, int(classes.max()) + 1), log_ridge.exp())
-            losses.append(F.cross_entropy(log_scale.exp() * scores, classes, label_smoothing=LABEL_SMOOTHING))
+            losses.append(F.cross_entropy(log_scale.exp() * scores, classes, label_smoothing=RIDGE_LABEL_SMOOTHING))
             correct.append((scores.argmax(1) == classes).float().mean())
         return torch.stack(losses), torch.stack(correct)
 

@@ -21,7 +21,8 @@ from ipt.data.examples import text_fault
 from ipt.errors import CheckpointError, IptError
 from ipt.prediction.prompt_cache import DEFAULT_BYTES, PromptCache
 from ipt.prediction.tasks import BoundTask, TaskHead, bind
-from ipt.readout.readout import Embeddings, Readout, StackedReadouts
+from ipt.readout.embeddings import Embeddings
+from ipt.readout.readout import Readout, StackedReadouts
 from ipt.runtime.memory import is_out_of_memory, positions_without_gradients
 from ipt.subspace.subspace import Subspace
 

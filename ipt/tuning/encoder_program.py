@@ -24,15 +24,10 @@ from torch.nn import functional as F
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.data.examples import Example, labels_of, names_of
 from ipt.prediction.tasks import TaskHead
-from ipt.readout.readout import (
-    CrossValidation,
-    Embeddings,
-    LinearClassifier,
-    fit_linear,
-    fit_readout,
-    is_large,
-    with_names,
-)
+from ipt.readout.cross_validation import CrossValidation
+from ipt.readout.embeddings import Embeddings, with_names
+from ipt.readout.linear_classifier import LinearClassifier, fit_linear, is_large
+from ipt.readout.readout import fit_readout
 from ipt.readout.ridge import class_targets, gram, leave_one_out
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob

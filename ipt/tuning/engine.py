@@ -27,10 +27,11 @@ from ipt.runtime.memory import positions_with_gradients, positions_without_gradi
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.encoder_program import EncoderProgram
 from ipt.tuning.job import AdaptedTask, Progress, TuningJob
+from ipt.tuning.losses import TEXT_LABEL_SMOOTHING
 from ipt.tuning.optimizer import descend
 from ipt.tuning.program import Program, Steps
 from ipt.tuning.text_program import TextProgram
-from ipt.tuning.work import LABEL_SMOOTHING, NO_PROMPT, Descend, Forward, Generate, Pause, Result, ScoreLabels, Work
+from ipt.tuning.work import NO_PROMPT, Descend, Forward, Generate, Pause, Result, ScoreLabels, Work
 
 # Losses [L] and gradients [L, D] of some lanes.
 _Gradients = tuple[Tensor, Tensor]
@@ -210,7 +211,7 @@ class TuningEngine:
     def _gradients(self, works: Sequence[Descend]) -> _Gradients:
         """Of all lanes, in one pass."""
         vectors = torch.cat([work.state.vectors for work in works]).detach().requires_grad_(True)
-        outputs = self._outputs(works, self.subspace.decoder(vectors), LABEL_SMOOTHING)
+        outputs = self._outputs(works, self.subspace.decoder(vectors), TEXT_LABEL_SMOOTHING)
         of_lanes = type(works[0].loss).of_lanes([work.loss for work in works], outputs)
         (gradients,) = torch.autograd.grad(of_lanes.sum(), vectors)
         return of_lanes.detach(), gradients
@@ -228,7 +229,7 @@ class TuningEngine:
             passes = []
             for rows in self._cut(work, self._most_without_gradients):
                 with torch.no_grad():
-                    passes.append(self._outputs([rows], self.subspace.decoder(rows.vectors), LABEL_SMOOTHING))
+                    passes.append(self._outputs([rows], self.subspace.decoder(rows.vectors), TEXT_LABEL_SMOOTHING))
                 yield
             read = torch.cat(passes)
         read.requires_grad_(True)
@@ -238,7 +239,7 @@ class TuningEngine:
         done = 0
         for rows in self._cut(work, self._most_positions):
             vector = rows.vectors.detach().requires_grad_(True)
-            outputs = self._outputs([rows], self.subspace.decoder(vector), LABEL_SMOOTHING)
+            outputs = self._outputs([rows], self.subspace.decoder(vector), TEXT_LABEL_SMOOTHING)
             (part,) = torch.autograd.grad(outputs, vector, shares[done : done + len(outputs)])
             gradient += part
             again.append(outputs.detach())
@@ -268,7 +269,7 @@ class TuningEngine:
         if losses.device.type != "cuda":
             return losses
         copied = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True).copy_(losses, non_blocking=True)
-        before, self._copied = self._copied, torch.cuda.Event()  # type: ignore[no-untyped-call]
+        before, self._copied = self._copied, torch.cuda.Event()
         self._copied.record(torch.cuda.current_stream(losses.device))
         if before is not None:
             before.synchronize()  # the last step's end: this one has been sent, so that the device goes on

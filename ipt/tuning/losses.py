@@ -16,8 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ipt.backbones.batching import to_device
-from ipt.readout.readout import Embeddings
-from ipt.readout.ridge import LABEL_SMOOTHING, class_targets, gram, leave_one_out
+from ipt.readout.embeddings import Embeddings
+from ipt.readout.ridge import class_targets, gram, leave_one_out
+
+RIDGE_LABEL_SMOOTHING = 0.05
+"""Label smoothing of the leave-one-out error, both when a subspace is fitted and when a task is tuned."""
+TEXT_LABEL_SMOOTHING = 0.1
+"""Label smoothing of a text backbone's targets, as in the reference of arXiv 2110.07867."""
 
 
 class Loss(ABC):
@@ -110,5 +115,5 @@ def _of_alike(kind: _Kind, outputs: Tensor, frozen: Tensor, classes: Tensor) -> 
     of_lanes = [each.reshape(-1, kind.size, each.shape[1]) for each in (outputs, to_device(frozen, outputs.device))]
     targets = class_targets(wanted.view(-1, kind.size), kind.num_classes)
     scores = kind.scale * leave_one_out(gram(Embeddings(*of_lanes).features()), targets, kind.ridge)
-    each = F.cross_entropy(scores.flatten(0, 1), wanted, reduction="none", label_smoothing=LABEL_SMOOTHING)
+    each = F.cross_entropy(scores.flatten(0, 1), wanted, reduction="none", label_smoothing=RIDGE_LABEL_SMOOTHING)
     return each.view(-1, kind.size).mean(dim=1)

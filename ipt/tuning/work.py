@@ -15,8 +15,6 @@ from ipt.backbones.interface import TokenIds
 from ipt.tuning.losses import Loss
 
 NO_PROMPT = -1
-LABEL_SMOOTHING = 0.1
-"""Of the targets that a text backbone is tuned on, as in the reference."""
 
 
 @dataclass

@@ -19,7 +19,8 @@ from ipt.evaluation.protocol import EvaluationOptions
 from ipt.evaluation.random_subspace import random_subspace
 from ipt.evaluation.report import render
 from ipt.evaluation.setfit import save_sentence_transformer
-from ipt.readout.readout import Embeddings, fit_readout
+from ipt.readout.embeddings import Embeddings
+from ipt.readout.readout import fit_readout
 from ipt.subspace.modules import SubspaceDecoder
 from tests.support.datasets import sentiment
 from tests.support.tiny import build_tiny_seq2seq

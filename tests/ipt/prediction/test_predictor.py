@@ -10,7 +10,8 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.readout.readout import Embeddings, Readout, StackedReadouts
+from ipt.readout.embeddings import Embeddings
+from ipt.readout.readout import Readout, StackedReadouts
 from tests.support.datasets import sentiment, topics
 
 

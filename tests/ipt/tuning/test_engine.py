@@ -13,9 +13,11 @@ from torch.nn.functional import normalize
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.readout.readout import PROMPTED_SHARE, SHARPNESS, Embeddings, LinearClassifier, fit_linear
+from ipt.readout.embeddings import PROMPTED_SHARE, Embeddings
+from ipt.readout.linear_classifier import LinearClassifier, fit_linear
+from ipt.readout.readout import SHARPNESS
 from ipt.tuning.encoder_program import FOLDS, PROMPT_PENALTY, VALIDATION_ROWS, EncoderProgram
-from ipt.tuning.losses import LABEL_SMOOTHING, RidgeLoss
+from ipt.tuning.losses import RIDGE_LABEL_SMOOTHING, RidgeLoss
 from ipt.tuning.optimizer import CLIP_NORM, scheduled
 from ipt.tuning.program import split_examples
 from ipt.tuning.work import NO_PROMPT, Descend, Forward, Work
@@ -186,7 +188,7 @@ def test_the_batched_run_equals_a_plain_loop(engine: ipt.TuningEngine, monkeypat
         ridge=program.ridge,
         scale=program.scale,
         share=PROMPTED_SHARE,
-        smoothing=LABEL_SMOOTHING,
+        smoothing=RIDGE_LABEL_SMOOTHING,
         rates=[scheduled(0.05, step, 6) for step in range(6)],
         clip=CLIP_NORM,
     )
@@ -321,14 +323,14 @@ def test_a_resumed_job_gives_the_vector_of_an_undisturbed_one(engine: ipt.Tuning
 def test_a_step_makes_the_large_fits_of_one_job_at_most(
     engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ipt.readout.readout.LARGE_FIT", 0)
+    monkeypatch.setattr("ipt.readout.linear_classifier.LARGE_FIT", 0)
     fits: list[int] = []
 
     def counted(*given: Any) -> LinearClassifier:
         fits.append(len(given[0]))
         return fit_linear(*given)
 
-    for place in ("ipt.readout.readout", "ipt.tuning.encoder_program"):
+    for place in ("ipt.readout.readout", "ipt.readout.cross_validation", "ipt.tuning.encoder_program"):
         monkeypatch.setattr(f"{place}.fit_linear", counted)
     # One step, whose vector is kept: of several nearly as good, rounding would decide which is.
     monkeypatch.setattr("ipt.tuning.program.KEEP_NATS", -1e9)
@@ -355,7 +357,7 @@ def test_a_step_makes_the_large_fits_of_one_job_at_most(
 def test_a_job_of_large_fits_resumes_as_undisturbed(
     engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch, stopped_after: int
 ) -> None:
-    monkeypatch.setattr("ipt.readout.readout.LARGE_FIT", 0)
+    monkeypatch.setattr("ipt.readout.linear_classifier.LARGE_FIT", 0)
     asked = job("job", topics(), steps=4)
     check_resumed(engine, asked, stopped_after)
 

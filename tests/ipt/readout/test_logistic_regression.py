@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ipt.readout.logistic import TOLERANCE, logistic_regressions
+from ipt.readout.logistic_regression import TOLERANCE, logistic_regressions
 
 
 def examples(count: int, features: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
