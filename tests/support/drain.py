@@ -1,13 +1,15 @@
-"""A drainer whose engine steps a test can watch."""
+"""Drainers whose engine steps a test can watch, and the vectors that they store."""
 
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from sqlalchemy import Engine
 
 import ipt
+from app.db.ids import new_id
 from app.db.models import Adaptation, TaskVersion
 from app.db.session import transaction
 from app.settings import Settings
@@ -16,13 +18,13 @@ from worker.drain import Drainer
 from worker.model import LazyModel
 
 BeforeStep = Callable[[ipt.TuningEngine], None]
-
+NewDrainer = Callable[..., Drainer]
 
 STEPS = {"steps": 24, "batch_size": 8, "learning_rate": 0.05}
 
 
 class WatchedEngine(ipt.TuningEngine):
-    """The real engine, which calls the test before each of its steps."""
+    """The real engine; it calls the test before each step."""
 
     before_step: BeforeStep
 
@@ -42,8 +44,19 @@ class WatchedModel(LazyModel):
         return engine
 
 
+@pytest.fixture
+def new_drainer(engine: Engine, settings: Settings) -> NewDrainer:
+    """Create a drainer that calls `before_step` before each engine step, with changed settings."""
+
+    def new_drainer(before_step: BeforeStep = lambda _: None, **changes: Any) -> Drainer:
+        changed = settings.model_copy(update=changes)
+        return Drainer(engine, WatchedModel(changed, before_step), changed, new_id("worker"))
+
+    return new_drainer
+
+
 def run(drainer: Drainer, stop: threading.Event | None = None) -> None:
-    """Drain in a thread, so that a test that waits for ever fails instead."""
+    """Drain in a thread, so that a drainer that never returns fails the test."""
     failure: list[BaseException] = []
 
     def work() -> None:
@@ -60,12 +73,14 @@ def run(drainer: Drainer, stop: threading.Event | None = None) -> None:
         raise failure[0]
 
 
-def vector_of(engine: Engine, row: Adaptation) -> np.ndarray[Any, np.dtype[np.float32]]:
+def stored_vector(engine: Engine, row: Adaptation) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the vector of the task version that an adaptation stored."""
     with transaction(engine) as session:
         return np.asarray(session.get_one(TaskVersion, (row.task_id, row.task_version)).vector, dtype=np.float32)
 
 
-def undisturbed(settings: Settings, hyperparameters: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def undisturbed_vector(settings: Settings, hyperparameters: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the vector that an undisturbed run with these hyperparameters gives."""
     backbone, subspace = LazyModel(settings).load()
     task = ipt.adapt(
         backbone,
@@ -74,5 +89,5 @@ def undisturbed(settings: Settings, hyperparameters: dict[str, Any]) -> np.ndarr
         kind="classification",
         hyperparameters=ipt.Hyperparameters(**hyperparameters),
     )
-    assert task.head.vector.any(), "where nothing was tuned there is nothing to compare"
+    assert task.head.vector.any(), "an untuned vector would compare nothing"
     return task.head.vector

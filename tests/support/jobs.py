@@ -23,13 +23,14 @@ EXAMPLES = [
     for text in texts
 ]
 
-
 Enqueue = Callable[..., str]
+Row = Callable[[str], Adaptation]
+Events = Callable[[str], list[AdaptationEvent]]
 
 
 @pytest.fixture
 def settings(database_url: str, tiny_backbone_dir: Path, tiny_subspace_dir: Path) -> Settings:
-    """Settings of a worker on the tiny core and this test's database."""
+    """Settings of a worker with the tiny backbone, the tiny subspace and this test's database."""
     return Settings(
         database_url=database_url,
         backbone=str(tiny_backbone_dir),
@@ -88,8 +89,8 @@ def enqueue(engine: Engine) -> Enqueue:
 
 
 @pytest.fixture
-def row(engine: Engine) -> Callable[[str], Adaptation]:
-    """Read an adaptation's row as it is now."""
+def row(engine: Engine) -> Row:
+    """Read an adaptation's current row."""
 
     def row(adaptation_id: str) -> Adaptation:
         with transaction(engine) as session:
@@ -99,7 +100,7 @@ def row(engine: Engine) -> Callable[[str], Adaptation]:
 
 
 @pytest.fixture
-def events(engine: Engine) -> Callable[[str], list[AdaptationEvent]]:
+def events(engine: Engine) -> Events:
     """Read an adaptation's events, in order."""
 
     def events(adaptation_id: str) -> list[AdaptationEvent]:

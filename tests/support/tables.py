@@ -1,4 +1,4 @@
-"""The contents of all tables, and rows to fill them with."""
+"""The contents of all tables, and rows to fill empty tables with."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -10,15 +10,15 @@ Contents = dict[str, list[dict[str, Any]]]
 
 
 def contents(engine: Engine) -> Contents:
-    """Every row of every table."""
+    """Return every row of every table."""
     tables = set(inspect(engine).get_table_names()) - {"alembic_version"}
     with engine.connect() as connection:
         rows = {name: connection.scalars(text(f"SELECT to_jsonb(t) FROM {name} t ORDER BY 1")).all() for name in tables}
-    return {name: list(of_table) for name, of_table in rows.items()}
+    return {name: list(table_rows) for name, table_rows in rows.items()}
 
 
 def common(one: Contents, other: Contents) -> Contents:
-    """What `one` holds in the tables and columns that `other` has too."""
+    """Return `one`, restricted to the tables and columns that `other` has too."""
     return {
         table: [{column: value for column, value in row.items() if column in other[table][0]} for row in rows]
         for table, rows in one.items()
@@ -27,7 +27,7 @@ def common(one: Contents, other: Contents) -> Contents:
 
 
 def fill_empty_tables(engine: Engine) -> None:
-    """A row in every table that has none, with something in each of its columns."""
+    """Insert a row into every empty table, with a value in each column."""
     metadata = MetaData()
     metadata.reflect(engine)
     with engine.begin() as connection:
@@ -37,11 +37,11 @@ def fill_empty_tables(engine: Engine) -> None:
 
 
 def value_for(column: Column[Any]) -> Any:
-    """A value that the column takes; what refers to another table has the value that is there."""
+    """Return a value that the column accepts; a foreign key refers to a row that exists."""
     for key in column.foreign_keys:
         return "default" if key.column.table.name == "tenants" else value_for(key.column)
-    chosen = {"kind": "classification", "state": "succeeded", "scopes": ["adapt"], "vector": [1.0, 2.0]}
-    if column.name in chosen:
-        return chosen[column.name]
+    by_name = {"kind": "classification", "state": "succeeded", "scopes": ["adapt"], "vector": [1.0, 2.0]}
+    if column.name in by_name:
+        return by_name[column.name]
     by_type = {str: "text", int: 1, bool: True, bytes: b"bytes", datetime: datetime.now(UTC), UUID: UUID(int=1)}
     return by_type.get(column.type.python_type, {"key": "value"})

@@ -1,28 +1,28 @@
-"""A worker that hangs is told from one that is only slow, and replaced."""
+"""The supervisor replaces a worker that hangs, and keeps a worker that is only slow."""
 
 import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from sqlalchemy import Engine
 
+import ipt
 from app.settings import Settings
 from tests.support.drain import WatchedModel
-from tests.support.jobs import Enqueue
-from tests.support.processes import ENDLESS, SHORT, Events, Row, gone, until
+from tests.support.jobs import Enqueue, Events, Row
+from tests.support.processes import ENDLESS, SHORT, gone, until
 from worker.drain import Drainer
 from worker.liveness import LivenessFile, LivenessProbe
 from worker.supervisor import Supervisor
 
-# A worker needs seconds to import torch, and many more on a machine that has other things to do.
+# A worker needs seconds to import torch, and much longer on a busy machine.
 pytestmark = pytest.mark.timeout(900)
 
 
-def test_a_frozen_worker_is_replaced_and_what_it_did_goes_on(
+def test_a_frozen_worker_is_replaced_and_its_job_continues(
     settings: Settings, enqueue: Enqueue, row: Row, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.supervisor._SLACK_SECONDS", 4.0)
@@ -36,16 +36,14 @@ def test_a_frozen_worker_is_replaced_and_what_it_did_goes_on(
         psutil.Process(frozen).send_signal(signal.SIGSTOP)
         until(lambda: gone(frozen))
         until(lambda: row(adaptation_id).attempt == 2 and row(adaptation_id).state == "running")
-        went_on_at = row(adaptation_id).step
-        until(lambda: row(adaptation_id).step > went_on_at)
+        resumed_at = row(adaptation_id).step
+        until(lambda: row(adaptation_id).step > resumed_at)
         assert supervisor.pid not in (frozen, None)
-    begun = [event.data["attempt"] for event in events(adaptation_id) if event.type == "running"]
-    assert begun == [1, 2], "it was not taken for hung while it loaded, or worked"
+    attempts = [event.data["attempt"] for event in events(adaptation_id) if event.type == "running"]
+    assert attempts == [1, 2], "the supervisor killed a worker that was loading or working"
 
 
-def test_a_worker_that_loads_gives_signs_for_as_long_as_it_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loading_worker_touches_its_file_until_it_has_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.liveness._TOUCH_SECONDS", 0.01)
     file = tmp_path / "alive"
     probe = LivenessProbe(file)
@@ -63,33 +61,32 @@ def test_a_worker_that_loads_gives_signs_for_as_long_as_it_runs(
     assert probe.silent_seconds >= 10.0
 
 
-def test_a_step_that_hangs_gives_no_sign_and_one_that_ends_does(
+def test_a_finished_step_touches_the_file_and_a_hung_step_does_not(
     engine: Engine, settings: Settings, enqueue: Enqueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.liveness._TOUCH_SECONDS", 0.0)
     file = tmp_path / "alive"
     enqueue(hyperparameters=SHORT)
-    hangs, goes_on = threading.Event(), threading.Event()
-    steps: list[int] = []
+    hangs, released = threading.Event(), threading.Event()
+    touched_at: list[int] = []
 
-    def before_step(_: Any) -> None:
-        steps.append(file.stat().st_mtime_ns)
-        if len(steps) == 3:
+    def before_step(_: ipt.TuningEngine) -> None:
+        touched_at.append(file.stat().st_mtime_ns)
+        if len(touched_at) == 3:
             hangs.set()
-            assert goes_on.wait(60)
+            assert released.wait(60)
 
-    liveness = LivenessFile(file)
-    drainer = Drainer(engine, WatchedModel(settings, before_step), settings, "worker", liveness)
+    drainer = Drainer(engine, WatchedModel(settings, before_step), settings, "worker", LivenessFile(file))
     thread = threading.Thread(target=drainer.drain, args=(threading.Event(),), daemon=True)
     thread.start()
     assert hangs.wait(60)
-    assert steps[0] < steps[1] < steps[2], "each step that ends is a sign of life"
+    assert touched_at[0] < touched_at[1] < touched_at[2], "a finished step does not touch the file"
     probe = LivenessProbe(file)
     for _ in range(5):
         time.sleep(0.1)
         probe.check(0.1)
     assert probe.silent_seconds == pytest.approx(0.5)
-    goes_on.set()
+    released.set()
     thread.join(60)
     probe.check(0.1)
     assert probe.silent_seconds == 0.0

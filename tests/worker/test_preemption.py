@@ -1,4 +1,4 @@
-"""Who waits for a retried adaptation, and whom it waits for: nobody for longer than a time slice."""
+"""Preemption: a retry and first attempts block each other for no longer than a time slice."""
 
 import time
 from collections.abc import Callable
@@ -9,28 +9,26 @@ import pytest
 from sqlalchemy import Engine, text
 
 import ipt
-from app.db.ids import new_id
-from app.db.models import Adaptation, AdaptationEvent
+from app.db.models import AdaptationEvent
 from app.db.session import transaction
 from app.queue import lifecycle
 from app.settings import Settings
-from tests.support.drain import BeforeStep, WatchedModel, run, undisturbed, vector_of
-from tests.support.jobs import Enqueue
-from worker.drain import Drainer
+from tests.support.drain import BeforeStep, NewDrainer, run, stored_vector, undisturbed_vector
+from tests.support.jobs import Enqueue, Events, Row
 from worker.time_slices import TimeSlice
 
 pytestmark = pytest.mark.usefixtures("keep_tuned")
 
-Row = Callable[[str], Adaptation]
-Events = Callable[[str], list[AdaptationEvent]]
-SLICE = 0.5
+Drain = Callable[..., list[set[str]]]
+Cancel = Callable[[str], None]
+SLICE_SECONDS = 0.5
 ENDLESS = {"steps": 10_000, "batch_size": 4}
 TINY = {"steps": 5, "batch_size": 4}
 
 
 @pytest.fixture
-def drain(engine: Engine, settings: Settings) -> Callable[..., list[set[str]]]:
-    """Drain all that is queued, in slices of `SLICE`; returns which jobs were in the engine, change by change."""
+def drain(new_drainer: NewDrainer) -> Drain:
+    """Drain the queue with short time slices; return the ids of each distinct batch, in order."""
 
     def drain(before_step: BeforeStep = lambda _: None, **changes: Any) -> list[set[str]]:
         batches: list[set[str]] = []
@@ -40,16 +38,15 @@ def drain(engine: Engine, settings: Settings) -> Callable[..., list[set[str]]]:
                 batches.append(set(tuning.job_ids))
             before_step(tuning)
 
-        changed = settings.model_copy(update={"lease_seconds": 2 * SLICE} | changes)
-        run(Drainer(engine, WatchedModel(changed, watch), changed, new_id("worker")))
+        run(new_drainer(watch, **{"lease_seconds": 2 * SLICE_SECONDS} | changes))
         return batches
 
     return drain
 
 
 @pytest.fixture
-def cancel(engine: Engine, row: Row) -> Callable[[str], None]:
-    """Ask for a cancellation as the API does."""
+def cancel(engine: Engine, row: Row) -> Cancel:
+    """Request a cancellation as the API does."""
 
     def cancel(adaptation_id: str) -> None:
         with transaction(engine) as session:
@@ -58,17 +55,17 @@ def cancel(engine: Engine, row: Row) -> Callable[[str], None]:
     return cancel
 
 
-def reasons(events: list[AdaptationEvent]) -> list[str]:
+def requeue_reasons(events: list[AdaptationEvent]) -> list[str]:
     return [event.data["reason"] for event in events if event.type == "requeued"]
 
 
-def started_at(events: list[AdaptationEvent]) -> list[int]:
-    """The steps at which workers took the adaptation up."""
+def resumed_at(events: list[AdaptationEvent]) -> list[int]:
+    """Return the steps at which workers claimed the adaptation."""
     return [event.data["step"] for event in events if event.type == "running"]
 
 
-def test_a_long_job_keeps_neither_a_retried_one_waiting_nor_who_comes_behind_that(
-    drain: Callable[..., list[set[str]]], cancel: Callable[[str], None], enqueue: Enqueue, row: Row, events: Events
+def test_a_long_job_blocks_neither_a_retry_nor_the_jobs_queued_behind_it(
+    drain: Drain, cancel: Cancel, enqueue: Enqueue, row: Row, events: Events
 ) -> None:
     endless = enqueue(tenant="a", hyperparameters=ENDLESS)
     others: list[str] = []
@@ -77,20 +74,20 @@ def test_a_long_job_keeps_neither_a_retried_one_waiting_nor_who_comes_behind_tha
         if not others:
             others.append(enqueue(tenant="b", hyperparameters=TINY, attempt=1))
             others.append(enqueue(tenant="c", hyperparameters=TINY))
-        elif all(row(one).state == "succeeded" for one in others):
+        elif all(row(job).state == "succeeded" for job in others):
             cancel(endless)
 
     batches = drain(before_step)
-    retried, third = others
-    assert [row(one).state for one in (endless, retried, third)] == ["cancelled", "succeeded", "succeeded"]
-    assert [batch for batch in batches if retried in batch] == [{retried}]
-    assert {endless, third} in batches, "the third joins the batch again"
-    assert row(endless).attempt == 1, "to make way is no attempt"
-    assert reasons(events(endless)) == ["made_way"]
+    retry, third = others
+    assert [row(job).state for job in (endless, retry, third)] == ["cancelled", "succeeded", "succeeded"]
+    assert [batch for batch in batches if retry in batch] == [{retry}]
+    assert {endless, third} in batches, "the third job does not join the preempted job"
+    assert row(endless).attempt == 1, "preemption counts no attempt"
+    assert requeue_reasons(events(endless)) == ["made_way"]
 
 
-def test_a_retried_job_that_runs_alone_keeps_nobody_waiting(
-    drain: Callable[..., list[set[str]]], cancel: Callable[[str], None], enqueue: Enqueue, row: Row, events: Events
+def test_a_retry_that_runs_alone_blocks_no_job(
+    drain: Drain, cancel: Cancel, enqueue: Enqueue, row: Row, events: Events
 ) -> None:
     endless = enqueue(tenant="a", hyperparameters=ENDLESS, attempt=1)
     others: list[str] = []
@@ -98,102 +95,100 @@ def test_a_retried_job_that_runs_alone_keeps_nobody_waiting(
     def before_step(_: ipt.TuningEngine) -> None:
         if not others:
             others.extend(enqueue(tenant=tenant, hyperparameters=TINY) for tenant in "abc")
-        elif row(endless).state == "running" and all(row(one).state == "succeeded" for one in others):
+        elif row(endless).state == "running" and all(row(job).state == "succeeded" for job in others):
             cancel(endless)
 
     batches = drain(before_step)
     assert batches == [{endless}, set(others), {endless}]
-    assert [row(one).state for one in (endless, *others)] == ["cancelled"] + ["succeeded"] * 3
-    assert row(endless).attempt == 2, "to make way is no attempt"
-    assert reasons(events(endless)) == ["made_way"]
+    assert [row(job).state for job in (endless, *others)] == ["cancelled"] + ["succeeded"] * 3
+    assert row(endless).attempt == 2, "preemption counts no attempt"
+    assert requeue_reasons(events(endless)) == ["made_way"]
 
 
-def test_retried_jobs_do_not_take_turns_with_each_other_alone(
-    drain: Callable[..., list[set[str]]], cancel: Callable[[str], None], enqueue: Enqueue, row: Row
+def test_retries_that_preempt_each_other_do_not_starve_a_first_attempt(
+    drain: Drain, cancel: Cancel, enqueue: Enqueue, row: Row
 ) -> None:
     endless = [enqueue(hyperparameters=ENDLESS, attempt=1) for _ in range(2)]
     tiny = enqueue(hyperparameters=TINY)
 
     def before_step(_: ipt.TuningEngine) -> None:
         if row(tiny).state == "succeeded":
-            for one in endless:
-                cancel(one)
+            for job in endless:
+                cancel(job)
 
     batches = drain(before_step)
     assert batches[:3] == [{endless[0]}, {endless[1]}, {tiny}]
     assert row(tiny).state == "succeeded"
 
 
-def test_a_full_batch_makes_way_for_a_retried_job(
-    drain: Callable[..., list[set[str]]], cancel: Callable[[str], None], enqueue: Enqueue, row: Row
-) -> None:
+def test_a_retry_preempts_a_full_batch(drain: Drain, cancel: Cancel, enqueue: Enqueue, row: Row) -> None:
     endless = {enqueue(hyperparameters=ENDLESS) for _ in range(2)}
-    retried = enqueue(hyperparameters=TINY, attempt=1)
+    retry = enqueue(hyperparameters=TINY, attempt=1)
 
     def before_step(_: ipt.TuningEngine) -> None:
-        if row(retried).state == "succeeded":
-            for one in endless:
-                cancel(one)
+        if row(retry).state == "succeeded":
+            for job in endless:
+                cancel(job)
 
     batches = drain(before_step, jobs_per_batch=2)
-    assert batches[:2] == [endless, {retried}]
+    assert batches[:2] == [endless, {retry}]
 
 
-@pytest.mark.parametrize("places", [1, 2])
-def test_one_tenants_long_jobs_do_not_keep_another_tenant_waiting(
-    places: int,
-    drain: Callable[..., list[set[str]]],
-    cancel: Callable[[str], None],
+@pytest.mark.parametrize("slots", [1, 2])
+def test_one_tenants_long_jobs_do_not_block_another_tenant(
+    slots: int,
+    drain: Drain,
+    cancel: Cancel,
     enqueue: Enqueue,
     row: Row,
     events: Events,
 ) -> None:
-    endless = [enqueue(tenant="a", hyperparameters=ENDLESS) for _ in range(places)]
-    own = enqueue(tenant="a", hyperparameters=TINY)
+    endless = [enqueue(tenant="a", hyperparameters=ENDLESS) for _ in range(slots)]
+    next_of_tenant = enqueue(tenant="a", hyperparameters=TINY)
     others: list[str] = []
 
     def before_step(_: ipt.TuningEngine) -> None:
         if not others:
             others.append(enqueue(tenant="b", hyperparameters=TINY))
-        elif row(others[0]).state == "succeeded" and all(row(one).state == "running" for one in endless):
-            for one in endless:
-                cancel(one)
+        elif row(others[0]).state == "succeeded" and all(row(job).state == "running" for job in endless):
+            for job in endless:
+                cancel(job)
 
-    batches = drain(before_step, jobs_per_batch=places, lease_seconds=0.2)
-    assert batches[:2] == [set(endless), {*endless[1:], *others}], "the longest makes way"
-    back = batches.index(set(endless), 2)
-    assert [reasons(events(one)) for one in endless] == [["made_way"]] + [[]] * (places - 1)
-    assert not any(own in batch for batch in batches[:back]), "within a tenant's queue there is no overtaking"
-    assert row(own).state == "succeeded"
+    batches = drain(before_step, jobs_per_batch=slots, lease_seconds=0.2)
+    assert batches[:2] == [set(endless), {*endless[1:], *others}], "the longest-running job is not preempted"
+    resumed = batches.index(set(endless), 2)
+    assert [requeue_reasons(events(job)) for job in endless] == [["made_way"]] + [[]] * (slots - 1)
+    assert not any(next_of_tenant in batch for batch in batches[:resumed]), "a preempted job lost its place"
+    assert row(next_of_tenant).state == "succeeded"
 
 
-def test_jobs_that_make_way_for_each_other_end_where_they_would_have_undisturbed(
-    drain: Callable[..., list[set[str]]],
+def test_preempted_jobs_end_with_the_same_vectors_as_undisturbed_jobs(
+    drain: Drain,
     engine: Engine,
     settings: Settings,
     enqueue: Enqueue,
     row: Row,
     events: Events,
 ) -> None:
-    asked = {"steps": 40, "batch_size": 8, "learning_rate": 0.05, "restarts": 2}
+    hyperparameters = {"steps": 40, "batch_size": 8, "learning_rate": 0.05, "restarts": 2}
     jobs = {
-        enqueue(tenant="a", hyperparameters=asked | {"seed": 1}, attempt=1): 1,
-        enqueue(tenant="b", hyperparameters=asked | {"seed": 2}): 2,
-        enqueue(tenant="c", hyperparameters=asked | {"seed": 3}, attempt=2): 3,
+        enqueue(tenant="a", hyperparameters=hyperparameters | {"seed": 1}, attempt=1): 1,
+        enqueue(tenant="b", hyperparameters=hyperparameters | {"seed": 2}): 2,
+        enqueue(tenant="c", hyperparameters=hyperparameters | {"seed": 3}, attempt=2): 3,
     }
     drain(lambda _: time.sleep(0.03), max_attempts=4)
     for adaptation_id, seed in jobs.items():
-        done, happened = row(adaptation_id), events(adaptation_id)
+        done, history = row(adaptation_id), events(adaptation_id)
         assert done.state == "succeeded"
-        assert set(reasons(happened)) == {"made_way"}
-        starts = started_at(happened)
-        assert starts == sorted(set(starts)), "every slice gets something done"
-        expected = undisturbed(settings, asked | {"seed": seed})
-        np.testing.assert_allclose(vector_of(engine, done), expected, rtol=1e-4, atol=1e-5)
+        assert set(requeue_reasons(history)) == {"made_way"}
+        steps = resumed_at(history)
+        assert steps == sorted(set(steps)), "a time slice made no progress"
+        expected = undisturbed_vector(settings, hyperparameters | {"seed": seed})
+        np.testing.assert_allclose(stored_vector(engine, done), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_poison_job_that_the_batch_made_way_for_fails_alone(
-    drain: Callable[..., list[set[str]]], enqueue: Enqueue, row: Row, events: Events
+def test_only_the_poison_job_fails_after_it_preempts_a_batch(
+    drain: Drain, enqueue: Enqueue, row: Row, events: Events
 ) -> None:
     neighbours = [enqueue(tenant=tenant, hyperparameters={"steps": 60, "batch_size": 4}) for tenant in "ab"]
     poison = enqueue(tenant="c", hyperparameters=TINY, attempt=1)
@@ -208,12 +203,12 @@ def test_a_poison_job_that_the_batch_made_way_for_fails_alone(
     assert failed.error is not None
     assert (failed.state, failed.attempt, failed.error["code"]) == ("failed", 3, "internal_error")
     assert all(batch == {poison} for batch in batches if poison in batch)
-    assert [(row(one).state, row(one).attempt) for one in neighbours] == [("succeeded", 1)] * 2
-    assert all(set(reasons(events(one))) == {"made_way"} for one in neighbours)
+    assert [(row(job).state, row(job).attempt) for job in neighbours] == [("succeeded", 1)] * 2
+    assert all(set(requeue_reasons(events(job))) == {"made_way"} for job in neighbours)
 
 
-def test_a_poison_job_that_kills_its_worker_costs_what_made_way_for_it_no_attempt(
-    drain: Callable[..., list[set[str]]], engine: Engine, enqueue: Enqueue, row: Row, events: Events
+def test_a_poison_job_that_kills_its_worker_costs_the_preempted_job_no_attempt(
+    drain: Drain, engine: Engine, enqueue: Enqueue, row: Row, events: Events
 ) -> None:
     neighbour = enqueue(tenant="a", hyperparameters={"steps": 60, "batch_size": 4})
     poison = enqueue(tenant="b", hyperparameters=TINY, attempt=1)
@@ -221,7 +216,7 @@ def test_a_poison_job_that_kills_its_worker_costs_what_made_way_for_it_no_attemp
     def before_step(tuning: ipt.TuningEngine) -> None:
         time.sleep(0.03)
         if poison in tuning.job_ids:
-            raise SystemExit  # nobody writes anything down
+            raise SystemExit  # the worker ends without storing an outcome
 
     for _ in range(2):
         with pytest.raises(SystemExit):
@@ -231,16 +226,16 @@ def test_a_poison_job_that_kills_its_worker_costs_what_made_way_for_it_no_attemp
     drain(before_step)
     assert (row(poison).state, row(poison).attempt) == ("failed", 3)
     assert (row(neighbour).state, row(neighbour).attempt) == ("succeeded", 1)
-    assert set(reasons(events(neighbour))) == {"made_way"}
+    assert set(requeue_reasons(events(neighbour))) == {"made_way"}
 
 
-def test_a_slice_begins_with_the_first_step_and_lasts_as_long_as_that_took_to_come() -> None:
+def test_a_time_slice_starts_with_the_first_step_and_lasts_as_long_as_reaching_it_took() -> None:
     time_slice = TimeSlice(3)
     time.sleep(0.2)
     time_slice.record_step(3)
-    assert not time_slice.is_over(0.0), "nothing is done yet that a checkpoint would keep"
+    assert not time_slice.is_over(0.0), "no step is done that a checkpoint would keep"
     time_slice.record_step(4)
-    assert not time_slice.is_over(0.0), "reading the examples took longer"
+    assert not time_slice.is_over(0.0), "the slice is shorter than reading the examples was"
     time.sleep(0.3)
     time_slice.record_step(5)
     assert time_slice.is_over(0.0)
