@@ -97,7 +97,7 @@ class PromptTuning(TunedMethod):
 
     slow = True
     uses_subspace = False
-    revision = 3  # prompts are tuned to the last step (docs/decisions/0013)
+    revision = 3  # prompts are tuned to the last step (docs/decisions/0030)
 
     def tune(self, setup: Setup, draws: Sequence[Draw]) -> list[tuple[Subspace, AdaptedTask]]:
         length = setup.subspace.prompt_length
@@ -109,7 +109,7 @@ class SubspaceThenPromptTuning(TunedMethod):
     """PT that starts at the soft prompt found by IST."""
 
     slow = True
-    revision = 3  # prompts are tuned to the last step (docs/decisions/0013)
+    revision = 3  # prompts are tuned to the last step (docs/decisions/0030)
 
     def tune(self, setup: Setup, draws: Sequence[Draw]) -> list[tuple[Subspace, AdaptedTask]]:
         vectors = torch.from_numpy(np.stack([task.head.vector for task in _tune(setup, setup.subspace, draws)]))

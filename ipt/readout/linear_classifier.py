@@ -17,7 +17,7 @@ PENALTY = 1.0
 """Half of the sum of squared weights counts as much as the loss of this many examples."""
 LARGE_FIT = 4096
 """Examples times classes above which L-BFGS fits in single precision: four times as fast as the exact fit in double
-precision, with an error below that of eight-bit weights (docs/decisions/0001)."""
+precision, with an error below that of eight-bit weights (docs/decisions/0037)."""
 MAX_ITERATIONS = 200
 
 

@@ -28,7 +28,7 @@ from ipt.readout.linear_classifier import LinearClassifier, fit_linear
 
 SHARPNESS = 3.0
 """Factor on the logits of a fit, for scores and for evidence: with this penalty on vectors of unit length a classifier
-is underconfident (docs/decisions/0015)."""
+is underconfident (docs/decisions/0032)."""
 WEIGHTS_AT_ONCE = 2**22
 """Most weights of different readouts that are converted to floats together."""
 _MAX_EXTRA_BYTES = 1024

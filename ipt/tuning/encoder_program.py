@@ -52,7 +52,7 @@ FAMILY_PENALTY = 2.0
 """Nats by which they must be likelier with another initial vector than with the first one for tuning to start there:
 the seven others of a subspace share even odds."""
 FIRST_LOOK_SHARE = 0.25
-"""Share of the examples that all initial vectors are compared on first (docs/decisions/0009) ..."""
+"""Share of the examples that all initial vectors are compared on first (docs/decisions/0034) ..."""
 FIRST_LOOK_PER_LABEL = 4
 """... which are so many of each label at least."""
 RUNNERS_UP = 2
@@ -72,7 +72,7 @@ class _Seen(NamedTuple):
 class EncoderProgram(Program):
     """The work of one classification job on an encoder."""
 
-    patience = 1  # where the first steps gain nothing the next ones hardly ever do: docs/decisions/0009
+    patience = 1  # where the first steps gain nothing the next ones hardly ever do: docs/decisions/0033
 
     def __init__(
         self, job: TuningJob, subspace: Subspace, backbone: EncoderBackbone, checkpoint: bytes | None = None
