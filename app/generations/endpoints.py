@@ -107,7 +107,7 @@ async def _complete(generation: Generation, count: int) -> GenerateView:
     return GenerateView(
         task_id=generation.key[0],
         task_version=generation.key[1],
-        generations=[GenerationView(text=text.text, finish_reason=text.reason) for text in texts],  # type: ignore[arg-type]
+        generations=[GenerationView.of(text) for text in texts],
         usage=UsageView.of(texts),
     )
 
@@ -126,7 +126,7 @@ async def _stream(generation: Generation) -> AsyncIterator[bytes]:
                     yield _message("delta", DeltaView(index=index, text=event.text))
                 else:
                     finished.append(event)
-                    yield _message("finished", FinishedView(index=index, finish_reason=event.reason))  # type: ignore[arg-type]
+                    yield _message("finished", FinishedView.of(index, event))
     except AppError as error:
         if error.status == 500:
             log_unforeseen(error.__cause__ or error)

@@ -1,7 +1,7 @@
 """Request and response bodies of generations."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -78,6 +78,7 @@ class GenerateInput(Body):
 
 
 Reason = Literal["stop", "length"]
+"""Texts that were cancelled or failed do not reach the response."""
 
 
 class GenerationView(BaseModel):
@@ -85,6 +86,10 @@ class GenerationView(BaseModel):
     finish_reason: Reason = Field(
         description="`stop`: end of text or a stop string; `length`: `max_new_tokens` reached", examples=["stop"]
     )
+
+    @classmethod
+    def of(cls, text: ipt.TextFinished) -> "GenerationView":
+        return cls(text=text.text, finish_reason=cast(Reason, text.reason))
 
 
 class UsageView(BaseModel):
@@ -122,6 +127,10 @@ class FinishedView(BaseModel):
 
     index: int
     finish_reason: Reason
+
+    @classmethod
+    def of(cls, index: int, text: ipt.TextFinished) -> "FinishedView":
+        return cls(index=index, finish_reason=cast(Reason, text.reason))
 
 
 class DoneView(BaseModel):

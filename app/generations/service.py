@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from fastapi.concurrency import run_in_threadpool
 
@@ -70,7 +71,7 @@ class Generations:
         tenant_id: str,
         question: Question,
         inputs: Sequence[str],
-        given: dict[str, object],
+        given: dict[str, Any],
         stopping: threading.Event,
     ) -> Generation:
         """Queue a text for each input.
@@ -132,15 +133,14 @@ class Generations:
                 )
             return self._writer
 
-    def _parameters(self, given: dict[str, object]) -> ipt.GenerationParameters:
+    def _parameters(self, given: dict[str, Any]) -> ipt.GenerationParameters:
         limit = self._max_new_tokens
-        length = given.get("max_new_tokens", self._default_new_tokens)
-        assert isinstance(length, int)
+        length: int = given.get("max_new_tokens", self._default_new_tokens)
         if length > limit:
             raise InvalidError(
                 f"at most {limit} on this service, got {length}", code="too_many_new_tokens", param="max_new_tokens"
             )
-        return ipt.GenerationParameters(**(given | {"max_new_tokens": length}))  # type: ignore[arg-type]
+        return ipt.GenerationParameters(**(given | {"max_new_tokens": length}))
 
 
 async def _follow(
