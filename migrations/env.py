@@ -1,4 +1,4 @@
-"""What Alembic runs: the migrations, on the connection and in the transaction that the caller opened."""
+"""Alembic's entry point: runs the migrations in the connection and the transaction of the caller."""
 
 from alembic import context
 

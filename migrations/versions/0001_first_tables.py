@@ -1,4 +1,4 @@
-"""First tables: tenants, keys, subspaces, datasets, tasks and their versions, adaptations and their events."""
+"""First tables: tenants, API keys, subspaces, datasets, tasks and task versions, adaptations and their events."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -175,7 +175,7 @@ def _create_task_versions() -> None:
 
 
 def downgrade() -> None:
-    # The extension stays: the database may hold other vectors than ours.
+    # The extension stays, because other tables of the database may use it.
     tables = ("task_versions", "adaptation_events", "adaptations", "tasks", "datasets", "subspaces", "api_keys")
     for table in (*tables, "tenants"):
         op.drop_table(table)

@@ -1,4 +1,4 @@
-"""Workers: which of them are there, and the subspace that each one tunes in."""
+"""A table of workers: when each was last seen, and the subspace that it tunes in."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""API keys: a name, what each one may be used for, and until when; those that exist may adapt and predict."""
+"""API keys get a name, scopes and an expiry; existing keys may adapt and predict."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -15,7 +15,7 @@ def upgrade() -> None:
     op.add_column("api_keys", sa.Column("name", sa.String))
     op.add_column("api_keys", scopes)
     op.add_column("api_keys", sa.Column("expires_at", TIMESTAMP(timezone=True)))
-    # From here on, whoever makes a key says what it may do.
+    # New keys must state their scopes.
     op.alter_column("api_keys", "scopes", server_default=None)
     op.create_check_constraint(
         op.f("ck_api_keys_scopes"), "api_keys", "scopes <@ ARRAY['adapt', 'predict', 'admin']::text[]"
@@ -23,7 +23,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # Without its limits a key would open more than before, and after its end.
+    # Revoke restricted and expiring keys: without these columns they would allow more, and would not expire.
     op.execute(
         "UPDATE api_keys SET revoked_at = now() WHERE revoked_at IS NULL"
         " AND (expires_at IS NOT NULL OR NOT scopes @> ARRAY['adapt', 'predict']::text[])"

@@ -1,4 +1,4 @@
-"""Tenants take turns: when each was served last, and its queue in order."""
+"""Round robin among tenants: when each was last served, and an index of each tenant's queue in order."""
 
 import sqlalchemy as sa
 from alembic import op

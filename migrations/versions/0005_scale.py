@@ -1,4 +1,4 @@
-"""Many tasks: similar vectors by an index, and what has ended by its state."""
+"""Indexes for many tasks: an HNSW index of vectors, and an index of finished adaptations by state."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,10 +8,9 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-# Tasks for which tuning gained nothing have the very vector that it started at. In a graph of nearest neighbors (HNSW)
-# thousands of equal ones know nothing but each other, and searches end among them. So the index has each vector of
-# unit length with sixteen more numbers, drawn from the task's id and so small that similarities change by 0.0013 at
-# most (docs/decisions/0012).
+# Tasks that tuning did not improve keep their initial vector. In an HNSW graph, thousands of equal vectors link only to
+# each other, and searches stop among them. So the index holds each vector normalized to unit length, with sixteen more
+# numbers derived from the task's id; they change a similarity by at most 0.0013 (docs/decisions/0012).
 _DRAWN = ", ".join(f"hashtextextended($2, {seed}) / 7.2e20" for seed in range(16))
 
 
@@ -20,8 +19,8 @@ def upgrade() -> None:
         "CREATE FUNCTION spread_vector(vector, text) RETURNS halfvec LANGUAGE sql IMMUTABLE PARALLEL SAFE "
         f"RETURN (l2_normalize($1) || ARRAY[{_DRAWN}]::real[]::vector)::halfvec"
     )
-    # Half precision is half the size. pgvector's own ef_construction of 64 leaves more groups of similar vectors that
-    # no search reaches.
+    # Half precision halves the size. With pgvector's default ef_construction of 64, searches miss more groups of
+    # similar vectors.
     op.create_index(
         "ix_task_versions_vector",
         "task_versions",

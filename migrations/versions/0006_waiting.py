@@ -1,4 +1,4 @@
-"""Who waits, in the order of their turns: a claim need not look at every tenant's queue."""
+"""An index of waiting tenants in turn order, so that a claim does not read every tenant's queue."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,8 +12,8 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("tenants", sa.Column("waiting_since", TIMESTAMP(timezone=True)))
-    # The database itself sees to this, so that whatever queues, an older release too, cannot forget it. It comes after
-    # the check of the foreign key, which holds the tenant's row against whoever would clear the column meanwhile.
+    # A trigger, so that every insert sets the column, also one by an older release. It fires after the foreign key
+    # check, which locks the tenant's row, so that no transaction clears the column in the meantime.
     op.execute(
         "CREATE FUNCTION tenant_waits() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         "UPDATE tenants SET waiting_since = now() WHERE id = NEW.tenant_id AND waiting_since IS NULL; "

@@ -1,4 +1,4 @@
-"""Tasks that stand where tuning starts are told apart from those that moved, and are not in the index of vectors."""
+"""Mark task versions whose vector is an initial vector, and leave them out of the vector index."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,8 +14,8 @@ _INDEXED = "vector_dims(vector) = 250 AND vector_norm(vector) > 0"
 def upgrade() -> None:
     op.drop_index("ix_task_versions_vector", "task_versions")
     op.add_column("task_versions", sa.Column("start", sa.BigInteger))
-    # Which vectors are a subspace's starts is not in the database. Those that a hundred tasks share are dealt with as
-    # such, whatever made them equal; the numbers are negative, so that they are nobody else's.
+    # The database does not know a subspace's initial vectors. A vector that a hundred tasks share is treated as one.
+    # The numbers are negative, so that they differ from those of real initial vectors.
     op.execute(
         """
         UPDATE task_versions SET start = shared.number

@@ -1,4 +1,4 @@
-"""A task version's metrics are those of the adaptation that made it, which has them."""
+"""Drop the metrics of task versions, which duplicate those of their adaptations."""
 
 import sqlalchemy as sa
 from alembic import op

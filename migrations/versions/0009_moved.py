@@ -1,4 +1,4 @@
-"""The index by which vectors are compared leaves out those that stand at a start, which have one of their own."""
+"""Leave initial vectors out of the index for exact comparison; they have an index of their own."""
 
 import sqlalchemy as sa
 from alembic import op

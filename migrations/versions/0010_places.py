@@ -1,4 +1,4 @@
-"""The place of an adaptation in its tenant's queue, which is not for ever where it was created."""
+"""A column for an adaptation's place in its tenant's queue, which may differ from the order of creation."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,7 +16,7 @@ _QUEUED = sa.text("state = 'queued'")
 def upgrade() -> None:
     column = sa.Column("queued_at", TIMESTAMP(timezone=True), nullable=False, server_default=sa.text("now()"))
     op.add_column("adaptations", column)
-    # What has ended is in no queue any more, and there may be very many of it.
+    # Finished adaptations are in no queue, and there may be very many, so they are not updated.
     op.execute("UPDATE adaptations SET queued_at = created_at WHERE state IN ('queued', 'running')")
     op.drop_index(_INDEX, "adaptations")
     op.create_index(_INDEX, "adaptations", ["tenant_id", "queued_at", "id"], postgresql_where=_QUEUED)

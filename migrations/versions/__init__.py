@@ -1,1 +1,1 @@
-"""One file a revision, each with its way back."""
+"""One file per revision; each has a downgrade."""

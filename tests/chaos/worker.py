@@ -1,4 +1,4 @@
-"""`python -m worker`, but keeping every tuned vector: what is compared with an undisturbed run must not be zeros."""
+"""`python -m worker` that keeps every tuned vector, since a vector of zeros would compare nothing."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from celery.signals import worker_process_init
 from worker.__main__ import main
 
 
-# In Celery's pool, whose process imports this module anew, before it takes anything up.
+# Celery's spawned pool process imports this module again and calls this before it claims anything.
 @worker_process_init.connect
 def keep_tuned(**_: Any) -> None:
     from ipt.tuning import program
@@ -23,4 +23,4 @@ if __name__ == "__main__":
         keep_tuned()
     status = main()
     logging.shutdown()
-    os._exit(status)  # as worker.__main__ does, and for its reason
+    os._exit(status)  # for the reason given in worker.__main__
