@@ -197,7 +197,7 @@ def _task_weights(families: Sequence[str], balance: float) -> NDArray[np.float64
 
 def _start_like_words(decoder: SubspaceDecoder, backbone: Backbone) -> None:
     """Start the decoder's output as word embeddings of the backbone, which its first layer is used to."""
-    table = backbone.model.get_input_embeddings().weight.detach().float().cpu()  # type: ignore[operator]
+    table = backbone.input_embeddings.weight.detach().float().cpu()
     words = table[torch.randint(table.shape[0] // 20, table.shape[0] // 2, (decoder.prompt_length,))]
     # Vectors of standard deviation 0.3 or more make prompts that differ by the spread of word embeddings.
     spread = 2.0 * float(table.std()) / math.sqrt(decoder.project.in_features)

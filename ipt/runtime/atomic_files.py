@@ -1,4 +1,4 @@
-"""Write a file so that whoever reads it, also after a kill, finds the old one or the new one, whole."""
+"""Atomic file writes: a reader sees the old file or the complete new one, even after a crash."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` in one move when the block ends well; makes the folder."""
+    """Yield a temporary path that is renamed to `path` if the block succeeds. Creates the parent folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.partial")
     yield temporary

@@ -1,4 +1,4 @@
-"""Ctrl-C, held off from what must not be done by half."""
+"""Defer Ctrl-C (SIGINT) around work that must not stop halfway."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from types import FrameType
 
 @contextmanager
 def defer_interrupts() -> Iterator[None]:
-    """Let the block come to its end; a SIGINT that came meanwhile is handled then, as it would have been before.
+    """Let the block finish, then handle a SIGINT that arrived during it with the previous handler.
 
-    In another thread than the main one, which no signal interrupts, it does nothing.
+    Does nothing outside the main thread, because signals interrupt only the main thread.
     """
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield
         return
-    came: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    deferred: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: deferred.append((number, frame)))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-    if came:
-        handler(*came[-1])
+    if deferred:
+        handler(*deferred[-1])

@@ -1,4 +1,4 @@
-"""How much fits into the memory of a device, what it looks like when something did not, and what is done with it."""
+"""Device memory limits and out-of-memory detection, and how a process reuses freed memory."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Protocol
 import torch
 
 CPU_POSITIONS = 8192
-"""Positions of one pass with gradients on a CPU, which gains nothing by more."""
+"""Positions of one pass on a CPU, which is not faster with more."""
 SHARE_OF_FREE = 0.5
-"""The rest is for what else runs there, and for what fragments of freed memory cost."""
+"""Share of the free memory that one pass may use; the rest is for other processes and for fragmentation."""
 SHARE_FOR_GRAPHS = 0.125
-"""Of all memory, for what passes with gradients hold as CUDA graphs."""
+"""Share of the total memory that CUDA graphs with gradients may hold."""
 FLOATS_PER_LAYER = 17
-"""Activations that a layer keeps for the way back, in hidden sizes a position, attention weights not among them.
+"""Activations that a layer keeps for the backward pass, as a multiple of the hidden size per position.
 
-Source: Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", arXiv 2205.05198, 4.1.
+Without attention weights. Source: Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models",
+arXiv 2205.05198, section 4.1.
 """
 _OUT_OF_MEMORY = (
     *("can't allocate memory", "not enough memory"),  # the CPU's allocator
-    *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),  # CUDA past PyTorch's
+    *("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),  # CUDA libraries
 )
 KEPT_BYTES = 2**30
-"""Freed memory that a process keeps at most, beside what holes between pieces in use cost anyhow."""
+"""Most freed memory that a process keeps, apart from fragmentation."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 class MeasuredModel(Protocol):
-    """What an estimate needs to know of a model."""
+    """The properties of a model that a memory estimate depends on."""
 
     hidden_size: int
 
     @property
-    def layer_count(self) -> int:
-        """Layers of the whole model: of a seq2seq model, the encoder's and the decoder's."""
+    def layer_count(self) -> int: ...
 
     @property
     def device(self) -> torch.device: ...
@@ -44,55 +44,52 @@ class MeasuredModel(Protocol):
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep the memory of freed tensors for the next ones, in the whole process and from now on.
+    """Make glibc keep the memory of freed tensors in the whole process, and return whether this is possible.
 
-    By itself glibc gives large pieces back to the system, which has to clear every page of the next one: on a CPU, a
-    tenth of a model's time. For a process that does little else; a library leaves it to its program.
-
-    Returns:
-        Whether there is a C library that knows of it.
+    By default glibc returns large blocks to the system, which must clear every page of the next block: a tenth of a
+    model's time on a CPU. Call this from a program, not from a library.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # not glibc; Windows, where nothing is linked by no name
+    except (AttributeError, OSError, TypeError):  # not glibc, or Windows, where CDLL takes no None
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether less at a time may help."""
+    """Return whether `error` means that memory ran out, so that a smaller batch may work."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _OUT_OF_MEMORY)
 
 
 def positions_with_gradients(model: MeasuredModel) -> int:
-    """Positions that one forward and backward pass may have, from the memory that the device has free."""
+    """Return the most positions of one forward and backward pass in the device's free memory."""
     if model.device.type != "cuda":
         return CPU_POSITIONS
     return _free_floats(model) // _floats_with_gradients(model)
 
 
 def positions_without_gradients(model: MeasuredModel) -> int:
-    """The same of a forward pass alone, which keeps one layer's activations at a time."""
+    """Return the most positions of one forward pass, which keeps the activations of one layer at a time."""
     if model.device.type != "cuda":
         return CPU_POSITIONS
     return _free_floats(model) // (FLOATS_PER_LAYER * model.hidden_size)
 
 
 def positions_of_graphs(model: MeasuredModel) -> int:
-    """Positions of all passes with gradients that are kept as CUDA graphs, together."""
+    """Return the most positions that all CUDA graphs with gradients may have together."""
     _, total = torch.cuda.mem_get_info(model.device)
     return int(SHARE_FOR_GRAPHS * total) // model.dtype.itemsize // _floats_with_gradients(model)
 
 
 def _floats_with_gradients(model: MeasuredModel) -> int:
-    """What a position keeps for the way back."""
+    """Return the activations that one position keeps for the backward pass."""
     return FLOATS_PER_LAYER * model.layer_count * model.hidden_size
 
 
 def _free_floats(model: MeasuredModel) -> int:
     free, _ = torch.cuda.mem_get_info(model.device)
-    # Of tensors that were freed, PyTorch keeps the memory for the next ones.
-    kept = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-    return int(SHARE_OF_FREE * (free + kept)) // model.dtype.itemsize
+    # PyTorch caches the memory of freed tensors and can use it again.
+    cached = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+    return int(SHARE_OF_FREE * (free + cached)) // model.dtype.itemsize

@@ -1,4 +1,4 @@
-"""One process at a time: two that write the same thing would each lose what the other has written."""
+"""A lock between processes, so that two of them do not overwrite each other's files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ipt.errors import CheckpointError
 
 @contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Hold a file or folder for this process, by a file `….lock` beside it, which a killed process holds no longer.
+    """Lock a file or folder for this process with a file `….lock` beside it. A killed process releases its lock.
 
     Raises:
-        CheckpointError: another process holds it.
+        CheckpointError: another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.with_name(f"{path.name}.lock")
@@ -24,9 +24,7 @@ def hold_lock(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise CheckpointError(
-            f"{path}: another process is at work on it: wait for it, or choose another name"
-        ) from None
+        raise CheckpointError(f"{path}: another process is writing it: wait for it, or choose another name") from None
     try:
         yield
     finally:

@@ -1,17 +1,17 @@
-"""How many threads PyTorch computes with on the CPU."""
+"""The number of CPU threads that PyTorch computes with."""
 
 from __future__ import annotations
 
 import torch
 
-BESIDE_A_GPU = 2
+THREADS_BESIDE_GPU = 2
 
 
 def limit_cpu_threads(device: torch.device) -> None:
-    """Have the CPU's part computed by few threads where a GPU does the rest, in the whole process.
+    """Limit PyTorch's CPU threads in the whole process if a GPU does the main work.
 
-    What is left for the CPU there are readouts and batches, products so small that waking a thread for each core takes
-    longer than they do (docs/decisions/0027). For a process that does little else; a library leaves it to its program.
+    The CPU then computes only readouts and batches. These products are so small that waking a thread on each core takes
+    longer than computing them (docs/decisions/0027). Call this from a program, not from a library.
     """
     if device.type == "cuda":
-        torch.set_num_threads(min(torch.get_num_threads(), BESIDE_A_GPU))
+        torch.set_num_threads(min(torch.get_num_threads(), THREADS_BESIDE_GPU))

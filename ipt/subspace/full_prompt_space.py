@@ -1,8 +1,8 @@
-"""Plain prompt tuning (PT): the whole space of soft prompts in place of a subspace of it.
+"""Plain prompt tuning (PT) in the form of a `Subspace`: the full space of soft prompts, with an identity decoder.
 
-There the vector is the prompt itself, flattened, and the decoder changes nothing. So everything that tunes, fuses,
-resumes and answers in a subspace does it for PT too, on every family of backbones, and what is compared with PT differs
-from it in nothing else. Letters: K starts, D = P·H intrinsic dimension, P prompt length, H hidden size.
+A vector here is a flattened prompt. So the code that tunes, fuses, resumes and predicts in a subspace also does PT, on
+every family of backbones, and a comparison with PT differs in nothing else.
+Letters: K starts, D = P·H intrinsic dimension, P prompt length, H hidden size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ipt.subspace.subspace import Subspace
 
 
 class IdentityDecoder(PromptDecoder):
-    """Vectors that are prompts already."""
+    """Reshape vectors, which are flattened prompts."""
 
     def __init__(self, prompt_length: int, hidden_size: int) -> None:
         super().__init__()
@@ -27,24 +27,24 @@ class IdentityDecoder(PromptDecoder):
         self.hidden_size = hidden_size
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """[J, P·H] to [J, P, H]."""
+        """Reshape [J, P·H] to [J, P, H]."""
         return vectors.view(-1, self.prompt_length, self.hidden_size)
 
 
 def full_prompt_space(backbone: Backbone, prompt_length: int, starts: Tensor | None = None) -> Subspace:
-    """A "subspace" that leaves nothing out, to tune whole prompts in with `adapt` or the engine.
+    """Return the full space of prompts, in which `adapt` and the engine tune whole prompts.
 
     Args:
         backbone: the frozen model.
         prompt_length: P.
-        starts: [K, P, H] prompts where tuning may start; `word_prompts` with seed 0 when None. What IST found is such
-            a start for "IST, then PT".
+        starts: [K, P, H] prompts where tuning may start; `word_prompts` with seed 0 when None. A prompt that IST found
+            gives "IST, then PT".
 
     Raises:
-        SubspaceError: the starts have another shape.
+        SubspaceError: P is less than 1, or the starts have another shape.
     """
     if prompt_length < 1:
-        raise SubspaceError(f"a prompt has at least one position, got prompt_length {prompt_length}")
+        raise SubspaceError(f"prompt_length must be at least 1, got {prompt_length}")
     if starts is None:
         starts = word_prompts(backbone, prompt_length, seed=0)
     if starts.dim() != 3 or starts.shape[1:] != (prompt_length, backbone.hidden_size):
@@ -68,18 +68,18 @@ def full_prompt_space(backbone: Backbone, prompt_length: int, starts: Tensor | N
 
 @torch.no_grad()
 def word_prompts(backbone: Backbone, prompt_length: int, *, seed: int, count: int = 1) -> Tensor:
-    """[count, P, H]: embeddings of words drawn from the frequent half of the vocabulary, where PT commonly starts.
+    """Return prompts [count, P, H] of random words from the frequent half of the vocabulary, the usual start of PT.
 
     Source: Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", section 2.
 
     Raises:
-        BackboneError: prompts of that length leave no room for text.
+        BackboneError: prompts of this length leave no room for text.
     """
     backbone.check_room(prompt_length)
-    embeddings = backbone.model.get_input_embeddings()  # type: ignore[operator]
+    embeddings = backbone.input_embeddings
     words = embeddings.num_embeddings
     generator = torch.Generator().manual_seed(seed)
-    # The first entries of a vocabulary are special tokens, unused ones and single bytes.
+    # A vocabulary starts with special tokens, unused tokens and single bytes.
     drawn = torch.randint(words // 20, max(words // 2, words // 20 + 1), (count, prompt_length), generator=generator)
     prompts: Tensor = embeddings(drawn.to(backbone.device))
     return prompts.float().cpu()

@@ -1,4 +1,4 @@
-"""The auto-encoder over soft prompts: the encoder compresses a prompt, the decoder makes one from a task vector.
+"""The auto-encoder over soft prompts: the encoder compresses a prompt to a task vector, the decoder expands it again.
 
 Source: "Exploring Universal Intrinsic Task Subspace via Prompt Tuning", arXiv 2110.07867, section 3.2.
 Letters: J task vectors, D intrinsic dimension, P prompt length, H hidden size of the backbone.
@@ -18,13 +18,13 @@ class SubspaceEncoder(nn.Module):
         self.compress = nn.Linear(prompt_length * hidden_size, intrinsic_dim)
 
     def forward(self, prompts: Tensor) -> Tensor:
-        """Soft prompts [J, P, H] to task vectors [J, D]."""
+        """Map soft prompts [J, P, H] to task vectors [J, D]."""
         vectors: Tensor = self.compress(prompts.flatten(1))
         return vectors
 
 
 class PromptDecoder(nn.Module):
-    """Whatever makes soft prompts [J, P, H] from vectors [J, D]."""
+    """Base class of modules that map vectors [J, D] to soft prompts [J, P, H]."""
 
     intrinsic_dim: int
     prompt_length: int
@@ -32,12 +32,13 @@ class PromptDecoder(nn.Module):
 
 
 class SubspaceDecoder(PromptDecoder):
-    """Make soft prompts from task vectors: linear, tanh, linear (the paper's Proj_b); one linear layer without hidden.
+    """Map task vectors to soft prompts with linear, tanh, linear (the paper's Proj_b), or with one linear layer.
 
     Args:
         intrinsic_dim: D.
-        decoder_hidden: width of the hidden layer; 0 for none.
-        prompt_length, hidden_size: P and H.
+        decoder_hidden: width of the hidden layer; 0 for a single linear layer.
+        prompt_length: P.
+        hidden_size: H.
     """
 
     def __init__(self, intrinsic_dim: int, decoder_hidden: int, prompt_length: int, hidden_size: int) -> None:
@@ -50,7 +51,7 @@ class SubspaceDecoder(PromptDecoder):
         self.project = nn.Linear(decoder_hidden or intrinsic_dim, prompt_length * hidden_size)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Task vectors [J, D] to soft prompts [J, P, H]."""
+        """Map task vectors [J, D] to soft prompts [J, P, H]."""
         hidden = vectors if self.expand is None else torch.tanh(self.expand(vectors))
         prompts: Tensor = self.project(hidden)
         return prompts.view(-1, self.prompt_length, self.hidden_size)

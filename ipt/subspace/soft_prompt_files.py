@@ -1,6 +1,6 @@
-"""Soft prompts on disk: a safetensors file of one tensor [P, H] a task, named after it.
+"""Soft prompts on disk: safetensors files with one tensor [P, H] for each task, named after the task.
 
-So are the files that PEFT's prompt tuning writes, whose one tensor is `prompt_embeddings`.
+PEFT's prompt-tuning files have the same format, with one tensor named `prompt_embeddings`.
 Letters: P prompt length, H hidden size.
 """
 
@@ -24,40 +24,41 @@ from ipt.subspace.subspace import Subspace
 
 
 def backbone_metadata(backbone: Backbone) -> dict[str, str]:
-    """What is kept beside prompts of the backbone that they mean something to."""
+    """Return what a file of prompts records about its backbone."""
     return {"id": backbone.identity.id, "weights_sha256": backbone.prompt_identity}
 
 
 def save_prompts(path: Path, prompts: Mapping[str, Tensor], backbone: Backbone) -> None:
-    """Write prompts [P, H] by name, with the id and the weights' hash of the backbone that they were tuned on.
-
-    `path` is replaced in one move.
-    """
-    identity = backbone_metadata(backbone)
+    """Write prompts [P, H] by name, with the id and hash of their backbone; replaces `path` atomically."""
     tensors = {name: prompt.detach().float().cpu().contiguous() for name, prompt in prompts.items()}
     with replace_atomically(path) as temporary:
-        save_file(tensors, temporary, {"backbone": json.dumps(identity)})
+        save_file(tensors, temporary, {"backbone": json.dumps(backbone_metadata(backbone))})
 
 
 def save_prompt_embeds(path: Path, subspace: Subspace, vector: NDArray[np.float32], about: Mapping[str, str]) -> None:
-    """Write a task's soft prompt as one tensor `prompt_embeds` [P, H], for engines that take prompts as embeddings.
+    """Write a task's soft prompt as one tensor `prompt_embeds` [P, H], for inference engines that take embeddings.
 
-    In front of an input's embedded tokens it makes a plain `causal` model answer as the task does. `about` goes into
-    the file's metadata, beside the ids of backbone and subspace. `path` is replaced in one move.
+    A plain `causal` model with this prompt before the embedded input answers as the task does.
+
+    Args:
+        path: the file, replaced atomically.
+        subspace: the subspace of the vector.
+        vector: [D].
+        about: metadata of the file, beside the ids of backbone and subspace.
 
     Raises:
         SubspaceError: the subspace belongs to a backbone of another family.
-        SubspaceMismatchError: the vector has another length than the subspace's.
+        SubspaceMismatchError: the vector has another length than the subspace's vectors.
     """
     backbone = subspace.manifest["backbone"]
     if backbone.get("family") != "causal":
         raise SubspaceError(
-            f"subspace {subspace.id} is of {backbone['id']!r}, which is no causal backbone: only these take a prompt "
-            "as embeddings in front of an input"
+            f"subspace {subspace.id} belongs to {backbone['id']!r}, which is not a causal backbone: only causal "
+            "backbones take a prompt as embeddings before the input"
         )
     if vector.shape != (subspace.intrinsic_dim,):
         raise SubspaceMismatchError(
-            f"the task vector has shape {list(vector.shape)}, subspace {subspace.id} wants [{subspace.intrinsic_dim}]"
+            f"the task vector has shape {list(vector.shape)}, subspace {subspace.id} expects [{subspace.intrinsic_dim}]"
         )
     with torch.no_grad():
         prompt = subspace.decoder(torch.from_numpy(vector)[None].to(next(subspace.decoder.parameters()).device))[0]
@@ -67,30 +68,34 @@ def save_prompt_embeds(path: Path, subspace: Subspace, vector: NDArray[np.float3
 
 
 def read_prompts(path: Path, user: Backbone | Subspace | None = None) -> dict[str, Tensor]:
-    """Prompts [P, H] in float32, by name, for a backbone or subspace to use.
+    """Return prompts [P, H] in float32, by name.
+
+    Args:
+        path: the file.
+        user: the backbone or subspace that the prompts must fit; not checked when None.
 
     Raises:
-        CheckpointError: the file is missing or damaged, holds something else, or says that its prompts were tuned on
-            another backbone than its user's.
+        CheckpointError: the file is missing or damaged, holds other tensors than prompts, or its prompts were tuned on
+            another backbone than the user's.
     """
     try:
         with safe_open(path, framework="pt") as file:
             prompts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-        identity = json.loads(metadata.get("backbone", "{}"))
+        recorded = json.loads(metadata.get("backbone", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable file of soft prompts: {error}") from None
     if not prompts:
         raise CheckpointError(f"{path}: holds no prompt")
     for name, prompt in prompts.items():
         if prompt.dim() != 2 or not prompt.is_floating_point() or not torch.isfinite(prompt).all():
-            raise CheckpointError(f"{path}: {name} is no prompt, which is a [P, H] tensor of finite numbers")
+            raise CheckpointError(f"{path}: {name} is not a prompt; expected a [P, H] tensor of finite numbers")
         if user is not None and prompt.shape[1] != user.hidden_size:
             raise CheckpointError(
-                f"{path}: {name} has hidden size {prompt.shape[1]}, the backbone's is {user.hidden_size}"
+                f"{path}: {name} has hidden size {prompt.shape[1]}, the backbone has {user.hidden_size}"
             )
-    found = identity.get("weights_sha256") if isinstance(identity, dict) else None
-    if user is not None and found not in (None, user.prompt_identity):
-        wanted = user.manifest["backbone"]["id"] if isinstance(user, Subspace) else user.identity.id
-        raise CheckpointError(f"{path}: its prompts were tuned on {identity.get('id')!r}, not {wanted!r}")
+    sha256 = recorded.get("weights_sha256") if isinstance(recorded, dict) else None
+    if user is not None and sha256 not in (None, user.prompt_identity):
+        expected = user.manifest["backbone"]["id"] if isinstance(user, Subspace) else user.identity.id
+        raise CheckpointError(f"{path}: its prompts were tuned on {recorded.get('id')!r}, not {expected!r}")
     return {name: prompt.float() for name, prompt in prompts.items()}

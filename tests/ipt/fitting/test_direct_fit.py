@@ -195,7 +195,7 @@ def test_a_second_process_does_not_find_a_subspace_in_the_same_folder(
             said.append(ran.stderr.splitlines()[-1])
 
     fit(encoder, tasks, OPTIONS).run_in(tmp_path / "out", beside)
-    assert "out: another process is at work on it" in said[0]
+    assert "out: another process is writing it" in said[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 

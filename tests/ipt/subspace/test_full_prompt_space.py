@@ -1,4 +1,4 @@
-"""Plain prompt tuning through the same engine, and soft prompts on disk."""
+"""Plain prompt tuning with the tuning engine, and files of soft prompts."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_the_vector_is_the_prompt(encoder: EncoderBackbone) -> None:
     assert space.intrinsic_dim == P * encoder.hidden_size
 
 
-def test_prompts_that_stand_elsewhere_are_of_another_space(encoder: EncoderBackbone, tmp_path: Path) -> None:
+def test_prompts_in_another_placement_belong_to_another_space(encoder: EncoderBackbone, tmp_path: Path) -> None:
     placed = encoder.placed("before_first_token")
     assert full_prompt_space(placed, P).id != full_prompt_space(encoder, P).id
     other = ipt.load_backbone(str(build_tiny_encoder(tmp_path / "other", seed=1)), device="cpu")
@@ -41,25 +41,25 @@ def test_prompts_that_stand_elsewhere_are_of_another_space(encoder: EncoderBackb
 
 
 def test_whole_prompts_are_tuned_by_plain_gradient_steps(text: TextBackbone) -> None:
-    """Against a plain loop: AdamW on the prompt alone, with the engine's schedule, clipping and averaging."""
+    """Compare with a plain loop: AdamW on the prompt only, with the engine's schedule, clipping and averaging."""
     examples = [ipt.Example("hello", "good movie"), ipt.Example("world", "bad movie")] * 3
     space = full_prompt_space(text, P)
-    asked = ipt.Hyperparameters(steps=1, batch_size=6, learning_rate=0.05)
-    task = ipt.adapt(text, space, examples, validation_examples=examples, kind="text2text", hyperparameters=asked)
+    one_step = ipt.Hyperparameters(steps=1, batch_size=6, learning_rate=0.05)
+    task = ipt.adapt(text, space, examples, validation_examples=examples, kind="text2text", hyperparameters=one_step)
     prompt = space.initial_vectors.view(1, P, -1).clone().requires_grad_(True)
     inputs = text.tokenize([example.input for example in examples])
     targets = text.tokenize_targets([example.output for example in examples])
     loss = text.target_cross_entropy(inputs, targets, prompt.expand(len(inputs), -1, -1), label_smoothing=0.1).mean()
     (gradient,) = torch.autograd.grad(loss, prompt)
     clipped = gradient * min(1.0, 1.0 / float(gradient.norm()))
-    # The first step of Adam moves every number by the rate, against the sign of its gradient; a tenth is averaged in.
-    moved = prompt.detach() - 0.1 * 0.05 * clipped / (clipped.abs() + 1e-8)
-    got = torch.from_numpy(task.head.vector).view(1, P, -1)
-    assert not torch.equal(got, prompt.detach())
-    torch.testing.assert_close(got, moved, atol=2e-4, rtol=0)
+    # Adam's first step moves each number by the learning rate, against its gradient; averaging takes a tenth of it.
+    expected = prompt.detach() - 0.1 * 0.05 * clipped / (clipped.abs() + 1e-8)
+    tuned = torch.from_numpy(task.head.vector).view(1, P, -1)
+    assert not torch.equal(tuned, prompt.detach())
+    torch.testing.assert_close(tuned, expected, atol=2e-4, rtol=0)
 
 
-def test_whole_prompts_of_many_tasks_are_tuned_together_as_alone(encoder: EncoderBackbone) -> None:
+def test_whole_prompts_of_several_tasks_tuned_together_equal_those_tuned_separately(encoder: EncoderBackbone) -> None:
     space = full_prompt_space(encoder, P)
     engine = ipt.TuningEngine(encoder, space)
     jobs = {"sentiment": sentiment(), "topics": topics()}
@@ -68,22 +68,22 @@ def test_whole_prompts_of_many_tasks_are_tuned_together_as_alone(encoder: Encode
     while not all(progress.done for progress in engine.step()):
         pass
     for name, examples in jobs.items():
-        alone = ipt.adapt(encoder, space, examples, hyperparameters=FEW)
+        separate = ipt.adapt(encoder, space, examples, hyperparameters=FEW)
         together = engine.finish(name)
-        torch.testing.assert_close(torch.from_numpy(together.head.vector), torch.from_numpy(alone.head.vector))
+        torch.testing.assert_close(torch.from_numpy(together.head.vector), torch.from_numpy(separate.head.vector))
         assert ipt.Predictor(encoder, space).predict([(together.head, "good movie")])[0].label is not None
 
 
-def test_tuning_goes_on_from_what_a_subspace_found(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
-    found = ipt.adapt(encoder, subspace, sentiment(), hyperparameters=FEW)
-    prompt = subspace.decoder(torch.from_numpy(found.head.vector)[None])
+def test_tuning_starts_from_a_prompt_found_in_a_subspace(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
+    in_subspace = ipt.adapt(encoder, subspace, sentiment(), hyperparameters=FEW)
+    prompt = subspace.decoder(torch.from_numpy(in_subspace.head.vector)[None])
     space = full_prompt_space(encoder, subspace.prompt_length, prompt)
-    still = ipt.adapt(encoder, space, sentiment(), hyperparameters=ipt.Hyperparameters(steps=0))
-    torch.testing.assert_close(torch.from_numpy(still.head.vector), prompt.flatten().float())
-    assert still.metrics["score"] == found.metrics["score"]
+    untuned = ipt.adapt(encoder, space, sentiment(), hyperparameters=ipt.Hyperparameters(steps=0))
+    torch.testing.assert_close(torch.from_numpy(untuned.head.vector), prompt.flatten().float())
+    assert untuned.metrics["score"] == in_subspace.metrics["score"]
 
 
-def test_a_whole_prompt_means_nothing_in_a_subspace(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
+def test_a_whole_prompt_is_rejected_in_a_subspace(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
     task = ipt.adapt(encoder, full_prompt_space(encoder, P), sentiment(), hyperparameters=FEW)
     with pytest.raises(ipt.SubspaceMismatchError):
         ipt.Predictor(encoder, subspace).predict([(task.head, "good movie")])
@@ -91,7 +91,7 @@ def test_a_whole_prompt_means_nothing_in_a_subspace(encoder: EncoderBackbone, su
 
 def test_word_prompts_are_words_and_follow_the_seed(text: TextBackbone) -> None:
     prompts = word_prompts(text, P, seed=1, count=3)
-    table = text.model.get_input_embeddings()(torch.arange(text.model.get_input_embeddings().num_embeddings))  # type: ignore[operator]
+    table = text.input_embeddings(torch.arange(text.input_embeddings.num_embeddings))
     words = {tuple(row) for row in table.tolist()}
     assert all(tuple(row) in words for row in prompts.flatten(0, 1).tolist())
     assert torch.equal(prompts, word_prompts(text, P, seed=1, count=3))
@@ -99,12 +99,12 @@ def test_word_prompts_are_words_and_follow_the_seed(text: TextBackbone) -> None:
 
 
 @pytest.mark.parametrize("shape", [(P, 32), (1, P + 1, 32), (1, P, 31)])
-def test_starts_of_another_shape_are_refused(encoder: EncoderBackbone, shape: tuple[int, ...]) -> None:
+def test_starts_of_another_shape_are_rejected(encoder: EncoderBackbone, shape: tuple[int, ...]) -> None:
     with pytest.raises(ipt.SubspaceError, match="shape"):
         full_prompt_space(encoder, P, torch.zeros(shape))
 
 
-def test_saved_prompts_are_read_back_for_the_same_backbone_alone(
+def test_saved_prompts_are_read_only_for_their_own_backbone(
     encoder: EncoderBackbone, text: TextBackbone, tmp_path: Path
 ) -> None:
     prompts = {"a/b": torch.randn(P, encoder.hidden_size), "ü": torch.randn(P + 1, encoder.hidden_size)}
@@ -117,24 +117,24 @@ def test_saved_prompts_are_read_back_for_the_same_backbone_alone(
 
 
 @pytest.mark.parametrize(
-    ("tensors", "said"),
+    ("tensors", "message"),
     [
         ({}, "no prompt"),
-        ({"x": torch.zeros(3)}, "no prompt"),
-        ({"x": torch.zeros(3, 32, dtype=torch.int64)}, "no prompt"),
+        ({"x": torch.zeros(3)}, "x is not a prompt"),
+        ({"x": torch.zeros(3, 32, dtype=torch.int64)}, "x is not a prompt"),
         ({"x": torch.full((3, 32), torch.nan)}, "finite"),
         ({"x": torch.zeros(3, 31)}, "hidden size"),
     ],
 )
-def test_files_of_something_else_are_refused(
-    encoder: EncoderBackbone, tmp_path: Path, tensors: dict[str, torch.Tensor], said: str
+def test_tensors_that_are_not_prompts_are_rejected(
+    encoder: EncoderBackbone, tmp_path: Path, tensors: dict[str, torch.Tensor], message: str
 ) -> None:
     save_file(tensors, tmp_path / "prompts.safetensors")
-    with pytest.raises(ipt.CheckpointError, match=said):
+    with pytest.raises(ipt.CheckpointError, match=message):
         read_prompts(tmp_path / "prompts.safetensors", encoder)
 
 
-def test_a_file_that_is_no_safetensors(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "prompts.safetensors").write_bytes(b"junk")
     for name in ("prompts.safetensors", "none.safetensors"):
         with pytest.raises(ipt.CheckpointError, match=name):

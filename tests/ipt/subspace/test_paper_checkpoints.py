@@ -1,4 +1,4 @@
-"""Checkpoints of the reference implementation, made here in exactly its form for a tiny BART."""
+"""Import of reference checkpoints, which these tests write in the reference's format for a tiny BART."""
 
 import os
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def layers(ae_type: int) -> dict[str, Tensor]:
 
 
 def write(path: Path, tensors: dict[str, Any], prefix: str = "") -> Path:
-    """What the reference's `save_ckpt` writes; the encoder's own prompt embeddings are among the saved too."""
+    """Write what the reference's `save_ckpt` writes, including the prompt embeddings of the backbone's encoder."""
     model = {f"{prefix}{name}": value for name, value in tensors.items()}
     model[f"{prefix}model.encoder.prompt_embeddings.weight"] = torch.zeros(P, H)
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))], lr=3e-5)
@@ -54,7 +54,7 @@ def write(path: Path, tensors: dict[str, Any], prefix: str = "") -> Path:
 
 
 def restated_decoder(tensors: dict[str, Tensor], vector: Tensor, ae_type: int) -> Tensor:
-    """The reference's formula in plain matrix products: [D] to [P, H]."""
+    """Compute the reference's formula with plain matrix products: [D] to [P, H]."""
     hidden = tensors["prompt_W2.weight"] @ vector + tensors["prompt_W2.bias"]
     if ae_type == 1:
         hidden = tensors["prompt_W3.weight"] @ hidden.tanh() + tensors["prompt_W3.bias"]
@@ -63,7 +63,7 @@ def restated_decoder(tensors: dict[str, Tensor], vector: Tensor, ae_type: int) -
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("ae_type", [0, 1])
-def test_an_imported_subspace_computes_what_the_reference_does(
+def test_an_imported_subspace_computes_the_same_as_the_reference(
     bart: ipt.Backbone, tmp_path: Path, ae_type: int, prefix: str
 ) -> None:
     tensors = layers(ae_type)
@@ -91,7 +91,7 @@ def test_tasks_are_tuned_in_an_imported_subspace(bart: ipt.Backbone, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda tensors: tensors.pop("prompt_W2.bias"), "weight and bias"),
         (lambda tensors: [tensors.pop("prompt_W1.weight"), tensors.pop("prompt_W1.bias")], "needs prompt_W1"),
@@ -104,17 +104,17 @@ def test_tasks_are_tuned_in_an_imported_subspace(bart: ipt.Backbone, tmp_path: P
     ],
 )
 def test_layers_that_do_not_fit_together_are_named(
-    bart: ipt.Backbone, tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
+    bart: ipt.Backbone, tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     tensors: dict[str, Any] = layers(1)
     change(tensors)
-    with pytest.raises(ipt.SubspaceError, match=said):
+    with pytest.raises(ipt.SubspaceError, match=message):
         import_checkpoint(write(tmp_path / "ckpt.pt", tensors), bart, tmp_path / "subspace")
     assert not (tmp_path / "subspace").exists()
 
 
 @pytest.mark.parametrize(
-    ("odd", "said"),
+    ("odd", "message"),
     [
         (lambda: torch.eye(D).to_sparse(), "form torch.sparse_coo"),
         (lambda: torch.eye(D).to_sparse_csr(), "form torch.sparse_csr"),
@@ -132,33 +132,31 @@ def test_layers_that_do_not_fit_together_are_named(
         (lambda: torch.zeros(D).expand(HIDDEN, D), f"the file holds {D} numbers for it"),
     ],
 )
-@pytest.mark.filterwarnings("ignore")  # torch calls some of these forms a beta or deprecated
-def test_tensors_of_another_form_are_named_before_they_are_computed_with(
-    bart: ipt.Backbone, tmp_path: Path, odd: Callable[[], Tensor], said: str
+@pytest.mark.filterwarnings("ignore")  # torch warns that some of these forms are beta or deprecated
+def test_unusual_tensors_are_rejected_by_name_before_any_arithmetic(
+    bart: ipt.Backbone, tmp_path: Path, odd: Callable[[], Tensor], message: str
 ) -> None:
     path = write(tmp_path / "ckpt.pt", layers(1) | {"prompt_W2.weight": odd()})
-    with pytest.raises(ipt.SubspaceError, match=said) as caught:
+    with pytest.raises(ipt.SubspaceError, match=message) as caught:
         import_checkpoint(path, bart, tmp_path / "subspace")
     assert caught.value.message.startswith(f"{path}: prompt_W2.weight ")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_numbers_of_other_widths_and_parameters_are_read(
-    bart: ipt.Backbone, tmp_path: Path, dtype: torch.dtype
-) -> None:
+def test_parameters_of_other_dtypes_are_imported(bart: ipt.Backbone, tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = {name: torch.nn.Parameter(tensor.to(dtype)) for name, tensor in layers(1).items()}
     subspace = import_checkpoint(write(tmp_path / "ckpt.pt", tensors), bart, tmp_path / "subspace")
     torch.testing.assert_close(subspace.decoder.state_dict()["project.bias"], tensors["prompt_W3.bias"].data.float())
 
 
 def linear_layers(shapes: list[tuple[int, int]]) -> dict[str, Tensor]:
-    """Layers of zeros, their weights of these shapes."""
+    """Return layers of zeros with weights of these shapes."""
     tensors = {f"prompt_W{n}.weight": torch.zeros(shape) for n, shape in enumerate(shapes, start=1)}
     return tensors | {f"prompt_W{n}.bias": torch.zeros(shape[0]) for n, shape in enumerate(shapes, start=1)}
 
 
 @pytest.mark.parametrize(
-    ("shapes", "said"),
+    ("shapes", "message"),
     [
         ([(0, P * H), (P * H, 0)], "task vectors have 0 numbers"),
         ([(0, P * H), (HIDDEN, 0), (P * H, HIDDEN)], "task vectors have 0 numbers"),
@@ -167,28 +165,28 @@ def linear_layers(shapes: list[tuple[int, int]]) -> dict[str, Tensor]:
         ([(D, P * H), (0, D), (P * H, 0)], "hidden layer has 0 numbers"),
     ],
 )
-def test_a_checkpoint_without_numbers_is_refused(
-    bart: ipt.Backbone, tmp_path: Path, shapes: list[tuple[int, int]], said: str
+def test_a_checkpoint_with_an_empty_dimension_is_rejected(
+    bart: ipt.Backbone, tmp_path: Path, shapes: list[tuple[int, int]], message: str
 ) -> None:
     path = write(tmp_path / "ckpt.pt", linear_layers(shapes))
-    with pytest.raises(ipt.SubspaceError, match=rf"ckpt\.pt: its {said}"):
+    with pytest.raises(ipt.SubspaceError, match=rf"ckpt\.pt: its {message}"):
         import_checkpoint(path, bart, tmp_path / "subspace")
 
 
-def test_prompts_that_leave_no_room_for_text_are_refused(bart: ipt.Backbone, tmp_path: Path) -> None:
+def test_prompts_that_leave_no_room_for_text_are_rejected(bart: ipt.Backbone, tmp_path: Path) -> None:
     def checkpoint(length: int) -> Path:
         return write(tmp_path / "ckpt.pt", linear_layers([(D, length * H), (length * H, D)]))
 
     for length in (bart.max_positions - 1, bart.max_positions, bart.max_positions + 36):
-        said = rf"ckpt\.pt: a soft prompt of {length} positions leaves no room for text: .* attends to 64 positions"
-        with pytest.raises(ipt.SubspaceError, match=said):
+        message = rf"ckpt\.pt: a soft prompt of {length} positions leaves no room for text: .* attends to 64 positions"
+        with pytest.raises(ipt.SubspaceError, match=message):
             import_checkpoint(checkpoint(length), bart, tmp_path / "subspace")
         assert not (tmp_path / "subspace").exists()
     longest = bart.max_positions - 2
     assert import_checkpoint(checkpoint(longest), bart, tmp_path / "subspace").prompt_length == longest
 
 
-def test_a_checkpoint_of_another_backbone_is_refused(bart: ipt.Backbone, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_backbone_is_rejected(bart: ipt.Backbone, tmp_path: Path) -> None:
     flat = 5 * 31
     tensors = {
         "prompt_W1.weight": torch.zeros(D, flat),
@@ -200,14 +198,14 @@ def test_a_checkpoint_of_another_backbone_is_refused(bart: ipt.Backbone, tmp_pat
         import_checkpoint(write(tmp_path / "ckpt.pt", tensors), bart, tmp_path / "subspace")
 
 
-def test_an_encoder_of_two_layers_is_refused(bart: ipt.Backbone, tmp_path: Path) -> None:
+def test_an_encoder_of_two_layers_is_rejected(bart: ipt.Backbone, tmp_path: Path) -> None:
     shapes = [(HIDDEN, P * H), (D, HIDDEN), (P * H, D)]
     with pytest.raises(ipt.SubspaceError, match="AE_type 2"):
         import_checkpoint(write(tmp_path / "ckpt.pt", linear_layers(shapes)), bart, tmp_path / "subspace")
 
 
 class Hostile:
-    """Unpickled by an unguarded load, it makes a folder."""
+    """Creates a folder if it is unpickled without a guard."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -224,7 +222,7 @@ def test_a_hostile_pickle_runs_nothing(bart: ipt.Backbone, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04", None])
-def test_files_that_are_no_checkpoint(bart: ipt.Backbone, tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_rejected(bart: ipt.Backbone, tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "ckpt.pt"
     if content is not None:
         path.write_bytes(content)
@@ -232,7 +230,7 @@ def test_files_that_are_no_checkpoint(bart: ipt.Backbone, tmp_path: Path, conten
         import_checkpoint(path, bart, tmp_path / "subspace")
 
 
-def test_a_checkpoint_cut_short_and_one_without_a_model(bart: ipt.Backbone, tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_and_one_without_a_model_are_rejected(bart: ipt.Backbone, tmp_path: Path) -> None:
     path = write(tmp_path / "ckpt.pt", layers(1))
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ipt.SubspaceError, match=r"ckpt\.pt"):
@@ -242,7 +240,9 @@ def test_a_checkpoint_cut_short_and_one_without_a_model(bart: ipt.Backbone, tmp_
         import_checkpoint(path, bart, tmp_path / "subspace")
 
 
-def test_prompts_that_cannot_be_compressed(bart: ipt.Backbone, tmp_path: Path) -> None:
+def test_prompts_of_another_shape_and_subspaces_without_encoder_are_rejected(
+    bart: ipt.Backbone, tmp_path: Path
+) -> None:
     subspace = import_checkpoint(write(tmp_path / "ckpt.pt", layers(0)), bart, tmp_path / "subspace")
     with pytest.raises(ipt.SubspaceError, match=r"\[J, 5, 32\]"):
         subspace.compress(torch.zeros(1, P + 1, H))

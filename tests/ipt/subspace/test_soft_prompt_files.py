@@ -1,4 +1,4 @@
-"""A task's prompt in another engine: what the documents tell people to run gives the logits that this one has."""
+"""Export of a task's prompt: the code in the deployment guide gives the same logits as this library."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def folders(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]
     return build_tiny_text(tmp_path, request.param)
 
 
-def test_the_plain_model_behind_an_exported_prompt_has_our_logits(
+def test_a_stock_model_with_an_exported_prompt_has_our_logits(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = ipt.load_backbone(str(folders[0]), device="cpu")
@@ -45,9 +45,9 @@ def test_the_plain_model_behind_an_exported_prompt_has_our_logits(
         theirs = stock(inputs_embeds=embeds[None]).logits[:, -1]
         prompts = subspace.decoder(torch.from_numpy(vector)[None])
         ours = backbone.prefill(backbone.tokenize([text]), prompts).logits
-        written = stock.generate(inputs_embeds=embeds[None], max_new_tokens=8, do_sample=False, pad_token_id=0)[0]
+        generated = stock.generate(inputs_embeds=embeds[None], max_new_tokens=8, do_sample=False, pad_token_id=0)[0]
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-5)
-    assert [backbone.decode(written.tolist()).strip()] == backbone.generate(
+    assert [backbone.decode(generated.tolist()).strip()] == backbone.generate(
         backbone.tokenize([text]), prompts, max_new_tokens=8
     )
 
@@ -58,11 +58,11 @@ def test_the_plain_model_behind_an_exported_prompt_has_our_logits(
     assert (metadata["subspace_id"], metadata["task_id"], metadata["task_version"]) == (subspace.id, "tsk_1", "3")
 
 
-def test_what_no_engine_could_use_is_not_written(tmp_path: Path) -> None:
+def test_only_prompts_of_causal_backbones_are_exported(tmp_path: Path) -> None:
     _, folder = build_tiny_text(tmp_path / "t5", "t5")
-    with pytest.raises(ipt.SubspaceError, match="is no causal backbone"):
+    with pytest.raises(ipt.SubspaceError, match="is not a causal backbone"):
         save_prompt_embeds(tmp_path / "out", ipt.load_subspace(folder), np.zeros(8, np.float32), {})
     _, folder = build_tiny_text(tmp_path / "gpt2", "gpt2")
-    with pytest.raises(ipt.SubspaceMismatchError, match=r"shape \[9\], .* wants \[8\]"):
+    with pytest.raises(ipt.SubspaceMismatchError, match=r"shape \[9\], .* expects \[8\]"):
         save_prompt_embeds(tmp_path / "out", ipt.load_subspace(folder), np.zeros(9, np.float32), {})
     assert not (tmp_path / "out").exists()
