@@ -1,4 +1,4 @@
-"""A service in a process of its own, to be measured from outside."""
+"""A service in a child process, for measurements from outside."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 
 from app.cli.child import running_service
@@ -27,7 +28,7 @@ class Service:
 
 @contextmanager
 def serving(log_file: Path, environment: Mapping[str, str]) -> Iterator[Service]:
-    """Run `ipt serve --worker` until the block ends, with no `IPT_*` variables but those of `environment`."""
+    """Run `ipt serve --worker` until the block ends, with only the `IPT_*` variables of `environment`."""
     key = secrets.token_urlsafe()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("IPT_")}
     try:
@@ -35,6 +36,12 @@ def serving(log_file: Path, environment: Mapping[str, str]) -> Iterator[Service]
             yield Service(service.url, key, psutil.Process(service.process.pid), service.seconds_to_ready)
     except CliError as error:
         raise SystemExit(f"error: {error}\n{log_file.read_text(errors='replace')}") from error
+
+
+def http_client(service: Service, key: str | None = None) -> httpx.Client:
+    """Return a client with the operator's API key, or with `key`."""
+    headers = {"authorization": f"Bearer {key or service.key}"}
+    return httpx.Client(base_url=service.url, headers=headers, timeout=60, trust_env=False)
 
 
 def peak_bytes(process: psutil.Process) -> int:

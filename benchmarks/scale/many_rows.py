@@ -1,4 +1,4 @@
-"""Rows by the million: one that is there, copied with some of its columns changed, by PostgreSQL's binary COPY."""
+"""Copy one row millions of times with some columns changed, through PostgreSQL's binary COPY."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 Bytes = NDArray[np.uint8]
-"""[N, length]: the values of a column, as COPY sends them."""
+"""[N, length]: the values of a column in the binary COPY format."""
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _END = struct.pack("!h", -1)
@@ -26,9 +26,9 @@ def copy_row(
     row_id: tuple[str, str],
     changes: Mapping[str, Bytes],
 ) -> None:
-    """Add as many copies of the row whose column `row_id[0]` is `row_id[1]` as the changes have.
+    """Copy the row whose column `row_id[0]` equals `row_id[1]`, once for each value in `changes`.
 
-    A changed column must be as long in all copies as it is in the row. Foreign keys are not checked.
+    A changed column must have the same length in all copies as in the row. Foreign keys are not checked.
     """
     column, value = row_id
     name = sql.Identifier(table)
@@ -53,7 +53,7 @@ def copy_row(
 
 
 def _places(row: bytes) -> list[slice]:
-    """Where the value of each column is in a row of binary COPY."""
+    """Return the position of each column's value in a row of binary COPY."""
     (count,) = struct.unpack_from("!h", row)
     places, at = [], 2
     for _ in range(count):
@@ -65,28 +65,28 @@ def _places(row: bytes) -> list[slice]:
 
 
 def ids(prefix: str, count: int, rng: np.random.Generator) -> Bytes:
-    """New ids, as `app.db.ids` makes them."""
+    """Return new ids in the format of `app.db.ids`."""
     start = np.frombuffer(f"{prefix}_".encode(), dtype=np.uint8)
     return np.hstack([np.tile(start, (count, 1)), _LETTERS[rng.integers(0, len(_LETTERS), (count, 24))]])
 
 
 def names(values: Bytes) -> list[str]:
-    """A column of text, read."""
+    """Decode a column of text."""
     return [bytes(value).decode() for value in values]
 
 
 def texts(values: list[str]) -> Bytes:
-    """A column of text of one length."""
+    """Encode a column of texts of the same length."""
     return np.frombuffer("".join(values).encode(), dtype=np.uint8).reshape(len(values), -1)
 
 
 def numbers(values: NDArray[np.int64], width: int) -> Bytes:
-    """A column of integers of `width` bytes; a time is microseconds since 2000, in eight."""
+    """Encode a column of integers of `width` bytes; a timestamp is eight bytes, microseconds since 2000."""
     return np.ascontiguousarray(values.astype(f">i{width}")).view(np.uint8).reshape(len(values), width)
 
 
 def vectors(values: NDArray[np.float32]) -> Bytes:
-    """A column of vectors [N, D]."""
+    """Encode a column of vectors [N, D]."""
     head = np.frombuffer(struct.pack("!HH", values.shape[1], 0), dtype=np.uint8)
     floats = np.ascontiguousarray(values.astype(">f4")).view(np.uint8).reshape(len(values), -1)
     return np.hstack([np.tile(head, (len(values), 1)), floats])

@@ -1,4 +1,4 @@
-"""Tuned tasks by the million, and a queue of adaptations: copies of a task that was really tuned."""
+"""Store millions of tuned tasks and a queue of adaptations, as copies of one task that was really tuned."""
 
 from __future__ import annotations
 
@@ -19,24 +19,27 @@ from app.db.models import Adaptation, Dataset, Task, TaskVersion, Tenant
 from app.db.session import transaction
 from app.settings import DEFAULT_TENANT
 from benchmarks.machine import ROOT
-from benchmarks.many_rows import Bytes, copy_row, ids, names, numbers, texts, vectors
+from benchmarks.scale.many_rows import Bytes, copy_row, ids, names, numbers, texts, vectors
 
 SHARES = {DEFAULT_TENANT: 0.89, "tenth_1": 0.1, "percent": 0.01}
-"""Which part of the tasks each tenant has; the names are of one length."""
+"""Each tenant's share of the tasks; all names have the same length."""
 SECOND_VERSIONS = 0.1
-AT_A_START = 0.2
-"""Share of the vectors that are where tuning started, as where it gained nothing."""
+UNMOVED = 0.2
+"""Share of the vectors that equal a start vector, as where tuning gained nothing."""
 TASKS_OF_A_CENTRE = 500
 CENTRE_NOISE, TASK_NOISE = 0.15, 0.1
 QUEUED_STEPS = 4
-"""Few, so that some end while others are queued."""
+"""Few, so that some adaptations finish while others are queued."""
 MILLISECOND = 1000
 _BLOCK = 50_000
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What `store` stored: rows of task_versions, newest ones of tasks first; `tenant` and `task` by row."""
+    """The rows of task_versions that `store` added; every array is indexed by row.
+
+    The first versions of all tasks come before the second versions; `newest` marks each task's newest version.
+    """
 
     task_ids: list[str]
     adaptation_ids: list[str]
@@ -45,25 +48,25 @@ class Stored:
     vectors: NDArray[np.float32]
 
     def of(self, tenant: str) -> NDArray[np.int64]:
-        """The rows of a tenant's tasks, newest versions alone, oldest task first."""
+        """Return the rows of a tenant's tasks: only newest versions, oldest task first."""
         return np.flatnonzero(self.newest & (self.tenant == tenant))
 
 
 def draw_vectors(count: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-    """[count, D]: groups of related tasks, around what the tasks of the shipped subspace are, and unmoved starts.
+    """Draw [count, D] vectors: groups around the shipped subspace's training tasks, and unmoved start vectors.
 
-    With each the place of the start that it is, -1 where it moved.
+    The second array holds the index of the start vector, or -1 for a vector of a group.
     """
     subspace = load_file(ROOT / "ipt" / "subspace" / "default" / "subspace.safetensors")
-    found, starts = subspace["task_vectors"].astype(np.float32), subspace["initial_vectors"].astype(np.float32)
+    trained, starts = subspace["task_vectors"].astype(np.float32), subspace["initial_vectors"].astype(np.float32)
 
     def noise(rows: int, scale: float) -> NDArray[np.float32]:
-        return scale * rng.standard_normal((rows, found.shape[1]), dtype=np.float32)
+        return scale * rng.standard_normal((rows, trained.shape[1]), dtype=np.float32)
 
-    centres = found[rng.integers(0, len(found), max(1, count // TASKS_OF_A_CENTRE))]
+    centres = trained[rng.integers(0, len(trained), max(1, count // TASKS_OF_A_CENTRE))]
     centres = centres + noise(len(centres), CENTRE_NOISE)
-    drawn = np.empty((count, found.shape[1]), dtype=np.float32)
-    at = np.where(rng.random(count) < AT_A_START, rng.integers(0, len(starts), count), -1).astype(np.int16)
+    drawn = np.empty((count, trained.shape[1]), dtype=np.float32)
+    at = np.where(rng.random(count) < UNMOVED, rng.integers(0, len(starts), count), -1).astype(np.int16)
     for first in range(0, count, _BLOCK):
         block = drawn[first : first + _BLOCK]
         block[:] = centres[rng.integers(0, len(centres), len(block))] + noise(len(block), TASK_NOISE)
@@ -73,7 +76,7 @@ def draw_vectors(count: int, rng: np.random.Generator) -> tuple[NDArray[np.float
 
 
 def store(engine: Engine, task_id: str, count: int, show: Update) -> Stored:
-    """Copy a tuned task until there are `count` more versions; the index of vectors is built afterwards, at once."""
+    """Add `count` copies of a tuned task, without the index of vectors, which `build_index` builds."""
     rng = np.random.default_rng(0)
     second = int(count * SECOND_VERSIONS)
     tasks = count - second
@@ -87,10 +90,10 @@ def store(engine: Engine, task_id: str, count: int, show: Update) -> Stored:
     drawn, starts = draw_vectors(count, rng)
     stored = Stored(names(task_bytes), names(adaptation_bytes), tenant, newest, drawn)
     with transaction(engine) as session:
-        # The copies say for themselves where they stand.
+        # The copies get start numbers of their own.
         session.execute(text("UPDATE task_versions SET start = NULL WHERE task_id = :id"), {"id": task_id})
         session.add_all([Tenant(id=name) for name in SHARES if session.get(Tenant, name) is None])
-        made = session.scalars(
+        adaptation_id = session.scalars(
             text("SELECT adaptation_id FROM task_versions WHERE task_id = :id"), {"id": task_id}
         ).one()
     _vector_index().drop(engine)
@@ -114,7 +117,7 @@ def store(engine: Engine, task_id: str, count: int, show: Update) -> Stored:
             for_adaptations = {
                 name: changes[name] for name in ("task_id", "tenant_id", "created_at", "task_version")
             } | {"id": changes["adaptation_id"]}
-            copy_row(connection, "adaptations", ("id", made), for_adaptations)
+            copy_row(connection, "adaptations", ("id", adaptation_id), for_adaptations)
             of_versions = ("task_id", "version", "tenant_id", "adaptation_id", "vector", "created_at")
             copy_row(connection, "task_versions", ("task_id", task_id), {name: changes[name] for name in of_versions})
             connection.commit()
@@ -125,7 +128,7 @@ def store(engine: Engine, task_id: str, count: int, show: Update) -> Stored:
 
 
 def note_starts(connection: psycopg.Connection[object], unmoved: Sequence[tuple[str, int, int]]) -> None:
-    """Say of task versions at which start they stand."""
+    """Record the start vector that unmoved task versions equal; rows are (task id, version, start)."""
     with connection.cursor() as cursor:
         cursor.execute("CREATE TEMPORARY TABLE unmoved (task_id text, version int, start bigint) ON COMMIT DROP")
         with cursor.copy("COPY unmoved FROM STDIN") as copy:
@@ -139,7 +142,7 @@ def note_starts(connection: psycopg.Connection[object], unmoved: Sequence[tuple[
 
 
 def build_index(engine: Engine, show: Update) -> None:
-    """The index of vectors, as the migration makes it, with the memory and the workers that its operator would give."""
+    """Build the index of vectors as the migration does, with the memory and workers that an operator would set."""
     what = "index of their vectors"
     done = threading.Event()
 
@@ -167,7 +170,11 @@ def build_index(engine: Engine, show: Update) -> None:
 
 
 def queue(engine: Engine, tenants: Sequence[str], count: int, show: Update) -> None:
-    """Queue `count` adaptations, as many of each tenant; the names are of one length. Add the tenants where new."""
+    """Queue `count` adaptations, equally many for each tenant, and add missing tenants.
+
+    Args:
+        tenants: names of the same length.
+    """
     rng = np.random.default_rng(1)
     task_id, adaptation_id, owner = new_id("tsk"), new_id("adp"), tenants[0]
     with transaction(engine) as session:
@@ -202,7 +209,7 @@ def queue(engine: Engine, tenants: Sequence[str], count: int, show: Update) -> N
             copy_row(connection, "adaptations", ("id", adaptation_id), common | own)
             connection.commit()
             show("queued adaptations", rows.stop, count, over=rows.stop == count)
-        # As when they are posted, each has its first event; and the copies set off no trigger.
+        # A posted adaptation has a first event, and a trigger sets `waiting_since`; copied rows fire no trigger.
         connection.execute(
             "INSERT INTO adaptation_events (adaptation_id, seq, type) SELECT id, 1, 'queued' FROM adaptations"
             " WHERE state = 'queued' ON CONFLICT DO NOTHING"
@@ -212,7 +219,7 @@ def queue(engine: Engine, tenants: Sequence[str], count: int, show: Update) -> N
 
 
 def empty_queue(engine: Engine) -> None:
-    """Delete what is queued."""
+    """Delete all queued adaptations with their tasks."""
     with engine.begin() as connection:
         connection.execute(
             text("DELETE FROM tasks WHERE id IN (SELECT task_id FROM adaptations WHERE state = 'queued')")
@@ -220,13 +227,13 @@ def empty_queue(engine: Engine) -> None:
 
 
 def tidy(engine: Engine) -> None:
-    """What PostgreSQL does by itself, a while after a change as large as this."""
+    """Vacuum and analyze now, which PostgreSQL does by itself some time after a change of this size."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
 
 
 def _times(rows: slice, count: int) -> Bytes:
-    """One after another, the last one now; microseconds since 2000."""
+    """Return times one millisecond apart, the last of which is now, in microseconds since 2000."""
     now = int(np.datetime64("now", "us").astype(np.int64) - np.datetime64("2000-01-01", "us").astype(np.int64))
     return numbers(now - MILLISECOND * (count - np.arange(rows.start, rows.stop)), 8)
 

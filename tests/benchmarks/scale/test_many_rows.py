@@ -4,7 +4,7 @@ from sqlalchemy import Engine, select
 
 from app.db.models import Task
 from app.db.session import transaction
-from benchmarks.many_rows import copy_row, ids, names, numbers, texts
+from benchmarks.scale.many_rows import copy_row, ids, names, numbers, texts
 
 
 def test_a_row_is_copied_with_the_columns_changed_that_are_given(engine: Engine) -> None:
