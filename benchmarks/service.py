@@ -89,8 +89,8 @@ def measure(times: int) -> list[Figure]:
     return [
         start(
             "service ready, first start", first,
-            "`ipt serve` in an empty folder: from the start of its process to the first 200 of `/readyz`, which includes"
-            " the creation of its PostgreSQL and tables; its worker starts at the same time",
+            "`ipt serve` in an empty folder: from the start of its process to the first 200 of `/readyz`, which"
+            " includes the creation of its PostgreSQL and tables; its worker starts at the same time",
         ),
         start(
             "service ready, database running", again,
