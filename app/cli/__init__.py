@@ -1,4 +1,4 @@
-"""The command line `ipt`: runs the service, and talks to one."""
+"""The command line `ipt`: runs the service and sends requests to a running one."""
 
 import os
 import signal
@@ -6,9 +6,9 @@ import sys
 
 
 def main() -> None:
-    """Entry point of `ipt`: exit code 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C; an error is one line on stderr."""
+    """Run `ipt` and exit: 0 success, 1 failure, 2 wrong usage, 130 Ctrl-C. An error is one line on stderr."""
     try:
-        # Until the command itself runs there is nothing to put away, and an exception could get lost in an import.
+        # Imports may swallow a KeyboardInterrupt, and before the command runs there is nothing to clean up.
         interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if interruptible:
             signal.signal(signal.SIGINT, lambda *_: os._exit(130))
@@ -25,7 +25,7 @@ def main() -> None:
         if error.name is None or error.name.partition(".")[0] in ("app", "ipt", "worker", "migrations"):
             raise
         sys.stderr.write(
-            f"error: this command needs the package {error.name!r}, which is not installed: "
+            f"error: this command needs the package {error.name!r}, which is not installed; run: "
             "pip install 'intrinsic-prompt-tuning[service]'\n"
         )
         sys.exit(1)

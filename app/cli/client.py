@@ -1,4 +1,4 @@
-"""A client of the HTTP API, as thin as the command line needs it."""
+"""A thin client of the HTTP API for the command line."""
 
 import json
 import time
@@ -16,12 +16,12 @@ Json = dict[str, Any]
 
 _JSON = {"content-type": "application/json"}
 FINISHED_STATES = ("succeeded", "failed", "cancelled")
-_ROWS_PER_REQUEST = 64
+_INPUTS_PER_REQUEST = 64
 _PAGE = 100
 
 
 class ServiceError(CliError):
-    """The service refused a request; the message is the service's own."""
+    """The service rejected a request; the message is the service's own."""
 
     def __init__(self, message: str, *, status: int, code: str | None) -> None:
         super().__init__(message)
@@ -30,18 +30,18 @@ class ServiceError(CliError):
 
 
 class ServiceClient:
-    """One connection to one service. Every method raises `CliError` with a message for the user."""
+    """A connection to one service. Every method raises `CliError` with a message for the user."""
 
     def __init__(self, url: str, api_key: str | None = None, timeout_seconds: float = 60.0) -> None:
         address = _address(url)
         if api_key and not is_sendable(api_key):
-            raise CliError("IPT_API_KEY cannot be sent: a key has visible ASCII characters, and no line break")
+            raise CliError("IPT_API_KEY cannot be sent: expected visible ASCII characters without line breaks")
         self.url = str(address).rstrip("/")
         self._http = httpx.Client(
             base_url=self.url,
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=timeout_seconds,
-            # A proxy from the environment cannot reach this machine's own loopback.
+            # A proxy from the environment cannot reach the loopback interface of this machine.
             trust_env=not is_loopback(address.host),
         )
 
@@ -52,10 +52,10 @@ class ServiceClient:
         self._http.close()
 
     def ready(self) -> bool:
-        """Whether a service answers here and can take work.
+        """Return whether a service answers and accepts work.
 
         Raises:
-            CliError: it answers, and will never be ready.
+            CliError: the service answers but can never become ready.
         """
         try:
             response = self._http.get("/readyz", timeout=5.0)
@@ -71,7 +71,7 @@ class ServiceClient:
     def create_adaptation(
         self, name: str, examples: Sequence[Json], validation_examples: Sequence[Json] | None = None
     ) -> Json:
-        """Send a dataset; the answer is the queued adaptation. Without `validation_examples` some are held back."""
+        """Queue an adaptation. Without `validation_examples` the service holds back some of the examples."""
         body: Json = {"name": name, "examples": list(examples)}
         if validation_examples is not None:
             body["validation_examples"] = list(validation_examples)
@@ -83,7 +83,7 @@ class ServiceClient:
     def wait(
         self, adaptation_id: str, on_update: Callable[[Json], None] | None = None, poll_seconds: float = 0.25
     ) -> Json:
-        """The adaptation once it has finished, however it ended; `on_update` sees every state on the way."""
+        """Poll until the adaptation has finished and return it; `on_update` receives every response."""
         while True:
             adaptation = self.adaptation(adaptation_id)
             if on_update:
@@ -93,40 +93,40 @@ class ServiceClient:
             time.sleep(poll_seconds)
 
     def tasks(self) -> list[Json]:
-        """All tasks, page by page."""
+        """Return all tasks."""
         return list(self._pages("/v1/tasks"))
 
     def task_ids(self, name_or_id: str) -> list[str]:
-        """The id itself, or those of all tasks with this name: such as can answer first, and then the newest."""
+        """Return the id itself, or the ids of all tasks with this name: adapted tasks first, newest first."""
         if name_or_id.startswith("tsk_"):
             return [name_or_id]
-        found = [task for task in self._pages("/v1/tasks") if task["name"] == name_or_id]
-        if not found:
-            raise CliError(f"there is no task named {name_or_id!r}: `{program()} tasks` lists them")
-        return [task["id"] for task in sorted(found, key=lambda task: not task["versions"])]
+        matches = [task for task in self._pages("/v1/tasks") if task["name"] == name_or_id]
+        if not matches:
+            raise CliError(f"there is no task named {name_or_id!r}; `{program()} tasks` lists all tasks")
+        return [task["id"] for task in sorted(matches, key=lambda task: not task["versions"])]
 
     def predict(self, task_id: str, inputs: Sequence[str]) -> Json:
-        """The predictions for `inputs`, in their order, sent in as many requests as it takes."""
+        """Return the predictions for `inputs` in their order; many inputs are split over several requests."""
         answer: Json = {}
         predictions: list[Json] = []
-        for start in range(0, len(inputs), _ROWS_PER_REQUEST):
+        for start in range(0, len(inputs), _INPUTS_PER_REQUEST):
             answer = self._send(
-                "POST", f"/v1/tasks/{task_id}/predict", {"inputs": list(inputs[start : start + _ROWS_PER_REQUEST])}
+                "POST", f"/v1/tasks/{task_id}/predict", {"inputs": list(inputs[start : start + _INPUTS_PER_REQUEST])}
             )
             predictions += answer["predictions"]
         return answer | {"predictions": predictions}
 
     def vector(self, task_id: str, version: int | None = None) -> Json:
-        """A task's vector, and the subspace and version that it is of."""
+        """Return a task's vector with the ids of its subspace and version."""
         return self._send("GET", f"/v1/tasks/{task_id}/vector", params={"version": version} if version else None)
 
     def generate(self, task_id: str, body: Json) -> Json:
-        """A text that is answered as a whole, however long that takes."""
+        """Return a whole generated text, without a timeout."""
         return self._send("POST", f"/v1/tasks/{task_id}/generate", body, timeout_seconds=None)
 
     def generate_pieces(self, task_id: str, body: Json) -> Iterator[str]:
-        """The pieces of a text as they are written."""
-        with self._reaching():
+        """Yield the pieces of a text as they are generated."""
+        with self._transport_errors():
             request = self._http.stream(
                 "POST",
                 f"/v1/tasks/{task_id}/generate",
@@ -148,7 +148,7 @@ class ServiceClient:
                     elif name == "data" and event == "error":
                         raise _service_error(response.status_code, json.loads(value), self.url)
                 if event != "done":
-                    raise CliError(f"{self.url} broke off the text: see the log of `ipt serve`")
+                    raise CliError(f"{self.url} closed the connection within the text; see the log of `ipt serve`")
 
     def _pages(self, path: str) -> Iterator[Json]:
         after = None
@@ -167,8 +167,8 @@ class ServiceClient:
         params: Json | None = None,
         timeout_seconds: float | None = 60.0,
     ) -> Json:
-        with self._reaching():
-            # Escaped to ASCII: what is not valid Unicode then reaches the service, which says what is wrong with it.
+        with self._transport_errors():
+            # Escaped to ASCII, so that a lone surrogate reaches the service, which reports it.
             content = None if body is None else json.dumps(body)
             response = self._http.request(
                 method, path, content=content, params=params, headers=_JSON, timeout=timeout_seconds
@@ -179,8 +179,8 @@ class ServiceClient:
         raise _service_error(response.status_code, document, self.url)
 
     @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        """Say in one line that no service answers."""
+    def _transport_errors(self) -> Iterator[None]:
+        """Turn transport errors into one line."""
         try:
             yield
         except httpx.ConnectError as error:
@@ -189,12 +189,12 @@ class ServiceClient:
             ) from error
         except httpx.TransportError as error:
             raise CliError(
-                f"{self.url} does not answer ({type(error).__name__}): see the log of `ipt serve`"
+                f"{self.url} does not answer ({type(error).__name__}); see the log of `ipt serve`"
             ) from error
 
 
 def _document(response: httpx.Response) -> object:
-    """The JSON of a response, None where it is something else."""
+    """Return the JSON of a response, or None if it is not JSON."""
     try:
         document: object = response.json()
     except ValueError:
@@ -205,13 +205,13 @@ def _document(response: httpx.Response) -> object:
 def _address(url: str) -> httpx.URL:
     try:
         address = httpx.URL(url if "://" in url else f"http://{url}")
-        address.host.encode("idna")  # as the look-up of the name will
+        address.host.encode("idna")  # as name resolution does
     except (httpx.InvalidURL, UnicodeError):
         address = httpx.URL()
     port = 80 if address.port is None else address.port
-    # What no name can hold comes escaped.
-    named = bool(address.host) and "%" not in address.host
-    if address.scheme not in ("http", "https") or not named or not 0 < port < 65536:
+    # httpx escapes characters that a host name cannot contain.
+    has_host = bool(address.host) and "%" not in address.host
+    if address.scheme not in ("http", "https") or not has_host or not 0 < port < 65536:
         raise CliError(f"{url!r} is not the address of a service: expected something like http://127.0.0.1:8000")
     return address
 
@@ -219,11 +219,11 @@ def _address(url: str) -> httpx.URL:
 def _service_error(status: int, document: object, url: str) -> ServiceError:
     detail = document.get("error") if isinstance(document, dict) else None
     if not isinstance(detail, dict):
-        return ServiceError(f"{url} answered {status}, but not as this service does", status=status, code=None)
+        return ServiceError(f"{url} answered {status}, but it is not this service", status=status, code=None)
     message = str(detail.get("message"))
     param = detail.get("param")
     if status == 401:
-        message += " (the environment variable IPT_API_KEY holds the key)"
+        message += " (set the API key in the environment variable IPT_API_KEY)"
     return ServiceError(
         f"{param}: {message}" if param and str(param) not in message else message,
         status=status,

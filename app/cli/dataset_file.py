@@ -1,4 +1,4 @@
-"""Read a few-shot dataset from a JSONL or CSV file on this machine."""
+"""Read a few-shot dataset from a local JSONL or CSV file."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from app.cli.output import CliError
 
 
 def read_dataset(path: Path, input_column: str | None = None, output_column: str | None = None) -> list[Row]:
-    """The file's rows as ``{"input": …, "output": …}``.
+    """Return the file's rows as ``{"input": …, "output": …}``.
 
     Raises:
-        CliError: naming file, line and column, and what was expected.
+        CliError: the file cannot be read or parsed; the message names file, line and column.
     """
     try:
         data = path.read_bytes()

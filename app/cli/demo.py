@@ -1,4 +1,4 @@
-"""`ipt demo`: the whole way from a dataset to answers, on the service's own REST API."""
+"""`ipt demo`: from a dataset to predictions through the REST API."""
 
 import os
 import signal
@@ -31,10 +31,10 @@ _TRY = "The bill shows an amount that I never agreed to"
 
 
 def demo() -> None:
-    """Show the whole of it: start a service, adapt to examples/support_tickets.jsonl over HTTP, classify new texts.
+    """Start a service, adapt to examples/support_tickets.jsonl over HTTP, and classify new texts.
 
-    Uses the service that runs on this machine already, or starts one of its own, with its data in .ipt
-    (IPT_DATA_DIR), and stops it at the end. Needs no other service, no network and no GPU.
+    If a service already runs on this machine, the demo uses it. Otherwise it starts one with its data in .ipt
+    (IPT_DATA_DIR) and stops it at the end. It needs no other service, no network and no GPU.
     """
     from app.cli.child import running_service
     from app.cli.client import ServiceClient
@@ -42,7 +42,7 @@ def demo() -> None:
     from app.settings import Settings
 
     if not _DATASET.is_file():
-        raise CliError(f"the demo needs {_DATASET.name}, which a clone of the repository has under examples/")
+        raise CliError(f"the demo needs {_DATASET.name}: run it in a clone of the repository")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = results()
     seconds: dict[str, float] = {}
@@ -56,11 +56,11 @@ def demo() -> None:
         with ServiceClient(url) as probe:
             running = probe.ready()
         if running:
-            console.print(f"[bold]1[/bold]  Using the service that runs at {url}")
+            console.print(f"[bold]1[/bold]  Using the running service at {url}")
         else:
             console.print(f"[bold]1[/bold]  Starting the service with its own PostgreSQL (data in {data_dir})")
             with _timed(seconds, "service ready"):
-                # The demo shows the embedded mode, whatever production the environment may name.
+                # The demo shows the embedded mode even where the environment configures a production database.
                 embedded = {"IPT_DATABASE_URL": "", "IPT_REDIS_URL": "", "IPT_DATA_DIR": str(data_dir)}
                 url = stack.enter_context(running_service(data_dir / "demo.log", os.environ | embedded)).url
             console.print(f"   ready at {url} after {seconds['service ready']:.1f} s")
@@ -80,7 +80,7 @@ def demo() -> None:
         with _timed(seconds, f"{len(new)} predictions"):
             answer = client.predict(adaptation["task_id"], [row["input"] for row in new])
         _show_predictions(console, new, answer["predictions"])
-        with _timed(seconds, "baseline"), console.status("fitting a plain classifier to compare with"):
+        with _timed(seconds, "baseline"), console.status("fitting a plain classifier for comparison"):
             baseline = _baseline_accuracy(examples + held_back, new)
         if baseline is not None:
             console.print(f"   plain baseline, fitted on the same tickets: {score(baseline)}")
@@ -88,13 +88,13 @@ def demo() -> None:
             stack.close()
 
     console.print(
-        "\n[bold]4[/bold]  Time taken: " + ", ".join(f"{what} {took:.1f} s" for what, took in seconds.items())
+        "\n[bold]4[/bold]  Time taken: " + ", ".join(f"{stage} {duration:.1f} s" for stage, duration in seconds.items())
     )
-    _say_what_next(console, adaptation["task_id"], running=running)
+    _print_next_steps(console, adaptation["task_id"], running=running)
 
 
 def _split(rows: "list[Row]") -> "tuple[list[Row], list[Row], list[Row]]":
-    """Of every label the first rows to adapt with, the next to measure on, and the rest, new to the service."""
+    """Split each label's rows into examples to adapt with, held-back rows to validate on, and new rows to classify."""
     seen: Counter[str] = Counter()
     examples: list[Row] = []
     held_back: list[Row] = []
@@ -140,27 +140,27 @@ def _report(console: Console, adaptation: dict[str, Any]) -> None:
 def _show_predictions(console: Console, new: "list[Row]", predictions: list[dict[str, Any]]) -> None:
     from app.cli.tasks import answer_of
 
-    judged = [
+    rated = [
         (row, *answer_of(prediction), prediction["label"] == row["output"])
         for row, prediction in zip(new, predictions, strict=True)
     ]
-    right = sum(correct for *_, correct in judged)
-    first_right = {row["output"]: (row, label, sure, ok) for row, label, sure, ok in reversed(judged) if ok}
-    shown = [*first_right.values(), *[entry for entry in judged if not entry[-1]][:_SHOWN_WRONG]]
+    right = sum(correct for *_, correct in rated)
+    first_right = {row["output"]: (row, label, confidence, ok) for row, label, confidence, ok in reversed(rated) if ok}
+    shown = [*first_right.values(), *[entry for entry in rated if not entry[-1]][:_SHOWN_WRONG]]
     label_width = max(len(row["output"]) for row in new)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("  ", "answer", "score", "meant"):
+    for heading in ("  ", "answer", "score", "expected"):
         table.add_column(heading, no_wrap=True)
     table.add_column("ticket", no_wrap=True, overflow="ellipsis", max_width=console.width - 2 * label_width - 20)
-    for row, label, sure, correct in shown:
+    for row, label, confidence, correct in shown:
         mark = "[green] ✓[/green]" if correct else "[red] ✗[/red]"
-        table.add_row(mark, Text(label), sure, "" if correct else Text(row["output"]), Text(row["input"]))
+        table.add_row(mark, Text(label), confidence, "" if correct else Text(row["output"]), Text(row["input"]))
     console.print(table)
     console.print(f"   {right} of {len(new)} new tickets right: [bold]{score(right / len(new))}[/bold]")
 
 
 def _baseline_accuracy(examples: "list[Row]", new: "list[Row]") -> float | None:
-    """Share of the new tickets that logistic regression on frozen embeddings gets right, where these are to be had."""
+    """Return the accuracy of logistic regression on frozen embeddings, or None if the backbone is no encoder."""
     import ipt
     from app.settings import Settings
     from ipt.backbones.encoder import EncoderBackbone
@@ -174,12 +174,12 @@ def _baseline_accuracy(examples: "list[Row]", new: "list[Row]") -> float | None:
     return sum(answer == row["output"] for answer, row in zip(answers, new, strict=True)) / len(new)
 
 
-def _say_what_next(console: Console, task_id: str, *, running: bool) -> None:
+def _print_next_steps(console: Console, task_id: str, *, running: bool) -> None:
     authorization = ' -H "authorization: Bearer $IPT_API_KEY"' if api_key() else ""
     curl = f"curl -s {DEFAULT_URL}/v1/tasks/{task_id}/predict{authorization} -H 'content-type: application/json'"
     ipt = program()
     console.print("\n[bold]What to try next[/bold]")
-    lines = [] if running else ["make serve                # in another terminal; it has the task that was just made"]
+    lines = [] if running else ["make serve                # in another terminal; it has the task of the demo"]
     lines += [
         f'{curl} -d \'{{"inputs": ["{_TRY}"]}}\'',
         f"{ipt} adapt examples/reviews.jsonl",
@@ -187,5 +187,5 @@ def _say_what_next(console: Console, task_id: str, *, running: bool) -> None:
         f"open {DEFAULT_URL}/docs     # the whole API",
     ]
     for line in lines:
-        # Not wrapped, so that it can be pasted.
+        # Without wrapping, so that a line can be pasted.
         console.print(Text(f"  {line}"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`ipt subspace evaluate`: how good one subspace is on tasks, against prompt tuning and baselines."""
+"""`ipt subspace evaluate`: compare a subspace with prompt tuning and baselines on tasks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,29 +12,26 @@ from app.cli.output import CliError, check_file, notices, print_json, results
 def evaluate(
     tasks: Tasks,
     output: Annotated[
-        Path, typer.Argument(help="Markdown file of the report; the measurements are kept beside it.", metavar="OUTPUT")
+        Path, typer.Argument(help="Markdown file of the report; measurements are stored next to it.", metavar="OUTPUT")
     ],
-    subspace: Annotated[str, typer.Option(help="'default', or a subspace's folder.")] = "default",
+    subspace: Annotated[str, typer.Option(help="'default', or the folder of a subspace.")] = "default",
     split: Split = None,
     backbone: BackboneName = "default",
     revision: Revision = None,
     device: Device = None,
-    method: Annotated[
-        list[str] | None, typer.Option(help="Only this, of what a report has; may be given several times.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(help="Draws of examples.", min=1, max=10_000)] = 3,
+    method: Annotated[list[str] | None, typer.Option(help="Measure only this method; repeat for several.")] = None,
+    seeds: Annotated[int, typer.Option(help="Number of draws of examples.", min=1, max=10_000)] = 3,
     first_seed: FirstSeed = 100,
-    per_label: Annotated[int, typer.Option(help="Examples of each label that are tuned on.", min=2)] = 16,
-    test_rows: Annotated[int, typer.Option(help="Most test rows of a task that are scored.", min=1)] = 500,
-    steps: Annotated[int | None, typer.Option(help="Steps in the subspace; the service's without it.", min=1)] = None,
-    pt_steps: Annotated[int, typer.Option(help="Steps of plain prompt tuning, at three rates.", min=1)] = 200,
+    per_label: Annotated[int, typer.Option(help="Training examples per label.", min=2)] = 16,
+    test_rows: Annotated[int, typer.Option(help="Most test rows per task.", min=1)] = 500,
+    steps: Annotated[int | None, typer.Option(help="Steps in the subspace. Default: as the service.", min=1)] = None,
+    pt_steps: Annotated[int, typer.Option(help="Steps of plain prompt tuning, at three learning rates.", min=1)] = 200,
     as_json: AsJson = False,
 ) -> None:
     """Measure a subspace on the test rows of tasks: tuning in it (IST) against plain prompt tuning (PT) and baselines.
 
-    E_rel is IST's score divided by PT's. Tasks that the subspace was found from are measured with other training rows.
-    Tasks that cannot be measured are left out, and named in the report. Stopped or killed, the same command goes on
-    where it was.
+    E_rel is IST's score divided by PT's. Training tasks of the subspace are measured with rows that the fit did not
+    see. The report names the tasks that cannot be measured. After an interruption the same command resumes.
 
     \b
     ipt subspace evaluate tasks/ evaluation.md --split unseen
@@ -55,7 +52,7 @@ def evaluate(
     from ipt.evaluation.setfit import is_installed
 
     if unknown := set(method or ()) - set(METHODS):
-        raise CliError(f"there is no method {min(unknown)!r}; there are {', '.join(METHODS)}")
+        raise CliError(f"unknown method {min(unknown)!r}; known methods: {', '.join(METHODS)}")
     check_file(output, ".md")
     folder = read_task_folder(tasks, split)
     loaded = load_in_dedicated_process(backbone, revision, device)
@@ -70,26 +67,26 @@ def evaluate(
         hyperparameters=ipt.Hyperparameters(**those_given(steps=steps)),
         pt_steps=pt_steps,
     )
-    methods = list(dict.fromkeys(method or ())) or [one for one in METHODS if one != "SetFit" or is_installed()]
+    methods = list(dict.fromkeys(method or ())) or [name for name in METHODS if name != "SetFit" or is_installed()]
     evaluation = Evaluation(loaded, loaded_subspace, options)
-    kept = MeasurementFile(output.with_suffix(".jsonl"), evaluation.identity)
+    stored = MeasurementFile(output.with_suffix(".jsonl"), evaluation.identity)
     with progress(notices()) as show:
 
         def on_pair(done: int, total: int, task: str) -> None:
             show("measuring", done, total, f", {task}" if task else "", over=done == total)
 
         draws = range(first_seed, first_seed + seeds)
-        found = list(measure_missing(evaluation, kept, measured_tasks, draws, methods, on_pair))
+        measurements = list(measure_missing(evaluation, stored, measured_tasks, draws, methods, on_pair))
     rates = len(evaluation.pt_learning_rates)
     about = (
         f"Subspace `{evaluation.subspace.id}` on `{loaded.identity.id}`: mean over {seeds} draws of {per_label} "
-        f"examples a label, at most {test_rows} test rows a task; {options.hyperparameters.steps} steps in the "
+        f"examples per label, at most {test_rows} test rows per task; {options.hyperparameters.steps} steps in the "
         f"subspace, {pt_steps} of plain prompt tuning at the best of {rates} learning rates "
         "on held-back examples."
     )
     left_out = [*folder.skipped, *notes, *faults, *row_notes(measured_tasks)]
-    output.write_text(render(found, methods, about, left_out), encoding="utf-8")
+    output.write_text(render(measurements, methods, about, left_out), encoding="utf-8")
     if as_json:
-        print_json({"report": str(output), "e_rel": e_rel(found)})
+        print_json({"report": str(output), "e_rel": e_rel(measurements)})
     else:
         results().print(f"written to {output}", soft_wrap=True)

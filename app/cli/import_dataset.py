@@ -1,4 +1,4 @@
-"""`ipt subspace import-dataset`: make a task of a dataset of the Hugging Face hub."""
+"""`ipt subspace import-dataset`: convert a dataset of the Hugging Face hub to a task."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -11,31 +11,31 @@ from app.cli.output import notices, print_json, results
 
 
 class Split(StrEnum):
-    """What a task is for."""
+    """Whether subspaces may be fitted on a task."""
 
     SEEN = "seen"
     UNSEEN = "unseen"
 
 
 def import_dataset(
-    dataset: Annotated[str, typer.Argument(help="An id on the hub, or a folder.", metavar="DATASET")],
-    tasks: Annotated[Path, typer.Argument(help="Folder of tasks that one is added to.", metavar="TASKS")],
-    input_column: Annotated[str, typer.Option(help="The column of the texts.")] = "text",
-    output_column: Annotated[str, typer.Option(help="The column of the labels, or of the texts wanted.")] = "label",
+    dataset: Annotated[str, typer.Argument(help="A hub id, or a folder.", metavar="DATASET")],
+    tasks: Annotated[Path, typer.Argument(help="Folder that the task is added to.", metavar="TASKS")],
+    input_column: Annotated[str, typer.Option(help="Column of the input texts.")] = "text",
+    output_column: Annotated[str, typer.Option(help="Column of the labels or output texts.")] = "label",
     label_names: Annotated[
-        str | None, typer.Option(help="Names of the labels 0, 1, …, with commas; the dataset's own without it.")
+        str | None, typer.Option(help="Names of the labels 0, 1, …, separated by commas. Default: from the dataset.")
     ] = None,
-    train_split: Annotated[str, typer.Option(help="The dataset's split of training rows.")] = "train",
-    test_split: Annotated[str, typer.Option(help="The dataset's split of test rows.")] = "test",
-    name: Annotated[str | None, typer.Option(help="Of the task; the dataset's without it.")] = None,
-    family: Annotated[str | None, typer.Option(help="Of the task; its name without it.")] = None,
-    split: Annotated[Split | None, typer.Option("--as", help="What index.json says that the task is for.")] = None,
-    config: Annotated[str | None, typer.Option(help="The dataset's configuration, where it has several.")] = None,
-    revision: Annotated[str | None, typer.Option(help="The hub revision of the dataset.")] = None,
-    rows: Annotated[int, typer.Option(help="Most rows of each split; of more, so many are drawn.", min=4)] = 2000,
+    train_split: Annotated[str, typer.Option(help="Dataset split with the training rows.")] = "train",
+    test_split: Annotated[str, typer.Option(help="Dataset split with the test rows.")] = "test",
+    name: Annotated[str | None, typer.Option(help="Name of the task. Default: that of the dataset.")] = None,
+    family: Annotated[str | None, typer.Option(help="Family of the task. Default: its name.")] = None,
+    split: Annotated[Split | None, typer.Option("--as", help="Split of the task in index.json.")] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration of the dataset, if it has several.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Hub revision of the dataset.")] = None,
+    rows: Annotated[int, typer.Option(help="Most rows per split; more are sampled down.", min=4)] = 2000,
     as_json: AsJson = False,
 ) -> None:
-    """Make a task of a dataset: a file of JSONL in a folder of tasks. Needs the extra `hub`.
+    """Convert a dataset to a task: a JSONL file in a folder of tasks. Needs the extra `hub`.
 
     \b
     ipt subspace import-dataset org/reviews tasks/ --input-column body --output-column stars --as seen --family reviews

@@ -1,4 +1,4 @@
-"""`ipt keys`: make, list and revoke API keys, in the database itself."""
+"""`ipt keys`: create, list and revoke API keys directly in the database."""
 
 import re
 import sys
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(
     no_args_is_help=True,
-    help="Make, list and revoke API keys, in the database of IPT_DATABASE_URL or, without it, in the embedded one "
-    "while `ipt serve` runs.",
+    help="Create, list and revoke API keys in the database of IPT_DATABASE_URL. Without it, in the embedded database, "
+    "which needs a running `ipt serve`.",
 )
 
 
 class Scope(StrEnum):
-    """What a key may be used for; `app.db.models.Scope` without importing the database."""
+    """What a key permits. Equals `app.db.models.Scope`, without importing the database."""
 
     ADAPT = "adapt"
     PREDICT = "predict"
@@ -41,39 +41,39 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def _lifetime(text: str) -> timedelta:
-    found = _LIFETIME.fullmatch(text)
-    if found is None:
-        raise typer.BadParameter(f"{text!r} is no length of time: expected one like 90m, 12h, 30d or 52w")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    match = _LIFETIME.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a duration: expected a number and a unit, like 90m, 12h, 30d or 52w")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def _readable(text: str | None) -> str | None:
     if text is not None and not (text.strip() and text.isprintable()):
-        raise typer.BadParameter("must be text that can be printed, and not empty")
+        raise typer.BadParameter("must be printable text, and not empty")
     return text
 
 
 @commands.command()
 def create(
     tenant: Annotated[
-        str, typer.Option(help="Whose key it is; a tenant that is new is added.", callback=_readable)
+        str, typer.Option(help="The tenant of the key; a new tenant is added.", callback=_readable)
     ] = DEFAULT_TENANT,
     scope: Annotated[
         list[Scope] | None,
-        typer.Option(help="What it may be used for; may be given again. Without it, adapt and predict."),
+        typer.Option(help="What the key permits; repeat for several. Default: adapt and predict."),
     ] = None,
     expires_in: Annotated[
         timedelta | None,
         typer.Option(
-            help="How long it is good, like 12h or 30d; until it is revoked without it.",
+            help="Lifetime, like 12h or 30d. Default: valid until it is revoked.",
             parser=_lifetime,
-            metavar="LENGTH",
+            metavar="DURATION",
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="What it is for, to tell it by.", callback=_readable)] = None,
+    name: Annotated[str | None, typer.Option(help="A name to recognize the key by.", callback=_readable)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make an API key and print it, alone on stdout. It is shown this once: the database keeps its hash.
+    """Create an API key and print only the key on stdout. It is shown once: the database keeps its hash.
 
     \b
     ipt keys create --tenant acme --name "nightly import" --expires-in 90d
@@ -81,13 +81,13 @@ def create(
     """
     from app.api_keys import service
 
-    scopes = [one.value for one in scope or ()] or service.DEFAULT_SCOPES
+    scopes = [each.value for each in scope or ()] or service.DEFAULT_SCOPES
     with _database() as session:
         row, key = service.issue(session, tenant, scopes=scopes, lifetime=expires_in, name=name)
         shown = _view(row)
     until = shown["expires_at"] or "it is revoked"
     notices().print(
-        Text(f"{shown['id']} of tenant {tenant}: {', '.join(shown['scopes'])}; good until {until}"), soft_wrap=True
+        Text(f"{shown['id']} of tenant {tenant}: {', '.join(shown['scopes'])}; valid until {until}"), soft_wrap=True
     )
     if as_json:
         print_json(shown | {"key": key})
@@ -99,7 +99,7 @@ def create(
 def list_keys(
     tenant: Annotated[str | None, typer.Option(help="Only the keys of this tenant.")] = None, as_json: AsJson = False
 ) -> None:
-    """List the keys of the database, also those that are good no more. IPT_API_KEY is not among them.
+    """List the keys of the database, including expired and revoked ones. IPT_API_KEY is not listed.
 
     \b
     ipt keys list --tenant acme
@@ -108,17 +108,17 @@ def list_keys(
     from app.api_keys import service
 
     with _database() as session:
-        found = [_view(row) for row in service.listed(session, tenant)]
+        keys = [_view(row) for row in service.listed(session, tenant)]
     if as_json:
-        print_json({"object": "list", "data": found, "has_more": False})
+        print_json({"object": "list", "data": keys, "has_more": False})
         return
-    if not found:
-        notices().print("no keys: `ipt keys create` makes one")
+    if not keys:
+        notices().print("no keys; `ipt keys create` creates one")
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("id", "tenant", "key", "scopes", "state", "until", "name"):
         table.add_column(heading, overflow="ellipsis", no_wrap=heading == "id")
-    for key in found:
+    for key in keys:
         until = (key["expires_at"] or "–")[:10]
         row = (key["id"], key["tenant"], f"{key['prefix']}…", ", ".join(key["scopes"]), key["state"], until)
         table.add_row(*map(Text, row), Text(key["name"] or ""))
@@ -127,10 +127,10 @@ def list_keys(
 
 @commands.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(help="The id that `ipt keys list` shows, not the key.", metavar="KEY_ID")],
+    key_id: Annotated[str, typer.Argument(help="The id shown by `ipt keys list`, not the key.", metavar="KEY_ID")],
     as_json: AsJson = False,
 ) -> None:
-    """Revoke an API key: its next request is refused.
+    """Revoke an API key: its next request is rejected.
 
     \b
     ipt keys revoke key_8d3k5m1p9r7t2v4x6z0b1c3f
@@ -141,7 +141,7 @@ def revoke(
         row = service.revoke(session, key_id)
         shown = None if row is None else _view(row)
     if shown is None:
-        raise CliError("there is no key with this id: `ipt keys list` shows them")
+        raise CliError("there is no key with this id; `ipt keys list` lists all keys")
     if as_json:
         print_json(shown)
     else:
@@ -168,7 +168,7 @@ def _iso(time: datetime | None) -> str | None:
 
 @contextmanager
 def _database() -> "Iterator[Session]":
-    """A transaction in the database of the settings."""
+    """Yield a session in a transaction of the configured database."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from app.db.embedded import EmbeddedDatabaseError, running_url
@@ -186,8 +186,8 @@ def _database() -> "Iterator[Session]":
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()
         raise CliError(
-            f"the database refuses ({reason[0] if reason else type(error).__name__}): "
-            "is it there, and brought up to date with `ipt migrate`?"
+            f"the database returned an error ({reason[0] if reason else type(error).__name__}): "
+            "check that it runs and that `ipt migrate` has brought it up to date"
         ) from error
     finally:
         engine.dispose()

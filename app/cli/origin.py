@@ -1,4 +1,4 @@
-"""What a fit's manifest tells about the command that made it."""
+"""The entries of a subspace's manifest that record the command that fitted it."""
 
 import shlex
 import sys

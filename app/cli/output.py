@@ -1,4 +1,4 @@
-"""What every command prints with: results on stdout, progress and errors on stderr, and errors in one line."""
+"""Output of all commands: results on stdout, progress and errors on stderr, an error in one line."""
 
 import io
 import json
@@ -12,15 +12,15 @@ from typing import Any
 from rich.console import Console
 
 PLAIN_WIDTH = 100
-"""Columns where there is no terminal to ask."""
+"""Width in columns where the output is not a terminal."""
 
 
 class CliError(Exception):
-    """Ends the command with exit code 1; the message is all that the user sees."""
+    """Ends the command with exit code 1; the user sees only the message."""
 
 
 class _Stdout(io.TextIOWrapper):
-    """Standard output on which a full disk or a closed pipe is a `CliError`, once."""
+    """Standard output that raises `CliError` once for a full disk or a closed pipe."""
 
     def write(self, text: str) -> int:
         try:
@@ -35,17 +35,17 @@ class _Stdout(io.TextIOWrapper):
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> CliError:
-        # What is held back goes nowhere; else the interpreter would try once more as it ends, and complain.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.fileno())
-        os.close(nowhere)
+        # Discard the buffered rest; otherwise the interpreter would flush it on exit and print a traceback.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)
         return CliError(f"the result cannot be written to standard output: {error.strerror}")
 
 
 def take_over_stdout() -> None:
-    """Make failures of standard output errors in one line, and show what its encoding does not have as escapes."""
+    """Report failures of standard output in one line, and escape characters that its encoding lacks."""
     stdout = sys.stdout
-    if not isinstance(stdout, io.TextIOWrapper):  # it was closed before the command began
+    if not isinstance(stdout, io.TextIOWrapper):  # closed before the command began
         sys.stdout = io.StringIO()
         return
     sys.stdout = _Stdout(
@@ -58,23 +58,23 @@ def take_over_stdout() -> None:
 
 
 def results() -> Console:
-    """Where a command's result goes."""
+    """Return the console for a command's result."""
     return _console(stderr=False)
 
 
 def notices() -> Console:
-    """Where progress and remarks go, so that they never mix with a result that is piped on."""
+    """Return the console for progress and remarks, which must not mix with a piped result."""
     return _console(stderr=True)
 
 
 def print_json(document: Any) -> None:
-    """One JSON document, and nothing else, on stdout."""
-    escaped = not sys.stdout.encoding.lower().startswith("utf")  # as JSON does it, not as Python does
+    """Print one JSON document on stdout."""
+    escaped = not sys.stdout.encoding.lower().startswith("utf")  # with JSON escapes, not Python ones
     sys.stdout.write(json.dumps(document, ensure_ascii=escaped, indent=2, allow_nan=False) + "\n")
 
 
 def print_error(message: str) -> None:
-    """The one line that a failed command leaves on stderr."""
+    """Print the error line of a failed command on stderr."""
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
 
 
@@ -92,33 +92,33 @@ def program() -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Look whether a folder can be made, or written to, before a long command's work and not after it.
+    """Check before a long command that a folder can be created or written to.
 
     Raises:
         CliError: it cannot.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise CliError(f"{there} is no folder: choose another OUTPUT")
-    if not os.access(there, os.W_OK):
-        raise CliError(f"nothing can be written in {there}: choose another OUTPUT")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise CliError(f"{existing} is not a folder: choose another OUTPUT")
+    if not os.access(existing, os.W_OK):
+        raise CliError(f"{existing} is not writable: choose another OUTPUT")
 
 
 def check_file(path: Path, suffix: str) -> None:
-    """Make sure of the same for a file; it may be there.
+    """Check before a long command that a file, which may exist, can be written.
 
     Raises:
         CliError: its name does not end in `suffix`, or it cannot be written.
     """
     if path.suffix != suffix:
-        raise CliError(f"OUTPUT must be the name of a file that ends in {suffix}, got {path}")
+        raise CliError(f"OUTPUT must be a file name that ends in {suffix}, got {path}")
     if path.is_dir():
-        raise CliError(f"{path} is a folder: choose the name of a file as OUTPUT")
+        raise CliError(f"{path} is a folder: OUTPUT must be a file name")
     check_folder(path.parent)
 
 
 def score(value: Any) -> str:
-    """A score between 0 and 1 as people read it; a dash where there is none."""
+    """Format a score between 0 and 1 as a percentage, or a missing score as a dash."""
     return f"{value:.1%}" if isinstance(value, int | float) else "–"
 
 

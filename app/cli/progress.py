@@ -1,4 +1,4 @@
-"""Show an adaptation as it runs: a live bar on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a live bar on a terminal, occasional lines elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,14 +20,14 @@ _SECONDS_WITHOUT_LINE = 60.0
 
 
 class Update(Protocol):
-    """Takes what is going on, steps done, steps in all (0: not known yet), how it goes, and whether it is over."""
+    """Reports progress: the stage, steps done, total steps (0 if unknown), details, and whether the work is over."""
 
     def __call__(self, what: str, done: int, total: int, detail: str = "", *, over: bool = False) -> None: ...
 
 
 @contextmanager
 def progress(console: Console) -> Iterator[Update]:
-    """Yield the function to report progress to."""
+    """Yield a function that reports progress on the console."""
     if console.is_terminal:
         with _live(console) as update:
             yield update
@@ -37,7 +37,7 @@ def progress(console: Console) -> Iterator[Update]:
 
 @contextmanager
 def adaptation_progress(console: Console) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield a function that takes the adaptation as the API shows it."""
+    """Yield a function that takes an adaptation in the format of the API."""
     with progress(console) as update:
         yield lambda adaptation: update(
             "waiting for a worker" if adaptation["state"] == "queued" else _describe(adaptation),
@@ -64,14 +64,14 @@ def _live(console: Console) -> Iterator[Update]:
         task = bar.add_task("starting", total=None)
 
         def update(what: str, done: int, total: int, detail: str = "", *, over: bool = False) -> None:
-            # What stopped early has come to its end as well.
+            # Early stopping completes the bar as well.
             bar.update(task, description=what + detail, completed=done, total=done if over else total or None)
 
         yield update
 
 
 class _Lines:
-    """Prints a line when the state changes, every fifth part of the way, and once a minute."""
+    """Prints a line when the state changes, after every fifth of the steps, and once a minute."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -1,4 +1,4 @@
-"""The command `ipt` with all its subcommands, and how a command that fails ends."""
+"""The command `ipt` with all subcommands, and the exit codes and messages of failed commands."""
 
 import logging
 import sys
@@ -14,10 +14,10 @@ from app.validation import explain
 _ABOUT = """Adapt one frozen language model to many few-shot tasks; each task is one vector of 250 floats.
 
 \b
-ipt demo                                   see the whole of it work
+ipt demo                                   see it work end to end
 ipt serve                                  run the service on this machine
-ipt adapt examples/support_tickets.jsonl   make a task from examples
-ipt predict support_tickets "my text"      use it
+ipt adapt examples/support_tickets.jsonl   adapt to a few-shot task
+ipt predict support_tickets "my text"      use the task
 """
 
 cli = typer.Typer(
@@ -40,7 +40,7 @@ cli.add_typer(keys.commands, name="keys", rich_help_panel="Operating")
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C."""
+    """Run one command and return its exit code: 0 success, 1 failure, 2 wrong usage, 130 Ctrl-C."""
     logging.captureWarnings(True)
     warnings.simplefilter("ignore", FutureWarning)
     try:
@@ -48,32 +48,34 @@ def run(arguments: list[str] | None = None) -> int:
             cli(args=arguments, prog_name="ipt")
         finally:
             sys.stdout.flush()
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
     except KeyboardInterrupt:
         return 130
     except CliError as error:
         print_error(str(error))
         return 1
     except ValidationError as error:
-        # Settings are the only pydantic model that a command makes from what the user wrote.
+        # Settings are the only pydantic model that a command builds from user input.
         problem = error.errors(include_url=False, include_input=False)[0]
         print_error(f"IPT_{'_'.join(str(part) for part in problem['loc']).upper()}: {explain(problem)}")
         return 1
-    except OSError as error:  # a full disk, a folder that nobody may write to
+    except OSError as error:  # a full disk, a read-only folder
         where = "" if error.filename is None else f"{error.filename}: "
         print_error(f"{where}{error.strerror or error}")
         return 1
     except Exception as error:
-        if not _is_known(error):
+        if not _has_message_for_users(error):
             raise
         print_error(str(error))
         return 1
     return 0
 
 
-def _is_known(error: Exception) -> bool:
-    """Whether `ipt` raised it on purpose, or safetensors could not write; by name, since importing either loads torch
-    for every command."""
+def _has_message_for_users(error: Exception) -> bool:
+    """Return whether the error is an `IptError`, or a failed write of safetensors.
+
+    Compares names, since importing either class loads torch for every command.
+    """
     names = {(kind.__module__, kind.__name__) for kind in type(error).__mro__}
     return ("ipt.errors", "IptError") in names or "SafetensorError" in {name for _, name in names}

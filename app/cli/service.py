@@ -10,10 +10,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import import_module
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli.options import those_given
 from app.cli.output import CliError, notices
 
 if TYPE_CHECKING:
@@ -21,23 +22,23 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
 
-# How long requests have to end once the service is to stop. The worker, told at the same time, has a little longer, and
-# PostgreSQL stops after both: all of it within the ten seconds after which many a supervisor kills.
+# Time for running requests after a stop signal. The worker, signalled at the same time, has a little longer, and
+# PostgreSQL stops after both: all within ten seconds, after which many supervisors send SIGKILL.
 _GRACEFUL_SECONDS = 4
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on; IPT_HOST, else 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; IPT_PORT, else 8000.", min=0, max=65535)] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: IPT_HOST, or 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port. Default: IPT_PORT, or 8000.", min=0, max=65535)] = None,
     worker: Annotated[
         bool | None,
-        typer.Option("--worker/--no-worker", help="Tune here as well; without IPT_DATABASE_URL, yes, else no."),
+        typer.Option("--worker/--no-worker", help="Also run a worker. Default: only without IPT_DATABASE_URL."),
     ] = None,
 ) -> None:
     """Run the service until Ctrl-C.
 
-    On one machine it needs nothing else: it runs its own PostgreSQL, in .ipt (IPT_DATA_DIR), and a worker.
-    With IPT_DATABASE_URL it uses that database, and workers are run apart with `ipt worker`.
+    On one machine it needs nothing else: it runs its own PostgreSQL, with data in .ipt (IPT_DATA_DIR), and a worker.
+    With IPT_DATABASE_URL it uses that database, and `ipt worker` runs workers separately.
 
     \b
     ipt serve
@@ -46,8 +47,7 @@ def serve(
     """
     from app.settings import Settings, SettingsError
 
-    given: dict[str, Any] = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = Settings(**given)
+    settings = Settings(**those_given(host=host, port=port))
     with_worker = settings.embedded if worker is None else worker
     try:
         settings.check_bind()
@@ -68,10 +68,10 @@ def serve(
 def worker(
     celery: Annotated[
         bool | None,
-        typer.Option("--celery/--poll", help="Be woken by Celery, or poll; with IPT_REDIS_URL woken, else polling."),
+        typer.Option("--celery/--poll", help="Wake up by Celery, or poll. Default: Celery if IPT_REDIS_URL is set."),
     ] = None,
 ) -> None:
-    """Run a worker, which tunes what is queued, until SIGTERM or Ctrl-C. One for each device.
+    """Run a worker, which tunes queued adaptations, until SIGTERM or Ctrl-C. Run one for each device.
 
     \b
     IPT_DATABASE_URL=postgresql://… ipt worker
@@ -84,12 +84,12 @@ def worker(
     if settings.database_url is None:
         raise CliError("IPT_DATABASE_URL is not set; without it `ipt serve` runs the worker itself")
     if celery and settings.redis_url is None:
-        raise CliError("--celery needs IPT_REDIS_URL, the broker's address")
+        raise CliError("--celery needs IPT_REDIS_URL, the address of the broker")
     raise typer.Exit(main(["--poll"] if celery is False else []))
 
 
 def migrate() -> None:
-    """Bring the database that IPT_DATABASE_URL names up to date; several may run at once, and again does no harm.
+    """Migrate the database of IPT_DATABASE_URL. Running it again, or several at once, is safe.
 
     \b
     IPT_DATABASE_URL=postgresql://… ipt migrate
@@ -110,26 +110,26 @@ def _serve(settings: "Settings", with_worker: bool, stack: ExitStack) -> None:
     listener = stack.enter_context(_listen(settings.host, settings.port))
     logs.configure(settings.log_format)
     logs.name_unknown_settings()
-    # It tells every command that it runs, at the level of news.
+    # Alembic logs every statement at level INFO.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     database_url = settings.database_url or _start_embedded_postgres(settings, stack)
     if settings.embedded:
         _migrate(database_url)
     supervisor = stack.enter_context(Supervisor(settings, database_url)) if with_worker else None
-    # The two stop side by side; leaving the stack then waits for the worker.
+    # API and worker stop at the same time; leaving the stack then waits for the worker.
     server = _server(settings, database_url, on_stop=None if supervisor is None else supervisor.request_stop)
     shown_host, shown_port = listener.getsockname()[:2]
-    where = f"[{shown_host}]" if ":" in shown_host else shown_host
-    kept = f"data in {settings.data_dir}, " if settings.embedded else ""
+    url_host = f"[{shown_host}]" if ":" in shown_host else shown_host
+    data = f"data in {settings.data_dir}, " if settings.embedded else ""
     if settings.log_format == "text":
-        notices().print(f"http://{where}:{shown_port}  ({kept}API reference at /docs, Ctrl-C stops)", soft_wrap=True)
+        notices().print(f"http://{url_host}:{shown_port}  ({data}API reference at /docs, Ctrl-C stops)", soft_wrap=True)
     _on_stop(server.handle_exit)
     try:
         server.run(sockets=[listener])
     finally:
         _on_stop(signal.SIG_IGN)
     if not server.started:
-        raise CliError("the service could not start: the log above says why")
+        raise CliError("the service could not start; see the log above")
 
 
 def _on_stop(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
@@ -138,16 +138,16 @@ def _on_stop(handler: Callable[[int, FrameType | None], object] | signal.Handler
 
 
 def _interrupt_once(*_: object) -> None:
-    # One Ctrl-C is enough: more of them must not cut short how the worker and the database are stopped.
+    # Further signals must not interrupt the stop of the worker and the database.
     _on_stop(signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _start_embedded_postgres(settings: "Settings", stack: ExitStack) -> str:
-    """Its URL; `stack` stops it."""
+    """Start PostgreSQL, which `stack` stops, and return its URL."""
     from app.db.embedded import EmbeddedDatabaseError, embedded_postgres
 
-    # The service needs it in any case, and its seconds are those in which PostgreSQL starts.
+    # The import takes seconds, so it runs while PostgreSQL starts.
     importing = threading.Thread(target=import_module, args=("app.main",), name="import-service", daemon=True)
     importing.start()
     try:
@@ -177,7 +177,7 @@ def _server(settings: "Settings", database_url: str, on_stop: Callable[[], None]
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Take the port before anything is started, so that a second service ends at once and touches nothing."""
+    """Bind the port before anything else starts, so that a second service fails at once without side effects."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     try:
@@ -189,7 +189,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise CliError(
-                f"port {port} of {host} is in use, perhaps by another `ipt serve`: stop that one, or choose with --port"
+                f"port {port} of {host} is in use, perhaps by another `ipt serve`: stop it, or change --port"
             ) from error
         raise CliError(f"cannot listen on {host} port {port}: {error.strerror}") from error
     return listener

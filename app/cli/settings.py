@@ -1,4 +1,4 @@
-"""`ipt settings`: what is in force, and where it came from."""
+"""`ipt settings`: the effective settings, and which of them the environment sets."""
 
 import os
 
@@ -10,7 +10,7 @@ from app.cli.output import print_json, results
 
 
 def settings(as_json: AsJson = False) -> None:
-    """Print the settings in force, with secrets masked. Each is set by the environment variable of its name.
+    """Print the effective settings, with secrets masked. The environment variable of the same name sets each one.
 
     \b
     IPT_PORT=9000 ipt settings

@@ -1,4 +1,4 @@
-"""`ipt subspace study`: how good subspaces of several dimensions are, in one report."""
+"""`ipt subspace study`: fit subspaces of several dimensions and compare them in one report."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,41 +15,43 @@ if TYPE_CHECKING:
 
 def study(
     tasks: Tasks,
-    output: Annotated[Path, typer.Argument(help="Folder of report, plots, subspaces, measurements.", metavar="OUTPUT")],
-    dimensions: Annotated[str, typer.Option(help="Dimensions of the subspaces.")] = "5,10,50,100,250",
+    output: Annotated[
+        Path, typer.Argument(help="Folder for report, plots, subspaces, measurements.", metavar="OUTPUT")
+    ],
+    dimensions: Annotated[str, typer.Option(help="Dimensions, separated by commas.")] = "5,10,50,100,250",
     subspace: Annotated[
-        list[str] | None, typer.Option(help="One that is there, for its dimension; may be given several times.")
+        list[str] | None, typer.Option(help="Use this subspace for its dimension; repeat for several.")
     ] = None,
     backbone: BackboneName = "default",
     revision: Revision = None,
     device: Device = None,
-    method: Annotated[list[str] | None, typer.Option(help="Only this one; may be given several times.")] = None,
-    seeds: Annotated[int, typer.Option(help="Draws of examples.", min=1, max=10_000)] = 3,
+    method: Annotated[list[str] | None, typer.Option(help="Measure only this method; repeat for several.")] = None,
+    seeds: Annotated[int, typer.Option(help="Number of draws of examples.", min=1, max=10_000)] = 3,
     slow_seeds: Annotated[
         int | None,
         typer.Option(
-            help="Draws for what takes long: SetFit, PT, random, the curve, ablations.", min=1, show_default="all"
+            help="Draws for slow measurements: SetFit, PT, random, curve, ablations.", min=1, show_default="all"
         ),
     ] = None,
     first_seed: FirstSeed = 100,
-    per_label: Annotated[int, typer.Option(help="Examples of each label that are tuned on.", min=2)] = 16,
-    curve: Annotated[str, typer.Option(help="Examples of each label to compare; '' for none.")] = "1,4,8,16,64",
-    seen_tasks: Annotated[int, typer.Option(help="Most seen tasks that are measured.", min=1)] = 20,
-    unseen_tasks: Annotated[int, typer.Option(help="Most unseen tasks that are measured.", min=1)] = 100,
-    test_rows: Annotated[int, typer.Option(help="Most test rows of a task that are scored.", min=1)] = 500,
-    fit_steps: Annotated[int | None, typer.Option(help="Optimizer steps of each fit.", min=1)] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps in the subspace; the service's without it.", min=1)] = None,
-    pt_steps: Annotated[int, typer.Option(help="Steps of plain prompt tuning, at three rates.", min=1)] = 200,
+    per_label: Annotated[int, typer.Option(help="Training examples per label.", min=2)] = 16,
+    curve: Annotated[str, typer.Option(help="Numbers of examples per label to compare; '' for none.")] = "1,4,8,16,64",
+    seen_tasks: Annotated[int, typer.Option(help="Most seen tasks to measure.", min=1)] = 20,
+    unseen_tasks: Annotated[int, typer.Option(help="Most unseen tasks to measure.", min=1)] = 100,
+    test_rows: Annotated[int, typer.Option(help="Most test rows per task.", min=1)] = 500,
+    fit_steps: Annotated[int | None, typer.Option(help="Optimizer steps per fit.", min=1)] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps in the subspace. Default: as the service.", min=1)] = None,
+    pt_steps: Annotated[int, typer.Option(help="Steps of plain prompt tuning, at three learning rates.", min=1)] = 200,
     ablation: Annotated[
         list[str] | None,
-        typer.Option(help="Compare also: start, readout, tasks, prompt-length, placement, finding; several times."),
+        typer.Option(help="Add: start, readout, tasks, prompt-length, placement or finding; repeat for several."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find subspaces of several dimensions, measure all of them against all baselines, and write one report.
+    """Fit subspaces of several dimensions, compare them with all baselines, and write one report.
 
-    TASKS has an index.json that says which tasks are seen (the subspaces are found from them) and which unseen.
-    Stopped or killed, the same command goes on where it was.
+    The index.json of TASKS says which tasks are seen (subspaces are fitted on them) and which are unseen.
+    After an interruption the same command resumes.
 
     \b
     ipt subspace study tasks/ study/
@@ -70,9 +72,9 @@ def study(
     from ipt.evaluation.study.run import Study
     from ipt.fitting.direct_fit import FitOptions
 
-    for name, given, known in (("method", method, METHODS), ("ablation", ablation, ABLATIONS)):
-        if unknown := set(given or ()) - set(known):
-            raise CliError(f"there is no {name} {min(unknown)!r}; there are {', '.join(known)}")
+    for option, values, allowed in (("method", method, METHODS), ("ablation", ablation, ABLATIONS)):
+        if unknown := set(values or ()) - set(allowed):
+            raise CliError(f"unknown {option} {min(unknown)!r}; allowed: {', '.join(allowed)}")
     check_installed()
     check_folder(output)
     without = {"IST then PT"} if is_installed() else {"IST then PT", "SetFit"}
@@ -96,10 +98,10 @@ def study(
     seen, unseen = (read_task_folder(tasks, split) for split in ("seen", "unseen"))
     notes = [*dict.fromkeys([*seen.skipped, *unseen.skipped]), *row_notes([*seen.tasks, *unseen.tasks])]
     loaded = load_in_dedicated_process(backbone, revision, device)
-    given_subspaces = [ipt.load_subspace(one, loaded) for one in subspace or ()]
-    for one in given_subspaces:
-        if one.intrinsic_dim not in options.dimensions:
-            raise CliError(f"subspace {one.id} has dimension {one.intrinsic_dim}, which --dimensions does not name")
+    subspaces = [ipt.load_subspace(spec, loaded) for spec in subspace or ()]
+    for each in subspaces:
+        if each.intrinsic_dim not in options.dimensions:
+            raise CliError(f"subspace {each.id} has dimension {each.intrinsic_dim}: add it to --dimensions")
     report = output / "report.md"
     with progress(notices()) as show:
 
@@ -107,15 +109,15 @@ def study(
             write_report(report, output / "plots", findings, options, notes)
 
         running = Study(
-            loaded, seen.tasks, unseen.tasks, given_subspaces, output, options, show, origin=origin_of_fit(seen.tasks)
+            loaded, seen.tasks, unseen.tasks, subspaces, output, options, show, origin=origin_of_fit(seen.tasks)
         )
         try:
             running.run(on_part)
         except KeyboardInterrupt:
             if running.findings.measured:
                 on_part(running.findings)
-                notices().print(f"what there is so far is in {report}", soft_wrap=True)
-            notices().print("stopped; the same command goes on where it was")
+                notices().print(f"the results so far are in {report}", soft_wrap=True)
+            notices().print("stopped; the same command resumes")
             raise typer.Exit(130) from None
     if as_json:
         print_json({"report": str(report)})
@@ -129,5 +131,5 @@ def _numbers(option: str, text: str, largest: int) -> tuple[int, ...]:
     except ValueError:
         numbers = [0]
     if numbers[0] < 1 or numbers[-1] > largest:
-        raise CliError(f"{option} takes numbers from 1 to {largest} with commas between them, got {text[:100]!r}")
+        raise CliError(f"{option} takes numbers from 1 to {largest}, separated by commas, got {text[:100]!r}")
     return tuple(numbers)

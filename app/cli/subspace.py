@@ -1,4 +1,4 @@
-"""`ipt subspace`: find a subspace, and look at one."""
+"""`ipt subspace`: fit, import and inspect subspaces."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from ipt.fitting.resumable_fit import FitProgress, ResumableFit
     from ipt.fitting.task_losses import TaskLosses
 
-commands = typer.Typer(no_args_is_help=True, help="Find a subspace from many tasks, or look at one.")
+commands = typer.Typer(no_args_is_help=True, help="Fit a subspace on many tasks, import one, or inspect one.")
 
 
 class Method(StrEnum):
-    """How a subspace is found."""
+    """How a subspace is fitted."""
 
     DIRECT = "direct"
     AUTOENCODER = "autoencoder"
@@ -34,40 +34,42 @@ class Method(StrEnum):
 @commands.command()
 def fit(
     tasks: Tasks,
-    output: Annotated[Path, typer.Argument(help="Folder that the subspace is written to.", metavar="OUTPUT")],
+    output: Annotated[Path, typer.Argument(help="Folder for the subspace.", metavar="OUTPUT")],
     split: Split = None,
     backbone: BackboneName = "default",
     revision: Revision = None,
     device: Device = None,
     method: Annotated[
-        Method, typer.Option(help="Learn decoder and vectors from the tasks, or an auto-encoder from tuned prompts.")
+        Method, typer.Option(help="Learn decoder and task vectors from tasks, or an auto-encoder from tuned prompts.")
     ] = Method.DIRECT,
     prompts: Annotated[
         list[Path] | None,
-        typer.Option(help="Tuned prompts, for the auto-encoder (`ipt subspace tune-prompts`); give one file a seed."),
+        typer.Option(help="Tuned prompts for the auto-encoder (`ipt subspace tune-prompts`); one file per seed."),
     ] = None,
-    intrinsic_dim: Annotated[int | None, typer.Option(help="Floats of a task vector.", min=1, max=LARGEST_DIM)] = None,
+    intrinsic_dim: Annotated[int | None, typer.Option(help="Floats per task vector.", min=1, max=LARGEST_DIM)] = None,
     prompt_length: Annotated[int | None, typer.Option(help="Positions of a soft prompt.", min=1)] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", min=1)] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of the decoder, and of the encoder.", min=1e-8, max=1.0)
+        float | None, typer.Option(help="Learning rate of decoder and encoder.", min=1e-8, max=1.0)
     ] = None,
     reconstruction_weight: Annotated[
         float | None,
-        typer.Option(help="Of the distance to the tuned prompts, in the auto-encoder's loss.", min=0, max=1e9),
+        typer.Option(help="Weight of the reconstruction error in the auto-encoder's loss.", min=0, max=1e9),
     ] = None,
     task_weight: Annotated[
-        float | None, typer.Option(help="Of the tasks' loss behind the prompts it makes, there.", min=0, max=1e9)
+        float | None,
+        typer.Option(help="Weight of the task loss in the auto-encoder's loss.", min=0, max=1e9),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Decides the start, and the order of tasks and examples.", min=0, max=LARGEST_SEED)
+        int,
+        typer.Option(help="Seed of initial weights and of the order of tasks and examples.", min=0, max=LARGEST_SEED),
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Find a subspace from many tasks: one decoder, and one vector a task.
+    """Fit a subspace on many tasks: one decoder, and one vector per task.
 
-    Each line of a task's file is {"split": "train" or "test", "input": …, "output": …}. Stopped or killed, the same
-    command goes on where it was. What is not given is as it was for the shipped subspace.
+    Each line of a task's file is {"split": "train" or "test", "input": …, "output": …}. After an interruption the
+    same command resumes. Defaults are those of the shipped subspace.
 
     \b
     ipt subspace fit tasks/ my-subspace --split seen
@@ -86,11 +88,11 @@ def fit(
         raise CliError("--method autoencoder learns from tuned prompts: give --prompts FILE with it, and only with it")
     weights = those_given(reconstruction_weight=reconstruction_weight, task_weight=task_weight)
     if weights and not prompts:
-        raise CliError("--reconstruction-weight and --task-weight are the auto-encoder's: --method autoencoder")
+        raise CliError("--reconstruction-weight and --task-weight need --method autoencoder")
     check_folder(output)
     _check_unfinished(output)
     folder_tasks = read_task_folder(tasks, split).require_all()
-    _say(row_notes(folder_tasks))
+    _print_notes(row_notes(folder_tasks))
     loaded = load_in_dedicated_process(backbone, revision, device)
     running: ResumableFit
     with progress(notices()) as show:
@@ -126,35 +128,37 @@ def fit(
         try:
             subspace = running.run_in(output, on_step)
         except KeyboardInterrupt:
-            notices().print(f"stopped at step {running.completed}; the same command goes on from there")
+            notices().print(f"stopped at step {running.completed}; the same command resumes there")
             raise typer.Exit(130) from None
-    _say_where(subspace.id, output, running.means, as_json=as_json)
+    _print_location(subspace.id, output, running.means, as_json=as_json)
 
 
 @commands.command("tune-prompts")
 def tune_prompts_(
     tasks: Tasks,
     output: Annotated[
-        Path, typer.Argument(help="File of prompts, ….safetensors; a report is written beside it.", metavar="OUTPUT")
+        Path,
+        typer.Argument(help="File for the prompts (.safetensors), with a report next to it.", metavar="OUTPUT"),
     ],
     split: Split = None,
     backbone: BackboneName = "default",
     revision: Revision = None,
     device: Device = None,
     prompt_length: Annotated[int, typer.Option(help="Positions of a soft prompt.", min=1)] = 16,
-    per_label: Annotated[int, typer.Option(help="Examples of each label that are tuned on.", min=2)] = 16,
-    steps: Annotated[int, typer.Option(help="Optimizer steps of each task.", min=1)] = 100,
-    learning_rate: Annotated[float, typer.Option(help="Of the prompts.")] = 0.03,
+    per_label: Annotated[int, typer.Option(help="Training examples per label.", min=2)] = 16,
+    steps: Annotated[int, typer.Option(help="Optimizer steps per task.", min=1)] = 100,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of the prompts.")] = 0.03,
     seed: Annotated[
-        int, typer.Option(help="Decides the start, and which examples are seen, and when.", min=0, max=LARGEST_SEED)
+        int,
+        typer.Option(help="Seed of initial prompts and of choice and order of examples.", min=0, max=LARGEST_SEED),
     ] = 0,
-    batch_tasks: Annotated[int, typer.Option(help="Tasks that are tuned together.", min=1)] = 8,
+    batch_tasks: Annotated[int, typer.Option(help="Tasks tuned in one batch.", min=1)] = 8,
     as_json: AsJson = False,
 ) -> None:
     """Tune one soft prompt for each of many tasks, without a subspace (plain prompt tuning).
 
-    All steps are taken, and the prompt is kept that does best on held-back examples: where none is better than the
-    words that tuning starts at, those. Stopped or killed, the same command goes on with the tasks that are left.
+    All steps are taken; the prompt that scores best on held-back examples is kept, which may be the initial one.
+    After an interruption the same command resumes with the remaining tasks.
 
     \b
     ipt subspace tune-prompts tasks/ prompts.safetensors --split seen
@@ -179,9 +183,9 @@ def tune_prompts_(
         try:
             report = tune_prompts(loaded, folder_tasks, output, options, batch_tasks=batch_tasks, on_step=on_step)
         except KeyboardInterrupt:
-            notices().print("stopped; the same command goes on with the tasks that are left")
+            notices().print("stopped; the same command resumes with the remaining tasks")
             raise typer.Exit(130) from None
-    _say(report["notes"])
+    _print_notes(report["notes"])
     if as_json:
         print_json(report)
         return
@@ -189,7 +193,7 @@ def tune_prompts_(
     mean = sum(scores) / len(scores) if scores else None
     moved = sum(task["moved"] for task in report["tasks"].values())
     results().print(
-        f"{len(report['tasks'])} prompts in {output}, {moved} of them better than their start, held-back score "
+        f"{len(report['tasks'])} prompts in {output}, {moved} of them better than the initial prompt, held-back score "
         f"{score(mean)}",
         soft_wrap=True,
     )
@@ -197,10 +201,10 @@ def tune_prompts_(
 
 @commands.command()
 def info(
-    subspace: Annotated[str, typer.Argument(help="'default', or a subspace's folder.")] = "default",
+    subspace: Annotated[str, typer.Argument(help="'default', or the folder of a subspace.")] = "default",
     as_json: AsJson = False,
 ) -> None:
-    """Check a subspace's files and print what its manifest says.
+    """Check the files of a subspace and print a summary of its manifest.
 
     \b
     ipt subspace info
@@ -225,7 +229,7 @@ def info(
         "soft prompt": f"{prompt}, {manifest['prompt_placement']}",
         "decoder": " → ".join(map(str, filter(None, (loaded.intrinsic_dim, manifest["decoder_hidden"], prompt)))),
         "encoder": "none" if loaded.encoder is None else f"{prompt} → {loaded.intrinsic_dim}",
-        "found from": f"{len(training.get('tasks', []))} tasks, method {training.get('method', 'not recorded')}",
+        "fitted on": f"{len(training.get('tasks', []))} tasks, method {training.get('method', 'not recorded')}",
     }
     for name, value in rows.items():
         table.add_row(name, Text(value, overflow="fold"))
@@ -234,15 +238,15 @@ def info(
 
 @commands.command("import")
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of the reference implementation (….pt).")],
-    output: Annotated[Path, typer.Argument(help="Folder that the subspace is written to.", metavar="OUTPUT")],
-    backbone: Annotated[str, typer.Option(help="The backbone that it was made with: a hub id, or a folder.")],
-    revision: Annotated[str | None, typer.Option(help="The hub revision of the backbone.")] = None,
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of the reference implementation (.pt).")],
+    output: Annotated[Path, typer.Argument(help="Folder for the subspace.", metavar="OUTPUT")],
+    backbone: Annotated[str, typer.Option(help="Backbone of the checkpoint: a hub id, or a folder.")],
+    revision: Annotated[str | None, typer.Option(help="Hub revision of the backbone.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rewrite the paper's authors' checkpoint as a subspace, with its encoder.
+    """Convert a checkpoint of the paper's authors to a subspace with its encoder.
 
-    Only tensors are read from it (weights_only), so a hostile file can run nothing.
+    Only tensors are loaded (weights_only), so a malicious file cannot run code.
 
     \b
     ipt subspace import last-ckpt.pt bart-subspace --backbone facebook/bart-base
@@ -255,15 +259,15 @@ def import_(
     _check_unfinished(output)
     loaded = ipt.load_backbone(backbone, revision=revision, device="cpu")
     subspace = import_checkpoint(checkpoint, loaded, output)
-    _say_where(subspace.id, output, {}, as_json=as_json)
+    _print_location(subspace.id, output, {}, as_json=as_json)
 
 
 @commands.command()
 def compress(
-    prompts: Annotated[Path, typer.Argument(help="Soft prompts: a safetensors file of [P, H] tensors.")],
-    subspace: Annotated[str, typer.Option(help="A subspace's folder; it must have its encoder.")],
+    prompts: Annotated[Path, typer.Argument(help="Safetensors file of soft prompts [P, H].")],
+    subspace: Annotated[str, typer.Option(help="Folder of a subspace that has an encoder.")],
 ) -> None:
-    """Compress soft prompts to task vectors with a subspace's encoder; prints one JSON object, by name.
+    """Compress soft prompts to task vectors with a subspace's encoder, and print them by name as JSON.
 
     \b
     ipt subspace compress prompts.safetensors --subspace bart-subspace
@@ -283,16 +287,16 @@ def _check_unfinished(output: Path) -> None:
     from ipt.fitting.resumable_fit import is_finished
 
     if is_finished(output):
-        raise CliError(f"{output} has a finished subspace: choose another OUTPUT, or remove it to make it anew")
+        raise CliError(f"{output} has a finished subspace: choose another OUTPUT, or remove it to fit it again")
 
 
-def _say(notes: Sequence[str]) -> None:
+def _print_notes(notes: Sequence[str]) -> None:
     for note in notes:
         notices().print(note, soft_wrap=True, highlight=False, markup=False)
 
 
 def _read_prompts(paths: Sequence[Path], backbone: "Backbone", prompt_length: int | None) -> "dict[str, Tensor]":
-    """The prompts of all files; a name that an earlier one has too is a further prompt of the same task."""
+    """Read the prompts of all files; equal names are further prompts of the same task."""
     from ipt.subspace.soft_prompt_files import read_prompts
 
     prompts: dict[str, Tensor] = {}
@@ -300,22 +304,22 @@ def _read_prompts(paths: Sequence[Path], backbone: "Backbone", prompt_length: in
         for name, prompt in read_prompts(path, backbone).items():
             if prompt_length not in (None, prompt.shape[0]):
                 raise CliError(
-                    f"{path}: {name} has {prompt.shape[0]} positions, not {prompt_length}: leave --prompt-length out"
+                    f"{path}: {name} has {prompt.shape[0]} positions, not {prompt_length}: omit --prompt-length"
                 )
-            further = name
-            while further in prompts:  # a task may have such a name
-                further += f"#{number}"
-            prompts[further] = prompt
+            unique = name
+            while unique in prompts:  # a task may be named like this
+                unique += f"#{number}"
+            prompts[unique] = prompt
     first, *others = prompts.values()
     if others and all(other.equal(first) for other in others):
         raise CliError(
-            f"{paths[0]}: all prompts are the same, so there is nothing to learn from them: none was tuned away from "
-            "its start. Tune them with another --learning-rate, more --steps, or more examples (--per-label)"
+            f"{paths[0]}: all prompts are the same, so an auto-encoder has nothing to learn: tuning changed none of "
+            "them. Tune them with another --learning-rate, more --steps, or more examples (--per-label)"
         )
     return prompts
 
 
-def _say_where(subspace_id: str, output: Path, more: Mapping[str, float], *, as_json: bool) -> None:
+def _print_location(subspace_id: str, output: Path, more: Mapping[str, float], *, as_json: bool) -> None:
     if as_json:
         print_json({"subspace_id": subspace_id, "folder": str(output), **more})
     else:
@@ -323,5 +327,5 @@ def _say_where(subspace_id: str, output: Path, more: Mapping[str, float], *, as_
 
 
 def describe_means(means: Mapping[str, float]) -> str:
-    """A fit's smoothed measures, as a progress bar shows them."""
+    """Format a fit's smoothed measures for a progress bar."""
     return "".join(f", {name} {score(mean) if name == 'accuracy' else f'{mean:.3g}'}" for name, mean in means.items())

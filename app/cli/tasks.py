@@ -1,4 +1,4 @@
-"""The commands that talk to a running service: `adapt`, `predict`, `generate`, `tasks`, `export`."""
+"""The commands that use a running service: `adapt`, `predict`, `generate`, `tasks`, `export`."""
 
 import sys
 from pathlib import Path
@@ -20,21 +20,21 @@ _SCORE_AND_GAPS = 10
 
 
 def adapt(
-    file: Annotated[Path, typer.Argument(help="JSONL or CSV with one example a row.", metavar="FILE")],
-    name: Annotated[str | None, typer.Option("--name", help="The task's name; the file's name without it.")] = None,
-    input_column: Annotated[str | None, typer.Option(help="The column of the texts.")] = None,
-    output_column: Annotated[str | None, typer.Option(help="The column of the labels or wanted texts.")] = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end, or only queue.")] = True,
+    file: Annotated[Path, typer.Argument(help="JSONL or CSV file with one example per row.", metavar="FILE")],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the task. Default: that of the file.")] = None,
+    input_column: Annotated[str | None, typer.Option(help="Column of the input texts.")] = None,
+    output_column: Annotated[str | None, typer.Option(help="Column of the labels or output texts.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result, or only queue it.")] = True,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Adapt to a few-shot task: send a dataset, tune a task vector, show how good it is beside the baselines.
+    """Adapt to a few-shot task: send a dataset, tune a task vector, and compare it with the baselines.
 
-    Rows have the columns input and output, or text and label, or those named by the options.
+    The columns are input and output, or text and label, or those that the options name.
 
     \b
     ipt adapt examples/support_tickets.jsonl
-    ipt adapt asked.csv --name triage --input-column question --output-column team
+    ipt adapt questions.csv --name triage --input-column question --output-column team
     ipt adapt big.jsonl --no-wait --json
     """
     from app.cli.client import ServiceClient
@@ -50,7 +50,7 @@ def adapt(
                     adaptation = client.wait(adaptation["id"], show)
             except KeyboardInterrupt:
                 notices().print(
-                    f"stopped waiting; {adaptation['id']} goes on, and `{program()} tasks` shows when it is done",
+                    f"stopped waiting; {adaptation['id']} continues, and `{program()} tasks` shows when it finishes",
                     markup=False,
                     soft_wrap=True,
                 )
@@ -65,16 +65,12 @@ def adapt(
 
 
 def predict(
-    task: Annotated[
-        str, typer.Argument(help="A task's id, or its name: the newest task of that name that can answer.")
-    ],
-    texts: Annotated[
-        list[str] | None, typer.Argument(help="The texts; without any, one a line from standard input.")
-    ] = None,
+    task: Annotated[str, typer.Argument(help="Id of a task, or its name: the newest adapted task of that name.")],
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts. Default: the lines of standard input.")] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Answer texts with a task that has been adapted.
+    """Predict labels or texts with an adapted task.
 
     \b
     ipt predict support_tickets "where is my parcel?" "I was charged twice"
@@ -84,7 +80,7 @@ def predict(
 
     inputs = texts or _lines_from_stdin()
     with ServiceClient(url, api_key()) as client:
-        task_id = _the_task(client, task)
+        task_id = _resolve_task(client, task)
         answer = client.predict(task_id, inputs)
     if as_json:
         print_json(answer)
@@ -94,20 +90,22 @@ def predict(
 
 
 def generate(
-    task: Annotated[str, typer.Argument(help="A task's id, or its name: the newest task of that name.")],
-    text: Annotated[str | None, typer.Argument(help="The input; without it, all of standard input.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of the text; 64 without it.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="How freely to draw; without it, not at all.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the fewest tokens of this probability.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw from so many of the likeliest tokens.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed draws the same text.")] = None,
-    num_beams: Annotated[int | None, typer.Option(help="Search with so many beams instead.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Where the text ends; may be given several times.")] = None,
-    version: Annotated[int | None, typer.Option(help="A version of the task; the newest one without it.")] = None,
+    task: Annotated[str, typer.Argument(help="Id of a task, or its name: the newest task of that name.")],
+    text: Annotated[str | None, typer.Argument(help="The input. Default: standard input.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate. Default: 64.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature. Default: greedy decoding.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample from the most likely tokens up to this total probability.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from this many most likely tokens.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of sampling; the same seed gives the same text.")] = None,
+    num_beams: Annotated[int | None, typer.Option(help="Beam search with this many beams.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this string; repeat for several.")] = None,
+    version: Annotated[int | None, typer.Option(help="Version of the task. Default: the newest.")] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Write a text with a task, shown as it comes. The service must run a backbone that writes.
+    """Generate a text with a task and print it while it is generated. Needs a text-to-text backbone.
 
     \b
     ipt generate replies "The parcel never came"
@@ -116,7 +114,7 @@ def generate(
     from app.cli.client import ServiceClient
 
     body: dict[str, Any] = {"input": _text_from_stdin() if text is None else text}
-    asked = {
+    options = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "top_p": top_p,
@@ -126,9 +124,9 @@ def generate(
         "stop": stop or None,
         "version": version,
     }
-    body |= {name: value for name, value in asked.items() if value is not None}
+    body |= {name: value for name, value in options.items() if value is not None}
     with ServiceClient(url, api_key()) as client:
-        task_id = _the_task(client, task)
+        task_id = _resolve_task(client, task)
         if as_json:
             print_json(client.generate(task_id, body))
             return
@@ -139,17 +137,17 @@ def generate(
 
 
 def export(
-    task: Annotated[str, typer.Argument(help="A task's id, or its name: the newest task of that name.")],
-    output: Annotated[Path, typer.Argument(help="The safetensors file that is written.", metavar="OUTPUT")],
+    task: Annotated[str, typer.Argument(help="Id of a task, or its name: the newest task of that name.")],
+    output: Annotated[Path, typer.Argument(help="Safetensors file to write.", metavar="OUTPUT")],
     subspace: Annotated[
         str, typer.Option(envvar="IPT_SUBSPACE", help="'default', or the folder of the task's subspace.")
     ] = "default",
-    version: Annotated[int | None, typer.Option(help="A version of the task; the newest one without it.")] = None,
+    version: Annotated[int | None, typer.Option(help="Version of the task. Default: the newest.")] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Write a task's soft prompt as the tensor prompt_embeds, for an engine that takes prompts as embeddings.
+    """Write a task's soft prompt as the tensor prompt_embeds, for engines that accept prompts as embeddings.
 
-    What to run with it is in docs/deployment.md, "Other engines". The backbone must be a causal one.
+    docs/deployment.md, "Other engines", shows how to use the file. The backbone must be causal.
 
     \b
     ipt export replies replies.safetensors --subspace qwen-subspace
@@ -161,21 +159,21 @@ def export(
     from ipt.subspace.soft_prompt_files import save_prompt_embeds
 
     with ServiceClient(url, api_key()) as client:
-        found = client.vector(_the_task(client, task), version)
+        vector = client.vector(_resolve_task(client, task), version)
     loaded = ipt.load_subspace(subspace)
-    if loaded.id != found["subspace_id"]:
+    if loaded.id != vector["subspace_id"]:
         raise CliError(
-            f"the task belongs to subspace {found['subspace_id']}, {subspace} is {loaded.id}: name the task's own "
-            "folder with --subspace"
+            f"the task belongs to subspace {vector['subspace_id']}, but {subspace} is {loaded.id}: name the folder of "
+            "the task's subspace with --subspace"
         )
-    about = {"task_id": found["task_id"], "task_version": str(found["task_version"])}
+    about = {"task_id": vector["task_id"], "task_version": str(vector["task_version"])}
     try:
-        save_prompt_embeds(output, loaded, np.asarray(found["vector"], dtype=np.float32), about)
+        save_prompt_embeds(output, loaded, np.asarray(vector["vector"], dtype=np.float32), about)
     except OSError as error:
         raise CliError(f"{output}: cannot be written: {error.strerror}") from error
     results().print(
-        f"prompt_embeds [{loaded.prompt_length}, {loaded.hidden_size}] of {found['task_id']} version "
-        f"{found['task_version']} in {output}",
+        f"prompt_embeds [{loaded.prompt_length}, {loaded.hidden_size}] of {vector['task_id']} version "
+        f"{vector['task_version']} in {output}",
         markup=False,
         soft_wrap=True,
     )
@@ -191,17 +189,17 @@ def tasks(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     from app.cli.client import ServiceClient
 
     with ServiceClient(url, api_key()) as client:
-        found = client.tasks()
+        listed = client.tasks()
     if as_json:
-        print_json({"object": "list", "data": found, "has_more": False})
+        print_json({"object": "list", "data": listed, "has_more": False})
         return
-    if not found:
-        notices().print(f"no tasks yet: `{program()} adapt FILE` makes one", markup=False, soft_wrap=True)
+    if not listed:
+        notices().print(f"no tasks yet; `{program()} adapt FILE` creates one", markup=False, soft_wrap=True)
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("id", "name", "version", "kind", "labels"):
         table.add_column(heading, overflow="ellipsis", no_wrap=heading in ("id", "version"))
-    for task in found:
+    for task in listed:
         newest = task["versions"][-1] if task["versions"] else {}
         labels = newest.get("labels", [])
         table.add_row(
@@ -215,7 +213,7 @@ def tasks(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
 
 
 def predictions_table(inputs: list[str], predictions: list[dict[str, Any]], width: int) -> Table:
-    """One row a text: the answer, how sure a classifier is, and as much of the text as fits."""
+    """Return a table with the answer, the score and as much of the text as fits, for each text."""
     rows = [(*answer_of(prediction), one_line(text)) for text, prediction in zip(inputs, predictions, strict=True)]
     heading = "answer"
     answer_width = min(max(cell_len(answer) for answer in (heading, *(answer for answer, *_ in rows))), width // 2)
@@ -223,18 +221,18 @@ def predictions_table(inputs: list[str], predictions: list[dict[str, Any]], widt
     table.add_column(heading, max_width=answer_width)
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("text", no_wrap=True, overflow="ellipsis", max_width=width - answer_width - _SCORE_AND_GAPS)
-    for answer, sure, text in rows:
-        table.add_row(Text(answer), sure, Text(text))
+    for answer, confidence, text in rows:
+        table.add_row(Text(answer), confidence, Text(text))
     return table
 
 
 def one_line(text: str) -> str:
-    """A text without its line breaks, for a cell that is cut where the row ends."""
+    """Replace line breaks by spaces, for a table cell that truncates."""
     return " ".join(text.split())
 
 
 def answer_of(prediction: dict[str, Any]) -> tuple[str, str]:
-    """What a prediction says, and its score as text (empty for a written answer)."""
+    """Return a prediction's label or text, and its formatted score, which is empty for a text."""
     label = prediction.get("label")
     if label is None:
         return str(prediction.get("text") or ""), ""
@@ -242,11 +240,11 @@ def answer_of(prediction: dict[str, Any]) -> tuple[str, str]:
 
 
 def metrics_table(metrics: dict[str, Any]) -> Table:
-    """An adaptation's score beside what the same examples give without tuning."""
+    """Return a table of an adaptation's score, and of the scores without tuning on the same examples."""
     measure = str(metrics.get("score_metric", "score")).replace("_", " ")
     how = {
         "held_back": f"{measure} on {metrics.get('held_back')} held-back examples",
-        "leave_one_out": f"{measure}, every example left out once",
+        "leave_one_out": f"{measure}, leave-one-out",
     }.get(str(metrics.get("score_source")), measure)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
@@ -255,19 +253,19 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     table.add_row("this task", f"[bold]{score(metrics.get('score'))}[/bold]", how)
     for name, heading in (("token_f1", "its token F1"), ("rouge_l", "its ROUGE-L")):
         if name in metrics:
-            table.add_row(heading, score(metrics[name]), "how near its texts are to the wanted ones")
+            table.add_row(heading, score(metrics[name]), "similarity to the expected texts")
     table.add_row("without tuning", score(metrics.get("zero_vector_score")), "the zero vector")
     if metrics.get("baseline"):
         table.add_row("plain baseline", score(metrics.get("baseline_score")), Text(str(metrics["baseline"])))
     return table
 
 
-def _the_task(client: "ServiceClient", name_or_id: str) -> str:
-    """The id of the task that is meant; where several have its name, which one that is is said."""
+def _resolve_task(client: "ServiceClient", name_or_id: str) -> str:
+    """Return the id of the named task; if several tasks have this name, print which one is used."""
     task_id, *others = client.task_ids(name_or_id)
     if others:
         notices().print(
-            f"{len(others) + 1} tasks are named {name_or_id!r}: {task_id} answers, the newest that can; "
+            f"{len(others) + 1} tasks are named {name_or_id!r}: using {task_id}, the newest adapted one; "
             f"`{program()} tasks` lists them",
             markup=False,
             soft_wrap=True,
@@ -289,22 +287,24 @@ def _print_adaptation(console: Console, adaptation: dict[str, Any]) -> None:
         console.print(Text(f'try: {program()} predict {adaptation["task_id"]} "some text"'), soft_wrap=True)
     else:
         console.print(
-            f"queued as {adaptation['id']}; `{program()} tasks` shows when it is done", markup=False, soft_wrap=True
+            f"queued as {adaptation['id']}; `{program()} tasks` shows when it finishes",
+            markup=False,
+            soft_wrap=True,
         )
 
 
 def _text_from_stdin() -> str:
     if sys.stdin.isatty():
-        raise typer.BadParameter("give a text, or pipe one in", param_hint="TEXT")
+        raise typer.BadParameter("give a text as argument or on standard input", param_hint="TEXT")
     return _read_stdin().strip()
 
 
 def _lines_from_stdin() -> list[str]:
     if sys.stdin.isatty():
-        raise typer.BadParameter("give at least one text, or pipe texts in, one a line", param_hint="TEXTS")
+        raise typer.BadParameter("give texts as arguments, or one per line on standard input", param_hint="TEXTS")
     inputs = [line for line in map(str.strip, _read_stdin().splitlines()) if line]
     if not inputs:
-        raise CliError("standard input holds no text: expected one text a line")
+        raise CliError("standard input is empty: expected one text per line")
     return inputs
 
 
@@ -313,5 +313,5 @@ def _read_stdin() -> str:
         return sys.stdin.read()
     except UnicodeDecodeError as error:
         raise CliError(
-            f"standard input is not {error.encoding.upper()} text, from byte {error.start + 1} on: convert it first"
+            f"standard input is not valid {error.encoding.upper()} at byte {error.start + 1}: convert it first"
         ) from error

@@ -1,4 +1,4 @@
-"""Reading datasets from files: what is understood, and what is said of the rest."""
+"""Datasets from files: the accepted formats, and the errors that name file, line and column."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-def test_jsonl_with_the_projects_columns(tmp_path: Path) -> None:
+def test_jsonl_with_input_and_output(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", '{"input": "x", "output": "y", "id": 7}\n\n{"input": "é", "output": "z"}\n')
     assert read_dataset(path) == [{"input": "x", "output": "y"}, {"input": "é", "output": "z"}]
 
@@ -31,7 +31,7 @@ def test_tab_separated_files(tmp_path: Path) -> None:
     assert read_dataset(write(tmp_path, "a.tsv", "text\tlabel\nx, y\ta\n")) == [{"input": "x, y", "output": "a"}]
 
 
-def test_columns_named_by_the_caller_come_before_the_usual_ones(tmp_path: Path) -> None:
+def test_named_columns_take_precedence(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "input,output,team\nx,y,z\n")
     assert read_dataset(path, output_column="team") == [{"input": "x", "output": "z"}]
 
@@ -42,7 +42,7 @@ def test_line_separators_inside_json_text_do_not_split_a_row(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("a.jsonl", "", "no rows"),
         ("a.jsonl", "\n\n", "no rows"),
@@ -66,27 +66,29 @@ def test_line_separators_inside_json_text_do_not_split_a_row(tmp_path: Path) -> 
         ("a.xlsx", "x", "expected a .jsonl"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, name: str, content: str | bytes, said: str) -> None:
+def test_an_invalid_file_is_reported_with_its_line(
+    tmp_path: Path, name: str, content: str | bytes, message: str
+) -> None:
     with pytest.raises(CliError) as caught:
         read_dataset(write(tmp_path, name, content))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+def test_a_missing_file_or_a_folder_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(CliError, match="No such file"):
         read_dataset(tmp_path / "none.jsonl")
     with pytest.raises(CliError, match="directory"):
         read_dataset(tmp_path)
 
 
-def test_texts_and_labels_of_one_column(tmp_path: Path) -> None:
+def test_one_column_for_texts_and_labels_is_rejected(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "text,label\nx,y\n")
     with pytest.raises(CliError, match="both be the column 'label'; the columns are 'text', 'label': name"):
         read_dataset(path, input_column="label")
 
 
-def test_a_column_that_is_not_there(tmp_path: Path) -> None:
+def test_an_unknown_column_is_rejected(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "text,label\nx,y\n")
     with pytest.raises(CliError, match="no column 'team'"):
         read_dataset(path, input_column="text", output_column="team")

@@ -1,4 +1,4 @@
-"""`ipt subspace study`, from the folder of tasks to the report."""
+"""`ipt subspace study` from a folder of tasks to the report, and errors before long commands start."""
 
 import json
 import shlex
@@ -16,7 +16,7 @@ THINGS = ("movie", "book", "food", "place", "room", "staff", "phone", "app", "bi
 
 @pytest.fixture
 def tasks(tmp_path: Path) -> Path:
-    """Two seen tasks, an unseen one, and one that cannot be read."""
+    """Seen and unseen tasks, some of which cannot be read or measured."""
     folder = tmp_path / "tasks"
     folder.mkdir()
     for name in ("one", "two", "three"):
@@ -32,8 +32,8 @@ def tasks(tmp_path: Path) -> Path:
     (folder / "five.jsonl").write_text("not in the index")
     texts = [{"split": "train", "input": f"say {number}", "output": f"the {number}"} for number in range(20)]
     texts += [{"split": "test", "input": "say it", "output": "it"}]
-    lonely = [*rows, {"split": "train", "input": "all alone", "output": "once"}]
-    for name, written in (("six", texts), ("seven", lonely)):
+    rare_label = [*rows, {"split": "train", "input": "only once", "output": "once"}]
+    for name, written in (("six", texts), ("seven", rare_label)):
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, written)))
     splits = {"one": "seen", "two": "seen", "three": "unseen", "four": "unseen", "six": "unseen", "seven": "seen"}
     index = {name: {"family": name[0], "split": split} for name, split in splits.items()}
@@ -42,26 +42,26 @@ def tasks(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def refusal(
+def error_of(
     tasks: Path, tiny_backbone_dir: Path, tiny_subspace_dir: Path, tmp_path: Path, capsys: Captured
 ) -> Callable[..., str]:
-    """Runs `ipt subspace` with places for words in capitals, and gives the one line that it fails with."""
-    places = {"TASKS": tasks, "BACKBONE": tiny_backbone_dir, "SUBSPACE": tiny_subspace_dir}
-    places |= {"OUT": tmp_path / "out", "FILE": tmp_path / "file", "FOLDER": tmp_path / "folder"}
+    """Run `ipt subspace` with paths in place of words in capitals, and return its error line."""
+    paths = {"TASKS": tasks, "BACKBONE": tiny_backbone_dir, "SUBSPACE": tiny_subspace_dir}
+    paths |= {"OUT": tmp_path / "out", "FILE": tmp_path / "file", "FOLDER": tmp_path / "folder"}
 
-    def refused(*command: str) -> str:
+    def error_of(*command: str) -> str:
         words = list(command)
-        for name, path in places.items():
+        for name, path in paths.items():
             words = [word.replace(name, str(path)) for word in words]
         assert run(["subspace", *words]) == 1
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("error: ")
         return error
 
-    return refused
+    return error_of
 
 
-def test_a_study_ends_in_a_report_and_a_second_run_measures_nothing_again(
+def test_study_writes_a_report_and_reuses_stored_measurements(
     tasks: Path, tiny_backbone_dir: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["subspace", "study", str(tasks), str(tmp_path / "out"), "--backbone", str(tiny_backbone_dir)]
@@ -86,47 +86,47 @@ def test_a_study_ends_in_a_report_and_a_second_run_measures_nothing_again(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        (["--method", "magic"], "no method 'magic'"),
-        (["--ablation", "magic"], "no ablation 'magic'"),
+        (["--method", "magic"], "unknown method 'magic'"),
+        (["--ablation", "magic"], "unknown ablation 'magic'"),
         (["--dimensions", "5,ten"], "--dimensions takes numbers from 1 to 4096"),
         (["--curve", "0,4"], "--curve takes numbers from 1 to 10000"),
         (["--dimensions", "5,1000000000"], "--dimensions takes numbers from 1 to 4096"),
-        (["--subspace", "SUBSPACE", "--dimensions", "5"], "has dimension 8, which --dimensions does not name"),
+        (["--subspace", "SUBSPACE", "--dimensions", "5"], "has dimension 8: add it to --dimensions"),
     ],
 )
-def test_a_study_that_cannot_be_is_one_line(
-    options: list[str], said: str, refusal: Callable[..., str], tmp_path: Path
+def test_invalid_options_of_a_study_are_one_error_line(
+    options: list[str], message: str, error_of: Callable[..., str], tmp_path: Path
 ) -> None:
-    assert said in refusal("study", "TASKS", "OUT", "--backbone", "BACKBONE", "--device", "cpu", *options)
+    assert message in error_of("study", "TASKS", "OUT", "--backbone", "BACKBONE", "--device", "cpu", *options)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
-        (["fit", "TASKS", "FILE"], "is no folder: choose another OUTPUT"),
-        (["study", "TASKS", "FILE/study"], "is no folder: choose another OUTPUT"),
-        (["import", "FILE", "FILE", "--backbone", "BACKBONE"], "is no folder: choose another OUTPUT"),
-        (["tune-prompts", "TASKS", "FILE/prompts.safetensors"], "is no folder: choose another OUTPUT"),
-        (["tune-prompts", "TASKS", "prompts"], "a file that ends in .safetensors"),
-        (["evaluate", "TASKS", "out.jsonl"], "a file that ends in .md"),
-        (["evaluate", "TASKS", "FOLDER.md"], "is a folder: choose the name of a file"),
+        (["fit", "TASKS", "FILE"], "is not a folder: choose another OUTPUT"),
+        (["study", "TASKS", "FILE/study"], "is not a folder: choose another OUTPUT"),
+        (["import", "FILE", "FILE", "--backbone", "BACKBONE"], "is not a folder: choose another OUTPUT"),
+        (["tune-prompts", "TASKS", "FILE/prompts.safetensors"], "is not a folder: choose another OUTPUT"),
+        (["tune-prompts", "TASKS", "prompts"], "a file name that ends in .safetensors"),
+        (["evaluate", "TASKS", "out.jsonl"], "a file name that ends in .md"),
+        (["evaluate", "TASKS", "FOLDER.md"], "is a folder: OUTPUT must be a file name"),
         (["evaluate", "TASKS", "TASKS/one.md"], "one.jsonl:1: not a measurement"),
         (["fit", "TASKS", "SUBSPACE"], "has a finished subspace: choose another OUTPUT"),
     ],
 )
-def test_an_output_that_cannot_be_is_said_before_the_work(
-    command: list[str], said: str, refusal: Callable[..., str], tasks: Path, tmp_path: Path
+def test_an_unusable_output_is_reported_before_the_work(
+    command: list[str], message: str, error_of: Callable[..., str], tasks: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "file").write_text("here already")
+    (tmp_path / "file").write_text("existing content")
     (tmp_path / "folder.md").mkdir()
     (tasks / "four.jsonl").unlink()
     index = json.loads((tasks / "index.json").read_text())
-    (tasks / "index.json").write_text(json.dumps({name: one for name, one in index.items() if name != "four"}))
+    (tasks / "index.json").write_text(json.dumps({name: entry for name, entry in index.items() if name != "four"}))
     before = (tasks / "one.jsonl").read_text()
     measured = ["--backbone", "BACKBONE", "--subspace", "SUBSPACE", "--per-label", "4"]
-    assert said in refusal(*command, *(measured if command[0] == "evaluate" else []))
+    assert message in error_of(*command, *(measured if command[0] == "evaluate" else []))
     assert (tasks / "one.jsonl").read_text() == before
-    assert (tmp_path / "file").read_text() == "here already"
+    assert (tmp_path / "file").read_text() == "existing content"
