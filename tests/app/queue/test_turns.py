@@ -1,4 +1,4 @@
-"""Whose adaptation is next, where several tenants wait."""
+"""The order in which workers claim the adaptations of several tenants."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +10,8 @@ from app.db import migrate
 from app.db.models import Adaptation, SubspaceRow, Task, Tenant
 from app.db.session import transaction
 from app.queue import claiming, lifecycle, turns
+from tests.support.claims import SUBSPACE
 from tests.support.jobs import Enqueue
-
-SUBSPACE = "sub_test"
 
 Claim = Callable[..., list[str]]
 Finish = Callable[[], None]
@@ -20,7 +19,7 @@ Finish = Callable[[], None]
 
 @pytest.fixture
 def claim(engine: Engine) -> Claim:
-    """Claim, and return whose adaptations these are, in order."""
+    """Claim adaptations, and return their tenants, in order."""
     with transaction(engine) as session:
         session.add(SubspaceRow(id=SUBSPACE, intrinsic_dim=4, prompt_length=2, hidden_size=8, manifest={}))
 
@@ -34,14 +33,14 @@ def claim(engine: Engine) -> Claim:
                 free_slots=free_slots,
                 protected=protected,
             )
-            return [session.get_one(Adaptation, one.lease.adaptation_id).tenant_id for one in claimed]
+            return [session.get_one(Adaptation, job.lease.adaptation_id).tenant_id for job in claimed]
 
     return claim
 
 
 @pytest.fixture
 def finish(engine: Engine) -> Finish:
-    """End all that runs."""
+    """Finish every running adaptation."""
 
     def finish() -> None:
         with transaction(engine) as session:
@@ -51,16 +50,17 @@ def finish(engine: Engine) -> Finish:
 
 
 def queue(enqueue: Enqueue, tenants: str, **columns: object) -> None:
+    """Queue an adaptation for each letter, a tenant."""
     for tenant in tenants:
         enqueue(tenant=tenant, **columns)
 
 
-def test_a_long_queue_of_one_tenant_keeps_no_other_waiting(enqueue: Enqueue, claim: Claim) -> None:
+def test_a_long_queue_of_one_tenant_starves_no_other_tenant(enqueue: Enqueue, claim: Claim) -> None:
     queue(enqueue, "aaaaaaaaaaaabbc")
     assert claim(free_slots=6) == ["a", "b", "c", "a", "b", "a"]
 
 
-def test_who_has_less_running_is_served_first(enqueue: Enqueue, claim: Claim) -> None:
+def test_the_tenant_with_fewer_running_adaptations_is_served_first(enqueue: Enqueue, claim: Claim) -> None:
     queue(enqueue, "aaaaaa")
     assert claim(free_slots=3) == ["a", "a", "a"]
     queue(enqueue, "bbbbb")
@@ -68,7 +68,7 @@ def test_who_has_less_running_is_served_first(enqueue: Enqueue, claim: Claim) ->
     assert claim(free_slots=4, protected=6) == ["a", "b", "a", "b"]
 
 
-def test_one_at_a_time_tenants_take_turns(enqueue: Enqueue, claim: Claim, finish: Finish) -> None:
+def test_tenants_take_turns_with_one_slot(enqueue: Enqueue, claim: Claim, finish: Finish) -> None:
     queue(enqueue, "aaaaabbbcc")
     served = []
     for _ in range(10):
@@ -77,7 +77,7 @@ def test_one_at_a_time_tenants_take_turns(enqueue: Enqueue, claim: Claim, finish
     assert "".join(served) == "abcabcabaa"
 
 
-def test_who_comes_late_is_served_before_who_was_served(enqueue: Enqueue, claim: Claim, finish: Finish) -> None:
+def test_a_new_tenant_is_served_before_a_served_tenant(enqueue: Enqueue, claim: Claim, finish: Finish) -> None:
     queue(enqueue, "aaab")
     assert claim(free_slots=2) == ["a", "b"]
     finish()
@@ -85,7 +85,7 @@ def test_who_comes_late_is_served_before_who_was_served(enqueue: Enqueue, claim:
     assert claim(free_slots=1) == ["c"]
 
 
-def test_many_tenants_share_little_room(enqueue: Enqueue, claim: Claim, finish: Finish) -> None:
+def test_many_tenants_share_few_slots(enqueue: Enqueue, claim: Claim, finish: Finish) -> None:
     queue(enqueue, "aaaabcdefgh")
     served = []
     for _ in range(4):
@@ -94,22 +94,20 @@ def test_many_tenants_share_little_room(enqueue: Enqueue, claim: Claim, finish: 
     assert sorted(served) == list("abcdefgh")
 
 
-def test_what_failed_before_gets_its_turn_alone_however_long_the_other_queues_are(
+def test_a_retry_gets_its_turn_alone_for_any_length_of_other_queues(
     enqueue: Enqueue, claim: Claim, finish: Finish
 ) -> None:
     queue(enqueue, "bbbbbbbbcccccccc")
     queue(enqueue, "a", attempt=1)
-    assert claim(free_slots=4) == ["b", "c"], "the others go first, but none behind it goes before it"
-    assert claim(free_slots=2, protected=2) == [], (
-        "its turn has come: it waits for the batch to end, and nobody overtakes it"
-    )
+    assert claim(free_slots=4) == ["b", "c"], "an adaptation behind the retry overtook it"
+    assert claim(free_slots=2, protected=2) == [], "an adaptation overtook a retry that waits for the batch"
     finish()
     assert claim(free_slots=4) == ["a"]
     finish()
     assert claim(free_slots=4) == ["b", "c", "b", "c"]
 
 
-def test_many_that_failed_before_keep_no_other_tenant_waiting(enqueue: Enqueue, claim: Claim, finish: Finish) -> None:
+def test_many_retries_starve_no_other_tenant(enqueue: Enqueue, claim: Claim, finish: Finish) -> None:
     queue(enqueue, "aaaa", attempt=1)
     queue(enqueue, "bbb")
     served = []
@@ -119,19 +117,17 @@ def test_many_that_failed_before_keep_no_other_tenant_waiting(enqueue: Enqueue, 
     assert served == [["a"], ["b"], ["a"], ["b"], ["a"], ["b"]]
 
 
-def test_who_waits_is_found_without_reading_what_was_done_before(
-    engine: Engine, enqueue: Enqueue, claim: Claim
-) -> None:
+def test_a_claim_reads_no_finished_adaptations(engine: Engine, enqueue: Enqueue, claim: Claim) -> None:
     repeat = text("""
         INSERT INTO adaptations SELECT (jsonb_populate_record(
             first, jsonb_build_object('id', first.id || number, 'task_version', number)
         )).* FROM adaptations AS first, generate_series(2, 5000) AS number
     """)
-    enqueue(tenant="done")
+    enqueue(tenant="finished")
     enqueue(tenant="waits")
     with transaction(engine) as session:
         session.execute(repeat)
-        session.execute(update(Adaptation).where(Adaptation.tenant_id == "done").values(state="cancelled"))
+        session.execute(update(Adaptation).where(Adaptation.tenant_id == "finished").values(state="cancelled"))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
     read = text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'adaptations'")
@@ -140,66 +136,64 @@ def test_who_waits_is_found_without_reading_what_was_done_before(
         assert session.scalars(read).one() < 100
 
 
-def waiting(engine: Engine) -> set[str]:
+def waiting_tenants(engine: Engine) -> set[str]:
     with transaction(engine) as session:
         return set(session.scalars(select(Tenant.id).where(Tenant.waiting_since.is_not(None))))
 
 
-def forget_idle(engine: Engine) -> None:
+def clear_idle_tenants(engine: Engine) -> None:
     with transaction(engine) as session:
         turns.clear_idle_tenants(session)
 
 
-def test_who_has_nothing_left_is_forgotten_until_it_queues_again(
+def test_an_idle_tenant_is_cleared_until_it_queues_again(
     engine: Engine, enqueue: Enqueue, claim: Claim, finish: Finish
 ) -> None:
     queue(enqueue, "ab")
     assert claim(free_slots=1) == ["a"]
-    forget_idle(engine)
-    assert waiting(engine) == {"a", "b"}, "one runs, and may be queued again; one is queued"
+    clear_idle_tenants(engine)
+    assert waiting_tenants(engine) == {"a", "b"}, "a tenant with a running or queued adaptation was cleared"
     finish()
-    forget_idle(engine)
-    assert waiting(engine) == {"b"}
+    clear_idle_tenants(engine)
+    assert waiting_tenants(engine) == {"b"}
     queue(enqueue, "a")
     assert claim() == ["b", "a"]
 
 
-def test_who_is_queueing_at_this_moment_is_not_forgotten(
+def test_a_tenant_with_an_uncommitted_insert_is_not_cleared(
     engine: Engine, enqueue: Enqueue, claim: Claim, finish: Finish
 ) -> None:
     queue(enqueue, "a")
     claim()
     finish()
     with transaction(engine) as session:
-        [done] = session.scalars(select(Adaptation))
+        [finished] = session.scalars(select(Adaptation))
         session.add(Task(id="tsk_new", tenant_id="a", name="new", last_version=1))
         session.flush()
         new = Adaptation(
-            id="adp_new", tenant_id="a", task_id="tsk_new", task_version=1, dataset_id=done.dataset_id,
-            kind=done.kind, hyperparameters={}, body_hash="",
+            id="adp_new", tenant_id="a", task_id="tsk_new", task_version=1, dataset_id=finished.dataset_id,
+            kind=finished.kind, hyperparameters={}, body_hash="",
         )  # fmt: skip
         lifecycle.enqueue(session, new)
-        forget_idle(engine)
+        clear_idle_tenants(engine)
     assert claim() == ["a"]
 
 
-def test_a_migration_finds_who_waits_already(engine: Engine, enqueue: Enqueue, claim: Claim) -> None:
+def test_the_migration_finds_tenants_that_already_wait(engine: Engine, enqueue: Enqueue, claim: Claim) -> None:
     queue(enqueue, "ab")
     migrate.downgrade(engine, "0005")
     migrate.upgrade(engine)
     assert sorted(claim()) == ["a", "b"]
 
 
-def test_workers_that_claim_at_once_take_all_there_is_and_nothing_twice(
-    engine: Engine, enqueue: Enqueue, claim: Claim
-) -> None:
+def test_concurrent_claims_take_every_adaptation_once(engine: Engine, enqueue: Enqueue, claim: Claim) -> None:
     queue(enqueue, "aaaaaaaaabbbbbbccc")
 
     def work(_: int) -> list[str]:
         return [tenant for _ in range(12) for tenant in claim(free_slots=2)]
 
     with ThreadPoolExecutor(6) as workers:
-        taken = [tenant for part in workers.map(work, range(6)) for tenant in part]
-    assert sorted(taken) == list("aaaaaaaaabbbbbbccc")
+        claimed = [tenant for part in workers.map(work, range(6)) for tenant in part]
+    assert sorted(claimed) == list("aaaaaaaaabbbbbbccc")
     with transaction(engine) as session:
         assert set(session.scalars(select(Adaptation.attempt))) == {1}
