@@ -65,7 +65,7 @@ def create(
         NotFoundError: the task or the subspace does not exist.
         ConflictError: the key was used with another body.
         BusyError: the tenant has too many unfinished adaptations.
-        UnavailableError: nobody tunes in that subspace.
+        UnavailableError: no worker serves the subspace.
     """
     content = body.model_dump(mode="json")
     body_hash = _hash(content)

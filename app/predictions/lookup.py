@@ -83,9 +83,9 @@ class TaskLookup:
         owned = {(request.tenant_id, question.task_id) for request in requests for question in request.questions}
         in_memory = {(tenant_id, task_id) for tenant_id, task_id in owned if self._cache.knows(task_id)}
         with transaction(self._engine) as session:
-            newest = repository.newest_versions(session, in_memory)
+            newest = repository.newest_numbers(session, in_memory)
             # One query returns number and row together for tasks that are not in memory.
-            newest_of_others, rows = repository.newest(session, owned - in_memory)
+            newest_of_others, rows = repository.newest_versions(session, owned - in_memory)
             newest |= newest_of_others
             keys_by_request = [_keys(request, newest) for request in requests]
             keys = {key for entry in keys_by_request if isinstance(entry, list) for key in entry}

@@ -45,16 +45,18 @@ _VERSIONS = select(TaskVersion).join(
 )
 
 
-def newest_versions(session: Session, owned: Collection[OwnedTask]) -> dict[OwnedTask, int | None]:
-    """Return the newest version of each task that exists; None for a task that has no version yet."""
+def newest_numbers(session: Session, owned: Collection[OwnedTask]) -> dict[OwnedTask, int | None]:
+    """Return the number of the newest version of each existing task, None for a task without a version."""
     if not owned:
         return {}
     rows = session.execute(_NEWEST_NUMBERS, _arrays(owned))
     return {(tenant_id, task_id): version for tenant_id, task_id, version in rows}
 
 
-def newest(session: Session, owned: Collection[OwnedTask]) -> tuple[dict[OwnedTask, int | None], list[TaskVersion]]:
-    """Return what `newest_versions` does, and the rows of those versions."""
+def newest_versions(
+    session: Session, owned: Collection[OwnedTask]
+) -> tuple[dict[OwnedTask, int | None], list[TaskVersion]]:
+    """Return the same as `newest_numbers`, and the rows of these versions."""
     if not owned:
         return {}, []
     numbers: dict[OwnedTask, int | None] = {}

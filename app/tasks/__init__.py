@@ -1,1 +1,1 @@
-"""Tasks: what adaptations leave behind."""
+"""Tasks: the results of adaptations."""

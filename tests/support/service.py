@@ -1,4 +1,4 @@
-"""A service on a real port, request bodies it accepts, and the checks of its errors."""
+"""Run a service on a real port, build request bodies, and check error responses."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ from app.main import create_app
 from app.queue import claiming, lifecycle
 from app.settings import Settings
 
-SECRET = "a text that nobody else may see"
+SECRET = "a text that only its tenant may see"
 EXAMPLES = [
     {"input": text, "output": label}
     for label, texts in {
@@ -30,14 +30,12 @@ EXAMPLES = [
 
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
-
-
 WorkOff = Callable[[], list[str]]
 
 
 @contextmanager
 def listening(server: uvicorn.Server) -> Iterator[int]:
-    """The port of a server in a thread of its own, which is told to stop at the end and has to within half a minute."""
+    """Run a server in a thread and yield its port; at the end, the server has to stop within 30 seconds."""
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -55,7 +53,7 @@ def listening(server: uvicorn.Server) -> Iterator[int]:
 
 @contextmanager
 def running(settings: Settings, database_url: str | None, *, wait: bool = True) -> Iterator[httpx.Client]:
-    """The service on a real port, and a client of it."""
+    """Run the service on a real port and yield a client."""
     app = create_app(settings, database_url=database_url)
     deadline = time.monotonic() + 60
     with (
@@ -69,7 +67,7 @@ def running(settings: Settings, database_url: str | None, *, wait: bool = True) 
 
 
 def work_off_queue(engine: Engine, backbone: ipt.Backbone, subspace: ipt.Subspace) -> list[str]:
-    """Tune all that is queued in a database, in this thread; the ids of the adaptations."""
+    """Tune every queued adaptation in this thread, and return their ids."""
     done = []
     with transaction(engine) as session:
         for job in claiming.claim(
@@ -88,12 +86,12 @@ def work_off_queue(engine: Engine, backbone: ipt.Backbone, subspace: ipt.Subspac
 
 
 def adaptation_body(**changes: Any) -> dict[str, Any]:
-    """A body that is accepted, quick to work off, with some fields changed."""
+    """Return a valid body that is quick to tune, with some fields changed."""
     return {"name": "tickets", "examples": EXAMPLES, "hyperparameters": {"steps": 1, "batch_size": 4}} | changes
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
-    """The error of a response, after checking that it has the agreed shape and nothing else."""
+    """Return the error of a response after checking its shape."""
     assert response.headers["content-type"] == "application/json"
     assert response.headers["x-request-id"]
     assert set(response.json()) == {"error"}

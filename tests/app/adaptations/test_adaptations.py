@@ -1,4 +1,4 @@
-"""Adaptations through the API: taken in, listed, followed, cancelled."""
+"""`/v1/adaptations`: create, list, follow and cancel adaptations."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,33 +19,33 @@ def _count(engine: Engine, table: type[Adaptation] | type[Dataset] | type[Task])
         return session.scalar(select(func.count()).select_from(table)) or 0
 
 
-def test_an_adaptation_is_queued_and_says_where_to_follow_it(client: httpx.Client) -> None:
+def test_a_new_adaptation_is_queued_and_located(client: httpx.Client) -> None:
     response = client.post("/v1/adaptations", json=adaptation_body(metadata={"source": "mail"}))
     assert response.status_code == 202
-    made = response.json()
-    assert (made["object"], made["state"], made["task_version"], made["kind"]) == (
+    adaptation = response.json()
+    assert (adaptation["object"], adaptation["state"], adaptation["task_version"], adaptation["kind"]) == (
         "adaptation",
         "queued",
         1,
         "classification",
     )
-    assert made["metadata"] == {"source": "mail"}
-    assert made["progress"] == {"step": 0, "steps": 1}
-    assert made["error"] is made["metrics"] is made["started_at"] is made["finished_at"] is None
-    assert client.get(response.headers["location"]).json() == made
+    assert adaptation["metadata"] == {"source": "mail"}
+    assert adaptation["progress"] == {"step": 0, "steps": 1}
+    assert adaptation["error"] is adaptation["metrics"] is adaptation["started_at"] is adaptation["finished_at"] is None
+    assert client.get(response.headers["location"]).json() == adaptation
 
 
-def test_a_text_with_two_labels_is_warned_of_by_its_places_from_the_start_to_the_end(
-    client: httpx.Client, work_off: WorkOff
-) -> None:
+def test_a_text_with_two_labels_causes_a_warning_with_its_places(client: httpx.Client, work_off: WorkOff) -> None:
     noisy = [*EXAMPLES, EXAMPLES[1], EXAMPLES[5] | {"output": "billing"}]
     validation = [{"input": f" {EXAMPLES[0]['input']}", "output": "login"}]
-    made = client.post("/v1/adaptations", json=adaptation_body(examples=noisy, validation_examples=validation)).json()
-    [warning] = made["warnings"]
+    adaptation = client.post(
+        "/v1/adaptations", json=adaptation_body(examples=noisy, validation_examples=validation)
+    ).json()
+    [warning] = adaptation["warnings"]
     assert "different labels in examples[9] and examples[5], validation_examples[0] and examples[0]:" in warning
     work_off()
-    assert client.get(f"/v1/adaptations/{made['id']}").json()["warnings"][0] == warning
-    last = client.get(f"/v1/adaptations/{made['id']}/events").json()["data"][-1]
+    assert client.get(f"/v1/adaptations/{adaptation['id']}").json()["warnings"][0] == warning
+    last = client.get(f"/v1/adaptations/{adaptation['id']}/events").json()["data"][-1]
     assert last["data"]["warnings"][0] == warning
     many = [*EXAMPLES, *(example | {"output": "other"} for example in EXAMPLES)]
     [warning] = client.post("/v1/adaptations", json=adaptation_body(examples=many)).json()["warnings"]
@@ -53,13 +53,13 @@ def test_a_text_with_two_labels_is_warned_of_by_its_places_from_the_start_to_the
     assert client.post("/v1/adaptations", json=adaptation_body(examples=EXAMPLES * 2)).json()["warnings"] == []
 
 
-def test_the_answer_is_committed_before_it_is_sent(client: httpx.Client, service_engine: Engine) -> None:
+def test_an_adaptation_is_committed_before_the_response_is_sent(client: httpx.Client, service_engine: Engine) -> None:
     for number in range(1, 6):
         client.post("/v1/adaptations", json=adaptation_body())
         assert _count(service_engine, Adaptation) == number
 
 
-def test_hyperparameters_are_given_back_complete_and_an_automatic_seed_is_drawn(client: httpx.Client) -> None:
+def test_all_hyperparameters_are_returned_and_an_automatic_seed_is_drawn(client: httpx.Client) -> None:
     body = adaptation_body(hyperparameters={"seed": "auto", "steps": 7})
     seeds = set()
     for _ in range(3):
@@ -70,23 +70,23 @@ def test_hyperparameters_are_given_back_complete_and_an_automatic_seed_is_drawn(
     assert len(seeds) == 3
 
 
-def test_the_same_key_and_body_give_the_same_adaptation(client: httpx.Client, service_engine: Engine) -> None:
+def test_the_same_key_and_body_return_the_same_adaptation(client: httpx.Client, service_engine: Engine) -> None:
     headers = {"Idempotency-Key": "order-66"}
     first = client.post("/v1/adaptations", json=adaptation_body(), headers=headers)
     again = client.post("/v1/adaptations", json=adaptation_body(), headers=headers)
     assert again.status_code == 202
     assert again.json() == first.json()
-    turned_round = client.post("/v1/adaptations", json=dict(reversed(adaptation_body().items())), headers=headers)
-    assert turned_round.json() == first.json()
-    spelled_out = adaptation_body(hyperparameters=first.json()["hyperparameters"])
-    assert client.post("/v1/adaptations", json=spelled_out, headers=headers).status_code == 409
+    reordered = client.post("/v1/adaptations", json=dict(reversed(adaptation_body().items())), headers=headers)
+    assert reordered.json() == first.json()
+    with_defaults = adaptation_body(hyperparameters=first.json()["hyperparameters"])
+    assert client.post("/v1/adaptations", json=with_defaults, headers=headers).status_code == 409
     other = client.post("/v1/adaptations", json=adaptation_body(name="other"), headers=headers)
     assert other.status_code == 409
     assert error_of(other)["code"] == "idempotency_key_reused"
     assert (_count(service_engine, Adaptation), _count(service_engine, Task)) == (1, 1)
 
 
-def test_the_same_key_at_the_same_time_makes_one_adaptation(client: httpx.Client, service_engine: Engine) -> None:
+def test_concurrent_requests_with_one_key_create_one_adaptation(client: httpx.Client, service_engine: Engine) -> None:
     answers: list[httpx.Response] = []
 
     def post() -> None:
@@ -104,10 +104,10 @@ def test_the_same_key_at_the_same_time_makes_one_adaptation(client: httpx.Client
 
 
 @pytest.mark.parametrize("headers", [{"Idempotency-Key": "race"}, {}], ids=["the same key", "no key"])
-def test_more_requests_at_once_than_threads_and_connections_are_all_taken_in(
+def test_more_concurrent_requests_than_threads_and_connections_succeed(
     client: httpx.Client, service_engine: Engine, headers: dict[str, str]
 ) -> None:
-    number = 120  # FastAPI has forty threads, and the pool twenty connections
+    number = 120  # FastAPI has 40 threads, and the pool 20 connections
     arrived = threading.Barrier(number)
 
     def post(_: int) -> httpx.Response:
@@ -123,19 +123,19 @@ def test_more_requests_at_once_than_threads_and_connections_are_all_taken_in(
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "with space", "ümlaut".encode()])
-def test_an_idempotency_key_that_cannot_be_kept_is_refused(client: httpx.Client, key: str | bytes) -> None:
+def test_an_invalid_idempotency_key_is_rejected(client: httpx.Client, key: str | bytes) -> None:
     response = client.post("/v1/adaptations", json=adaptation_body(), headers=[("Idempotency-Key", key)])
     assert response.status_code == 422
     assert error_of(response)["param"] == "idempotency-key"
 
 
-def test_the_same_dataset_is_kept_once(client: httpx.Client, service_engine: Engine) -> None:
+def test_equal_datasets_are_stored_once(client: httpx.Client, service_engine: Engine) -> None:
     for _ in range(3):
         assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
     assert (_count(service_engine, Adaptation), _count(service_engine, Dataset)) == (3, 1)
 
 
-def test_a_task_id_in_place_of_a_name_makes_a_further_version(client: httpx.Client, work_off: WorkOff) -> None:
+def test_a_task_id_instead_of_a_name_creates_a_new_version(client: httpx.Client, work_off: WorkOff) -> None:
     first = client.post("/v1/adaptations", json=adaptation_body()).json()
     body = adaptation_body(task_id=first["task_id"])
     del body["name"]
@@ -154,12 +154,12 @@ def test_two_tasks_may_have_the_same_name(client: httpx.Client) -> None:
     assert len(tasks) == 2
 
 
-def test_name_and_task_id_exclude_each_other(client: httpx.Client) -> None:
+def test_a_body_needs_either_a_name_or_a_task_id(client: httpx.Client) -> None:
     for body in (adaptation_body(task_id="tsk_1"), {"examples": EXAMPLES}):
         assert error_of(client.post("/v1/adaptations", json=body))["code"] == "invalid_value"
 
 
-def test_unknown_tasks_and_subspaces_are_named(client: httpx.Client, service_engine: Engine) -> None:
+def test_unknown_tasks_and_subspaces_are_not_found(client: httpx.Client, service_engine: Engine) -> None:
     body = adaptation_body(task_id="tsk_unknown")
     del body["name"]
     response = client.post("/v1/adaptations", json=body)
@@ -169,9 +169,7 @@ def test_unknown_tasks_and_subspaces_are_named(client: httpx.Client, service_eng
     assert _count(service_engine, Task) == _count(service_engine, Dataset) == 0
 
 
-def test_a_subspace_in_which_nobody_tunes_is_refused_until_a_worker_says_that_it_does(
-    client: httpx.Client, service_engine: Engine
-) -> None:
+def test_a_subspace_is_rejected_until_a_worker_serves_it(client: httpx.Client, service_engine: Engine) -> None:
     other = "sub_of_a_year_ago"
     with transaction(service_engine) as session:
         session.add(SubspaceRow(id=other, intrinsic_dim=4, prompt_length=2, hidden_size=8, manifest={}))
@@ -195,16 +193,16 @@ def test_a_subspace_in_which_nobody_tunes_is_refused_until_a_worker_says_that_it
             session.execute(delete(SubspaceRow).where(SubspaceRow.id == other))
 
 
-def test_a_subspace_that_is_loaded_may_be_asked_for(client: httpx.Client) -> None:
+def test_the_loaded_subspace_is_accepted(client: httpx.Client) -> None:
     listed = client.get("/v1/subspaces").json()["data"]
     assert len(listed) == 1
     assert listed[0]["loaded"]
     assert (listed[0]["intrinsic_dim"], listed[0]["prompt_length"], listed[0]["hidden_size"]) == (8, 4, 32)
-    made = client.post("/v1/adaptations", json=adaptation_body(subspace=listed[0]["id"])).json()
-    assert made["subspace_id"] == listed[0]["id"]
+    adaptation = client.post("/v1/adaptations", json=adaptation_body(subspace=listed[0]["id"])).json()
+    assert adaptation["subspace_id"] == listed[0]["id"]
 
 
-def test_a_page_follows_the_last_whatever_comes_and_goes(client: httpx.Client) -> None:
+def test_pages_are_stable_while_adaptations_are_created(client: httpx.Client) -> None:
     ids = [client.post("/v1/adaptations", json=adaptation_body()).json()["id"] for _ in range(5)]
     first = client.get("/v1/adaptations", params={"limit": 2}).json()
     assert first["object"] == "list"
@@ -217,7 +215,7 @@ def test_a_page_follows_the_last_whatever_comes_and_goes(client: httpx.Client) -
     assert error_of(client.get("/v1/adaptations", params={"after": "adp_unknown"}))["param"] == "after"
 
 
-def test_a_list_goes_on_where_its_last_one_has_left_it(client: httpx.Client) -> None:
+def test_a_page_continues_after_an_item_that_left_the_list(client: httpx.Client) -> None:
     ids = [client.post("/v1/adaptations", json=adaptation_body()).json()["id"] for _ in range(4)]
     first = client.get("/v1/adaptations", params={"state": "queued", "limit": 2}).json()
     client.post(f"/v1/adaptations/{ids[2]}/cancel")
@@ -225,8 +223,8 @@ def test_a_list_goes_on_where_its_last_one_has_left_it(client: httpx.Client) -> 
         rest = client.get("/v1/adaptations", params={"state": "queued", "after": after}).json()
         assert [item["id"] for item in rest["data"]] == [ids[1], ids[0]]
         assert rest["next"] is None
-    for nowhere in (f"{ids[2]}.", f"{ids[2]}.{10**17}", ".1"):
-        assert client.get("/v1/adaptations", params={"after": nowhere}).status_code == 404
+    for invalid in (f"{ids[2]}.", f"{ids[2]}.{10**17}", ".1"):
+        assert client.get("/v1/adaptations", params={"after": invalid}).status_code == 404
 
 
 def test_adaptations_are_listed_by_state(client: httpx.Client, work_off: WorkOff) -> None:
@@ -248,14 +246,14 @@ def test_a_queued_adaptation_is_cancelled_at_once_and_stays_so(client: httpx.Cli
     assert client.get(path).json()["finished_at"] is not None
 
 
-def test_what_has_succeeded_cannot_be_cancelled(client: httpx.Client, work_off: WorkOff) -> None:
+def test_a_succeeded_adaptation_cannot_be_cancelled(client: httpx.Client, work_off: WorkOff) -> None:
     client.post("/v1/adaptations", json=adaptation_body())
     [done] = work_off()
     response = client.post(f"/v1/adaptations/{done}/cancel")
     assert (response.status_code, error_of(response)["code"]) == (409, "adaptation_finished")
 
 
-def test_events_tell_the_story_in_pages(client: httpx.Client, work_off: WorkOff) -> None:
+def test_events_are_listed_in_pages(client: httpx.Client, work_off: WorkOff) -> None:
     client.post("/v1/adaptations", json=adaptation_body())
     [done] = work_off()
     events = client.get(f"/v1/adaptations/{done}/events").json()["data"]
@@ -283,29 +281,29 @@ def test_unknown_adaptations_are_not_found(client: httpx.Client) -> None:
         assert (response.status_code, error_of(response)["code"]) == (404, "adaptation_not_found")
 
 
-def test_creating_an_adaptation_does_not_wait_for_the_model(serve: Serve) -> None:
+def test_creating_an_adaptation_needs_no_model(serve: Serve) -> None:
     with serve(wait=False, backbone="/nowhere") as client:
         assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
 
 
-def test_a_broker_that_is_down_changes_nothing_for_the_caller(serve: Serve) -> None:
+def test_a_broken_broker_does_not_fail_the_request(serve: Serve) -> None:
     with serve(redis_url="redis://127.0.0.1:1/0") as client:
         assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
         assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
 
 
-def test_lists_of_one_state_and_counts_name_it_in_the_statement(client: httpx.Client) -> None:
-    """A prepared plan for any state could use none of the indexes that hold one state."""
+def test_states_are_literals_in_statements(client: httpx.Client) -> None:
+    """A prepared plan with the state as a parameter cannot use the partial indexes of one state."""
     statements: list[str] = []
 
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         statements.append(statement)
 
-    event.listen(Engine, "before_cursor_execute", note)
+    event.listen(Engine, "before_cursor_execute", record)
     try:
         client.get("/v1/adaptations", params={"state": "failed"})
         client.post("/v1/adaptations", json=adaptation_body())
     finally:
-        event.remove(Engine, "before_cursor_execute", note)
+        event.remove(Engine, "before_cursor_execute", record)
     for state in ("failed", "queued", "running"):
         assert any(f"state = '{state}'" in statement for statement in statements)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.adaptations.dataset import FORMATS, ColumnsError, DatasetFileError, Row, format_of, load_json, read_rows
+from tests.support.service import SECRET
 
-SECRET = "a text that only its tenant may see"
 # All characters of UTF-8 except NUL, which is rejected.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 TRICKY_TEXTS = st.text(st.sampled_from("\",\t\r\n\\ '{}:é\u2028\x85\x1c😀")) | TEXTS

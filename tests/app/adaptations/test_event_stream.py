@@ -1,4 +1,4 @@
-"""An adaptation's events as a stream."""
+"""`GET /v1/adaptations/{id}/events` as a stream of server-sent events."""
 
 import json
 import threading
@@ -18,7 +18,7 @@ STREAM = {"Accept": "text/event-stream"}
 
 
 def messages(lines: Iterator[str]) -> Iterator[dict[str, str]]:
-    """The fields of each message; a comment is a message with the field ''."""
+    """Yield the fields of each message; a comment is a message with the field ''."""
     message: dict[str, str] = {}
     for line in lines:
         if not line:
@@ -29,11 +29,9 @@ def messages(lines: Iterator[str]) -> Iterator[dict[str, str]]:
             message[name.rstrip(":")] = value
 
 
-def test_a_stream_tells_what_was_and_what_comes_and_ends_with_the_adaptation(
-    client: httpx.Client, work_off: WorkOff
-) -> None:
-    made = client.post("/v1/adaptations", json=adaptation_body()).json()
-    with client.stream("GET", f"/v1/adaptations/{made['id']}/events", headers=STREAM) as response:
+def test_a_stream_has_past_and_new_events_and_ends_with_the_adaptation(client: httpx.Client, work_off: WorkOff) -> None:
+    adaptation = client.post("/v1/adaptations", json=adaptation_body()).json()
+    with client.stream("GET", f"/v1/adaptations/{adaptation['id']}/events", headers=STREAM) as response:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-store"
@@ -43,11 +41,11 @@ def test_a_stream_tells_what_was_and_what_comes_and_ends_with_the_adaptation(
         work_off()
         others = list(received)
     assert [(m["id"], m["event"]) for m in others] == [("2", "running"), ("3", "succeeded")]
-    listed = client.get(f"/v1/adaptations/{made['id']}/events").json()["data"]
+    listed = client.get(f"/v1/adaptations/{adaptation['id']}/events").json()["data"]
     assert [json.loads(m["data"]) for m in (first, *others)] == listed
 
 
-def test_a_stream_is_taken_up_where_it_broke_off_and_not_again_when_all_is_over(
+def test_a_stream_resumes_after_its_last_event_until_the_adaptation_has_ended(
     client: httpx.Client, work_off: WorkOff
 ) -> None:
     client.post("/v1/adaptations", json=adaptation_body())
@@ -58,14 +56,14 @@ def test_a_stream_is_taken_up_where_it_broke_off_and_not_again_when_all_is_over(
     assert client.get(path, headers=STREAM | {"Last-Event-ID": "3"}).status_code == 204
 
 
-def test_a_tenant_follows_so_many_streams_at_a_time_and_no_more(serve: Serve) -> None:
+def test_a_tenant_has_a_limit_of_open_streams(serve: Serve) -> None:
     with serve(wait=False, max_event_streams=2) as client, ExitStack() as streams:
-        made = client.post("/v1/adaptations", json=adaptation_body()).json()
-        path = f"/v1/adaptations/{made['id']}/events"
+        adaptation = client.post("/v1/adaptations", json=adaptation_body()).json()
+        path = f"/v1/adaptations/{adaptation['id']}/events"
         received = [
             messages(streams.enter_context(client.stream("GET", path, headers=STREAM)).iter_lines()) for _ in range(2)
         ]
-        assert [next(each)["event"] for each in received] == ["queued", "queued"]
+        assert [next(stream)["event"] for stream in received] == ["queued", "queued"]
         refused = client.get(path, headers=STREAM)
         assert (refused.status_code, error_of(refused)["code"]) == (429, "too_many_streams")
         assert int(refused.headers["retry-after"]) > 0
@@ -76,61 +74,61 @@ def test_a_tenant_follows_so_many_streams_at_a_time_and_no_more(serve: Serve) ->
             with client.stream("GET", path, headers=STREAM) as stream:
                 if stream.status_code == 200:
                     break
-            assert time.monotonic() < deadline, "streams that were closed leave room"
+            assert time.monotonic() < deadline, "closed streams still count"
             time.sleep(0.1)
 
 
-def test_a_quiet_stream_is_kept_alive(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quiet_stream_sends_keep_alives(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.adaptations.event_stream.KEEP_ALIVE_SECONDS", 0.0)
-    made = client.post("/v1/adaptations", json=adaptation_body()).json()
-    with client.stream("GET", f"/v1/adaptations/{made['id']}/events", headers=STREAM) as response:
+    adaptation = client.post("/v1/adaptations", json=adaptation_body()).json()
+    with client.stream("GET", f"/v1/adaptations/{adaptation['id']}/events", headers=STREAM) as response:
         received = messages(response.iter_lines())
         assert next(received)["event"] == "queued"
         assert next(received) == {"": "ping"}
-        client.post(f"/v1/adaptations/{made['id']}/cancel")
+        client.post(f"/v1/adaptations/{adaptation['id']}/cancel")
         assert [m["event"] for m in received if "event" in m] == ["cancelled"]
 
 
 def test_a_stream_ends_when_the_task_is_deleted(client: httpx.Client) -> None:
-    made = client.post("/v1/adaptations", json=adaptation_body()).json()
-    with client.stream("GET", f"/v1/adaptations/{made['id']}/events", headers=STREAM) as response:
+    adaptation = client.post("/v1/adaptations", json=adaptation_body()).json()
+    with client.stream("GET", f"/v1/adaptations/{adaptation['id']}/events", headers=STREAM) as response:
         received = messages(response.iter_lines())
         next(received)
-        assert client.delete(f"/v1/tasks/{made['task_id']}").is_success
+        assert client.delete(f"/v1/tasks/{adaptation['task_id']}").is_success
         assert list(received) == []
 
 
 @pytest.mark.parametrize("end", ["revoked_at", "expires_at"])
-def test_a_stream_ends_with_the_key_that_opened_it(client: httpx.Client, service_engine: Engine, end: str) -> None:
-    made = client.post("/v1/adaptations", json=adaptation_body()).json()
-    with client.stream("GET", f"/v1/adaptations/{made['id']}/events", headers=STREAM) as response:
+def test_a_stream_ends_when_its_key_becomes_invalid(client: httpx.Client, service_engine: Engine, end: str) -> None:
+    adaptation = client.post("/v1/adaptations", json=adaptation_body()).json()
+    with client.stream("GET", f"/v1/adaptations/{adaptation['id']}/events", headers=STREAM) as response:
         received = messages(response.iter_lines())
         next(received)
         key = client.headers["authorization"].removeprefix("Bearer ")
         with transaction(service_engine) as session:
             session.execute(update(ApiKey).where(ApiKey.prefix == key[:12]).values({end: func.now()}))
         assert list(received) == []
-    assert client.get(f"/v1/adaptations/{made['id']}/events", headers=STREAM).status_code == 401
+    assert client.get(f"/v1/adaptations/{adaptation['id']}/events", headers=STREAM).status_code == 401
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1e3", str(2**31)])
-def test_a_last_event_id_that_this_service_never_gave_is_refused(client: httpx.Client, last: str) -> None:
-    made = client.post("/v1/adaptations", json=adaptation_body()).json()
+def test_an_invalid_last_event_id_is_rejected(client: httpx.Client, last: str) -> None:
+    adaptation = client.post("/v1/adaptations", json=adaptation_body()).json()
     headers = STREAM | {"Last-Event-ID": last}
-    response = client.get(f"/v1/adaptations/{made['id']}/events", headers=headers)
+    response = client.get(f"/v1/adaptations/{adaptation['id']}/events", headers=headers)
     assert (response.status_code, error_of(response)["param"]) == (422, "last-event-id")
-    said = error_of(response)["message"]
-    assert said.startswith("must be ")
-    assert said.endswith(": send the `seq` of the last event that you have")
-    assert "None" not in said
-    listed = client.get(f"/v1/adaptations/{made['id']}/events", params={"limit": last})
+    message = error_of(response)["message"]
+    assert message.startswith("must be ")
+    assert message.endswith(": send the `seq` of the last event that you have")
+    assert "None" not in message
+    listed = client.get(f"/v1/adaptations/{adaptation['id']}/events", params={"limit": last})
     assert "seq" not in error_of(listed)["message"]
 
 
-def test_many_streams_leave_room_for_other_requests(serve: Serve) -> None:
-    with serve() as own:
-        made = own.post("/v1/adaptations", json=adaptation_body()).json()
-        path = f"{str(own.base_url).rstrip('/')}/v1/adaptations/{made['id']}/events"
+def test_many_streams_do_not_block_other_requests(serve: Serve) -> None:
+    with serve() as client:
+        adaptation = client.post("/v1/adaptations", json=adaptation_body()).json()
+        path = f"{str(client.base_url).rstrip('/')}/v1/adaptations/{adaptation['id']}/events"
         opened, ended = threading.Barrier(61, timeout=30), []
 
         def listen() -> None:
@@ -145,14 +143,14 @@ def test_many_streams_leave_room_for_other_requests(serve: Serve) -> None:
             thread.start()
         opened.wait()
         began = time.monotonic()
-        assert own.post(f"/v1/adaptations/{made['id']}/cancel").json()["state"] == "cancelled"
-        assert time.monotonic() - began < 10, "sixty streams hold neither threads nor database connections"
+        assert client.post(f"/v1/adaptations/{adaptation['id']}/cancel").json()["state"] == "cancelled"
+        assert time.monotonic() - began < 10, "sixty streams hold threads or database connections"
         for thread in threads:
             thread.join(timeout=30)
         assert ended == [["cancelled"]] * 60
 
 
-def test_a_service_that_ends_ends_its_streams_first(serve: Serve) -> None:
+def test_a_stopping_service_ends_its_streams_first(serve: Serve) -> None:
     opened, ended = threading.Event(), threading.Event()
 
     def listen(path: str) -> None:
@@ -163,9 +161,9 @@ def test_a_service_that_ends_ends_its_streams_first(serve: Serve) -> None:
             list(received)  # a stream that is cut off raises here
             ended.set()
 
-    with serve() as own:
-        made = own.post("/v1/adaptations", json=adaptation_body()).json()
-        path = f"{str(own.base_url).rstrip('/')}/v1/adaptations/{made['id']}/events"
+    with serve() as client:
+        adaptation = client.post("/v1/adaptations", json=adaptation_body()).json()
+        path = f"{str(client.base_url).rstrip('/')}/v1/adaptations/{adaptation['id']}/events"
         threading.Thread(target=listen, args=(path,), daemon=True).start()
         assert opened.wait(30)
     assert ended.wait(5)

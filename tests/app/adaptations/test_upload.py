@@ -1,4 +1,4 @@
-"""Datasets sent as files: the same as the JSON that says the same, and errors that name file and line."""
+"""Datasets uploaded as files: equivalent to JSON bodies, with errors that name file and line."""
 
 import csv
 import io
@@ -46,7 +46,7 @@ def stored(engine: Engine) -> list[tuple[list[dict[str, str]], list[dict[str, st
 
 
 @pytest.fixture
-def nothing_half_written(service_engine: Engine) -> Iterator[None]:
+def nothing_is_stored(service_engine: Engine) -> Iterator[None]:
     yield
     with transaction(service_engine) as session:
         assert session.scalars(select(Adaptation)).all() == []
@@ -66,7 +66,7 @@ def nothing_half_written(service_engine: Engine) -> Iterator[None]:
         (("tickets.csv", written(EXAMPLES, ("asked", "team"))), {"input_column": "asked", "output_column": "team"}),
     ],
 )
-def test_a_file_and_the_same_examples_in_json_are_one_request(
+def test_a_file_equals_the_same_examples_in_json(
     client: httpx.Client, service_engine: Engine, file: File, fields: dict[str, str]
 ) -> None:
     headers = {"Idempotency-Key": "tickets-1"}
@@ -80,7 +80,7 @@ def test_a_file_and_the_same_examples_in_json_are_one_request(
     assert (other.status_code, error_of(other)["code"]) == (409, "idempotency_key_reused")
 
 
-def test_every_field_of_the_json_body_may_be_sent(client: httpx.Client, service_engine: Engine) -> None:
+def test_a_form_accepts_every_field_of_the_json_body(client: httpx.Client, service_engine: Engine) -> None:
     first = send(client, ("tickets.jsonl", JSONL)).json()
     subspace = client.get("/v1/subspaces").json()["data"][0]["id"]
     fields = {
@@ -90,22 +90,22 @@ def test_every_field_of_the_json_body_may_be_sent(client: httpx.Client, service_
         "hyperparameters": '{"steps": 7, "seed": 3}',
         "metadata": "{}",
     }
-    made = send(client, ("t.jsonl", JSONL), fields, validation_file=("v.csv", written(EXAMPLES[3:5])))
-    assert made.status_code == 202
-    second = made.json()
+    response = send(client, ("t.jsonl", JSONL), fields, validation_file=("v.csv", written(EXAMPLES[3:5])))
+    assert response.status_code == 202
+    second = response.json()
     assert (second["task_id"], second["task_version"]) == (first["task_id"], 2)
     assert (second["kind"], second["subspace_id"]) == ("classification", subspace)
     assert (second["hyperparameters"]["steps"], second["hyperparameters"]["seed"]) == (7, 3)
     assert (EXAMPLES, EXAMPLES[3:5]) in stored(service_engine)
 
 
-def test_quotes_and_line_breaks_stay_in_the_texts(client: httpx.Client, service_engine: Engine) -> None:
+def test_quotes_and_line_breaks_are_preserved(client: httpx.Client, service_engine: Engine) -> None:
     examples = [{"input": row["input"] + ' "\r\n,\n é😀', "output": row["output"]} for row in EXAMPLES]
     assert send(client, ("tickets.csv", written(examples))).status_code == 202
     assert stored(service_engine) == [(examples, None)]
 
 
-def test_a_file_that_does_not_fit_into_memory_buffers(client: httpx.Client, service_engine: Engine) -> None:
+def test_a_file_larger_than_memory_buffers_is_accepted(client: httpx.Client, service_engine: Engine) -> None:
     examples = [{"input": f"{number} " + "x" * 4000, "output": "ab"[number % 2]} for number in range(1000)]
     assert send(client, ("big.csv", written(examples))).status_code == 202
     assert stored(service_engine) == [(examples, None)]
@@ -118,9 +118,9 @@ def changed(index: int, line: str) -> str:
     return "".join([*_LINES[:index], line + "\n", *_LINES[index + 1 :]])
 
 
-@pytest.mark.usefixtures("nothing_half_written")
+@pytest.mark.usefixtures("nothing_is_stored")
 @pytest.mark.parametrize(
-    ("file", "param", "code", "said"),
+    ("file", "param", "code", "words"),
     [
         (("a.jsonl", ""), "file", "invalid_dataset_file", "no rows"),
         (("a.jsonl", changed(2, "{")), "file:3", "invalid_dataset_file", "not JSON"),
@@ -131,7 +131,7 @@ def changed(index: int, line: str) -> str:
         (("a.csv", b"text,label\n\xff,x"), "file:2", "invalid_dataset_file", "byte 0xff"),
         (("a.xlsx", JSONL), "file", "unknown_format", "send a format"),
         (("jsonl", JSONL), "file", "unknown_format", "send a format"),
-        # What is judged for JSON too, with the line in place of the index.
+        # Errors that JSON bodies have too, with the line instead of the index.
         (("a.jsonl", "\n\n" + changed(2, '{"input": " ", "output": "x"}')), "file:5.input", "invalid_value", "empty"),
         (("a.csv", 'text,label\n"a\nb",x\n\n,y\n'), "file:5.input", "invalid_value", "empty"),
         (("a.csv", written(EXAMPLES) + "x" * 10_001 + ",login"), "file:10.input", "text_too_long", ""),
@@ -142,17 +142,17 @@ def changed(index: int, line: str) -> str:
         (("a.csv", written(EXAMPLES) + "x,login \n"), "file:10.output", "labels_alike", "that of file:6 "),
     ],
 )
-def test_errors_name_file_and_line(client: httpx.Client, file: File, param: str, code: str, said: str) -> None:
+def test_errors_name_file_and_line(client: httpx.Client, file: File, param: str, code: str, words: str) -> None:
     response = send(client, file)
     assert response.status_code == 422
     error = error_of(response)
     assert (error["param"], error["code"], error["type"]) == (param, code, "validation_error")
-    assert said in error["message"]
+    assert words in error["message"]
 
 
-@pytest.mark.usefixtures("nothing_half_written")
-def test_errors_of_the_validation_file_name_it(client: httpx.Client) -> None:
-    for row, place, code, said in (
+@pytest.mark.usefixtures("nothing_is_stored")
+def test_errors_name_the_validation_file(client: httpx.Client) -> None:
+    for row, place, code, words in (
         ("x,unseen", ":3.output", "invalid_dataset", "training"),
         ("x, login", ":3.output", "labels_alike", "that of file:5 "),
         ("x,", ":3.output", "invalid_value", "empty"),
@@ -160,10 +160,10 @@ def test_errors_of_the_validation_file_name_it(client: httpx.Client) -> None:
     ):
         error = error_of(send(client, ("a.jsonl", JSONL), validation_file=("v.csv", f"text,label\nx,login\n{row}\n")))
         assert (error["param"], error["code"]) == ("validation_file" + place, code)
-        assert said in error["message"]
+        assert words in error["message"]
 
 
-@pytest.mark.usefixtures("nothing_half_written")
+@pytest.mark.usefixtures("nothing_is_stored")
 @pytest.mark.parametrize(
     ("fields", "param", "code"),
     [
@@ -194,7 +194,7 @@ def test_errors_of_the_validation_file_name_it(client: httpx.Client) -> None:
         ({"name": "x", "an unknown name, made up": "1"}, None, "unknown_field"),
     ],
 )
-def test_fields_are_judged_as_in_json(
+def test_fields_are_validated_as_in_json(
     client: httpx.Client, fields: dict[str, Any], param: str | None, code: str
 ) -> None:
     response = send(client, ("a.jsonl", JSONL), fields)
@@ -204,8 +204,8 @@ def test_fields_are_judged_as_in_json(
     assert "none" not in error["message"]
 
 
-@pytest.mark.usefixtures("nothing_half_written")
-def test_parts_that_are_missing_or_of_the_wrong_kind(client: httpx.Client) -> None:
+@pytest.mark.usefixtures("nothing_is_stored")
+def test_missing_unknown_and_misplaced_parts_are_rejected(client: httpx.Client) -> None:
     for files, param, code in (
         ([("validation_file", ("a.jsonl", JSONL))], "file", "missing_field"),
         ([("file", (None, JSONL))], "file", "not_a_file"),
@@ -221,7 +221,7 @@ def part(content: bytes, disposition: bytes = b'; name="name"') -> bytes:
     return b"--b\r\nContent-Disposition: form-data" + disposition + b"\r\n\r\n" + content + b"\r\n"
 
 
-@pytest.mark.usefixtures("nothing_half_written")
+@pytest.mark.usefixtures("nothing_is_stored")
 @pytest.mark.parametrize(
     ("parameters", "content"),
     [
@@ -239,25 +239,25 @@ def part(content: bytes, disposition: bytes = b'; name="name"') -> bytes:
     ],
     ids=range(11),
 )
-def test_a_form_that_makes_no_sense_is_refused(client: httpx.Client, parameters: str, content: bytes) -> None:
+def test_a_malformed_form_is_rejected(client: httpx.Client, parameters: str, content: bytes) -> None:
     headers = {"content-type": "multipart/form-data" + parameters}
     response = client.post("/v1/adaptations", content=content, headers=headers)
     assert (response.status_code, error_of(response)["code"]) == (400, "invalid_form")
     assert len(response.content) < 1000
 
 
-@pytest.mark.usefixtures("nothing_half_written")
-def test_a_form_without_parts_lacks_its_file(client: httpx.Client) -> None:
+@pytest.mark.usefixtures("nothing_is_stored")
+def test_a_form_without_parts_is_rejected(client: httpx.Client) -> None:
     headers = {"content-type": "multipart/form-data; boundary=b"}
     response = client.post("/v1/adaptations", content=b"--b--\r\n", headers=headers)
     assert (response.status_code, error_of(response)["param"]) == (422, "file")
 
 
-def test_a_form_is_whole_with_its_last_boundary_and_not_before(client: httpx.Client, service_engine: Engine) -> None:
+def test_a_form_without_its_last_boundary_is_rejected(client: httpx.Client, service_engine: Engine) -> None:
     headers = {"content-type": "multipart/form-data; boundary=b"}
     rows = part(written(EXAMPLES).encode(), b'; name="file"; filename="a.csv"')
     whole = part(b"tickets") + rows + part(b'{"steps": 1, "batch_size": 4}', b'; name="hyperparameters"') + b"--b--"
-    # Also where nothing but whole parts is there, and the caller would miss what the others said.
+    # Even if all received parts are complete: the missing ones may contain fields.
     for cut_off in (part(b"tickets") + rows, part(b"tickets") + rows + b"--b\r\n", whole[:-1], whole[:-2], whole[:-8]):
         response = client.post("/v1/adaptations", content=cut_off, headers=headers)
         assert (response.status_code, error_of(response)["code"]) == (400, "invalid_form")
@@ -267,8 +267,8 @@ def test_a_form_is_whole_with_its_last_boundary_and_not_before(client: httpx.Cli
     assert stored(service_engine) == [(EXAMPLES, None)]
 
 
-@pytest.mark.usefixtures("nothing_half_written")
-def test_a_form_that_is_too_large_is_cut_off(client: httpx.Client) -> None:
+@pytest.mark.usefixtures("nothing_is_stored")
+def test_a_form_that_is_too_large_is_rejected(client: httpx.Client) -> None:
     response = send(client, ("a.csv", "text,label\n" + "x,y\n" * 5_000_000))
     assert (response.status_code, error_of(response)["code"]) == (413, "body_too_large")
 
@@ -282,14 +282,14 @@ def test_a_form_that_is_too_large_is_cut_off(client: httpx.Client) -> None:
     assert (response.status_code, error_of(response)["code"]) == (413, "body_too_large")
 
 
-def test_a_form_is_not_read_for_somebody_unknown(client: httpx.Client) -> None:
+def test_a_form_is_not_read_for_an_unknown_caller(client: httpx.Client) -> None:
     for authorization in ("", "Bearer wrong"):
         headers = {"authorization": authorization, "content-type": "multipart/form-data"}
         response = client.post("/v1/adaptations", content=b"no form", headers=headers)
         assert (response.status_code, error_of(response)["type"]) == (401, "authentication_error")
 
 
-def test_other_types_and_methods_are_answered_as_before(client: httpx.Client) -> None:
+def test_other_content_types_methods_and_routes_reject_a_form(client: httpx.Client) -> None:
     response = client.post("/v1/adaptations", data=FIELDS)
     assert (response.status_code, error_of(response)["code"]) == (400, "not_json")
     response = client.put("/v1/adaptations", files={"file": ("a.jsonl", JSONL)})
@@ -298,10 +298,8 @@ def test_other_types_and_methods_are_answered_as_before(client: httpx.Client) ->
     assert (response.status_code, error_of(response)["code"]) == (400, "not_json")
 
 
-@pytest.mark.usefixtures("nothing_half_written")
-def test_nothing_of_a_file_is_repeated_in_an_error_or_the_log(
-    client: httpx.Client, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.usefixtures("nothing_is_stored")
+def test_neither_errors_nor_logs_quote_a_file(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     sent: list[tuple[File, dict[str, str]]] = [
         (("a.jsonl", SECRET), FIELDS),
         (("a.jsonl", f'{{"input": "{SECRET}", "output": 1}}'), FIELDS),
@@ -323,8 +321,9 @@ def test_nothing_of_a_file_is_repeated_in_an_error_or_the_log(
             response = send(client, file, fields)
             assert response.status_code == 422
             assert SECRET not in response.text
-    theirs = ("httpx", "httpcore")
-    assert SECRET not in "".join(record.getMessage() for record in caplog.records if not record.name.startswith(theirs))
+    client_loggers = ("httpx", "httpcore")
+    records = [record for record in caplog.records if not record.name.startswith(client_loggers)]
+    assert SECRET not in "".join(record.getMessage() for record in records)
 
 
 def test_openapi_describes_json_and_form(client: httpx.Client) -> None:

@@ -1,4 +1,4 @@
-"""Which rows ride together, and that nobody pays for a neighbour: the batcher, with a function for a model."""
+"""The batcher with a function as its model: which rows share a batch, and isolation of failures."""
 
 import threading
 import time
@@ -15,12 +15,12 @@ from app.predictions.batcher import Batcher, PredictionFailedError, Row
 Predict = Callable[[Sequence[Row]], Sequence[ipt.Prediction]]
 
 
-def written(ids: list[int]) -> str:
+def text_of(ids: list[int]) -> str:
     return "".join(map(chr, ids))
 
 
 class Recorder:
-    """Answers each text with itself, keeps the batches, fails on "bad" and "large", and stops at a closed `gate`."""
+    """Answers each text with itself, records batches, fails on "bad" and "large", and blocks at a closed `gate`."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -28,7 +28,7 @@ class Recorder:
         self.gate.set()
 
     def __call__(self, rows: Sequence[Row]) -> list[ipt.Prediction]:
-        self.batches.append([written(ids) for _, ids in rows])
+        self.batches.append([text_of(ids) for _, ids in rows])
         self.gate.wait()
         if "bad" in self.batches[-1]:
             raise RuntimeError("bad")
@@ -44,24 +44,24 @@ def model() -> Recorder:
 
 @pytest.fixture
 def make(model: Recorder) -> Iterator[Callable[..., Batcher]]:
-    made: list[Batcher] = []
+    batchers: list[Batcher] = []
 
     def make(**changes: Any) -> Batcher:
-        made.append(
+        batchers.append(
             Batcher(
                 model, **({"wait_seconds": 0.2, "batch_rows": 8, "batch_tokens": 10**6, "queue_rows": 100} | changes)
             )
         )
-        return made[-1]
+        return batchers[-1]
 
     yield make
     model.gate.set()
-    for batcher in made:
+    for batcher in batchers:
         batcher.close()
 
 
 def rows(*texts: str) -> list[Row]:
-    """A token for each letter."""
+    """Rows with one token for each character."""
     return [(cast("ipt.BoundTask", None), [ord(letter) for letter in text]) for text in texts]
 
 
@@ -69,7 +69,7 @@ def texts(future: Any) -> list[str]:
     return [prediction.text for prediction in future.result(timeout=10).predictions]
 
 
-def test_requests_that_come_together_ride_together(make: Callable[..., Batcher], model: Recorder) -> None:
+def test_concurrent_requests_share_a_batch(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make()
     futures = [batcher.submit(rows(f"a{n}", f"b{n}"), 16) for n in range(3)]
     assert [texts(future) for future in futures] == [["a0", "b0"], ["a1", "b1"], ["a2", "b2"]]
@@ -83,7 +83,7 @@ def test_a_full_batch_does_not_wait(make: Callable[..., Batcher]) -> None:
     assert time.monotonic() - start < 10
 
 
-def test_what_came_while_the_model_was_busy_has_waited_already(make: Callable[..., Batcher], model: Recorder) -> None:
+def test_waiting_for_a_busy_model_counts_as_waiting(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make(wait_seconds=1.5)
     model.gate.clear()
     first = batcher.submit(rows("first"), 16)
@@ -97,8 +97,8 @@ def test_what_came_while_the_model_was_busy_has_waited_already(make: Callable[..
     assert time.monotonic() - freed < 1.0
 
 
-def after_a_batch(batcher: Batcher, model: Recorder, seconds: float, *requests: str) -> None:
-    """Have requests, of a letter a row, answered together, as far as a batch goes, by one that takes that long."""
+def answer_together(batcher: Batcher, model: Recorder, seconds: float, *requests: str) -> None:
+    """Answer requests, with one row for each letter, in one batch that takes this long."""
     model.gate.clear()
     futures = [batcher.submit(rows(*request), 16) for request in requests]
     time.sleep(seconds)
@@ -109,9 +109,9 @@ def after_a_batch(batcher: Batcher, model: Recorder, seconds: float, *requests: 
     model.batches.clear()
 
 
-def test_those_who_were_answered_together_ride_together_again(make: Callable[..., Batcher], model: Recorder) -> None:
+def test_callers_answered_together_share_the_next_batch(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make(wait_seconds=0.05, patience=50)
-    after_a_batch(batcher, model, 0.2, "a", "bc", "d")
+    answer_together(batcher, model, 0.2, "a", "bc", "d")
     again = []
     for name in "efg":
         again.append(batcher.submit(rows(name), 16))
@@ -120,34 +120,34 @@ def test_those_who_were_answered_together_ride_together_again(make: Callable[...
     assert model.batches == [["e", "f", "g"]]
 
 
-def test_they_are_not_waited_for_long(make: Callable[..., Batcher], model: Recorder) -> None:
+def test_waiting_for_returning_callers_is_limited(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make(wait_seconds=0.1, patience=0.5)
-    after_a_batch(batcher, model, 0.5, "a", "b")
+    answer_together(batcher, model, 0.5, "a", "b")
     start = time.monotonic()
     assert texts(batcher.submit(rows("c"), 16)) == ["c"]
     assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize("requests", [["a"], ["abcdefghij"]])
-def test_nobody_waits_for_a_caller_who_was_answered_alone(
+def test_no_batch_waits_for_a_single_returning_caller(
     make: Callable[..., Batcher], model: Recorder, requests: list[str]
 ) -> None:
     batcher = make(wait_seconds=0.1, patience=1000)
-    after_a_batch(batcher, model, 0.3, *requests)
+    answer_together(batcher, model, 0.3, *requests)
     start = time.monotonic()
     assert texts(batcher.submit(rows("x"), 16)) == ["x"]
     assert time.monotonic() - start < 10
 
 
-def test_nobody_is_waited_for_where_a_batch_is_full(make: Callable[..., Batcher], model: Recorder) -> None:
+def test_a_full_batch_does_not_wait_for_returning_callers(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make(wait_seconds=0.1, patience=1000, batch_tokens=3 * (10 + 16))
-    after_a_batch(batcher, model, 0.3, "ab", "c")
+    answer_together(batcher, model, 0.3, "ab", "c")
     start = time.monotonic()
     assert [texts(batcher.submit(rows(*["x" * 10] * 3), 16))] == [["x" * 10] * 3]
     assert time.monotonic() - start < 10
 
 
-def test_what_a_request_waited_for_its_tasks_counts(make: Callable[..., Batcher]) -> None:
+def test_waiting_for_the_task_lookup_counts_as_waiting(make: Callable[..., Batcher]) -> None:
     answered = make(wait_seconds=30).submit(rows("a"), 16, time.monotonic() - 30)
     assert texts(answered) == ["a"]
 
@@ -163,7 +163,7 @@ def test_a_large_request_is_answered_in_order_over_several_batches(
     assert answer.inference_seconds > 0
 
 
-def test_a_large_request_lets_others_in_between_its_batches(make: Callable[..., Batcher], model: Recorder) -> None:
+def test_other_requests_run_between_the_batches_of_a_large_one(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make(wait_seconds=0)
     model.gate.clear()
     names = [str(n) for n in range(40)]
@@ -176,7 +176,7 @@ def test_a_large_request_lets_others_in_between_its_batches(make: Callable[..., 
     assert model.batches[1][:2] == ["small 0", "small 1"]
 
 
-def test_long_texts_make_small_batches_and_their_prompts_count(make: Callable[..., Batcher], model: Recorder) -> None:
+def test_batches_are_limited_by_tokens_including_prompts(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make(wait_seconds=0, batch_tokens=3 * (100 + 16))
     long = ["x" * 99 + str(n) for n in range(7)]
     assert texts(batcher.submit(rows(*long), 16)) == long
@@ -189,7 +189,7 @@ def test_long_texts_make_small_batches_and_their_prompts_count(make: Callable[..
     assert [len(batch) for batch in model.batches] == [1, 1]
 
 
-def test_a_bad_request_fails_alone(make: Callable[..., Batcher]) -> None:
+def test_a_failing_request_does_not_fail_others(make: Callable[..., Batcher]) -> None:
     batcher = make()
     before, bad, after = (batcher.submit(rows(*names), 16) for names in (["x", "y"], ["z", "bad"], ["w"]))
     assert (texts(before), texts(after)) == (["x", "y"], ["w"])
@@ -198,16 +198,16 @@ def test_a_bad_request_fails_alone(make: Callable[..., Batcher]) -> None:
     assert texts(batcher.submit(rows("later"), 16)) == ["later"]
 
 
-def test_what_there_is_no_memory_for_even_alone_may_be_asked_again(make: Callable[..., Batcher]) -> None:
+def test_a_request_too_large_for_memory_may_be_retried(make: Callable[..., Batcher]) -> None:
     batcher = make()
-    large, beside = batcher.submit(rows("large"), 16), batcher.submit(rows("x"), 16)
-    assert texts(beside) == ["x"]
+    large, small = batcher.submit(rows("large"), 16), batcher.submit(rows("x"), 16)
+    assert texts(small) == ["x"]
     with pytest.raises(UnavailableError) as caught:
         large.result(timeout=10)
     assert (caught.value.code, caught.value.retry_after) == ("out_of_memory", 5)
 
 
-def test_a_bad_part_fails_its_whole_request_and_nothing_after_it(make: Callable[..., Batcher], model: Recorder) -> None:
+def test_a_failing_part_fails_its_request_only(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make(wait_seconds=0, batch_rows=2)
     bad, after = batcher.submit(rows("bad", *"bcdefgh"), 16), batcher.submit(rows("x"), 16)
     with pytest.raises(PredictionFailedError):
@@ -216,35 +216,35 @@ def test_a_bad_part_fails_its_whole_request_and_nothing_after_it(make: Callable[
     assert ["g", "h"] not in model.batches
 
 
-def test_a_full_queue_sends_callers_away(make: Callable[..., Batcher], model: Recorder) -> None:
+def test_a_full_queue_rejects_requests(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make(wait_seconds=0, batch_rows=1, queue_rows=3)
     model.gate.clear()
     running = batcher.submit(rows("0"), 16)
     while not model.batches:
         time.sleep(0.001)
     waiting = [batcher.submit(rows(str(n)), 16) for n in range(1, 4)]
-    with pytest.raises(BusyError) as refused:
+    with pytest.raises(BusyError) as caught:
         batcher.submit(rows("4"), 16)
-    assert refused.value.retry_after
+    assert caught.value.retry_after
     model.gate.set()
     assert [texts(future) for future in [running, *waiting]] == [["0"], ["1"], ["2"], ["3"]]
     assert texts(batcher.submit(rows(*"more than the queue takes"), 16)) == list("more than the queue takes")
 
 
-def test_rows_of_callers_who_have_gone_are_not_computed(make: Callable[..., Batcher], model: Recorder) -> None:
+def test_rows_of_disconnected_callers_are_not_computed(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make(wait_seconds=0, batch_rows=2)
     model.gate.clear()
     batcher.submit(rows("0"), 16)
     while not model.batches:
         time.sleep(0.001)
-    gone, stays = batcher.submit(rows("a", "b"), 16), batcher.submit(rows("c"), 16)
-    assert gone.cancel()
+    cancelled, kept = batcher.submit(rows("a", "b"), 16), batcher.submit(rows("c"), 16)
+    assert cancelled.cancel()
     model.gate.set()
-    assert texts(stays) == ["c"]
+    assert texts(kept) == ["c"]
     assert model.batches == [["0"], ["c"]]
 
 
-def test_closing_answers_what_runs_and_turns_away_what_waits(make: Callable[..., Batcher], model: Recorder) -> None:
+def test_closing_finishes_the_running_batch_and_fails_the_queue(make: Callable[..., Batcher], model: Recorder) -> None:
     batcher = make(wait_seconds=0, batch_rows=1)
     model.gate.clear()
     running = batcher.submit(rows("running"), 16)

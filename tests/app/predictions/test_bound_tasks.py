@@ -1,4 +1,4 @@
-"""Tasks in memory: the most recently used ones, of which any version counts as known."""
+"""The cache of bound tasks evicts the least recently used task and knows tasks by any version."""
 
 from unittest.mock import Mock
 
@@ -6,12 +6,12 @@ import ipt
 from app.predictions.bound_tasks import BoundTasks
 
 
-def test_the_one_not_used_for_longest_goes_and_is_no_longer_known() -> None:
-    tasks, one, other = BoundTasks(2), Mock(ipt.BoundTask), Mock(ipt.BoundTask)
-    tasks.put(("a", 1), one)
-    tasks.put(("a", 1), one)
+def test_the_least_recently_used_task_is_evicted() -> None:
+    tasks, first, other = BoundTasks(2), Mock(ipt.BoundTask), Mock(ipt.BoundTask)
+    tasks.put(("a", 1), first)
+    tasks.put(("a", 1), first)
     tasks.put(("b", 1), other)
-    assert tasks.get(("a", 1)) is one
+    assert tasks.get(("a", 1)) is first
     tasks.put(("a", 2), other)
     assert (tasks.get(("b", 1)), tasks.knows("b")) == (None, False)
     tasks.put(("c", 1), other)

@@ -1,4 +1,4 @@
-"""Predictions through the API: which version answers, what is refused, and that requests share batches safely."""
+"""`POST /v1/tasks/{id}/predict` and `POST /v1/predict`: versions, errors, and concurrent requests."""
 
 import gc
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tests.support.service import EXAMPLES, Serve, WorkOff, adaptation_body, err
 
 @pytest.fixture
 def tuned(client: httpx.Client, work_off: WorkOff) -> Callable[..., str]:
-    """Adapt and work off; returns the task's id."""
+    """Adapt, tune, and return the task's id."""
 
     def tuned(**changes: object) -> str:
         task_id = client.post("/v1/adaptations", json=adaptation_body(**changes)).json()["task_id"]
@@ -27,7 +27,7 @@ def tuned(client: httpx.Client, work_off: WorkOff) -> Callable[..., str]:
     return tuned
 
 
-def test_predictions_name_labels_and_their_probabilities(client: httpx.Client, tuned: Callable[..., str]) -> None:
+def test_predictions_have_a_label_and_all_probabilities(client: httpx.Client, tuned: Callable[..., str]) -> None:
     task_id = tuned()
     response = client.post(f"/v1/tasks/{task_id}/predict", json={"inputs": ["i was charged twice", "password is lost"]})
     assert response.status_code == 200
@@ -43,19 +43,19 @@ def test_predictions_name_labels_and_their_probabilities(client: httpx.Client, t
     assert float(response.headers["x-inference-time"]) > 0
 
 
-def test_a_text_that_was_cut_says_so(client: httpx.Client, tuned: Callable[..., str]) -> None:
+def test_a_truncated_text_is_marked(client: httpx.Client, tuned: Callable[..., str]) -> None:
     task_id = tuned()
     inputs = ["good " * 400, "good"]
-    [cut, whole] = client.post(f"/v1/tasks/{task_id}/predict", json={"inputs": inputs}).json()["predictions"]
-    assert cut["truncated"] is True
-    assert "truncated" not in whole
+    [truncated, complete] = client.post(f"/v1/tasks/{task_id}/predict", json={"inputs": inputs}).json()["predictions"]
+    assert truncated["truncated"] is True
+    assert "truncated" not in complete
     requests = [{"task_id": task_id, "input": text} for text in reversed(inputs)]
-    [whole, cut] = client.post("/v1/predict", json={"requests": requests}).json()["predictions"]
-    assert cut["truncated"] is True
-    assert "truncated" not in whole
+    [complete, truncated] = client.post("/v1/predict", json={"requests": requests}).json()["predictions"]
+    assert truncated["truncated"] is True
+    assert "truncated" not in complete
 
 
-def test_the_answer_is_that_of_the_python_api(
+def test_predictions_equal_those_of_the_python_api(
     client: httpx.Client,
     tuned: Callable[..., str],
     service_engine: Engine,
@@ -71,7 +71,7 @@ def test_the_answer_is_that_of_the_python_api(
     assert answer["predictions"][0]["scores"] == pytest.approx(expected.scores, abs=1e-5)
 
 
-def test_the_newest_version_answers_unless_another_is_named(client: httpx.Client, tuned: Callable[..., str]) -> None:
+def test_a_queued_version_does_not_answer(client: httpx.Client, tuned: Callable[..., str]) -> None:
     task_id = tuned()
     path = f"/v1/tasks/{task_id}/predict"
     examples = [{**example, "output": example["output"].upper()} for example in EXAMPLES]
@@ -82,7 +82,7 @@ def test_the_newest_version_answers_unless_another_is_named(client: httpx.Client
     assert client.post(path, json={"inputs": ["hello"]}).json()["task_version"] == 1
 
 
-def test_a_new_version_takes_over_when_it_has_succeeded(
+def test_the_newest_version_answers_unless_another_is_named(
     client: httpx.Client, tuned: Callable[..., str], work_off: WorkOff
 ) -> None:
     task_id = tuned()
@@ -100,7 +100,7 @@ def test_a_new_version_takes_over_when_it_has_succeeded(
     assert (response.status_code, error_of(response)["code"]) == (404, "version_not_found")
 
 
-def test_a_task_that_was_never_tuned_cannot_answer(client: httpx.Client) -> None:
+def test_an_untuned_task_is_not_ready(client: httpx.Client) -> None:
     task_id = client.post("/v1/adaptations", json=adaptation_body()).json()["task_id"]
     response = client.post(f"/v1/tasks/{task_id}/predict", json={"inputs": ["hello"]})
     assert (response.status_code, error_of(response)["code"]) == (409, "task_not_ready")
@@ -108,16 +108,16 @@ def test_a_task_that_was_never_tuned_cannot_answer(client: httpx.Client) -> None
     assert error_of(client.post("/v1/predict", json=many))["param"] == "requests[0].task_id"
 
 
-def test_one_request_may_ask_many_tasks(client: httpx.Client, tuned: Callable[..., str]) -> None:
+def test_one_request_may_name_many_tasks(client: httpx.Client, tuned: Callable[..., str]) -> None:
     shouting = [{**example, "output": example["output"].upper()} for example in EXAMPLES]
     quiet, loud = tuned(), tuned(examples=shouting)
-    asked = [(quiet, "my card was charged"), (loud, "my card was charged"), (quiet, "i can not login")]
-    requests = [{"task_id": task_id, "input": text} for task_id, text in asked]
+    questions = [(quiet, "my card was charged"), (loud, "my card was charged"), (quiet, "i can not login")]
+    requests = [{"task_id": task_id, "input": text} for task_id, text in questions]
     predictions = client.post("/v1/predict", json={"requests": requests}).json()["predictions"]
     assert [prediction["label"].isupper() for prediction in predictions] == [False, True, False]
-    for (task_id, asked_text), prediction in zip(asked, predictions, strict=True):
-        alone = client.post(f"/v1/tasks/{task_id}/predict", json={"inputs": [asked_text]}).json()
-        assert alone["predictions"][0]["scores"] == pytest.approx(prediction["scores"], abs=1e-5)
+    for (task_id, question), prediction in zip(questions, predictions, strict=True):
+        single = client.post(f"/v1/tasks/{task_id}/predict", json={"inputs": [question]}).json()
+        assert single["predictions"][0]["scores"] == pytest.approx(prediction["scores"], abs=1e-5)
 
 
 def test_an_unknown_task_among_many_is_named(client: httpx.Client, tuned: Callable[..., str]) -> None:
@@ -126,7 +126,7 @@ def test_an_unknown_task_among_many_is_named(client: httpx.Client, tuned: Callab
     assert (response.status_code, error_of(response)["param"]) == (404, "requests[1].task_id")
 
 
-def test_requests_at_the_same_time_get_their_own_answers(client: httpx.Client, tuned: Callable[..., str]) -> None:
+def test_concurrent_requests_get_their_own_answers(client: httpx.Client, tuned: Callable[..., str]) -> None:
     tasks = [
         tuned(examples=[{**example, "output": f"{example['output']} {n}"} for example in EXAMPLES]) for n in range(4)
     ]
@@ -159,14 +159,14 @@ def test_requests_at_the_same_time_get_their_own_answers(client: httpx.Client, t
         ({}, "inputs"),
     ],
 )
-def test_inputs_that_cannot_be_answered_are_named(client: httpx.Client, body: object, param: str) -> None:
+def test_invalid_inputs_are_named(client: httpx.Client, body: object, param: str) -> None:
     response = client.post("/v1/tasks/tsk_any/predict", json=body)
     assert (response.status_code, error_of(response)["param"]) == (422, param)
 
 
 @pytest.fixture
 def damage(service_engine: Engine) -> Callable[[str, str], None]:
-    """Overwrite a column of a task's first version behind the service's back."""
+    """Overwrite a column of a task's first version in the database."""
 
     def damage(task_id: str, assignment: str) -> None:
         with transaction(service_engine) as session:
@@ -185,19 +185,19 @@ def damage(service_engine: Engine) -> Callable[[str, str], None]:
         "labels = '[\"one\"]'",
     ],
 )
-def test_a_damaged_task_is_refused_and_its_neighbours_answer(
+def test_a_damaged_task_fails_and_others_answer(
     client: httpx.Client, tuned: Callable[..., str], damage: Callable[[str, str], None], assignment: str
 ) -> None:
     broken, sound = tuned(), tuned()
     damage(broken, assignment)
     with ThreadPoolExecutor(2) as pool:
         paths = (f"/v1/tasks/{task_id}/predict" for task_id in (broken, sound))
-        refused, answered = pool.map(lambda path: client.post(path, json={"inputs": ["hi"]}), paths)
-    assert (refused.status_code, error_of(refused)["code"]) == (409, "task_damaged")
+        failed, answered = pool.map(lambda path: client.post(path, json={"inputs": ["hi"]}), paths)
+    assert (failed.status_code, error_of(failed)["code"]) == (409, "task_damaged")
     assert answered.status_code == 200
 
 
-def test_a_vector_of_another_subspace_is_refused(
+def test_a_vector_of_another_subspace_is_rejected(
     client: httpx.Client, tuned: Callable[..., str], damage: Callable[[str, str], None], service_engine: Engine
 ) -> None:
     task_id = tuned()
@@ -212,7 +212,7 @@ def test_a_vector_of_another_subspace_is_refused(
         session.execute(text("DELETE FROM subspaces WHERE id = 'sub_other'"))
 
 
-def test_without_its_model_the_service_runs_and_says_why_it_cannot_answer(serve: Serve) -> None:
+def test_a_service_without_a_model_reports_why(serve: Serve) -> None:
     with serve(wait=False, backbone="/nowhere") as client:
         while client.get("/readyz").json()["checks"]["model"] == "loading":
             pass
@@ -225,7 +225,7 @@ def test_without_its_model_the_service_runs_and_says_why_it_cannot_answer(serve:
         assert int(response.headers["retry-after"]) > 0
 
 
-def test_the_garbage_collector_passes_over_what_was_loaded(serve: Serve) -> None:
+def test_the_garbage_collector_ignores_objects_from_startup(serve: Serve) -> None:
     with serve():
         assert gc.get_freeze_count() > 10_000
     assert gc.get_freeze_count() == 0

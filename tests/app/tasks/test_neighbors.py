@@ -1,4 +1,4 @@
-"""Similar tasks where there are too many to compare each: found by the index, as exact search finds them."""
+"""Neighbor search through the index finds what exact search finds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,14 +14,14 @@ from app.db.session import transaction
 from app.tasks import neighbors
 
 TASKS = 150
-Found = Sequence[tuple[Task, int, float]]
+Neighbors = Sequence[tuple[Task, int, float]]
 
 
 @pytest.fixture
 def stored(engine: Engine) -> None:
-    """Tasks `0`, `1`, … in groups of ten, every third of tenant `a`, the others of `b`; each fifth tuned twice.
+    """Store tasks `0`, `1`, … in clusters of ten; every third is tenant `a`'s, the others are `b`'s.
 
-    Each fourth stands at one of three starts, of which the first is the vector of zeros.
+    Every fifth was tuned twice. Every fourth has one of three initial vectors, of which the first is the zero vector.
     """
     rng = np.random.default_rng(0)
     with transaction(engine) as session:
@@ -48,67 +48,67 @@ def stored(engine: Engine) -> None:
 def add_version(
     session: Session, tenant: str, number: int, version: int, vector: NDArray[Any], start: int | None = None
 ) -> None:
-    made = {"tenant_id": tenant, "task_id": str(number), "subspace_id": "sub", "kind": "classification"}
+    columns = {"tenant_id": tenant, "task_id": str(number), "subspace_id": "sub", "kind": "classification"}
     adaptation_id = f"{number}-{version}"
     session.add(
         Adaptation(
             id=adaptation_id, task_version=version, dataset_id=tenant, hyperparameters={}, body_hash="",
-            state="succeeded", **made,
+            state="succeeded", **columns,
         )
     )  # fmt: skip
     session.flush()
     session.add(
-        TaskVersion(version=version, adaptation_id=adaptation_id, labels=[], vector=vector, start=start, **made)
+        TaskVersion(version=version, adaptation_id=adaptation_id, labels=[], vector=vector, start=start, **columns)
     )
 
 
-def ask(session: Session, number: int, limit: int = 5) -> Found:
-    own = session.get_one(TaskVersion, (str(number), 2))
-    return neighbors.neighbors(session, own.tenant_id, own, limit)
+def find(session: Session, number: int, limit: int = 5) -> Neighbors:
+    version = session.get_one(TaskVersion, (str(number), 2))
+    return neighbors.neighbors(session, version.tenant_id, version, limit)
 
 
-def seen(found: Found) -> list[tuple[str, int, float]]:
-    return [(task.id, version, round(similarity, 5)) for task, version, similarity in found]
+def rounded(nearest: Neighbors) -> list[tuple[str, int, float]]:
+    return [(task.id, version, round(similarity, 5)) for task, version, similarity in nearest]
 
 
 @pytest.mark.usefixtures("stored")
 def test_the_index_finds_what_exact_search_finds(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    numbers = [number for number in range(0, TASKS, 7) if number % 12 != 3]  # a vector of zeros is near nothing
+    numbers = [number for number in range(0, TASKS, 7) if number % 12 != 3]  # the zero vector has no neighbors
     with transaction(engine) as session:
-        exact = [seen(ask(session, number)) for number in numbers]
+        exact = [rounded(find(session, number)) for number in numbers]
     monkeypatch.setattr(neighbors, "EXACT_UP_TO", 1)
     with transaction(engine) as session:
-        found = [seen(ask(session, number)) for number in numbers]
+        approximate = [rounded(find(session, number)) for number in numbers]
         session.execute(text("SELECT pg_stat_force_next_flush()"))
     with transaction(engine) as session:
         scans = text("SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'ix_task_versions_vector'")
         assert session.execute(scans).scalar_one() == len(numbers)
-    hits = sum(len(set(one) & set(other)) for one, other in zip(exact, found, strict=True))
+    hits = sum(len(set(left) & set(right)) for left, right in zip(exact, approximate, strict=True))
     assert hits >= 0.95 * 5 * len(numbers)
-    for number, one in zip(numbers, found, strict=True):
-        assert [similarity for *_, similarity in one] == sorted((s for *_, s in one), reverse=True)
-        assert {(int(task_id) % 3 == 0, version) for task_id, version, _ in one} == {(number % 3 == 0, 2)}
+    for number, nearest in zip(numbers, approximate, strict=True):
+        assert [similarity for *_, similarity in nearest] == sorted((s for *_, s in nearest), reverse=True)
+        assert {(int(task_id) % 3 == 0, version) for task_id, version, _ in nearest} == {(number % 3 == 0, 2)}
 
 
 @pytest.mark.usefixtures("stored")
-def test_what_the_index_gives_up_on_is_found_all_the_same(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_search_replaces_an_index_scan_that_ends_early(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with transaction(engine) as session:
-        exact = seen(ask(session, 0, limit=30))
+        exact = rounded(find(session, 0, limit=30))
     monkeypatch.setattr(neighbors, "EXACT_UP_TO", 1)
     with transaction(engine) as session:
         session.execute(text("SET LOCAL hnsw.max_scan_tuples = 1"))
-        assert seen(ask(session, 0, limit=30)) == exact
+        assert rounded(find(session, 0, limit=30)) == exact
     assert len(exact) == 30
 
 
 @pytest.mark.usefixtures("stored")
-def test_older_versions_are_passed_over_however_many_are_nearer(engine: Engine) -> None:
+def test_older_versions_are_ignored_even_if_many_are_nearer(engine: Engine) -> None:
     with transaction(engine) as session:
-        nearest, *_ = seen(ask(session, 0))
-        own = session.get_one(TaskVersion, ("0", 2))
+        nearest, *_ = rounded(find(session, 0))
+        version_2 = session.get_one(TaskVersion, ("0", 2))
         other = next(number for number in range(3, TASKS, 3) if str(number) != nearest[0])
         for version in range(3, 30):
-            add_version(session, "a", other, version, np.asarray(own.vector))
-        add_version(session, "a", other, 30, -np.asarray(own.vector))
+            add_version(session, "a", other, version, np.asarray(version_2.vector))
+        add_version(session, "a", other, 30, -np.asarray(version_2.vector))
         session.flush()
-        assert seen(ask(session, 0, limit=1)) == [nearest]
+        assert rounded(find(session, 0, limit=1)) == [nearest]

@@ -1,4 +1,4 @@
-"""Tasks through the API: listed, compared, deleted."""
+"""`/v1/tasks`: list, compare and delete tasks."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ def _adapt(client: httpx.Client, **changes: object) -> str:
     return str(client.post("/v1/adaptations", json=adaptation_body(**changes)).json()["task_id"])
 
 
-def test_a_task_is_there_before_it_can_answer(client: httpx.Client) -> None:
+def test_a_task_exists_before_it_can_answer(client: httpx.Client) -> None:
     task_id = _adapt(client)
     task = client.get(f"/v1/tasks/{task_id}").json()
     assert (task["object"], task["name"], task["version"], task["versions"]) == ("task", "tickets", None, [])
@@ -49,10 +49,10 @@ def test_tasks_are_listed_in_pages(client: httpx.Client) -> None:
     assert client.get("/v1/tasks", params={"after": ids[1]}).status_code == 404
 
 
-def test_neighbors_are_the_nearest_newest_vectors_of_one_tenant(
+def test_neighbors_are_the_tenants_most_similar_newest_versions(
     client: httpx.Client, new_client: Callable[[], httpx.Client], work_off: WorkOff, service_engine: Engine
 ) -> None:
-    own, near, far, waiting = (_adapt(client, name=name) for name in ("own", "near", "far", "waiting"))
+    task, near, far, waiting = (_adapt(client, name=name) for name in ("task", "near", "far", "waiting"))
     client.post(f"/v1/adaptations/{client.get('/v1/adaptations').json()['data'][0]['id']}/cancel")
     again = adaptation_body(task_id=near)
     del again["name"]
@@ -62,31 +62,31 @@ def test_neighbors_are_the_nearest_newest_vectors_of_one_tenant(
     with transaction(service_engine) as session:
         first, second = [1.0] + [0.0] * 7, [0.0, 1.0] + [0.0] * 6
         slanted = [1.0, 0.5] + [0.0] * 6
-        for task_id, version, vector in ((own, 1, first), (near, 1, second), (near, 2, slanted), (far, 1, second)):
+        for task_id, version, vector in ((task, 1, first), (near, 1, second), (near, 2, slanted), (far, 1, second)):
             session.get_one(TaskVersion, (task_id, version)).vector = vector
-    found = client.get(f"/v1/tasks/{own}/neighbors").json()
-    assert [(item["task_id"], item["task_version"]) for item in found["data"]] == [(near, 2), (far, 1)]
-    assert abs(found["data"][0]["similarity"] - 1 / 1.25**0.5) < 1e-6
-    assert abs(found["data"][1]["similarity"]) < 1e-6
-    assert not found["has_more"]
-    assert client.get(f"/v1/tasks/{own}/neighbors", params={"limit": 1}).json()["has_more"]
-    assert waiting not in str(found)
+    neighbors = client.get(f"/v1/tasks/{task}/neighbors").json()
+    assert [(item["task_id"], item["task_version"]) for item in neighbors["data"]] == [(near, 2), (far, 1)]
+    assert abs(neighbors["data"][0]["similarity"] - 1 / 1.25**0.5) < 1e-6
+    assert abs(neighbors["data"][1]["similarity"]) < 1e-6
+    assert not neighbors["has_more"]
+    assert client.get(f"/v1/tasks/{task}/neighbors", params={"limit": 1}).json()["has_more"]
+    assert waiting not in str(neighbors)
 
 
-def test_a_vector_of_zeros_has_no_neighbors_and_is_nobodys(
+def test_the_zero_vector_has_no_neighbors_and_is_no_neighbor(
     client: httpx.Client, work_off: WorkOff, service_engine: Engine
 ) -> None:
-    own, average, opposite = (_adapt(client, name=name) for name in ("own", "average", "opposite"))
+    task, average, opposite = (_adapt(client, name=name) for name in ("task", "average", "opposite"))
     work_off()
     with transaction(service_engine) as session:
-        for task_id, first in ((own, 1.0), (average, 0.0), (opposite, -1.0)):
+        for task_id, first in ((task, 1.0), (average, 0.0), (opposite, -1.0)):
             session.get_one(TaskVersion, (task_id, 1)).vector = [first] + [0.0] * 7
-    [found] = client.get(f"/v1/tasks/{own}/neighbors").json()["data"]
-    assert (found["task_id"], found["similarity"]) == (opposite, -1.0)
+    [neighbor] = client.get(f"/v1/tasks/{task}/neighbors").json()["data"]
+    assert (neighbor["task_id"], neighbor["similarity"]) == (opposite, -1.0)
     assert client.get(f"/v1/tasks/{average}/neighbors").json()["data"] == []
 
 
-def test_deleting_a_task_leaves_nothing_of_it_behind(
+def test_deleting_a_task_deletes_everything_that_depends_on_it(
     client: httpx.Client, work_off: WorkOff, service_engine: Engine
 ) -> None:
     task_id = _adapt(client)
@@ -102,14 +102,14 @@ def test_deleting_a_task_leaves_nothing_of_it_behind(
             assert session.scalar(select(func.count()).select_from(table)) == 0
 
 
-def test_a_dataset_that_another_task_uses_is_kept(client: httpx.Client, work_off: WorkOff) -> None:
+def test_a_dataset_in_use_is_not_deleted(client: httpx.Client, work_off: WorkOff) -> None:
     first, second = _adapt(client), _adapt(client)
     client.delete(f"/v1/tasks/{first}")
     assert len(work_off()) == 1
     assert client.get(f"/v1/tasks/{second}").json()["version"] == 1
 
 
-def test_deleting_a_task_takes_its_waiting_adaptations_along(client: httpx.Client, work_off: WorkOff) -> None:
+def test_deleting_a_task_deletes_its_queued_adaptations(client: httpx.Client, work_off: WorkOff) -> None:
     client.delete(f"/v1/tasks/{_adapt(client)}")
     assert work_off() == []
     assert client.get("/v1/adaptations").json()["data"] == []
