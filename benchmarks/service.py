@@ -24,7 +24,7 @@ import httpx
 from rich.console import Console
 from sqlalchemy import Engine
 
-from app.adaptations.dataset import Row
+from app.adaptations.dataset_file import Row
 from app.cli.client import ServiceClient
 from app.cli.dataset_file import read_dataset
 from app.cli.progress import adaptation_progress

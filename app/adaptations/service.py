@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import secrets
-import unicodedata
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,27 +13,24 @@ from sqlalchemy.orm import Session
 
 import ipt
 from app.adaptations import repository
-from app.adaptations.schemas import AdaptationInput, ExampleInput, HyperparametersInput
+from app.adaptations.dataset_checks import check_dataset, contradictions
+from app.adaptations.schemas import AdaptationInput, HyperparametersInput
 from app.db.ids import new_id
-from app.db.models import Adaptation, Kind
+from app.db.models import Adaptation
 from app.db.session import after_commit
 from app.errors import BusyError, ConflictError, InvalidError, NotFoundError, UnavailableError
 from app.http.error_handlers import request_id
-from app.http.request_limits import check_text_length
 from app.queue import lifecycle, workers
 from app.settings import Settings
 from app.subspaces import repository as subspaces
 from app.tasks import repository as tasks
 from app.tasks.errors import task_not_found_error
-from ipt.errors import DatasetError, IptError
 from ipt.tuning.job import SEED
 
 log = logging.getLogger(__name__)
 
 _WORKER_RETRY_SECONDS = 30
 _QUEUE_RETRY_SECONDS = 30
-_MAX_NAMED_PAIRS = 5
-"""Most pairs of examples that one warning names."""
 
 
 def create(
@@ -79,7 +75,7 @@ def create(
                     param="Idempotency-Key",
                 )
             return earlier
-    kind = _check_dataset(settings, body)
+    kind = check_dataset(settings, body)
     if body.subspace is not None:
         _check_subspace(session, body.subspace, loaded_subspace_id)
     if kind == "text2text" and family == "encoder":
@@ -109,7 +105,7 @@ def create(
         hyperparameters=hyperparameters,
         metadata_=body.metadata,
         steps=hyperparameters["steps"],
-        warnings=_contradictions(body, place_of) if kind == "classification" else [],
+        warnings=contradictions(body, place_of) if kind == "classification" else [],
         idempotency_key=idempotency_key,
         body_hash=body_hash,
     )
@@ -150,33 +146,6 @@ def _not_found() -> NotFoundError:
     return NotFoundError("there is no adaptation with this id", code="adaptation_not_found", param="adaptation_id")
 
 
-def _check_dataset(settings: Settings, body: AdaptationInput) -> Kind:
-    fields = {"examples": body.examples, "validation_examples": body.validation_examples or []}
-    if len(body.examples) + len(fields["validation_examples"]) > settings.max_examples:
-        raise InvalidError(
-            f"at most {settings.max_examples} examples in total", code="too_many_examples", param="examples"
-        )
-    for name, examples in fields.items():
-        for index, example in enumerate(examples):
-            for part in ("input", "output"):
-                check_text_length(settings, getattr(example, part), f"{name}[{index}].{part}")
-    validation = None if body.validation_examples is None else _to_core(body.validation_examples)
-    try:
-        kind = ipt.check_examples(_to_core(body.examples), validation, body.kind)
-    except DatasetError as error:
-        # A label that is rare or unknown may be another label in a different spelling: report that instead.
-        _check_labels_differ(fields)
-        raise InvalidError(error.message, code="invalid_dataset", param=error.param) from error
-    if kind == "classification":
-        _check_labels_differ(fields)
-    labels = {example.output for example in body.examples}
-    if kind == "classification" and len(labels) > settings.max_labels:
-        raise InvalidError(
-            f"at most {settings.max_labels} labels, got {len(labels)}", code="too_many_labels", param="examples"
-        )
-    return kind
-
-
 def _check_subspace(session: Session, subspace_id: str, loaded_id: str | None) -> None:
     if not subspaces.exists(session, subspace_id):
         raise NotFoundError(
@@ -190,43 +159,6 @@ def _check_subspace(session: Session, subspace_id: str, loaded_id: str | None) -
             param="subspace",
             retry_after=_WORKER_RETRY_SECONDS,
         )
-
-
-def _to_core(examples: list[ExampleInput]) -> list[ipt.Example]:
-    return [ipt.Example(example.input, example.output) for example in examples]
-
-
-def _check_labels_differ(fields: dict[str, list[ExampleInput]]) -> None:
-    """Reject labels that look the same: they are almost always a mistake, and answers would be ambiguous."""
-    first_of: dict[str, tuple[str, str]] = {}
-    for name, examples in fields.items():
-        for index, example in enumerate(examples):
-            visible = unicodedata.normalize("NFC", example.output.strip())
-            label, first = first_of.setdefault(visible, (example.output, f"{name}[{index}]"))
-            if label != example.output:
-                raise InvalidError(
-                    f"this label and that of {first} differ only in surrounding white space or in Unicode "
-                    "normalization: write both the same way",
-                    code="labels_alike",
-                    param=f"{name}[{index}].output",
-                )
-
-
-def _contradictions(body: AdaptationInput, place_of: Callable[[str], str]) -> list[str]:
-    """Return a warning if a text has two labels: a dataset may be noisy, but most often one label is a mistake."""
-    first_of: dict[str, tuple[str, str]] = {}
-    pairs = []
-    for name, examples in (("examples", body.examples), ("validation_examples", body.validation_examples or [])):
-        for index, example in enumerate(examples):
-            place = f"{name}[{index}]"
-            label, first = first_of.setdefault(example.input.strip(), (example.output, place))
-            if label != example.output:
-                pairs.append(f"{place_of(place)} and {place_of(first)}")
-    if not pairs:
-        return []
-    more = f", and {len(pairs) - _MAX_NAMED_PAIRS} more" if len(pairs) > _MAX_NAMED_PAIRS else ""
-    named = ", ".join(pairs[:_MAX_NAMED_PAIRS])
-    return [f"the same text has different labels in {named}{more}: fix them if that is a mistake"]
 
 
 def _next_version(session: Session, tenant_id: str, body: AdaptationInput) -> tuple[str, int]:
@@ -249,10 +181,7 @@ def _resolve(given: HyperparametersInput) -> dict[str, Any]:
     values = given.model_dump(exclude_none=True)
     if values.get("seed") == "auto":
         values["seed"] = secrets.randbelow(SEED.largest + 1)
-    try:
-        return dataclasses.asdict(ipt.Hyperparameters(**values))
-    except IptError as error:
-        raise InvalidError(error.message, code="invalid_value", param=f"hyperparameters.{error.param}") from error
+    return dataclasses.asdict(ipt.Hyperparameters(**values))
 
 
 def _hash(content: Any) -> str:

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.adaptations.dataset import FORMATS, DatasetFileError, format_of, load_json, read_rows
+from app.adaptations.dataset_file import FORMATS, DatasetFileError, format_of, load_json, read_rows
 from app.adaptations.schemas import AdaptationInput
 from app.api_keys.routes import AdmittingRoute
 from app.errors import BadRequestError, InvalidError

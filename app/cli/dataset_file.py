@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from app.adaptations.dataset import FORMATS, ColumnsError, DatasetFileError, Row, format_of, read_rows
+from app.adaptations.dataset_file import FORMATS, ColumnsError, DatasetFileError, Row, format_of, read_rows
 from app.cli.output import CliError
 
 

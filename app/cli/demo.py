@@ -19,7 +19,7 @@ from app.cli.options import DEFAULT_URL, api_key
 from app.cli.output import CliError, program, results, score
 
 if TYPE_CHECKING:
-    from app.adaptations.dataset import Row
+    from app.adaptations.dataset_file import Row
     from app.cli.client import ServiceClient
 
 _DATASET = Path(__file__).parents[2] / "examples" / "support_tickets.jsonl"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.adaptations.dataset import FORMATS, ColumnsError, DatasetFileError, Row, format_of, load_json, read_rows
+from app.adaptations.dataset_file import FORMATS, ColumnsError, DatasetFileError, Row, format_of, load_json, read_rows
 from tests.support.service import SECRET
 
 # All characters of UTF-8 except NUL, which is rejected.
