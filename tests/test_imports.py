@@ -78,7 +78,6 @@ LONG_FILES = {
     "tests/app/cli/test_commands.py",
     "tests/app/http/test_bad_input.py",
     "tests/chaos/run.py",
-    "tests/ipt/tuning/test_engine.py",
     "tests/worker/test_drain.py",
 }
 MAX_TYPE_IGNORES = 10

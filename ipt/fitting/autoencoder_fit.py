@@ -28,7 +28,7 @@ from ipt.fitting.task_losses import TaskLosses
 from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
 from ipt.subspace.store import save_subspace
 from ipt.subspace.subspace import Subspace
-from ipt.tuning.optimizer import scheduled
+from ipt.tuning.optimizer import scheduled_rate
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class AutoencoderFit(ResumableFit):
         loss = losses.mean()
         total = options.reconstruction_weight * reconstruction + options.task_weight * loss
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
-            group["lr"] = scheduled(base, self.completed, options.steps)
+            group["lr"] = scheduled_rate(base, self.completed, options.steps)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self._autoencoder(), options.gradient_clip)

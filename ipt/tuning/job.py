@@ -1,4 +1,4 @@
-"""What a tuning job is asked (data and hyperparameters), tells while it runs, and leaves behind."""
+"""A tuning job: its data and hyperparameters, its progress, and the adapted task that it results in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ipt.prediction.tasks import TaskHead
 
 
 class Range(NamedTuple):
-    """The integers that a hyperparameter may take, both ends included."""
+    """The integers that a hyperparameter may take, including both ends."""
 
     smallest: int
     largest: int
@@ -29,10 +29,10 @@ LARGEST_LEARNING_RATE = 10
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """How a task vector is tuned. The defaults are the measured ones (docs/results.md).
+    """How a task vector is tuned. docs/results.md measures the defaults.
 
     Raises:
-        IptError: when a value is out of its range, naming it.
+        IptError: a value is out of its range; `param` names it.
     """
 
     steps: int = 40
@@ -65,7 +65,7 @@ def _is_number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class TuningJob:
-    """One task to tune. Without `validation_examples` a part of `examples` is held back to measure on."""
+    """One task to tune. Without `validation_examples` a part of `examples` is held back for validation."""
 
     job_id: str
     examples: list[Example]
@@ -73,16 +73,16 @@ class TuningJob:
     validation_examples: list[Example] | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
     initial_vectors: NDArray[np.float32] | None = field(default=None, compare=False)
-    """[K, D]: where tuning may start, in place of the subspace's own: vectors of like tasks, say."""
+    """[K, D]: where tuning may start instead of the subspace's initial vectors, such as vectors of similar tasks."""
     early_stopping: bool = True
-    """Whether it may end before its last step, where validations gain nothing any more. What it ends with is the best
-    that was validated either way."""
+    """Whether tuning stops before its last step if validations no longer improve. In either case the result is the
+    vector of the best validation."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a job stands after an engine step. `step` counts optimizer steps; `loss` is the newest step's (on a GPU,
-    that of the one before)."""
+    """A job's progress after an engine step. `step` counts optimizer steps; `loss` is the latest step's (on a GPU,
+    the one before)."""
 
     job_id: str
     step: int
@@ -95,12 +95,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class AdaptedTask:
-    """A tuned task: its head, which `Predictor.predict` takes, and how good it is."""
+    """A tuned task: the head that `Predictor.predict` takes, and how well it does."""
 
     head: TaskHead
     metrics: dict[str, float | int | str | None]
     warnings: list[str] = field(default_factory=list)
 
     def moved_from(self, start: NDArray[np.float32]) -> bool:
-        """Whether tuning was better than this start (of D floats, in any shape), which is kept otherwise."""
+        """Return whether tuning replaced this start (D floats, in any shape) with a better vector."""
         return not np.array_equal(self.head.vector, start.ravel())

@@ -1,4 +1,4 @@
-"""Losses of a gradient step, computed for the lanes of all jobs together: a GPU is idle while many small ones are sent.
+"""Losses of a gradient step, computed for the lanes of all jobs together, because many small kernels leave a GPU idle.
 
 Letters: L lanes, B rows of all lanes, N rows of one lane, C classes, H hidden size.
 """
@@ -26,28 +26,28 @@ TEXT_LABEL_SMOOTHING = 0.1
 
 
 class Loss(ABC):
-    """From what the backbone gives for one job's rows to the loss of each of its lanes, each of its own rows."""
+    """Maps the backbone's outputs for the rows of one job to a loss for each lane, over the lane's rows."""
 
-    adds_up: ClassVar[bool]
-    """Whether each row adds its share whatever the others are, so that gradients of some rows at a time add up, too."""
+    is_additive: ClassVar[bool]
+    """Whether a row's contribution does not depend on other rows, so that gradients of chunks of rows add up."""
     lane_sizes: Sequence[int]
-    """Rows of each lane, which stand together."""
+    """Rows of each lane; the rows of a lane are adjacent."""
 
     @abstractmethod
     def lane(self, lane: int) -> Self:
-        """That of one lane alone."""
+        """Return the loss of one lane."""
 
     @classmethod
     @abstractmethod
     def of_lanes(cls, losses: Sequence[Self], outputs: Tensor) -> Tensor:
-        """[L] for all lanes of all jobs, in order, from what the backbone gives for all their rows [B, …]."""
+        """Return the losses [L] of all lanes of all jobs, in order, from the outputs [B, …] for all their rows."""
 
 
 @dataclass(frozen=True)
 class MeanLoss(Loss):
-    """The mean over each lane's rows of what a text backbone gives: their cross-entropies."""
+    """The mean of a text backbone's outputs, which are cross-entropies, over the rows of each lane."""
 
-    adds_up: ClassVar[bool] = True
+    is_additive: ClassVar[bool] = True
     lane_sizes: Sequence[int]
 
     def lane(self, lane: int) -> Self:
@@ -56,52 +56,52 @@ class MeanLoss(Loss):
     @classmethod
     def of_lanes(cls, losses: Sequence[Self], outputs: Tensor) -> Tensor:
         sizes = [size for loss in losses for size in loss.lane_sizes]
-        return torch.stack([part.mean() for part in torch.split(outputs, sizes)])
+        return torch.stack([rows.mean() for rows in torch.split(outputs, sizes)])
 
 
 @dataclass(frozen=True)
 class RidgeLoss(Loss):
-    """The leave-one-out error of a ridge classifier on each lane's rows (`ipt.readout.ridge`)."""
+    """The leave-one-out error of a ridge classifier on the rows of each lane (`ipt.readout.ridge`)."""
 
-    adds_up: ClassVar[bool] = False
+    is_additive: ClassVar[bool] = False
     lane_sizes: Sequence[int]
     frozen: Tensor
-    """[rows, H]: their embeddings without a prompt, on the CPU."""
+    """[B, H]: the embeddings of the rows without a prompt, on the CPU."""
     classes: Tensor
-    """[rows], on the CPU."""
+    """[B], on the CPU."""
     num_classes: int
     ridge: float
     scale: float
 
     def lane(self, lane: int) -> Self:
         size, start = self.lane_sizes[lane], sum(self.lane_sizes[:lane])
-        own = slice(start, start + size)
-        return replace(self, lane_sizes=[size], frozen=self.frozen[own], classes=self.classes[own])
+        rows = slice(start, start + size)
+        return replace(self, lane_sizes=[size], frozen=self.frozen[rows], classes=self.classes[rows])
 
     @classmethod
     def of_lanes(cls, losses: Sequence[Self], outputs: Tensor) -> Tensor:
-        alike: dict[_Kind, list[int]] = defaultdict(list)
+        lanes_of_problem: dict[_Problem, list[int]] = defaultdict(list)
         starts: list[int] = []
-        lanes = row = 0
+        row = 0
         for loss in losses:
             for size in loss.lane_sizes:
-                alike[_Kind(size, loss.num_classes, loss.ridge, loss.scale)].append(lanes)
+                lanes_of_problem[_Problem(size, loss.num_classes, loss.ridge, loss.scale)].append(len(starts))
                 starts.append(row)
-                lanes, row = lanes + 1, row + size
+                row += size
         frozen, classes = torch.cat([loss.frozen for loss in losses]), torch.cat([loss.classes for loss in losses])
-        if len(alike) == 1:  # nothing to pick, nor to put in order again
-            (kind,) = alike
-            return _of_alike(kind, outputs, frozen, classes)
+        if len(lanes_of_problem) == 1:  # no rows to select, no order to restore
+            (problem,) = lanes_of_problem
+            return _lane_losses(problem, outputs, frozen, classes)
         parts = []
-        for kind, group in alike.items():
-            rows = (torch.tensor([starts[lane] for lane in group])[:, None] + torch.arange(kind.size)).flatten()
-            parts.append(_of_alike(kind, outputs[to_device(rows, outputs.device)], frozen[rows], classes[rows]))
-        order = torch.tensor([lane for group in alike.values() for lane in group])
+        for problem, lanes in lanes_of_problem.items():
+            rows = (torch.tensor([starts[lane] for lane in lanes])[:, None] + torch.arange(problem.size)).flatten()
+            parts.append(_lane_losses(problem, outputs[to_device(rows, outputs.device)], frozen[rows], classes[rows]))
+        order = torch.tensor([lane for lanes in lanes_of_problem.values() for lane in lanes])
         return torch.cat(parts)[to_device(torch.argsort(order), outputs.device)]
 
 
-class _Kind(NamedTuple):
-    """What lanes whose losses are one computation have in common."""
+class _Problem(NamedTuple):
+    """The shape and constants of a ridge regression; lanes that share them are solved in one batch."""
 
     size: int
     num_classes: int
@@ -109,11 +109,14 @@ class _Kind(NamedTuple):
     scale: float
 
 
-def _of_alike(kind: _Kind, outputs: Tensor, frozen: Tensor, classes: Tensor) -> Tensor:
-    """[L] of lanes of N rows each: outputs [L N, H] on the device, frozen [L N, H] and classes [L N] on the CPU."""
-    wanted = to_device(classes, outputs.device)
-    of_lanes = [each.reshape(-1, kind.size, each.shape[1]) for each in (outputs, to_device(frozen, outputs.device))]
-    targets = class_targets(wanted.view(-1, kind.size), kind.num_classes)
-    scores = kind.scale * leave_one_out(gram(Embeddings(*of_lanes).features()), targets, kind.ridge)
-    each = F.cross_entropy(scores.flatten(0, 1), wanted, reduction="none", label_smoothing=RIDGE_LABEL_SMOOTHING)
-    return each.view(-1, kind.size).mean(dim=1)
+def _lane_losses(problem: _Problem, outputs: Tensor, frozen: Tensor, classes: Tensor) -> Tensor:
+    """Return the losses [L] of lanes of N rows: outputs [L N, H] on the device, frozen [L N, H], classes [L N]."""
+    classes = to_device(classes, outputs.device)
+    prompted, frozen = (
+        rows.reshape(-1, problem.size, rows.shape[1]) for rows in (outputs, to_device(frozen, outputs.device))
+    )
+    targets = class_targets(classes.view(-1, problem.size), problem.num_classes)
+    features = Embeddings(prompted, frozen).features()
+    scores = problem.scale * leave_one_out(gram(features), targets, problem.ridge)
+    losses = F.cross_entropy(scores.flatten(0, 1), classes, reduction="none", label_smoothing=RIDGE_LABEL_SMOOTHING)
+    return losses.view(-1, problem.size).mean(dim=1)

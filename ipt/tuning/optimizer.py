@@ -1,7 +1,7 @@
-"""AdamW on the vectors of many jobs at once: elementwise, so that no job sees another.
+"""AdamW on the vectors of many jobs at once. It is elementwise, so jobs do not influence each other.
 
 Clipping, learning rate and step count are per lane. Letters: L lanes, D intrinsic dimension.
-Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", algorithm 2 (with weight decay 0); the schedule
+Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", algorithm 2 (with weight decay 0). The schedule
 (linear, 6 % warm-up) and the clipping follow the reference of arXiv 2110.07867.
 """
 
@@ -18,25 +18,25 @@ from ipt.tuning.work import LaneState
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 CLIP_NORM = 1.0
 AVERAGING = 0.1
-"""Weight of the newest vector in the moving average of a lane's vectors: few-shot gradients are noisy."""
+"""Weight of the newest vector in a lane's moving average: few-shot gradients are noisy."""
 WARMUP_FRACTION = 0.06
 
 
-def scheduled(learning_rate: float, step: int, steps: int) -> float:
-    """The learning rate of step `step` (from 0) of `steps`: a linear rise over the first 6 %, then linearly to zero."""
+def scheduled_rate(learning_rate: float, step: int, steps: int) -> float:
+    """Return the learning rate of step `step` (from 0) of `steps`: 6 % linear warm-up, then linear decay to zero."""
     warmup = max(1, round(WARMUP_FRACTION * steps))
     if step < warmup:
         return learning_rate * (step + 1) / warmup
     return learning_rate * (steps - step) / max(1, steps - warmup)
 
 
-def descend(states: Sequence[LaneState], gradients: Tensor, learning_rates: Sequence[float]) -> None:
-    """Move the vectors of every state by one step, and their averages after them, in place.
+def update_lanes(states: Sequence[LaneState], gradients: Tensor, learning_rates: Sequence[float]) -> None:
+    """Update the vectors, moments and averages of every state by one step, in place.
 
     Args:
-        states: of each job; their lanes, in order, are the rows of `gradients`.
+        states: one for each job; their lanes, in order, are the rows of `gradients`.
         gradients: [L, D].
-        learning_rates: of each job.
+        learning_rates: one for each job.
     """
     counts = [state.vectors.shape[0] for state in states]
     per_lane = torch.tensor(
@@ -48,8 +48,8 @@ def descend(states: Sequence[LaneState], gradients: Tensor, learning_rates: Sequ
         dtype=torch.float64,
     )
     rates, steps = torch.split(per_lane, 1, dim=1)
-    second_corrected = (1 - BETA2**steps).sqrt()
-    constants = torch.cat([rates * second_corrected / (1 - BETA1**steps), EPSILON * second_corrected], dim=1)
+    second_correction = (1 - BETA2**steps).sqrt()
+    constants = torch.cat([rates * second_correction / (1 - BETA1**steps), EPSILON * second_correction], dim=1)
     scale, epsilon = torch.split(to_device(constants.to(gradients.dtype), gradients.device), 1, dim=1)
 
     clipped = gradients * (CLIP_NORM / gradients.norm(dim=1, keepdim=True).clamp_min(CLIP_NORM))
@@ -59,7 +59,7 @@ def descend(states: Sequence[LaneState], gradients: Tensor, learning_rates: Sequ
     )
     vectors = torch.cat([state.vectors for state in states]) - scale * first / (second.sqrt() + epsilon)
     averages = torch.cat([state.averages for state in states]).lerp_(vectors, AVERAGING)
-    parts = zip(*(torch.split(all_lanes, counts) for all_lanes in (vectors, first, second, averages)), strict=True)
-    for state, own in zip(states, parts, strict=True):
-        state.vectors, state.first_moments, state.second_moments, state.averages = own
+    per_state = zip(*(torch.split(all_lanes, counts) for all_lanes in (vectors, first, second, averages)), strict=True)
+    for state, updated in zip(states, per_state, strict=True):
+        state.vectors, state.first_moments, state.second_moments, state.averages = updated
         state.step += 1

@@ -1,8 +1,8 @@
 """One job's tuning as a program of work for the engine: choose where to start, descend, validate, conclude.
 
-What differs between task kinds (loss, validation, readout) is left to the subclasses; everything here is per job, so
-that a job's result does not depend on which other jobs share the engine. Data order comes from (seed, lane, step)
-alone, so a job resumed from its state goes on exactly as it would have.
+Subclasses define what differs between kinds of task: loss, validation and readout. All state here is per job, so a
+job's result does not depend on which other jobs share the engine. The order of the data depends only on (seed, lane,
+step), so a job resumed from its state continues exactly as if it had not been interrupted.
 """
 
 from __future__ import annotations
@@ -21,16 +21,14 @@ from ipt.data.examples import Example, labels_of
 from ipt.errors import IptError
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.job import AdaptedTask, Progress, TuningJob
-from ipt.tuning.optimizer import scheduled
+from ipt.tuning.optimizer import scheduled_rate
 from ipt.tuning.state import TuningState
-from ipt.tuning.work import Descend, Result, Work
-
-Steps = Generator[Work, Result, None]
+from ipt.tuning.work import GradientStep, Result, Work, WorkStream
 
 VALIDATIONS = 4
-"""Validations over a run, besides the one before the first step."""
+"""Validations of a run, besides the one before the first step."""
 KEEP_NATS = 0.5
-"""A tuned vector replaces its start if it makes the rows it is measured on likelier by this much altogether."""
+"""Least gain in log-likelihood of the measured rows, summed, at which a tuned vector replaces its start."""
 RESTART_NOISE = 0.02
 """Standard deviation of the start of lanes beyond the subspace's initial vectors, as in the reference."""
 HELD_BACK_FRACTION = 0.25
@@ -41,9 +39,9 @@ class Program(ABC):
     """The work of one job. Letters: L lanes (restarts), K initial vectors, D intrinsic dimension."""
 
     patience = 2
-    """Validations without a better loss in any lane after which a job stops early."""
+    """Validations without a lower loss in any lane after which a job stops early."""
     measured_rows: int
-    """How many rows a validation's mean loss is over."""
+    """Number of rows in a validation's mean loss."""
 
     def __init__(self, job: TuningJob, subspace: Subspace, device: torch.device, checkpoint: bytes | None) -> None:
         self.job = job
@@ -62,7 +60,7 @@ class Program(ABC):
             self.state = TuningState.from_bytes(checkpoint, subspace.id, self.digest, shape, device)
 
     def checkpoint(self) -> bytes:
-        """State to resume from; empty while nothing has been tuned yet."""
+        """Return the state to resume from; empty if tuning has not started."""
         return b"" if self.state is None else self.state.to_bytes(self.subspace.id, self.digest)
 
     def progress(self) -> Progress:
@@ -70,8 +68,8 @@ class Program(ABC):
         done = self.result is not None
         return Progress(self.job.job_id, step, self.job.hyperparameters.steps, self.loss, done, self.phase)
 
-    def run(self) -> Steps:
-        """Yield work until `result` is there."""
+    def run(self) -> WorkStream:
+        """Yield work until `result` is set."""
         yield from self.prepare()
         if self.state is None:
             self.state = TuningState.start((yield from self._choose_starts()))
@@ -81,7 +79,7 @@ class Program(ABC):
         self.result = yield from self.conclude(self.state.best_vectors[best].clone())
 
     def _choose_starts(self) -> Generator[Work, Result, Tensor]:
-        """[L, D]: the initial vectors that do best before tuning, then noise around the best where lanes are left."""
+        """Return the starts [L, D]: the initial vectors of lowest loss, then noise around the best one."""
         candidates = self.initial_vectors
         lanes = self.job.hyperparameters.restarts
         order = [0]
@@ -95,34 +93,35 @@ class Program(ABC):
             starts = torch.cat([starts, candidates[order[0]] + torch.as_tensor(noise).to(candidates)])
         return starts
 
-    def _tune(self, state: TuningState) -> Steps:
+    def _tune(self, state: TuningState) -> WorkStream:
         self.phase = "tuning"
-        asked = self.job.hyperparameters
-        every = max(1, -(-asked.steps // VALIDATIONS))
+        hyperparameters = self.job.hyperparameters
+        interval = max(1, -(-hyperparameters.steps // VALIDATIONS))
         while True:
             step = state.lanes.step
-            if (step % every == 0 or step == asked.steps) and state.validated_step < step:
+            is_last = step == hyperparameters.steps
+            if (step % interval == 0 or is_last) and state.validated_step < step:
                 losses = yield from self.validation_losses(state.lanes.averages)
-                self._note_validation(state, losses)
-            stale = self.job.early_stopping and state.stale_validations >= self.patience
-            if step == asked.steps or stale:
+                self._record_validation(state, losses)
+            stops_early = self.job.early_stopping and state.stale_validations >= self.patience
+            if is_last or stops_early:
                 return
-            rate = scheduled(asked.learning_rate, step, asked.steps)
-            lane_losses = yield self.descend_on(state, rate)
+            rate = scheduled_rate(hyperparameters.learning_rate, step, hyperparameters.steps)
+            lane_losses = yield self.next_gradient_step(state, rate)
             assert isinstance(lane_losses, Tensor)
-            self._note_losses(lane_losses)
+            self._record_losses(lane_losses)
 
-    def _note_losses(self, lane_losses: Tensor) -> None:
-        before, self._newest_losses = self._newest_losses, lane_losses
-        # A GPU is still at work on the newest ones, and is not waited for.
-        known = before if self.device.type == "cuda" else lane_losses
-        self.loss = None if known is None else sum(known.tolist()) / len(known)
+    def _record_losses(self, lane_losses: Tensor) -> None:
+        previous, self._newest_losses = self._newest_losses, lane_losses
+        # A GPU may still be computing the newest losses; reading them would wait for it.
+        complete = previous if self.device.type == "cuda" else lane_losses
+        self.loss = None if complete is None else sum(complete.tolist()) / len(complete)
 
-    def _note_validation(self, state: TuningState, losses: Sequence[float]) -> None:
+    def _record_validation(self, state: TuningState, losses: Sequence[float]) -> None:
         improved = False
         advantage = KEEP_NATS / self.measured_rows if state.lanes.step == 0 else 0.0
-        for lane, measured in enumerate(losses):
-            loss = measured - advantage
+        for lane, validation_loss in enumerate(losses):
+            loss = validation_loss - advantage
             if loss < state.best_losses[lane]:
                 state.best_losses[lane] = loss
                 state.best_vectors[lane] = state.lanes.averages[lane]
@@ -131,42 +130,42 @@ class Program(ABC):
         state.stale_validations = 0 if improved else state.stale_validations + 1
 
     def rng(self, lane: int, step: int) -> np.random.Generator:
-        """The randomness of one lane's step."""
+        """Return the random generator of one lane's step."""
         return np.random.default_rng([self.job.hyperparameters.seed, 2, lane, step])
 
     @abstractmethod
-    def prepare(self) -> Steps:
-        """Whatever has to be computed before anything else, also after a resume."""
+    def prepare(self) -> WorkStream:
+        """Compute what all later stages need; also runs after a resume."""
 
     @abstractmethod
     def validation_losses(self, vectors: Tensor) -> Generator[Work, Result, list[float]]:
-        """How well each of `vectors` [L, D] does on what is held back (lower is better)."""
+        """Return the validation loss of each of `vectors` [L, D]."""
 
     def start_losses(self) -> Generator[Work, Result, list[float]]:
-        """How well each of the initial vectors does before any tuning (lower is better; infinite: left out)."""
+        """Return the loss of each initial vector before tuning; infinity excludes a vector."""
         return (yield from self.validation_losses(self.initial_vectors))
 
     @abstractmethod
-    def descend_on(self, state: TuningState, learning_rate: float) -> Descend:
-        """The rows and the loss of the next gradient step."""
+    def next_gradient_step(self, state: TuningState, learning_rate: float) -> GradientStep:
+        """Return the rows and the loss of the next gradient step."""
 
     @abstractmethod
     def conclude(self, vector: Tensor) -> Generator[Work, Result, AdaptedTask]:
-        """Make the task from its final vector [D]."""
+        """Return the task of the final vector [D]."""
 
 
 def _digest(job: TuningJob) -> str:
-    """A hash of all that a resumed job must share with the one that wrote the state."""
-    described: list[object] = [asdict(job.hyperparameters), job.kind]
+    """Return a hash of everything that a resumed job must share with the job that wrote the state."""
+    description: list[object] = [asdict(job.hyperparameters), job.kind]
     if job.initial_vectors is not None:
-        described.append(np.asarray(job.initial_vectors).tolist())
+        description.append(np.asarray(job.initial_vectors).tolist())
     if not job.early_stopping:
-        described.append("to the last step")
-    described += [
+        description.append("to the last step")
+    description += [
         None if rows is None else [(e.input, e.output) for e in rows]
         for rows in (job.examples, job.validation_examples)
     ]
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(description).encode()).hexdigest()[:32]
 
 
 def _initial_vectors(job: TuningJob, subspace: Subspace) -> Tensor:
@@ -184,9 +183,10 @@ def _initial_vectors(job: TuningJob, subspace: Subspace) -> Tensor:
 
 
 def split_examples(job: TuningJob) -> tuple[list[Example], list[Example]]:
-    """Examples to tune on and examples held back: the caller's, or a quarter of each label's (of all, for text).
+    """Return the examples to tune on and the held-back (validation) examples.
 
-    Labels with fewer than four examples give none.
+    Without `validation_examples` a quarter of each label is held back (of all examples, for text); labels with fewer
+    than four examples hold none back.
     """
     if job.validation_examples is not None:
         return list(job.examples), list(job.validation_examples)
@@ -195,9 +195,9 @@ def split_examples(job: TuningJob) -> tuple[list[Example], list[Example]]:
         groups = [[i for i, e in enumerate(job.examples) if e.output == label] for label in labels_of(job.examples)]
     else:
         groups = [list(range(len(job.examples)))]
-    held: set[int] = set()
+    held_back: set[int] = set()
     for group in groups:
         if len(group) >= MIN_PER_LABEL_TO_HOLD_BACK:
-            held.update(rng.permutation(group)[: max(1, int(len(group) * HELD_BACK_FRACTION))].tolist())
-    train = [example for i, example in enumerate(job.examples) if i not in held]
-    return train, [job.examples[i] for i in sorted(held)]
+            held_back.update(rng.permutation(group)[: max(1, int(len(group) * HELD_BACK_FRACTION))].tolist())
+    train = [example for i, example in enumerate(job.examples) if i not in held_back]
+    return train, [job.examples[i] for i in sorted(held_back)]

@@ -1,4 +1,4 @@
-"""What an adaptation says of its own quality, beside its scores."""
+"""Warnings about the quality of an adaptation, derived from its scores."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ FEW_HELD_BACK = 20
 def quality_warnings(
     score: float | None, zero_vector: float | None, baseline: float | None, held_back: int
 ) -> list[str]:
-    """Warn when the task is worse than the baseline, or no better than both baselines, and when little was measured on.
+    """Warn if the task is worse than the baseline, if it beats neither baseline, and if few examples were measured.
 
     Args:
-        score, zero_vector, baseline: shares of right answers; None when nothing could be measured.
-        held_back: examples they were measured on; 0 when each example was measured by leaving it out.
+        score, zero_vector, baseline: shares of right answers; None if nothing could be measured.
+        held_back: number of held-back examples they were measured on; 0 if they are leave-one-out scores.
     """
     if score is None or zero_vector is None or baseline is None:
         return ["too few examples to hold any back, so nothing was measured; give validation_examples for a score"]
@@ -22,11 +22,11 @@ def quality_warnings(
         fault = "worse than it would be without a prompt" if score < baseline else "no better than its baselines"
         warnings.append(
             f"on {measured_on} the tuned task is {fault}: {score:.1%} right, {zero_vector:.1%} "
-            f"with the zero vector, {baseline:.1%} without a prompt; more examples may tell them apart"
+            f"with the zero vector, {baseline:.1%} without a prompt; more examples may make a difference"
         )
     if 0 < held_back < FEW_HELD_BACK:
         warnings.append(
-            f"the score was measured on {held_back} held-back examples only, so it is rough; "
-            "give validation_examples for a better estimate"
+            f"the score was measured on only {held_back} held-back examples, so it is a rough estimate; "
+            "give validation_examples for a better one"
         )
     return warnings

@@ -1,4 +1,4 @@
-"""A job's resumable state: vectors, moments and the best seen so far, as a few kilobytes of safetensors."""
+"""A job's resumable state: vectors, moments and the best vectors so far, as a few kilobytes of safetensors."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ FORMAT = "ipt-tuning-1"
 
 @dataclass
 class TuningState:
-    """Everything that changes while a job is tuned. Letters: L lanes (restarts), D intrinsic dimension."""
+    """All state that changes while a job is tuned. Letters: L lanes (restarts), D intrinsic dimension."""
 
     lanes: LaneState
     best_vectors: Tensor
-    """[L, D]: each lane's average of least validation loss so far."""
+    """[L, D]: the average of lowest validation loss in each lane."""
     best_losses: list[float]
     validated_step: int = -1
     stale_validations: int = 0
-    """Validations since any lane improved."""
+    """Validations since the last one that improved a lane."""
 
     @classmethod
     def start(cls, vectors: Tensor) -> TuningState:
-        """Begin at `vectors` [L, D]."""
+        """Return the state of step 0 at `vectors` [L, D]."""
         lanes = LaneState(vectors.clone(), torch.zeros_like(vectors), torch.zeros_like(vectors), vectors.clone())
         return cls(lanes, vectors.clone(), [float("inf")] * vectors.shape[0])
 
     def to_bytes(self, subspace_id: str, job_digest: str) -> bytes:
-        """Safetensors bytes that name the subspace and the job they belong to."""
+        """Return safetensors that name the subspace and the job."""
         tensors = {
             "vectors": self.lanes.vectors,
             "first_moments": self.lanes.first_moments,
@@ -63,29 +63,29 @@ class TuningState:
     def from_bytes(
         cls, data: bytes, subspace_id: str, job_digest: str, shape: tuple[int, int], device: torch.device
     ) -> TuningState:
-        """Read what `to_bytes` wrote for the same subspace and job.
+        """Read the bytes of `to_bytes` for the same subspace and job.
 
         Raises:
             SubspaceMismatchError: the state belongs to another subspace.
-            CheckpointError: it is damaged, or of another job.
+            CheckpointError: the state is damaged, or belongs to another job.
         """
         try:
             tensors = load_safetensors(data)
             header_length = int.from_bytes(data[:8], "little")
             record = json.loads(json.loads(data[8 : 8 + header_length])["__metadata__"]["state"])
-            found_subspace, found_job = record["subspace_id"], record["job"]
+            state_subspace, state_job = record["subspace_id"], record["job"]
             losses = [float(loss) for loss in record["best_losses"]]
             step, validated, stale = (int(record[k]) for k in ("step", "validated_step", "stale_validations"))
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"the tuning state is not readable: {error}") from None
-        if found_subspace != subspace_id:
-            raise SubspaceMismatchError(f"the tuning state belongs to subspace {found_subspace}, not {subspace_id}")
-        if found_job != job_digest:
+        if state_subspace != subspace_id:
+            raise SubspaceMismatchError(f"the tuning state belongs to subspace {state_subspace}, not {subspace_id}")
+        if state_job != job_digest:
             raise CheckpointError("the tuning state belongs to a job with other examples or hyperparameters")
         names = ("vectors", "first_moments", "second_moments", "averages", "best_vectors")
         for name in names:
             tensor = tensors.get(name)
             if tensor is None or tuple(tensor.shape) != shape or not torch.isfinite(tensor).all():
-                raise CheckpointError(f"the tuning state's {name} must be finite and of shape {list(shape)}")
+                raise CheckpointError(f"{name} of the tuning state must be finite and have shape {list(shape)}")
         vectors, first, second, averages, best = (tensors[name].to(device, torch.float32) for name in names)
         return cls(LaneState(vectors, first, second, averages, step), best, losses, validated, stale)

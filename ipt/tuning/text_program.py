@@ -1,9 +1,9 @@
-"""Tuning a task on a backbone that writes text: the cross-entropy of each example's output after its input.
+"""Tuning a task on a text backbone: the loss is the cross-entropy of each example's output after its input.
 
-Both kinds of task are tuned alike, with label smoothing as in the reference of arXiv 2110.07867. They differ in how
-they are measured: a text by how near the greedy answer is to it (exact match first), a label by being the likeliest of
-all labels. Validation compares likelihoods, not scores: a few held-back rows give an exact match of zero for long
-stretches in which the loss falls.
+Both kinds of task are tuned alike, with label smoothing as in the reference of arXiv 2110.07867. Their scores differ:
+for text, the similarity of the greedy answer to the output (exact match first); for a label, whether it is the most
+likely one. Validation compares losses rather than scores, because the exact match of a few held-back rows stays at zero
+for many steps in which the loss falls.
 
 Letters: L lanes, B rows, C labels, D intrinsic dimension.
 """
@@ -25,16 +25,16 @@ from ipt.prediction.tasks import TaskHead
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.job import AdaptedTask, TuningJob
 from ipt.tuning.losses import MeanLoss
-from ipt.tuning.program import Program, Steps
+from ipt.tuning.program import Program
 from ipt.tuning.quality import quality_warnings
 from ipt.tuning.state import TuningState
 from ipt.tuning.text_scores import TEXT_SCORES, mean_scores
-from ipt.tuning.work import NO_PROMPT, Descend, Forward, Generate, Result, ScoreLabels, Work
+from ipt.tuning.work import NO_PROMPT, Forward, Generate, GradientStep, Result, ScoreLabels, Work, WorkStream
 
 VALIDATION_ROWS = 128
-"""Most held-back rows that one validation reads."""
+"""Most held-back rows of one validation."""
 UNIT_TOKENS = 4096
-"""Tokens of one unit of work without gradients, so that no single step of the engine takes long."""
+"""Tokens of one unit of work without gradients; bounds the duration of an engine step."""
 
 
 class TextProgram(Program):
@@ -48,18 +48,18 @@ class TextProgram(Program):
         self.labels = labels_of(job.examples) if job.kind == "classification" else ()
         self.label_ids = backbone.tokenize_targets(self.labels)
         _check_distinct(self.labels, self.label_ids)
-        # Where too few examples were given to hold any back, the rows tuned on are all there is to choose by.
-        chosen_by = (self.held_back or self.train)[:VALIDATION_ROWS]
-        self.measured_rows = len(chosen_by)
-        self.measured = self.held_back[:VALIDATION_ROWS]
+        # Without held-back examples, validation has to use the training examples.
+        validation = (self.held_back or self.train)[:VALIDATION_ROWS]
+        self.measured_rows = len(validation)
+        self.held_back_count = min(len(self.held_back), VALIDATION_ROWS)
         self.train_rows = range(len(self.train))
-        self.chosen_by_rows = range(len(self.train), len(self.train) + len(chosen_by))
-        self.examples: list[Example] = [*self.train, *chosen_by]
+        self.validation_rows = range(len(self.train), len(self.train) + len(validation))
+        self.examples: list[Example] = [*self.train, *validation]
         self.inputs = backbone.tokenize([example.input for example in self.examples])
         self.targets = backbone.tokenize_targets([example.output for example in self.examples])
 
-    def prepare(self) -> Steps:
-        """Nothing is computed before the first validation."""
+    def prepare(self) -> WorkStream:
+        """Compute nothing: the first validation is the first work."""
         yield from ()
 
     def validation_losses(self, vectors: Tensor) -> Generator[Work, Result, list[float]]:
@@ -72,17 +72,17 @@ class TextProgram(Program):
                 losses.append((yield from self._target_loss(vector)))
         return losses
 
-    def descend_on(self, state: TuningState, learning_rate: float) -> Descend:
+    def next_gradient_step(self, state: TuningState, learning_rate: float) -> GradientStep:
         lanes: list[int] = []
         rows: list[int] = []
         sizes = []
         for lane in range(state.lanes.vectors.shape[0]):
             drawn = self.rng(lane, state.lanes.step).permutation(len(self.train_rows))
-            own = drawn[: self.job.hyperparameters.batch_size].tolist()
-            lanes += [lane] * len(own)
-            rows += own
-            sizes.append(len(own))
-        return Descend(
+            batch = drawn[: self.job.hyperparameters.batch_size].tolist()
+            lanes += [lane] * len(batch)
+            rows += batch
+            sizes.append(len(batch))
+        return GradientStep(
             state.lanes,
             lanes,
             [self.inputs[row] for row in rows],
@@ -99,61 +99,63 @@ class TextProgram(Program):
         metric = "accuracy" if self.job.kind == "classification" else "exact_match"
         metrics: dict[str, float | int | str | None] = {
             "score_metric": metric,
-            "score_source": "held_back" if self.measured else "none",
+            "score_source": "held_back" if self.held_back_count else "none",
             "score": tuned.get(metric),
             "zero_vector_score": zero.get(metric),
             "baseline_score": without_prompt.get(metric),
             "baseline": "the backbone without a prompt",
-            "held_back": len(self.measured),
+            "held_back": self.held_back_count,
             "loss": loss,
             "steps_run": 0 if self.state is None else self.state.lanes.step,
             "seconds": round(time.monotonic() - self.started, 3),
         }
         if self.job.kind == "text2text":
-            for of, scores in (("", tuned), ("zero_vector_", zero), ("baseline_", without_prompt)):
-                metrics |= {f"{of}{name}": scores.get(name) for name in TEXT_SCORES}
+            for prefix, scores in (("", tuned), ("zero_vector_", zero), ("baseline_", without_prompt)):
+                metrics |= {f"{prefix}{name}": scores.get(name) for name in TEXT_SCORES}
         final = vector.detach().cpu().numpy().astype(np.float32)
-        warnings = quality_warnings(tuned.get(metric), zero.get(metric), without_prompt.get(metric), len(self.measured))
+        warnings = quality_warnings(
+            tuned.get(metric), zero.get(metric), without_prompt.get(metric), self.held_back_count
+        )
         head = TaskHead(final, self.subspace.id, self.job.kind, self.labels, readout=None)
         return AdaptedTask(head, metrics, warnings)
 
     def _score(self, vector: Tensor | None) -> Generator[Work, Result, dict[str, float]]:
-        """How well the held-back rows are answered, by name of the measure; nothing without such rows."""
-        if not self.measured:
+        """Return the scores of the held-back rows by name; empty without held-back rows."""
+        if not self.held_back_count:
             return {}
         if self.job.kind == "classification":
             scores = yield from self._label_scores(vector)
             return {"accuracy": (scores.argmax(dim=1) == self._classes()).float().mean().item()}
-        # An answer that is right has ended by then.
-        longest = max(len(self.targets[row]) for row in self.chosen_by_rows)
+        # A correct answer is no longer than the longest target.
+        longest = max(len(self.targets[row]) for row in self.validation_rows)
         answers: list[str] = []
-        for unit in self._units(self.chosen_by_rows, extra=longest):
-            written = yield Generate(*self._behind(vector, len(unit)), self._inputs(unit), max_new_tokens=longest)
-            assert isinstance(written, list)
-            answers += written
-        return mean_scores(answers, [self.examples[row].output for row in self.chosen_by_rows])
+        for unit in self._units(self.validation_rows, extra=longest):
+            texts = yield Generate(*self._lanes(vector, len(unit)), self._inputs(unit), max_new_tokens=longest)
+            assert isinstance(texts, list)
+            answers += texts
+        return mean_scores(answers, [self.examples[row].output for row in self.validation_rows])
 
     def _label_scores(self, vector: Tensor | None) -> Generator[Work, Result, Tensor]:
-        """[B, C] on the CPU, of the rows to choose by."""
+        """Return the label scores [B, C] of the validation rows, on the CPU."""
         parts = []
-        for unit in self._units(self.chosen_by_rows, extra=sum(map(len, self.label_ids))):
-            scores = yield ScoreLabels(*self._behind(vector, len(unit)), self._inputs(unit), self.label_ids)
+        for unit in self._units(self.validation_rows, extra=sum(map(len, self.label_ids))):
+            scores = yield ScoreLabels(*self._lanes(vector, len(unit)), self._inputs(unit), self.label_ids)
             assert isinstance(scores, Tensor)
             parts.append(scores.cpu())
         return torch.cat(parts)
 
     def _target_loss(self, vector: Tensor) -> Generator[Work, Result, float]:
-        """Mean cross-entropy of the outputs of the rows to choose by."""
+        """Return the mean cross-entropy of the outputs of the validation rows."""
         total = 0.0
-        for unit in self._units(self.chosen_by_rows):
+        for unit in self._units(self.validation_rows):
             targets = [self.targets[row] for row in unit]
-            losses = yield Forward(*self._behind(vector, len(unit)), self._inputs(unit), targets)
+            losses = yield Forward(*self._lanes(vector, len(unit)), self._inputs(unit), targets)
             assert isinstance(losses, Tensor)
             total += float(losses.sum())
-        return total / len(self.chosen_by_rows)
+        return total / len(self.validation_rows)
 
-    def _behind(self, vector: Tensor | None, rows: int) -> tuple[Tensor, list[int]]:
-        """Vectors and lanes of rows that stand behind the prompt of `vector` [D], or behind none."""
+    def _lanes(self, vector: Tensor | None, rows: int) -> tuple[Tensor, list[int]]:
+        """Return the vectors and the lane of each row, for rows with the prompt of `vector` [D] or without a prompt."""
         if vector is None:
             return torch.empty(0, self.subspace.intrinsic_dim, device=self.device), [NO_PROMPT] * rows
         return vector[None], [0] * rows
@@ -162,7 +164,7 @@ class TextProgram(Program):
         return [self.inputs[row] for row in rows]
 
     def _units(self, rows: Sequence[int], extra: int = 0) -> Iterator[list[int]]:
-        """The rows, as many at a time as fit a unit of work when each takes `extra` tokens more."""
+        """Yield the rows in units of at most `UNIT_TOKENS` tokens, counting `extra` tokens for each row."""
         unit: list[int] = []
         tokens = 0
         for row in rows:
@@ -176,7 +178,7 @@ class TextProgram(Program):
 
     def _classes(self) -> Tensor:
         index = {label: number for number, label in enumerate(self.labels)}
-        return torch.tensor([index[self.examples[row].output] for row in self.chosen_by_rows])
+        return torch.tensor([index[self.examples[row].output] for row in self.validation_rows])
 
 
 def _check_distinct(labels: Sequence[str], label_ids: Sequence[TokenIds]) -> None:

@@ -1,8 +1,8 @@
-"""How near a written text is to the wanted one, each measure from 0 to 1.
+"""Similarity of a generated text to its target; every measure is from 0 to 1.
 
-Exact match tells right from wrong. Token F1 is SQuAD's (Rajpurkar et al., arXiv 1606.05250): the words in common,
-whatever their order, without case, punctuation and English articles. ROUGE-L (Lin, 2004) is the F-measure of the
-longest common subsequence of words, without case and punctuation, and without stemming.
+Exact match compares all words in order. Token F1 is that of SQuAD (Rajpurkar et al., arXiv 1606.05250): common words in
+any order, ignoring case, punctuation and English articles. ROUGE-L (Lin, 2004) is the F-measure of the longest common
+subsequence of words, ignoring case and punctuation, without stemming.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _PUNCTUATION = re.compile(r"[^\w\s]|_")
 _WORD = re.compile(r"[^\W_]+")
 
 
-def mean_scores(answers: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
-    """The mean of each of `TEXT_SCORES` over pairs of texts, of which there must be one."""
-    pairs = list(zip(answers, wanted, strict=True))
+def mean_scores(answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
+    """Return the mean of each of `TEXT_SCORES` over at least one pair of texts."""
+    pairs = list(zip(answers, targets, strict=True))
     return {
         "exact_match": fmean(exactly_matches(answer, target) for answer, target in pairs),
         "token_f1": fmean(token_f1(answer, target) for answer, target in pairs),
@@ -29,39 +29,40 @@ def mean_scores(answers: Sequence[str], wanted: Sequence[str]) -> dict[str, floa
     }
 
 
-def exactly_matches(answer: str, wanted: str) -> bool:
-    """Whether two texts are the same but for white space."""
-    return answer.split() == wanted.split()
+def exactly_matches(answer: str, target: str) -> bool:
+    """Return whether two texts are equal, ignoring differences in white space."""
+    return answer.split() == target.split()
 
 
-def token_f1(answer: str, wanted: str) -> float:
-    """Harmonic mean of the shares of the words that are in the other text as well; 1 where neither has a word."""
-    mine, theirs = _squad_words(answer), _squad_words(wanted)
-    if not mine or not theirs:
-        return float(mine == theirs)
-    return _f1((Counter(mine) & Counter(theirs)).total(), len(mine), len(theirs))
+def token_f1(answer: str, target: str) -> float:
+    """Return the F1 score of the common words; 1 if neither text has a word."""
+    answer_words, target_words = _squad_words(answer), _squad_words(target)
+    if not answer_words or not target_words:
+        return float(answer_words == target_words)
+    return _f1((Counter(answer_words) & Counter(target_words)).total(), len(answer_words), len(target_words))
 
 
-def rouge_l(answer: str, wanted: str) -> float:
-    """The same with the words in common that stand in the same order; 0 where a text has no word."""
-    mine, theirs = _WORD.findall(answer.lower()), _WORD.findall(wanted.lower())
-    if not mine or not theirs:
+def rouge_l(answer: str, target: str) -> float:
+    """Return the F1 score of the longest common subsequence of words; 0 if a text has no word."""
+    answer_words, target_words = _WORD.findall(answer.lower()), _WORD.findall(target.lower())
+    if not answer_words or not target_words:
         return 0.0
-    return _f1(_longest_common(mine, theirs), len(mine), len(theirs))
+    return _f1(_longest_common(answer_words, target_words), len(answer_words), len(target_words))
 
 
-def _f1(common: int, mine: int, theirs: int) -> float:
-    return 2 * common / (mine + theirs)
+def _f1(common: int, answer_length: int, target_length: int) -> float:
+    return 2 * common / (answer_length + target_length)
 
 
-def _longest_common(mine: Sequence[str], theirs: Sequence[str]) -> int:
-    lengths = [0] * (len(theirs) + 1)
-    for word in mine:
-        before = 0
-        for place, other in enumerate(theirs, start=1):
+def _longest_common(first: Sequence[str], second: Sequence[str]) -> int:
+    """Return the length of the longest common subsequence, by dynamic programming over one row."""
+    lengths = [0] * (len(second) + 1)
+    for word in first:
+        diagonal = 0
+        for place, other in enumerate(second, start=1):
             above = lengths[place]
-            lengths[place] = before + 1 if word == other else max(above, lengths[place - 1])
-            before = above
+            lengths[place] = diagonal + 1 if word == other else max(above, lengths[place - 1])
+            diagonal = above
     return lengths[-1]
 
 

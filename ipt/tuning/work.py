@@ -1,12 +1,12 @@
-"""The units of work that tuning programs ask of the engine, which runs those of all jobs together.
+"""Units of work that tuning programs request from the engine, which runs those of all jobs together.
 
-A program is a generator: it yields work, and is sent the result. Rows name the lane (one of the program's task
-vectors) whose prompt they stand behind, or `NO_PROMPT`. Letters: L lanes, B rows, D intrinsic dimension.
+A program is a generator: it yields a unit of work and is sent its result. Each row names its lane (one of the program's
+task vectors), whose prompt is placed before the row, or `NO_PROMPT`. Letters: L lanes, B rows, D intrinsic dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -19,10 +19,10 @@ NO_PROMPT = -1
 
 @dataclass
 class Forward:
-    """Run rows without gradients. Result: what the backbone gives for each row, in order.
+    """Run rows without gradients. Result: the backbone's output for each row, in order.
 
-    That is the embedding [B, H] on an encoder; on a text backbone the cross-entropy [B] of each row's target, the mean
-    over its tokens (with label smoothing only where gradients are taken).
+    On an encoder the output is the embedding [B, H]. On a text backbone it is the cross-entropy [B] of each row's
+    target, the mean over its tokens, without label smoothing.
     """
 
     vectors: Tensor
@@ -33,35 +33,35 @@ class Forward:
 
 
 @dataclass
-class Descend:
-    """One gradient step of every lane; `state` is moved in place.
+class GradientStep:
+    """Take one gradient step in every lane; `state` is updated in place.
 
-    Result: the losses [L], on the CPU. A GPU fills them in later: they can be read once the next step's are there.
+    Result: the losses [L], on the CPU. A GPU fills them in later: read them once the next step's result has arrived.
     """
 
     state: LaneState
     lanes: Sequence[int]
     inputs: Sequence[TokenIds]
     loss: Loss
-    """Of what the backbone gives for the rows (see `Forward`); all works of one backbone have the same kind."""
+    """Computed from the backbone's outputs (see `Forward`, with label smoothing); one class for each backbone."""
     learning_rate: float
     targets: Sequence[TokenIds] | None = None
 
-    def lanes_alone(self) -> list[Descend]:
-        """Each lane as a work of its own, to take its gradient."""
-        works = []
+    def split_lanes(self) -> list[GradientStep]:
+        """Return the gradient step of each lane as a unit of its own."""
+        steps = []
         end = 0
         for lane, size in enumerate(self.loss.lane_sizes):
-            own, end = slice(end, end + size), end + size
-            targets = None if self.targets is None else self.targets[own]
+            rows, end = slice(end, end + size), end + size
+            targets = None if self.targets is None else self.targets[rows]
             state, loss = self.state.lane(lane), self.loss.lane(lane)
-            works.append(Descend(state, [0] * size, self.inputs[own], loss, self.learning_rate, targets))
-        return works
+            steps.append(GradientStep(state, [0] * size, self.inputs[rows], loss, self.learning_rate, targets))
+        return steps
 
 
 @dataclass
 class ScoreLabels:
-    """Compare the same labels for every row. Result: [B, C], as `TextBackbone.score_labels` gives it."""
+    """Compare the same labels for every row. Result: the output [B, C] of `TextBackbone.score_labels`."""
 
     vectors: Tensor
     lanes: Sequence[int]
@@ -71,7 +71,7 @@ class ScoreLabels:
 
 @dataclass
 class Generate:
-    """Write text for rows. Result: a list of strings."""
+    """Generate text for rows. Result: a list of strings."""
 
     vectors: Tensor
     lanes: Sequence[int]
@@ -81,31 +81,32 @@ class Generate:
 
 @dataclass
 class Pause:
-    """Wait for the turn to compute something long without the backbone: one program has it in a step.
+    """Wait before a long computation without the backbone; the engine resumes one paused program a step.
 
-    Result: nothing.
+    Result: None.
     """
 
 
 @dataclass
 class LaneState:
-    """The vectors of a job's lanes, the moments of their optimizer and their averages, all [L, D] float32."""
+    """The vectors of a job's lanes, their optimizer moments and their averages, each [L, D] float32."""
 
     vectors: Tensor
     first_moments: Tensor
     second_moments: Tensor
     averages: Tensor
-    """Exponential moving averages of the vectors, which are what is validated and kept."""
+    """Exponential moving averages of the vectors; validation measures these, and the best one is kept."""
     step: int = 0
     """Steps taken."""
 
     def lane(self, lane: int) -> LaneState:
-        """That of one lane alone, in the same memory."""
-        own = slice(lane, lane + 1)
+        """Return a view of one lane, in the same memory."""
+        row = slice(lane, lane + 1)
         return LaneState(
-            self.vectors[own], self.first_moments[own], self.second_moments[own], self.averages[own], self.step
+            self.vectors[row], self.first_moments[row], self.second_moments[row], self.averages[row], self.step
         )
 
 
-Work = Forward | Descend | ScoreLabels | Generate | Pause
+Work = Forward | GradientStep | ScoreLabels | Generate | Pause
 Result = Tensor | list[str]
+WorkStream = Generator[Work, Result, None]

@@ -15,7 +15,7 @@ from ipt.backbones.interface import PLACEMENTS, Backbone, EncoderPlacement, Text
 from ipt.data.task_dataset import TaskDataset
 from ipt.fitting.direct_fit import DirectFit, FitOptions
 from ipt.fitting.prepare_tasks import prepare_tasks
-from ipt.tuning.work import Descend
+from ipt.tuning.work import GradientStep
 from tests.support.datasets import sentiment, topics
 from tests.support.generation import INPUTS, asked, run, texts
 from tests.support.tiny import build_tiny_encoder, build_tiny_text
@@ -117,7 +117,7 @@ def test_a_gradient_step_does_not_wait_for_the_gpu(subspace_dir: Path, folder: A
     engine.add(ipt.TuningJob("a", sentiment(), "classification", hyperparameters=long))
     while any(report.step < 12 for report in engine.step()):  # graphs are captured by then
         pass
-    assert all(isinstance(running.work, Descend) for running in engine._running.values())
+    assert all(isinstance(running.work, GradientStep) for running in engine._jobs.values())
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""What an adaptation says of its own quality."""
+"""Warnings about the quality of an adaptation."""
 
 import pytest
 
@@ -10,7 +10,7 @@ WORSE, NO_BETTER = "worse than it would be without a prompt", "no better than it
 @pytest.mark.parametrize(
     ("score", "zero", "baseline", "fault"),
     [
-        (0.6, 0.5, 0.7, WORSE),  # also where tuning has made something of it
+        (0.6, 0.5, 0.7, WORSE),  # although tuning improved the score
         (0.6, 0.7, 0.7, WORSE),
         (0.7, 0.7, 0.7, NO_BETTER),
         (0.7, 0.8, 0.7, NO_BETTER),
@@ -20,17 +20,17 @@ WORSE, NO_BETTER = "worse than it would be without a prompt", "no better than it
     ],
 )
 @pytest.mark.parametrize(("held_back", "where"), [(0, "examples left out in turn"), (40, "40 held-back examples")])
-def test_a_task_that_is_worse_than_its_baseline_says_so(
+def test_a_task_that_does_not_beat_its_baselines_causes_a_warning(
     score: float, zero: float, baseline: float, fault: str | None, held_back: int, where: str
 ) -> None:
     warnings = quality_warnings(score, zero, baseline, held_back)
-    shown = f"{score:.1%} right, {zero:.1%} with the zero vector, {baseline:.1%} without a prompt"
+    scores = f"{score:.1%} right, {zero:.1%} with the zero vector, {baseline:.1%} without a prompt"
     assert [warning.partition(";")[0] for warning in warnings] == (
-        [f"on {where} the tuned task is {fault}: {shown}"] if fault else []
+        [f"on {where} the tuned task is {fault}: {scores}"] if fault else []
     )
 
 
-def test_little_to_measure_on_is_said() -> None:
-    assert "measured on 19 held-back examples only" in quality_warnings(0.9, 0.5, 0.5, 19)[0]
+def test_a_score_of_few_examples_causes_a_warning() -> None:
+    assert "measured on only 19 held-back examples" in quality_warnings(0.9, 0.5, 0.5, 19)[0]
     assert not quality_warnings(0.9, 0.5, 0.5, 20)
     assert "nothing was measured" in quality_warnings(None, 0.5, 0.5, 0)[0]

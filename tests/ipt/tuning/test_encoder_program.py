@@ -1,0 +1,149 @@
+"""Tuning on an encoder: what it computes, when it stops, and the scores that it reports."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ipt
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.readout.embeddings import PROMPTED_SHARE
+from ipt.tuning.encoder_program import EncoderProgram
+from ipt.tuning.encoder_rows import VALIDATION_ROWS
+from ipt.tuning.losses import RIDGE_LABEL_SMOOTHING
+from ipt.tuning.optimizer import CLIP_NORM, scheduled_rate
+from ipt.tuning.work import NO_PROMPT, Forward, Work
+from ipt.tuning.work_runner import WorkRunner
+from tests.reference import ist
+from tests.support.datasets import sentiment, topics
+from tests.support.tuning import job, run
+
+pytestmark = pytest.mark.usefixtures("keep_tuned")
+
+
+@pytest.mark.parametrize(("patience", "steps_run"), [(None, 10), (2, 20)])
+def test_a_job_stops_early_if_validations_no_longer_improve(
+    engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch, patience: int | None, steps_run: int
+) -> None:
+    if patience is not None:
+        monkeypatch.setattr(EncoderProgram, "patience", patience)
+    remaining_losses = {"stale": [0.9, 0.9, 0.9, 0.1, 0.1], "better": [0.9, 0.8, 0.7, 0.6, 0.5]}
+
+    def scripted(self: EncoderProgram, vectors: torch.Tensor) -> Iterator[Work]:
+        yield from ()
+        return [remaining_losses[self.job.job_id].pop(0)] * len(vectors)
+
+    monkeypatch.setattr(EncoderProgram, "validation_losses", scripted)
+    monkeypatch.setattr("ipt.tuning.program.KEEP_NATS", 0.0)
+    tasks = run(engine, [job(name, sentiment(), steps=40) for name in remaining_losses])
+    # Validation runs before the first step and after each tenth; the second one of "stale" is the first without a gain.
+    assert {name: task.metrics["steps_run"] for name, task in tasks.items()} == {"stale": steps_run, "better": 40}
+
+
+def test_texts_are_tokenized_once(engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    tokenize = EncoderBackbone.tokenize
+
+    def count(self: EncoderBackbone, texts: Any, max_tokens: int | None = None) -> list[list[int]]:
+        calls.append(len(texts))
+        return tokenize(self, texts, max_tokens)
+
+    monkeypatch.setattr(EncoderBackbone, "tokenize", count)
+    run(engine, [job("one", sentiment())])
+    assert calls == [len(sentiment()) + 2], "the examples and the names of the two labels"
+
+
+def test_no_text_is_read_twice_with_the_same_prompt(engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[bytes, tuple[int, ...]]] = []
+    forward = WorkRunner.forward
+
+    def record(self: WorkRunner, works: list[Forward]) -> list[torch.Tensor]:
+        for work in works:
+            vectors = [b"" if lane == NO_PROMPT else work.vectors[lane].numpy().tobytes() for lane in work.lanes]
+            read.extend(zip(vectors, map(tuple, work.inputs), strict=True))
+        return forward(self, works)
+
+    monkeypatch.setattr(WorkRunner, "forward", record)
+    run(engine, [job("one", topics(), steps=8)])
+    assert max(Counter(read).values()) == 1
+
+
+def test_the_batched_run_equals_a_plain_loop(engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compared with torch's AdamW, one row at a time, with each row actually left out (tests/reference/ist.py)."""
+    monkeypatch.setattr(EncoderProgram, "patience", 99)
+    backbone = engine.backbone
+    assert isinstance(backbone, EncoderBackbone)
+    tuning_job = job("reference", topics(), steps=6, learning_rate=0.05)
+    program = EncoderProgram(tuning_job, engine.subspace, backbone)
+    engine.add(tuning_job)
+    while engine.step()[0].phase == "preparing":
+        pass
+    state = engine._jobs["reference"].program.state
+    assert state is not None
+    start = state.best_vectors[0].clone()
+    drawn = [program.rows.draw(program.rng(0, step), 8) for step in range(6)]
+    rows = [([program.rows.token_ids[row] for row in drawn_rows], classes.tolist()) for drawn_rows, classes in drawn]
+    expected = ist.tune(
+        start,
+        rows,
+        lambda ids, prompt: backbone.embed([ids], None if prompt is None else prompt[None])[0],
+        lambda vector: engine.subspace.decoder(vector[None])[0],
+        ridge=program.ridge,
+        scale=program.scale,
+        share=PROMPTED_SHARE,
+        smoothing=RIDGE_LABEL_SMOOTHING,
+        rates=[scheduled_rate(0.05, step, 6) for step in range(6)],
+        clip=CLIP_NORM,
+    )
+    while state.lanes.step < 6 and engine.job_ids:
+        engine.step()
+    torch.testing.assert_close(state.lanes.vectors[0], expected, rtol=0.0, atol=2e-4)
+    assert not torch.allclose(expected, start, atol=1e-2), "the vector must move, or this test shows nothing"
+
+
+def test_every_label_takes_part_in_a_validation(engine: ipt.TuningEngine) -> None:
+    examples = [ipt.Example(f"good {n} {turn}", f"label {n}") for turn in range(20) for n in range(20)] + [
+        ipt.Example(f"bad {n} {turn}", f"rare {n}") for turn in range(4) for n in range(60)
+    ]
+    assert isinstance(engine.backbone, EncoderBackbone)
+    rows = EncoderProgram(job("many", examples), engine.subspace, engine.backbone).rows
+    assert len(rows.probe) == VALIDATION_ROWS < len(rows.train)
+    assert set(rows.classes[rows.probe].tolist()) == set(range(80))
+
+
+def test_tuning_lowers_the_loss_and_reports_what_it_measured(engine: ipt.TuningEngine) -> None:
+    losses: list[float] = []
+    engine.add(
+        job("job", sentiment(3), steps=24, batch_size=512, learning_rate=0.1),  # all rows in every step
+        on_step=lambda progress: losses.append(progress.loss) if progress.loss is not None else None,
+    )
+    while not engine.step()[0].done:
+        pass
+    task = engine.finish("job")
+    assert losses[-1] < 0.98 * losses[0]
+    assert task.metrics["held_back"] == 6
+    assert task.head.vector.dtype == np.float32
+    assert {"score", "zero_vector_score", "baseline_score", "steps_run", "seconds"} <= set(task.metrics)
+
+
+def test_without_enough_examples_to_hold_back_the_score_is_leave_one_out(
+    encoder: EncoderBackbone, subspace: ipt.Subspace
+) -> None:
+    few = [ipt.Example(t, label) for t, label in (("good", "a"), ("great", "a"), ("bad", "b"), ("awful", "b"))]
+    task = ipt.adapt(encoder, subspace, few, hyperparameters=ipt.Hyperparameters(steps=3))
+    assert task.metrics["score_source"] == "leave_one_out"
+    assert task.metrics["held_back"] == 0
+
+
+def test_random_labels_cause_a_warning(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
+    """The same texts have both labels, so nothing can beat the baseline."""
+    texts = [example.input for example in sentiment()]
+    noise = [ipt.Example(text, label) for text in texts for label in ("heads", "tails")]
+    task = ipt.adapt(encoder, subspace, noise, hyperparameters=ipt.Hyperparameters(steps=4))
+    metrics: dict[str, Any] = task.metrics
+    score, zero, baseline = (float(metrics[name]) for name in ("score", "zero_vector_score", "baseline_score"))
+    warned = any("the tuned task is" in warning for warning in task.warnings)
+    assert warned == (score < baseline or score == baseline <= zero)
