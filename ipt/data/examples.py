@@ -1,4 +1,4 @@
-"""Few-shot examples: what one is, and the checks a dataset passes before anything is tuned on it."""
+"""Few-shot examples, and the checks that a dataset must pass before a task is tuned on it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TaskKind = Literal["classification", "text2text"]
 MIN_LABELS = 2
 MAX_LABELS = 200
 MIN_TEXT_PAIRS = 2
-# Outputs that repeat, and are short, name classes; anything else is text to be written.
+# A longer output is a text to generate, never the name of a class.
 MAX_LABEL_CHARS = 200
-# A character that can be seen: no white space, no control character, and none of Unicode's property
-# Default_Ignorable_Code_Point (zero-width spaces and joiners, marks of direction, byte order marks).
+# A visible character: no white space, no control character, and no Default_Ignorable_Code_Point of Unicode (zero-width
+# spaces and joiners, direction marks, byte order marks).
 VISIBLE = (
     r"[^\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
     r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8]"
@@ -30,26 +30,26 @@ MIN_LETTERS_OF_A_NAME = 2
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One few-shot example: an input text and the output (a label, or a text) wanted for it."""
+    """One few-shot example: an input text and its expected output, a label or a text."""
 
     input: str
     output: str
 
 
 def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The distinct outputs in order of first appearance: the order of a task's classes."""
+    """Return the distinct outputs in order of first appearance, which is the order of a task's classes."""
     return tuple(dict.fromkeys(example.output for example in examples))
 
 
 def rarest_label(examples: Sequence[Example]) -> tuple[str, int]:
-    """The output that the fewest of the examples have, and how many do."""
+    """Return the output with the fewest examples, and its number of examples."""
     return Counter(example.output for example in examples).most_common()[-1]
 
 
 def names_of(labels: Sequence[str]) -> tuple[str, ...]:
-    """The labels as texts that say what they stand for; none where one of them is a number, a sign or a letter."""
-    telling = all(len(_LETTER.findall(label)) >= MIN_LETTERS_OF_A_NAME for label in labels)
-    return tuple(labels) if telling else ()
+    """Return the labels if they describe their classes; an empty tuple if any is a number, a symbol or a letter."""
+    descriptive = all(len(_LETTER.findall(label)) >= MIN_LETTERS_OF_A_NAME for label in labels)
+    return tuple(labels) if descriptive else ()
 
 
 def check_examples(
@@ -57,13 +57,15 @@ def check_examples(
     validation_examples: Sequence[Example] | None = None,
     kind: TaskKind | None = None,
 ) -> TaskKind:
-    """Check a dataset and say what kind of task it is.
+    """Check a dataset, and return the kind of its task.
 
-    `kind` is inferred when None: outputs that repeat are labels (at least two examples a label on average, at most
-    200 labels), anything else is text to text.
+    Args:
+        examples: the training examples.
+        validation_examples: held-back examples, if the caller has any.
+        kind: None: inferred (`infer_kind`).
 
     Raises:
-        DatasetError: naming the offending field in `param`, and what to do.
+        DatasetError: the dataset cannot be tuned on; `param` names the field at fault.
     """
     if not examples:
         raise DatasetError("the dataset is empty: give at least two examples with different outputs", param="examples")
@@ -89,10 +91,10 @@ def check_examples(
 
 
 def check_text(text: object, param: str) -> str:
-    """The text itself if it can be tokenized and stored.
+    """Return the text if it can be tokenized and stored.
 
     Raises:
-        DatasetError: when it is no text, is empty, or holds a NUL or a lone surrogate (which UTF-8 cannot carry).
+        DatasetError: it is not a string, has no visible character, or contains a NUL or a lone surrogate.
     """
     fault = text_fault(text)
     if fault:
@@ -104,7 +106,7 @@ def check_text(text: object, param: str) -> str:
 
 
 def text_fault(text: object) -> str | None:
-    """What keeps a text, empty or not, from being tokenized and stored; None where nothing does."""
+    """Return why a text, which may be empty, cannot be tokenized and stored; None if it can."""
     if not isinstance(text, str):
         return f"must be a string, got {type(text).__name__}"
     if "\x00" in text:
@@ -117,7 +119,7 @@ def text_fault(text: object) -> str | None:
 
 
 def infer_kind(examples: Sequence[Example]) -> TaskKind:
-    """Outputs that repeat, at least two examples a label on average, are labels; anything else is text to text."""
+    """Return "classification" if outputs repeat, with at least two examples per label on average; else "text2text"."""
     labels = labels_of(examples)
     short = all(len(label) <= MAX_LABEL_CHARS for label in labels)
     looks_like_labels = short and (len(labels) == 1 or len(labels) * 2 <= len(examples) or len(examples) <= 4)

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ipt.data.examples import Example, check_text, infer_kind
-from ipt.data.task_dataset import SPLITS, LocatedExample, Row, TaskDataset, check_trainable, dataset_from_rows
+from ipt.data.task_dataset import SPLITS, PositionedExample, Row, TaskDataset, check_trainable, dataset_from_rows
 from ipt.errors import DatasetError
 from ipt.runtime.atomic_files import replace_atomically
 
@@ -120,7 +120,7 @@ def read_tsv_task(folder: Path, family: str) -> TaskDataset:
     return TaskDataset(name, family, tuple(example for _, example in train), tuple(example for _, example in test))
 
 
-def _read_tsv(path: Path, first_rows: dict[str, tuple[str, str]]) -> list[LocatedExample]:
+def _read_tsv(path: Path, first_rows: dict[str, tuple[str, str]]) -> list[PositionedExample]:
     """Read one file; `first_rows` has the first position and the output of each input of the task."""
     rows = []
     for position, line in _lines(path):
@@ -140,7 +140,7 @@ def _read_tsv(path: Path, first_rows: dict[str, tuple[str, str]]) -> list[Locate
     return rows
 
 
-def _check_no_single_label(rows: Sequence[LocatedExample]) -> None:
+def _check_no_single_label(rows: Sequence[PositionedExample]) -> None:
     examples = [example for _, example in rows]
     counts = Counter(example.output for example in examples)
     if infer_kind(examples) == "classification":

@@ -12,9 +12,9 @@ from ipt.errors import DatasetError
 
 SPLITS = ("train", "test")
 Row = tuple[str, str, object, object]
-"""A row as it is read: its position (file and line), its split, its input and its output."""
-LocatedExample = tuple[str, Example]
-"""An example after its position (file and line)."""
+"""A row before it is checked: its position (file and line), its split, its input and its output."""
+PositionedExample = tuple[str, Example]
+"""An example, after the position of its row."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class TaskDataset:
 
 
 def row_notes(tasks: Iterable[TaskDataset]) -> list[str]:
-    """Return the notes on skipped and repeated rows of all tasks."""
+    """Return all tasks' notes on skipped and repeated rows."""
     return [note for task in tasks for note in task.notes]
 
 
 def rows_hash(*parts: Sequence[Example]) -> str:
-    """Return a hash of rows in their order: other rows give another subspace and other scores."""
+    """Return a hash of rows in their order. Fits and measurements are comparable only if it is equal."""
     rows = [[(row.input, row.output) for row in part] for part in parts]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
@@ -51,7 +51,7 @@ def dataset_from_rows(name: str, family: str, rows: Iterable[Row], source: str) 
     Raises:
         DatasetError: a text is invalid or empty, or there are too few training rows or labels.
     """
-    of_split: dict[str, list[LocatedExample]] = {split: [] for split in SPLITS}
+    of_split: dict[str, list[PositionedExample]] = {split: [] for split in SPLITS}
     first_rows: dict[str, tuple[str, str, str]] = {}
     notes: list[str] = []
     repeated: list[str] = []
@@ -69,14 +69,16 @@ def dataset_from_rows(name: str, family: str, rows: Iterable[Row], source: str) 
         if first != position:
             repeated.append(position)
         of_split[split].append((position, example))
-    if repeated:
+    if len(repeated) == 1:
+        notes.append(f"{repeated[0]}: a repeated row, which is kept")
+    elif repeated:
         notes.append(f"{repeated[0]}: the first of {len(repeated)} repeated rows, which are kept")
     check_trainable(source, of_split["train"])
     train, test = (tuple(example for _, example in of_split[split]) for split in SPLITS)
     return TaskDataset(name, family, train, test, tuple(notes))
 
 
-def check_trainable(source: str, rows: Sequence[LocatedExample]) -> None:
+def check_trainable(source: str, rows: Sequence[PositionedExample]) -> None:
     """Check that there are at least two training rows and two different outputs.
 
     Raises:

@@ -1,7 +1,7 @@
-"""SetFit on the same backbone, where its package is installed: a peer that trains the whole model for each task.
+"""SetFit on the same backbone, if its package is installed: it trains the whole model for each task.
 
-Source: Tunstall et al., "Efficient Few-Shot Learning Without Prompts", arXiv 2209.11055. The package does all of it,
-with its own defaults; set here are only the seed, and that nothing is written, logged or shown.
+Source: Tunstall et al., "Efficient Few-Shot Learning Without Prompts", arXiv 2209.11055. The package's
+defaults are used, except for the seed and for logs and progress bars, which are switched off.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def is_installed() -> bool:
 def setfit(
     backbone: EncoderBackbone, examples: Sequence[Example], texts: Sequence[str], seed: int
 ) -> tuple[list[str], float]:
-    """The label of each text by a SetFit model trained on the examples, and the seconds that its training took.
+    """Train a SetFit model on the examples; return its label for each text, and the seconds of training.
 
     Raises:
         IptError: the package is not installed.
@@ -36,7 +36,7 @@ def setfit(
         raise IptError("SetFit is not installed: run `pip install 'intrinsic-prompt-tuning[bench]'`")
     labels = labels_of(examples)
     data = {"text": [row.input for row in examples], "label": [labels.index(row.output) for row in examples]}
-    # Four packages have bars and logs of their own, and a switch each.
+    # Four packages log and show progress bars, each with its own switch; redirecting silences them all.
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         from datasets import Dataset
         from setfit import SetFitModel, Trainer, TrainingArguments, logging
@@ -55,7 +55,7 @@ def setfit(
 
 
 def save_sentence_transformer(backbone: EncoderBackbone, folder: Path) -> Any:
-    """Write the backbone as a `SentenceTransformer` that gives the embeddings of `backbone.embed`, and give it back."""
+    """Save and return the backbone as a `SentenceTransformer` with the same embeddings as `backbone.embed`."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
 

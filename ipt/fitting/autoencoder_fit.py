@@ -1,10 +1,10 @@
-"""Multi-task subspace finding, the paper's way: an auto-encoder over soft prompts that were tuned before.
+"""Multi-task subspace finding as in the paper: an auto-encoder over tuned soft prompts.
 
-Each step draws a few tasks, compresses a tuned prompt of each and makes it again. The loss is how far the prompts made
-are from the tuned ones, plus the tasks' loss behind them (`ipt.fitting.task_losses`), so that the decoder keeps of a
-prompt what the task needs.
+Each step draws a few tasks, compresses a tuned prompt of each task and reconstructs it. The loss is the reconstruction
+error plus the tasks' loss behind the reconstructed prompts (`ipt.fitting.task_losses`), so that the decoder keeps what
+the tasks need.
 
-Source: arXiv 2110.07867, section 3.2, and the authors' code for its constants. Letters: N tasks, J tasks of a step,
+Source: arXiv 2110.07867, section 3.2, and the authors' code for its constants. Letters: N tasks, J tasks in a step,
 D intrinsic dimension, P prompt length, H hidden size.
 """
 
@@ -33,10 +33,10 @@ from ipt.tuning.optimizer import scheduled_rate
 
 @dataclass(frozen=True)
 class AutoencoderOptions(RowOptions):
-    """How an auto-encoder is learned. Weights, widths and clipping are the paper's.
+    """How an auto-encoder is trained. Weights, widths and clipping are the paper's.
 
-    `steps` and `learning_rate` are for some dozens of short prompts; the paper takes 100,000 steps at 3e-5, of 64 rows,
-    for 100 prompts of 100 × 768.
+    `steps` and `learning_rate` suit a few dozen short prompts. The paper trains 100,000 steps of 64 rows at 3e-5 for
+    100 prompts of 100 × 768.
     """
 
     intrinsic_dim: int = 250
@@ -49,13 +49,13 @@ class AutoencoderOptions(RowOptions):
 
 
 class AutoencoderFit(ResumableFit):
-    """The fit of `encoder` and `decoder`.
+    """Trains `encoder` and `decoder`.
 
     Args:
         losses: the tasks.
-        prompts: [P, H] each, by the name of their task; further ones of a task are named `task#anything`. Of several
-            a step draws one.
-        options: how it is learned.
+        prompts: [P, H] each, by the name of their task. More prompts of a task are named `task#anything`; each step
+            draws one of them.
+        options: of the training.
 
     Raises:
         DatasetError: a task has no prompt, a prompt has no task, or the prompts differ in shape.
@@ -68,18 +68,18 @@ class AutoencoderFit(ResumableFit):
         device = losses.backbone.device
         grouped = _prompts_of_tasks([task.name for task in losses.tasks], prompts)
         self.prompts = [torch.stack(group).float().to(device) for group in grouped]
-        """[number of the task's prompts, P, H] of each task."""
+        """The prompts of each task: [number of prompts, P, H]."""
         _, length, width = self.prompts[0].shape
         losses.backbone.check_room(length)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             encoder = SubspaceEncoder(options.intrinsic_dim, length, width)
             decoder = SubspaceDecoder(options.intrinsic_dim, options.decoder_hidden, length, width)
-        # From the mean prompt on, only what the prompts differ in is left to learn.
+        # Starting at the mean prompt leaves only the differences between prompts to learn.
         with torch.no_grad():
             decoder.project.bias.copy_(torch.cat(self.prompts).mean(dim=0).flatten())
         self.encoder, self.decoder = encoder.to(device), decoder.to(device)
-        # As in the reference, without weight decay.
+        # Without weight decay, as in the reference implementation.
         groups = [{"params": self._autoencoder(), "lr": options.learning_rate}]
         if losses.constants:
             groups.append({"params": list(losses.constants.values()), "lr": CONSTANTS_RATE})
@@ -89,7 +89,7 @@ class AutoencoderFit(ResumableFit):
     @property
     @torch.no_grad()
     def task_vectors(self) -> Tensor:
-        """[N, D]: the mean of the vectors that a task's prompts are compressed to."""
+        """[N, D]: for each task the mean of its compressed prompts."""
         return torch.stack([self.encoder(group).mean(dim=0) for group in self.prompts])
 
     def step(self) -> FitProgress:
@@ -98,9 +98,9 @@ class AutoencoderFit(ResumableFit):
         chosen = rng.permutation(len(self.prompts))[: options.tasks_per_step].tolist()
         tuned = torch.stack([self.prompts[task][int(rng.integers(len(self.prompts[task])))] for task in chosen])
         drawn = self.losses.draw(chosen, rng)
-        made = self.decoder(self.encoder(tuned))
-        reconstruction = F.mse_loss(made, tuned)
-        losses, accuracies = self.losses.measure(drawn, made)
+        reconstructed = self.decoder(self.encoder(tuned))
+        reconstruction = F.mse_loss(reconstructed, tuned)
+        losses, accuracies = self.losses.measure(drawn, reconstructed)
         loss = losses.mean()
         total = options.reconstruction_weight * reconstruction + options.task_weight * loss
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
@@ -114,9 +114,9 @@ class AutoencoderFit(ResumableFit):
         return FitProgress(self.completed, self.steps, loss.item(), accuracy, reconstruction.item())
 
     def save(self, folder: Path, scores: Mapping[str, float]) -> Subspace:
-        """Write the subspace, encoder included; tuning starts at the mean of the tasks' vectors."""
-        own = {"method": "autoencoder", "options": asdict(self.options)}
-        training = {**own, **self.losses.record(), **self.origin, **scores}
+        """Save the subspace with its encoder. Its initial vector is the mean of the tasks' vectors."""
+        fit = {"method": "autoencoder", "options": asdict(self.options)}
+        training = {**fit, **self.losses.record(), **self.origin, **scores}
         vectors = self.task_vectors
         return save_subspace(
             folder,
@@ -150,20 +150,20 @@ class AutoencoderFit(ResumableFit):
 
 
 def _prompts_of_tasks(tasks: Sequence[str], prompts: Mapping[str, Tensor]) -> list[list[Tensor]]:
-    """The prompts of each task, checked to be of one shape."""
+    """Return the prompts of each task, after checking that their shapes are equal."""
     grouped: dict[str, list[Tensor]] = {task: [] for task in tasks}
     for name, prompt in sorted(prompts.items()):
         task = name if name in grouped else name.rpartition("#")[0]
         if task not in grouped:
-            raise DatasetError(f"prompt {name!r} is of none of the tasks: leave it out, or add its task")
+            raise DatasetError(f"prompt {name!r} has no task: remove it, or add its task")
         grouped[task].append(prompt)
     without = [task for task, group in grouped.items() if not group]
     if without:
         raise DatasetError(
-            f"no prompt of task {without[0]!r} ({len(without)} tasks have none): tune one, or leave it out"
+            f"no prompt for task {without[0]!r} (missing for {len(without)} tasks): tune one, or remove the task"
         )
     shapes = {tuple(prompt.shape): name for name, prompt in prompts.items()}
     if len(shapes) > 1:
-        (one, first), (other, second) = list(shapes.items())[:2]
-        raise DatasetError(f"prompts differ in shape: {first!r} is {list(one)}, {second!r} is {list(other)}")
+        (shape, first), (other_shape, second) = list(shapes.items())[:2]
+        raise DatasetError(f"prompts differ in shape: {first!r} is {list(shape)}, {second!r} is {list(other_shape)}")
     return list(grouped.values())

@@ -1,11 +1,11 @@
-"""Multi-task subspace finding, the direct way: one decoder and one vector per task, learned together end to end.
+"""Direct multi-task subspace finding: one decoder and one vector per task, trained together end to end.
 
-Every step draws a few tasks and a few examples of each, makes each task's soft prompt with the decoder, and takes the
-tasks' loss behind it (`ipt.fitting.task_losses`), on any family of backbones.
+Each step draws a few tasks and a few examples of each task, decodes each task's soft prompt, and computes the tasks'
+loss behind it (`ipt.fitting.task_losses`). It works on every family of backbones.
 
-A task's vector is its family's vector plus a difference of its own. With fixed probabilities a task is given its
-family's vector alone, or the zero vector: so the zero vector comes to mean the average task, and a family's vector the
-average task of the family. Tuning of a new task starts at one of them.
+A task's vector is its family's vector plus a difference. With fixed probabilities a step uses only the family's vector,
+or the zero vector, for a task. So the zero vector stands for the average task, and a family's vector for the average
+task of the family. Tuning of a new task starts at one of these vectors.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from ipt.subspace.store import save_subspace
 from ipt.subspace.subspace import Subspace
 
 VECTOR_START = 0.02
-"""Standard deviation that the vectors start with, as in the reference."""
+"""Standard deviation of the vectors before training, as in the reference implementation."""
 
 CONSTANTS_RATE = 1e-2
-"""Learning rate of what the tasks' loss learns beside the subspace."""
+"""Learning rate of the constants of the tasks' loss, which are trained with the subspace."""
 
 MAX_STARTS = 8
-"""Most vectors that tuning may start at: each costs a pass over a new task's examples."""
+"""Most initial vectors of a subspace: each costs a pass over a new task's examples."""
 
 
 @dataclass(frozen=True)
 class FitOptions(RowOptions):
-    """How a subspace is found. The defaults fitted the shipped one."""
+    """How a subspace is fitted. The defaults are those of the shipped subspace."""
 
     intrinsic_dim: int = 250
     decoder_hidden: int = 384
@@ -53,16 +53,16 @@ class FitOptions(RowOptions):
     vector_learning_rate: float = 1e-2
     warmup_steps: int = 60
     decay_fraction: float = 0.3
-    """The learning rate falls linearly to zero over this last part of the steps."""
+    """The learning rate decays linearly to zero over this last fraction of the steps."""
     gradient_clip: float = 1.0
     zero_vector_probability: float = 0.2
     family_vector_probability: float = 0.4
     family_balance: float = 0.5
-    """Families are drawn in proportion to their number of tasks to this power: 1 is uniform over tasks."""
+    """A family is drawn with a probability proportional to its number of tasks to this power; 1: uniform over tasks."""
 
 
 class DirectFit(ResumableFit):
-    """The direct fit. `decoder` and `task_vectors` are what it learns."""
+    """Trains `decoder` and `task_vectors`."""
 
     def __init__(self, losses: TaskLosses, options: FitOptions) -> None:
         self.losses = losses
@@ -80,23 +80,23 @@ class DirectFit(ResumableFit):
                 options.intrinsic_dim, options.decoder_hidden, options.prompt_length, backbone.hidden_size
             )
             _start_like_words(decoder, backbone)
-            start = VECTOR_START * torch.randn(len(self.families) + len(tasks), options.intrinsic_dim)
+            vectors = VECTOR_START * torch.randn(len(self.families) + len(tasks), options.intrinsic_dim)
         self.decoder = decoder.to(device)
         decoder_group = {"params": list(self.decoder.parameters()), "lr": options.decoder_learning_rate}
         groups = [{**decoder_group, "weight_decay": 1e-4}]
         if losses.constants:
             groups.append({"params": list(losses.constants.values()), "lr": CONSTANTS_RATE, "weight_decay": 0.0})
         self.decoder_optimizer = torch.optim.AdamW(groups)
-        # The families' vectors, then each task's difference from its family's. SparseAdam moves those that a step
-        # used alone; the others keep their moments.
-        self.vectors = nn.Parameter(start.to(device))
+        # The families' vectors, then each task's difference from its family's vector. SparseAdam updates only the rows
+        # that a step uses, and leaves the moments of all other rows.
+        self.vectors = nn.Parameter(vectors.to(device))
         self.vector_optimizer = torch.optim.SparseAdam([self.vectors], lr=options.vector_learning_rate)
         self._base_rates = [group["lr"] for group in self.decoder_optimizer.param_groups]
         self._task_weights = _task_weights([task.family for task in tasks], options.family_balance)
 
     @property
     def family_vectors(self) -> Tensor:
-        """[families, D], in the order of `families`: the largest family first."""
+        """[families, D], in the order of `families`, the largest family first."""
         return self.vectors.detach()[: len(self.families)]
 
     @property
@@ -106,7 +106,7 @@ class DirectFit(ResumableFit):
 
     @property
     def initial_vectors(self) -> Tensor:
-        """[K, D]: the zero vector, then the mean vector of the tasks of each of the largest families."""
+        """[K, D]: the zero vector, then the mean task vector of each of the largest families."""
         families = torch.tensor(self._family_of)
         means = [self.task_vectors[families == f].mean(dim=0) for f in range(len(self.families))[: MAX_STARTS - 1]]
         return torch.stack([torch.zeros_like(means[0]), *means])
@@ -149,19 +149,19 @@ class DirectFit(ResumableFit):
         )
 
     def _draw_vectors(self, chosen: Sequence[int], rng: np.random.Generator) -> Tensor:
-        """[len(chosen), D]: for each task zero, its family's vector, or that and the task's own difference."""
+        """Return [J, D]: for each task the zero vector, its family's vector, or its own vector."""
         options = self.options
         slots: list[int] = []
-        used: list[int] = []
-        for slot, (task, luck) in enumerate(zip(chosen, rng.random(len(chosen)).tolist(), strict=True)):
-            if luck >= options.zero_vector_probability:
+        rows: list[int] = []
+        for slot, (task, draw) in enumerate(zip(chosen, rng.random(len(chosen)).tolist(), strict=True)):
+            if draw >= options.zero_vector_probability:
                 slots.append(slot)
-                used.append(self._family_of[task])
-            if luck >= options.zero_vector_probability + options.family_vector_probability:
+                rows.append(self._family_of[task])
+            if draw >= options.zero_vector_probability + options.family_vector_probability:
                 slots.append(slot)
-                used.append(len(self.families) + task)
+                rows.append(len(self.families) + task)
         device = self.vectors.device
-        looked_up = F.embedding(torch.tensor(used, dtype=torch.long, device=device), self.vectors, sparse=True)
+        looked_up = F.embedding(torch.tensor(rows, dtype=torch.long, device=device), self.vectors, sparse=True)
         vectors = torch.zeros(len(chosen), options.intrinsic_dim, device=device)
         return vectors.index_add(0, torch.tensor(slots, dtype=torch.long, device=device), looked_up)
 
@@ -196,10 +196,10 @@ def _task_weights(families: Sequence[str], balance: float) -> NDArray[np.float64
 
 
 def _start_like_words(decoder: SubspaceDecoder, backbone: Backbone) -> None:
-    """Start the decoder's output as word embeddings of the backbone, which its first layer is used to."""
+    """Initialize the decoder's output to word embeddings of the backbone, the input that it was trained on."""
     table = backbone.input_embeddings.weight.detach().float().cpu()
     words = table[torch.randint(table.shape[0] // 20, table.shape[0] // 2, (decoder.prompt_length,))]
-    # Vectors of standard deviation 0.3 or more make prompts that differ by the spread of word embeddings.
+    # With vectors of a standard deviation from 0.3 on, prompts differ as much as word embeddings do.
     spread = 2.0 * float(table.std()) / math.sqrt(decoder.project.in_features)
     with torch.no_grad():
         decoder.project.bias.copy_(words.flatten())

@@ -21,13 +21,13 @@ def prepare_tasks(
     options: RowOptions,
     on_task: Callable[[int, int], None] | None = None,
 ) -> TaskLosses:
-    """Sample and tokenize (and on an encoder embed) the examples that a fit may see.
+    """Sample, tokenize and, on an encoder, embed the examples that a fit may see.
 
     Args:
         backbone: the frozen model.
         tasks: at least one.
-        options: how many examples of each, and how long.
-        on_task: called with (done, total) after each.
+        options: how many examples of each task, and how long.
+        on_task: called with (done, total) after each task.
 
     Raises:
         DatasetError: an encoder cannot learn from a task, because a label has one training row, or the outputs are

@@ -1,11 +1,11 @@
-"""What soft prompts are worth on the tasks that a subspace is found from: their loss on freshly drawn rows.
+"""The loss of soft prompts on freshly drawn rows of the tasks that a subspace is found from.
 
-On an encoder that is the leave-one-out error of the ridge classifier (`ipt.readout.ridge`) on the readout's features
-(`ipt.readout`): the subspace is found through the features that answer at inference, and docs/decisions/0001 says why
-through another classifier on them. On a backbone that writes text it is the cross-entropy of the rows' outputs. The
-rows of all tasks of a step are one batch.
+On an encoder it is the leave-one-out error of a ridge classifier (`ipt.readout.ridge`) on the readout's features
+(`ipt.readout`): the subspace is found through the features used at inference, but through another classifier on them
+(docs/decisions/0001 says why). On a backbone that writes text it is the cross-entropy of the rows' outputs. The rows of
+all tasks of a step form one batch.
 
-Letters: J tasks of a step, N examples of a task, P prompt length, H hidden size.
+Letters: J tasks in a step, N examples of a task, P prompt length, H hidden size.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from ipt.tuning.losses import RIDGE_LABEL_SMOOTHING, TEXT_LABEL_SMOOTHING
 
 @dataclass
 class EncoderTask:
-    """One task's examples as the fit sees them: token ids, classes [N], and frozen embeddings [N, H]."""
+    """The examples of one task, prepared for a fit: token ids, classes [N], and frozen embeddings [N, H]."""
 
     name: str
     family: str
     rows: str
-    """Their `rows_hash`."""
+    """The examples' `rows_hash`."""
     token_ids: list[TokenIds]
     classes: Tensor
     frozen: Tensor
@@ -44,19 +44,19 @@ class EncoderTask:
 
 @dataclass
 class TextTask:
-    """One task's examples as the fit sees them: token ids of inputs and outputs."""
+    """The examples of one task, prepared for a fit: token ids of inputs and outputs."""
 
     name: str
     family: str
     rows: str
-    """Their `rows_hash`."""
+    """The examples' `rows_hash`."""
     inputs: list[TokenIds]
     targets: list[TokenIds]
 
 
 @dataclass(frozen=True)
 class DrawnRows:
-    """Rows of one task: which task, which of its rows, and on an encoder their classes, renumbered from 0."""
+    """Rows drawn from one task: the task's index, the rows' indices, and on an encoder their classes from 0 on."""
 
     task: int
     rows: list[int]
@@ -64,38 +64,39 @@ class DrawnRows:
 
 
 class TaskLosses(ABC):
-    """The prepared tasks of one backbone, for one fit: its constants are learned with the subspace."""
+    """The prepared tasks of one fit, on one backbone."""
 
     backbone: Backbone
     tasks: Sequence[EncoderTask] | Sequence[TextTask]
     constants: dict[str, nn.Parameter]
-    """What is learned beside the subspace, by name."""
+    """Parameters of the loss that are trained with the subspace, by name."""
 
     @abstractmethod
-    def anew(self, options: RowOptions, backbone: Backbone | None = None) -> TaskLosses:
-        """The same tasks for another fit, with options that ask for the same rows; its constants start anew.
+    def for_another_fit(self, options: RowOptions, backbone: Backbone | None = None) -> TaskLosses:
+        """Return the same tasks for another fit, with constants at their start.
 
-        `backbone` is the same model, where its prompts are to stand elsewhere.
+        Args:
+            options: must select the same rows.
+            backbone: the same model with another prompt placement; None: the same backbone.
         """
 
     @abstractmethod
     def draw(self, chosen: Sequence[int], rng: np.random.Generator) -> list[DrawnRows]:
-        """Rows of each of the chosen tasks."""
+        """Draw rows of each chosen task."""
 
     @abstractmethod
     def measure(self, drawn: Sequence[DrawnRows], prompts: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Losses [J] of the drawn rows behind their task's prompt [J, P, H], and accuracies [J] where they show.
+        """Return the losses [J] of the drawn rows behind their tasks' prompts [J, P, H], and accuracies [J] if known.
 
-        Differentiable with respect to `prompts` and the constants.
+        The losses are differentiable with respect to `prompts` and the constants.
         """
 
     @abstractmethod
     def described(self) -> list[object]:
-        """The tasks' data, for a hash."""
+        """Return the tasks' data, to be hashed."""
 
     def record(self) -> dict[str, object]:
-        """What a manifest says of the tasks (`rows` are hashes of what was seen of each) and of the constants as they
-        stand."""
+        """Return the manifest's entries on the tasks (`rows` has a hash of the rows used of each) and the constants."""
         return {
             "tasks": [task.name for task in self.tasks],
             "families": [task.family for task in self.tasks],
@@ -104,13 +105,13 @@ class TaskLosses(ABC):
 
     @staticmethod
     def _prompt_of_row(drawn: Sequence[DrawnRows], prompts: Tensor) -> Tensor:
-        """Prompts [J, P, H] of the tasks to those of all rows."""
+        """Expand the prompts of tasks [J, P, H] to the prompts of all drawn rows."""
         task_of_row = torch.cat([torch.full((len(part.rows),), number) for number, part in enumerate(drawn)])
         return prompts[task_of_row.to(prompts.device)]
 
 
 class EncoderTaskLosses(TaskLosses):
-    """Classification on an encoder. The ridge λ and the scale of the logits are learned."""
+    """Classification on an encoder. The ridge λ and the scale of the logits are trained."""
 
     def __init__(self, backbone: EncoderBackbone, tasks: Sequence[EncoderTask], options: RowOptions) -> None:
         self.backbone: EncoderBackbone = backbone
@@ -121,13 +122,13 @@ class EncoderTaskLosses(TaskLosses):
             name: nn.Parameter(torch.tensor(math.log(value), device=backbone.device)) for name, value in starts.items()
         }
 
-    def anew(self, options: RowOptions, backbone: Backbone | None = None) -> EncoderTaskLosses:
-        own = backbone or self.backbone
-        assert isinstance(own, EncoderBackbone)
-        return EncoderTaskLosses(own, self.tasks, options)
+    def for_another_fit(self, options: RowOptions, backbone: Backbone | None = None) -> EncoderTaskLosses:
+        backbone = backbone or self.backbone
+        assert isinstance(backbone, EncoderBackbone)
+        return EncoderTaskLosses(backbone, self.tasks, options)
 
     def draw(self, chosen: Sequence[int], rng: np.random.Generator) -> list[DrawnRows]:
-        """Of some of each task's classes, equally many rows each."""
+        """Draw equally many rows of some of each task's classes."""
         return [self._draw_rows(task, rng) for task in chosen]
 
     def measure(self, drawn: Sequence[DrawnRows], prompts: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -175,10 +176,10 @@ class TextTaskLosses(TaskLosses):
         self.options = options
         self.constants = {}
 
-    def anew(self, options: RowOptions, backbone: Backbone | None = None) -> TextTaskLosses:
-        own = backbone or self.backbone
-        assert isinstance(own, TextBackbone)
-        return TextTaskLosses(own, self.tasks, options)
+    def for_another_fit(self, options: RowOptions, backbone: Backbone | None = None) -> TextTaskLosses:
+        backbone = backbone or self.backbone
+        assert isinstance(backbone, TextBackbone)
+        return TextTaskLosses(backbone, self.tasks, options)
 
     def draw(self, chosen: Sequence[int], rng: np.random.Generator) -> list[DrawnRows]:
         sizes = [(task, len(self.tasks[task].inputs)) for task in chosen]

@@ -1,7 +1,7 @@
-"""Plain prompt tuning (PT) of many tasks: the soft prompts that `ipt.fitting.autoencoder_fit` learns from.
+"""Plain prompt tuning (PT) of many tasks, for the soft prompts that `ipt.fitting.autoencoder_fit` trains on.
 
-Several tasks at a time share the batches of one `TuningEngine` over the whole prompt space. What is finished is kept in
-the file of prompts, with a report beside it, so that a run that was killed goes on with the tasks that are left.
+Several tasks share the batches of one `TuningEngine` over the whole prompt space. Finished prompts are kept in a file,
+with a report beside it, so that a run that was killed resumes with the remaining tasks.
 """
 
 from __future__ import annotations
@@ -30,21 +30,19 @@ from ipt.subspace.soft_prompt_files import backbone_metadata, read_prompts, save
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
 
-REPORTED = ("score_metric", "score_source", "score", "baseline_score", "held_back", "steps_run")
-
-
+REPORTED_METRICS = ("score_metric", "score_source", "score", "baseline_score", "held_back", "steps_run")
 REVISION = 2
-"""Raised when the same options come to other prompts: a run that was begun before does not go on."""
+"""Raised when the same options give other prompts: a run of an earlier revision is not resumed."""
 DEFAULTS = Hyperparameters(steps=100)
 
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """How prompts are tuned, and on how much of each task.
+    """How prompts are tuned, and on how many rows of each task.
 
-    `per_label` rows of each label are tuned on, of a task whose outputs are texts twice as many in all; as many of the
-    other training rows are held back to measure on, a quarter of the first where there are no others. All steps are
-    taken, and what is kept is the best that was validated, the start included.
+    A prompt is tuned on `per_label` rows of each label, or on `2 * per_label` rows of a text-to-text task. Equally many
+    of the other training rows are held back for validation; if there are none, a quarter of the tuning rows is. There
+    is no early stopping; the prompt with the best validation is kept, which may be the start.
     """
 
     prompt_length: int = 16
@@ -61,19 +59,19 @@ def tune_prompts(
     batch_tasks: int = 8,
     on_step: Callable[[int, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Tune one prompt of each task; give the report.
+    """Tune one prompt for each task; return the report.
 
     Args:
         backbone: the frozen model.
-        tasks: of any kinds that it can answer; the report notes those with fewer rows than are asked for.
-        output: the file of prompts, `….safetensors`, named after the tasks; the report is `….json` beside it.
-        options: the same for all tasks. The start (words drawn by the seed) is the same too.
-        batch_tasks: most tasks at a time. It changes the numbers by rounding alone.
-        on_step: called with optimizer steps done, steps in all, and tasks done, after every step.
+        tasks: of kinds that the backbone can answer; the report notes tasks with fewer rows than requested.
+        output: the file of prompts by task, `….safetensors`; the report is `….json` beside it.
+        options: the same for all tasks. All prompts start at the same words, drawn by the seed.
+        batch_tasks: most tasks that are tuned together; it changes the numbers by rounding only.
+        on_step: called after every step with optimizer steps done, steps in all, and tasks done.
 
     Raises:
-        CheckpointError: the output is there already, of another run, or another process is at work on it.
-        DatasetError: a task cannot be tuned on, naming it.
+        CheckpointError: the output has the prompts of another run, or another process uses it.
+        DatasetError: a task cannot be tuned on; the message names it.
     """
     jobs = [_job(backbone, task, options) for task in tasks]
     with hold_lock(output):
@@ -89,12 +87,12 @@ def _tune(
     batch_tasks: int,
     on_step: Callable[[int, int, int], None] | None,
 ) -> dict[str, Any]:
-    asked = options.hyperparameters
+    hyperparameters = options.hyperparameters
     report_path = _report_path(output)
     report = _begin_report(backbone, jobs, options, notes)
-    prompts = _finished(backbone, output, report_path, report)
+    prompts = _finished_prompts(backbone, output, report_path, report)
     waiting = [job for job in jobs if job.job_id not in prompts]
-    start = word_prompts(backbone, options.prompt_length, seed=asked.seed)
+    start = word_prompts(backbone, options.prompt_length, seed=hyperparameters.seed)
     engine = TuningEngine(backbone, full_prompt_space(backbone, options.prompt_length, start))
 
     running: dict[str, Progress] = {}
@@ -102,19 +100,19 @@ def _tune(
         while waiting and len(engine.job_ids) < batch_tasks:
             engine.add(waiting.pop(0))
         running |= {progress.job_id: progress for progress in engine.step()}
-        for done in [name for name, progress in running.items() if progress.done]:
-            del running[done]
-            tuned = engine.finish(done)
-            prompts[done] = torch.from_numpy(tuned.head.vector).view(options.prompt_length, backbone.hidden_size)
+        for name in [name for name, progress in running.items() if progress.done]:
+            del running[name]
+            tuned = engine.finish(name)
+            prompts[name] = torch.from_numpy(tuned.head.vector).view(options.prompt_length, backbone.hidden_size)
             if not report_path.exists():
-                _write_report(report_path, report)  # without one the prompts would be another run's
-            report["tasks"][done] = _summary(tuned, start)
-            # The report comes second: what it names has a prompt.
+                _write_report(report_path, report)  # prompts without a report count as another run's
+            report["tasks"][name] = _summary(tuned, start)
+            # The report is written last, so every task that it names has a prompt.
             save_prompts(output, prompts, backbone)
             _write_report(report_path, report)
         if on_step:
-            steps = len(prompts) * asked.steps + sum(progress.step for progress in running.values())
-            on_step(steps, len(jobs) * asked.steps, len(prompts))
+            steps = len(prompts) * hyperparameters.steps + sum(progress.step for progress in running.values())
+            on_step(steps, len(jobs) * hyperparameters.steps, len(prompts))
     return report
 
 
@@ -125,8 +123,8 @@ def _job(backbone: Backbone, task: TaskDataset, options: PromptOptions) -> Tunin
         raise DatasetError(fault)
     if kind == "classification":
         chosen = rows_per_label(task.train, options.per_label, seed)
-        others = _others(task.train, chosen)
-        held_back = [others[row] for row in rows_per_label(others, options.per_label, seed)]
+        rest = _without(task.train, chosen)
+        held_back = [rest[row] for row in rows_per_label(rest, options.per_label, seed)]
     else:
         size = TEXTS_PER_LABEL * options.per_label
         order = np.random.default_rng([seed, size]).permutation(len(task.train)).tolist()
@@ -140,9 +138,9 @@ def _job(backbone: Backbone, task: TaskDataset, options: PromptOptions) -> Tunin
     return TuningJob(task.name, examples, kind, held_back or None, options.hyperparameters, early_stopping=False)
 
 
-def _others(examples: Sequence[Example], rows: Sequence[int]) -> list[Example]:
-    taken = set(rows)
-    return [example for row, example in enumerate(examples) if row not in taken]
+def _without(examples: Sequence[Example], rows: Sequence[int]) -> list[Example]:
+    excluded = set(rows)
+    return [example for row, example in enumerate(examples) if row not in excluded]
 
 
 def _report_path(output: Path) -> Path:
@@ -152,27 +150,27 @@ def _report_path(output: Path) -> Path:
 
 
 def _begin_report(
-    backbone: Backbone, jobs: Sequence[TuningJob], options: PromptOptions, skipped: Sequence[str]
+    backbone: Backbone, jobs: Sequence[TuningJob], options: PromptOptions, row_notes: Sequence[str]
 ) -> dict[str, Any]:
     identity = backbone_metadata(backbone)
     rows = [(job.job_id, job.kind, job.examples, job.validation_examples) for job in jobs]
     described = repr((REVISION, sorted(asdict(options).items()), identity["weights_sha256"], rows))
     run = hashlib.sha256(described.encode()).hexdigest()
-    notes = [*skipped, *(note for job in jobs if (note := _too_few(job, options.per_label)))]
+    notes = [*row_notes, *(note for job in jobs if (note := _too_few(job, options.per_label)))]
     return {"backbone": identity, "options": asdict(options), "run": run, "notes": notes, "tasks": {}}
 
 
 def _too_few(job: TuningJob, per_label: int) -> str | None:
-    """What a report should say of a task that has fewer rows than were asked for."""
+    """Return the report's note on a task that has fewer rows than requested; None if it has enough."""
     lacking = rows_lacking(job.examples, job.kind, per_label)
     if lacking is None:
         return None
-    found, asked, rows = lacking
-    return f"{job.job_id}: tuned on {found} {rows}, all that there are, where {asked} were asked for"
+    available, requested, rows = lacking
+    return f"{job.job_id}: tuned on all {available} {rows}, fewer than the {requested} requested"
 
 
-def _finished(backbone: Backbone, output: Path, report_path: Path, report: dict[str, Any]) -> dict[str, Tensor]:
-    """The prompts that an earlier run has left; what it reported of them is put into `report`."""
+def _finished_prompts(backbone: Backbone, output: Path, report_path: Path, report: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the prompts of an earlier run, and add its entries on them to `report`."""
     if not output.exists() and not report_path.exists():
         return {}
     try:
@@ -182,7 +180,8 @@ def _finished(backbone: Backbone, output: Path, report_path: Path, report: dict[
         same, tasks = False, {}
     if not same:
         raise CheckpointError(
-            f"{output} or {report_path} is of a run with other tasks or options: remove both, or choose another name"
+            f"{output} or {report_path} belongs to a run with other tasks or options: remove both, or choose another "
+            "name"
         )
     prompts = read_prompts(output, backbone) if output.exists() else {}
     report["tasks"] = {name: entry for name, entry in tasks.items() if name in prompts}
@@ -190,7 +189,7 @@ def _finished(backbone: Backbone, output: Path, report_path: Path, report: dict[
 
 
 def _summary(tuned: AdaptedTask, start: Tensor) -> dict[str, Any]:
-    return {**{name: tuned.metrics[name] for name in REPORTED}, "moved": tuned.moved_from(start.numpy())}
+    return {**{name: tuned.metrics[name] for name in REPORTED_METRICS}, "moved": tuned.moved_from(start.numpy())}
 
 
 def _write_report(path: Path, report: dict[str, Any]) -> None:

@@ -138,7 +138,7 @@ class StudyFits:
             self.prepared = prepare_tasks(
                 self.backbone, tasks, options, lambda done, total: self._on_progress("reading tasks", done, total, "")
             )
-        return self.prepared.anew(options, backbone)
+        return self.prepared.for_another_fit(options, backbone)
 
 
 def _was_fitted_with(subspace: Subspace, options: RowOptions, tasks: Sequence[TaskDataset]) -> bool:

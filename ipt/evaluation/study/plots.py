@@ -1,4 +1,4 @@
-"""A study's plots, by matplotlib (of the extra `bench`), each a PNG file."""
+"""The plots of a study as PNG files, by matplotlib (extra `bench`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from ipt.errors import IptError
 from ipt.evaluation.study.geometry import Matrix, by_family
 
-# Dark and warm for what is tuned in the subspace, grey for what needs no tuning; markers tell them apart in grey, too.
+# Warm colours for tuning in the subspace, grey for methods without tuning; markers distinguish them without colours.
 STYLES: dict[str, dict[str, Any]] = {
     "class names": {"marker": "|", "color": "#9aa0a6", "s": 60},
     "nearest neighbours": {"marker": "x", "color": "#9aa0a6", "s": 26},
@@ -29,13 +29,13 @@ OTHER_FAMILIES = "#9aa0a6"
 
 
 def check_installed() -> None:
-    """Raise `IptError` where matplotlib is not installed."""
+    """Raise `IptError` if matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         raise IptError("the plots need matplotlib: run `pip install 'intrinsic-prompt-tuning[bench]'`")
 
 
 def plot_e_rel(path: Path, series: Mapping[str, Mapping[int, tuple[float, float | None]]]) -> None:
-    """E_rel against D: of each split, mean and standard deviation over the draws, by dimension."""
+    """Plot E_rel against D: for each split, mean and standard deviation over the draws."""
     figure, axes = _figure(6.0, 3.8)
     for split, points in series.items():
         dims = sorted(points)
@@ -51,14 +51,14 @@ def plot_e_rel(path: Path, series: Mapping[str, Mapping[int, tuple[float, float 
 
 
 def plot_tasks(path: Path, means: Mapping[str, Mapping[str, float]], families: Mapping[str, str]) -> None:
-    """Accuracy in per cent of each method (outer key) on each task (inner key), tasks grouped by family."""
+    """Plot the accuracy, in per cent, of each method (outer key) on each task (inner key), grouped by family."""
     tasks = sorted({task for of_method in means.values() for task in of_method}, key=lambda t: (families[t], t))
     figure, axes = _figure(7.2, 1.5 + 0.3 * len(tasks))
     rows = {task: row for row, task in enumerate(reversed(tasks))}
     for task, row in rows.items():
-        found = [of_method[task] for of_method in means.values() if task in of_method]
-        axes.plot([min(found), max(found)], [row, row], color="#eef0f2", lw=13, solid_capstyle="round", zorder=0)
-    for method in sorted(means, key=lambda name: name == "IST"):  # on top
+        scores = [of_method[task] for of_method in means.values() if task in of_method]
+        axes.plot([min(scores), max(scores)], [row, row], color="#eef0f2", lw=13, solid_capstyle="round", zorder=0)
+    for method in sorted(means, key=lambda name: name == "IST"):  # drawn last, on top
         style = {"facecolor": STYLES[method]["color"], **STYLES[method]}
         if style["marker"] in "|x":
             style.pop("facecolor")
@@ -66,7 +66,7 @@ def plot_tasks(path: Path, means: Mapping[str, Mapping[str, float]], families: M
         edge = style.pop("color")
         face = style.pop("facecolor", None)
         colors = {"color": edge} if face is None else {"edgecolors": edge, "facecolors": face}
-        # What is tuned in a space of prompts above the rest, which it may equal.
+        # Tuned methods above the others, as their scores may be equal.
         heights = [rows[task] + (0.17 if method in TUNED else -0.17) for task in of_method]
         axes.scatter(list(of_method.values()), heights, label=method, lw=1.4, **colors, **style)
     for upper, lower in pairwise(tasks):
@@ -82,7 +82,7 @@ def plot_tasks(path: Path, means: Mapping[str, Mapping[str, float]], families: M
 
 
 def plot_stability(path: Path, spreads: Mapping[str, Sequence[float]]) -> None:
-    """Standard deviation over the draws of examples, in points of accuracy: of each method, one value a task."""
+    """Plot the standard deviation over the draws, in points of accuracy: for each method, one value per task."""
     figure, axes = _figure(6.4, 1.3 + 0.34 * len(spreads))
     names = sorted(spreads, key=lambda name: sorted(spreads[name])[len(spreads[name]) // 2], reverse=True)
     boxes = axes.boxplot([list(spreads[name]) for name in names], orientation="horizontal", widths=0.55,
@@ -100,7 +100,7 @@ def plot_stability(path: Path, spreads: Mapping[str, Sequence[float]]) -> None:
 
 
 def plot_curve(path: Path, points: Mapping[str, Mapping[int, tuple[float, float | None]]]) -> None:
-    """Accuracy in per cent against examples a label: of each method, mean and standard deviation over the draws."""
+    """Plot accuracy, in per cent, against examples per label: mean and standard deviation over the draws."""
     figure, axes = _figure(6.0, 3.8)
     for method, of_method in points.items():
         counts = sorted(of_method)
@@ -113,16 +113,24 @@ def plot_curve(path: Path, points: Mapping[str, Mapping[int, tuple[float, float 
     _save(figure, path)
 
 
-def plot_map(path: Path, places: Matrix, shares: Matrix, names: Sequence[str], families: Sequence[str]) -> None:
-    """Task vectors on their first two principal components [N, 2], coloured by family."""
+def plot_map(path: Path, projected: Matrix, shares: Matrix, names: Sequence[str], families: Sequence[str]) -> None:
+    """Plot task vectors on their first two principal components [N, 2], coloured by family."""
     figure, axes = _figure(7.2, 5.2)
     colors = _family_colors(families)
     for family, color in colors.items():
-        own = [task for task, name in enumerate(families) if colors.get(name, OTHER_FAMILIES) == color]
-        axes.scatter(places[own, 0], places[own, 1], s=34, color=color, alpha=0.8, lw=0, label=f"{family} ({len(own)})")
+        members = [task for task, name in enumerate(families) if colors.get(name, OTHER_FAMILIES) == color]
+        axes.scatter(
+            projected[members, 0],
+            projected[members, 1],
+            s=34,
+            color=color,
+            alpha=0.8,
+            lw=0,
+            label=f"{family} ({len(members)})",
+        )
     if len(names) <= 30:
-        for name, place in zip(names, places, strict=True):
-            axes.annotate(name, place, xytext=(4, 3), textcoords="offset points", fontsize=7, color="#5f6368")
+        for name, point in zip(names, projected, strict=True):
+            axes.annotate(name, point, xytext=(4, 3), textcoords="offset points", fontsize=7, color="#5f6368")
     first, second = (
         f"principal component {n} ({share:.0%} of the variance)" for n, share in enumerate(shares, start=1)
     )
@@ -131,14 +139,14 @@ def plot_map(path: Path, places: Matrix, shares: Matrix, names: Sequence[str], f
     _save(figure, path)
 
 
-def plot_similarities(path: Path, similar: Matrix, names: Sequence[str], families: Sequence[str]) -> None:
-    """Cosines [N, N] of task vectors, the tasks of a family side by side, with the families' colours at the edges."""
+def plot_similarities(path: Path, cosines: Matrix, names: Sequence[str], families: Sequence[str]) -> None:
+    """Plot the cosines [N, N] of task vectors, grouped by family, with the families' colours at the edges."""
     from matplotlib.patches import Rectangle
 
     order = by_family(list(families))
     size = max(5.0, min(9.0, 2.5 + 0.14 * len(names)))
     figure, axes = _figure(size + 1.2, size)
-    image = axes.imshow(similar[order][:, order], cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    image = axes.imshow(cosines[order][:, order], cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     colors = _family_colors(families)
     width = len(names) / 45
     start = 0
@@ -169,13 +177,13 @@ def plot_similarities(path: Path, similar: Matrix, names: Sequence[str], familie
 
 
 def _columns(points: Iterable[tuple[float, float | None]]) -> tuple[list[float], list[float]]:
-    """Means and deviations; where there was one draw, the deviation is not shown."""
-    found = list(points)
-    return [mean for mean, _ in found], [deviation or 0.0 for _, deviation in found]
+    """Return means and standard deviations; 0, which shows no error bar, for a single draw."""
+    pairs = list(points)
+    return [mean for mean, _ in pairs], [deviation or 0.0 for _, deviation in pairs]
 
 
 def _family_colors(families: Sequence[str]) -> dict[str, str]:
-    """A colour for each of the largest families; the rest have one together, where there is a rest."""
+    """Return a colour for each of the largest families, and one for all other families if there are any."""
     ordered = list(dict.fromkeys(families[task] for task in by_family(list(families))))
     colors = dict(zip(ordered, FAMILIES, strict=False))
     return colors if len(ordered) <= len(FAMILIES) else colors | {"others": OTHER_FAMILIES}
@@ -190,7 +198,7 @@ def _log_ticks(axes: Any, values: Sequence[int]) -> None:
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
-    # Not by pyplot: its figures are global, and it looks for a screen.
+    # Not by pyplot, which keeps global figures and looks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -203,5 +211,5 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # No date in the file: the same study gives the same bytes.
+    # Without metadata the same study gives the same bytes.
     figure.savefig(path, dpi=150, metadata={"Software": None}, bbox_inches="tight")

@@ -206,19 +206,19 @@ def tasks_in_subspace(folder: PlotFolder, findings: Findings) -> list[str]:
         return []
     names, families = _tasks_and_families(subspace)
     vectors = subspace.task_vectors.double().numpy()
-    places, shares = geometry.plane(vectors)
-    similar = geometry.similarities(vectors)
-    plots.plot_map(folder.path("map.png"), places, shares, names, families)
-    plots.plot_similarities(folder.path("similarities.png"), similar, names, families)
-    within, between = geometry.within_and_between(similar, families)
-    cosines = ", ".join(
+    projected, shares = geometry.principal_components(vectors)
+    cosines = geometry.cosine_similarities(vectors)
+    plots.plot_map(folder.path("map.png"), projected, shares, names, families)
+    plots.plot_similarities(folder.path("similarities.png"), cosines, names, families)
+    within, between = geometry.within_and_between(cosines, families)
+    mean_cosines = ", ".join(
         f"{value:.2f} between tasks of {what}"
         for value, what in ((within, "one family"), (between, "different families"))
         if value is not None
     )
     about = (
         f"The vectors of the {len(names)} seen tasks in the subspace of D = {subspace.intrinsic_dim}. "
-        f"Mean cosine: {cosines}."
+        f"Mean cosine: {mean_cosines}."
     )
     figures = [folder.markdown("map.png", "Task vectors on two principal components"), ""]
     figures += [folder.markdown("similarities.png", "Cosines of the task vectors, by family"), ""]

@@ -154,9 +154,9 @@ def test_the_saved_subspace_has_its_encoder_and_a_vector_a_task(encoder: Encoder
 @pytest.mark.parametrize(
     ("prompts", "said"),
     [
-        (lambda: tuned("a"), "no prompt of task 'b'"),
-        (lambda: tuned("a", "b", "c"), "'c' is of none"),
-        (lambda: tuned("a", "b", "c#1"), "'c#1' is of none"),
+        (lambda: tuned("a"), "no prompt for task 'b'"),
+        (lambda: tuned("a", "b", "c"), "prompt 'c' has no task"),
+        (lambda: tuned("a", "b", "c#1"), "prompt 'c#1' has no task"),
         (lambda: tuned("a") | {"b": torch.zeros(P + 1, H)}, "differ in shape"),
     ],
 )

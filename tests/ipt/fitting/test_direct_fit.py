@@ -137,7 +137,7 @@ def test_a_fit_that_goes_on_with_other_steps_says_so_and_never_with_fewer_than_i
 
     with pytest.raises(KeyboardInterrupt):
         fit(encoder, tasks, replace(OPTIONS, steps=8)).run_in(tmp_path / "out", stop)
-    with pytest.raises(ipt.CheckpointError, match="has taken 3 steps, and 2 are asked for"):
+    with pytest.raises(ipt.CheckpointError, match="has 3 steps, more than the 2 requested"):
         fit(encoder, tasks, replace(OPTIONS, steps=2)).run_in(tmp_path / "out", lambda *_: None)
     subspace = fit(encoder, tasks, replace(OPTIONS, steps=5)).run_in(tmp_path / "out", lambda *_: None)
     training = subspace.manifest["training"]
@@ -151,7 +151,7 @@ def test_a_damaged_checkpoint_is_one_line(encoder: EncoderBackbone, tasks: list[
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for broken, kept in (({"completed": "abc"}, tensors), ({}, {"vectors": tensors["vectors"][:1]})):
         save_file(kept, path, metadata | broken)
-        with pytest.raises(ipt.CheckpointError, match="a damaged checkpoint; remove it to start anew"):
+        with pytest.raises(ipt.CheckpointError, match="a damaged checkpoint; remove it to start again"):
             fit(encoder, tasks, OPTIONS).load_checkpoint(path)
 
 

@@ -115,8 +115,8 @@ def test_tasks_of_labels_and_of_texts_are_tuned_together(text: TextBackbone, tmp
     assert report["tasks"]["echo"]["held_back"] == 2  # four are tuned on
     more = tune_prompts(text, tasks, tmp_path / "more.safetensors", replace(OPTIONS, per_label=11))
     assert more["notes"] == [
-        "a: tuned on 10 training rows of 'negative', all that there are, where 11 were asked for",
-        "echo: tuned on 6 training rows, all that there are, where 22 were asked for",
+        "a: tuned on all 10 training rows of 'negative', fewer than the 11 requested",
+        "echo: tuned on all 6 training rows, fewer than the 22 requested",
     ]
     start = full_prompt_space(text, 3).initial_vectors.view(3, -1)
     prompts = read_prompts(output, text)
