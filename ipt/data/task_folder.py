@@ -33,7 +33,7 @@ class TaskFolder:
         return [*self.faults, *(f"{name}: left out, as index.json does not name the task" for name in self.unlisted)]
 
     def require_all(self) -> list[TaskDataset]:
-        """Return the tasks, none of which may have a fault.
+        """Return the tasks if no task has a fault.
 
         Raises:
             DatasetError: the first fault.
@@ -51,7 +51,9 @@ def read_task_folder(folder: Path, split: str | None = None) -> TaskFolder:
     """
     index = read_index(folder / INDEX_FILE)
     if split is not None and not index:
-        raise DatasetError(f"{folder}: a split needs an index.json that names the tasks of each split; there is none")
+        raise DatasetError(
+            f"{folder}: there is no index.json that names the tasks of a split: add it, or read all tasks"
+        )
     paths = _task_paths(folder)
     index_faults = _index_faults(folder / INDEX_FILE, index, paths)
     faults = list(index_faults.values())

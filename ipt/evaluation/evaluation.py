@@ -1,4 +1,4 @@
-"""Measure methods on tasks: on the draws given, or on the draws that a file of measurements lacks."""
+"""Measure methods on draws of tasks: on all of them, or only on draws that a file of measurements lacks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Evaluation(Setup):
     def identity(self, method: str) -> dict[str, object]:
         """Return everything that two measurements of the method must share to be comparable, as JSON keeps it.
 
-        A method that is not in `ALL_METHODS` (a benchmark has its own) has the general revision.
+        Methods that are not in `ALL_METHODS`, such as those of a benchmark, have the general revision.
         """
         options = asdict(self.options)
         del options["hyperparameters"]["seed"]

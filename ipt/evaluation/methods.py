@@ -69,7 +69,7 @@ READOUTS: dict[str, Method] = _by_name(
     UntunedReadout("readout on both, even with the baseline", 0.5),
     UntunedReadout("readout on both, leaning on the baseline", LEANING_WEIGHT),
 )
-"""Readouts behind the first initial vector, untuned, with different weights of the classifier on both embeddings."""
+"""Readouts with the prompt of the first initial vector, untuned, and different weights of the prompted embeddings."""
 ALL_METHODS = ChainMap(METHODS, STARTS, READOUTS)
 
 

@@ -27,7 +27,7 @@ from ipt.tuning.job import AdaptedTask, TuningJob
 
 BATCH_ROWS = 64
 InitialVectors = Callable[[Subspace, int], Tensor]
-"""Returns the vectors [K, D] where tuning in a subspace may start, for a seed."""
+"""Returns the vectors [K, D] that tuning in a subspace may start at, for a seed."""
 
 
 class TunedMethod(Method):
@@ -52,7 +52,7 @@ class TunedMethod(Method):
 class SubspaceTuning(TunedMethod):
     """IST: tune a vector in the subspace.
 
-    With one example a label there is nothing to tune by. An encoder answers with the untuned readout then.
+    With one example per label an encoder answers with the untuned readout: no example is left for validation.
 
     Args:
         name: of the method.

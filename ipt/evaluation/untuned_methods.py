@@ -1,6 +1,6 @@
-"""Methods that tune no vector: baselines on frozen embeddings, SetFit, and readouts behind an untuned prompt.
+"""Methods that tune no vector: baselines on frozen embeddings, SetFit, and readouts with an untuned prompt.
 
-They compare embeddings, so an encoder backbone is needed.
+They compare embeddings, so they need an encoder.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ipt.subspace.subspace import Subspace
 from ipt.tuning.encoder_program import PROMPT_PENALTY
 
 LEANING_WEIGHT = 1.0 / (1.0 + math.exp(PROMPT_PENALTY))
-"""Weight of the classifier on both embeddings where the examples speak neither for the prompt nor against it."""
+"""Weight of the classifier on both embeddings if the examples are equally likely with and without the prompt."""
 
 
 class EncoderMethod(Method):
-    """A method that answers the draws one by one, on an encoder."""
+    """A method that needs an encoder, and answers one draw at a time."""
 
     def measure(self, setup: Setup, draws: Sequence[Draw]) -> Iterator[Measurement]:
         if not isinstance(setup.backbone, EncoderBackbone):
@@ -70,13 +70,13 @@ class SetFit(EncoderMethod):
 
 
 class UntunedReadout(EncoderMethod):
-    """A readout behind the prompt of the subspace's first initial vector, without tuning.
+    """A readout with the prompt of the subspace's first initial vector, without tuning.
 
     Args:
         name: of the method.
-        weight: the weight of the classifier on both embeddings, next to the baseline's; None: a classifier on the
-            prompted embeddings only, without the labels' names.
-        use_label_names: whether the labels' names are examples too.
+        weight: the weight of the classifier on both embeddings, relative to the baseline; None: a classifier on
+            the prompted embeddings only, without the labels' names.
+        use_label_names: use the labels' names as additional examples.
     """
 
     def __init__(self, name: str, weight: float | None, *, use_label_names: bool = True) -> None:

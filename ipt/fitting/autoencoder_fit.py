@@ -1,7 +1,7 @@
 """Multi-task subspace finding as in the paper: an auto-encoder over tuned soft prompts.
 
 Each step draws a few tasks, compresses a tuned prompt of each task and reconstructs it. The loss is the reconstruction
-error plus the tasks' loss behind the reconstructed prompts (`ipt.fitting.task_losses`), so that the decoder keeps what
+error plus the tasks' loss with the reconstructed prompts (`ipt.fitting.task_losses`), so that the decoder keeps what
 the tasks need.
 
 Source: arXiv 2110.07867, section 3.2, and the authors' code for its constants. Letters: N tasks, J tasks in a step,

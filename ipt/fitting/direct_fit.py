@@ -1,7 +1,7 @@
 """Direct multi-task subspace finding: one decoder and one vector per task, trained together end to end.
 
 Each step draws a few tasks and a few examples of each task, decodes each task's soft prompt, and computes the tasks'
-loss behind it (`ipt.fitting.task_losses`). It works on every family of backbones.
+loss with it (`ipt.fitting.task_losses`). It works on every family of backbones.
 
 A task's vector is its family's vector plus a difference. With fixed probabilities a step uses only the family's vector,
 or the zero vector, for a task. So the zero vector stands for the average task, and a family's vector for the average

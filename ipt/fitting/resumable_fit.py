@@ -36,7 +36,7 @@ class FitProgress:
     step: int
     steps: int
     loss: float
-    """The tasks' loss behind the decoded prompts."""
+    """The tasks' loss with the decoded prompts."""
     accuracy: float | None
     """None if the fit does not measure it."""
     reconstruction: float | None = None
@@ -178,13 +178,13 @@ class ResumableFit(ABC):
         if self._earlier_steps:
             self.origin = {**self.origin, "steps_earlier_steps": self._earlier_steps}
         for label, optimizer in self._optimizers().items():
-            moments: dict[int, dict[str, Tensor]] = {}
+            moments: dict[int, dict[str, Tensor | int]] = {}
             for name, value in state.items():
                 if name.startswith(f"{label}."):
                     _, index, key = name.split(".")
                     moments.setdefault(int(index), {})[key] = value
             if isinstance(optimizer, torch.optim.SparseAdam):  # its step count is an int
                 for moment in moments.values():
-                    moment["step"] = int(moment["step"])  # type: ignore[assignment]
+                    moment["step"] = int(moment["step"])
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": moments, "param_groups": groups})

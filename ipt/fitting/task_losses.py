@@ -86,7 +86,7 @@ class TaskLosses(ABC):
 
     @abstractmethod
     def measure(self, drawn: Sequence[DrawnRows], prompts: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the losses [J] of the drawn rows behind their tasks' prompts [J, P, H], and accuracies [J] if known.
+        """Return the losses [J] of the drawn rows with their tasks' prompts [J, P, H], and accuracies [J] if known.
 
         The losses are differentiable with respect to `prompts` and the constants.
         """

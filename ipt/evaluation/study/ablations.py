@@ -64,7 +64,7 @@ class Ablations:
         return variants
 
     def readout(self) -> list[Variant]:
-        """Compare readouts behind the first initial vector, untuned."""
+        """Compare readouts with the prompt of the first initial vector, untuned."""
         methods = ("logistic regression", *READOUTS)
         measured = self.measurer.measure(
             "ablation: readouts", self.reference, self.unseen, methods, self.options.seeds_of_slow

@@ -28,7 +28,7 @@ class StudyOptions:
     unseen_tasks: int | None = None
     """Most tasks that are measured, from as many families as possible; None: all."""
     curve: tuple[int, ...] = (1, 4, 8, 16, 64)
-    """Numbers of examples a label for which IST and logistic regression are compared."""
+    """Numbers of examples per label for which IST and logistic regression are compared."""
     ablations: tuple[str, ...] = ()
     fit: FitOptions = field(default_factory=FitOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
@@ -67,7 +67,7 @@ class Findings:
     splits: dict[str, dict[int, list[Measurement]]] = field(default_factory=lambda: {"seen": {}, "unseen": {}})
     """The measurements on seen and on unseen tasks, by dimension."""
     curve: dict[int, list[Measurement]] = field(default_factory=dict)
-    """By number of examples a label."""
+    """By number of examples per label."""
     ablations: dict[str, list[Variant]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     """The tasks and parts that could not be used, and why."""

@@ -1,4 +1,6 @@
-"""What a dataset must be, and what it is taken for."""
+"""Checks of examples, and the kind of task that is inferred from them."""
+
+from typing import Any
 
 import pytest
 
@@ -7,7 +9,7 @@ from ipt.data.examples import MAX_LABELS, names_of
 from tests.support.datasets import sentiment
 
 
-def test_outputs_that_repeat_are_labels_and_others_are_text() -> None:
+def test_repeated_outputs_are_labels_and_other_outputs_are_text() -> None:
     assert ipt.check_examples(sentiment()) == "classification"
     pairs = [ipt.Example(f"question {n}", f"answer number {n}") for n in range(12)]
     assert ipt.check_examples(pairs) == "text2text"
@@ -15,7 +17,7 @@ def test_outputs_that_repeat_are_labels_and_others_are_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("examples", "param", "says"),
+    ("examples", "param", "message"),
     [
         ([], "examples", "empty"),
         ([ipt.Example("a", "x"), ipt.Example("b", "x")], "examples", "same output"),
@@ -30,14 +32,14 @@ def test_outputs_that_repeat_are_labels_and_others_are_text() -> None:
         ([ipt.Example("a", f"l{n}") for n in range(MAX_LABELS + 1) for _ in "ab"], "examples", "201 labels"),
     ],
 )
-def test_a_bad_dataset_is_refused_by_name(examples: list[ipt.Example], param: str, says: str) -> None:
-    with pytest.raises(ipt.DatasetError, match=says) as caught:
+def test_an_invalid_dataset_is_rejected_naming_the_field(examples: list[ipt.Example], param: str, message: str) -> None:
+    with pytest.raises(ipt.DatasetError, match=message) as caught:
         ipt.check_examples(examples)
     assert caught.value.param == param
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "descriptive"),
     [
         (("billing", "no"), True),
         (("是的", "不是"), True),
@@ -46,18 +48,18 @@ def test_a_bad_dataset_is_refused_by_name(examples: list[ipt.Example], param: st
         (("👍", "👎"), False),
     ],
 )
-def test_labels_are_names_where_each_has_letters_enough_to_say_something(labels: tuple[str, ...], told: bool) -> None:
-    assert names_of(labels) == (labels if told else ())
+def test_labels_describe_classes_only_if_each_has_two_letters(labels: tuple[str, ...], descriptive: bool) -> None:
+    assert names_of(labels) == (labels if descriptive else ())
 
 
-def test_validation_examples_may_not_bring_a_new_label() -> None:
+def test_validation_examples_must_not_have_a_new_label() -> None:
     with pytest.raises(ipt.DatasetError) as caught:
         ipt.check_examples(sentiment(), [ipt.Example("meh", "positive"), ipt.Example("meh", "neutral")])
     assert caught.value.param == "validation_examples[1].output"
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         {"steps": -1},
         {"batch_size": 3},
@@ -69,7 +71,7 @@ def test_validation_examples_may_not_bring_a_new_label() -> None:
         {"learning_rate": True},
     ],
 )
-def test_hyperparameters_out_of_range_are_refused_by_name(wrong: dict[str, object]) -> None:
+def test_hyperparameters_out_of_range_are_rejected_by_name(invalid: dict[str, Any]) -> None:
     with pytest.raises(ipt.IptError) as caught:
-        ipt.Hyperparameters(**wrong)  # type: ignore[arg-type]
-    assert caught.value.param == next(iter(wrong))
+        ipt.Hyperparameters(**invalid)
+    assert caught.value.param == next(iter(invalid))

@@ -1,4 +1,4 @@
-"""Tasks from datasets, which are made here and read without a network."""
+"""Tasks read from local datasets, without a network."""
 
 import json
 import os
@@ -28,17 +28,17 @@ def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def saved(datasets: Any, tmp_path: Path) -> str:
-    """A dataset as `save_to_disk` writes it, whose labels have names."""
+    """A folder that `save_to_disk` wrote; its labels have names."""
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["negative", "positive"])}
     )
     parts = {"train": ROWS, "validation": TEST}
-    made = datasets.DatasetDict({name: datasets.Dataset.from_dict(rows, features) for name, rows in parts.items()})
-    made.save_to_disk(tmp_path / "saved")
+    dataset = datasets.DatasetDict({name: datasets.Dataset.from_dict(rows, features) for name, rows in parts.items()})
+    dataset.save_to_disk(tmp_path / "saved")
     return str(tmp_path / "saved")
 
 
-def test_labels_have_the_datasets_names_and_leaks_are_noted(saved: str) -> None:
+def test_labels_get_their_names_and_leaked_test_rows_are_noted(saved: str) -> None:
     task = read_dataset(saved, Columns(test_split="validation"), name="films", family="mood")
     assert (task.name, task.family) == ("films", "mood")
     assert task.train[:2] == (ipt.Example("good film", "positive"), ipt.Example("bad film", "negative"))
@@ -48,7 +48,7 @@ def test_labels_have_the_datasets_names_and_leaks_are_noted(saved: str) -> None:
     )
 
 
-def test_a_folder_of_json_files_with_other_columns(datasets: Any, tmp_path: Path) -> None:
+def test_json_files_are_read_from_other_columns(datasets: Any, tmp_path: Path) -> None:
     folder = tmp_path / "json"
     folder.mkdir()
     for split, rows in (("train", ROWS), ("test", TEST)):
@@ -61,12 +61,17 @@ def test_a_folder_of_json_files_with_other_columns(datasets: Any, tmp_path: Path
     assert len(few.train) == 3
     assert set(few.train) < set(task.train)
     path = write_jsonl_task(tmp_path / "tasks", task, "unseen")
-    [read] = read_task_folder(path.parent, "unseen").tasks
-    assert (read.name, read.family, read.train, read.test) == ("films", "mood", task.train, task.test)
+    [task_read] = read_task_folder(path.parent, "unseen").tasks
+    assert (task_read.name, task_read.family, task_read.train, task_read.test) == (
+        "films",
+        "mood",
+        task.train,
+        task.test,
+    )
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         (Columns(), "has no split 'test'; it has 'train', 'validation'"),
         (
@@ -76,25 +81,25 @@ def test_a_folder_of_json_files_with_other_columns(datasets: Any, tmp_path: Path
         (Columns(label_names=("one",), test_split="validation"), "row 0: the output is 1, but names are given for 0"),
     ],
 )
-def test_a_dataset_that_is_not_as_the_columns_say(saved: str, columns: Columns, said: str) -> None:
-    with pytest.raises(ipt.DatasetError, match=said):
+def test_a_missing_split_column_or_label_name_is_an_error(saved: str, columns: Columns, message: str) -> None:
+    with pytest.raises(ipt.DatasetError, match=message):
         read_dataset(saved, columns, name="films", family="mood")
 
 
-def test_numbers_without_names_are_refused(datasets: Any, tmp_path: Path) -> None:
+def test_label_numbers_without_names_are_rejected(datasets: Any, tmp_path: Path) -> None:
     datasets.DatasetDict({"train": datasets.Dataset.from_dict(ROWS)}).save_to_disk(tmp_path / "saved")
     with pytest.raises(ipt.DatasetError, match=r"train row 0: the output is the number 1, .* no label names"):
         read_dataset(str(tmp_path / "saved"), Columns(), name="films", family="mood")
 
 
-def test_a_dataset_that_is_nowhere_is_one_line(datasets: Any) -> None:
+def test_a_missing_dataset_is_a_one_line_error(datasets: Any) -> None:
     assert os.environ["HF_HUB_OFFLINE"] == "1"
-    with pytest.raises(ipt.DatasetError, match="dataset 'nobody/nothing' cannot be read: ") as raised:
-        read_dataset("nobody/nothing", Columns(), name="films", family="mood")
+    with pytest.raises(ipt.DatasetError, match="dataset 'no-one/nothing' cannot be read: ") as raised:
+        read_dataset("no-one/nothing", Columns(), name="films", family="mood")
     assert "\n" not in raised.value.message
 
 
-def test_without_the_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_an_error_that_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ipt.IptError, match=r"pip install 'intrinsic-prompt-tuning\[hub\]'"):
         read_dataset("films", Columns(), name="films", family="mood")

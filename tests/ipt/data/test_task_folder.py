@@ -1,4 +1,4 @@
-"""Folders of tasks as CrossFit writes them; what JSONL has of its own."""
+"""Folders of tasks: CrossFit's TSV files, JSONL files, and the index."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import pytest
 import ipt
 from ipt.data.task_dataset import TaskDataset
 from ipt.data.task_folder import read_task_folder
+from tests.support.datasets import sentiment
 
 TRAIN = "good movie\tpositive\nbad movie\tnegative\nfine food\tpositive\nawful food\tnegative\n"
 DEV = "great place\tpositive\nsad place\tnegative\n"
@@ -28,7 +29,7 @@ def read(folder: Path, split: str | None = None) -> list[TaskDataset]:
     return read_task_folder(folder, split).require_all()
 
 
-def test_dev_joins_train_and_the_first_output_counts(tmp_path: Path) -> None:
+def test_dev_rows_are_training_rows_and_the_first_output_counts(tmp_path: Path) -> None:
     (task,) = read(write(tmp_path))
     assert (task.name, task.family, len(task.train)) == ("films", "films", 6)
     assert task.train[0] == ipt.Example("good movie", "positive")
@@ -36,21 +37,21 @@ def test_dev_joins_train_and_the_first_output_counts(tmp_path: Path) -> None:
     assert task.test == (ipt.Example("love it", "positive"), ipt.Example("hate it", "negative"))
 
 
-def test_of_several_draws_the_smallest_is_read(tmp_path: Path) -> None:
+def test_the_smallest_of_several_draws_is_read(tmp_path: Path) -> None:
     write(tmp_path, draw="16_100", train=TRAIN.replace("movie", "film"))
     write(tmp_path, draw="16_21")
     write(tmp_path, draw="128_1", train=TRAIN.replace("movie", "film"))
     assert read(tmp_path)[0].train[0].input == "good movie"
 
 
-def test_windows_line_ends_a_mark_and_separators_inside_a_text_do_no_harm(tmp_path: Path) -> None:
+def test_crlf_a_byte_order_mark_and_unicode_separators_are_read(tmp_path: Path) -> None:
     train = "\ufeff" + TRAIN.replace("\n", "\r\n").replace("fine food", "fine\u2028food\x0b!")
     (task,) = read(write(tmp_path, train=train))
     assert [example.input for example in task.train[:3]] == ["good movie", "bad movie", "fine\u2028food\x0b!"]
     assert {example.output for example in task.train} == {"positive", "negative"}
 
 
-def test_both_kinds_of_task_stand_in_one_folder_and_obey_its_index(tmp_path: Path) -> None:
+def test_a_folder_may_mix_formats_and_its_index_selects_a_split(tmp_path: Path) -> None:
     write(tmp_path)
     rows = [json.dumps({"split": "train", "input": text, "output": text}) for text in ("a", "b")]
     (tmp_path / "echo.jsonl").write_text("\n".join(rows))
@@ -65,7 +66,7 @@ def test_both_kinds_of_task_stand_in_one_folder_and_obey_its_index(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("part", "content", "said"),
+    ("part", "content", "message"),
     [
         ("train", TRAIN + "no tab\n", r"films_16_13_train\.tsv:5: .*no tab"),
         ("train", TRAIN + "\tpositive\n", r"train\.tsv:5 is empty"),
@@ -81,29 +82,31 @@ def test_both_kinds_of_task_stand_in_one_folder_and_obey_its_index(tmp_path: Pat
         ("train", TRAIN + "so so\tneutral\n", r"train\.tsv:5: the only training row with the label 'neutral'"),
     ],
 )
-def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, part: str, content: str | bytes, said: str) -> None:
+def test_an_invalid_tsv_row_is_named_by_file_and_line(
+    tmp_path: Path, part: str, content: str | bytes, message: str
+) -> None:
     write(tmp_path)
     path = tmp_path / "films" / f"films_16_13_{part}.tsv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ipt.DatasetError, match=said):
+    with pytest.raises(ipt.DatasetError, match=message):
         read(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("train", "said"),
+    ("train", "message"),
     [
         ("", r"train\.tsv:1: .*at least two training rows, found 0"),
         ("\n\ngood\tpositive\n", r"train\.tsv:3: .*at least two training rows, found 1"),
         ("\ngood\tpositive\nfine\tpositive\n", r"train\.tsv:2: .*the output 'positive'"),
     ],
 )
-def test_too_little_to_learn_from(tmp_path: Path, train: str, said: str) -> None:
+def test_too_few_rows_or_outputs_are_an_error(tmp_path: Path, train: str, message: str) -> None:
     write(tmp_path, train=train, dev="")
-    with pytest.raises(ipt.DatasetError, match=said):
+    with pytest.raises(ipt.DatasetError, match=message):
         read(tmp_path)
 
 
-def test_files_of_another_name_are_an_error(tmp_path: Path) -> None:
+def test_tsv_files_with_other_names_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "films").mkdir()
     (tmp_path / "films" / "train.tsv").write_text(TRAIN)
     with pytest.raises(ipt.DatasetError, match=r"films_<k>_<seed>_train\.tsv"):
@@ -111,7 +114,7 @@ def test_files_of_another_name_are_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("index", ["[]", "{", '{"films": 1}', pytest.param("[" * 200_000, id="deep")])
-def test_an_index_that_is_none(tmp_path: Path, index: str) -> None:
+def test_an_invalid_index_is_an_error(tmp_path: Path, index: str) -> None:
     write(tmp_path)
     (tmp_path / "index.json").write_text(index)
     with pytest.raises(ipt.DatasetError, match=r"index\.json"):
@@ -119,7 +122,7 @@ def test_an_index_that_is_none(tmp_path: Path, index: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "split", "said"),
+    ("name", "split", "message"),
     [
         (
             "movies",
@@ -130,19 +133,19 @@ def test_an_index_that_is_none(tmp_path: Path, index: str) -> None:
         ("films", None, r"index\.json: the task 'films' has the split None;"),
     ],
 )
-def test_an_index_at_odds_with_the_folder_stops_or_the_task_is_left_out(
-    tmp_path: Path, name: str, split: str | None, said: str
+def test_a_task_whose_index_entry_is_wrong_is_a_fault(
+    tmp_path: Path, name: str, split: str | None, message: str
 ) -> None:
     write(tmp_path)
     index = tmp_path / "index.json"
     index.write_text(json.dumps({name: {"family": "mood", "split": split}}))
-    for asked in (None, "seen", "unseen"):
-        with pytest.raises(ipt.DatasetError, match=said):
-            read(tmp_path, asked)
+    for read_split in (None, "seen", "unseen"):
+        with pytest.raises(ipt.DatasetError, match=message):
+            read(tmp_path, read_split)
     for task in ("echo", "other"):
         (tmp_path / f"{task}.jsonl").write_text(jsonl(("train", "good", "yes"), ("train", "bad", "no")))
     splits = {name: split, "echo": "seen", "other": "unseen"}
-    index.write_text(json.dumps({task: {"split": one} for task, one in splits.items()}))
+    index.write_text(json.dumps({task: {"split": each} for task, each in splits.items()}))
     seen, unseen = (read_task_folder(tmp_path, each) for each in ("seen", "unseen"))
     assert [task.name for task in (*seen.tasks, *unseen.tasks)] == ["echo", "other"]
     assert seen.skipped == unseen.skipped
@@ -152,7 +155,7 @@ def test_an_index_at_odds_with_the_folder_stops_or_the_task_is_left_out(
     assert ("films" in [task.name for task in read_task_folder(tmp_path).tasks]) == (name != "films")
 
 
-def test_an_index_may_leave_out_tasks_and_fields_and_have_others(tmp_path: Path) -> None:
+def test_an_index_may_omit_tasks_and_keys_and_have_unknown_keys(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "movies.jsonl").write_text(jsonl(("train", "good", "yes"), ("train", "bad", "no")))
     (tmp_path / "index.json").write_text(json.dumps({"films": {"family": "mood", "labels": 2}}))
@@ -163,7 +166,7 @@ def test_an_index_may_leave_out_tasks_and_fields_and_have_others(tmp_path: Path)
     assert [task.source for task in read(tmp_path)] == ["films", "movies.jsonl"]
 
 
-def test_of_many_tasks_that_are_there_the_first_are_named(tmp_path: Path) -> None:
+def test_an_error_names_the_first_tasks_of_many(tmp_path: Path) -> None:
     for number in range(7):
         (tmp_path / f"t{number}.jsonl").write_text("")
     (tmp_path / "index.json").write_text(json.dumps({"films": {}}))
@@ -175,21 +178,21 @@ def jsonl(*rows: tuple[str, str, str]) -> str:
     return "\n".join(json.dumps(dict(zip(("split", "input", "output"), row, strict=True))) for row in rows)
 
 
-def test_rows_at_odds_are_skipped_and_noted_by_file_and_line(tmp_path: Path) -> None:
+def test_conflicting_rows_are_skipped_and_noted_by_file_and_line(tmp_path: Path) -> None:
     rows = [("train", "good", "yes"), ("train", "bad", "no"), ("train", "good", "no"), ("test", "bad", "no")]
     rows += [("train", "bad", "no"), ("test", "fine", "yes"), ("test", "fine", "yes")]
     (tmp_path / "films.jsonl").write_text(jsonl(*rows))
     (task,) = read(tmp_path)
     assert [row.input for row in task.train] == ["good", "bad", "bad"]
     assert [row.input for row in task.test] == ["fine", "fine"]
-    conflict, leak, again = task.notes
+    conflict, leak, repeated = task.notes
     assert conflict.startswith("films.jsonl:3: skipped: 'no' for an input that has 'yes' in films.jsonl:1")
     assert leak.startswith("films.jsonl:4: skipped: the test row has the same input as the train row films.jsonl:2")
-    assert again.startswith("films.jsonl:5: the first of 2 repeated rows")
+    assert repeated.startswith("films.jsonl:5: the first of 2 repeated rows")
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("", r"films\.jsonl:1: .*found 0"),
         (jsonl(("test", "a", "x"), ("train", "b", "x"), ("train", "c", "x")), r"films\.jsonl:2: .*the output 'x'"),
@@ -204,32 +207,32 @@ def test_rows_at_odds_are_skipped_and_noted_by_file_and_line(tmp_path: Path) -> 
         ),
     ],
 )
-def test_a_task_that_cannot_be_used_stops_or_is_left_out(tmp_path: Path, content: str, said: str) -> None:
+def test_a_task_that_cannot_be_used_is_a_fault(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "movies.jsonl").write_text(jsonl(("train", "good", "yes"), ("train", "bad", "no")))
     (tmp_path / "films.jsonl").write_text(content)
-    with pytest.raises(ipt.DatasetError, match=said):
+    with pytest.raises(ipt.DatasetError, match=message):
         read(tmp_path)
     folder = read_task_folder(tmp_path)
     assert [task.name for task in folder.tasks] == ["movies"]
     [fault] = folder.skipped
-    assert re.match(said, fault)
+    assert re.match(message, fault)
     (tmp_path / "movies.jsonl").unlink()
     with pytest.raises(ipt.DatasetError, match=r"no task can be used; the first of 1 errors: films\.jsonl"):
         read(tmp_path)
 
 
-def test_an_index_may_begin_with_a_byte_order_mark_and_its_families_are_text(tmp_path: Path) -> None:
+def test_an_index_may_begin_with_a_byte_order_mark_and_its_families_must_be_text(tmp_path: Path) -> None:
     write(tmp_path)
     index = tmp_path / "index.json"
     index.write_text(json.dumps({"films": {"family": "mood", "split": "seen"}}), encoding="utf-8-sig")
     assert [task.family for task in read(tmp_path, "seen")] == ["mood"]
-    for family, said in (("mo\0od", "contains a NUL character"), (5, "must be a string, got int")):
+    for family, message in (("mo\0od", "contains a NUL character"), (5, "must be a string, got int")):
         index.write_text(json.dumps({"films": {"family": family, "split": "seen"}}))
-        with pytest.raises(ipt.DatasetError, match=rf"index\.json: the family of the task 'films' {said}"):
+        with pytest.raises(ipt.DatasetError, match=rf"index\.json: the family of the task 'films' {message}"):
             read(tmp_path, "seen")
 
 
-def test_a_task_whose_file_cannot_be_read_is_left_out_or_stops(tmp_path: Path) -> None:
+def test_a_task_whose_file_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere")
     with pytest.raises(ipt.DatasetError, match=r"gone\.jsonl: cannot be read: No such file"):
@@ -237,3 +240,23 @@ def test_a_task_whose_file_cannot_be_read_is_left_out_or_stops(tmp_path: Path) -
     folder = read_task_folder(tmp_path)
     assert [task.name for task in folder.tasks] == ["films"]
     assert len(folder.skipped) == 1
+
+
+def test_jsonl_tasks_are_read_and_selected_by_split(tmp_path: Path) -> None:
+    rows = [{"split": "train", "input": e.input, "output": e.output} for e in sentiment()]
+    rows.append({"split": "test", "input": "good", "output": "positive"})
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "index.json").write_text(json.dumps({"one": {"family": "f", "split": "seen"}}))
+    (task,) = read_task_folder(tmp_path, "seen").tasks
+    assert (task.name, task.family, len(task.train), len(task.test)) == ("one", "f", 20, 1)
+    assert [t.name for t in read_task_folder(tmp_path).tasks] == ["one", "two"]
+
+
+@pytest.mark.parametrize("line", ['{"split": "train"}', "not json", '{"split":"dev","input":"a","output":"b"}', "[1]",
+                                  '{"split":"train","input":"","output":"b"}'])  # fmt: skip
+def test_an_invalid_jsonl_row_is_named_by_file_and_line(tmp_path: Path, line: str) -> None:
+    good = json.dumps({"split": "train", "input": "a", "output": "b"})
+    (tmp_path / "task.jsonl").write_text(f"{good}\n{line}\n")
+    with pytest.raises(ipt.DatasetError, match=r"task\.jsonl:2"):
+        read_task_folder(tmp_path)

@@ -19,22 +19,20 @@ TASKS = [TaskDataset(name, "opinion", tuple(sentiment(repeats)), ()) for name, r
 UNSEEN = TaskDataset("c", "opinion", tuple(sentiment(3)), ())
 
 
-def test_rows_that_a_fit_saw_are_not_measured_with(encoder: EncoderBackbone, tmp_path: Path) -> None:
-    few, half = (
-        prepare_tasks(encoder, TASKS, replace(OPTIONS, examples_per_label=most, seed=most)) for most in (4, 64)
-    )
-    subspaces = [
-        DirectFit(losses, losses.options).run_in(tmp_path / str(number), lambda *_: None)  # type: ignore[arg-type]
-        for number, losses in enumerate((few, half))
-    ]
+def test_rows_that_a_fit_saw_are_removed(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    fits = []
+    for most in (4, 64):
+        options = replace(OPTIONS, examples_per_label=most, seed=most)
+        fits.append(DirectFit(prepare_tasks(encoder, TASKS, options), options))
+    subspaces = [fit.run_in(tmp_path / str(number), lambda *_: None) for number, fit in enumerate(fits)]
     (*others, unseen), notes = without_fitted_rows([*TASKS, UNSEEN], subspaces)
     assert (unseen, notes) == (UNSEEN, [])
     for number, (task, left) in enumerate(zip(TASKS, others, strict=True)):
         assert replace(left, train=task.train) == task
         seen = set()
-        for losses in (few, half):
-            assert isinstance(losses, EncoderTaskLosses)
-            seen |= {tuple(ids) for ids in losses.tasks[number].token_ids}
+        for fit in fits:
+            assert isinstance(fit.losses, EncoderTaskLosses)
+            seen |= {tuple(ids) for ids in fit.losses.tasks[number].token_ids}
         of_left, of_all = (
             {tuple(ids) for ids in encoder.tokenize([row.input for row in rows])} for rows in (left.train, task.train)
         )
@@ -48,11 +46,11 @@ def test_a_task_whose_rows_have_changed_since_a_fit_is_noted(encoder: EncoderBac
     assert [note.partition(";")[0] for note in notes] == [
         f"a: its rows have changed since {subspace.id} was found from it"
     ]
-    del subspace.manifest["training"]["rows"]  # as manifests were
+    del subspace.manifest["training"]["rows"]  # as in old manifests
     assert without_fitted_rows([shorter], [subspace]) == ([ANY], [])
 
 
-def test_a_task_that_the_fit_left_too_little_of_is_left_out_and_named() -> None:
+def test_a_task_without_enough_unfitted_rows_is_left_out_and_named() -> None:
     rows = tuple(sentiment(3))
     whole = TaskDataset("sentiment", "opinion", rows[:20], rows[20:])
     label = whole.train[0].output
@@ -66,7 +64,7 @@ def test_a_task_that_the_fit_left_too_little_of_is_left_out_and_named() -> None:
     assert str(no_measurable_task(2, left_out[:1])).startswith("no task can be measured with 2")
 
 
-def test_a_task_of_texts_with_fewer_rows_than_are_drawn_is_left_out_and_named() -> None:
+def test_a_text_task_with_fewer_rows_than_a_draw_needs_is_left_out_and_named() -> None:
     rows = tuple(ipt.Example(f"input {number}", f"text {number}") for number in range(12))
     enough = TaskDataset("enough", "texts", rows[:10], rows[10:])
     short = replace(enough, name="short", train=rows[:9])

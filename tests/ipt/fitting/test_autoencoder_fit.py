@@ -1,4 +1,4 @@
-"""The auto-encoder over tuned prompts: its maths against a plain restatement, resuming, and what is saved."""
+"""The auto-encoder over tuned prompts: its maths against a plain restatement, resuming and saving."""
 
 import math
 from collections.abc import Callable
@@ -40,17 +40,17 @@ def fit(backbone: Backbone, prompts: dict[str, Tensor], options: AutoencoderOpti
     return AutoencoderFit(prepare_tasks(backbone, TASKS, options), prompts, options)
 
 
-def numbers(running: AutoencoderFit) -> dict[str, Tensor]:
+def trained(running: AutoencoderFit) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in running._learned().items()}
 
 
 @pytest.mark.parametrize("dim", [5, 10])
-def test_a_step_is_the_papers(text: TextBackbone, dim: int) -> None:
+def test_a_step_equals_the_papers(text: TextBackbone, dim: int) -> None:
     """One step, restated: both losses with plain matrices, their gradients, clipping, and Adam's first step."""
     options = replace(OPTIONS, intrinsic_dim=dim)
     prompts = tuned("a", "b")
     running = fit(text, prompts, options)
-    before = numbers(running)
+    before = trained(running)
     weights = {name: value.clone().requires_grad_(True) for name, value in before.items()}
     shown = running.step()
 
@@ -62,42 +62,42 @@ def test_a_step_is_the_papers(text: TextBackbone, dim: int) -> None:
     vectors = target @ weights["encoder.compress.weight"].T + weights["encoder.compress.bias"]
     assert vectors.shape == (2, dim)
     hidden = torch.tanh(vectors @ weights["decoder.expand.weight"].T + weights["decoder.expand.bias"])
-    made = hidden @ weights["decoder.project.weight"].T + weights["decoder.project.bias"]
-    reconstruction = ((made - target) ** 2).sum() / target.numel()
+    decoded = hidden @ weights["decoder.project.weight"].T + weights["decoder.project.bias"]
+    reconstruction = ((decoded - target) ** 2).sum() / target.numel()
     losses = []
-    for task, prompt in zip(chosen, made.view(2, P, H), strict=True):
+    for task, prompt in zip(chosen, decoded.view(2, P, H), strict=True):
         data: Any = running.losses.tasks[task]
         rows = rng.permutation(len(data.inputs))[: options.rows_per_task].tolist()
         inputs, targets = [data.inputs[row] for row in rows], [data.targets[row] for row in rows]
-        behind = prompt.expand(len(rows), -1, -1)
-        losses.append(text.target_cross_entropy(inputs, targets, behind, label_smoothing=0.1).mean())
+        prompts_of_rows = prompt.expand(len(rows), -1, -1)
+        losses.append(text.target_cross_entropy(inputs, targets, prompts_of_rows, label_smoothing=0.1).mean())
     task_loss = (losses[0] + losses[1]) / 2
     assert shown.reconstruction == pytest.approx(reconstruction.item(), rel=1e-5)
     assert shown.loss == pytest.approx(task_loss.item(), rel=1e-5)
 
     gradients = torch.autograd.grad(200 * reconstruction + task_loss, list(weights.values()))
     norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients))
-    after = numbers(running)
+    after = trained(running)
     for (name, value), gradient in zip(before.items(), gradients, strict=True):
         clipped = gradient * min(1.0, 0.1 / norm)
-        # The first step of eight is all the warm-up there is; Adam's first step is rate · g / (|g| + ε).
+        # Of eight steps only the first is warm-up; Adam's first step is rate · g / (|g| + ε).
         moved = value - options.learning_rate * clipped / (clipped.abs() + 1e-8)
-        settled = clipped.abs() > 1e-5  # where ε does not decide
+        settled = clipped.abs() > 1e-5  # ε is negligible
         torch.testing.assert_close(after[name][settled], moved[settled], atol=2e-5, rtol=0)
         assert settled.float().mean() > 0.5
 
 
-def test_the_fit_brings_the_prompts_back(text: TextBackbone) -> None:
+def test_the_fit_lowers_the_reconstruction_error(text: TextBackbone) -> None:
     running = fit(text, tuned("a", "b"), replace(OPTIONS, steps=60, learning_rate=1e-2, task_weight=0.01))
-    seen = [running.step() for _ in range(60)]
-    first, last = seen[0].reconstruction, seen[-1].reconstruction
+    steps = [running.step() for _ in range(60)]
+    first, last = steps[0].reconstruction, steps[-1].reconstruction
     assert first is not None
     assert last is not None
     assert last < 0.1 * first
     assert running.done
 
 
-def test_on_an_encoder_the_constants_of_its_loss_are_learned_too(encoder: EncoderBackbone, tmp_path: Path) -> None:
+def test_on_an_encoder_the_constants_of_the_loss_are_trained_too(encoder: EncoderBackbone, tmp_path: Path) -> None:
     running = fit(encoder, tuned("a", "b"), OPTIONS)
     shown = [running.step() for _ in range(8)]
     assert all(step.accuracy is not None for step in shown)
@@ -109,22 +109,22 @@ def test_on_an_encoder_the_constants_of_its_loss_are_learned_too(encoder: Encode
     )
 
 
-def test_a_resumed_fit_is_the_undisturbed_one(text: TextBackbone, tmp_path: Path) -> None:
+def test_a_resumed_fit_equals_an_uninterrupted_one(text: TextBackbone, tmp_path: Path) -> None:
     prompts = tuned("a", "a#1", "b")
-    undisturbed, stopped, resumed = (fit(text, prompts, OPTIONS) for _ in range(3))
-    while not undisturbed.done:
-        undisturbed.step()
+    uninterrupted, stopped, resumed = (fit(text, prompts, OPTIONS) for _ in range(3))
+    while not uninterrupted.done:
+        uninterrupted.step()
     for _ in range(3):
         stopped.step()
     stopped.save_checkpoint(tmp_path / "fit.safetensors")
     resumed.load_checkpoint(tmp_path / "fit.safetensors")
     while not resumed.done:
         resumed.step()
-    for name, value in numbers(undisturbed).items():
-        assert torch.equal(numbers(resumed)[name], value), name
+    for name, value in trained(uninterrupted).items():
+        assert torch.equal(trained(resumed)[name], value), name
 
 
-def test_a_checkpoint_of_another_run_or_of_none_is_refused(encoder: EncoderBackbone, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_or_a_damaged_one_is_rejected(encoder: EncoderBackbone, tmp_path: Path) -> None:
     path = tmp_path / "fit.safetensors"
     fit(encoder, tuned("a", "b"), OPTIONS).save_checkpoint(path)
     fit(encoder, tuned("a", "b"), replace(OPTIONS, steps=99)).load_checkpoint(path)
@@ -136,7 +136,7 @@ def test_a_checkpoint_of_another_run_or_of_none_is_refused(encoder: EncoderBackb
         fit(encoder, tuned("a", "b"), OPTIONS).load_checkpoint(path)
 
 
-def test_the_saved_subspace_has_its_encoder_and_a_vector_a_task(encoder: EncoderBackbone, tmp_path: Path) -> None:
+def test_the_saved_subspace_has_its_encoder_and_one_vector_per_task(encoder: EncoderBackbone, tmp_path: Path) -> None:
     prompts = tuned("a", "a#1", "b")
     running = fit(encoder, prompts, OPTIONS)
     running.step()
@@ -152,7 +152,7 @@ def test_the_saved_subspace_has_its_encoder_and_a_vector_a_task(encoder: Encoder
 
 
 @pytest.mark.parametrize(
-    ("prompts", "said"),
+    ("prompts", "message"),
     [
         (lambda: tuned("a"), "no prompt for task 'b'"),
         (lambda: tuned("a", "b", "c"), "prompt 'c' has no task"),
@@ -160,8 +160,8 @@ def test_the_saved_subspace_has_its_encoder_and_a_vector_a_task(encoder: Encoder
         (lambda: tuned("a") | {"b": torch.zeros(P + 1, H)}, "differ in shape"),
     ],
 )
-def test_prompts_that_do_not_fit_the_tasks_are_refused(
-    encoder: EncoderBackbone, prompts: Callable[[], dict[str, Tensor]], said: str
+def test_prompts_that_do_not_match_the_tasks_are_rejected(
+    encoder: EncoderBackbone, prompts: Callable[[], dict[str, Tensor]], message: str
 ) -> None:
-    with pytest.raises(ipt.DatasetError, match=said):
+    with pytest.raises(ipt.DatasetError, match=message):
         fit(encoder, prompts(), OPTIONS)

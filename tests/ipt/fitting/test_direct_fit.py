@@ -1,4 +1,4 @@
-"""The direct fit: it learns, and a run that was stopped goes on as if it had not been."""
+"""The direct fit on an encoder: training, resuming and saving."""
 
 import json
 import os
@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.data.sampling import sample_per_label
 from ipt.data.task_dataset import TaskDataset
 from ipt.data.task_folder import read_task_folder
 from ipt.fitting.direct_fit import DirectFit, FitOptions
@@ -43,7 +42,7 @@ def fit(encoder: EncoderBackbone, tasks: list[TaskDataset], options: FitOptions)
     return DirectFit(prepare_tasks(encoder, tasks, options), options)
 
 
-def numbers(running: DirectFit) -> dict[str, torch.Tensor]:
+def trained(running: DirectFit) -> dict[str, torch.Tensor]:
     return {**running.decoder.state_dict(), "vectors": running.vectors.detach()}
 
 
@@ -51,9 +50,9 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_subspace(
     encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path
 ) -> None:
     options = replace(OPTIONS, steps=8)
-    undisturbed = fit(encoder, tasks, options)
-    while not undisturbed.done:
-        undisturbed.step()
+    uninterrupted = fit(encoder, tasks, options)
+    while not uninterrupted.done:
+        uninterrupted.step()
     stopped = fit(encoder, tasks, options)
     for _ in range(3):
         stopped.step()
@@ -63,62 +62,62 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_subspace(
     assert resumed.completed == 3
     while not resumed.done:
         resumed.step()
-    for name, tensor in numbers(undisturbed).items():
-        torch.testing.assert_close(numbers(resumed)[name], tensor, rtol=0, atol=1e-6)
+    for name, tensor in trained(uninterrupted).items():
+        torch.testing.assert_close(trained(resumed)[name], tensor, rtol=0, atol=1e-6)
 
 
-def test_a_fit_in_a_folder_that_is_killed_or_stopped_ends_as_an_undisturbed_one(
+def test_a_fit_that_crashes_and_is_interrupted_ends_like_an_uninterrupted_one(
     encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ipt.fitting.resumable_fit.CHECKPOINT_EVERY_STEPS", 3)
     options = replace(OPTIONS, steps=8)
-    undisturbed = fit(encoder, tasks, options).run_in(tmp_path / "undisturbed", lambda *_: None)
+    uninterrupted = fit(encoder, tasks, options).run_in(tmp_path / "uninterrupted", lambda *_: None)
     steps: list[int] = []
 
-    def disturb(step: FitProgress, _: object) -> None:
+    def interrupt(step: FitProgress, _: object) -> None:
         steps.append(step.step)
         if len(steps) in (5, 8):
             raise RuntimeError if len(steps) == 5 else KeyboardInterrupt
 
-    for disturbance in (RuntimeError, KeyboardInterrupt):
-        with pytest.raises(disturbance):
-            fit(encoder, tasks, options).run_in(tmp_path / "disturbed", disturb)
-    disturbed = fit(encoder, tasks, options).run_in(tmp_path / "disturbed", disturb)
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error):
+            fit(encoder, tasks, options).run_in(tmp_path / "interrupted", interrupt)
+    interrupted = fit(encoder, tasks, options).run_in(tmp_path / "interrupted", interrupt)
     assert steps == [1, 2, 3, 4, 5, 4, 5, 6, 7, 8]
-    assert disturbed.id == undisturbed.id
-    assert disturbed.manifest == undisturbed.manifest
-    assert not (tmp_path / "disturbed" / "fit.safetensors").exists()
+    assert interrupted.id == uninterrupted.id
+    assert interrupted.manifest == uninterrupted.manifest
+    assert not (tmp_path / "interrupted" / "fit.safetensors").exists()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_ctrl_c_in_the_midst_of_a_step_leaves_no_half_step(
+def test_an_interrupt_within_a_step_leaves_no_partial_step(
     encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     options = replace(OPTIONS, steps=6)
-    undisturbed = fit(encoder, tasks, options).run_in(tmp_path / "undisturbed", lambda *_: None)
+    uninterrupted = fit(encoder, tasks, options).run_in(tmp_path / "uninterrupted", lambda *_: None)
     running = fit(encoder, tasks, options)
     vectors = running.vector_optimizer
-    as_it_was = vectors.step
+    step = vectors.step
 
-    def interrupted(*given: Any) -> None:
+    def step_and_interrupt(*arguments: Any) -> None:
         if when == "after":
-            as_it_was(*given)
+            step(*arguments)
         if running.completed == 3:
             os.kill(os.getpid(), signal.SIGINT)
         if when == "before":
-            as_it_was(*given)
+            step(*arguments)
 
-    monkeypatch.setattr(vectors, "step", interrupted)
+    monkeypatch.setattr(vectors, "step", step_and_interrupt)
     with pytest.raises(KeyboardInterrupt):
-        running.run_in(tmp_path / "disturbed", lambda *_: None)
+        running.run_in(tmp_path / "interrupted", lambda *_: None)
     resumed = fit(encoder, tasks, options)
-    resumed.load_checkpoint(tmp_path / "disturbed" / "fit.safetensors")
+    resumed.load_checkpoint(tmp_path / "interrupted" / "fit.safetensors")
     assert resumed.completed == 4
-    disturbed = fit(encoder, tasks, options).run_in(tmp_path / "disturbed", lambda *_: None)
-    assert (disturbed.id, disturbed.manifest) == (undisturbed.id, undisturbed.manifest)
+    interrupted = fit(encoder, tasks, options).run_in(tmp_path / "interrupted", lambda *_: None)
+    assert (interrupted.id, interrupted.manifest) == (uninterrupted.id, uninterrupted.manifest)
 
 
-def test_a_checkpoint_of_other_tasks_or_options_is_refused(
+def test_a_checkpoint_of_other_tasks_or_options_is_rejected(
     encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path
 ) -> None:
     running = fit(encoder, tasks, OPTIONS)
@@ -128,7 +127,7 @@ def test_a_checkpoint_of_other_tasks_or_options_is_refused(
             other.load_checkpoint(tmp_path / "fit.safetensors")
 
 
-def test_a_fit_that_goes_on_with_other_steps_says_so_and_never_with_fewer_than_it_took(
+def test_a_fit_resumed_with_other_steps_records_them_and_rejects_fewer_than_it_has(
     encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path
 ) -> None:
     def stop(step: FitProgress, _: object) -> None:
@@ -144,7 +143,7 @@ def test_a_fit_that_goes_on_with_other_steps_says_so_and_never_with_fewer_than_i
     assert (training["options"]["steps"], training["steps_asked_before"]) == (5, [8])
 
 
-def test_a_damaged_checkpoint_is_one_line(encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_rejected(encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path) -> None:
     path = tmp_path / "fit.safetensors"
     fit(encoder, tasks, OPTIONS).save_checkpoint(path)
     with safe_open(path, framework="pt") as file:
@@ -155,23 +154,23 @@ def test_a_damaged_checkpoint_is_one_line(encoder: EncoderBackbone, tasks: list[
             fit(encoder, tasks, OPTIONS).load_checkpoint(path)
 
 
-def test_a_fit_that_diverges_stops_there(
+def test_a_fit_that_diverges_is_an_error(
     encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = fit(encoder, tasks, replace(OPTIONS, steps=8))
     measure = running.losses.measure
 
-    def measured(*given: Any) -> Any:
-        losses, accuracies = measure(*given)
+    def diverge(*arguments: Any) -> Any:
+        losses, accuracies = measure(*arguments)
         return losses * (float("nan") if running.completed == 4 else 1.0), accuracies
 
-    monkeypatch.setattr(running.losses, "measure", measured)
+    monkeypatch.setattr(running.losses, "measure", diverge)
     with pytest.raises(ipt.SubspaceError, match=r"the fit diverged: the loss of step 5 is nan\. Remove .*out and try"):
         running.run_in(tmp_path / "out", lambda *_: None)
     assert running.completed == 5
 
 
-def test_prompts_that_leave_no_room_for_text_are_refused(encoder: EncoderBackbone, tasks: list[TaskDataset]) -> None:
+def test_prompts_that_leave_no_room_for_text_are_rejected(encoder: EncoderBackbone, tasks: list[TaskDataset]) -> None:
     longest = encoder.max_positions - 3  # two special tokens and one of the text
     assert fit(encoder, tasks, replace(OPTIONS, prompt_length=longest)).decoder.prompt_length == longest
     for length in (longest + 1, 10**8):
@@ -181,35 +180,35 @@ def test_prompts_that_leave_no_room_for_text_are_refused(encoder: EncoderBackbon
             word_prompts(encoder, length, seed=0)
 
 
-def test_a_second_process_does_not_find_a_subspace_in_the_same_folder(
+def test_a_second_process_cannot_fit_in_the_same_folder(
     encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path
 ) -> None:
-    said: list[str] = []
+    errors: list[str] = []
     folder = str(tmp_path / "out")
 
-    def beside(step: FitProgress, _: object) -> None:
+    def start_another(step: FitProgress, _: object) -> None:
         if step.step == 2:
             lock = "from pathlib import Path; from ipt.runtime.process_lock import hold_lock"
             program = f"{lock}\nwith hold_lock(Path({folder!r})): pass"
-            ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-            said.append(ran.stderr.splitlines()[-1])
+            process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+            errors.append(process.stderr.splitlines()[-1])
 
-    fit(encoder, tasks, OPTIONS).run_in(tmp_path / "out", beside)
-    assert "out: another process is writing it" in said[0]
+    fit(encoder, tasks, OPTIONS).run_in(tmp_path / "out", start_another)
+    assert "out: another process is writing it" in errors[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
-def test_the_fit_lowers_the_loss_and_moves_decoder_and_vectors_alone(
+def test_the_fit_lowers_the_loss_and_changes_only_decoder_and_vectors(
     encoder: EncoderBackbone, tasks: list[TaskDataset]
 ) -> None:
     backbone_before = {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
     running = fit(encoder, tasks, replace(OPTIONS, steps=40, decoder_learning_rate=5e-3))
-    before = {name: tensor.clone() for name, tensor in numbers(running).items()}
+    before = {name: tensor.clone() for name, tensor in trained(running).items()}
     losses = []
     while not running.done:
         losses.append(running.step().loss)
     assert sum(losses[-8:]) < sum(losses[:8])
-    assert all(not torch.equal(before[name], tensor) for name, tensor in numbers(running).items())
+    assert all(not torch.equal(before[name], tensor) for name, tensor in trained(running).items())
     assert all(torch.equal(backbone_before[n], t) for n, t in encoder.model.state_dict().items())
 
 
@@ -230,7 +229,7 @@ def test_tasks_of_a_family_share_its_vector_and_all_vectors_are_saved(
 
 
 @pytest.mark.parametrize(("zero", "family", "moved"), [(1.0, 0.0, set()), (0.0, 1.0, {0, 1}), (0.0, 0.0, {0, 1, 2, 3})])
-def test_a_step_moves_the_vectors_it_drew_alone(
+def test_a_step_moves_only_the_vectors_that_it_drew(
     encoder: EncoderBackbone, tasks: list[TaskDataset], zero: float, family: float, moved: set[int]
 ) -> None:
     options = replace(OPTIONS, zero_vector_probability=zero, family_vector_probability=family)
@@ -249,7 +248,7 @@ def test_the_fit_sees_at_most_half_of_a_labels_rows(encoder: EncoderBackbone, ta
 
 
 @pytest.mark.parametrize(
-    ("outputs", "said"),
+    ("outputs", "message"),
     [
         (
             ["yes"] * 4 + ["no"],
@@ -258,40 +257,13 @@ def test_the_fit_sees_at_most_half_of_a_labels_rows(encoder: EncoderBackbone, ta
         ([f"text {number}" for number in range(8)], r"^bad\.jsonl: the outputs are texts.* an encoder does not write"),
     ],
 )
-def test_a_task_that_an_encoder_cannot_learn_from_is_named_and_what_is_wrong_with_it(
-    encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path, outputs: list[str], said: str
+def test_a_task_that_an_encoder_cannot_learn_from_is_named_with_its_fault(
+    encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path, outputs: list[str], message: str
 ) -> None:
     rows = [{"split": "train", "input": f"input {n}", "output": output} for n, output in enumerate(outputs)]
     (tmp_path / "bad.jsonl").write_text("\n".join(map(json.dumps, rows)))
     [bad] = read_task_folder(tmp_path).tasks
-    with pytest.raises(ipt.DatasetError, match=said):
+    with pytest.raises(ipt.DatasetError, match=message):
         prepare_tasks(encoder, [*tasks, bad], OPTIONS)
-    with pytest.raises(ipt.DatasetError, match=said.replace(r"\.jsonl", "")):
+    with pytest.raises(ipt.DatasetError, match=message.replace(r"\.jsonl", "")):
         prepare_tasks(encoder, [replace(bad, source=None)], OPTIONS)
-
-
-def test_a_task_folder_is_read_and_its_split_obeyed(tmp_path: Path) -> None:
-    rows = [{"split": "train", "input": e.input, "output": e.output} for e in sentiment()]
-    rows.append({"split": "test", "input": "good", "output": "positive"})
-    for name in ("one", "two"):
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (tmp_path / "index.json").write_text(json.dumps({"one": {"family": "f", "split": "seen"}}))
-    (task,) = read_task_folder(tmp_path, "seen").tasks
-    assert (task.name, task.family, len(task.train), len(task.test)) == ("one", "f", 20, 1)
-    assert [t.name for t in read_task_folder(tmp_path).tasks] == ["one", "two"]
-
-
-@pytest.mark.parametrize("line", ['{"split": "train"}', "not json", '{"split":"dev","input":"a","output":"b"}', "[1]",
-                                  '{"split":"train","input":"","output":"b"}'])  # fmt: skip
-def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, line: str) -> None:
-    good = json.dumps({"split": "train", "input": "a", "output": "b"})
-    (tmp_path / "task.jsonl").write_text(f"{good}\n{line}\n")
-    with pytest.raises(ipt.DatasetError, match=r"task\.jsonl:2"):
-        read_task_folder(tmp_path)
-
-
-def test_sampling_is_per_label_and_by_seed() -> None:
-    rows = sentiment(4)
-    first, again, other = (sample_per_label(rows, 5, seed) for seed in (1, 1, 2))
-    assert first == again != other
-    assert sorted(e.output for e in first) == ["negative"] * 5 + ["positive"] * 5

@@ -1,4 +1,4 @@
-"""Plain prompt tuning of many tasks: together as alone, and again after a kill."""
+"""Plain prompt tuning of many tasks: sharing batches, and resuming after a kill."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ class KilledError(Exception):
     pass
 
 
-def test_each_prompt_is_that_of_its_task_alone(encoder: EncoderBackbone, tmp_path: Path) -> None:
+def test_a_prompt_tuned_with_others_equals_one_tuned_alone(encoder: EncoderBackbone, tmp_path: Path) -> None:
     output = tmp_path / "prompts.safetensors"
     seen: list[tuple[int, int, int]] = []
     report = tune_prompts(encoder, TASKS, output, OPTIONS, batch_tasks=2, on_step=lambda *at: seen.append(at))
@@ -41,14 +41,14 @@ def test_each_prompt_is_that_of_its_task_alone(encoder: EncoderBackbone, tmp_pat
     entry = report["tasks"]["a"]
     assert (entry["held_back"], entry["moved"], entry["score_source"]) == (8, True, "held_back")
     assert 0 <= entry["score"] <= 1
-    # Of "c" one example of each label is not tuned on, and stands in for those held back.
+    # "c" has no rows left to hold back, so one example of each label is taken from the tuning rows.
     assert report["tasks"]["c"]["held_back"] == 2
     assert report["notes"] == []
     tune_prompts(encoder, TASKS[1:2], tmp_path / "alone.safetensors", OPTIONS)
     torch.testing.assert_close(read_prompts(tmp_path / "alone.safetensors")["b"], prompts["b"])
 
 
-def test_what_was_finished_before_a_kill_is_kept(encoder: EncoderBackbone, tmp_path: Path) -> None:
+def test_prompts_finished_before_a_kill_are_kept(encoder: EncoderBackbone, tmp_path: Path) -> None:
     output = tmp_path / "prompts.safetensors"
 
     def kill(_: int, __: int, finished: int) -> None:
@@ -64,14 +64,14 @@ def test_what_was_finished_before_a_kill_is_kept(encoder: EncoderBackbone, tmp_p
     assert seen[0] >= 3
     after = read_prompts(output)
     assert torch.equal(before["a"], after["a"])
-    undisturbed = tune_prompts(encoder, TASKS, tmp_path / "whole.safetensors", OPTIONS)
-    assert undisturbed["tasks"].keys() == report["tasks"].keys()
+    uninterrupted = tune_prompts(encoder, TASKS, tmp_path / "whole.safetensors", OPTIONS)
+    assert uninterrupted["tasks"].keys() == report["tasks"].keys()
     for name, prompt in read_prompts(tmp_path / "whole.safetensors").items():
         torch.testing.assert_close(after[name], prompt)
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_no_prompt_ends_before_its_last_step(
+def test_prompts_are_tuned_to_the_last_step(
     encoder: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ipt.tuning.program.KEEP_NATS", 1e9)  # nothing is better than the start
@@ -123,7 +123,7 @@ def test_tasks_of_labels_and_of_texts_are_tuned_together(text: TextBackbone, tmp
     assert all(not torch.equal(prompts[name], start) for name in ("a", "echo"))
 
 
-def test_a_task_that_cannot_be_tuned_on_is_named_before_any_is(encoder: EncoderBackbone, tmp_path: Path) -> None:
+def test_a_task_that_cannot_be_tuned_on_is_named_before_any_tuning(encoder: EncoderBackbone, tmp_path: Path) -> None:
     tasks = [*TASKS, TaskDataset("echo", "echo", tuple(ECHO), ())]
     with pytest.raises(ipt.DatasetError, match=r"echo: the outputs are texts, .* an encoder does not write text"):
         tune_prompts(encoder, tasks, tmp_path / "prompts.safetensors", OPTIONS)

@@ -1,4 +1,4 @@
-"""A study's page and its plots."""
+"""The page of a study and its plots."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ METHODS = ("logistic regression", "SetFit", "PT", "IST")
 
 
 def measured(offset: float = 0.0, seeds: tuple[int, ...] = (0, 1)) -> list[Measurement]:
-    """Two tasks; IST is half of a hundredth better in the second draw."""
+    """Measurements of two tasks; IST is 0.005 better in the second draw."""
     return [
         Measurement(name, name[0], seed, method, score + offset + seed * (method == "IST") / 200, 1.0, detail, device)
         for seed in seeds
@@ -34,25 +34,25 @@ def measured(offset: float = 0.0, seeds: tuple[int, ...] = (0, 1)) -> list[Measu
 
 @pytest.fixture
 def findings(encoder: EncoderBackbone, tmp_path: Path) -> Findings:
-    found = Findings()
+    findings = Findings()
     for dim in (3, 5):
         generator = torch.Generator().manual_seed(dim)
-        found.subspaces[dim] = ipt.save_subspace(
+        findings.subspaces[dim] = ipt.save_subspace(
             tmp_path / f"subspace-{dim}",
             SubspaceDecoder(dim, 4, 2, 32),
             encoder,
             task_vectors=torch.randn(3, dim, generator=generator),
             training={"tasks": ["a1", "a2", "b1"], "families": ["a", "a", "b"]},
         )
-        found.splits["seen"][dim] = measured()
-        found.splits["unseen"][dim] = measured(-0.1 if dim == 3 else 0.0)
-    return found
+        findings.splits["seen"][dim] = measured()
+        findings.splits["unseen"][dim] = measured(-0.1 if dim == 3 else 0.0)
+    return findings
 
 
-def test_a_report_has_every_part_with_its_plots(findings: Findings, tmp_path: Path) -> None:
+def test_a_report_has_every_section_with_its_plots(findings: Findings, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     findings.curve = {count: measured(count / 100) for count in (1, 4)}
-    findings.ablations = {"start": [Variant("zero, tuned", [one for one in measured() if one.method == "IST"])]}
+    findings.ablations = {"start": [Variant("zero, tuned", [each for each in measured() if each.method == "IST"])]}
     findings.left_out = ["c2: has 5 training rows"]
     options = StudyOptions(dimensions=(3, 5), methods=METHODS, seeds=(0, 1))
     page, folder = tmp_path / "results.md", tmp_path / "results"
@@ -76,11 +76,13 @@ def test_a_report_has_every_part_with_its_plots(findings: Findings, tmp_path: Pa
     assert all((tmp_path / plot).read_bytes().startswith(b"\x89PNG") for plot in plots)
 
 
-def test_one_draw_and_no_prompt_tuning_leave_out_what_they_cannot_tell(findings: Findings, tmp_path: Path) -> None:
+def test_sections_that_need_prompt_tuning_or_several_draws_are_omitted_without_them(
+    findings: Findings, tmp_path: Path
+) -> None:
     pytest.importorskip("matplotlib")
     for by_dim in findings.splits.values():
         for dim, found in by_dim.items():
-            by_dim[dim] = [one for one in found if one.seed == 0 and one.method != "PT"]
+            by_dim[dim] = [each for each in found if each.seed == 0 and each.method != "PT"]
     options = StudyOptions(dimensions=(3, 5), methods=METHODS, seeds=(0,))
     write_report(tmp_path / "report.md", tmp_path / "plots", findings, options, [])
     text = (tmp_path / "report.md").read_text()
@@ -91,11 +93,11 @@ def test_one_draw_and_no_prompt_tuning_leave_out_what_they_cannot_tell(findings:
     assert text.endswith("## Skipped tasks and notes\n\nNothing.\n")
 
 
-def test_what_takes_long_may_be_measured_on_fewer_draws(findings: Findings, tmp_path: Path) -> None:
+def test_the_report_says_how_many_draws_slow_methods_have(findings: Findings, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     for by_dim in findings.splits.values():
         for dim, found in by_dim.items():
-            by_dim[dim] = [one for one in found if one.seed == 0 or one.method not in ("PT", "SetFit")]
+            by_dim[dim] = [each for each in found if each.seed == 0 or each.method not in ("PT", "SetFit")]
     options = StudyOptions(dimensions=(3, 5), methods=METHODS, seeds=(0, 1), slow_seeds=1, curve=(1,))
     write_report(tmp_path / "report.md", tmp_path / "plots", findings, options, [])
     text = (tmp_path / "report.md").read_text()
@@ -103,17 +105,19 @@ def test_what_takes_long_may_be_measured_on_fewer_draws(findings: Findings, tmp_
     assert "| b1 | 60.0 ± 0.0 | 65.0 | 70.0 | 70.2 ± 0.4 | 1.000 |" in text  # E_rel on the draw that both have
 
 
-def test_plots_without_matplotlib_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_matplotlib_is_an_error_that_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ipt.IptError, match="pip install"):
         check_installed()
 
 
-def test_a_mean_over_some_of_the_tasks_is_held_against_the_same_ones(findings: Findings, tmp_path: Path) -> None:
+def test_a_mean_over_some_of_the_tasks_is_compared_with_ist_on_the_same_tasks(
+    findings: Findings, tmp_path: Path
+) -> None:
     pytest.importorskip("matplotlib")
     of_reference = findings.splits["unseen"][5]
     findings.splits["unseen"][5] = [
-        one for one in of_reference if one.method != "SetFit" or (one.task, one.seed) == ("b1", 1)
+        each for each in of_reference if each.method != "SetFit" or (each.task, each.seed) == ("b1", 1)
     ]
     findings.ablations = {"start": [Variant("never measured", [])]}
     page = tmp_path / "results.md"
@@ -124,9 +128,9 @@ def test_a_mean_over_some_of_the_tasks_is_held_against_the_same_ones(findings: F
     assert "never measured" not in text
 
 
-def test_the_curve_names_the_tasks_on_which_tuning_loses(findings: Findings, tmp_path: Path) -> None:
+def test_the_curve_names_the_tasks_on_which_ist_is_worse(findings: Findings, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    worse = [replace(one, score=0.25) if (one.task, one.method) == ("b1", "IST") else one for one in measured()]
+    worse = [replace(each, score=0.25) if (each.task, each.method) == ("b1", "IST") else each for each in measured()]
     findings.curve = {1: worse, 4: measured()}
     page = tmp_path / "results.md"
     write_report(page, tmp_path / "results", findings, StudyOptions(dimensions=(3, 5), methods=METHODS), [], [])
