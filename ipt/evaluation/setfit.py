@@ -59,7 +59,8 @@ def save_sentence_transformer(backbone: EncoderBackbone, folder: Path) -> Any:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
 
-    backbone.model.save_pretrained(folder)  # type: ignore[operator]
+    encoder: Any = backbone.model
+    encoder.save_pretrained(folder)
     backbone.tokenizer.save_pretrained(folder)
     words = modules.Transformer(str(folder), max_seq_length=backbone.max_tokens)
     pooling = modules.Pooling(backbone.hidden_size, pooling_mode=backbone.pooling)
