@@ -1,4 +1,4 @@
-"""The service's errors, each of which carries its status and code, and their one shape on the wire."""
+"""The service's errors: each carries its HTTP status and code, and all share one JSON shape."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -7,14 +7,14 @@ from pydantic import BaseModel, Field
 
 
 class ErrorDetail(BaseModel):
-    message: str = Field(description="what was wrong, what was expected and what to do; for people, may change")
-    type: str = Field(description="the family of the error, one per status")
-    param: str | None = Field(description="the field, parameter or header at fault")
-    code: str = Field(description="what went wrong, for programs; does not change")
+    message: str = Field(description="what was wrong, what was expected and what to do; for people, and may change")
+    type: str = Field(description="the family of the error; one for each status")
+    param: str | None = Field(description="the field, parameter or header that caused the error")
+    code: str = Field(description="what went wrong, for programs; stable")
 
 
 class ErrorBody(BaseModel):
-    """The body of every answer that is not a success."""
+    """The body of every error response."""
 
     error: ErrorDetail = Field(
         examples=[
@@ -29,7 +29,7 @@ class ErrorBody(BaseModel):
 
 
 class AppError(Exception):
-    """An error meant for the caller. The message must never quote a dataset's text."""
+    """An error that is reported to the caller. The message must never quote a text of a dataset."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "internal_error"
@@ -100,14 +100,14 @@ class UnavailableError(AppError):
 
 
 def stopping_error() -> UnavailableError:
-    """What callers are told at the end."""
+    """Return the error for requests that the service cannot finish because it is stopping."""
     return UnavailableError("the service is stopping", code="stopping", retry_after=5)
 
 
 def out_of_memory_error(advice: str = "") -> UnavailableError:
-    """What callers are told of a text that there was no memory for, even alone."""
+    """Return the error for a text that does not fit into the device's memory, even in a batch of its own."""
     return UnavailableError(
-        f"the model's memory does not suffice for this text now: try again{advice}", code="out_of_memory", retry_after=5
+        f"not enough memory for this text right now; try again{advice}", code="out_of_memory", retry_after=5
     )
 
 
@@ -127,17 +127,17 @@ _TYPE_OF_STATUS = {family.status: family.type for family in _FAMILIES} | {405: "
 
 
 def type_of_status(status: int) -> str:
-    """The `type` that goes with a status, also for those that only the framework raises."""
+    """Return the `type` of an HTTP status, including statuses that only the framework raises."""
     return _TYPE_OF_STATUS.get(status, "internal_error" if status >= 500 else "invalid_request_error")
 
 
 def error_body(message: str, *, type: str, code: str, param: str | None = None) -> dict[str, Any]:  # noqa: A002
-    """The agreed shape as plain JSON."""
+    """Return the body of an error response as plain JSON."""
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
 
 
 def documented(families: Sequence[type[AppError]]) -> dict[int | str, dict[str, Any]]:
-    """What an endpoint's OpenAPI entry says of the errors it may answer with."""
+    """Return the OpenAPI `responses` of an endpoint that may raise these errors."""
     retry = {"description": "seconds to wait before trying again", "schema": {"type": "integer"}}
     documentation: dict[int | str, dict[str, Any]] = {}
     for family in families:

@@ -1,4 +1,4 @@
-"""One line per event, `key=value` after the event's name; never a text of a tenant's dataset."""
+"""Logging: one line per event, its name followed by `key=value` pairs; never a text of a tenant's dataset."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ _PAIRS = re.compile(r"\w+=\S+(?: \w+=\S+)*")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; what an event says as `key=value` is a field of that name too, numbers as numbers."""
+    """Writes one JSON object per line; the `key=value` pairs of an event become fields, with numbers as numbers."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
@@ -40,11 +40,11 @@ class JsonFormatter(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """The arguments that the message names, and those that are themselves made of `key=value`, as `where` is."""
+    """Return the arguments that the message names as `key=`, and the pairs in arguments such as `where(error)`."""
     if not isinstance(record.msg, str) or not isinstance(record.args, tuple):
         return {}
     fields: dict[str, Any] = {}
-    names = [found[1] for found in _PLACEHOLDER.finditer(record.msg) if found[0] != "%%"]
+    names = [match[1] for match in _PLACEHOLDER.finditer(record.msg) if match[0] != "%%"]
     for name, value in zip(names, record.args, strict=False):
         if name is not None:
             fields[name] = value
@@ -54,7 +54,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def configure(log_format: LogFormat) -> None:
-    """Write the log, and Python's warnings with it, to standard error, as the processes of this package do."""
+    """Send the log and Python's warnings to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -62,15 +62,15 @@ def configure(log_format: LogFormat) -> None:
 
 
 def name_unknown_settings() -> None:
-    """Warn of variables that look like settings: one that is misspelt leaves what it should have set as it was."""
+    """Warn of variables that look like settings but are not, since a misspelt variable has no effect."""
     for name in unknown_variables(os.environ):
-        log.warning("unknown_setting name=%s: `ipt settings` prints all that there are", name)
+        log.warning("unknown_setting name=%s: `ipt settings` lists all settings", name)
 
 
 def where(error: BaseException) -> str:
-    """An error's type and the last places it came through.
+    """Return the type of an error and the last lines of code that it passed through, as `key=value` pairs.
 
-    Its message is left out because that of an unforeseen error may quote what was being worked on.
+    The message is omitted, because the message of an unexpected error may quote a dataset's text.
     """
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     places = ">".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)

@@ -1,4 +1,7 @@
-"""The app factory: `create_app()` for `uvicorn --factory`, `create_app(settings, database_url=…)` for `serve`."""
+"""The app factory; it wires everything that lives as long as the process.
+
+Use `create_app()` with `uvicorn --factory`, `create_app(settings, database_url=…)` from code.
+"""
 
 import asyncio
 import gc
@@ -19,8 +22,8 @@ from app.adaptations.endpoints import router as adaptations
 from app.adaptations.event_stream import OpenStreams
 from app.api_keys.admission import Admission
 from app.db import migrate
+from app.db.client_timeout import ClientTimeout
 from app.db.embedded import embedded_postgres
-from app.db.patience import Patience
 from app.db.session import make_engine, transaction
 from app.errors import (
     AuthenticationError,
@@ -39,8 +42,8 @@ from app.health.readiness import Readiness
 from app.http import api_reference, error_handlers
 from app.http.api import Api
 from app.http.body_limit import BodyLimit
+from app.http.connection_limits import REQUEST_SECONDS
 from app.http.parameters import only_known_parameters
-from app.http.patient_protocol import REQUEST_SECONDS
 from app.http.request_context import RequestContext
 from app.http.single_headers import SingleHeaders
 from app.metrics.collector import StateCollector
@@ -55,42 +58,42 @@ from app.subspaces.endpoints import router as subspaces_router
 from app.tasks.endpoints import router as tasks
 
 SWITCH_SECONDS = 0.0005
-"""How long a thread may keep others from running Python: a tenth of the usual, since the model's waits so often."""
+"""Interpreter switch interval: a tenth of the default, since the model's thread gives up the lock so often."""
 ADMISSION_SECONDS = 10
-"""What a request may take beside its body, until its connection is closed by a server that is patient no longer."""
+"""Seconds after the body deadline before a connection with an incomplete request is closed."""
 LOOKUP_SECONDS = 10
-"""After which a lookup of keys or tasks is given up."""
+"""Statement timeout for the lookup of API keys and tasks."""
 
 log = logging.getLogger(__name__)
 
 _DESCRIPTION = """
 Adapts one frozen language model to many few-shot tasks. Send a few examples (`POST /v1/adaptations`), follow the
-adaptation until it has `succeeded`, then ask its task (`POST /v1/tasks/{task_id}/predict`).
+adaptation until its state is `succeeded`, then request predictions (`POST /v1/tasks/{task_id}/predict`).
 
-Every error has the shape `{"error": {"message", "type", "param", "code"}}`; programs look at `code`. Every answer has
-an `x-request-id`, yours if you sent one.
+Every error has the body `{"error": {"message", "type", "param", "code"}}`; programs should check `code`. Every response
+has an `x-request-id`, which is yours if you send one.
 """
 
 
 def create_app(settings: Settings | None = None, *, database_url: str | None = None) -> FastAPI:
-    """The service, complete.
+    """Return the complete service.
 
     Args:
-        settings: read from the environment when None.
-        database_url: a database that the caller has started for the embedded mode, and keeps running.
+        settings: read from the environment if None.
+        database_url: in the embedded mode, a database that the caller has started and keeps running.
 
     Raises:
-        SettingsError: settings that would open the service to others without a key.
+        SettingsError: other machines could reach the service without an API key.
     """
     settings = settings or Settings()
     settings.check_bind()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, float]]:
-        patience = Patience()
+        timeout = ClientTimeout()
         with ExitStack() as stack:
-            await asyncio.to_thread(_start, app.state, settings, database_url, patience, stack)
-            stack.callback(patience.hurry)
+            await asyncio.to_thread(_start, app.state, settings, database_url, timeout, stack)
+            stack.callback(timeout.shorten)
             yield {REQUEST_SECONDS: settings.max_body_seconds + ADMISSION_SECONDS}
 
     app = Api(
@@ -104,7 +107,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     )
     app.state.settings = settings
     error_handlers.install(app)
-    of_v1 = documented(
+    responses = documented(
         [
             BadRequestError,
             AuthenticationError,
@@ -115,9 +118,9 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
             UnavailableError,
         ]
     )
-    # Predictions first: a request's route is looked for in this order.
+    # Predictions first, as the most frequent requests: routes are matched in this order.
     for router in (predictions, adaptations, tasks, generations_router, subspaces_router):
-        app.include_router(router, responses=of_v1)
+        app.include_router(router, responses=responses)
     app.include_router(health)
     api_reference.install(app)
     app.include_router(metrics)
@@ -127,14 +130,16 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     return app
 
 
-def _start(state: State, settings: Settings, database_url: str | None, patience: Patience, stack: ExitStack) -> None:
-    """Start what lives as long as the process and set it on `state`; `stack` stops it."""
+def _start(
+    state: State, settings: Settings, database_url: str | None, timeout: ClientTimeout, stack: ExitStack
+) -> None:
+    """Start everything that lives as long as the process and set it on `state`; `stack` stops it."""
     sys.setswitchinterval(SWITCH_SECONDS)
     url = database_url or settings.database_url or stack.enter_context(embedded_postgres(settings.data_dir))
-    state.engine = engine = make_engine(url, patience=patience)
+    state.engine = engine = make_engine(url, client_timeout=timeout)
     stack.callback(engine.dispose)
-    # Every request waits for these two lookups, so they wait neither for other work's connections nor for ever.
-    lookups = make_engine(url, pool_size=2, statement_seconds=LOOKUP_SECONDS, patience=patience)
+    # Every request waits for a lookup of its key or task: lookups have connections of their own and a time limit.
+    lookups = make_engine(url, pool_size=2, statement_seconds=LOOKUP_SECONDS, client_timeout=timeout)
     stack.callback(lookups.dispose)
     if settings.embedded:
         migrate.upgrade(engine)
@@ -156,7 +161,7 @@ def _start(state: State, settings: Settings, database_url: str | None, patience:
 
 def _loaded(engine: Engine, subspace: ipt.Subspace) -> None:
     _register(engine, subspace)
-    # What is there by now stays: the garbage collector need not look through it again, with everybody waiting.
+    # The objects that exist now stay: excluding them from garbage collection shortens its pauses.
     gc.freeze()
 
 
@@ -165,7 +170,7 @@ def _register(engine: Engine, subspace: ipt.Subspace) -> None:
         with transaction(engine) as session:
             subspaces.register(session, subspace)
     except SQLAlchemyError as error:
-        # Answering needs no row; whichever process next reaches the database adds it.
+        # Predictions do not need the row; the next process that loads the subspace adds it.
         log.warning("the subspace could not be registered: %s", type(error).__name__)
 
 

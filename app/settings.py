@@ -1,4 +1,4 @@
-"""All that can be configured, read from `IPT_*` variables and checked once at start."""
+"""The configuration: read from `IPT_*` variables and validated once at startup."""
 
 import ipaddress
 import math
@@ -6,40 +6,46 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.validation_messages import explain
 
 DEFAULT_TENANT = "default"
 LogFormat = Literal["text", "json"]
 Seconds = Annotated[float, Field(gt=0, le=24 * 60 * 60)]
 _SECRET_FIELDS = ("database_url", "redis_url")
 _PREFIX = "IPT_"
-# Of the command line, the compose files and the tests.
-_OF_OTHERS = {"IPT_URL", "IPT_IMAGE", "IPT_GPU_IMAGE", "IPT_PUBLISH", "IPT_SUBSPACES", "IPT_TEST_REDIS_URL"}
+# Read by the command line, the compose files and the tests.
+_OTHER_VARIABLES = {"IPT_URL", "IPT_IMAGE", "IPT_GPU_IMAGE", "IPT_PUBLISH", "IPT_SUBSPACES", "IPT_TEST_REDIS_URL"}
 
 
 class SettingsError(Exception):
-    """The settings are each valid but must not be used together; the message says what to change."""
+    """Each setting is valid, but the combination is not allowed; the message says what to change."""
 
 
 class Settings(BaseSettings):
-    """One instance is made at the edge (command line, app factory, worker entry) and passed on from there."""
+    """The command line, the app factory and the worker each create one instance at startup and pass it on."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, allow_inf_nan=False
     )
 
     database_url: str | None = Field(
-        default=None, repr=False, description="PostgreSQL; without it an embedded one is started"
+        default=None, repr=False, description="PostgreSQL; without it an embedded server is started"
     )
-    redis_url: str | None = Field(default=None, repr=False, description="Celery broker; without it workers poll")
-    data_dir: Path = Field(default=Path(".ipt"), description="the folder that holds all data of the embedded mode")
+    redis_url: str | None = Field(
+        default=None, repr=False, description="Celery broker; without it workers poll the database"
+    )
+    data_dir: Path = Field(default=Path(".ipt"), description="the folder for all data of the embedded mode")
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    api_key: SecretStr | None = Field(default=None, description="a first key, of the tenant 'default'")
-    log_format: LogFormat = Field(default="text", description="`text`, or `json`: one object a line")
-    metrics_port: int | None = Field(default=None, ge=1, le=65535, description="where a worker serves its metrics")
-    open_metrics: bool = Field(default=False, description="whoever reaches the port may read the metrics")
+    api_key: SecretStr | None = Field(default=None, description="the operator's key, of the tenant 'default'")
+    log_format: LogFormat = Field(default="text", description="`text`, or `json`: one object per line")
+    metrics_port: int | None = Field(
+        default=None, ge=1, le=65535, description="the port on which a worker serves its metrics"
+    )
+    open_metrics: bool = Field(default=False, description="anyone who reaches the port may read the metrics")
 
     backbone: str = "default"
     backbone_revision: str | None = None
@@ -49,15 +55,17 @@ class Settings(BaseSettings):
     lease_seconds: Seconds = 60
     heartbeat_seconds: Seconds = 5
     reap_seconds: Seconds = 10
-    max_attempts: int = Field(default=3, ge=1, description="of an adaptation; with 1, each is tuned by itself")
+    max_attempts: int = Field(
+        default=3, ge=1, description="of an adaptation; with 1, each is tuned in a batch of its own"
+    )
     checkpoint_every_steps: int = Field(default=10, ge=1)
     jobs_per_batch: int = Field(default=8, ge=1)
     poll_seconds: Seconds = 0.5
 
-    max_open_adaptations: int = Field(default=1000, ge=1, description="queued and running ones of one tenant")
+    max_open_adaptations: int = Field(default=1000, ge=1, description="queued and running adaptations of one tenant")
     max_event_streams: int = Field(default=64, ge=1, description="of one tenant, in each API process")
     requests_per_minute: int | None = Field(
-        default=None, ge=1, le=1_000_000, description="of one API key; any number without it"
+        default=None, ge=1, le=1_000_000, description="of one API key; unlimited without it"
     )
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1)
     max_body_seconds: Seconds = Field(default=60, description="how long a request's body may take to arrive")
@@ -65,43 +73,43 @@ class Settings(BaseSettings):
     max_text_chars: int = Field(default=10_000, ge=1)
     max_labels: int = Field(default=200, ge=2, le=200)
     max_predict_inputs: int = Field(default=256, ge=1)
-    max_new_tokens: int = Field(default=1024, ge=1, description="of one text that is generated")
+    max_new_tokens: int = Field(default=1024, ge=1, description="of one generated text")
 
     predict_wait_ms: float = Field(
-        default=3, ge=0, le=60_000, description="how long the first row of a batch waits for company"
+        default=3, ge=0, le=60_000, description="how long the first row of a batch waits for further rows"
     )
     predict_batch_rows: int = Field(default=128, ge=1)
     predict_batch_tokens: int = Field(
-        default=4096, ge=1, description="tokens that one batch reads, which bounds how long others wait for it"
+        default=4096, ge=1, description="tokens in one batch, which bounds the delay for the requests behind it"
     )
     predict_queue_rows: int = Field(
-        default=4096, ge=1, description="rows that may wait before callers are sent away with 429"
+        default=4096, ge=1, description="rows that may wait before requests are rejected with 429"
     )
     predict_cached_tasks: int = Field(
         default=4096, ge=1, description="task heads kept in memory, 1 kB and a readout each"
     )
     predict_prompt_bytes: int = Field(
-        default=64 * 1024 * 1024, ge=0, description="memory for the soft prompts of the tasks asked last"
+        default=64 * 1024 * 1024, ge=0, description="memory for the soft prompts of the most recently used tasks"
     )
 
-    generate_batch_rows: int = Field(default=32, ge=1, description="rows that are written at a time; a beam is a row")
+    generate_batch_rows: int = Field(default=32, ge=1, description="rows that are generated at a time; a beam is a row")
     generate_queue_rows: int = Field(
-        default=256, ge=0, description="further rows that may wait before callers are sent away with 429"
+        default=256, ge=0, description="further rows that may wait before requests are rejected with 429"
     )
     generate_prompt_cache_bytes: int = Field(
-        default=256 * 1024 * 1024, ge=0, description="memory for the prompts that were read, of the tasks in use"
+        default=256 * 1024 * 1024, ge=0, description="memory for the encoded prompts of the most recently used tasks"
     )
 
     @field_validator("heartbeat_seconds")
     @classmethod
-    def _renewed_in_time(cls, seconds: float, others: ValidationInfo) -> float:
-        if seconds > others.data.get("lease_seconds", math.inf) / 2:
-            raise ValueError("must be at most half of IPT_LEASE_SECONDS, or a worker would lose what it works at")
+    def _check_heartbeat(cls, seconds: float, settings: ValidationInfo) -> float:
+        if seconds > settings.data.get("lease_seconds", math.inf) / 2:
+            raise ValueError("must be at most half of IPT_LEASE_SECONDS, or a worker would lose its leases")
         return seconds
 
     @field_validator("database_url")
     @classmethod
-    def _psycopg_url(cls, url: str | None) -> str | None:
+    def _use_psycopg(cls, url: str | None) -> str | None:
         if url is None:
             return None
         scheme, separator, rest = url.partition("://")
@@ -111,30 +119,30 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _redis_scheme(cls, url: str | None) -> str | None:
+    def _check_redis_scheme(cls, url: str | None) -> str | None:
         if url is not None and url.partition("://")[0] not in ("redis", "rediss", "redis+socket"):
             raise ValueError("must start with redis://, rediss:// or redis+socket://")
         return url
 
     @field_validator("api_key")
     @classmethod
-    def _long_enough(cls, key: SecretStr | None) -> SecretStr | None:
+    def _check_api_key(cls, key: SecretStr | None) -> SecretStr | None:
         if key is not None and (len(key.get_secret_value()) < 16 or not is_sendable(key.get_secret_value())):
-            raise ValueError("must have at least 16 visible ASCII characters, and no line break")
+            raise ValueError("must have at least 16 visible ASCII characters and no line break")
         return key
 
     @property
     def embedded(self) -> bool:
-        """Whether this machine runs its own PostgreSQL under `data_dir`."""
+        """Whether the service runs its own PostgreSQL in `data_dir`."""
         return self.database_url is None
 
     @property
     def open_access(self) -> bool:
-        """Whether callers need no API key: only one machine's own user can reach the service."""
+        """Whether callers need no API key, because only this machine can reach the service."""
         return self.embedded and self.api_key is None and is_loopback(self.host)
 
     def check_bind(self) -> None:
-        """Refuse to be reachable from outside without a key.
+        """Reject an address that other machines can reach if no API key is set.
 
         Raises:
             SettingsError: `host` is not loopback and `api_key` is not set.
@@ -146,18 +154,18 @@ class Settings(BaseSettings):
             )
 
     def check_worker_beside(self) -> None:
-        """Refuse to run a worker beside the API where both would listen on the same port.
+        """Reject a metrics port that is the port of the API, for a worker that runs beside it.
 
         Raises:
             SettingsError: `metrics_port` is `port`.
         """
         if self.metrics_port == self.port:
             raise SettingsError(
-                f"IPT_METRICS_PORT={self.metrics_port} is where the API listens: the worker needs another port"
+                f"IPT_METRICS_PORT={self.metrics_port} is the port of the API: set another port for the worker"
             )
 
     def described(self) -> dict[str, Any]:
-        """Every setting by its variable's name, secrets masked, for a command to print."""
+        """Return every setting by the name of its variable, with secrets masked."""
         values = self.model_dump(mode="json")
         for name in _SECRET_FIELDS:
             if values[name] is not None:
@@ -165,19 +173,27 @@ class Settings(BaseSettings):
         return {f"IPT_{name.upper()}": value for name, value in values.items()}
 
 
+def explain_invalid(error: ValidationError) -> list[str]:
+    """Return a message for each setting that is invalid, with the name of its variable."""
+    return [
+        f"{_PREFIX}{str(each['loc'][0]).upper()}: {explain(each)}"
+        for each in error.errors(include_url=False, include_input=False)
+    ]
+
+
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Variables that look like settings and are none, so that a misspelt one is noticed."""
-    known = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | _OF_OTHERS
+    """Return the variables that look like settings but are not, such as misspelt ones."""
+    known = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | _OTHER_VARIABLES
     return sorted(name for name in environment if name.startswith(_PREFIX) and name not in known)
 
 
 def is_sendable(key: str) -> bool:
-    """Whether a header can carry an API key as it is."""
+    """Return whether an HTTP header can carry this API key unchanged."""
     return key.isascii() and key.isprintable() and key == key.strip()
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` is an address, or the name, of this machine alone."""
+    """Return whether `host` is a loopback address or `localhost`."""
     if host == "localhost":
         return True
     try:

@@ -26,15 +26,15 @@ ARROWS = {
     "ipt.evaluation": "ipt.errors ipt.runtime ipt.data ipt.backbones ipt.readout ipt.subspace ipt.prediction "
     "ipt.tuning ipt.fitting ipt.adapt",
     "ipt": "ipt.errors ipt.data ipt.backbones ipt.subspace ipt.prediction ipt.generation ipt.tuning ipt.adapt",
-    "app.validation": "",
-    "app.settings": "",
+    "app.validation_messages": "",
+    "app.settings": "app.validation_messages",
     "app.errors": "",
     "app.logs": "app.settings",
     # Alembic runs `migrations`, which reads the tables; `app.db.migrate` needs the folder's path only.
     "migrations": "app.db",
     "app.db": "app.settings",
     "app.queue": "app.db app.errors app.settings ipt",
-    "app.http": "app.db app.errors app.settings app.validation ipt.data",
+    "app.http": "app.db app.errors app.settings app.validation_messages ipt.data",
     "app.api_keys": "app.http app.db app.errors app.settings",
     "app.predictions": "app.tasks app.api_keys app.http app.db app.errors app.settings ipt",
     "app.generations": "app.predictions app.api_keys app.http app.db app.errors app.settings ipt",
@@ -47,9 +47,9 @@ ARROWS = {
     "app.main": "app.adaptations app.generations app.health app.metrics app.predictions app.subspaces app.tasks "
     "app.api_keys app.http app.db app.errors app.settings ipt",
     # A worker registers the subspace that it has loaded.
-    "worker": "app.subspaces.repository app.queue app.db app.errors app.logs app.settings app.validation ipt",
+    "worker": "app.subspaces.repository app.queue app.db app.errors app.logs app.settings ipt",
     # The only package that starts processes of the worker; no package imports it.
-    "app.cli": "worker app.main app.adaptations app.api_keys app.http app.db app.logs app.settings app.validation ipt",
+    "app.cli": "worker app.main app.adaptations app.api_keys app.http app.db app.logs app.settings ipt",
     "app": "",
 }
 EXCEPTIONS = {("app.db.migrate", "migrations")}

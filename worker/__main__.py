@@ -9,8 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app import logs
-from app.settings import Settings
-from app.validation import explain
+from app.settings import Settings, explain_invalid
 from worker import niceness
 
 
@@ -25,8 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        problems = "; ".join(f"IPT_{str(item['loc'][0]).upper()}: {explain(item)}" for item in error.errors())
-        parser.error(problems)
+        parser.error("; ".join(explain_invalid(error)))
     if settings.database_url is None:
         parser.error("IPT_DATABASE_URL is not set; in the embedded mode `ipt serve` runs the worker itself")
     logs.configure(settings.log_format)

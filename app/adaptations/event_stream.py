@@ -98,7 +98,7 @@ def _newer(
 ) -> tuple[list[AdaptationEvent], bool]:
     """Return the next page of events, and whether the adaptation can get no more events."""
     with transaction() as session:
-        if not api_keys.still_lets_in(session, caller):
+        if not api_keys.is_still_valid(session, caller):
             return [], True
         # Read the state first: the last event is committed together with the final state.
         adaptation = repository.get(session, caller.tenant_id, adaptation_id)

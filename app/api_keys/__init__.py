@@ -1,1 +1,1 @@
-"""API keys: who calls, as a tenant."""
+"""API keys: which tenant calls, and what the key allows."""

@@ -22,11 +22,12 @@ def check_same_machine(request: Request) -> None:
     """
     if request.client is not None and not is_loopback(request.client.host):
         raise AuthenticationError(
-            "this service takes callers of its own machine alone; set IPT_API_KEY to open it", code="api_key_missing"
+            "this service accepts requests from its own machine only; set IPT_API_KEY to open it",
+            code="api_key_missing",
         )
     if not _names_loopback(request.headers.getlist("host")):
         raise BadRequestError(
-            "without API keys this service answers to localhost and loopback addresses alone",
+            "without API keys this service accepts only localhost or a loopback address as its host",
             code="unknown_host",
             param="host",
         )
@@ -34,7 +35,7 @@ def check_same_machine(request: Request) -> None:
     origin = request.headers.get("origin")
     if origin is not None and not _names_loopback([origin.partition("://")[2]]):
         raise BadRequestError(
-            "without API keys this service takes nothing from web pages of other hosts",
+            "without API keys this service rejects requests from web pages of other hosts",
             code="foreign_origin",
             param="origin",
         )

@@ -1,4 +1,4 @@
-"""Issue, list and revoke API keys, and find out who calls with one; only a key's SHA-256 is ever kept."""
+"""Issue, list, revoke and look up API keys; only the SHA-256 of a key is stored."""
 
 import hashlib
 import hmac
@@ -17,20 +17,20 @@ from app.db.models import ApiKey, Tenant
 
 DEFAULT_SCOPES = ("adapt", "predict")
 OPERATOR = "operator"
-"""In place of a key's id for the key of the settings, and for everybody where none is needed."""
+"""The key id of IPT_API_KEY, and of every caller if access is open."""
 _PREFIX_CHARS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whoever calls: as which tenant, with which key, and what that key may be used for."""
+    """The caller of a request: its tenant, its key and the scopes of that key."""
 
     tenant_id: str
     key_id: str
     scopes: frozenset[str]
 
     def may(self, scope: str) -> bool:
-        """Whether the key has this scope; `admin` includes the others."""
+        """Return whether the key has this scope; `admin` includes all others."""
         return scope in self.scopes or "admin" in self.scopes
 
 
@@ -42,9 +42,10 @@ def issue(
     lifetime: timedelta | None = None,
     name: str | None = None,
 ) -> tuple[ApiKey, str]:
-    """Make a key of a tenant, who is added if new; without a `lifetime` it is good until it is revoked.
+    """Create a key for a tenant, which is added if it is new; without a `lifetime` the key never expires.
 
-    Returns its row and the key itself, which is kept nowhere: this is the one time it is seen.
+    Returns:
+        The key's row and the key itself. The key is not stored, so this is the only time that it can be shown.
     """
     session.execute(insert(Tenant).values(id=tenant_id).on_conflict_do_nothing())
     key = f"ipt_{secrets.token_urlsafe(32)}"
@@ -64,13 +65,13 @@ def issue(
 
 
 def listed(session: Session, tenant_id: str | None = None) -> Sequence[ApiKey]:
-    """All keys, or those of one tenant, oldest first; also those that are good no more."""
+    """Return all keys, or the keys of one tenant, oldest first, including expired and revoked ones."""
     query = select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)
     return session.scalars(query if tenant_id is None else query.where(ApiKey.tenant_id == tenant_id)).all()
 
 
 def revoke(session: Session, key_id: str) -> ApiKey | None:
-    """Let a key in no more, from its next request on; None if there is none of this id. Again changes nothing."""
+    """Revoke a key from its next request on; return None if the id is unknown. Idempotent."""
     row = session.get(ApiKey, key_id, with_for_update=True)
     if row is not None and row.revoked_at is None:
         row.revoked_at = func.now()
@@ -80,19 +81,19 @@ def revoke(session: Session, key_id: str) -> ApiKey | None:
 
 
 def callers_with(session: Session, keys: Sequence[str]) -> list[Caller | None]:
-    """Who calls with each of these keys, None for one that is unknown, expired or revoked."""
-    named = select(ApiKey.prefix, ApiKey.sha256, ApiKey.id, ApiKey.tenant_id, ApiKey.scopes)
+    """Return the caller for each of these keys, None for a key that is unknown, expired or revoked."""
+    columns = select(ApiKey.prefix, ApiKey.sha256, ApiKey.id, ApiKey.tenant_id, ApiKey.scopes)
     prefixes = {key[:_PREFIX_CHARS] for key in keys}
     candidates: dict[str, list[tuple[bytes, Caller]]] = defaultdict(list)
-    for row in session.execute(named.where(ApiKey.prefix.in_(prefixes), _good())):
+    for row in session.execute(columns.where(ApiKey.prefix.in_(prefixes), _is_valid())):
         caller = Caller(row.tenant_id, row.id, frozenset(row.scopes))
         candidates[row.prefix].append((row.sha256, caller))
     return [_caller_with(key, candidates[key[:_PREFIX_CHARS]]) for key in keys]
 
 
-def still_lets_in(session: Session, caller: Caller) -> bool:
-    """Whether the key of one who was let in has been neither revoked nor has expired since."""
-    key = select(ApiKey.id).where(ApiKey.id == caller.key_id, _good())
+def is_still_valid(session: Session, caller: Caller) -> bool:
+    """Return whether the key of an admitted caller has neither expired nor been revoked since."""
+    key = select(ApiKey.id).where(ApiKey.id == caller.key_id, _is_valid())
     return caller.key_id == OPERATOR or session.scalar(key) is not None
 
 
@@ -102,13 +103,13 @@ def _caller_with(key: str, candidates: Sequence[tuple[bytes, Caller]]) -> Caller
     return callers[0] if callers else None
 
 
-def _good() -> ColumnElement[bool]:
+def _is_valid() -> ColumnElement[bool]:
     return and_(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
 
 
-def same_key(one: str, other: str) -> bool:
-    """Whether two keys are equal, in a time that does not tell how far they are."""
-    return hmac.compare_digest(_digest(one), _digest(other))
+def same_key(first: str, second: str) -> bool:
+    """Return whether two keys are equal, in constant time."""
+    return hmac.compare_digest(_digest(first), _digest(second))
 
 
 def _digest(key: str) -> bytes:

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from app.cli import demo, evaluate, import_dataset, keys, service, settings, study, subspace, tasks
 from app.cli.output import CliError, print_error
-from app.validation import explain
 
 _ABOUT = """Adapt one frozen language model to many few-shot tasks; each task is one vector of 250 floats.
 
@@ -57,8 +56,9 @@ def run(arguments: list[str] | None = None) -> int:
         return 1
     except ValidationError as error:
         # Settings are the only pydantic model that a command builds from user input.
-        problem = error.errors(include_url=False, include_input=False)[0]
-        print_error(f"IPT_{'_'.join(str(part) for part in problem['loc']).upper()}: {explain(problem)}")
+        from app.settings import explain_invalid
+
+        print_error(explain_invalid(error)[0])
         return 1
     except OSError as error:  # a full disk, a read-only folder
         where = "" if error.filename is None else f"{error.filename}: "

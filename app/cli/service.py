@@ -161,13 +161,13 @@ def _start_embedded_postgres(settings: "Settings", stack: ExitStack) -> str:
 def _server(settings: "Settings", database_url: str, on_stop: Callable[[], None] | None) -> "uvicorn.Server":
     import uvicorn
 
-    from app.http.patient_protocol import PatientProtocol
+    from app.http.connection_limits import LimitedProtocol
     from app.http.server import Server
     from app.main import create_app
 
     config = uvicorn.Config(
         create_app(settings, database_url=database_url),
-        http=PatientProtocol,
+        http=LimitedProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

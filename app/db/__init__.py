@@ -1,1 +1,1 @@
-"""PostgreSQL: tables, transactions, migrations, and the embedded server."""
+"""PostgreSQL: tables, transactions, migrations and the embedded server."""

@@ -1,4 +1,4 @@
-"""Answer all questions that wait at the same time together: one journey to the database, say, instead of many."""
+"""Coalesces questions that wait at the same time, for example into one database query instead of many."""
 
 import threading
 from collections import deque
@@ -29,9 +29,10 @@ class _Waiting(Generic[Question, Result]):
 
 
 class Coalescer(Generic[Question, Result]):
-    """A thread that takes all questions which have come while it answered those before; none waits for company.
+    """A thread that answers together all questions that arrived while it answered the previous ones.
 
-    A question is answered by what holds after it was asked, never by an answer that was on its way already.
+    It never delays a question to wait for further ones. An answer always reflects the state after its question was
+    asked: a question never joins a query that is already running.
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class Coalescer(Generic[Question, Result]):
         """Start the thread.
 
         Args:
-            answer: the result of each question, in their order, or what to raise for it. What it raises itself is
-                raised for all, where the database is away; otherwise each question is asked alone, once more. It runs
-                in the context of the first, so that a trace of requests which come singly has all of their statements.
-            name: of the thread.
-            most: the size of the questions that are answered together; a larger one is answered alone.
+            answer: returns, for each question in order, its result or the exception to raise for it. If it raises and
+                the database is unreachable, all questions get that exception; otherwise each question is asked once
+                more on its own. It runs in the context of the first question, so the trace of a single request
+                contains its statements.
+            name: the name of the thread.
+            most: the total size of the questions that are answered together; a larger question is answered on its own.
         """
         self._answer = answer
         self._most = most
@@ -55,7 +57,7 @@ class Coalescer(Generic[Question, Result]):
         self._thread.start()
 
     def ask(self, question: Question, size: int = 1) -> "Future[Result]":
-        """Queue a question; one whose future is cancelled before its turn is not asked.
+        """Queue a question; if its future is cancelled first, it is not asked.
 
         Raises:
             CoalescerClosedError: `close` was called.
@@ -69,7 +71,7 @@ class Coalescer(Generic[Question, Result]):
         return waiting.future
 
     def close(self) -> None:
-        """Answer what has been asked, and end the thread; what takes longer than `CLOSE_SECONDS` is left behind."""
+        """Answer the queued questions and end the thread, but wait for it no longer than `CLOSE_SECONDS`."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -80,31 +82,31 @@ class Coalescer(Generic[Question, Result]):
             pass
 
     def _answer_next(self) -> bool:
-        """Wait for questions and answer them; whether there were any, and not the end."""
-        taken: list[_Waiting[Question, Result]] = []
+        """Wait for questions and answer them; return False if there are none because of `close`."""
+        batch: list[_Waiting[Question, Result]] = []
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             room = self._most
-            while self._waiting and (not taken or self._waiting[0].size <= room):
-                taken.append(self._waiting.popleft())
-                room -= taken[-1].size
-        self._settle([one for one in taken if one.future.set_running_or_notify_cancel()])
-        return bool(taken)
+            while self._waiting and (not batch or self._waiting[0].size <= room):
+                batch.append(self._waiting.popleft())
+                room -= batch[-1].size
+        self._settle([waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()])
+        return bool(batch)
 
-    def _settle(self, asked: Sequence[_Waiting[Question, Result]]) -> None:
-        if not asked:
+    def _settle(self, batch: Sequence[_Waiting[Question, Result]]) -> None:
+        if not batch:
             return
         try:
-            results = asked[0].context.run(self._answer, [one.question for one in asked])
-        except Exception as error:  # noqa: BLE001 - the thread must outlive whatever a question does to it
-            if len(asked) > 1 and not is_gone(error):
-                # Something in one of them is bad: nobody shall pay for a neighbour.
-                for one in asked:
-                    self._settle([one])
+            results = batch[0].context.run(self._answer, [waiting.question for waiting in batch])
+        except Exception as error:  # noqa: BLE001 - no question may end the thread
+            if len(batch) > 1 and not is_gone(error):
+                # One question may be at fault: it must not fail the others.
+                for waiting in batch:
+                    self._settle([waiting])
                 return
-            results = [error] * len(asked)
-        for one, result in zip(asked, results, strict=True):
+            results = [error] * len(batch)
+        for waiting, result in zip(batch, results, strict=True):
             if isinstance(result, Exception):
-                one.future.set_exception(result)
+                waiting.future.set_exception(result)
             else:
-                one.future.set_result(result)
+                waiting.future.set_result(result)

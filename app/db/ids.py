@@ -1,4 +1,4 @@
-"""Random, opaque ids with a prefix that says what they name."""
+"""Random, opaque ids with a prefix for the kind of object."""
 
 import secrets
 
@@ -6,5 +6,5 @@ _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def new_id(prefix: str) -> str:
-    """`prefix_` and 24 characters, 124 bits of chance: not to be guessed, not to be ordered."""
+    """Return `prefix_` and 24 random characters: 124 bits, so an id cannot be guessed."""
     return f"{prefix}_" + "".join(secrets.choice(_ALPHABET) for _ in range(24))

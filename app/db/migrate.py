@@ -1,4 +1,4 @@
-"""Run the migrations from code: at start of the embedded mode, in tests, and as `python -m app.db.migrate`."""
+"""Runs the migrations: when the embedded mode starts, in tests, and as `python -m app.db.migrate`."""
 
 import argparse
 from pathlib import Path
@@ -11,11 +11,11 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 
 import migrations
-from app.db.patience import unbounded
+from app.db.client_timeout import without_timeout
 from app.db.session import make_engine
 from app.settings import Settings
 
-# Any number does, as long as every process that migrates uses the same one.
+# The key of the advisory lock; any number will do, as long as all processes use the same one.
 _MIGRATION_LOCK = 71_107_867
 
 
@@ -27,33 +27,35 @@ def _config(connection: Connection | None = None) -> Config:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the database up to `revision`; several processes may call this at once."""
-    with engine.connect() as connection, unbounded(connection), connection.begin():
+    """Upgrade the database to `revision`; several processes may do this at the same time."""
+    with engine.connect() as connection, without_timeout(connection), connection.begin():
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
         command.upgrade(_config(connection), revision)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
-    """Bring the database down to `revision` (`base` for none); the tables' data is lost."""
-    with engine.connect() as connection, unbounded(connection), connection.begin():
+    """Downgrade the database to `revision` (`base` removes all tables); data of newer revisions is lost."""
+    with engine.connect() as connection, without_timeout(connection), connection.begin():
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
         command.downgrade(_config(connection), revision)
 
 
 def pending(connection: Connection) -> bool:
-    """Whether the database is not at the revision that this code was written for."""
+    """Return whether the database is not at the newest revision that this code knows."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     return MigrationContext.configure(connection).get_current_revision() != head
 
 
 def main() -> None:
-    """Migrate the database that `IPT_DATABASE_URL` names."""
+    """Migrate the database of `IPT_DATABASE_URL`."""
     parser = argparse.ArgumentParser(prog="python -m app.db.migrate", description=main.__doc__)
     parser.add_argument("direction", nargs="?", choices=("upgrade", "downgrade"), default="upgrade")
-    parser.add_argument("revision", nargs="?", help="head without it; going down it has to be named (base: nothing)")
+    parser.add_argument(
+        "revision", nargs="?", help="the default is head; a downgrade requires it (base removes all tables)"
+    )
     arguments = parser.parse_args()
     if arguments.direction == "downgrade" and arguments.revision is None:
-        parser.error("downgrade needs a revision; what came after it is lost, with 'base' everything")
+        parser.error("a downgrade requires a revision; data of newer revisions is lost, with 'base' all data")
     settings = Settings()
     if settings.database_url is None:
         parser.error("IPT_DATABASE_URL is not set; the embedded database is migrated when the service starts")

@@ -1,4 +1,4 @@
-"""The tables. All but `subspaces` and `workers` belong to a tenant, and every query on them names it."""
+"""The tables. All except `subspaces` and `workers` belong to a tenant, and every query on them filters by tenant."""
 
 import uuid
 from datetime import datetime
@@ -29,9 +29,9 @@ Scope = Literal["adapt", "predict", "admin"]
 FINISHED: frozenset[State] = frozenset(("succeeded", "failed", "cancelled"))
 
 INDEXED_DIM = 250
-"""Vectors of this length, the default, have an index by direction; an index takes one length."""
+"""The vector length that has a similarity index; an index takes one length, and this is the default."""
 SPREAD_DIMS = 16
-"""What `spread_vector` adds to a vector, so that equal ones differ a little there (migration 0005)."""
+"""Dimensions that `spread_vector` appends, in which equal vectors differ slightly (migration 0005)."""
 INDEXED = f"vector_dims(vector) = {INDEXED_DIM} AND vector_norm(vector) > 0 AND start IS NULL"
 
 _NOW = func.now()
@@ -42,7 +42,7 @@ def _one_of(column: str, values: object) -> str:
 
 
 class Base(DeclarativeBase):
-    """Constraint names are fixed so that a migration can drop what another one made."""
+    """The declarative base. Constraints have fixed names, so that a later migration can drop them."""
 
     metadata = MetaData(
         naming_convention={
@@ -62,10 +62,11 @@ class Base(DeclarativeBase):
 
 
 class Tenant(Base):
-    """`served_at` is when a worker last took up an adaptation of this tenant's; it orders their turns.
+    """A tenant.
 
-    `waiting_since` is set for all who have an adaptation queued or running, by a trigger (migration 0006), and cleared
-    some time after they have none (`turns.clear_idle_tenants`).
+    `served_at` is the time at which a worker last claimed an adaptation of this tenant; it orders the round robin.
+    `waiting_since` is set by a trigger (migration 0006) while the tenant has an adaptation queued or running, and
+    cleared some time after the last one has finished (`turns.clear_idle_tenants`).
     """
 
     __tablename__ = "tenants"
@@ -85,7 +86,7 @@ class Tenant(Base):
 
 
 class ApiKey(Base):
-    """A key is looked up by its prefix and known by its SHA-256 alone."""
+    """An API key. Only its SHA-256 is stored; its prefix is indexed for the lookup."""
 
     __tablename__ = "api_keys"
     __table_args__ = (CheckConstraint(f"scopes <@ ARRAY{list(get_args(Scope))}::text[]", name="scopes"),)
@@ -102,7 +103,7 @@ class ApiKey(Base):
 
 
 class SubspaceRow(Base):
-    """A subspace that some process of this service has loaded; the operator's, shared by all tenants."""
+    """A subspace that a process of this service has loaded. It belongs to the operator; all tenants share it."""
 
     __tablename__ = "subspaces"
 
@@ -115,7 +116,7 @@ class SubspaceRow(Base):
 
 
 class Worker(Base):
-    """A process that tunes, as it said last; `subspace_id` is null until it has loaded one."""
+    """A worker process, as it last reported; `subspace_id` is null until it has loaded its subspace."""
 
     __tablename__ = "workers"
 
@@ -127,7 +128,7 @@ class Worker(Base):
 
 
 class Dataset(Base):
-    """Examples as they were sent, kept once per tenant and content."""
+    """Examples as they were sent, stored once per tenant and content."""
 
     __tablename__ = "datasets"
     __table_args__ = (UniqueConstraint("tenant_id", "content_hash"),)
@@ -141,7 +142,7 @@ class Dataset(Base):
 
 
 class Task(Base):
-    """A name and a row of versions; `last_version` is the last number given out, succeeded or not."""
+    """A task: a name and its versions. `last_version` is the last number assigned, even if its adaptation failed."""
 
     __tablename__ = "tasks"
     __table_args__ = (Index("ix_tasks_tenant_id_created_at_id", "tenant_id", "created_at", "id"),)
@@ -156,9 +157,9 @@ class Task(Base):
 class Adaptation(Base):
     """One run that tunes a task; this row is the job.
 
-    `subspace_id` is null when the caller named none: the worker that claims the row writes its own there.
-    `queued_at` is its place in its tenant's queue: when it was created, or last went to the end of it to make way.
-    Deleting the task deletes its rows, so a worker must expect its compare-and-set to find nothing.
+    `subspace_id` is null if the caller named none: the worker that claims the row sets its own.
+    `queued_at` is the position in its tenant's queue: when the row was created, or last moved to the end by preemption.
+    Deleting the task deletes its rows, so a worker must expect its compare-and-set to match no row.
     """
 
     __tablename__ = "adaptations"
@@ -190,7 +191,7 @@ class Adaptation(Base):
     kind: Mapped[Kind] = mapped_column(String)
     state: Mapped[State] = mapped_column(String, server_default=text("'queued'"))
     hyperparameters: Mapped[dict[str, Any]]
-    # `metadata` itself is an attribute of every SQLAlchemy model.
+    # Every SQLAlchemy model has an attribute `metadata` already.
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
 
     attempt: Mapped[int] = mapped_column(server_default=text("0"))
@@ -220,7 +221,7 @@ class Adaptation(Base):
 
 
 class AdaptationEvent(Base):
-    """What happened to an adaptation, numbered from 1 without gaps."""
+    """An event of an adaptation; `seq` counts from 1 without gaps."""
 
     __tablename__ = "adaptation_events"
 
@@ -232,12 +233,12 @@ class AdaptationEvent(Base):
 
 
 class TaskVersion(Base):
-    """What an adaptation that succeeded leaves behind: all that a prediction needs."""
+    """The result of an adaptation that succeeded: everything that a prediction needs."""
 
     __tablename__ = "task_versions"
     __table_args__ = (
         CheckConstraint(_one_of("kind", Kind), name="kind"),
-        # Of those at a start, which the next one has, none is compared with anything.
+        # Only vectors that moved from their initial vector are compared with each other; the next index has the others.
         Index("ix_task_versions_moved", "tenant_id", "subspace_id", postgresql_where=text("start IS NULL")),
         Index(
             "ix_task_versions_start",
@@ -265,9 +266,9 @@ class TaskVersion(Base):
     kind: Mapped[Kind] = mapped_column(String)
     labels: Mapped[list[Any]]
     vector: Mapped[list[float]] = mapped_column(VECTOR())  # [D]; D differs by subspace; takes a numpy array too
-    # Where tuning kept the vector that it started at: a number of that vector's (`Subspace.initial_vector_id`).
+    # If tuning kept its initial vector, that vector's id (`Subspace.initial_vector_id`); otherwise null.
     start: Mapped[int | None] = mapped_column(BigInteger)
     readout: Mapped[bytes | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
-    adaptation: Mapped[Adaptation] = relationship(lazy="raise", viewonly=True)  # which has the metrics
+    adaptation: Mapped[Adaptation] = relationship(lazy="raise", viewonly=True)  # has the metrics

@@ -1,4 +1,4 @@
-"""Engines and transactions; whoever opens a transaction here commits it, and nobody else does."""
+"""Engines and transactions. Only the code that opens a transaction commits it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,19 +8,26 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
-from app.db.patience import Patience
+from app.db.client_timeout import ClientTimeout
 
 
 def make_engine(
-    database_url: str, *, pool_size: int = 10, statement_seconds: int | None = None, patience: Patience | None = None
+    database_url: str,
+    *,
+    pool_size: int = 10,
+    statement_seconds: int | None = None,
+    client_timeout: ClientTimeout | None = None,
 ) -> Engine:
-    """An engine whose errors never carry parameters, since these hold the tenants' texts.
+    """Return an engine whose errors never contain statement parameters, since these hold the tenants' texts.
 
-    The server gives up a statement after `statement_seconds`; a server that no longer answers is given up after half a
-    minute, or as `patience` says, which several engines may share.
+    Args:
+        database_url: the URL of a PostgreSQL database.
+        pool_size: connections that stay open; as many again are opened under load.
+        statement_seconds: the server's `statement_timeout`, none if None.
+        client_timeout: the limit for a server that does not answer, which several engines may share.
     """
-    patience = patience or Patience()
-    limit = {} if statement_seconds is None else {"options": f"-c statement_timeout={statement_seconds}s"}
+    client_timeout = client_timeout or ClientTimeout()
+    statement_timeout = {} if statement_seconds is None else {"options": f"-c statement_timeout={statement_seconds}s"}
     engine = create_engine(
         database_url,
         pool_size=pool_size,
@@ -36,29 +43,29 @@ def make_engine(
             "tcp_user_timeout": 30_000,
             "application_name": "ipt",
         }
-        | limit,
+        | statement_timeout,
     )
-    event.listen(engine, "do_connect", lambda _dialect, _record, args, kwargs: patience.connect(*args, **kwargs))
+    event.listen(engine, "do_connect", lambda _dialect, _record, args, kwargs: client_timeout.connect(*args, **kwargs))
     return engine
 
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Session]:
-    """One transaction: committed when the block ends, rolled back when it raises.
+    """Open a transaction: it is committed when the block ends, and rolled back if the block raises.
 
-    Rows stay readable after the commit (`expire_on_commit=False`).
+    Loaded rows stay readable after the commit (`expire_on_commit=False`).
     """
     with Session(engine, expire_on_commit=False) as session, session.begin():
         yield session
 
 
 def after_commit(session: Session, action: Callable[[], object]) -> None:
-    """Do this once the transaction is committed, and never if it is rolled back."""
+    """Call `action` when the transaction is committed, and not at all if it is rolled back."""
     event.listen(session, "after_commit", lambda _: action(), once=True)
 
 
 def is_gone(error: BaseException) -> bool:
-    """Whether an error means that the database is away, full, or no longer takes writes."""
+    """Return whether an error means that the database is unreachable, full or read-only."""
     if isinstance(error, PoolTimeoutError):
         return True
     if not isinstance(error, DBAPIError):
@@ -66,8 +73,8 @@ def is_gone(error: BaseException) -> bool:
     if error.connection_invalidated:
         return True
     sqlstate = getattr(error.orig, "sqlstate", None)
-    if sqlstate is None:  # the driver's own: it got no connection, or lost it
+    if sqlstate is None:  # an error of the driver itself: no connection, or a lost one
         return True
-    # 08 connection, 25006 read only, 40 try again, 53 disk, memory or connections used up,
-    # 55 object in use, 57 shut down or cancelled, 58 input and output, XX file damage
+    # 08 connection, 25006 read-only transaction, 40 transaction rollback, 53 insufficient resources,
+    # 55 object not in prerequisite state, 57 operator intervention, 58 system error, XX internal error
     return sqlstate == "25006" or sqlstate[:2] in ("08", "40", "53", "55", "57", "58", "XX")

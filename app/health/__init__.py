@@ -1,1 +1,1 @@
-"""Whether this process lives, and whether it can serve."""
+"""Health checks: whether the process is alive, and whether it is ready to serve."""

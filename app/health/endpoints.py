@@ -12,26 +12,26 @@ from app.predictions.model import State as ModelState
 router = APIRouter(tags=["health"])
 
 _RESPONSES = documented([UnavailableError])
-_RESPONSES[503] |= {"model": NotReady, "description": "not yet, or no longer"}
+_RESPONSES[503] |= {"model": NotReady, "description": "not ready, yet or any more"}
 
 
 @router.get("/healthz", summary="Is the process alive?")
 async def healthz() -> Alive:
-    """Touches nothing, so that a database that is away does not get this process restarted."""
+    """Check nothing else, so that a database outage does not cause a restart of this process."""
     return Alive()
 
 
 @router.get("/readyz", summary="Can it serve?", responses=_RESPONSES, response_model=Ready | NotReady)
 async def readyz(model: ModelDep, readiness: ReadinessDep, response: Response) -> Ready | NotReady:
-    """Whether the database answers, its migrations are those of this release, and the model is loaded."""
-    # Nothing in here waits for a thread: a database that hangs may hold all of them.
+    """Check that the database answers, that its migrations match this release, and that the model is loaded."""
+    # No check waits for a thread of the pool: requests to a database that hangs may hold all of them.
     checks = _checks(await readiness.database(), model.state)
-    lacking = [name for name, state in checks.model_dump().items() if state != "ok"]
-    if not lacking:
+    failed = [name for name, state in checks.model_dump().items() if state != "ok"]
+    if not failed:
         return Ready(checks=checks)
     response.status_code = UnavailableError.status
     response.headers["Retry-After"] = "2"
-    message = "not ready: " + ", ".join(f"{name} {getattr(checks, name)}" for name in lacking)
+    message = "not ready: " + ", ".join(f"{name} {getattr(checks, name)}" for name in failed)
     if checks.model == "failed":
         message += f"; {model.failure}"
     detail = ErrorDetail(message=message, type=UnavailableError.type, param=None, code="not_ready")

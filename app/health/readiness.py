@@ -1,4 +1,4 @@
-"""Asks the database whether it can serve, and takes silence for an answer."""
+"""Checks the database within a time limit: no answer counts as unavailable."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,32 +11,32 @@ from app.db import migrate
 from app.db.coalescer import Coalescer, CoalescerClosedError
 
 ANSWER_SECONDS = 2.5
-"""Within the patience of a probe, which is a few seconds."""
-_TOGETHER = 1000
+"""Time limit of a check; shorter than the time-out of a probe, which is a few seconds."""
+_PROBES_PER_CHECK = 1000
 
 DatabaseState = Literal["ok", "pending", "unavailable"]
 
 
 class Readiness:
-    """Has a thread of its own, since those that answer requests may all be waiting for the database."""
+    """Checks the database in a thread of its own, since all threads of the pool may be waiting for the database."""
 
     def __init__(self, engine: Engine) -> None:
         """Start the thread."""
         self._engine = engine
-        self._asked: Coalescer[None, DatabaseState] = Coalescer(self._look, name="readiness", most=_TOGETHER)
+        self._probes: Coalescer[None, DatabaseState] = Coalescer(self._check, name="readiness", most=_PROBES_PER_CHECK)
 
     async def database(self) -> DatabaseState:
-        """Whether the database answers (`unavailable` if not), and whether migrations are `pending`."""
+        """Return `unavailable` if the database does not answer, `pending` if it lacks migrations, otherwise `ok`."""
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(self._asked.ask(None)), ANSWER_SECONDS)
+            return await asyncio.wait_for(asyncio.wrap_future(self._probes.ask(None)), ANSWER_SECONDS)
         except (TimeoutError, SQLAlchemyError, CoalescerClosedError):
             return "unavailable"
 
     def close(self) -> None:
         """End the thread."""
-        self._asked.close()
+        self._probes.close()
 
-    def _look(self, asked: Sequence[None]) -> list[DatabaseState]:
+    def _check(self, probes: Sequence[None]) -> list[DatabaseState]:
         with self._engine.connect() as connection:
             state: DatabaseState = "pending" if migrate.pending(connection) else "ok"
-        return [state] * len(asked)
+        return [state] * len(probes)

@@ -1,4 +1,4 @@
-"""Health on the wire."""
+"""Response bodies of the health endpoints."""
 
 from typing import Literal
 
@@ -23,7 +23,7 @@ class Ready(BaseModel):
 
 
 class NotReady(ErrorBody):
-    """An error body that also says how each check went."""
+    """An error body with the result of each check."""
 
     status: Literal["unavailable"] = "unavailable"
     checks: Checks

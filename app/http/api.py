@@ -1,4 +1,4 @@
-"""The FastAPI application class: a stop signal, and an OpenAPI document with the headers of every response."""
+"""The FastAPI application class: a stop signal, and an OpenAPI document that documents common headers."""
 
 import threading
 from typing import Any
@@ -7,11 +7,11 @@ from fastapi import FastAPI
 
 _REQUEST_ID = {"x-request-id": {"description": "finds the request in the log", "schema": {"type": "string"}}}
 _RATE_LIMIT = {
-    name: {"description": f"{what}; where requests are limited", "schema": {"type": "integer"}}
-    for name, what in {
-        "RateLimit-Limit": "requests that the API key may send in a minute",
-        "RateLimit-Remaining": "how many of them are left",
-        "RateLimit-Reset": "seconds until all of them may be sent again",
+    name: {"description": f"{description}; if the service limits requests", "schema": {"type": "integer"}}
+    for name, description in {
+        "RateLimit-Limit": "requests that the API key may send per minute",
+        "RateLimit-Remaining": "requests that are left",
+        "RateLimit-Reset": "seconds until the full number may be sent again",
     }.items()
 }
 
@@ -25,10 +25,10 @@ class Api(FastAPI):
         """Set once the server has been told to stop."""
 
     def openapi(self) -> dict[str, Any]:
-        """The document: every answer has a request id, and those of counted requests say how the limit stands."""
-        known = self.openapi_schema
+        """Return the document; it adds the request id to every response, and the rate limit to those of `/v1`."""
+        cached = self.openapi_schema
         document = super().openapi()
-        if document is known:
+        if document is cached:
             return document
         for path, operations in document["paths"].items():
             headers = _REQUEST_ID | (_RATE_LIMIT if path.startswith("/v1/") else {})

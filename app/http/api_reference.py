@@ -1,4 +1,4 @@
-"""The API reference at `/docs`, with its scripts served from here: a closed network has no content delivery network."""
+"""The API reference at `/docs`; its scripts are served locally, so it works without access to the internet."""
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -7,8 +7,8 @@ from fastapi.staticfiles import StaticFiles
 
 
 def install(app: FastAPI) -> None:
-    """Serve the page and what it loads. Its addresses are relative, so a proxy may put a prefix in front."""
-    # The package is there for these files alone: Swagger UI as it was released.
+    """Serve the page and its assets. The URLs are relative, so a proxy may add a path prefix."""
+    # The package only bundles the released files of Swagger UI.
     app.mount("/docs/assets", StaticFiles(packages=[("fastapi_swagger", "resources")]))
 
     @app.get("/docs", include_in_schema=False)

@@ -1,4 +1,4 @@
-"""Refuse a request body that is too large, or too slow, as soon as that is known, without holding it in memory."""
+"""Reject a request body that is too large or arrives too slowly, without buffering it."""
 
 import asyncio
 
@@ -8,15 +8,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import TooLargeError
 from app.http.error_handlers import respond
 
-# How long is waited for what has arrived already.
-_LATE_SECONDS = 1.0
+# Extra time after the deadline, for data that has arrived but was not read yet.
+_GRACE_SECONDS = 1.0
 
 
 class BodyLimit:
-    """ASGI middleware that counts the bytes as they come; a `content-length` can lie or be absent.
+    """ASGI middleware that counts the bytes as they arrive, since `content-length` can be wrong or absent.
 
-    The framework has such a limit too, but answers in plain text rather than in the agreed shape. It has none in time,
-    and the server has one between requests alone.
+    Starlette has a size limit too, but it responds in plain text and not with the JSON error body. It has no time
+    limit, and uvicorn's keep-alive timeout only covers the time between requests.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, max_seconds: float) -> None:
@@ -38,13 +38,13 @@ class BodyLimit:
         clock = asyncio.get_running_loop().time
         seen = 0
         deadline: float | None = None
-        late = False
-        whole = False
+        grace = False
+        complete = False
 
-        # What it raises has the only base that FastAPI lets through.
+        # It raises HTTPException, the only error that FastAPI passes on while it reads a body.
         async def receive_bounded() -> Message:
-            nonlocal seen, deadline, late, whole
-            if whole:  # what comes now is the end of the connection, which is waited for as long as an answer takes
+            nonlocal seen, deadline, grace, complete
+            if complete:  # the next message is the disconnect, which may take as long as the response does
                 return await receive()
             if deadline is None:
                 deadline = clock() + self.max_seconds
@@ -52,15 +52,15 @@ class BodyLimit:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                if late:
+                if grace:
                     raise HTTPException(408, self.too_slow) from None
-                # This process may have been busy while the body came, which is not the sender's fault: look once more.
-                deadline, late = clock() + _LATE_SECONDS, True
+                # The event loop may have been busy while the body arrived: read once more.
+                deadline, grace = clock() + _GRACE_SECONDS, True
                 return await receive_bounded()
             seen += len(message.get("body", b""))
             if seen > self.max_bytes:
                 raise HTTPException(413, self.too_large)
-            whole = not message.get("more_body", False)
+            complete = not message.get("more_body", False)
             return message
 
         await self.app(scope, receive_bounded, send)

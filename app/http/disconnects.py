@@ -1,4 +1,4 @@
-"""Notice that a caller has gone: the server says so to whoever asks, and cancels nothing by itself."""
+"""Cancel work for a client that has disconnected: the server reports a disconnect, but cancels nothing itself."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,34 +8,34 @@ from fastapi import Request
 
 from app.errors import AppError
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class CallerGoneError(AppError):
-    """Nobody reads this answer; it is for the log and the metrics, by the status that other servers use as well."""
+    """The client has disconnected. No one reads the response; status 499 (as in nginx) is for the log and metrics."""
 
     status = 499
     type = "caller_gone_error"
 
 
-async def unless_gone(request: Request, answering: Coroutine[Any, Any, Answer]) -> Answer:
-    """The answer, or no further work on it once the caller has gone. The body has been read.
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return the result of `work`, or cancel it as soon as the client disconnects. The body must have been read.
 
     Raises:
-        CallerGoneError: the connection was closed first.
+        CallerGoneError: the client disconnected first.
     """
-    answer = asyncio.create_task(answering)
-    gone = asyncio.create_task(_gone(request))
+    result = asyncio.create_task(work)
+    disconnect = asyncio.create_task(_disconnect(request))
     try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise CallerGoneError("the caller has gone", code="caller_gone")
-        return answer.result()
+        await asyncio.wait((result, disconnect), return_when=asyncio.FIRST_COMPLETED)
+        if not result.done():
+            raise CallerGoneError("the caller has disconnected", code="caller_gone")
+        return result.result()
     finally:
-        answer.cancel()
-        gone.cancel()
+        result.cancel()
+        disconnect.cancel()
 
 
-async def _gone(request: Request) -> None:
+async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""Turn everything that can go wrong in a request into the one error shape, without quoting what was sent."""
+"""Exception handlers: every error of a request becomes a JSON error body that quotes nothing of the request."""
 
 import logging
 from collections.abc import Sequence
@@ -22,12 +22,13 @@ from app.errors import (
     stopping_error,
     type_of_status,
 )
-from app.validation import explain, is_field_name
+from app.http.fields import is_field_name
+from app.validation_messages import explain
 
 log = logging.getLogger(__name__)
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
-"""The id of the request that this context serves."""
+"""The id of the current request."""
 
 _DATABASE_RETRY_SECONDS = 2
 _CODES = {
@@ -35,13 +36,13 @@ _CODES = {
     "extra_forbidden": "unknown_field",
     "string_type": "not_text",
 }
-# What is wanted of a value that a program fills in by itself, as browsers do, by where it stands.
-_WANTED = {("header", "last-event-id"): "the `seq` of the last event that you have"}
+# What is expected of a value that a client fills in by itself, as browsers do; by its location.
+_EXPECTED = {("header", "last-event-id"): "the `seq` of the last event that you received"}
 
 
 def install(app: FastAPI) -> None:
     """Register the handlers."""
-    # A path with a slash too many is none of ours; a redirect would be no answer in the agreed shape.
+    # A path with a trailing slash is unknown: a redirect would not have the JSON error body.
     app.router.redirect_slashes = False
     app.add_exception_handler(AppError, _app_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -51,7 +52,7 @@ def install(app: FastAPI) -> None:
 
 
 def respond(error: AppError) -> JSONResponse:
-    """The response of an error."""
+    """Return the response for an error."""
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
@@ -62,13 +63,13 @@ def respond(error: AppError) -> JSONResponse:
 
 
 def internal_error() -> JSONResponse:
-    """What a caller sees of an error that nobody foresaw."""
-    body = error_body("the service failed; the request id finds it in the log", type="internal_error", code="internal")
+    """Return the response for an unexpected error."""
+    body = error_body("internal error; the request id identifies it in the log", type="internal_error", code="internal")
     return JSONResponse(body, status_code=500)
 
 
 def log_unforeseen(error: BaseException) -> None:
-    """Log where an error came from but not its message, which may quote a dataset's text."""
+    """Log the type and traceback of an unexpected error, but not its message, which may quote a dataset's text."""
     frames: list[str] = []
     traceback = error.__traceback__
     while traceback is not None:
@@ -94,15 +95,15 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
     if kind == "json_invalid":
         text, position = error.body, first["loc"][-1]
         line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
-        what = first["ctx"]["error"]
-        message = f"the body is not valid JSON: at line {line}, column {column}: {what[0].lower()}{what[1:]}"
+        reason = first["ctx"]["error"]
+        message = f"the body is not valid JSON: at line {line}, column {column}: {reason[0].lower()}{reason[1:]}"
         return respond(BadRequestError(message, code="invalid_json"))
     param = _param(first["loc"])
-    # What may be of several kinds has an error for each of them; that it may be left out is no help.
-    kinds = (each for each in errors if _param(each["loc"]) == param and each["type"] != "none_required")
-    message = ", or ".join(dict.fromkeys(map(explain, kinds)))
-    if first["loc"][:2] in _WANTED:
-        message = f"{message}: send {_WANTED[first['loc'][:2]]}"
+    # A field of a union type has one error per member; that it may be null does not help the caller.
+    members = (each for each in errors if _param(each["loc"]) == param and each["type"] != "none_required")
+    message = ", or ".join(dict.fromkeys(map(explain, members)))
+    if first["loc"][:2] in _EXPECTED:
+        message = f"{message}: send {_EXPECTED[first['loc'][:2]]}"
     if first["loc"] == ("body",):
         expected = "send a JSON object, with content-type: application/json"
         message = f"the body is empty; {expected}" if kind == "missing" else f"the body {message}"
@@ -112,9 +113,10 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _param(location: Sequence[Any]) -> str | None:
-    """`("body", "examples", 3, "output")` as `examples[3].output`.
+    """Return a location such as `("body", "examples", 3, "output")` as a path, `examples[3].output`.
 
-    What looks like no field of ours ends it: it is a name that the caller made up, or Pydantic's for a kind of value.
+    The path ends before the first part that does not look like a field name: the caller made it up, or it is
+    Pydantic's name for a member of a union.
     """
     where, *parts = location
     if where != "body":
@@ -133,9 +135,9 @@ def _param(location: Sequence[Any]) -> str | None:
 def _http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code, message = {
-        404: ("route_not_found", "there is no such path; see /docs"),
-        405: ("method_not_allowed", f"this path does not take {request.method}"),
-        # FastAPI's answer to a body that it cannot read at all.
+        404: ("route_not_found", "unknown path; see /docs"),
+        405: ("method_not_allowed", f"this path does not accept {request.method}"),
+        # FastAPI raises 400 for a body that it cannot decode.
         400: ("invalid_json", f"the body cannot be read as JSON: it {_unreadable(error.__cause__)}"),
         408: ("body_too_slow", str(error.detail)),
         413: ("body_too_large", str(error.detail)),
@@ -143,7 +145,7 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
     body = error_body(message, type=type_of_status(error.status_code), code=code)
     headers = error.headers
     if error.status_code == 405:
-        # A path has a route for each of its methods, of which the framework names the first one's alone.
+        # Each method of a path has its own route, and Starlette names the methods of the first one only.
         methods = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None))
         headers = {"Allow": ", ".join(methods).upper()} if methods else headers
     return JSONResponse(body, status_code=error.status_code, headers=headers)
@@ -155,8 +157,8 @@ def _unreadable(cause: BaseException | None) -> str:
             return f"is not {cause.encoding.upper()}, from byte {cause.start + 1} on"
         case RecursionError():
             return "is nested too deeply"
-        case ValueError():  # of the digits that Python reads
-            return "has a number of too many digits"
+        case ValueError():  # Python limits the digits of an integer
+            return "has a number with too many digits"
         case _:
             return "was cut off"
 
@@ -176,9 +178,9 @@ def _database_error(_: Request, error: Exception) -> JSONResponse:
 
 
 def database_unavailable() -> UnavailableError:
-    """What callers are told while the database cannot be used."""
+    """Return the error for requests that fail because the database is unavailable."""
     return UnavailableError(
-        "the database cannot be used at the moment; nothing was saved, try again",
+        "the database is unavailable right now; nothing was saved, try again",
         code="database_unavailable",
         retry_after=_DATABASE_RETRY_SECONDS,
     )

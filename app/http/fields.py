@@ -1,4 +1,4 @@
-"""Field types for what callers send: texts that can be stored, numbers that are finite, bodies of bounded size."""
+"""Field types for request bodies: text that can be stored, finite numbers, objects of bounded size."""
 
 import re
 from typing import Annotated, Any, TypeVar
@@ -7,65 +7,74 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ipt.data.examples import VISIBLE
 
-_MOST_FIELDS = 32
-_MOST_METADATA = 16
+_MAX_FIELDS = 32
+_MAX_METADATA_ENTRIES = 16
 CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _CONTROL = re.compile(CONTROL)
 _VISIBLE = re.compile(VISIBLE)
+_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
-def _storable(text: str) -> str:
+def is_field_name(name: str) -> bool:
+    """Return whether `name` has the form of the API's field names; errors never repeat any other name."""
+    return _FIELD_NAME.fullmatch(name) is not None
+
+
+def _check_storable(text: str) -> str:
     if "\x00" in text:
-        raise ValueError("holds a NUL character, which cannot be stored")
+        raise ValueError("contains a NUL character, which cannot be stored")
     try:
         text.encode()
     except UnicodeEncodeError:
         # The original error quotes the text, so it is not kept as the cause.
-        raise ValueError("holds a lone surrogate, which is not text") from None
+        raise ValueError("contains a lone surrogate, which is not valid text") from None
     return text
 
 
-def _some(text: str) -> str:
+def _check_visible(text: str) -> str:
     if not _VISIBLE.search(text):
-        raise ValueError("must not be empty, nor hold white space and invisible characters alone")
+        raise ValueError("must contain at least one visible character")
     return text
 
 
-def _of_one_line(text: str) -> str:
+def _check_one_line(text: str) -> str:
     if _CONTROL.search(text):
-        raise ValueError("holds a line break or another control character, which no name has")
+        raise ValueError("contains a line break or another control character, which a name must not")
     return text
 
 
-def _few(value: Any) -> Any:
-    if isinstance(value, dict) and len(value) > _MOST_METADATA:
-        raise ValueError(f"has {len(value)} entries; at most {_MOST_METADATA} are taken")
+def _check_metadata_size(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > _MAX_METADATA_ENTRIES:
+        raise ValueError(f"has {len(value)} entries; at most {_MAX_METADATA_ENTRIES} are allowed")
     return value
 
 
-Storable = Annotated[str, AfterValidator(_storable)]
-Text = Annotated[Storable, AfterValidator(_some), Field(json_schema_extra={"minLength": 1, "pattern": VISIBLE})]
+Storable = Annotated[str, AfterValidator(_check_storable)]
+Text = Annotated[
+    Storable, AfterValidator(_check_visible), Field(json_schema_extra={"minLength": 1, "pattern": VISIBLE})
+]
 Id = Annotated[Storable, Field(max_length=64)]
 
 Item = TypeVar("Item")
 Listed = Annotated[list[Item], Field(fail_fast=True)]
-"""A list whose check ends at its first wrong element, so that a hostile body makes one error and not millions."""
+"""A list whose validation stops at the first wrong element: a hostile body gets one error, not millions."""
 
-_OneLine = Annotated[Text, AfterValidator(_of_one_line), Field(json_schema_extra={"not": {"pattern": CONTROL}})]
+_OneLine = Annotated[Text, AfterValidator(_check_one_line), Field(json_schema_extra={"not": {"pattern": CONTROL}})]
 Name = Annotated[_OneLine, Field(max_length=200)]
 Metadata = Annotated[
-    dict[Annotated[Name, Field(max_length=64)], Annotated[Storable, Field(max_length=512)]], BeforeValidator(_few)
+    dict[Annotated[Name, Field(max_length=64)], Annotated[Storable, Field(max_length=512)]],
+    BeforeValidator(_check_metadata_size),
 ]
 
 
 class Body(BaseModel):
-    """Base of what callers send: no unknown field, no conversion of types."""
+    """Base class of request bodies: rejects unknown fields and converts no types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _bounded(cls, data: Any) -> Any:
-        if isinstance(data, dict) and len(data) > _MOST_FIELDS:
-            raise ValueError(f"has {len(data)} fields; at most {_MOST_FIELDS} are taken")
+    def _check_size(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > _MAX_FIELDS:
+            raise ValueError(f"has {len(data)} fields; at most {_MAX_FIELDS} are allowed")
         return data

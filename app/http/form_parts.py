@@ -1,4 +1,4 @@
-"""The parts of a form, in the way of the framework, but for a form that was cut off: that one is none."""
+"""Parse a multipart form and reject one that was cut off, which Starlette would accept."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -10,10 +10,10 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 @asynccontextmanager
 async def parts_of(request: Request, *, max_files: int, max_fields: int, max_part_size: int) -> AsyncIterator[FormData]:
-    """The parts; their files are closed with the context.
+    """Yield the parts of the request's form; leaving the context closes their files.
 
     Raises:
-        MultiPartException: it is no form, has more than it may, or does not end as a form does.
+        MultiPartException: the body is not a form, exceeds a limit, or ends before the closing boundary.
     """
     async with aclosing(request.stream()) as stream:
         limits = {"max_files": max_files, "max_fields": max_fields, "max_part_size": max_part_size}
@@ -25,18 +25,18 @@ async def parts_of(request: Request, *, max_files: int, max_fields: int, max_par
 
 
 class _WholeFormParser(MultiPartParser):
-    """The framework's parser hands out the parts that were complete, wherever a form ends."""
+    """A parser that requires the closing boundary; Starlette's returns the parts that were complete before a cut."""
 
     def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], **limits: int) -> None:
-        super().__init__(headers, self._to_the_end(stream), **limits)
+        super().__init__(headers, self._check_end(stream), **limits)
         self._ended = False
 
     def on_end(self) -> None:
         self._ended = True
 
-    async def _to_the_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async def _check_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         async for chunk in stream:
             yield chunk
-        # Raised while the framework still reads, and so closes the files that it has opened.
+        # Raised while Starlette still reads: it then closes the files that it has opened.
         if not self._ended:
-            raise MultiPartException("it was cut off, before the boundary with -- behind it that ends a form")
+            raise MultiPartException("it was cut off before the closing boundary")

@@ -1,4 +1,4 @@
-"""Lists in pages: newest first, each page asked for by where the one before ended."""
+"""Cursor pagination: lists are newest first, and a page continues where the previous one ended."""
 
 import re
 from collections.abc import Sequence
@@ -22,16 +22,16 @@ _CURSOR = re.compile(r"(?P<id>[^.]+)\.(?P<microseconds>[0-9]{1,17})")
 class Page(BaseModel, Generic[Listed]):
     object: Literal["list"] = "list"
     data: list[Listed]
-    has_more: bool = Field(description="whether more follow")
+    has_more: bool = Field(description="whether further items follow")
     next: str | None = Field(
         default=None,
-        description="what to give as `after` for those that follow, even if the last one here is deleted by then; null"
-        " where none follow, or where there is no `after`",
+        description="the value of `after` for the next page, valid even if the last item is deleted; null"
+        " if no further items follow, or if the list takes no `after`",
     )
 
 
-After = Annotated[Id | None, Query(description="`next` of the page before, or the id of any item")]
-Limit = Annotated[int, Query(ge=1, le=100, description="how many at most")]
+After = Annotated[Id | None, Query(description="`next` of the previous page, or the id of any item")]
+Limit = Annotated[int, Query(ge=1, le=100, description="items per page, at most")]
 
 
 def page_of(
@@ -43,17 +43,23 @@ def page_of(
     limit: int,
     among: Select[Any] | None = None,
 ) -> tuple[list[Any], str | None]:
-    """The rows of one page, newest first, and where the next one begins, if there is one.
+    """Return the rows of one page, newest first, and the cursor of the next page, or None if there is none.
 
-    `query` selects one entity, already restricted to a tenant; `columns` are its (created_at, id), which together are
-    unique, so that no row is shown twice or left out while others come and go. `among` is what an id may name where
-    that is more than `query` selects: an item that the caller has seen there may have left it since.
+    Args:
+        session: an open transaction.
+        query: selects one entity, already restricted to a tenant.
+        columns: its (created_at, id), unique together, so that no row is repeated or skipped while others are added or
+            deleted.
+        after: the cursor of an earlier page, or the id of an item.
+        limit: rows per page.
+        among: the items that `after` may name, `query` if None. It selects more than `query` if an item can leave the
+            list after the caller has seen it there.
 
     Raises:
-        NotFoundError: `after` is neither the id of one of `among` nor what an earlier page gave.
+        NotFoundError: `after` is neither a cursor nor the id of an item in `among`.
     """
     if after is not None:
-        last = _place(session, query if among is None else among, columns, after)
+        last = _position(session, query if among is None else among, columns, after)
         query = query.where(tuple_(*columns) < tuple_(*last))
     ordered = query.order_by(*(column.desc() for column in columns)).limit(limit + 1)
     rows = list(session.scalars(ordered))
@@ -63,14 +69,14 @@ def page_of(
     return rows[:limit], f"{id_}.{(created_at - _EPOCH) // timedelta(microseconds=1)}"
 
 
-def _place(
+def _position(
     session: Session, among: Select[Any], columns: Sequence[InstrumentedAttribute[Any]], after: str
 ) -> tuple[datetime, str]:
-    """`created_at` and id of the item that was the last one shown."""
+    """Return `created_at` and id of the last item of the previous page."""
     if cursor := _CURSOR.fullmatch(after):
         return _EPOCH + timedelta(microseconds=int(cursor["microseconds"])), cursor["id"]
     last = session.execute(among.with_only_columns(*columns).where(columns[-1] == after)).one_or_none()
     if last is None:
-        raise NotFoundError("there is nothing here with the id given in 'after'", code="unknown_id", param="after")
+        raise NotFoundError("no item of this list has the id given in 'after'", code="unknown_id", param="after")
     created_at, id_ = last
     return created_at, id_

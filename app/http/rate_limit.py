@@ -1,7 +1,8 @@
-"""How many requests a key may send: a bucket of a minute's requests, which fills again at an even pace.
+"""Rate limit per API key: a leaky bucket that holds one minute's requests and refills at an even rate.
 
-With Redis the buckets are those of all API processes together; without it, or while it is away, each process has its
-own. A bucket is one number: when it will be full again. Every request taken puts that off by its share of a minute.
+With Redis, all API processes share the buckets; without Redis, or while it does not answer, each process has its own.
+A bucket is one number: the time at which it is full again. Each accepted request moves that time into the future by
+the request's share of a minute.
 """
 
 import logging
@@ -14,13 +15,12 @@ from typing import Any, cast
 log = logging.getLogger(__name__)
 
 _MINUTE = 60.0
-_REDIS_SECONDS = 0.2
-"""How long Redis may take to answer."""
-_REDIS_REST_SECONDS = 5.0
-"""How long Redis is left alone after it did not."""
+_REDIS_TIMEOUT_SECONDS = 0.2
+_REDIS_RETRY_SECONDS = 5.0
+"""How long Redis is not used after it failed to answer."""
 
-# Redis' own clock counts, which is the same for all processes. Times are whole microseconds; the answer is how long
-# until the bucket is full again, as if this request were taken, and it is taken where that is at most a minute.
+# The script uses the clock of Redis, which is the same for all processes. Times are whole microseconds. It returns the
+# time until the bucket is full, including this request, and accepts the request if that is at most a minute.
 _TAKE = """
 local now = redis.call('TIME')
 now = now[1] * 1000000 + now[2]
@@ -34,7 +34,7 @@ return full_in
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What became of a request: `wait_seconds` is 0 when it was let through, else after how long one will be."""
+    """The decision on one request: `wait_seconds` is 0 if it is accepted, else the time until a request will be."""
 
     limit: int
     remaining: int
@@ -42,7 +42,7 @@ class Taken:
     full_in_seconds: float
 
     def headers(self) -> dict[str, str]:
-        """For the answer, in whole numbers."""
+        """Return the rate limit headers of the response, in whole numbers."""
         return {
             "RateLimit-Limit": str(self.limit),
             "RateLimit-Remaining": str(self.remaining),
@@ -51,7 +51,7 @@ class Taken:
 
 
 class RateLimit:
-    """The buckets of all keys; threads may share it."""
+    """The buckets of all API keys; safe to use from several threads."""
 
     def __init__(self, per_minute: int, redis_url: str | None) -> None:
         self._per_minute = per_minute
@@ -59,21 +59,21 @@ class RateLimit:
         self._full_at: dict[str, float] = {}
         self._lock = threading.Lock()
         self._redis_take = None if redis_url is None else _redis_script(redis_url)
-        self._redis_rests_until = float("-inf")
-        self._redis_away = False
+        self._redis_retry_at = float("-inf")
+        self._redis_is_down = False
 
     def take(self, key_id: str) -> Taken:
-        """Take a request out of a key's bucket, if there is one left. Never raises."""
+        """Take one request from the bucket of a key, if it holds one. Never raises."""
         full_in = self._take_from_redis(key_id)
         if full_in is None:
-            full_in = self._take_here(key_id)
-        # Both clocks count in steps that are finer than this.
+            full_in = self._take_locally(key_id)
+        # Both clocks have a finer resolution than this tolerance.
         wait = full_in - _MINUTE
         if wait > 1e-6:
             return Taken(self._per_minute, 0, wait, full_in - self._share)
         return Taken(self._per_minute, int((_MINUTE - full_in) / self._share + 1e-6), 0.0, full_in)
 
-    def _take_here(self, key_id: str) -> float:
+    def _take_locally(self, key_id: str) -> float:
         with self._lock:
             now = time.monotonic()
             full_in = max(self._full_at.get(key_id, now) - now, 0.0) + self._share
@@ -82,8 +82,8 @@ class RateLimit:
             return full_in
 
     def _take_from_redis(self, key_id: str) -> float | None:
-        """None where there is no Redis to ask."""
-        if self._redis_take is None or time.monotonic() < self._redis_rests_until:
+        """Return the time until the bucket is full, or None if Redis is not configured or does not answer."""
+        if self._redis_take is None or time.monotonic() < self._redis_retry_at:
             return None
         from redis import RedisError
 
@@ -91,12 +91,12 @@ class RateLimit:
             microseconds = self._redis_take(keys=[f"ipt:requests:{key_id}"], args=[int(1e6 * self._share)])
         except RedisError as error:
             with self._lock:
-                if not self._redis_away:
-                    log.warning("requests are counted by each process alone, without Redis: %s", type(error).__name__)
-                self._redis_away = True
-                self._redis_rests_until = time.monotonic() + _REDIS_REST_SECONDS
+                if not self._redis_is_down:
+                    log.warning("Redis is down, each process counts its own requests: %s", type(error).__name__)
+                self._redis_is_down = True
+                self._redis_retry_at = time.monotonic() + _REDIS_RETRY_SECONDS
             return None
-        self._redis_away = False
+        self._redis_is_down = False
         return cast(int, microseconds) / 1e6
 
 
@@ -105,8 +105,10 @@ def _redis_script(url: str) -> Any:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    # Celery's way to name a socket, in the words of the client.
+    # Celery and the Redis client write the URL of a Unix socket differently.
     url = url.replace("redis+socket://", "unix://", 1).replace("virtual_host=", "db=")
-    once = Retry(NoBackoff(), retries=0)
-    client = Redis.from_url(url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS, retry=once)
+    no_retry = Retry(NoBackoff(), retries=0)
+    client = Redis.from_url(
+        url, socket_timeout=_REDIS_TIMEOUT_SECONDS, socket_connect_timeout=_REDIS_TIMEOUT_SECONDS, retry=no_retry
+    )
     return client.register_script(_TAKE)

@@ -1,4 +1,4 @@
-"""Give every request an id and its answer headers, log it, and catch what no handler caught."""
+"""Give every request an id, add common response headers, log it, and catch unhandled errors."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ _ACCEPTABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestContext:
-    """ASGI middleware; must be the outermost, so that even a 500 goes out in the agreed shape."""
+    """ASGI middleware; it must be the outermost, so that even a 500 has the JSON error body and a request id."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -27,52 +27,52 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        own_id = _request_id(scope)
-        request_id.set(own_id)
-        headers = {"x-request-id": own_id}
-        # As `request.state.headers`, to which others add what any answer to this request has to carry.
+        this_id = _request_id(scope)
+        request_id.set(this_id)
+        headers = {"x-request-id": this_id}
+        # Available as `request.state.headers`: what is added there is sent with any response, errors included.
         scope.setdefault("state", {})["headers"] = headers
         status = 0
         start = time.monotonic()
-        answered_at: float | None = None
+        responded_at: float | None = None
         metrics.IN_FLIGHT.inc()
 
-        async def send_with_id(message: Message) -> None:
-            nonlocal status, answered_at
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status, responded_at
             if message["type"] == "http.response.start":
-                status, answered_at = message["status"], time.monotonic()
-                own = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-                message["headers"] = [*message["headers"], *own]
+                status, responded_at = message["status"], time.monotonic()
+                added = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
         try:
-            await self.app(scope, receive, send_with_id)
+            await self.app(scope, receive, send_with_headers)
         except asyncio.CancelledError:
-            # Only the server does this, to what has not ended long after it was told to stop: a body that does not
-            # come to its end, say. An answer that is half out is cut off by the server.
+            # Only the server cancels, namely what still runs when its shutdown timeout is over, such as a request whose
+            # body never ends. If the response has started, the server cuts it off.
             if not status:
-                await respond(stopping_error())(scope, receive, send_with_id)
+                await respond(stopping_error())(scope, receive, send_with_headers)
         except Exception as error:
             log_unforeseen(error)
             if status:
-                raise  # half an answer is out: the server has to cut the connection
-            await internal_error()(scope, receive, send_with_id)
+                raise  # the response has started: the server has to close the connection
+            await internal_error()(scope, receive, send_with_headers)
         finally:
             method, route, end = scope["method"], _route(scope), time.monotonic()
             metrics.IN_FLIGHT.dec()
-            metrics.answered(method, route, status, (answered_at or end) - start)
+            metrics.answered(method, route, status, (responded_at or end) - start)
             log.info(
                 "request_served method=%s route=%s status=%d ms=%.1f request=%s",
                 method,
                 route,
                 status,
                 round(1000 * (end - start), 1),
-                own_id,
+                this_id,
             )
 
 
 def _request_id(scope: Scope) -> str:
-    """The caller's own `x-request-id` where it is harmless, a random one otherwise."""
+    """Return the caller's `x-request-id` if it has a safe form, otherwise a random id."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _ACCEPTABLE_ID.fullmatch(value):
             return str(value, "ascii")
@@ -80,5 +80,5 @@ def _request_id(scope: Scope) -> str:
 
 
 def _route(scope: Scope) -> str:
-    """The route's pattern rather than the path, which is the caller's text."""
+    """Return the route's pattern, not the path, which the caller chooses."""
     return getattr(scope.get("route"), "path", "none")

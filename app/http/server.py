@@ -1,4 +1,4 @@
-"""uvicorn's server, which ends in peace however often it is told to."""
+"""uvicorn's server, with a graceful shutdown that repeated signals do not cut short."""
 
 import socket
 from collections.abc import Callable
@@ -13,16 +13,16 @@ class Server(uvicorn.Server):
     """Runs the app of `create_app`."""
 
     def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None] | None = None) -> None:
-        """`on_stop` is called when the server begins to stop: it tells others, and does not wait for them."""
+        """`on_stop` is called when shutdown begins; it must not block."""
         super().__init__(config)
         self._on_stop = on_stop
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Stop; uvicorn's own breaks off at the second Ctrl-C, and raises every signal again at the end."""
+        """Begin to shut down. uvicorn's own handler aborts at the second Ctrl-C and re-raises signals at the end."""
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Tell others, and end the event streams, which would go on, before waiting for open responses."""
+        """Call `on_stop` and end the event streams, which have no end of their own, then wait for open responses."""
         if self._on_stop is not None:
             self._on_stop()
         app = self.config.app

@@ -1,1 +1,1 @@
-"""The service in numbers, for Prometheus; no label ever holds an id, a tenant, or anything that a caller wrote."""
+"""Metrics for Prometheus; no label contains an id, a tenant or a value that a caller chose."""

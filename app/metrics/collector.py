@@ -1,4 +1,4 @@
-"""What is looked up when Prometheus asks: the queue and the workers, alike from every API process, and the model."""
+"""Metrics that are read at each scrape: the queue and the workers, from the database, and the state of the model."""
 
 import logging
 import threading
@@ -21,22 +21,22 @@ CACHE_SECONDS = 2.0
 
 
 class StateCollector(Collector):
-    """Asks the database once in `CACHE_SECONDS`, however many ask; one that is away costs its own metrics alone."""
+    """Queries the database at most once in `CACHE_SECONDS`. If it is unreachable, only its metrics are missing."""
 
     def __init__(self, engine: Engine, model: Model) -> None:
         self._engine = engine
         self._model = model
         self._lock = threading.Lock()
         self._queue: QueueState | None = None
-        self._asked_at = float("-inf")
+        self._queried_at = float("-inf")
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The gauges; those of the queue are left out while the database is away, rather than told to be 0."""
-        model = GaugeMetricFamily("ipt_model_state", "1 for the state that the model is in.", labels=["state"])
+        """Yield the gauges; those of the queue are omitted, and not 0, while the database is unreachable."""
+        model = GaugeMetricFamily("ipt_model_state", "1 for the current state of the model.", labels=["state"])
         for state in get_args(State):
             model.add_metric([state], state == self._model.state)
         yield model
-        queue = self._asked()
+        queue = self._queue_state()
         yield GaugeMetricFamily("ipt_database_up", "Whether the database answers.", queue is not None)
         if queue is None:
             return
@@ -46,22 +46,22 @@ class StateCollector(Collector):
         yield adaptations
         ages = GaugeMetricFamily(
             "ipt_queue_oldest_age_seconds",
-            "Time since the oldest queued adaptation was created, the oldest running one first taken up; 0 with none.",
+            "Time since the oldest queued adaptation was created, or the oldest running one claimed; 0 without any.",
             labels=["state"],
         )
         ages.add_metric(["queued"], queue.queued_seconds)
         ages.add_metric(["running"], queue.running_seconds)
         yield ages
-        yield GaugeMetricFamily("ipt_workers", "Workers that live.", queue.workers)
+        yield GaugeMetricFamily("ipt_workers", "Live workers.", queue.workers)
 
-    def _asked(self) -> QueueState | None:
+    def _queue_state(self) -> QueueState | None:
         with self._lock:
-            if time.monotonic() - self._asked_at > CACHE_SECONDS:
+            if time.monotonic() - self._queried_at > CACHE_SECONDS:
                 try:
                     with transaction(self._engine) as session:
                         self._queue = queue_state(session)
                 except SQLAlchemyError as error:
                     log.warning("queue_not_counted error=%s", type(error).__name__)
                     self._queue = None
-                self._asked_at = time.monotonic()
+                self._queried_at = time.monotonic()
             return self._queue

@@ -12,11 +12,14 @@ router = APIRouter(tags=["health"])
 
 @router.get(
     "/metrics",
-    summary="The service in numbers",
+    summary="Read the metrics",
     dependencies=[Depends(metrics_reader)],
     response_class=Response,
     responses=documented([AuthenticationError]) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def metrics(collector: StateCollectorDep) -> Response:
-    """For Prometheus, in its text format; for the operator, whose key is `IPT_API_KEY`, unless `IPT_OPEN_METRICS`."""
+    """Return the metrics in the text format of Prometheus. Only the operator (`IPT_API_KEY`) may read them.
+
+    With `IPT_OPEN_METRICS` anyone may.
+    """
     return Response(generate_latest(REGISTRY) + generate_latest(collector), media_type=CONTENT_TYPE_PLAIN_0_0_4)

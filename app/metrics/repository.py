@@ -1,4 +1,4 @@
-"""The queue as the database has it."""
+"""SQL for the state of the queue."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,9 +12,10 @@ from app.queue.workers import LIVE_SECONDS
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """How many adaptations wait and run, for how long the oldest of each has, and how many workers live.
+    """The numbers of queued and running adaptations and of live workers, and two ages.
 
-    It is the time since the one was created, and since the other was first taken up; 0 without one.
+    `queued_seconds` is the time since the oldest queued adaptation was created, `running_seconds` the time since the
+    oldest running one was first claimed; 0 without any.
     """
 
     queued: int
@@ -25,14 +26,14 @@ class QueueState:
 
 
 def queue_state(session: Session) -> QueueState:
-    """Read in one query, which looks at what is queued or running, however many adaptations have finished."""
+    """Read the state in one query, whose cost does not depend on the number of finished adaptations."""
     row: Row[int, int, float, float, int] = session.execute(queue_query()).one()
     queued, running, queued_seconds, running_seconds, workers = row
     return QueueState(queued, running, float(queued_seconds), float(running_seconds), workers)
 
 
 def queue_query() -> Select[int, int, float, float, int]:
-    """Columns as in `QueueState`. The states are written out, since only so the planner knows the partial indexes."""
+    """Return the query for the fields of `QueueState`. Literal states let the planner use the partial indexes."""
     queued, running = text("state = 'queued'"), text("state = 'running'")
     count = select(func.count()).select_from(Adaptation)
     waiting_since = select(func.min(Adaptation.created_at)).where(queued).scalar_subquery()

@@ -25,8 +25,8 @@ from app.cli.client import ServiceClient
 from app.cli.dataset_file import read_dataset
 from app.cli.progress import adaptation_progress, progress
 from app.db import migrate
+from app.db.client_timeout import ClientTimeout
 from app.db.embedded import embedded_postgres
-from app.db.patience import Patience
 from app.db.session import make_engine
 from benchmarks.machine import provenance
 from benchmarks.report import Figure, section, write
@@ -73,7 +73,7 @@ def measure(options: argparse.Namespace) -> Iterator[Figure]:
         folder = Path(name)
         configure(folder)
         with embedded_postgres(folder) as database_url:
-            engine = make_engine(database_url, patience=Patience(math.inf))  # inserting a million rows takes minutes
+            engine = make_engine(database_url, client_timeout=ClientTimeout(math.inf))
             migrate.upgrade(engine)
             try:
                 environment = {"IPT_DATABASE_URL": database_url}

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 import ipt
 from app.db.session import transaction
-from app.http.patient_protocol import PatientProtocol
+from app.http.connection_limits import LimitedProtocol
 from app.http.server import Server
 from app.main import create_app
 from app.queue import claiming, lifecycle
@@ -57,7 +57,7 @@ def running(settings: Settings, database_url: str | None, *, wait: bool = True) 
     app = create_app(settings, database_url=database_url)
     deadline = time.monotonic() + 60
     with (
-        listening(Server(uvicorn.Config(app, http=PatientProtocol, port=0, log_config=None))) as port,
+        listening(Server(uvicorn.Config(app, http=LimitedProtocol, port=0, log_config=None))) as port,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
     ):
         while wait and client.get("/readyz").status_code != 200:

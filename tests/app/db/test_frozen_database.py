@@ -17,9 +17,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from app.cli.child import running_service
-from app.db import patience
+from app.db import client_timeout
+from app.db.client_timeout import ClientTimeout, without_timeout
 from app.db.embedded import embedded_postgres
-from app.db.patience import Patience, unbounded
 from app.db.session import is_gone, make_engine, transaction
 from app.settings import Settings
 from tests.support.service import adaptation_body, error_of, running
@@ -55,7 +55,7 @@ def test_a_statement_that_a_frozen_server_does_not_answer_is_given_up_and_the_ne
     frozen_url: tuple[str, Path],
 ) -> None:
     url, folder = frozen_url
-    engine = make_engine(url, patience=Patience(1))
+    engine = make_engine(url, client_timeout=ClientTimeout(1))
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
         with frozen(folder):
@@ -70,9 +70,9 @@ def test_a_statement_that_a_frozen_server_does_not_answer_is_given_up_and_the_ne
 
 
 def test_a_slow_statement_is_given_up_unless_it_is_one_that_may_take_long(database_url: str) -> None:
-    engine = make_engine(database_url, patience=Patience(0.5))
+    engine = make_engine(database_url, client_timeout=ClientTimeout(0.5))
     slow = text("SELECT pg_sleep(2)")
-    with engine.connect() as connection, unbounded(connection):
+    with engine.connect() as connection, without_timeout(connection):
         connection.execute(slow)
     with engine.connect() as connection, pytest.raises(OperationalError):
         connection.execute(slow)
@@ -84,8 +84,8 @@ def test_a_slow_statement_is_given_up_unless_it_is_one_that_may_take_long(databa
 
 
 def test_a_process_that_is_to_end_gives_up_what_it_waits_for(database_url: str) -> None:
-    patience = Patience()
-    engine = make_engine(database_url, patience=patience)
+    timeout = ClientTimeout()
+    engine = make_engine(database_url, client_timeout=timeout)
     errors: list[BaseException] = []
 
     def wait() -> None:
@@ -98,7 +98,7 @@ def test_a_process_that_is_to_end_gives_up_what_it_waits_for(database_url: str) 
     thread = threading.Thread(target=wait)
     thread.start()
     time.sleep(0.5)
-    patience.hurry()
+    timeout.shorten()
     thread.join(5)
     assert not thread.is_alive()
     assert is_gone(errors[0])
@@ -109,7 +109,7 @@ def test_callers_of_a_service_are_told_that_its_database_hangs(
     frozen_url: tuple[str, Path], tiny_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, folder = frozen_url
-    monkeypatch.setattr(patience, "WAIT_SECONDS", 6)
+    monkeypatch.setattr(client_timeout, "TIMEOUT_SECONDS", 6)
     settings = Settings(data_dir=folder / "service", **tiny_settings)
     with running(settings, url) as client:
         assert client.get("/v1/tasks").status_code == 200
