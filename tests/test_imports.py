@@ -69,7 +69,7 @@ OPTIONAL = {
 # Being renamed.
 PRIVATE_NAMES_LEFT = {
     ("tests/ipt/subspace/test_store.py", "ipt.subspace.store._subspace_id"),
-    ("tests/ipt/backbones/test_cuda_graphs.py", "cuda_graphs._filled_up"),
+    ("tests/ipt/backbones/test_cuda_graphs.py", "cuda_graphs._round_up_rows"),
 }
 MAX_LINES = 400
 # Being split up.
