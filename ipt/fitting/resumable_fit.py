@@ -176,7 +176,7 @@ class ResumableFit(ABC):
         # The learning rate depends on `steps`, so the options alone do not reproduce this fit.
         self._earlier_steps = [steps for steps in requested_steps if steps != self.steps]
         if self._earlier_steps:
-            self.origin = {**self.origin, "steps_earlier_steps": self._earlier_steps}
+            self.origin = {**self.origin, "steps_asked_before": self._earlier_steps}
         for label, optimizer in self._optimizers().items():
             moments: dict[int, dict[str, Tensor | int]] = {}
             for name, value in state.items():
