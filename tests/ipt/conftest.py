@@ -1,4 +1,4 @@
-"""A tiny encoder with an untrained subspace, and few-shot data of words it knows."""
+"""Tiny backbones, and an untrained subspace for the encoder."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.support.tiny import build_tiny_causal, build_tiny_encoder, build_tiny
 from tests.support.tuned import keep_tuned  # noqa: F401, a fixture
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Tiny models gain nothing by threads, which wait for each other where tests, or services, run side by side.
+# Tiny models are no faster with threads, which compete with tests and services that run in parallel.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 

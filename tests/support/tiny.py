@@ -1,4 +1,4 @@
-"""Tiny models with random weights, written to a folder as real ones are: safetensors, config and tokenizer."""
+"""Tiny models with random weights, written to a folder like real models: safetensors, config and tokenizer."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ WORDS = (
 
 
 def vocabulary(special: list[str]) -> dict[str, int]:
-    """Special tokens, words, letters and their continuations: any lower-case ASCII text has tokens."""
+    """Return token ids of special tokens, words and letters, so that any lower-case ASCII text has tokens."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!?:;-_'\"()/@#$%&*+="
     entries = dict.fromkeys([*special, *WORDS.split(), *letters, *(f"##{letter}" for letter in letters)])
     return {entry: index for index, entry in enumerate(entries)}
 
 
 def build_tiny_encoder(folder: Path, kind: EncoderKind = "bert", seed: int = 0) -> Path:
-    """A two-layer sentence encoder of hidden size 32, for 64 positions, that mean-pools."""
+    """Write a sentence encoder of two layers, hidden size 32 and 64 positions, with mean pooling."""
     from transformers import AutoConfig, AutoModel
 
     roberta = kind in ("roberta", "xlm-roberta", "mpnet")
@@ -62,7 +62,7 @@ def build_tiny_encoder(folder: Path, kind: EncoderKind = "bert", seed: int = 0) 
 
 
 def build_tiny_seq2seq(folder: Path, kind: Seq2SeqKind, seed: int = 0) -> Path:
-    """A text-to-text model of 2 + 2 layers and hidden size 32; BART has 64 positions, T5 as many as one likes."""
+    """Write a text-to-text model of 2 + 2 layers and hidden size 32; BART has 64 positions, T5 any number."""
     from transformers import AutoModelForSeq2SeqLM, BartConfig, T5Config
 
     vocab = vocabulary(["<s>", "<pad>", "</s>", "<unk>"])
@@ -102,7 +102,7 @@ def build_tiny_seq2seq(folder: Path, kind: Seq2SeqKind, seed: int = 0) -> Path:
 
 
 def build_tiny_causal(folder: Path, kind: CausalKind, seed: int = 0) -> Path:
-    """A two-layer decoder-only model of hidden size 32, for 64 positions."""
+    """Write a decoder-only model of two layers, hidden size 32 and 64 positions."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     vocab = vocabulary(["<s>", "</s>", "<unk>"])
@@ -120,14 +120,14 @@ def build_tiny_causal(folder: Path, kind: CausalKind, seed: int = 0) -> Path:
         **sizes,
     )
     _save_model(AutoModelForCausalLM, config, folder, seed)
-    # As the real ones: Llama opens a text with a token, GPT-2 and Qwen do not.
+    # As in the real models: Llama starts a text with a special token, GPT-2 and Qwen do not.
     tokenizer = _word_piece(vocab, "<unk>", "<s> $A" if kind in ("llama", "mistral") else "$A")
     _save_tokenizer(tokenizer, folder, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
     return folder
 
 
 def build_tiny_text(folder: Path, kind: str) -> tuple[Path, Path]:
-    """A model that writes text and an untrained subspace of eight dimensions for it, in folders of their own."""
+    """Write a text model and an untrained subspace of eight dimensions for it, and return both folders."""
     import ipt
     from ipt.subspace.modules import SubspaceDecoder
 

@@ -1,4 +1,4 @@
-"""Tiny backbones of every supported model type, built once and loaded as real ones are."""
+"""Tiny backbones of each supported model type, built once and loaded from files."""
 
 import os
 from collections.abc import Callable
@@ -22,16 +22,16 @@ CAUSAL = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a tiny model of the given type; not to be written to."""
+    """Return the folder of a tiny model of a given type. Tests must not write to it."""
     built: dict[str, Path] = {}
 
     def folder(kind: str) -> Path:
         if kind not in built:
-            place = tmp_path_factory.mktemp("tiny") / kind
+            path = tmp_path_factory.mktemp("tiny") / kind
             build: Any = (
                 build_tiny_encoder if kind in ENCODERS else build_tiny_seq2seq if kind in SEQ2SEQ else build_tiny_causal
             )
-            built[kind] = build(place, kind)
+            built[kind] = build(path, kind)
         return built[kind]
 
     return folder
@@ -53,5 +53,5 @@ def text_backbone(request: pytest.FixtureRequest, tiny_folder: Callable[[str], P
 
 @pytest.fixture
 def one_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put all rows into one batch, however much of it is padding."""
+    """Put all rows into one batch, with any amount of padding."""
     monkeypatch.setattr(batching, "CPU_BUCKETS", (1_000_000, 1.0, 0))

@@ -1,4 +1,4 @@
-"""Length buckets: every row once, no bucket too large, little padding."""
+"""Batching: buckets of similar length, padding, and chunks of limited size."""
 
 import random
 
@@ -12,23 +12,23 @@ def test_no_rows_make_no_buckets() -> None:
     assert length_buckets([], 100, 0.1) == []
 
 
-def test_rows_of_one_length_share_a_bucket_in_their_order() -> None:
+def test_rows_of_equal_length_share_a_bucket_in_their_order() -> None:
     assert length_buckets([7] * 5, 100, 0.0) == [[0, 1, 2, 3, 4]]
 
 
-def test_a_bucket_holds_no_more_than_its_padded_tokens() -> None:
+def test_a_bucket_has_at_most_the_given_padded_tokens() -> None:
     assert length_buckets([10] * 5, 20, 1.0) == [[0, 1], [2, 3], [4]]
 
 
-def test_a_row_longer_than_a_bucket_still_has_one() -> None:
+def test_a_row_longer_than_a_bucket_gets_its_own() -> None:
     assert length_buckets([3, 50], 20, 1.0) == [[1], [0]]
 
 
-def test_a_bucket_closes_before_padding_exceeds_its_share() -> None:
+def test_a_bucket_closes_before_padding_exceeds_max_waste() -> None:
     assert length_buckets([10, 9, 1], 100, 0.1) == [[0, 1], [2]]
 
 
-def test_little_padding_is_cheaper_than_another_bucket_whatever_its_share() -> None:
+def test_free_padding_is_allowed_beyond_max_waste() -> None:
     assert length_buckets([24, 8], 100, 0.1, free_padding=16) == [[0, 1]]
     assert length_buckets([24, 8], 100, 0.1, free_padding=15) == [[0], [1]]
     assert length_buckets([24, 8], 47, 0.1, free_padding=16) == [[0], [1]]
@@ -47,13 +47,13 @@ def test_every_row_is_in_one_bucket_and_both_limits_hold(seed: int) -> None:
         assert padded - sum(lengths[row] for row in bucket) <= max(waste * padded, free) + 1e-9
 
 
-def test_results_come_back_in_the_rows_order_with_gradients() -> None:
+def test_results_are_in_the_order_of_the_rows_with_gradients() -> None:
     lengths = [5, 1, 9, 1, 30, 2]
     prompts = torch.arange(12.0).view(6, 1, 2).requires_grad_()
 
-    def forward(rows: list[int], own: torch.Tensor | None) -> torch.Tensor:
-        assert own is not None
-        return own[:, 0] * torch.tensor([[lengths[row]] for row in rows])
+    def forward(rows: list[int], bucket_prompts: torch.Tensor | None) -> torch.Tensor:
+        assert bucket_prompts is not None
+        return bucket_prompts[:, 0] * torch.tensor([[lengths[row]] for row in rows])
 
     results = forward_in_buckets(lengths, prompts, torch.device("cpu"), 2, forward)
     assert torch.equal(results, prompts[:, 0] * torch.tensor(lengths)[:, None])
@@ -70,7 +70,7 @@ def test_rows_are_padded_at_their_end() -> None:
     assert lengths.tolist() == [3, 1]
 
 
-def test_things_in_their_order_are_cut_where_one_more_would_be_too_much() -> None:
+def test_chunks_are_consecutive_and_within_the_limit() -> None:
     assert consecutive_chunks([], 10) == []
     assert consecutive_chunks([4, 6, 1, 9, 1], 10) == [slice(0, 2), slice(2, 4), slice(4, 5)]
     assert consecutive_chunks([3, 50, 3], 10) == [slice(0, 1), slice(1, 2), slice(2, 3)]

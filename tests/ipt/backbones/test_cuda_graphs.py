@@ -1,4 +1,4 @@
-"""When a pass becomes a CUDA graph, and how long it is kept; tests/ipt/test_cuda.py has what the graphs compute."""
+"""When CUDA graphs are captured and dropped; tests/ipt/test_cuda.py tests what they compute."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +27,7 @@ def _embed(packed: torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:
 
 
 def captured(passes: GraphedPasses, rows: int, tokens: int, prompts: torch.Tensor | None = None) -> Any:
-    """The graph of a shape that has come often enough."""
+    """Prepare passes of a shape until its graph is captured, and return the graph."""
     for _ in range(CAPTURED_AFTER):
         assert passes.prepare(_embed, rows, tokens, prompts) == (None, rows, tokens)
     graph, *_ = passes.prepare(_embed, rows, tokens, prompts)
@@ -38,7 +38,7 @@ def prompts(rows: int, *, with_gradient: bool) -> torch.Tensor:
     return torch.zeros(rows, 4, 8, requires_grad=with_gradient)
 
 
-def test_shapes_that_are_nearly_alike_share_a_graph(passes: GraphedPasses) -> None:
+def test_similar_shapes_share_a_graph(passes: GraphedPasses) -> None:
     graph = captured(passes, 33, 17)
     assert graph is not None
     for rows, tokens in ((33, 17), (36, 32), (34, 20)):
@@ -47,29 +47,29 @@ def test_shapes_that_are_nearly_alike_share_a_graph(passes: GraphedPasses) -> No
 
 
 @pytest.mark.parametrize("rows", range(1, 600, 7))
-def test_few_rows_are_round_up_rows(rows: int) -> None:
+def test_at_most_an_eighth_of_the_rows_is_padding(rows: int) -> None:
     assert rows <= cuda_graphs._round_up_rows(rows) <= 1.125 * rows + 1
 
 
-def test_prompts_and_their_gradients_have_graphs_of_their_own(passes: GraphedPasses) -> None:
-    found = [
+def test_passes_with_prompts_and_with_gradients_have_separate_graphs(passes: GraphedPasses) -> None:
+    graphs = [
         captured(passes, 8, 16),
         captured(passes, 8, 16, prompts(8, with_gradient=False)),
         captured(passes, 8, 16, prompts(8, with_gradient=True)),
     ]
-    assert len({id(graph) for graph in found}) == 3
+    assert len({id(graph) for graph in graphs}) == 3
     with torch.no_grad():
-        assert passes.prepare(_embed, 8, 16, prompts(8, with_gradient=True))[0] is found[1]
+        assert passes.prepare(_embed, 8, 16, prompts(8, with_gradient=True))[0] is graphs[1]
 
 
-def test_a_pass_with_enough_work_is_launched_as_it_is(passes: GraphedPasses) -> None:
+def test_a_large_pass_is_not_captured(passes: GraphedPasses) -> None:
     rows = MAX_LAUNCH_BOUNDS * BOUND // 32
     assert captured(passes, rows // 2, 32) is not None
     for _ in range(2 * CAPTURED_AFTER):
         assert passes.prepare(_embed, 2 * rows, 32, None) == (None, 2 * rows, 32)
 
 
-def test_a_graph_that_waits_for_its_way_back_is_left_alone(passes: GraphedPasses) -> None:
+def test_a_graph_is_not_reused_before_its_backward_pass(passes: GraphedPasses) -> None:
     graph = captured(passes, 8, 16, prompts(8, with_gradient=True))
     graph.in_use = True
     assert passes.prepare(_embed, 8, 16, prompts(8, with_gradient=True)) == (None, 8, 16)
@@ -77,9 +77,9 @@ def test_a_graph_that_waits_for_its_way_back_is_left_alone(passes: GraphedPasses
     assert passes.prepare(_embed, 8, 16, prompts(8, with_gradient=True))[0] is graph
 
 
-def test_graphs_with_gradients_have_room_for_so_many_positions(passes: GraphedPasses) -> None:
+def test_graphs_with_gradients_stay_within_their_positions(passes: GraphedPasses) -> None:
     first, second = (captured(passes, rows, 16, prompts(rows, with_gradient=True)) for rows in (96, 112))
-    assert passes.prepare(_embed, 96, 16, prompts(96, with_gradient=True))[0] is first  # used last
+    assert passes.prepare(_embed, 96, 16, prompts(96, with_gradient=True))[0] is first  # the most recently used
     third = captured(passes, 120, 16, prompts(120, with_gradient=True))
     kept = list(passes._graphs.values())
     assert kept == [first, third]
@@ -88,7 +88,7 @@ def test_graphs_with_gradients_have_room_for_so_many_positions(passes: GraphedPa
 
 
 @pytest.mark.parametrize("failures", [1, 2])
-def test_where_a_capture_runs_out_of_memory_all_others_make_room_and_then_graphs_become_smaller(
+def test_out_of_memory_drops_all_graphs_and_then_limits_their_size(
     passes: GraphedPasses, monkeypatch: pytest.MonkeyPatch, failures: int
 ) -> None:
     outcomes = [torch.OutOfMemoryError("no room")] * failures
@@ -101,8 +101,8 @@ def test_where_a_capture_runs_out_of_memory_all_others_make_room_and_then_graphs
     first = captured(passes, 8, 16)
     passes._pool = object()
     monkeypatch.setattr(GraphedPasses, "_capture", fails)
-    found = captured(passes, 80, 32)
+    graph = captured(passes, 80, 32)
     assert passes._pool is None
     assert first not in passes._graphs.values()
-    assert [*passes._graphs.values()] == ([found] if failures == 1 else [])
+    assert [*passes._graphs.values()] == ([graph] if failures == 1 else [])
     assert passes._max_positions == MAX_LAUNCH_BOUNDS * BOUND // failures

@@ -1,4 +1,4 @@
-"""GELU in one pass: that it is the same function there and back, and that a loaded model has it."""
+"""Fused GELU: the same outputs and gradients, and present in a loaded model."""
 
 import copy
 from collections.abc import Callable
@@ -21,15 +21,15 @@ GATED_T5 = T5Config(
 )
 
 
-def read(model: Any, embeds: Tensor) -> Tensor:
-    """The last states of the model, or of its encoder where it has one."""
+def last_states(model: Any, embeds: Tensor) -> Tensor:
+    """Return the last hidden states of the model, or of its encoder if it has one."""
     reader = model.get_encoder() if model.config.is_encoder_decoder else model
     states: Tensor = reader(inputs_embeds=embeds).last_hidden_state
     return states
 
 
 @pytest.mark.parametrize("config", [GPT2, GATED_T5], ids=["gpt2", "gated t5"])
-def test_states_and_gradients_stay_those_of_transformers(config: Any) -> None:
+def test_states_and_gradients_equal_those_of_the_stock_model(config: Any) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         stock = AutoModel.from_config(config).eval().requires_grad_(False)
@@ -39,15 +39,15 @@ def test_states_and_gradients_stay_those_of_transformers(config: Any) -> None:
     fuse_gelu(fused)
     assert any(isinstance(module, NewGELUActivation) for module in stock.modules())
     assert not any(isinstance(module, NewGELUActivation) for module in fused.modules())
-    answers = [read(model, given) for model, given in zip((stock, fused), embeds, strict=True)]
-    torch.testing.assert_close(answers[1], answers[0], atol=1e-5, rtol=0)
-    wanted, found = (
-        torch.autograd.grad(answer.square().sum(), given)[0] for answer, given in zip(answers, embeds, strict=True)
+    states = [last_states(model, each) for model, each in zip((stock, fused), embeds, strict=True)]
+    torch.testing.assert_close(states[1], states[0], atol=1e-5, rtol=0)
+    expected, actual = (
+        torch.autograd.grad(last.square().sum(), each)[0] for last, each in zip(states, embeds, strict=True)
     )
-    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_loaded_gpt2_computes_gelu_in_one_operation_a_layer(tiny_folder: Callable[[str], Path]) -> None:
+def test_a_loaded_gpt2_computes_gelu_in_one_operation_per_layer(tiny_folder: Callable[[str], Path]) -> None:
     model: Any = load_backbone(str(tiny_folder("gpt2")), device="cpu").model
     with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as profiled:
         model(input_ids=torch.tensor([[5, 6, 7]]))
@@ -56,7 +56,7 @@ def test_a_loaded_gpt2_computes_gelu_in_one_operation_a_layer(tiny_folder: Calla
     assert not {"aten::tanh", "aten::pow"} & calls.keys()
 
 
-def test_a_loaded_gpt2_answers_as_the_stock_model(tiny_folder: Callable[[str], Path]) -> None:
+def test_a_loaded_gpt2_gives_the_stock_models_logits(tiny_folder: Callable[[str], Path]) -> None:
     model: Any = load_backbone(str(tiny_folder("gpt2")), device="cpu").model
     stock = AutoModelForCausalLM.from_pretrained(tiny_folder("gpt2"), dtype=torch.float32).eval()
     ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])

@@ -1,4 +1,4 @@
-"""The cache that is written into in place, against transformers' own, which copies."""
+"""The in-place key-value cache, compared with transformers' own cache, which copies."""
 
 from typing import Any
 
@@ -14,101 +14,101 @@ ROWS = 3
 
 
 def positions(count: int, seed: int, rows: int = ROWS) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of so many positions, for each layer, lying as a model hands them over."""
+    """Return keys and values of `count` positions for each layer, in the memory layout that a model passes."""
     drawn = torch.randn(LAYERS, 2, rows, count, 2, 4, generator=torch.Generator().manual_seed(seed))
     return [(keys.transpose(1, 2), values.transpose(1, 2)) for keys, values in drawn]
 
 
 def extended(cache: Any, new: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """What each layer answers."""
+    """Append positions and return what each layer returns."""
     return [cache.update(keys, values, number) for number, (keys, values) in enumerate(new)]
 
 
-def held(cache: Any) -> list[tuple[Tensor, Tensor]]:
+def contents(cache: Any) -> list[tuple[Tensor, Tensor]]:
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def places(cache: Any) -> list[int]:
-    """Where in memory the keys and values begin."""
-    return [part.data_ptr() for pair in held(cache) for part in pair]
+def addresses(cache: Any) -> list[int]:
+    """Return the memory addresses of the keys and values."""
+    return [part.data_ptr() for pair in contents(cache) for part in pair]
 
 
-def assert_same(one: list[tuple[Tensor, Tensor]], other: list[tuple[Tensor, Tensor]]) -> None:
-    torch.testing.assert_close(one, other, atol=0, rtol=0)
+def assert_same(actual: list[tuple[Tensor, Tensor]], expected: list[tuple[Tensor, Tensor]]) -> None:
+    torch.testing.assert_close(actual, expected, atol=0, rtol=0)
 
 
 def bytes_of(cache: Any) -> int:
-    """What it keeps in memory, room included."""
-    storages = [part.untyped_storage() for pair in held(cache) for part in pair]
+    """Return the memory that the cache holds, spare room included."""
+    storages = [part.untyped_storage() for pair in contents(cache) for part in pair]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def test_it_answers_as_transformers_own_cache_does() -> None:
+def test_it_returns_the_same_as_transformers_own_cache() -> None:
     ours, theirs = growing_cache(), DynamicCache()
     assert ours.get_seq_length() == 0
-    # Past the room twice over, and several positions at a time as well as one by one.
+    # Exceeds the room twice, with single positions and with several at a time.
     for step, count in enumerate([7, 1, 1, 5, *[1] * (2 * ROOM), ROOM + 3, 1]):
         new = positions(count, step)
         assert ours.get_mask_sizes(count, 0) == theirs.get_mask_sizes(count, 0)
         assert_same(extended(ours, new), extended(theirs, new))
         assert ours.get_seq_length() == theirs.get_seq_length()
-    assert_same(held(ours), held(theirs))
+    assert_same(contents(ours), contents(theirs))
 
 
-def test_while_there_is_room_tokens_are_written_in_place() -> None:
+def test_tokens_are_written_in_place_until_the_room_is_full() -> None:
     cache = growing_cache(positions(7, 0), coming=5)
-    begun = places(cache)
+    initial = addresses(cache)
     extended(cache, positions(5, 1))
     for step in range(ROOM):
         extended(cache, positions(1, 2 + step))
-        assert places(cache) == begun
+        assert addresses(cache) == initial
     extended(cache, positions(1, 2))
-    assert places(cache) != begun
+    assert addresses(cache) != initial
 
 
-def test_a_first_extension_takes_no_more_than_it_needs_and_later_ones_make_room() -> None:
+def test_the_first_extension_has_no_spare_room_and_later_ones_have() -> None:
     cache = growing_cache()
     extended(cache, positions(7, 0))
     extended(cache, positions(3, 1))
     position = bytes_of(cache) // 10
-    assert bytes_of(cache) == sum(part.nbytes for pair in held(cache) for part in pair)
+    assert bytes_of(cache) == sum(part.nbytes for pair in contents(cache) for part in pair)
     for step in range(3 * ROOM):
         extended(cache, positions(1, step))
         assert bytes_of(cache) <= position * (cache.get_seq_length() + ROOM)
 
 
-def test_what_was_handed_over_or_answered_stays_as_it_is() -> None:
+def test_given_and_returned_tensors_are_not_overwritten() -> None:
     past = positions(4, 0)
     before = [(keys.clone(), values.clone()) for keys, values in past]
     cache = growing_cache(past)
-    answered = extended(cache, positions(1, 1))
-    kept = [(keys.clone(), values.clone()) for keys, values in answered]
+    returned = extended(cache, positions(1, 1))
+    kept = [(keys.clone(), values.clone()) for keys, values in returned]
     extended(cache, positions(2, 2))
     assert_same(past, before)
-    assert_same(answered, kept)
+    assert_same(returned, kept)
 
 
-def test_rows_that_were_picked_and_those_that_they_were_picked_of_go_on_apart() -> None:
+def test_a_selection_and_its_original_are_independent() -> None:
     ours, theirs = growing_cache(positions(4, 0)), DynamicCache(positions(4, 0))
     for step in range(3):
         extended(ours, positions(1, 1 + step))
         extended(theirs, positions(1, 1 + step))
-    wanted = torch.tensor([2, 0, 2, 1])
-    picked, stock = select_cache_rows(ours, wanted), select_cache_rows(theirs, wanted)
+    rows = torch.tensor([2, 0, 2, 1])
+    selected, stock = select_cache_rows(ours, rows), select_cache_rows(theirs, rows)
     for step in range(3):
         assert_same(extended(ours, positions(1, 10 + step)), extended(theirs, positions(1, 10 + step)))
         new = positions(1, 20 + step, rows=4)
-        assert_same(extended(picked, new), extended(stock, new))
+        assert_same(extended(selected, new), extended(stock, new))
 
 
-def test_rows_that_have_left_give_their_memory_back() -> None:
+def test_selecting_fewer_rows_frees_memory() -> None:
     cache = growing_cache(positions(100, 0))
     extended(cache, positions(1, 1))
     all_rows = bytes_of(cache)
     assert bytes_of(select_cache_rows(cache, torch.tensor([1]))) < all_rows // ROWS
 
 
-def test_cut_and_rearranged_it_still_goes_on_as_transformers_own() -> None:
+def test_crop_reorder_and_repeat_equal_transformers_own_cache() -> None:
     ours, theirs = growing_cache(positions(4, 0)), DynamicCache(positions(4, 0))
     for cache in (ours, theirs):
         extended(cache, positions(2, 1))
@@ -117,10 +117,10 @@ def test_cut_and_rearranged_it_still_goes_on_as_transformers_own() -> None:
         extended(cache, positions(1, 2))
         cache.batch_repeat_interleave(2)
         extended(cache, positions(1, 3, rows=2 * ROWS))
-    assert_same(held(ours), held(theirs))
+    assert_same(contents(ours), contents(theirs))
 
 
-def test_what_was_emptied_begins_anew() -> None:
+def test_a_reset_cache_is_empty() -> None:
     cache = growing_cache(positions(4, 0))
     cache.reset()
     assert cache.get_seq_length() == 0
@@ -135,6 +135,6 @@ def test_gradients_flow_through_an_extension() -> None:
         values.requires_grad_()
     for cache in (growing_cache(positions(4, 0)), growing_cache()):
         extended(cache, new)
-        total = torch.stack([part.square().sum() for pair in held(cache) for part in pair]).sum()
+        total = torch.stack([part.square().sum() for pair in contents(cache) for part in pair]).sum()
         gradients = torch.autograd.grad(total, [part for pair in new for part in pair])
         torch.testing.assert_close(list(gradients), [2 * part for pair in new for part in pair])

@@ -1,4 +1,4 @@
-"""The seq2seq and causal families, on tiny models of every supported type, against plain stock forward passes."""
+"""The seq2seq and causal families on tiny models of each supported type, compared with the stock models."""
 
 from typing import Any
 
@@ -16,25 +16,25 @@ from ipt.errors import BackboneError
 
 INPUTS = ["hello world", "the cat sat on the mat and the dog was not happy with it", "i love my phone", "me"]
 TARGETS = ["good", "bad film, please", "the money was lost", "red"]
-# Logits of the tiny T5 are in the hundreds.
+# The tiny T5 has logits in the hundreds.
 CLOSE: dict[str, float] = {"atol": 1e-4, "rtol": 1e-5}
 
 
 def stock_logits(backbone: PromptedTextBackbone, row: list[int], target: list[int]) -> Tensor:
-    """Logits [L, V] for a target's tokens, of one row alone, without any of the backbone's own code."""
+    """Return the logits [L, V] for a target's tokens of a single row, from the transformers model only."""
     model: Any = backbone.model
     with torch.no_grad():
         if isinstance(backbone, Seq2SeqBackbone):
             start = [2, 0] if model.config.model_type == "bart" else [1]
-            read = torch.tensor([[*start, *target[:-1]]])
-            logits = model(input_ids=torch.tensor([row]), decoder_input_ids=read).logits[0]
+            decoder_ids = torch.tensor([[*start, *target[:-1]]])
+            logits = model(input_ids=torch.tensor([row]), decoder_input_ids=decoder_ids).logits[0]
         else:
             logits = model(input_ids=torch.tensor([[*row, *target[:-1]]])).logits[0]
     return logits[-len(target) :]
 
 
 def stock_log_probabilities(backbone: PromptedTextBackbone, row: list[int], target: list[int]) -> Tensor:
-    """[L]"""
+    """Return the log-probability of each token of the target, [L]."""
     return log_softmax(stock_logits(backbone, row, target), dim=1)[torch.arange(len(target)), target]
 
 
@@ -62,37 +62,37 @@ def test_label_scores_are_the_stock_models_token_log_probabilities(text_backbone
 
 
 @pytest.mark.usefixtures("one_bucket")
-@pytest.mark.parametrize("at_once", [1, 7, 512])
-def test_label_scores_equal_targets_read_whole(
-    text_backbone: PromptedTextBackbone, monkeypatch: pytest.MonkeyPatch, at_once: int
+@pytest.mark.parametrize("scored_tokens", [1, 7, 512])
+def test_label_scores_equal_the_likelihood_of_whole_targets(
+    text_backbone: PromptedTextBackbone, monkeypatch: pytest.MonkeyPatch, scored_tokens: int
 ) -> None:
-    monkeypatch.setattr(text_module, "SCORED_TOKENS", at_once)
+    monkeypatch.setattr(text_module, "SCORED_TOKENS", scored_tokens)
     rows, labels = text_backbone.tokenize(INPUTS), text_backbone.tokenize_targets(["good", *TARGETS])
     prompts = random_prompts(text_backbone, len(rows))
     whole = [text_backbone.target_log_likelihood(rows, [label] * len(rows), prompts) / len(label) for label in labels]
     torch.testing.assert_close(text_backbone.score_labels(rows, labels, prompts), torch.stack(whole, 1), **CLOSE)
 
 
-def test_rows_are_repeated_for_no_more_labels_than_a_pass_has_positions(
+def test_scoring_a_group_of_labels_stays_within_the_positions_of_a_pass(
     text_backbone: PromptedTextBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = text_backbone.tokenize([INPUTS[1]])
     labels, tail = [[5, word, 6] for word in range(7, 27)], 2
     prompts = random_prompts(text_backbone, 1)
-    wanted = text_backbone.score_labels(rows, labels, prompts)
-    repeated: list[int] = []
+    expected = text_backbone.score_labels(rows, labels, prompts)
+    batch_sizes: list[int] = []
 
-    def note(_model: torch.nn.Module, _given: Any, named: dict[str, Any]) -> None:
-        tokens = named.get("decoder_input_ids", named.get("input_ids"))
+    def note(_model: torch.nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        tokens = kwargs.get("decoder_input_ids", kwargs.get("input_ids"))
         if tokens is not None:
-            repeated.append(len(tokens))
+            batch_sizes.append(len(tokens))
 
     monkeypatch.setattr(batching, "CPU_BUCKETS", (150, 0.1, 32))
     hook = text_backbone.model.register_forward_pre_hook(note, with_kwargs=True)
     scores = text_backbone.score_labels(rows, labels, prompts)
     hook.remove()
-    assert max(repeated) == 150 // (prompts.shape[1] + len(rows[0]) + tail) > 1
-    torch.testing.assert_close(scores, wanted, **CLOSE)
+    assert max(batch_sizes) == 150 // (prompts.shape[1] + len(rows[0]) + tail) > 1
+    torch.testing.assert_close(scores, expected, **CLOSE)
 
 
 def test_single_token_labels_are_scored(text_backbone: PromptedTextBackbone) -> None:
@@ -115,13 +115,13 @@ def test_padding_changes_nothing(text_backbone: PromptedTextBackbone) -> None:
     rows, targets = text_backbone.tokenize(INPUTS), text_backbone.tokenize_targets(TARGETS)
     prompts = random_prompts(text_backbone, len(rows))
     for i, row in enumerate(rows):
-        own = prompts[[i]]
+        prompt = prompts[[i]]
         together = text_backbone.target_log_likelihood(rows, targets, prompts)[[i]]
-        torch.testing.assert_close(together, text_backbone.target_log_likelihood([row], [targets[i]], own), **CLOSE)
+        torch.testing.assert_close(together, text_backbone.target_log_likelihood([row], [targets[i]], prompt), **CLOSE)
         scores = text_backbone.score_labels(rows, targets, prompts)[[i]]
-        torch.testing.assert_close(scores, text_backbone.score_labels([row], targets, own), **CLOSE)
-        written = text_backbone.generate(rows, prompts, max_new_tokens=8)[i]
-        assert text_backbone.generate([row], own, max_new_tokens=8) == [written]
+        torch.testing.assert_close(scores, text_backbone.score_labels([row], targets, prompt), **CLOSE)
+        answer = text_backbone.generate(rows, prompts, max_new_tokens=8)[i]
+        assert text_backbone.generate([row], prompt, max_new_tokens=8) == [answer]
 
 
 @pytest.mark.usefixtures("one_bucket")
@@ -132,24 +132,23 @@ def test_a_row_does_not_depend_on_its_neighbours_prompts(text_backbone: Prompted
     others[0] = prompts[0].detach()
     likelihoods = text_backbone.target_log_likelihood(rows, targets, prompts)
     torch.testing.assert_close(text_backbone.target_log_likelihood(rows, targets, others)[0], likelihoods[0], **CLOSE)
-    scores = [text_backbone.score_labels(rows, targets, given)[0] for given in (prompts, others)]
+    scores = [text_backbone.score_labels(rows, targets, each)[0] for each in (prompts, others)]
     torch.testing.assert_close(*scores, **CLOSE)
-    answers = [text_backbone.generate(rows, given, max_new_tokens=8) for given in (prompts, others)]
+    answers = [text_backbone.generate(rows, each, max_new_tokens=8) for each in (prompts, others)]
     assert answers[0][0] == answers[1][0]
     (gradient,) = torch.autograd.grad(likelihoods[0], prompts)
     assert gradient[0].abs().sum() > 0
     assert gradient[1:].abs().sum() == 0
 
 
-def test_a_prompt_stands_before_the_input(text_backbone: PromptedTextBackbone) -> None:
+def test_a_prompt_is_read_before_the_input(text_backbone: PromptedTextBackbone) -> None:
     words = text_backbone.tokenize_targets(["red blue green"])[0][:-1]
-    model: Any = text_backbone.model
     with torch.no_grad():
-        prompt = model.get_input_embeddings()(torch.tensor([words]))
+        prompt = text_backbone.input_embeddings(torch.tensor([words]))
     row, target = text_backbone.tokenize([INPUTS[1]])[0], text_backbone.tokenize_targets([TARGETS[1]])[0]
-    behind = text_backbone.target_log_likelihood([row], [target], prompt)
+    prompted = text_backbone.target_log_likelihood([row], [target], prompt)
     stock = stock_log_probabilities(text_backbone, [*words, *row], target).sum()
-    torch.testing.assert_close(behind[0], stock, **CLOSE)
+    torch.testing.assert_close(prompted[0], stock, **CLOSE)
 
 
 @pytest.mark.usefixtures("one_bucket")
@@ -166,21 +165,21 @@ def test_generation_with_prompt_and_cache_equals_generation_without_cache(
 def test_generation_without_a_prompt_is_the_stock_models_greedy_text(text_backbone: PromptedTextBackbone) -> None:
     model: Any = text_backbone.model
     rows = text_backbone.tokenize(INPUTS)
-    # BART's own settings force its last token to be the end; it comes one after those that are compared.
-    opening = {"forced_bos_token_id": 0, "forced_eos_token_id": 2} if model.config.model_type == "bart" else {}
+    # BART's generation config forces the first token and the last one, which comes after the compared tokens.
+    forced = {"forced_bos_token_id": 0, "forced_eos_token_id": 2} if model.config.model_type == "bart" else {}
     for row, answer in zip(rows, text_backbone.generate(rows, None, max_new_tokens=12), strict=True):
-        written = model.generate(
+        tokens = model.generate(
             input_ids=torch.tensor([row]),
             attention_mask=torch.ones(1, len(row), dtype=torch.long),
-            max_new_tokens=12 + len(opening),
+            max_new_tokens=12 + len(forced),
             do_sample=False,
             num_beams=1,
             pad_token_id=1,
-            **opening,
+            **forced,
         )[0].tolist()
         if isinstance(text_backbone, CausalBackbone):
-            written = written[len(row) :]
-        assert text_backbone.tokenizer.decode(written, skip_special_tokens=True).strip() == answer
+            tokens = tokens[len(row) :]
+        assert text_backbone.tokenizer.decode(tokens, skip_special_tokens=True).strip() == answer
 
 
 def test_generation_ends_at_a_stop_token(text_backbone: PromptedTextBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +202,7 @@ def test_cross_entropy_is_the_mean_over_the_targets_tokens(
     torch.testing.assert_close(losses, torch.stack(stock), **CLOSE)
 
 
-def test_targets_end_and_do_not_start_with_a_special_token(text_backbone: PromptedTextBackbone) -> None:
+def test_targets_end_with_a_special_token_and_start_with_a_word(text_backbone: PromptedTextBackbone) -> None:
     (target,) = text_backbone.tokenize_targets(["good film"])
     words = text_backbone.tokenizer.convert_ids_to_tokens(target)
     assert words == ["good", "film", "</s>"]
@@ -221,24 +220,24 @@ def test_long_texts_are_cut_so_that_prompt_and_target_fit(text_backbone: Prompte
     assert len(text_backbone.generate(rows, prompts, max_new_tokens=10_000)) == 1
     kept = text_backbone.tokenizer.convert_ids_to_tokens(rows[0])
     if isinstance(text_backbone, CausalBackbone):
-        assert kept[-1] == "film"  # what a causal model goes on from
+        assert kept[-1] == "film"  # a causal model continues from the end of a text
     else:
         assert kept[-1] == "</s>"
 
 
-def test_a_prompt_that_leaves_no_room_for_text_is_refused(text_backbone: PromptedTextBackbone) -> None:
+def test_a_prompt_that_leaves_no_room_for_text_is_rejected(text_backbone: PromptedTextBackbone) -> None:
     rows = text_backbone.tokenize(["hello"])
     with pytest.raises(BackboneError, match="leave no room for text"):
         text_backbone.generate(rows, random_prompts(text_backbone, 1, text_backbone.max_positions))
 
 
-def test_an_answer_of_the_usual_length_leaves_room_for_text_beside_a_long_prompt(
+def test_a_default_answer_leaves_room_for_text_beside_a_long_prompt(
     text_backbone: PromptedTextBackbone,
 ) -> None:
     positions = text_backbone.max_positions
     for length in (0, positions // 2 + 8, positions - 2):
-        usual = text_backbone.default_new_tokens(length)
-        assert 1 <= usual <= text_backbone.max_target_tokens
+        default = text_backbone.default_new_tokens(length)
+        assert 1 <= default <= text_backbone.max_target_tokens
         assert text_backbone.max_input_tokens(length) >= max(1, (positions - length) // 2)
         assert (
             len(text_backbone.generate(text_backbone.tokenize(["hello"]), random_prompts(text_backbone, 1, length)))
@@ -246,7 +245,7 @@ def test_an_answer_of_the_usual_length_leaves_room_for_text_beside_a_long_prompt
         )
 
 
-def test_targets_without_tokens_or_with_too_many_are_refused(text_backbone: PromptedTextBackbone) -> None:
+def test_empty_and_too_long_targets_are_rejected(text_backbone: PromptedTextBackbone) -> None:
     rows = text_backbone.tokenize(["hello"])
     for target in ([], [5] * (text_backbone.max_target_tokens + 1)):
         with pytest.raises(BackboneError, match="expected 1 to"):
@@ -255,7 +254,7 @@ def test_targets_without_tokens_or_with_too_many_are_refused(text_backbone: Prom
         text_backbone.target_log_likelihood(rows, [[5], [5]], None)
 
 
-def test_no_rows_have_no_answers(text_backbone: PromptedTextBackbone) -> None:
+def test_an_empty_batch_gives_empty_results(text_backbone: PromptedTextBackbone) -> None:
     assert text_backbone.tokenize([]) == []
     assert text_backbone.generate([], None) == []
     assert text_backbone.score_labels([], [[5], [6]], None).shape == (0, 2)
@@ -267,6 +266,6 @@ def test_an_empty_text_can_be_continued(text_backbone: PromptedTextBackbone) -> 
     assert torch.isfinite(text_backbone.score_labels(rows, [[5, 6]], None)).all()
 
 
-def test_nothing_of_the_model_is_trainable(text_backbone: PromptedTextBackbone) -> None:
+def test_the_model_is_frozen(text_backbone: PromptedTextBackbone) -> None:
     assert not any(parameter.requires_grad for parameter in text_backbone.model.parameters())
     assert not text_backbone.model.training
