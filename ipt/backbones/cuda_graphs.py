@@ -170,7 +170,7 @@ class _Graph:
         """Return [rows, H] for the first `rows` of the packed rows [B, 2 + T], which are in pinned memory."""
         if self._backward is None:
             return self.forward(packed, prompts, rows)
-        output: Tensor = _Replay.apply(prompts, self, packed, rows)  # type: ignore[no-untyped-call]
+        output: Tensor = _Replay.apply(prompts, self, packed, rows)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return output
 
     @torch.no_grad()

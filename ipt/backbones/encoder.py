@@ -31,7 +31,7 @@ class EncoderBackbone(Backbone):
 
     Args:
         pooling: how token states become an embedding: their mean, or the state of the first token.
-        max_tokens: length that `tokenize` truncates to, special tokens included; `max_positions` when None.
+        max_tokens: length that `tokenize` cuts to, special tokens included; `max_positions` when None.
         prompt_placement: where in its input the model reads the prompt.
     """
 
@@ -78,7 +78,7 @@ class EncoderBackbone(Backbone):
         )
 
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
-        """Return the token ids of each text, special tokens included, truncated to `max_tokens` (`self.max_tokens`)."""
+        """Return token ids of each text, special tokens included, cut to `max_tokens` (default: `self.max_tokens`)."""
         if not texts:
             return []
         encoded = self.tokenizer(
@@ -102,10 +102,11 @@ class EncoderBackbone(Backbone):
         return [([*row[: longest - 1], row[-1]] if len(row) > longest else row, len(row) > limit) for row in rows]
 
     def embed(self, token_ids: Sequence[TokenIds], prompts: Tensor | None = None) -> Tensor:
-        """Return sentence embeddings of unit length, [B, H] in float32; differentiable by `prompts` [B, P, H].
+        """Return sentence embeddings of unit length, [B, H], in float32.
 
-        Pooling leaves the prompt's positions out, so without a prompt this is the stock model's embedding. A text that
-        does not fit beside its prompt in `max_positions` is cut before its last special token.
+        They are differentiable with respect to `prompts` [B, P, H]. Pooling leaves the prompt's positions out, so
+        without a prompt this is the stock model's embedding. A text that does not fit beside its prompt in
+        `max_positions` is cut before its last special token.
         """
         return self._embed(token_ids, prompts, [prompts is not None] * len(token_ids))
 

@@ -103,7 +103,7 @@ def growing_cache(past: Sequence[tuple[Tensor, Tensor]] = (), coming: int = 0) -
     cache = DynamicCache()
     cache.layer_class_to_replicate = GrowingLayer
     for keys, values in past:
-        layer = GrowingLayer()  # type: ignore[no-untyped-call]
+        layer = GrowingLayer()  # type: ignore[no-untyped-call]  # the base class is untyped
         layer.start(keys, values, coming + ROOM)
         cache.layers.append(layer)
     return cache

@@ -1,4 +1,4 @@
-"""Load a backbone and a subspace on it, in a process that does little else than compute with them."""
+"""Load a backbone and a subspace together, in a process that only computes with them."""
 
 from ipt.backbones.interface import Backbone
 from ipt.backbones.loading import load_in_dedicated_process
@@ -9,7 +9,7 @@ from ipt.subspace.subspace import Subspace
 def load_backbone_and_subspace(
     backbone: str, subspace: str, *, revision: str | None = None, device: str | None = None
 ) -> tuple[Backbone, Subspace]:
-    """Load a backbone and a subspace onto its device.
+    """Load a backbone, and a subspace onto its device, and tune memory and threads of the process for them.
 
     Args:
         backbone: ``"default"``, a local folder or a hub id.
