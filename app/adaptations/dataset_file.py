@@ -149,6 +149,7 @@ def _jsonl_records(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _csv_records(text: str, file_format: str) -> Iterator[tuple[int, dict[str, Any]]]:
     delimiter = "\t" if file_format == "tsv" else ","
+    delimiters = _DELIMITERS[delimiter]
     # Keep line ends as they are: inside quotes they are part of the text.
     lines = io.StringIO(text, newline="")
     _check_delimiter(lines, file_format, delimiter)
@@ -167,12 +168,14 @@ def _csv_records(text: str, file_format: str) -> Iterator[tuple[int, dict[str, A
                 _check_header(header, line)
             elif len(cells) != len(header):
                 relation = "more" if len(cells) > len(header) else "fewer"
-                message = f"{relation} cells than the header's {len(header)}; quote texts with commas or line breaks"
+                message = (
+                    f"{relation} cells than the header's {len(header)}; quote texts with {delimiters} or line breaks"
+                )
                 raise DatasetFileError(message, line=line)
             else:
                 yield line, dict(zip(header, cells, strict=True))
     except csv.Error as error:
-        message = f"not {file_format.upper()} ({error}); put texts with quotes in quotes, and double the quotes inside"
+        message = f"not {file_format.upper()} ({error}); enclose a text with quotes in quotes and double the inner ones"
         raise DatasetFileError(message, line=start) from None
 
 
