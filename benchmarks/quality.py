@@ -31,7 +31,8 @@ from ipt.errors import IptError
 from ipt.evaluation.methods import METHODS
 from ipt.evaluation.setfit import is_installed
 from ipt.evaluation.study.ablations import ABLATIONS
-from ipt.evaluation.study.findings import Findings, StudyOptions
+from ipt.evaluation.study.findings import Findings
+from ipt.evaluation.study.options import StudyOptions
 from ipt.evaluation.study.report import write_report
 from ipt.evaluation.study.run import Study
 from ipt.fitting.direct_fit import FitOptions

@@ -66,7 +66,7 @@ def study(
     from ipt.evaluation.protocol import EvaluationOptions
     from ipt.evaluation.setfit import is_installed
     from ipt.evaluation.study.ablations import ABLATIONS
-    from ipt.evaluation.study.findings import StudyOptions
+    from ipt.evaluation.study.options import StudyOptions
     from ipt.evaluation.study.plots import check_installed
     from ipt.evaluation.study.report import write_report
     from ipt.evaluation.study.run import Study

@@ -10,9 +10,10 @@ from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.interface import Backbone, EncoderPlacement
 from ipt.data.task_dataset import TaskDataset
 from ipt.evaluation.methods import READOUTS, STARTS
-from ipt.evaluation.study.findings import SkippedPartError, StudyOptions, Variant
+from ipt.evaluation.study.findings import SkippedPartError, Variant
 from ipt.evaluation.study.fits import StudyFits
 from ipt.evaluation.study.measuring import StudyMeasurer
+from ipt.evaluation.study.options import StudyOptions
 from ipt.evaluation.study.task_selection import spread_over_families
 from ipt.fitting.direct_fit import FitOptions
 from ipt.subspace.subspace import Subspace

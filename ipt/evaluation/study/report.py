@@ -8,8 +8,9 @@ from pathlib import Path
 from ipt.evaluation.methods import METHODS
 from ipt.evaluation.protocol import PT_LEARNING_RATES
 from ipt.evaluation.study.averages import extent, mean_score, on_common_draws, with_spread
-from ipt.evaluation.study.findings import Findings, StudyOptions
-from ipt.evaluation.study.sections import (
+from ipt.evaluation.study.findings import Findings
+from ipt.evaluation.study.options import StudyOptions
+from ipt.evaluation.study.report_sections import (
     PlotFolder,
     all_methods,
     curve,

@@ -15,9 +15,10 @@ from ipt.data.task_dataset import TaskDataset
 from ipt.errors import CheckpointError, DatasetError
 from ipt.evaluation.measured_tasks import measurable_tasks, no_measurable_task, without_fitted_rows
 from ipt.evaluation.study.ablations import Ablations
-from ipt.evaluation.study.findings import Findings, SkippedPartError, StudyOptions
+from ipt.evaluation.study.findings import Findings, SkippedPartError
 from ipt.evaluation.study.fits import OnProgress, StudyFits
 from ipt.evaluation.study.measuring import StudyMeasurer
+from ipt.evaluation.study.options import StudyOptions
 from ipt.evaluation.study.task_selection import spread_over_families
 from ipt.fitting.fit_rows import fault_of_task
 from ipt.subspace.subspace import Subspace

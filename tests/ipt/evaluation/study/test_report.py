@@ -9,7 +9,8 @@ import torch
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.evaluation.measurements import Measurement
-from ipt.evaluation.study.findings import Findings, StudyOptions, Variant
+from ipt.evaluation.study.findings import Findings, Variant
+from ipt.evaluation.study.options import StudyOptions
 from ipt.evaluation.study.plots import check_installed
 from ipt.evaluation.study.report import write_report
 from ipt.subspace.modules import SubspaceDecoder

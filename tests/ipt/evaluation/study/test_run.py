@@ -18,7 +18,8 @@ from ipt.data.task_dataset import TaskDataset
 from ipt.evaluation.methods import METHODS, STARTS
 from ipt.evaluation.protocol import EvaluationOptions
 from ipt.evaluation.study.ablations import ABLATIONS
-from ipt.evaluation.study.findings import Findings, StudyOptions
+from ipt.evaluation.study.findings import Findings
+from ipt.evaluation.study.options import StudyOptions
 from ipt.evaluation.study.report import write_report
 from ipt.evaluation.study.run import Study
 from ipt.evaluation.study.task_selection import spread_over_families

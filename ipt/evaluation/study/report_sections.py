@@ -1,4 +1,4 @@
-"""The sections of a study's report: each returns its lines of Markdown, and writes its plots."""
+"""The sections of a study's report: each function returns Markdown lines, and writes the plots of its section."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from ipt.evaluation.study.averages import (
     scores_by_task,
     with_spread,
 )
-from ipt.evaluation.study.findings import Findings, StudyOptions
+from ipt.evaluation.study.findings import Findings
+from ipt.evaluation.study.options import StudyOptions
 from ipt.subspace.subspace import Subspace
 
 
