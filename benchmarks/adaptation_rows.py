@@ -1,4 +1,4 @@
-"""How long one adaptation takes until it answers as well as ours: PEFT's prompt tuning, and SetFit where installed."""
+"""Time of one adaptation to the same score: ours, PEFT's prompt tuning, and SetFit where it is installed."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 SEARCH_STEPS = 40
 PEFT_ROWS = 16
 SETFIT_STEPS = (5, 10, 20, 40, 80, 160, 320)
-PATIENCE = 1.05
-"""A peer may take so many times what the goal gives it before the clock is stopped."""
+TIMEOUT_FACTOR = 1.05
+"""A peer is stopped after this multiple of the time that the goal allows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """Seconds until the score was reached, or until the clock was stopped."""
+    """Seconds until the score was reached or the run was stopped, and the best score."""
 
     seconds: float
     score: float
@@ -42,7 +42,7 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Against whom what is measured; `to_score` takes seed, score and the most seconds."""
+    """A method that ours is compared with; `to_score` takes seed, score and the time limit in seconds."""
 
     what: str
     wanted: float
@@ -51,7 +51,7 @@ class Peer:
 
 
 def adaptation(measured: Measured, rounds: int) -> Iterator[Figure]:
-    """One few-shot task from examples to a score on rows that nobody tuned on."""
+    """Compare one few-shot task, from examples to a score on rows outside the training set."""
     train, held = split()
     peers = [_peft(measured, train, held)]
     if importlib.util.find_spec("setfit") is not None:
@@ -61,21 +61,21 @@ def adaptation(measured: Measured, rounds: int) -> Iterator[Figure]:
     for seed in range(rounds):
         seconds, score = ours_to_score(measured, train, held, seed)
         ours.append((seconds, score))
-        theirs.append([peer.to_score(seed, score, PATIENCE * peer.wanted * seconds) for peer in peers])
+        theirs.append([peer.to_score(seed, score, TIMEOUT_FACTOR * peer.wanted * seconds) for peer in peers])
     for peer, runs in zip(peers, zip(*theirs, strict=True), strict=True):
         yield _figure(peer, ours, runs, len(held))
 
 
 def _figure(peer: Peer, ours: Sequence[tuple[float, float]], runs: Sequence[Reached], held: int) -> Figure:
     seconds, scores = np.median(ours, axis=0)
-    ratio = Ratio([run.seconds / own for run, (own, _) in zip(runs, ours, strict=True)])
+    ratio = Ratio([run.seconds / ours_seconds for run, (ours_seconds, _) in zip(runs, ours, strict=True)])
     missed = [run.score for run in runs if not run.reached]
-    best = f", at {100 * max(missed):.0f} % at best" if any(missed) else ""
-    late = f" Stopped before it got there in {len(missed)}{best}." if missed else ""
+    best = f", the best at {100 * max(missed):.0f} %" if any(missed) else ""
+    late = f" {len(missed)} of them were stopped before they reached the score{best}." if missed else ""
     how = (
-        f"support_tickets.jsonl, {PER_LABEL} examples a label of 6; accuracy on the {held} others. Ours: `ipt.adapt` as"
-        f" it is ({seconds:.1f} s and {100 * scores:.0f} % in the median). {peer.how} {len(runs)} runs of each, with"
-        f" seeds of their own, in turn: median, least and most.{late}"
+        f"support_tickets.jsonl, 6 labels with {PER_LABEL} examples each; accuracy on the {held} other rows. Ours:"
+        f" `ipt.adapt` with defaults (median {seconds:.1f} s and {100 * scores:.0f} %). {peer.how} {len(runs)}"
+        f" alternating runs of each, with different seeds: median, minimum and maximum.{late}"
     )
     shown = f"{'at least ' if missed else ''}{ratio}"
     return Figure(peer.what, shown, f"≥ {peer.wanted:g}×", ratio.median >= peer.wanted, how)
@@ -85,7 +85,7 @@ def _peft(measured: Measured, train: list[ipt.Example], held: list[ipt.Example])
     rate = best_rate(measured, train, held)
     how = (
         f"PEFT: the best learning rate of {', '.join(map(str, RATES))} after {SEARCH_STEPS} steps ({rate}), {PEFT_ROWS}"
-        " rows a step, prompt and classifier trained, asked for its score after every sixth step, the clock stopped."
+        " rows per step, prompt and classifier trained, scored after every sixth step outside the measured time."
     )
     what = "one adaptation to the same score, against PEFT prompt tuning"
     return Peer(what, 5.0, how, partial(peft_to_score, measured, train, held, rate))
@@ -93,23 +93,23 @@ def _peft(measured: Measured, train: list[ipt.Example], held: list[ipt.Example])
 
 def _setfit(train: list[ipt.Example], held: list[ipt.Example]) -> Peer:
     how = (
-        "SetFit: all of MiniLM trained on pairs, with its defaults but for the steps, of which it is given"
-        f" {', '.join(map(str, SETFIT_STEPS))} in runs of their own until one is good enough; that one counts."
+        "SetFit: all of MiniLM trained on pairs, with its defaults except for the number of steps:"
+        f" {', '.join(map(str, SETFIT_STEPS))} in separate runs until one reaches the score; only that run counts."
     )
-    what = "one adaptation to the same score, against SetFit that knows when to stop"
+    what = "one adaptation to the same score, against SetFit with the best number of steps"
     return Peer(what, 3.0, how, partial(setfit_to_score, train, held))
 
 
 def _setfit_as_shipped(train: list[ipt.Example], held: list[ipt.Example]) -> Peer:
     how = (
-        "SetFit: with its defaults to its end, as ours; how good it is does not count, and its clock is stopped where"
-        " the goal is met."
+        "SetFit: with its defaults until it ends, as ours; its score does not count, and it is stopped once the goal is"
+        " met."
     )
     return Peer("one adaptation, against SetFit with its defaults", 3.0, how, partial(setfit_to_its_end, train, held))
 
 
 def split() -> tuple[list[ipt.Example], list[ipt.Example]]:
-    """Tickets to adapt with, and the rest."""
+    """Return tickets to adapt with, and the rest."""
     train: list[ipt.Example] = []
     held: list[ipt.Example] = []
     for example in examples_of():
@@ -121,22 +121,22 @@ def split() -> tuple[list[ipt.Example], list[ipt.Example]]:
 def ours_to_score(
     measured: Measured, train: list[ipt.Example], held: list[ipt.Example], seed: int
 ) -> tuple[float, float]:
-    """Seconds and accuracy."""
-    made: list[ipt.AdaptedTask] = []
-    asked = ipt.Hyperparameters(seed=seed)
+    """Return seconds and accuracy."""
+    adapted: list[ipt.AdaptedTask] = []
+    hyperparameters = ipt.Hyperparameters(seed=seed)
 
     def adapt() -> None:
-        made.append(ipt.adapt(measured.backbone, measured.subspace, train, hyperparameters=asked))
+        adapted.append(ipt.adapt(measured.backbone, measured.subspace, train, hyperparameters=hyperparameters))
 
     seconds = timed(adapt, measured.backbone.device)
-    head = made[0].head
+    head = adapted[0].head
     predictor = ipt.Predictor(measured.backbone, measured.subspace)
     answers = predictor.predict([(head, example.input) for example in held])
     return seconds, _accuracy([str(answer.label) for answer in answers], held)
 
 
 def best_rate(measured: Measured, train: list[ipt.Example], held: list[ipt.Example]) -> float:
-    """The learning rate with which PEFT is best after some steps."""
+    """Return the learning rate with which PEFT scores best after `SEARCH_STEPS` steps."""
     scores = {}
     for rate in RATES:
         run = PeftRun(measured, train, held, rate, seed=0)
@@ -147,7 +147,7 @@ def best_rate(measured: Measured, train: list[ipt.Example], held: list[ipt.Examp
 
 
 class PeftRun:
-    """One prompt in training."""
+    """PEFT prompt tuning on one task."""
 
     def __init__(
         self, measured: Measured, train: list[ipt.Example], held: list[ipt.Example], rate: float, seed: int
@@ -162,7 +162,7 @@ class PeftRun:
         self.waiting: list[int] = []
 
     def step(self) -> None:
-        """One batch, each example once before any comes again."""
+        """Train on the next batch of a random permutation of the examples."""
         if not self.waiting:
             self.waiting = self.rng.permutation(len(self.train)).tolist()
         drawn, self.waiting = self.waiting[:PEFT_ROWS], self.waiting[PEFT_ROWS:]
@@ -170,7 +170,7 @@ class PeftRun:
 
     @torch.inference_mode()
     def score(self) -> float:
-        """Accuracy on the held-back rows."""
+        """Return the accuracy on the held-back rows."""
         logits = self.peer.model(input_ids=self.held["input_ids"], attention_mask=self.held["attention_mask"]).logits
         return float((logits.argmax(dim=1) == self.held["labels"]).float().mean())
 
@@ -179,7 +179,7 @@ def peft_to_score(
     measured: Measured, train: list[ipt.Example], held: list[ipt.Example], rate: float, seed: int,
     score: float, most_seconds: float,
 ) -> Reached:  # fmt: skip
-    """Train until the score is reached, or time is up."""
+    """Train until the score or the time limit is reached."""
     run = PeftRun(measured, train, held, rate, seed)
 
     def epoch() -> None:
@@ -196,13 +196,13 @@ def peft_to_score(
 def setfit_to_score(
     train: list[ipt.Example], held: list[ipt.Example], seed: int, score: float, most_seconds: float
 ) -> Reached:
-    """Train with more and more steps until the score is reached, or a run takes too long."""
+    """Train with more and more steps until the score is reached or a run exceeds the time limit."""
     best = seconds = 0.0
     for steps in SETFIT_STEPS:
-        seconds, found = _train_setfit(train, held, seed, max_steps=steps)
-        assert found is not None
-        best = max(best, found)
-        if found >= score or seconds > most_seconds:
+        seconds, accuracy = _train_setfit(train, held, seed, max_steps=steps)
+        assert accuracy is not None
+        best = max(best, accuracy)
+        if accuracy >= score or seconds > most_seconds:
             break
     return Reached(seconds, best, best >= score)
 
@@ -210,21 +210,21 @@ def setfit_to_score(
 def setfit_to_its_end(
     train: list[ipt.Example], held: list[ipt.Example], seed: int, _score: float, most_seconds: float
 ) -> Reached:
-    """Train as it is, or until time is up."""
-    seconds, found = _train_setfit(train, held, seed, most_seconds)
-    return Reached(seconds, found or 0.0, found is not None)
+    """Train with defaults until the end or the time limit."""
+    seconds, accuracy = _train_setfit(train, held, seed, most_seconds)
+    return Reached(seconds, accuracy or 0.0, accuracy is not None)
 
 
 def _train_setfit(
-    train: Sequence[ipt.Example], held: Sequence[ipt.Example], seed: int, most_seconds: float = math.inf, **asked: int
+    train: Sequence[ipt.Example], held: Sequence[ipt.Example], seed: int, most_seconds: float = math.inf, **options: int
 ) -> tuple[float, float | None]:
-    """Seconds of training, and accuracy on the rows held back; None where time was up before the end."""
+    """Return the seconds of training and the accuracy on held-back rows, None if the time limit ended training."""
     import setfit
     from datasets import Dataset
     from transformers import TrainerCallback
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        """Ends training once time is up."""
+    class Clock(TrainerCallback):
+        """Ends training at the time limit."""
 
         def on_step_end(self, _arguments: object, _state: object, control: Any, **_: object) -> None:
             control.should_training_stop |= time.perf_counter() - began > most_seconds
@@ -234,7 +234,7 @@ def _train_setfit(
     with tempfile.TemporaryDirectory() as folder:
         arguments = setfit.TrainingArguments(
             output_dir=str(Path(folder)), seed=seed, save_strategy="no", report_to="none", show_progress_bar=False,
-            **asked,
+            **options,
         )  # fmt: skip
         trainer = setfit.Trainer(model=model, args=arguments, train_dataset=data, callbacks=[Clock()])
         began = time.perf_counter()
@@ -245,5 +245,5 @@ def _train_setfit(
     return seconds, _accuracy([str(label) for label in model.predict([e.input for e in held])], held)
 
 
-def _accuracy(answers: Sequence[str], wanted: Sequence[ipt.Example]) -> float:
-    return sum(answer == example.output for answer, example in zip(answers, wanted, strict=True)) / len(wanted)
+def _accuracy(answers: Sequence[str], expected: Sequence[ipt.Example]) -> float:
+    return sum(answer == example.output for answer, example in zip(answers, expected, strict=True)) / len(expected)

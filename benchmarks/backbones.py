@@ -1,6 +1,6 @@
-"""The backbones that the engines are measured on: MiniLM as it is, others in their real shapes with random weights.
+"""The backbones of the engine benchmarks: MiniLM, and others in their real shapes with random weights.
 
-What a pass costs depends on the shapes alone. No tokenizer comes without a hub, so all read with MiniLM's.
+The cost of a pass depends only on the shapes. Tokenizers need a hub download, so all backbones use MiniLM's.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from ipt.subspace.subspace import Subspace
 NAMES = ("MiniLM", "BART-base", "T5-base", "GPT-2", "Qwen-0.5B")
 CAUSAL = ("GPT-2", "Qwen-0.5B")
 TEXT_PROMPT_LENGTH = 100
-"""The paper's."""
+"""As in the paper."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A backbone and a subspace of it, and the model as transformers has it, which limits and peers are given."""
+    """A backbone with a subspace, and the plain transformers model for limits and peers."""
 
     name: str
     backbone: Backbone
@@ -44,9 +44,10 @@ class Measured:
 
 
 def load(name: str, device: torch.device, dtype: torch.dtype, folder: Path | None = None) -> Measured:
-    """The backbone of that name, and a subspace: the shipped one for MiniLM, for the others one of random weights.
+    """Load a backbone with a subspace: the shipped one for MiniLM, one of random weights for the others.
 
-    `folder` holds MiniLM where its package is not installed; a copy in half precision will do.
+    Args:
+        folder: holds MiniLM if its package is not installed; may be a copy in half precision.
     """
     minilm = load_minilm(folder, device, dtype)
     if name == "MiniLM":
@@ -72,11 +73,11 @@ def load(name: str, device: torch.device, dtype: torch.dtype, folder: Path | Non
 def load_minilm(
     folder: Path | None, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> EncoderBackbone:
-    """The default backbone, from its package or, as the same in all that is kept of it, from a folder."""
+    """Load the default backbone from its package, or from a folder under the identity of the package."""
     minilm = ipt.load_backbone(DEFAULT if folder is None else str(folder), device=device, dtype=dtype)
     assert isinstance(minilm, EncoderBackbone)
     if folder is not None:
-        minilm.identity = BackboneIdentity(DEFAULT_ID, None, DEFAULT_SHA256)  # as the subspace wants it
+        minilm.identity = BackboneIdentity(DEFAULT_ID, None, DEFAULT_SHA256)  # as the subspace requires
     return minilm
 
 
@@ -94,7 +95,7 @@ def _random_model(name: str) -> Any:
     return AutoModelForSeq2SeqLM.from_config(BartConfig(d_model=768, **layers))
 
 
-# As Qwen/Qwen2.5-0.5B has them.
+# The configuration of Qwen/Qwen2.5-0.5B.
 _QWEN_HALF_B = {
     "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
     "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True,
@@ -103,31 +104,31 @@ _BART_BASE = {"layers": 6, "attention_heads": 12, "ffn_dim": 3072}
 
 
 def examples_of(name: str = "support_tickets") -> list[ipt.Example]:
-    """An example dataset of the project, in its order."""
+    """Return an example dataset of the project in file order."""
     lines = (ROOT / "examples" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return [ipt.Example(row["input"], row["output"]) for row in map(json.loads, lines)]
 
 
 def texts(count: int) -> list[str]:
-    """Texts of the example datasets in a fixed random order, from the start again when there are too few."""
+    """Return texts of the example datasets in a fixed random order, repeated as needed."""
     rows = [example.input for name in ("support_tickets", "reviews") for example in examples_of(name)]
     order = np.random.default_rng(0).permutation(len(rows))
     return list(islice(cycle([rows[i] for i in order]), count))
 
 
 def few_shot(per_label: int, seed: int) -> list[ipt.Example]:
-    """So many tickets of each of the six labels."""
+    """Return `per_label` random tickets of each of the six labels."""
     tickets = examples_of()
     rng = np.random.default_rng(seed)
     drawn: list[ipt.Example] = []
     for label in sorted({ticket.output for ticket in tickets}):
-        own = [ticket for ticket in tickets if ticket.output == label]
-        drawn += [own[i] for i in rng.permutation(len(own))[:per_label]]
+        of_label = [ticket for ticket in tickets if ticket.output == label]
+        drawn += [of_label[i] for i in rng.permutation(len(of_label))[:per_label]]
     return drawn
 
 
 def tasks(measured: Measured, count: int, labels: int = 6) -> list[ipt.BoundTask]:
-    """Tasks with vectors (and, on an encoder, readouts) of their own, as tuned ones have them in form and size."""
+    """Return tasks with random vectors and readouts, in the format and size of tuned ones."""
     rng = np.random.default_rng(0)
     hidden, dim = measured.subspace.hidden_size, measured.subspace.intrinsic_dim
     predictor = ipt.Predictor(measured.backbone, measured.subspace)

@@ -1,9 +1,9 @@
-"""The two engines, tuning and prediction, against their limits and against peers, side by side in one process.
+"""The tuning and prediction engines against their limits and against peers, in one process.
 
     python -m benchmarks.engines [--device cuda] [--quick]
 
-Writes its section of docs/benchmarks.md: one for the CPU, one for a GPU. For a GPU, PyTorch, transformers, peft,
-safetensors and numpy are all that has to be installed; SetFit, LitServe and the service itself take part on a CPU.
+Writes a section of docs/benchmarks.md, for the CPU or a GPU. On a GPU it needs only PyTorch, transformers, peft,
+safetensors and numpy; SetFit, LitServe and the service itself are measured on a CPU.
 """
 
 from __future__ import annotations
@@ -29,32 +29,34 @@ from ipt.runtime.threads import limit_cpu_threads
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--backbones", nargs="*", choices=backbones.NAMES, help="all that suit the device without it")
-    parser.add_argument("--only", nargs="*", help="names of rows, to look at: nothing is written then")
-    parser.add_argument("--minilm", type=Path, help="MiniLM's folder, where its package is not installed")
-    parser.add_argument("--quick", action="store_true", help="one round of each instead of five")
-    asked = parser.parse_args(arguments)
-    device = torch.device(asked.device)
+    parser.add_argument("--backbones", nargs="*", choices=backbones.NAMES, help="default: all of the device")
+    parser.add_argument("--only", nargs="*", help="measure only these rows, and write nothing")
+    parser.add_argument("--minilm", type=Path, help="folder of MiniLM, if its package is not installed")
+    parser.add_argument("--quick", action="store_true", help="one round instead of five")
+    options = parser.parse_args(arguments)
+    device = torch.device(options.device)
     began = time.perf_counter()
     limit_cpu_threads(device)
     figures: list[Figure] = []
-    what = "All of it"
+    extent = "The whole run"
     try:
-        figures.extend(measure(device, asked.backbones, asked.only, asked.minilm, rounds=1 if asked.quick else 5))
-    except KeyboardInterrupt:  # minutes of measuring are worth a report
-        what = "It was stopped before its end, and"
-    took = f" {what} took {(time.perf_counter() - began) / 60:.0f} minutes."
-    options = [*(["--backbones", *asked.backbones] if asked.backbones else []), *(["--quick"] if asked.quick else [])]
-    command = " ".join(["python -m benchmarks.engines --device", device.type, *options])
-    where = "CPU" if device.type == "cpu" else "GPU"
-    report = section(f"Engines on a {where}", origin(command, device) + took, figures)
-    if not asked.only:
+        rounds = 1 if options.quick else 5
+        figures.extend(measure(device, options.backbones, options.only, options.minilm, rounds))
+    except KeyboardInterrupt:  # the figures so far are worth a report
+        extent = "It was interrupted; it"
+    duration = f" {extent} took {(time.perf_counter() - began) / 60:.0f} minutes."
+    flags = ["--backbones", *options.backbones] if options.backbones else []
+    flags += ["--quick"] if options.quick else []
+    command = " ".join(["python -m benchmarks.engines --device", device.type, *flags])
+    kind = "CPU" if device.type == "cpu" else "GPU"
+    report = section(f"Engines on a {kind}", origin(command, device) + duration, figures)
+    if not options.only:
         write(report)
     print(report)
 
 
 def origin(command: str, device: torch.device) -> str:
-    """Where the figures come from; of a GPU, which."""
+    """Return the provenance of the figures, with the name of a GPU."""
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     peers = [name for name in ("peft", "setfit", "litserve") if importlib.util.find_spec(name)]
     return provenance(command, *peers, accelerator=accelerator)
@@ -63,7 +65,7 @@ def origin(command: str, device: torch.device) -> str:
 def measure(
     device: torch.device, names: Sequence[str] | None, only: Sequence[str] | None, minilm: Path | None, rounds: int
 ) -> Iterator[Figure]:
-    """All rows, in the order of the table. A GPU has room, and time, for large backbones."""
+    """Yield all figures in the order of the table. Large backbones are measured only on a GPU."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     for name in names or (("MiniLM", "GPT-2") if device.type == "cpu" else backbones.NAMES):
         measured = backbones.load(name, device, dtype, minilm)
@@ -83,8 +85,8 @@ def measure(
             if only and row.__name__ not in only:
                 continue
             began = time.perf_counter()
-            given = row(measured, rounds)
-            for figure in (given,) if isinstance(given, Figure) else given:
+            figures = row(measured, rounds)
+            for figure in (figures,) if isinstance(figures, Figure) else figures:
                 print(f"{figure.what}: {figure.measured} (wanted: {figure.wanted})", file=sys.stderr, flush=True)
                 yield figure
             print(f"{name}, {row.__name__}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""LitServe with the same backbone and one task, its batching on: `python -m benchmarks.litserve_peer PORT TASK`.
+"""LitServe with the same backbone, one task and batching: `python -m benchmarks.litserve_peer PORT TASK`.
 
-TASK is a file with the prompt [P, H], the readout's weights [C, 2H] and its bias [C], as safetensors. A text is read
-twice, behind the prompt and without one, as by the service.
+TASK is a safetensors file with the prompt [P, H], the readout's weights [C, 2H] and its bias [C]. The backbone reads a
+text twice, with and without the prompt, as in the service.
 """
 
 import sys
@@ -21,8 +21,8 @@ from ipt.backbones.encoder import EncoderBackbone
 BATCH_ROWS, BATCH_SECONDS = 64, 0.003
 
 
-class OneTask(litserve.LitAPI):  # type: ignore[misc]
-    """Batches texts as LitServe does, padded to the longest."""
+class OneTask(litserve.LitAPI):
+    """Predicts batches of texts, padded to the longest."""
 
     def __init__(self, task: Path) -> None:
         super().__init__(max_batch_size=BATCH_ROWS, batch_timeout=BATCH_SECONDS)
@@ -41,13 +41,13 @@ class OneTask(litserve.LitAPI):  # type: ignore[misc]
         return list(inputs)
 
     def unbatch(self, output: Tensor) -> list[list[float]]:
-        return output.tolist()  # type: ignore[no-any-return]
+        return output.tolist()
 
     @torch.inference_mode()
     def predict(self, x: list[str]) -> Tensor:
         encoded = self.backbone.tokenizer(x, padding=True, truncation=True, max_length=256, return_tensors="pt")
         ids, mask = encoded["input_ids"], encoded["attention_mask"]
-        words = self.backbone.model.get_input_embeddings()(ids)  # type: ignore[operator]
+        words = self.backbone.model.get_input_embeddings()(ids)
         prompt = self.parts["prompt"].expand(len(x), -1, -1)
         behind = torch.cat([words[:, :1], prompt, words[:, 1:]], dim=1)
         longer = torch.cat([mask[:, :1], mask.new_ones(prompt.shape[:2]), mask[:, 1:]], dim=1)

@@ -1,4 +1,4 @@
-"""Where and on what a figure was measured: said beside every table."""
+"""The provenance of figures: commit, date, machine and versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def processor_times(stat: Path = Path("/proc/stat")) -> tuple[int, int]:
-    """Of all processors since they were started, in ticks: all time, and what a hypervisor gave to others of it."""
+    """Return the total time of all processors since boot and the steal time of it, in ticks."""
     if not stat.is_file():
         return 0, 0
     user, nice, system, idle, io, interrupts, soft_interrupts, stolen = map(
@@ -25,32 +25,33 @@ def processor_times(stat: Path = Path("/proc/stat")) -> tuple[int, int]:
 _AT_START = processor_times()
 
 
-def taken(now: tuple[int, int], before: tuple[int, int] = _AT_START) -> str:
-    """A sentence about what a hypervisor took since the program started, where it is worth one."""
+def steal_note(now: tuple[int, int], before: tuple[int, int] = _AT_START) -> str:
+    """Return a sentence on the steal time since the program started, or nothing below 1 %."""
     whole, stolen = now[0] - before[0], now[1] - before[1]
     if not whole or stolen < 0.01 * whole:
         return ""
-    return f" The machine is a virtual one, and {100 * stolen / whole:.0f} % of its time went to others meanwhile."
+    return f" On this virtual machine, {100 * stolen / whole:.0f} % of the processor time was steal time."
 
 
 def provenance(command: str, *peers: str, accelerator: str | None = None) -> str:
-    """One Markdown paragraph: command, commit, date, processor, versions, and how quiet the machine was until now.
+    """Return a Markdown paragraph with command, commit, date, processor, versions and steal time.
 
-    `peers` are packages compared with.
+    Args:
+        peers: packages that ours is compared with.
     """
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", *peers))
     device = "" if accelerator is None else f"{accelerator}, "
     return (
         f"Written by `{command}` at commit `{commit()}` on {datetime.now(UTC):%Y-%m-%d}; "
         f"{device}{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}."
-        f"{taken(processor_times())}"
+        f"{steal_note(processor_times())}"
     )
 
 
 def commit() -> str:
-    """The short hash of HEAD, with a mark when the tree differs from it; in docs/ it does once a report is written.
+    """Return the short hash of HEAD, marked if the tree outside docs/, which holds the reports, differs from it.
 
-    Where a copy is measured, without its repository or beside another, what `IPT_COMMIT` says.
+    `IPT_COMMIT` overrides it, for a copy without its repository.
     """
     head = _git("rev-parse", "--short=10", "HEAD")
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs")
@@ -58,13 +59,13 @@ def commit() -> str:
 
 
 def _git(*arguments: str) -> str:
-    """What git says, nothing where there is no repository."""
-    said = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    return said.stdout.strip()
+    """Return the output of git, empty without a repository."""
+    result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return result.stdout.strip()
 
 
 def processor() -> str:
-    """The processor's name as the system gives it."""
+    """Return the processor's name."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():

@@ -1,7 +1,7 @@
-"""PEFT's prompt tuning on the same frozen weights, as lean as a loop around it can be.
+"""PEFT's prompt tuning on the same frozen weights, in a minimal training loop.
 
-Rows are tokenized and padded to a batch's longest before the clock starts, and there is no dropout: each of these is
-in PEFT's favour. One model serves all jobs, one after another.
+In PEFT's favour, rows are tokenized and padded to the longest of a batch before the measured time, and there is no
+dropout. One model tunes all jobs, one after another.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Batch = dict[str, Tensor]
 
 
 class PeftPeer:
-    """A PEFT model around a copy of the bare model, with a classifier on top where that is an encoder."""
+    """A PEFT model around a copy of the bare model, with a classifier on top of an encoder."""
 
     def __init__(self, measured: Measured, labels: Sequence[str]) -> None:
         self.backbone = measured.backbone
@@ -35,7 +35,7 @@ class PeftPeer:
         self.model.eval()
 
     def config(self) -> peft.PromptTuningConfig:
-        """Of one more adapter."""
+        """Return the configuration of an adapter."""
         kinds = {"encoder": "SEQ_CLS", "seq2seq": "SEQ_2_SEQ_LM", "causal": "CAUSAL_LM"}
         return peft.PromptTuningConfig(
             task_type=kinds[self.backbone.family],
@@ -44,16 +44,16 @@ class PeftPeer:
         )
 
     def batch(self, examples: Sequence[ipt.Example]) -> Batch:
-        """The examples as one padded batch on the device."""
+        """Return the examples as one padded batch on the device."""
         rows = self.backbone.tokenize([example.input for example in examples])
         targets = None
         if isinstance(self.backbone, TextBackbone):
             targets = self.backbone.tokenize_targets([example.output for example in examples])
         if self.backbone.family == "causal":
             assert targets is not None
-            wanted = [[IGNORED] * len(row) + target for row, target in zip(rows, targets, strict=True)]
+            padded_targets = [[IGNORED] * len(row) + target for row, target in zip(rows, targets, strict=True)]
             rows = [row + target for row, target in zip(rows, targets, strict=True)]
-            labels, _ = right_padded(wanted, IGNORED)
+            labels, _ = right_padded(padded_targets, IGNORED)
         elif targets is not None:
             labels, _ = right_padded(targets, IGNORED)
         else:
@@ -64,12 +64,12 @@ class PeftPeer:
         return {name: tensor.to(self.backbone.device) for name, tensor in batch.items()}
 
     def optimizer(self, learning_rate: float = 0.03) -> torch.optim.Optimizer:
-        """Over what PEFT trains: the prompt, and an encoder's classifier."""
+        """Return an optimizer of the trained weights: the prompt, and an encoder's classifier."""
         trained = [weights for weights in self.model.parameters() if weights.requires_grad]
         return torch.optim.AdamW(trained, lr=learning_rate)
 
     def step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
-        """One gradient step."""
+        """Take one gradient step."""
         optimizer.zero_grad()
         self.model(**batch).loss.backward()
         optimizer.step()

@@ -1,15 +1,14 @@
-"""How good the shipped subspace is, against prompt tuning, SetFit and what needs no tuning, as a study of it.
+"""A study of the shipped subspace against prompt tuning, SetFit and baselines without tuning.
 
     python -m benchmarks.quality TASKS [--seeds 3] [--slow-seeds 3]
     python -m benchmarks.quality TASKS --fit-steps 1000 [--dimensions 5 50 250] [--ablations tasks finding]
 
-TASKS is a folder of tasks with an index.json that says which the subspace was found from. Writes docs/results.md, its
-plots and every measurement in docs/results/. What is measured there already is not measured again: a run of this takes
-many hours on a CPU and minutes on a GPU, so it may be stopped at any time, and reports what there is so far.
+TASKS is a folder of tasks whose index.json names the training tasks of the subspace. Writes docs/results.md, with plots
+and all measurements in docs/results/. Stored measurements are not repeated: a run takes many hours on a CPU and minutes
+on a GPU, may be interrupted at any time, and then reports the results so far.
 
-With --fit-steps it finds subspaces of its own, all in so many steps: of several dimensions, from fewer tasks, with
-other prompts, or the paper's way. They and what is measured of them go to docs/ablations/, the page is
-docs/ablations.md.
+With --fit-steps it fits subspaces of its own with that many steps: of several dimensions, on fewer tasks, with other
+prompts, or as in the paper. It writes docs/ablations.md, with subspaces and measurements in docs/ablations/.
 """
 
 from __future__ import annotations
@@ -41,28 +40,28 @@ from ipt.runtime.threads import limit_cpu_threads
 
 DOCS = ROOT / "docs"
 WITHOUT_FITS = ("readout", "start")
-"""Those of the ablations that need no other subspaces."""
+"""The ablations that need no other subspaces."""
 SEEDS = range(100, 200)
-"""Of the draws; the fits have seed 0."""
+"""Seeds of the draws; fits use seed 0."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.partition("\n")[0])
     parser.add_argument("tasks", type=Path, help="folder of tasks, with index.json")
-    parser.add_argument("--seeds", type=int, default=3, help="draws of examples")
-    parser.add_argument("--slow-seeds", type=int, default=3, help="of those, for what takes long")
-    parser.add_argument("--seen-tasks", type=int, default=20, help="most seen tasks that are measured")
-    parser.add_argument("--fit-steps", type=int, help="study subspaces found in so many steps, not the shipped one")
-    parser.add_argument("--dimensions", type=int, nargs="*", help="of these, with --fit-steps")
-    parser.add_argument("--ablations", nargs="*", choices=ABLATIONS, help="which of them")
-    parser.add_argument("--minilm", type=Path, help="MiniLM's folder, where its package is not installed")
-    parser.add_argument("--report", action="store_true", help="find and measure nothing, report what there is")
-    parser.add_argument("--device", help="cpu, cuda, …; the best there is without it")
+    parser.add_argument("--seeds", type=int, default=3, help="number of draws of examples")
+    parser.add_argument("--slow-seeds", type=int, default=3, help="draws for slow measurements")
+    parser.add_argument("--seen-tasks", type=int, default=20, help="most seen tasks to measure")
+    parser.add_argument("--fit-steps", type=int, help="study subspaces fitted with this many steps")
+    parser.add_argument("--dimensions", type=int, nargs="*", help="dimensions, with --fit-steps")
+    parser.add_argument("--ablations", nargs="*", choices=ABLATIONS, help="only these ablations")
+    parser.add_argument("--minilm", type=Path, help="folder of MiniLM, if its package is not installed")
+    parser.add_argument("--report", action="store_true", help="only write the report from stored measurements")
+    parser.add_argument("--device", help="cpu, cuda, … (default: the best available device)")
     asked = parser.parse_args(arguments)
     if asked.fit_steps is not None and asked.fit_steps < 1:
-        parser.error("--fit-steps takes a number from 1 on")
+        parser.error("--fit-steps must be at least 1")
     if asked.fit_steps is None and (asked.dimensions or set(asked.ablations or ()) - set(WITHOUT_FITS)):
-        parser.error("--dimensions, and all ablations but readout and start, need --fit-steps")
+        parser.error("--dimensions, and all ablations except readout and start, need --fit-steps")
 
     keep_freed_memory()
     backbone = load_minilm(asked.minilm, asked.device)
@@ -70,36 +69,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shipped = ipt.load_subspace("default", backbone)
     of_draws = StudyOptions(seeds=tuple(SEEDS[: asked.seeds]), slow_seeds=asked.slow_seeds, seen_tasks=asked.seen_tasks)
     if asked.fit_steps:
-        name, given, options = "ablations", [], _of_fits(of_draws, asked)
-        beside = (
-            f"All of these subspaces were found in {asked.fit_steps:,} steps; the shipped one, in "
+        name, subspaces, options = "ablations", [], _of_fits(of_draws, asked)
+        context = (
+            f"All of these subspaces were fitted with {asked.fit_steps:,} steps; the shipped one, with "
             f"{shipped.manifest['training']['options']['steps']:,}, is in [results.md](results.md)."
         )
     else:
-        name, given, options = "results", [shipped], _of_shipped(of_draws, asked, shipped.intrinsic_dim)
-        beside = (
-            "Other dimensions, fewer tasks, other prompts and the paper's way of finding a subspace are in "
+        name, subspaces, options = "results", [shipped], _of_shipped(of_draws, asked, shipped.intrinsic_dim)
+        context = (
+            "Other dimensions, fewer tasks, other prompts and the paper's way to fit a subspace are in "
             "[ablations.md](ablations.md)."
         )
     seen, unseen = (read_task_folder(asked.tasks, split) for split in ("seen", "unseen"))
     notes = [*dict.fromkeys([*seen.skipped, *unseen.skipped]), *row_notes([*seen.tasks, *unseen.tasks])]
     peers = ["setfit"] if is_installed() and "SetFit" in options.methods else []
     origin = (
-        f"{provenance(_command(asked), *peers)} Measured in several runs, beside other work: seconds are a rough guide."
+        f"{provenance(_command(asked), *peers)} Measured in several runs on a busy machine: seconds are a rough guide."
     )
 
     def on_part(findings: Findings) -> None:
-        paragraphs = [f"{origin} {_devices(findings)}", beside]
+        paragraphs = [f"{origin} {_devices(findings)}", context]
         write_report(DOCS / f"{name}.md", DOCS / name, findings, options, notes, paragraphs)
 
     with progress(notices()) as show:
-        study = Study(backbone, seen.tasks, unseen.tasks, given, DOCS / name, options, show, measuring=not asked.report)
+        folder = DOCS / name
+        study = Study(backbone, seen.tasks, unseen.tasks, subspaces, folder, options, show, measuring=not asked.report)
         try:
             study.run(on_part)
         except KeyboardInterrupt:
             if study.findings.measured:
                 on_part(study.findings)
-            notices().print("stopped; the same command goes on where it was")
+            notices().print("stopped; the same command resumes")
         except IptError as error:
             sys.exit(f"error: {error.message}")
     print(f"written to {DOCS / name}.md")
@@ -138,10 +138,10 @@ def _command(asked: argparse.Namespace) -> str:
 
 
 def _devices(findings: Findings) -> str:
-    """A sentence about what each method was measured on."""
+    """Return a sentence that lists the methods measured on each device."""
     on: dict[str, set[str]] = {}
-    for one in findings.measured:
-        on.setdefault(one.device or "cpu, float32", set()).add(one.method)
+    for measurement in findings.measured:
+        on.setdefault(measurement.device or "cpu, float32", set()).add(measurement.method)
     parts = [f"on {device}: {', '.join(sorted(methods))}" for device, methods in sorted(on.items())]
     return f"Measured {'; '.join(parts)}."
 

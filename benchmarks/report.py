@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: one section for each program that measures, written anew when it has run."""
+"""docs/benchmarks.md: each benchmark program writes one section."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TITLE = "# Benchmarks"
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One row of a table, and how it came about."""
+    """One row of a table, with a description of how it was measured."""
 
     what: str
     measured: str
@@ -25,7 +25,7 @@ class Figure:
 
 
 def section(title: str, origin: str, figures: Sequence[Figure]) -> str:
-    """A heading, where the figures come from, their table, and how each was measured; Markdown."""
+    """Return a section in Markdown: heading, provenance, table, and how each figure was measured."""
     table = ["| what | measured | wanted | met |", "| --- | --- | --- | --- |"]
     table += [f"| {f.what} | {f.measured} | {f.wanted} | {'yes' if f.met else '**no**'} |" for f in figures]
     how = [f"- **{f.what}**: {f.how}" for f in figures]
@@ -33,7 +33,7 @@ def section(title: str, origin: str, figures: Sequence[Figure]) -> str:
 
 
 def write(text: str, report: Path = REPORT) -> None:
-    """Put a section in the place of the one with the same heading, or at the report's end."""
+    """Replace the section with the same heading, or append the section to the report."""
     written = report.read_text(encoding="utf-8") if report.is_file() else f"{TITLE}\n"
     head, *sections = re.split(r"^(?=## )", written, flags=re.MULTILINE)
     heading = text.partition("\n")[0]

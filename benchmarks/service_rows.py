@@ -1,4 +1,4 @@
-"""The whole service under more concurrent clients than it can answer, beside its engine alone, and beside LitServe."""
+"""The whole service under saturating load, against its engine and against LitServe."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from benchmarks.report import Figure
 from benchmarks.serving import serving
 from benchmarks.timing import Ratio, faster, in_turn
 
-CLIENTS, ASKED, BATCH = 64, 1024, 64
+CLIENTS, REQUESTS, BATCH = 64, 1024, 64
 READY_SECONDS = 120.0
 
 
 def service(measured: Measured, rounds: int) -> Iterator[Figure]:
-    """Requests of one text each."""
-    asked = texts(ASKED)
+    """Compare requests of one text each."""
+    inputs = texts(REQUESTS)
     predictor = ipt.Predictor(measured.backbone, measured.subspace)
     [task] = tasks(measured, 1)
 
     def engine() -> None:
-        for start in range(0, ASKED, BATCH):
-            predictor.predict([(task, text) for text in asked[start : start + BATCH]])
+        for start in range(0, REQUESTS, BATCH):
+            predictor.predict([(task, text) for text in inputs[start : start + BATCH]])
 
     with tempfile.TemporaryDirectory(prefix="ipt-bench-") as name:
         folder = Path(name)
@@ -45,61 +45,63 @@ def service(measured: Measured, rounds: int) -> Iterator[Figure]:
             serving(folder / "service.log", {"IPT_DATA_DIR": name}) as ours,
             litserving(folder, measured, task) as peer,
         ):
-            path = f"/v1/tasks/{adapted(ours.url, ours.key)}/predict"
+            path = f"/v1/tasks/{adapt_task(ours.url, ours.key)}/predict"
             ways: dict[str, Callable[[], object]] = {
                 "engine": engine,
-                "litserve": lambda: ask_all(peer, "/predict", None, [{"input": text} for text in asked]),
-                "service": lambda: ask_all(ours.url, path, ours.key, [{"inputs": [text]} for text in asked]),
+                "litserve": lambda: post_all(peer, "/predict", None, [{"input": text} for text in inputs]),
+                "service": lambda: post_all(ours.url, path, ours.key, [{"inputs": [text]} for text in inputs]),
             }
             seconds = in_turn(ways, rounds, measured.backbone.device)
     how = (
-        f"{ASKED} requests of one text each, from {CLIENTS} clients at a time on kept connections in the measuring"
-        f" process, which shares the processor. {rounds} rounds in turn: median, least and most."
+        f"{REQUESTS} requests of one text each, from {CLIENTS} concurrent clients on keep-alive connections in the"
+        f" measuring process, which shares the processor. {rounds} alternating rounds: median, minimum and maximum."
     )
     of_engine, of_peer = faster(seconds, "service", "engine"), faster(seconds, "service", "litserve")
     yield _figure(
         "the whole service, of its engine", of_engine, 0.85,
-        f"`ipt serve` as it is, against `Predictor.predict` on the same texts in this process, {BATCH} together. {how}",
+        "`ipt serve` with defaults, against `Predictor.predict` on the same texts in this process, in batches of"
+        f" {BATCH}. {how}",
     )  # fmt: skip
     yield _figure(
         "the whole service, against LitServe", of_peer, 1.2,
         "The same requests to LitServe with the same backbone, one prompt and one readout, each text read twice"
-        f" as well, in batches of up to {BATCH} rows that wait 3 ms for company (`benchmarks/litserve_peer.py`). {how}",
+        f" as well, in batches of up to {BATCH} rows with a batch timeout of 3 ms (`benchmarks/litserve_peer.py`)."
+        f" {how}",
     )  # fmt: skip
 
 
-def adapted(url: str, key: str) -> str:
-    """The id of a task of six labels."""
+def adapt_task(url: str, key: str) -> str:
+    """Adapt to a task of six labels, and return its id."""
     rows = [{"input": example.input, "output": example.output} for example in few_shot(3, 0)]
     with ServiceClient(url, key) as client:
-        done = client.wait(client.create_adaptation("tickets", rows)["id"])
-    if done["state"] != "succeeded":
-        raise SystemExit(f"error: the adaptation {done['state']}: {done['error']}")
-    return str(done["task_id"])
+        adaptation = client.wait(client.create_adaptation("tickets", rows)["id"])
+    if adaptation["state"] != "succeeded":
+        raise SystemExit(f"error: the adaptation {adaptation['state']}: {adaptation['error']}")
+    return str(adaptation["task_id"])
 
 
-def ask_all(url: str, path: str, key: str | None, bodies: list[dict[str, object]]) -> None:
-    """Post all bodies, each client as soon as it has its answer."""
+def post_all(url: str, path: str, key: str | None, bodies: list[dict[str, object]]) -> None:
+    """Post all bodies; each client sends its next request as soon as it has an answer."""
     address = url.removeprefix("http://")
     headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
-    own = local()
+    of_thread = local()
 
-    def ask(body: dict[str, object]) -> None:
-        if not hasattr(own, "connection"):
-            own.connection = http.client.HTTPConnection(address, timeout=60)
-        own.connection.request("POST", path, json.dumps(body), headers)
-        response = own.connection.getresponse()
+    def post(body: dict[str, object]) -> None:
+        if not hasattr(of_thread, "connection"):
+            of_thread.connection = http.client.HTTPConnection(address, timeout=60)
+        of_thread.connection.request("POST", path, json.dumps(body), headers)
+        response = of_thread.connection.getresponse()
         answer = response.read()
         if response.status != 200:
             raise SystemExit(f"error: {path} answered {response.status}: {answer[:200]!r}")
 
     with ThreadPoolExecutor(CLIENTS) as clients:
-        list(clients.map(ask, bodies))
+        list(clients.map(post, bodies))
 
 
 @contextmanager
 def litserving(folder: Path, measured: Measured, task: ipt.BoundTask) -> Iterator[str]:
-    """Run LitServe with one task on a free port until the block ends; its address."""
+    """Run LitServe with one task on a free port until the block ends; yield its address."""
     readout = task.readout
     assert readout is not None
     parts = {

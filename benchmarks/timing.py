@@ -1,4 +1,4 @@
-"""Two or more ways to do the same thing, timed in turn: what disturbs one round disturbs all of them."""
+"""Alternating timing of several ways to do the same, so that a disturbance affects all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times faster one way is than another, of each round."""
+    """The speed-up of one way over another in each round."""
 
     of_rounds: list[float]
 
@@ -27,18 +27,18 @@ class Ratio:
 def in_turn(
     ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each way in each round, after `warm_up` rounds; every second round goes backwards."""
+    """Return the seconds of each way per round, after `warm_up` rounds; the order alternates."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(warm_up + rounds):
         for name in sorted(ways, reverse=number % 2 == 1):
-            took = timed(ways[name], device)
+            round_seconds = timed(ways[name], device)
             if number >= warm_up:
-                seconds[name].append(took)
+                seconds[name].append(round_seconds)
     return seconds
 
 
 def timed(way: Callable[[], object], device: torch.device) -> float:
-    """Seconds until it is done, on the device too."""
+    """Return the seconds until the work has finished, also on the device."""
     _finish(device)
     began = time.perf_counter()
     way()
@@ -47,7 +47,7 @@ def timed(way: Callable[[], object], device: torch.device) -> float:
 
 
 def faster(seconds: Mapping[str, list[float]], one: str, other: str) -> Ratio:
-    """How many times faster `one` is than `other`."""
+    """Return the speed-up of `one` over `other`."""
     return Ratio([b / a for a, b in zip(seconds[one], seconds[other], strict=True)])
 
 

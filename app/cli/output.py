@@ -81,7 +81,7 @@ def print_error(message: str) -> None:
 def program() -> str:
     """Return the command line that runs this program again, for commands that a message suggests."""
     script = Path(sys.argv[0])
-    if script.name == "__main__.py" and "-m" in sys.orig_argv:
+    if script.name == "__main__.py" and script.parent.name == "cli" and "-m" in sys.orig_argv:
         module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
         return f"{shlex.quote(sys.orig_argv[0])} -m {module}"
     ipt_on_path = shutil.which("ipt")

@@ -1,11 +1,11 @@
-"""The whole pipeline on text to text, on a small BART that was pre-trained here: E_rel at several dimensions.
+"""The text-to-text pipeline on a small BART that is pre-trained here: E_rel at several dimensions.
 
     python -m benchmarks.text_universe [--dims 5 10 50] [--processes 2]
 
-The backbone learns list tasks told apart by words in front of the input. Then, frozen and without the words: soft
-prompts of the seen tasks are tuned, subspaces are fitted both ways, and on few examples of seen and unseen tasks
-tuning in them (IST) is measured against plain prompt tuning (PT) and a random subspace. Stopped or killed, the same
-command goes on where it was.
+The backbone learns list tasks that instruction words in front of the input describe. Then it is frozen, and inputs come
+without the words: soft prompts of the seen tasks are tuned, subspaces are fitted in two ways, and with few examples of
+seen and unseen tasks, tuning in a subspace (IST) is compared with plain prompt tuning (PT) and a random subspace. After
+an interruption the same command resumes.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from benchmarks.text_universe.tasks import GROUPS, UniverseTask, all_tasks, grou
 from benchmarks.text_universe.workers import Job, Workers, progress_bar
 from ipt.evaluation.measurement_file import MeasurementFile
 
-FIRST_SEED = 100  # the fits use seed 0
+FIRST_SEED = 100  # fits use seed 0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.text_universe", description=__doc__.partition("\n")[0])
     parser.add_argument("--dims", type=int, nargs="+", default=[5, 10, 50], help="intrinsic dimensions")
-    parser.add_argument("--seeds", type=int, default=1, help="draws of the few examples")
+    parser.add_argument("--seeds", type=int, default=1, help="draws of the training examples")
     parser.add_argument("--hidden-size", type=int, default=PretrainingOptions.hidden_size, help="of the backbone")
     parser.add_argument("--pretraining-steps", type=int, default=PretrainingOptions.steps)
-    parser.add_argument("--fit-steps", type=int, default=800, help="of each subspace")
-    parser.add_argument("--tasks", type=int, default=4, help="most tasks of a group that are measured")
-    parser.add_argument("--processes", type=int, default=2, help="that fit and measure side by side, of a thread each")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "text-universe", help="finished parts")
+    parser.add_argument("--fit-steps", type=int, default=800, help="steps of each fit")
+    parser.add_argument("--tasks", type=int, default=4, help="most tasks to measure per group")
+    parser.add_argument("--processes", type=int, default=2, help="processes, with one thread each")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "text-universe", help="folder of stored results")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "text-universe.md")
     asked = parser.parse_args(arguments)
 
@@ -56,17 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Workers(asked.processes, backbone) as workers:
         subspaces = _find(workers, seen, work, asked.dims, asked.fit_steps)
         seeds = range(FIRST_SEED, FIRST_SEED + asked.seeds)
-        found = _measure(workers, backbone, subspaces, measured, seeds)
+        measurements = _measure(workers, backbone, subspaces, measured, seeds)
     parameters = sum(weights.numel() for weights in ipt.load_backbone(str(backbone)).model.parameters())
     minutes = (time.perf_counter() - began) / 60
-    took = f"All of it took {minutes:.0f} minutes." if anew else "It went on where it had been stopped."
-    origin = f"{provenance(_command(parser, asked))} {took}"
-    report.write(asked.output, origin, parameters, report.Scores(found, asked.dims))
+    duration = f"The whole run took {minutes:.0f} minutes." if anew else "The run resumed an interrupted one."
+    origin = f"{provenance(_command(parser, asked))} {duration}"
+    report.write(asked.output, origin, parameters, report.Scores(measurements, asked.dims))
     print(asked.output.read_text(encoding="utf-8"))
 
 
 def _command(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> str:
-    """What leads to the same numbers: not where they are kept, nor how many processes share the work."""
+    """Return the command that gives the same numbers, without paths and the number of processes."""
     words = ["python -m benchmarks.text_universe"]
     for name, value in vars(asked).items():
         if name not in ("processes", "work", "output") and value != parser.get_default(name):
@@ -76,7 +76,7 @@ def _command(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> str:
 
 
 def _some(tasks: Sequence[UniverseTask], most: int) -> list[UniverseTask]:
-    """At most so many, evenly spread."""
+    """Return at most `most` tasks, evenly spread."""
     number = min(most, len(tasks))
     return [tasks[(2 * i + 1) * len(tasks) // (2 * number)] for i in range(number)]
 
@@ -84,12 +84,12 @@ def _some(tasks: Sequence[UniverseTask], most: int) -> list[UniverseTask]:
 def _find(
     workers: Workers, seen: Sequence[UniverseTask], work: Path, dims: Sequence[int], steps: int
 ) -> dict[str, Path]:
-    """The folders of the subspaces, by way and dimension."""
+    """Tune prompts, fit all subspaces, and return their folders by way and dimension."""
     folders = {f"{way} {dim}": work / f"{way}_{dim}" for way in ("direct", "autoencoder") for dim in dims}
     tuning = Job(pipeline.tune, (seen, work), len(seen) * pipeline.PROMPTS.hyperparameters.steps)
     direct = [Job(pipeline.fit_directly, (seen, dim, steps, folders[f"direct {dim}"]), steps) for dim in dims]
     coded = [Job(pipeline.fit_autoencoder, (seen, dim, steps, folders[f"autoencoder {dim}"]), steps) for dim in dims]
-    # The auto-encoders wait for the prompts, the direct fits for nothing.
+    # The auto-encoders need the tuned prompts; the direct fits do not.
     list(workers.run("prompts, first fit", [tuning, direct[0]]))
     list(workers.run("fits", [*direct[1:], *coded]))
     return folders
@@ -97,8 +97,8 @@ def _find(
 
 def _measure(
     workers: Workers, backbone: Path, subspaces: dict[str, Path], tasks: Sequence[UniverseTask], seeds: Sequence[int]
-) -> report.Found:
-    """Everything that is measured, by subspace; what needs none, by the name of `report.WITHOUT`."""
+) -> report.Measured:
+    """Return all measurements by subspace; those that need none are under `report.WITHOUT`."""
     loaded = ipt.load_backbone(str(backbone), device="cpu")
     files = {}
     jobs = []
@@ -115,11 +115,11 @@ def _measure(
                 if missing:
                     jobs.append(Job(pipeline.measure, (name, folder, task, seed, missing), len(missing)))
     for name, measurements in workers.run("measuring", jobs):
-        for one in measurements:
-            files[name].add(one)
-    wanted = {task.name for task in tasks}
+        for measurement in measurements:
+            files[name].add(measurement)
+    names = {task.name for task in tasks}
     return {
-        name: [one for one in file.measurements if one.task in wanted and one.seed in seeds]
+        name: [each for each in file.measurements if each.task in names and each.seed in seeds]
         for name, file in files.items()
     }
 

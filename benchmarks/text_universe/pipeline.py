@@ -1,6 +1,6 @@
-"""What is done on the pre-trained backbone, without words: fit subspaces, and measure what tuning gives in them.
+"""Fit subspaces of the pre-trained backbone, without instruction words, and measure tuning in them.
 
-Each piece keeps what it has done under the folder of the run, so that a run that was stopped goes on.
+Each part stores its results in the folder of the run, so that an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -38,40 +38,40 @@ CHECKPOINT_EVERY_STEPS = 100
 PROMPTS_FILE = "prompts.safetensors"
 UNTUNED = ("words", "no prompt", "zero vector")
 ROWS = RowOptions(tasks_per_step=8, rows_per_task=8)
-"""Many tasks and few rows a step: what a subspace has to learn is how tasks differ."""
+"""Many tasks and few rows per step, since a subspace learns how tasks differ."""
 IST = ipt.Hyperparameters(steps=100, learning_rate=0.1)
 PROMPTS = PromptOptions(PREFIX, hyperparameters=ipt.Hyperparameters(steps=100, learning_rate=0.03))
 OPTIONS = EvaluationOptions(hyperparameters=IST)
 
 
 def fit_part(task: UniverseTask) -> TaskDataset:
-    """What a fit is given."""
+    """Return the rows for a fit."""
     [rows, *_] = task.rows((FIT_ROWS, FEW_SHOT_ROWS, TEST_ROWS), seed=0)
     return TaskDataset(task.name, task.family, rows, ())
 
 
 def measured_part(task: UniverseTask) -> TaskDataset:
-    """Other rows: those that few-shot examples are drawn from, and those that are answered."""
+    """Return other rows: training rows for few-shot examples, and test rows."""
     _, train, test = task.rows((FIT_ROWS, FEW_SHOT_ROWS, TEST_ROWS), seed=0)
     return TaskDataset(task.name, task.family, train, test)
 
 
 OnStep = Callable[[int], None]
-"""Called with how many steps have been done since the last call."""
+"""Called with the number of steps since the last call."""
 
 
 def ignore(_steps: int) -> None:
-    """Where nobody watches."""
+    """Report no progress."""
 
 
 def fit_directly(
     backbone: TextBackbone, tasks: Sequence[UniverseTask], dim: int, steps: int, folder: Path, on_step: OnStep = ignore
 ) -> None:
-    """Decoder and vectors together (`ipt subspace fit`)."""
+    """Fit decoder and task vectors together (`ipt subspace fit`)."""
     if folder.is_dir():
         on_step(steps)
         return
-    # The zero vector and a family's vector, which cannot tell a task here, are drawn less often than by default.
+    # The zero vector and family vectors cannot identify a task here, so they are drawn less often than by default.
     options = FitOptions(
         **asdict(ROWS),
         intrinsic_dim=dim,
@@ -86,7 +86,7 @@ def fit_directly(
 def fit_autoencoder(
     backbone: TextBackbone, tasks: Sequence[UniverseTask], dim: int, steps: int, folder: Path, on_step: OnStep = ignore
 ) -> None:
-    """The paper's way, from the prompts that `tune` has left beside `folder`."""
+    """Fit as in the paper, on the prompts that `tune` stored next to `folder`."""
     if folder.is_dir():
         on_step(steps)
         return
@@ -96,7 +96,7 @@ def fit_autoencoder(
 
 
 def tune(backbone: TextBackbone, tasks: Sequence[UniverseTask], work: Path, on_step: OnStep = ignore) -> None:
-    """One soft prompt of each task (`ipt subspace tune-prompts`)."""
+    """Tune one soft prompt per task (`ipt subspace tune-prompts`)."""
     done = 0
 
     def report(now: int, _total: int, _tasks: int) -> None:
@@ -108,7 +108,7 @@ def tune(backbone: TextBackbone, tasks: Sequence[UniverseTask], work: Path, on_s
 
 
 def identity(backbone: TextBackbone, subspace: Path | None) -> IdentityOf:
-    """By method, all that makes measurements comparable."""
+    """Return the function that identifies the setup of a method's measurements."""
     return Evaluation(backbone, _space(backbone, subspace), OPTIONS).identity
 
 
@@ -121,20 +121,22 @@ def measure(
     methods: Sequence[str],
     on_step: OnStep = ignore,
 ) -> tuple[str, list[Measurement]]:
-    """Exact match, or for labels accuracy, of the methods of `ipt.evaluation.methods` and of those that tune nothing.
+    """Measure exact match, or accuracy for labels, of methods from `ipt.evaluation.methods` and of untuned ones.
 
-    Without a subspace there are PT, and what has no vector. `name` is given back.
+    Args:
+        name: returned with the measurements.
+        subspace: without one, only PT and the untuned methods without a vector can be measured.
     """
     space = _space(backbone, subspace)
     part = measured_part(task)
-    found: list[Measurement] = []
+    measurements: list[Measurement] = []
     for method in methods:
         if method in UNTUNED:
-            found.append(_untuned(backbone, space, task, part, seed, method))
+            measurements.append(_untuned(backbone, space, task, part, seed, method))
         else:
-            found += Evaluation(backbone, space, OPTIONS).measure(part, seed, (method,))
+            measurements += Evaluation(backbone, space, OPTIONS).measure(part, seed, (method,))
         on_step(1)
-    return name, found
+    return name, measurements
 
 
 def _space(backbone: TextBackbone, subspace: Path | None) -> ipt.Subspace:
@@ -147,7 +149,7 @@ def _untuned(
     started = time.perf_counter()
     rng = np.random.default_rng([seed, 1])
     texts = [row.input for row in part.test]
-    inputs = backbone.tokenize([task.told(text, rng) for text in texts] if method == "words" else texts)
+    inputs = backbone.tokenize([task.with_words(text, rng) for text in texts] if method == "words" else texts)
     prompts = None
     if method == "zero vector":
         with torch.no_grad():

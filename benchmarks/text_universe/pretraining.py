@@ -1,4 +1,4 @@
-"""Pre-train a small BART on the universe, told by words which task is asked, and keep it as real models are kept."""
+"""Pre-train a small BART on the list tasks, described by instruction words, and save it as a transformers model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHECKPOINT_EVERY_STEPS = 250
 
 @dataclass(frozen=True)
 class PretrainingOptions:
-    """The model's size, and how long it learns."""
+    """Size of the model and of its training."""
 
     hidden_size: int = 224
     head_size: int = 32
@@ -47,10 +47,12 @@ def pretrain(
     options: PretrainingOptions,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Path:
-    """Put a model that does the tasks, when their words stand in front, into `folder`, unless it is there.
+    """Train a model on the tasks, described by words in front of the input, and save it to `folder` unless it exists.
 
-    Stopped or killed, it goes on where it was: all randomness of step s is drawn from (seed, s). `on_step` is called
-    with the steps done and the loss.
+    An interrupted run resumes from its checkpoint; all randomness of step s is drawn from (seed, s).
+
+    Args:
+        on_step: called with the number of completed steps and the loss.
     """
     if folder.is_dir():
         return folder
@@ -86,7 +88,7 @@ def pretrain(
 
 
 def save_backbone(model: Any, folder: Path) -> None:
-    """Model and tokenizer, in one move."""
+    """Save model and tokenizer atomically."""
     with replace_atomically(folder) as temporary:
         shutil.rmtree(temporary, ignore_errors=True)
         model.eval().save_pretrained(temporary)
@@ -97,7 +99,7 @@ def _loss(model: Any, tasks: Sequence[UniverseTask], rows: int, rng: np.random.G
     chosen = [tasks[i] for i in rng.integers(len(tasks), size=rows)]
     examples = [task.example(rng) for task in chosen]
     inputs, lengths = right_padded(
-        [_ids(task.told(example.input, rng)) for task, example in zip(chosen, examples, strict=True)], padding=PADDING
+        [_ids(task.with_words(example.input, rng)) for task, example in zip(chosen, examples, strict=True)], PADDING
     )
     targets, _ = right_padded([_ids(example.output) for example in examples], padding=IGNORED)
     mask = (torch.arange(inputs.shape[1]) < lengths[:, None]).long()
@@ -110,7 +112,7 @@ def _ids(text: str) -> list[int]:
 
 
 def _schedule(step: int, steps: int) -> float:
-    """Of the learning rate: a linear rise, then a linear fall over the second half."""
+    """Return the learning rate factor: a linear warm-up, and a linear decay over the second half."""
     return min(1.0, (step + 1) / WARMUP_STEPS, (steps - step) / (0.5 * steps))
 
 
@@ -137,7 +139,7 @@ def _config(options: PretrainingOptions) -> BartConfig:
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """A word is a token. A text does not open with a token of its own, so that prompt and words stand alike."""
+    """Return a word-level tokenizer. It adds no first token, so that prompts take the place of words."""
     tokenizer = Tokenizer(WordLevel(INDEX, unk_token="<unk>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])

@@ -1,4 +1,4 @@
-"""docs/text-universe.md: what was measured, as two tables and a plot of E_rel against the intrinsic dimension."""
+"""docs/text-universe.md: tables of the measurements, and a plot of E_rel against the intrinsic dimension."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from benchmarks.text_universe.tasks import GROUPS, LABELLED, PREFIX, UniverseTas
 from ipt.evaluation.measurements import Measurement, e_rel
 from ipt.evaluation.protocol import PT_LEARNING_RATES
 
-Found = Mapping[str, Sequence[Measurement]]
-"""The measurements in each subspace, named `direct 10`, `autoencoder 10` and so on, and in none (`WITHOUT`)."""
+Measured = Mapping[str, Sequence[Measurement]]
+"""Measurements by subspace, named `direct 10`, `autoencoder 10` and so on, and without one (`WITHOUT`)."""
 WITHOUT = "without a subspace"
 METHODS_WITHOUT = ("words", "no prompt", "PT")
 WAYS = {
@@ -21,29 +21,29 @@ WAYS = {
     "autoencoder": ("IST, auto-encoder", "autoencoder", "IST"),
     "random": ("random subspace", "direct", "random"),
 }
-"""How each is called, beside which fit it was measured, and as what."""
+"""Title of each way, the fit whose measurements contain it, and the method there."""
 PER_CENT = "{:.0f}".format
 RATIO = "{:.2f}".format
 
 
 class Scores:
-    """Mean scores and ratios to PT, by task or over a group of tasks."""
+    """Mean scores and ratios to PT, by task and by group of tasks."""
 
-    def __init__(self, found: Found, dims: Sequence[int]) -> None:
+    def __init__(self, measured: Measured, dims: Sequence[int]) -> None:
         self.dims = dims
-        self._found = found
-        self.tasks = {one.task: group_of(UniverseTask(tuple(one.task.split("_")))) for one in found[WITHOUT]}
+        self._measured = measured
+        self.tasks = {one.task: group_of(UniverseTask(tuple(one.task.split("_")))) for one in measured[WITHOUT]}
 
     def of(self, task: str, method: str, subspace: str = WITHOUT) -> float:
-        """In per cent, the mean over the draws."""
-        among = self._found[subspace]
-        return 100 * statistics.mean(one.score for one in among if (one.task, one.method) == (task, method))
+        """Return the mean score over the draws, in per cent."""
+        measurements = self._measured[subspace]
+        return 100 * statistics.mean(each.score for each in measurements if (each.task, each.method) == (task, method))
 
     def relative(self, way: str, dim: int) -> dict[str, float]:
-        """E_rel by task; of the random subspace, the same ratio of its scores."""
+        """Return E_rel by task, or the same ratio for the random subspace."""
         _, name, method = WAYS[way]
-        tuned = [replace(one, method="IST") for one in self._found[f"{name} {dim}"] if one.method == method]
-        return e_rel([*tuned, *(one for one in self._found[WITHOUT] if one.method == "PT")])
+        tuned = [replace(one, method="IST") for one in self._measured[f"{name} {dim}"] if one.method == method]
+        return e_rel([*tuned, *(one for one in self._measured[WITHOUT] if one.method == "PT")])
 
     def relative_of_group(self, way: str, dim: int, group: str) -> float:
         ratios = self.relative(way, dim)
@@ -54,7 +54,7 @@ class Scores:
 
 
 def write(path: Path, origin: str, parameters: int, scores: Scores) -> None:
-    """The page at `path`, and the plot beside it."""
+    """Write the page to `path`, and the plot next to it."""
     plot = path.with_suffix(".svg")
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(scores, plot)
@@ -62,27 +62,28 @@ def write(path: Path, origin: str, parameters: int, scores: Scores) -> None:
 
 
 def page(origin: str, parameters: int, scores: Scores, plot: str) -> str:
-    """The page in Markdown."""
+    """Return the page in Markdown."""
     shown = 50 if 50 in scores.dims else scores.dims[-1]
-    asked, prompts = pipeline.OPTIONS, pipeline.PROMPTS.hyperparameters
+    options, prompts = pipeline.OPTIONS, pipeline.PROMPTS.hyperparameters
     rates = ", ".join(map(str, PT_LEARNING_RATES["seq2seq"]))
     return f"""# Text to text: a universe of list tasks
 
 {origin}
 
-No language model is needed for this page: a BART of {parameters / 1e6:.2f} million parameters was pre-trained on list
-tasks over sixteen letters, told apart by words in front of the input (`reverse upper . . . . . . b d a` is `A D B`),
-all tasks of this page among them. Then it was frozen, and the words were taken away. A word of order and a word of
-change make a task (`reverse_upper`); {len(LABELLED)} tasks have labels. Subspaces were found from the *seen* tasks
-alone, of {pipeline.FIT_ROWS // 2} rows each. Of *unseen pairs* both words stand in seen tasks; of *unseen words* no
-task is seen. Everything is measured on {pipeline.TEST_ROWS} other rows, after tuning on {2 * asked.per_label} others
-({asked.per_label} of each label), of one draw: exact match, or accuracy for labels, in per cent.
+This page needs no downloaded language model: a BART of {parameters / 1e6:.2f} million parameters was pre-trained on
+list tasks over sixteen letters, all tasks of this page included, with words in front of the input that describe the
+task (`reverse upper . . . . . . b d a` is `A D B`). Then it was frozen, and the words were removed from the inputs. An
+order word and a change word make a task (`reverse_upper`); {len(LABELLED)} tasks have labels. Subspaces were fitted
+only on the *seen* tasks, with {pipeline.FIT_ROWS // 2} rows each. Both words of an *unseen pair* occur in seen tasks;
+an *unseen word* occurs in no seen task. All scores are measured on {pipeline.TEST_ROWS} other rows after tuning on
+{2 * options.per_label} further rows ({options.per_label} per label), with one draw: exact match, or accuracy for
+labels, in per cent.
 
-*Words*: the words in front, no tuning; the ceiling. *No prompt*, *zero vector*: nothing tuned either. *PT*: plain
-prompt tuning, {PREFIX} positions, {asked.pt_steps} steps at the best of the rates {rates} on held-back examples. *IST*:
-{asked.hyperparameters.steps} steps at {asked.hyperparameters.learning_rate} in the subspace; *random*: the same in an
-untrained decoder. E_rel is IST divided by PT, the mean over the tasks. The auto-encoder, the paper's way, learned from
-prompts of {prompts.steps} steps at {prompts.learning_rate}.
+*Words*: with the words in front, without tuning; the upper limit. *No prompt*, *zero vector*: also without tuning.
+*PT*: plain prompt tuning, {PREFIX} positions, {options.pt_steps} steps at the best of the learning rates {rates} on
+held-back examples. *IST*: {options.hyperparameters.steps} steps at {options.hyperparameters.learning_rate} in the
+subspace; *random*: the same in an untrained decoder. E_rel is IST divided by PT, averaged over the tasks. The
+auto-encoder, as in the paper, was fitted on prompts tuned for {prompts.steps} steps at {prompts.learning_rate}.
 
 ![E_rel against the intrinsic dimension]({plot})
 
@@ -109,7 +110,7 @@ def _untuned(scores: Scores) -> str:
 
 
 def _by_dim(scores: Scores) -> str:
-    """Mean score, and behind it the mean E_rel."""
+    """Return a table of mean scores with mean E_rel in brackets."""
     rows = []
     for way, (title, name, method) in WAYS.items():
         for group in GROUPS:
@@ -130,8 +131,8 @@ def _by_task(scores: Scores, shown: int) -> str:
             cells = [scores.of(task, method) for method in ("words", "no prompt")]
             cells += [scores.of(task, method, f"direct {shown}") for method in ("zero vector", "random", "IST")]
             ratios = [scores.relative("direct", dim).get(task) for dim in scores.dims]
-            told = ["–" if ratio is None else RATIO(ratio) for ratio in ratios]
-            rows.append([task, group, *map(PER_CENT, [*cells, scores.of(task, "PT")]), *told])
+            cells_of_ratios = ["–" if ratio is None else RATIO(ratio) for ratio in ratios]
+            rows.append([task, group, *map(PER_CENT, [*cells, scores.of(task, "PT")]), *cells_of_ratios])
     methods = ("words", "no prompt", "zero vector", "random", "IST", "PT")
     return _table(["task", "", *methods, *(f"E_rel, D = {dim}" for dim in scores.dims)], rows)
 
@@ -146,12 +147,12 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def draw(scores: Scores, path: Path) -> None:
-    """E_rel against D: a panel for each group, a line for each way."""
+    """Plot E_rel against D: a panel for each group, a line for each way."""
     import matplotlib as mpl
     from matplotlib import pyplot as plt
 
     mpl.use("agg")
-    # The same numbers give the same file.
+    # The same numbers must give the same file.
     mpl.rcParams |= {"svg.hashsalt": path.stem, "svg.fonttype": "none"}
     figure, panels = plt.subplots(1, len(GROUPS), figsize=(9, 3), sharey=True, layout="constrained")
     for panel, group in zip(panels, GROUPS, strict=True):

@@ -1,10 +1,10 @@
-"""The universe: list tasks over sixteen letters, told by one or two words.
+"""The universe: list tasks over sixteen letters, described by one or two words.
 
-A word of order says which letters to write, a word of change how to write each: `reverse upper` of `b d a` is `A D B`.
-So tasks are related, as real ones are, and there are many more of them than words. Two further tasks have labels.
+An order word says which letters to write, a change word how to write each: `reverse upper` of `b d a` is `A D B`. So
+tasks are related, as real ones are, and there are many more tasks than words. Two further tasks have labels.
 
-Where words tell the task, they stand in front of the input somewhere among `PREFIX` positions, the others filled with
-dots: a soft prompt of as many positions then stands where the words did.
+During pre-training the words are at random places among `PREFIX` positions in front of the input, and dots fill the
+others. Later a soft prompt of `PREFIX` positions takes their place.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ NEW_PAIRS = (
     *("reverse_upper", "sort_next", "rotate_mirror", "head_upper", "ends_next"),
     *("tail_mirror", "middle_upper", "neighbours_same"),
 )
-"""Left out of the fits, which see both words of each in other pairs."""
+"""Excluded from the fits, which see both words of each pair in other pairs."""
 NEW_WORDS = ("unrotate", "count")
-"""Left out of the fits altogether."""
+"""Words whose tasks are all excluded from the fits."""
 
 VOCABULARY = (
     *("<s>", "<pad>", "</s>", "<unk>", FILLER),
@@ -82,7 +82,7 @@ VOCABULARY = (
 
 @dataclass(frozen=True)
 class UniverseTask:
-    """A task: the words that tell it, and what they ask for."""
+    """A task, described by its words."""
 
     words: tuple[str, ...]
 
@@ -92,7 +92,7 @@ class UniverseTask:
 
     @property
     def family(self) -> str:
-        """Its word of order, or its only one."""
+        """The order word, or the only word."""
         return self.words[0]
 
     def answer(self, letters: Letters) -> str:
@@ -101,36 +101,36 @@ class UniverseTask:
         return " ".join(map(CHANGES[self.words[1]], ORDERS[self.words[0]](letters)))
 
     def example(self, rng: np.random.Generator) -> Example:
-        """A random input and its answer."""
+        """Return a random input with its answer."""
         letters = [LETTERS[i] for i in rng.integers(len(LETTERS), size=rng.choice(LENGTHS))]
         return Example(" ".join(letters), self.answer(letters))
 
-    def told(self, text: str, rng: np.random.Generator) -> str:
-        """The input behind the words of this task."""
+    def with_words(self, text: str, rng: np.random.Generator) -> str:
+        """Return the text behind the words of this task."""
         prefix = [FILLER] * PREFIX
         for word, place in zip(self.words, sorted(rng.permutation(PREFIX)[: len(self.words)].tolist()), strict=True):
             prefix[place] = word
         return " ".join([*prefix, text])
 
     def rows(self, counts: Sequence[int], seed: int) -> list[tuple[Example, ...]]:
-        """So many examples each; no input stands twice in them all."""
+        """Return parts with these numbers of examples, without any repeated input."""
         rng = np.random.default_rng([seed, *self.name.encode()])
         rows: dict[str, Example] = {}
         while len(rows) < sum(counts):
             row = self.example(rng)
             rows[row.input] = row
-        left = iter(rows.values())
-        return [tuple(itertools.islice(left, count)) for count in counts]
+        remaining = iter(rows.values())
+        return [tuple(itertools.islice(remaining, count)) for count in counts]
 
 
 def all_tasks() -> list[UniverseTask]:
-    """Every order with every change, then the tasks of labels."""
+    """Return every order with every change, then the tasks with labels."""
     pairs = [UniverseTask((order, change)) for order in ORDERS for change in CHANGES]
     return [*pairs, *(UniverseTask((word,)) for word in LABELLED)]
 
 
 def group_of(task: UniverseTask) -> Group:
-    """Whether a subspace is fitted on the task, and if not, what of it is new."""
+    """Return whether subspaces are fitted on the task, and otherwise what is new about it."""
     if task.words[0] in NEW_WORDS:
         return "unseen word"
     return "unseen pair" if task.name in NEW_PAIRS else "seen"

@@ -1,6 +1,6 @@
-"""Processes that work side by side on one backbone, a thread each, under one progress bar.
+"""A pool of single-threaded processes that share one backbone folder and one progress bar.
 
-Models this small leave the second thread of a process idle, but not a second process.
+For models this small, two processes are faster than two threads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SECONDS_BETWEEN_UPDATES = 1.0
 
 @dataclass(frozen=True)
 class Job:
-    """`function(backbone, *arguments, on_step=…)`, which reports `steps` steps."""
+    """A call of `function(backbone, *arguments, on_step=…)`, which reports `steps` steps."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
@@ -35,7 +35,7 @@ class Job:
 
 
 class Workers:
-    """So many processes; a context manager."""
+    """A pool of processes, used as a context manager."""
 
     def __init__(self, processes: int, backbone: Path) -> None:
         context = multiprocessing.get_context("spawn")
@@ -50,7 +50,7 @@ class Workers:
         self._pool.shutdown(cancel_futures=True)
 
     def run(self, title: str, jobs: Sequence[Job]) -> Iterator[Any]:
-        """What the jobs give, as each is done."""
+        """Yield the results of the jobs in the order of completion."""
         with self._steps.get_lock():
             self._steps.value = 0
         waiting: set[Future[Any]] = {self._pool.submit(_run, job, self._backbone) for job in jobs}
@@ -74,14 +74,14 @@ _steps: Synchronized[int] | None = None
 
 
 def _start(steps: Synchronized[int]) -> None:
-    global _steps  # noqa: PLW0603 - what a process is given when it starts has nowhere else to stay
+    global _steps  # noqa: PLW0603 - a process pool initializer can pass state only through a global
     _steps = steps
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A killed parent ends nothing by itself: its workers would go on, beside those of the next run."""
+    """Exit when the parent is killed; otherwise its workers would keep running next to those of the next run."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -63,14 +63,14 @@ def test_every_command_has_help(command: str, capsys: Captured) -> None:
 
 def test_settings_are_printed_with_secrets_masked(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setenv("IPT_PORT", "9001")
-    monkeypatch.setenv("IPT_API_KEY", "a-masked-key")
+    monkeypatch.setenv("IPT_API_KEY", "a-key-that-is-masked")
     monkeypatch.setenv("IPT_DATABASE_URL", "postgresql://ipt:hidden-word@db/ipt")
     assert run(["settings", "--json"]) == 0
     printed = capsys.readouterr().out
     assert json.loads(printed)["IPT_PORT"] == 9001
     assert run(["settings"]) == 0
     printed += capsys.readouterr().out
-    assert "a-masked-key" not in printed
+    assert "a-key-that-is-masked" not in printed
     assert "hidden-word" not in printed
 
 
