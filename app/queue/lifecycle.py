@@ -130,9 +130,7 @@ def succeed(session: Session, lease: Lease, task: "AdaptedTask", *, start: int |
     if row is None:
         return False
     if row.cancel_requested:
-        _finish(row, "cancelled")
-        session.flush()
-        append_event(session, row.id, "cancelled")
+        _cancel(session, row)
         return True
     _finish(row, "succeeded")
     row.metrics = task.metrics
@@ -173,9 +171,7 @@ def cancel_running(session: Session, lease: Lease) -> bool:
     row = _lock(session, lease)
     if row is None:
         return False
-    _finish(row, "cancelled")
-    session.flush()
-    append_event(session, row.id, "cancelled")
+    _cancel(session, row)
     return True
 
 
@@ -265,9 +261,7 @@ def request_cancel(session: Session, tenant_id: str, adaptation_id: str) -> Adap
         return None
     if row.state == "queued":
         row.cancel_requested = True
-        _finish(row, "cancelled")
-        session.flush()
-        append_event(session, row.id, "cancelled")
+        _cancel(session, row)
         session.refresh(row)
     elif row.state == "running":
         row.cancel_requested = True
@@ -300,6 +294,12 @@ def _clear_lease(row: Adaptation) -> None:
     row.worker_id = None
 
 
+def _cancel(session: Session, row: Adaptation) -> None:
+    _finish(row, "cancelled")
+    session.flush()
+    append_event(session, row.id, "cancelled")
+
+
 def _fail(session: Session, row: Adaptation, error: ErrorDetail) -> None:
     _finish(row, "failed")
     row.error = error.model_dump()
@@ -318,9 +318,7 @@ def _release(session: Session, row: Adaptation, reason: str, step: int, checkpoi
 def _requeue(session: Session, row: Adaptation, reason: str) -> None:
     """Requeue an adaptation, or finish it as cancelled if a cancellation was requested."""
     if row.cancel_requested:
-        _finish(row, "cancelled")
-        session.flush()
-        append_event(session, row.id, "cancelled")
+        _cancel(session, row)
         return
     row.state = "queued"
     _clear_lease(row)
