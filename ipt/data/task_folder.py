@@ -47,7 +47,7 @@ def read_task_folder(folder: Path, split: str | None = None) -> TaskFolder:
     """Read the tasks of `folder` in order of name; with a split, only the tasks of that split in ``index.json``.
 
     Raises:
-        DatasetError: the index is invalid or missing, a task is there twice, or no task can be used.
+        DatasetError: the index is invalid or missing, a task exists in both formats, or no task can be used.
     """
     index = read_index(folder / INDEX_FILE)
     if split is not None and not index:
@@ -82,7 +82,9 @@ def _task_paths(folder: Path) -> dict[str, Path]:
     for path in folder.glob("*/"):
         if any(path.glob("*.tsv")):
             if path.name in paths:
-                raise DatasetError(f"{folder}: task {path.name!r} is there twice, as JSONL and as TSV: remove one")
+                raise DatasetError(
+                    f"{folder}: task {path.name!r} exists twice, as JSONL and as TSV: remove one of them"
+                )
             paths[path.name] = path
     return paths
 

@@ -1,4 +1,4 @@
-"""A file of measurements, one JSON object a line, so that a run goes on where it was stopped."""
+"""A file of measurements, one JSON object per line, from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class MeasurementFile:
                     measurement = Measurement(**record)
                 except (KeyError, TypeError, AttributeError):
                     raise CheckpointError(
-                        f"{path}:{number}: not a measurement, so the file has another use: choose another name"
+                        f"{path}:{number}: not a measurement, so this file has another purpose: choose another name"
                     ) from None
                 if self._is_of_this_run(measurement.method, run, subspace) and not self.has(
                     *measurement.key, measurement.rows
@@ -61,7 +61,7 @@ class MeasurementFile:
         return list(chain.from_iterable(self._measurements.values()))
 
     def add(self, measurement: Measurement) -> None:
-        """Append a measurement to the file at once."""
+        """Append a measurement to the file."""
         self._measurements.setdefault(measurement.key, []).append(measurement)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # A torn last line must not swallow this one.

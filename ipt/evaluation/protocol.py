@@ -26,7 +26,7 @@ REVISION = 2
 revisions are not comparable."""
 PT_LEARNING_RATES: dict[Family, tuple[float, ...]] = {
     "encoder": (0.001, 0.003, 0.01),
-    # These backbones have no readout that learns beside the prompt: at 0.003 most tasks do not improve.
+    # Text backbones have no readout that is fitted as well, so most tasks do not improve at 0.003.
     "seq2seq": (0.01, 0.03, 0.1),
     "causal": (0.01, 0.03, 0.1),
 }
@@ -83,7 +83,7 @@ class Method(ABC):
     """A way to answer a task's test rows from a few examples."""
 
     slow: bool = False
-    """Whether it takes long, so that a study may measure it on fewer draws."""
+    """A study may measure slow methods on fewer draws."""
     revision: int = REVISION
     uses_subspace: bool = True
     """False: its answers depend on the backbone and the prompt length only."""

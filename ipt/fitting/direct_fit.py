@@ -199,7 +199,7 @@ def _start_like_words(decoder: SubspaceDecoder, backbone: Backbone) -> None:
     """Initialize the decoder's output to word embeddings of the backbone, the input that it was trained on."""
     table = backbone.input_embeddings.weight.detach().float().cpu()
     words = table[torch.randint(table.shape[0] // 20, table.shape[0] // 2, (decoder.prompt_length,))]
-    # With vectors of a standard deviation from 0.3 on, prompts differ as much as word embeddings do.
+    # With vectors of standard deviation 0.3 or more, prompts differ as much as word embeddings do.
     spread = 2.0 * float(table.std()) / math.sqrt(decoder.project.in_features)
     with torch.no_grad():
         decoder.project.bias.copy_(words.flatten())

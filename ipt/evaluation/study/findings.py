@@ -11,7 +11,7 @@ from ipt.subspace.subspace import Subspace
 
 
 class SkippedPartError(IptError):
-    """A part of a study cannot be done; the study goes on without it."""
+    """A part of a study cannot be done; the study continues without it."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Measure within a study: every measurement is kept in the study's folder at once."""
+"""Measure subspaces within a study, and write every measurement to the study's folder as soon as it is made."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class StudyMeasurer:
         into: list[Measurement] | None = None,
         backbone: Backbone | None = None,
     ) -> list[Measurement]:
-        """Return the measurements; each is appended to `into` at once, if it is given."""
+        """Return the measurements. With `into`, each is appended to that list as soon as it is made."""
         evaluation = Evaluation(backbone or self.backbone, subspace, options or self.options)
         same_length = [each.id for each in self.subspaces if each.prompt_length == subspace.prompt_length]
         file = MeasurementFile(self.path, evaluation.identity, same_length)

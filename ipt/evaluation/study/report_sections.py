@@ -69,7 +69,7 @@ def subspace_against_prompt_tuning(folder: PlotFolder, findings: Findings) -> li
 
 def _about_pt(findings: Findings) -> str:
     """How many numbers PT tunes, and how often no tuned prompt was better than the start."""
-    about = f"PT tunes {findings.reference.prompt_length * findings.reference.hidden_size} numbers a task."
+    about = f"PT tunes {findings.reference.prompt_length * findings.reference.hidden_size} numbers per task."
     pt = of_method(findings.measured, "PT")
     moved = {(each.task, each.seed): each.detail["moved"] for each in pt if "moved" in each.detail}
     if moved:

@@ -1,7 +1,7 @@
 """Run a study of subspaces: fit several dimensions, measure them on seen and unseen tasks, and compare.
 
-Fits keep checkpoints, and measurements are kept one by one, so a study that was killed goes on where it stopped and
-ends with the same findings.
+Fits write checkpoints, and every measurement is written as soon as it is made. A study that was killed resumes where it
+stopped, and ends with the same findings.
 """
 
 from __future__ import annotations

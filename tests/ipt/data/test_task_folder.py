@@ -61,7 +61,7 @@ def test_a_folder_may_mix_formats_and_its_index_selects_a_split(tmp_path: Path) 
     (task,) = read(tmp_path, "seen")
     assert (task.name, task.family) == ("films", "mood")
     (tmp_path / "films.jsonl").write_text("\n".join(rows))
-    with pytest.raises(ipt.DatasetError, match="'films' is there twice"):
+    with pytest.raises(ipt.DatasetError, match="'films' exists twice"):
         read(tmp_path)
 
 

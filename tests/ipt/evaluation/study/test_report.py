@@ -63,7 +63,7 @@ def test_a_report_has_every_section_with_its_plots(findings: Findings, tmp_path:
     assert "| D | E_rel, seen | E_rel, unseen | IST, seen | IST, unseen |" in lines
     # IST is 65.0 and 65.5 in the two draws, PT 65.0.
     assert "| 5 | 1.004 ± 0.005 | 1.004 ± 0.005 | 65.2 ± 0.4 | 65.2 ± 0.4 |" in lines
-    [about] = [line for line in lines if line.startswith("PT tunes 64 numbers a task.")]
+    [about] = [line for line in lines if line.startswith("PT tunes 64 numbers per task.")]
     assert "2 of its 4 measurements are of the words that the prompt starts as" in about
     assert "| SetFit | 60.0 ± 0.0 | 60.0 ± 0.0 | 20.0 on cuda |" in lines
     assert "| IST | 65.2 ± 0.4 | 65.2 ± 0.4 | 3.0 on cpu |" in lines
