@@ -1,14 +1,14 @@
-# One image for every role: the command chooses (serve, worker, migrate).
+# One image for all roles; the command selects one: serve, worker or migrate.
 #   CPU:  docker build --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu -t ipt .
-#   GPU:  docker build -t ipt:gpu .          (the default wheels of PyTorch carry CUDA)
-#   with a model of the hub in it:  --build-arg BAKE_MODEL=org/name --build-arg BAKE_REVISION=commit
+#   GPU:  docker build -t ipt:gpu .          (the default wheels of PyTorch include CUDA)
+#   with a backbone from the hub:  --build-arg BAKE_MODEL=org/name --build-arg BAKE_REVISION=commit
 
 FROM python:3.11-slim AS build
 ARG TORCH_INDEX_URL=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/ipt
 WORKDIR /src
-# The large layers depend on the pins alone, so that a change of code does not install PyTorch again.
+# The large layers depend only on the pins, so a change of code does not reinstall PyTorch.
 COPY pyproject.toml constraints.txt ./
 RUN /opt/ipt/bin/pip install ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} \
       --constraint constraints.txt "torch==2.13.0"
@@ -21,7 +21,7 @@ COPY app app
 COPY worker worker
 COPY migrations migrations
 RUN /opt/ipt/bin/pip install --no-deps .
-# A backbone of the hub, where one is named: containers run offline, and can write it nowhere.
+# A backbone from the hub is downloaded at build time, since containers run offline with a read-only file system.
 ARG BAKE_MODEL=""
 ARG BAKE_REVISION=""
 RUN mkdir /opt/models \
@@ -29,7 +29,7 @@ RUN mkdir /opt/models \
       ipt.load_backbone(os.environ['BAKE_MODEL'], revision=os.environ['BAKE_REVISION'] or None, device='cpu')"; fi
 
 FROM python:3.11-slim
-# For `python -m app.db.migrate` and the like; the command `ipt` sets both itself.
+# For commands such as `python -m app.db.migrate`; `ipt` sets both itself.
 ENV PYTHONPATH=/opt/ipt/lib/python3.11/site-packages/ipt_service PYTHONSAFEPATH=1
 ENV PATH=/opt/ipt/bin:$PATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 HF_HOME=/opt/models IPT_DATA_DIR=/var/lib/ipt
 RUN useradd --system --uid 10001 --create-home ipt && install -d -o ipt -g ipt /var/lib/ipt

@@ -1,4 +1,4 @@
-"""What every test may stand on: a real PostgreSQL, started once, and a fresh migrated database for each test."""
+"""Shared fixtures: a PostgreSQL server for the session, a migrated database for each test, and tiny models."""
 
 import os
 import secrets
@@ -19,20 +19,20 @@ from tests.support.tiny import build_tiny_encoder
 from tests.support.tuned import keep_tuned  # noqa: F401, a fixture
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Tiny models gain nothing by threads, which wait for each other where tests, or services, run side by side.
+# Tiny models do not benefit from threads, which only contend where tests run in parallel.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 for _name in [name for name in os.environ if name.startswith("IPT_")]:
-    del os.environ[_name]  # a test never meets the settings, or the database, of whoever runs it
+    del os.environ[_name]  # tests must not use the settings or the database of the developer
 
 _TEMPLATE = "template_migrated"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what may take longest, so that no process is left with it alone at the end.
+    """Order slow tests first, so that no process runs one at the end while the others are idle.
 
-    Each process is dealt a stretch of the items, and takes from the ends of the others' later: at the head of each
-    stretch stand the slow tests of some modules.
+    pytest-xdist gives each process a contiguous part of the items, and processes later steal from the ends of other
+    parts. So each part begins with the slow tests of some modules.
     """
 
     def most_seconds(item: pytest.Item) -> float:
@@ -43,13 +43,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     of_modules = [list(group) for _, group in groupby(slow, key=lambda item: item.path)]
     rest = [item for item in items if not most_seconds(item)]
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    dealt: list[pytest.Item] = []
+    ordered: list[pytest.Item] = []
     for number in range(processes):
         head = [item for module in of_modules[number::processes] for item in module]
-        room = max(0, len(items) * (number + 1) // processes - len(dealt) - len(head))
-        dealt += [*head, *rest[:room]]
+        room = max(0, len(items) * (number + 1) // processes - len(ordered) - len(head))
+        ordered += [*head, *rest[:room]]
         del rest[:room]
-    items[:] = [*dealt, *rest]
+    items[:] = [*ordered, *rest]
 
 
 def _run_outside_transaction(url: URL, statement: str) -> None:
@@ -65,8 +65,7 @@ def _run_outside_transaction(url: URL, statement: str) -> None:
 def data_dir() -> Iterator[Path]:
     """A folder for an embedded PostgreSQL, in place of `tmp_path`.
 
-    Run by root, the server is another user, and each further pytest that starts takes the way into pytest's own
-    folders from others than root.
+    For root, the server runs as another user, and every pytest run removes other users' access to pytest's folders.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         yield Path(folder)
@@ -75,10 +74,10 @@ def data_dir() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[URL]:
     """A PostgreSQL server with a migrated template database."""
-    # Not in pytest's own folders, as `data_dir` says.
+    # Not in pytest's folders, for the reason in `data_dir`.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, embedded_postgres(Path(folder)) as url_text:
         url = make_url(url_text)
-        # Nothing here outlives the tests, so nothing needs to reach the disk.
+        # The data need not survive a crash.
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             _run_outside_transaction(url, f"ALTER SYSTEM SET {setting} = off")
         _run_outside_transaction(url, "SELECT pg_reload_conf()")
@@ -91,7 +90,7 @@ def postgres_url() -> Iterator[URL]:
 
 @pytest.fixture(scope="session")
 def make_database(postgres_url: URL) -> Callable[[], str]:
-    """Make a fresh migrated database; returns its URL."""
+    """Return a function that creates a migrated database and returns its URL."""
 
     def make_database() -> str:
         name = f"test_{secrets.token_hex(6)}"
@@ -103,7 +102,7 @@ def make_database(postgres_url: URL) -> Callable[[], str]:
 
 @pytest.fixture
 def database_url(postgres_url: URL, make_database: Callable[[], str]) -> Iterator[str]:
-    """A fresh migrated database of this test alone."""
+    """The URL of a migrated database for this test."""
     url = make_database()
     yield url
     _run_outside_transaction(postgres_url, f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
@@ -111,7 +110,7 @@ def database_url(postgres_url: URL, make_database: Callable[[], str]) -> Iterato
 
 @pytest.fixture
 def empty_database_url(postgres_url: URL) -> Iterator[str]:
-    """A fresh database with no table in it."""
+    """The URL of a database without tables."""
     name = f"test_{secrets.token_hex(6)}"
     _run_outside_transaction(postgres_url, f"CREATE DATABASE {name}")
     yield postgres_url.set(database=name).render_as_string(hide_password=False)
@@ -120,7 +119,7 @@ def empty_database_url(postgres_url: URL) -> Iterator[str]:
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    """An engine on this test's database."""
+    """An engine for this test's database."""
     engine = make_engine(database_url)
     yield engine
     engine.dispose()

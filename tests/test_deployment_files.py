@@ -1,4 +1,4 @@
-"""The compose files and the Dockerfile say what they must, with every name in them known and no secret built in."""
+"""The compose files, Dockerfile and Kubernetes example: valid settings, no built-in secrets, no extra privileges."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from tests.support.compose import ROOT, compose_file
 
 SECRETS = {"POSTGRES_PASSWORD": "one", "REDIS_PASSWORD": "two", "IPT_API_KEY": "three-three-three"}
 GPU = "docker-compose.gpu.yml"
-# The compose specification's schema, which `make lint` checks the files against, takes any text for a length of time.
+# The schema of the compose specification, which `make lint` checks, accepts any string as a duration.
 DURATION = re.compile(r"(\d+(us|ms|s|m|h))+")
 
 File = dict[str, Any]
@@ -20,18 +20,18 @@ File = dict[str, Any]
 
 @pytest.fixture(params=[(), (GPU,)], ids=["plain", "gpu"])
 def document(request: pytest.FixtureRequest) -> File:
-    """docker-compose.yml as it comes with the secrets alone set, and with the override for GPUs."""
+    """docker-compose.yml with only the secrets set, without and with the GPU override."""
     return compose_file(SECRETS, *request.param)
 
 
-def test_every_length_of_time_is_one_that_compose_can_read(document: File) -> None:
+def test_every_duration_is_valid(document: File) -> None:
     for service in document["services"].values():
         durations = [service.get("stop_grace_period", "1s")]
         durations += [service.get("healthcheck", {}).get(key, "1s") for key in ("interval", "timeout", "start_period")]
         assert all(DURATION.fullmatch(duration) for duration in durations)
 
 
-def test_services_wait_for_services_that_are_there(document: File) -> None:
+def test_services_depend_on_defined_services(document: File) -> None:
     services = document["services"]
     assert set(services) == {"postgres", "redis", "migrate", "api", "worker"}
     for service in services.values():
@@ -44,7 +44,7 @@ def test_services_wait_for_services_that_are_there(document: File) -> None:
     assert "healthcheck" in services["worker"]
 
 
-def test_what_runs_the_service_can_write_nothing_but_tmp_and_gains_no_rights(document: File) -> None:
+def test_containers_can_write_only_tmp_and_gain_no_privileges(document: File) -> None:
     for name in ("migrate", "api", "worker"):
         service = document["services"][name]
         assert (service["read_only"], service["init"], service["tmpfs"]) == (True, True, ["/tmp"])
@@ -58,7 +58,7 @@ def test_a_secret_has_no_default(secret: str) -> None:
             compose_file(without)
 
 
-def test_every_variable_is_in_the_example_of_an_env_file() -> None:
+def test_the_example_env_file_lists_every_variable() -> None:
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     documented = set(re.findall(r"^(?:# )?([A-Z_]+)=", example, flags=re.MULTILINE))
     used = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text(encoding="utf-8")))
@@ -66,7 +66,7 @@ def test_every_variable_is_in_the_example_of_an_env_file() -> None:
     assert re.findall(r"^([A-Z_]+)=(.*)$", example, flags=re.MULTILINE) == [(name, "") for name in SECRETS]
 
 
-def test_every_setting_is_one_that_the_service_knows(document: File) -> None:
+def test_every_setting_is_known_to_the_service(document: File) -> None:
     known = {f"IPT_{name.upper()}" for name in Settings.model_fields}
     for name in ("migrate", "api", "worker"):
         environment = document["services"][name]["environment"]
@@ -75,12 +75,12 @@ def test_every_setting_is_one_that_the_service_knows(document: File) -> None:
         Settings(**values).check_bind()
 
 
-def test_every_published_port_is_on_loopback_unless_told_otherwise(document: File) -> None:
+def test_every_published_port_is_on_loopback_by_default(document: File) -> None:
     ports = [port for service in document["services"].values() for port in service.get("ports", [])]
     assert ports == ["127.0.0.1:8000:8000"]
 
 
-def test_the_override_gives_a_gpu_to_every_worker_and_the_cuda_build_to_all() -> None:
+def test_the_gpu_override_gives_workers_a_gpu_and_all_services_the_cuda_build() -> None:
     plain, gpu = compose_file(SECRETS), compose_file(SECRETS, GPU)
     services = gpu["services"]
     [device] = services["worker"]["deploy"]["resources"]["reservations"]["devices"]
@@ -92,7 +92,7 @@ def test_the_override_gives_a_gpu_to_every_worker_and_the_cuda_build_to_all() ->
         assert services[name]["image"] != plain["services"][name]["image"]
 
 
-def test_the_image_runs_the_command_as_nobody_in_particular_and_keeps_the_build_behind() -> None:
+def test_the_image_runs_as_an_unprivileged_user_without_the_build_stage() -> None:
     stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     build, final = stages
     assert build.splitlines()[0].endswith(" AS build")
@@ -101,7 +101,7 @@ def test_the_image_runs_the_command_as_nobody_in_particular_and_keeps_the_build_
     assert not any(line.startswith("RUN") for line in instructions[instructions.index("USER 10001") :])
     [entry] = [line for line in instructions if line.startswith("ENTRYPOINT")]
     assert json.loads(entry.removeprefix("ENTRYPOINT ")) == ["ipt"]
-    # What a build argument holds can be read from the image by anyone.
+    # Build arguments can be read from the image, so none may hold a secret.
     assert set(re.findall(r"^ARG (\w+)", "".join(stages), flags=re.MULTILINE)) <= {
         "TORCH_INDEX_URL",
         "BAKE_MODEL",
@@ -109,7 +109,7 @@ def test_the_image_runs_the_command_as_nobody_in_particular_and_keeps_the_build_
     }
 
 
-def test_the_kubernetes_probes_and_commands_of_the_document_are_those_that_there_are() -> None:
+def test_the_documented_kubernetes_probes_and_commands_exist() -> None:
     document = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
     [block] = re.findall(r"^```yaml\n(.*?)^```", document[document.index("## Kubernetes") :], re.DOTALL | re.MULTILINE)
     api, worker = yaml.safe_load_all(block)

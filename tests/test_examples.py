@@ -1,4 +1,4 @@
-"""The datasets under examples/: the first thing that anyone tries, so each must work as it is."""
+"""The datasets under examples/ are valid and listed in their README."""
 
 from collections import Counter
 from pathlib import Path
@@ -15,19 +15,19 @@ FOLDER = Path(__file__).parents[1] / "examples"
     ("name", "labels", "least_per_label"),
     [("support_tickets.jsonl", 6, 24), ("reviews.jsonl", 3, 24), ("intents.csv", 12, 16)],
 )
-def test_an_example_dataset_is_whole(name: str, labels: int, least_per_label: int) -> None:
+def test_an_example_dataset_is_valid(name: str, labels: int, least_per_label: int) -> None:
     rows = read_dataset(FOLDER / name)
     counts = Counter(row["output"] for row in rows)
     texts = [row["input"].casefold() for row in rows]
     assert len(counts) == labels
     assert min(counts.values()) >= least_per_label
-    assert len(set(texts)) == len(texts), "the same text twice"
+    assert len(set(texts)) == len(texts), "duplicate texts"
     assert all(text == text.strip() for text in texts)
     examples = [ipt.Example(row["input"], row["output"]) for row in rows]
     assert ipt.check_examples(examples, None, None) == "classification"
 
 
-def test_every_file_is_named_in_the_folders_readme() -> None:
+def test_the_readme_lists_every_file() -> None:
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
     files = [path.name for path in FOLDER.iterdir() if path.suffix != ".md"]
     assert files

