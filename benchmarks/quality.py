@@ -22,7 +22,7 @@ from pathlib import Path
 import ipt
 from app.cli.output import notices
 from app.cli.progress import progress
-from benchmarks.backbones import load_minilm
+from benchmarks.engines.backbones import load_minilm
 from benchmarks.machine import ROOT, provenance
 from ipt.data.task_dataset import row_notes
 from ipt.data.task_folder import read_task_folder

@@ -31,10 +31,10 @@ from app.cli.progress import adaptation_progress
 from app.db.embedded import embedded_postgres
 from app.db.models import Adaptation, Task, TaskVersion
 from app.db.session import make_engine
+from benchmarks.copied_tasks import copy_task, size
 from benchmarks.machine import ROOT, provenance
 from benchmarks.report import Figure, section, write
 from benchmarks.serving import Service, http_client, peak_bytes, serving
-from benchmarks.stored_tasks import copy_task, size
 
 DATASET = ROOT / "examples" / "support_tickets.jsonl"
 PER_LABEL = 16

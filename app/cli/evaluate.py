@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.options import AsJson, BackboneName, Device, FirstSeed, Revision, Split, Tasks, those_given
+from app.cli.options import AsJson, BackboneName, Device, FirstSeed, Revision, Split, Tasks, without_none
 from app.cli.output import CliError, check_file, notices, print_json, results
 
 
@@ -64,7 +64,7 @@ def evaluate(
     options = EvaluationOptions(
         per_label=per_label,
         test_rows=test_rows,
-        hyperparameters=ipt.Hyperparameters(**those_given(steps=steps)),
+        hyperparameters=ipt.Hyperparameters(**without_none(steps=steps)),
         pt_steps=pt_steps,
     )
     methods = list(dict.fromkeys(method or ())) or [name for name in METHODS if name != "SetFit" or is_installed()]

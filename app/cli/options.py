@@ -30,6 +30,6 @@ def api_key() -> str | None:
     return os.environ.get("IPT_API_KEY") or None
 
 
-def those_given(**options: Any) -> dict[str, Any]:
+def without_none(**options: Any) -> dict[str, Any]:
     """Return the options that are not None."""
     return {name: value for name, value in options.items() if value is not None}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options import those_given
+from app.cli.options import without_none
 from app.cli.output import CliError, notices
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def serve(
     """
     from app.settings import Settings, SettingsError
 
-    settings = Settings(**those_given(host=host, port=port))
+    settings = Settings(**without_none(host=host, port=port))
     with_worker = settings.embedded if worker is None else worker
     try:
         settings.check_bind()
@@ -68,7 +68,7 @@ def serve(
 def worker(
     celery: Annotated[
         bool | None,
-        typer.Option("--celery/--poll", help="Wake up by Celery, or poll. Default: Celery if IPT_REDIS_URL is set."),
+        typer.Option("--celery/--poll", help="Be woken by Celery, or poll. Default: Celery if IPT_REDIS_URL is set."),
     ] = None,
 ) -> None:
     """Run a worker, which tunes queued adaptations, until SIGTERM or Ctrl-C. Run one for each device.

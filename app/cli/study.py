@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.options import LARGEST_DIM, AsJson, BackboneName, Device, FirstSeed, Revision, Tasks, those_given
+from app.cli.options import LARGEST_DIM, AsJson, BackboneName, Device, FirstSeed, Revision, Tasks, without_none
 from app.cli.origin import origin_of_fit
 from app.cli.output import CliError, check_folder, notices, print_json, results
 
@@ -87,11 +87,11 @@ def study(
         unseen_tasks=unseen_tasks,
         curve=_numbers("--curve", curve, 10_000) if curve else (),
         ablations=tuple(ablation or ()),
-        fit=FitOptions(**those_given(steps=fit_steps)),
+        fit=FitOptions(**without_none(steps=fit_steps)),
         evaluation=EvaluationOptions(
             per_label=per_label,
             test_rows=test_rows,
-            hyperparameters=ipt.Hyperparameters(**those_given(steps=steps)),
+            hyperparameters=ipt.Hyperparameters(**without_none(steps=steps)),
             pt_steps=pt_steps,
         ),
     )

@@ -9,7 +9,17 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.options import LARGEST_DIM, LARGEST_SEED, AsJson, BackboneName, Device, Revision, Split, Tasks, those_given
+from app.cli.options import (
+    LARGEST_DIM,
+    LARGEST_SEED,
+    AsJson,
+    BackboneName,
+    Device,
+    Revision,
+    Split,
+    Tasks,
+    without_none,
+)
 from app.cli.origin import origin_of_fit
 from app.cli.output import CliError, check_file, check_folder, notices, print_json, results, score
 
@@ -86,7 +96,7 @@ def fit(
 
     if (method is Method.AUTOENCODER) != bool(prompts):
         raise CliError("--method autoencoder learns from tuned prompts: give --prompts FILE with it, and only with it")
-    weights = those_given(reconstruction_weight=reconstruction_weight, task_weight=task_weight)
+    weights = without_none(reconstruction_weight=reconstruction_weight, task_weight=task_weight)
     if weights and not prompts:
         raise CliError("--reconstruction-weight and --task-weight need --method autoencoder")
     check_folder(output)
@@ -104,14 +114,14 @@ def fit(
             tuned = _read_prompts(prompts, loaded, prompt_length)
             ae_options = AutoencoderOptions(
                 seed=seed,
-                **those_given(intrinsic_dim=intrinsic_dim, steps=steps, learning_rate=learning_rate),
+                **without_none(intrinsic_dim=intrinsic_dim, steps=steps, learning_rate=learning_rate),
                 **weights,
             )
             running = AutoencoderFit(prepare(ae_options), tuned, ae_options)
         else:
             options = FitOptions(
                 seed=seed,
-                **those_given(
+                **without_none(
                     intrinsic_dim=intrinsic_dim,
                     prompt_length=prompt_length,
                     steps=steps,

@@ -33,7 +33,7 @@ from benchmarks.report import Figure, section, write
 from benchmarks.scale.concurrent_clients import concurrent_clients, memory_growth
 from benchmarks.scale.many_tasks import build_index, store
 from benchmarks.scale.queued_adaptations import claims, posts
-from benchmarks.scale.stored_tasks import neighbors, pages, predictions
+from benchmarks.scale.task_requests import neighbors, pages, predictions
 from benchmarks.service import DATASET, console, split
 from benchmarks.serving import Service, serving
 

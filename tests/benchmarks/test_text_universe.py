@@ -1,4 +1,4 @@
-"""Text to text from end to end: a small backbone that has learned something, subspaces of it, and tuning in them."""
+"""The text-to-text pipeline end to end: pre-training, fits, tuning in subspaces, and the report."""
 
 import statistics
 from pathlib import Path
@@ -14,11 +14,11 @@ from ipt.backbones.interface import TextBackbone
 from ipt.evaluation.measurements import Measurement
 
 ORDERS = ("copy", "reverse", "rotate", "ends", "head", "tail")
-# One of each order: what one task gives depends on the processor's rounding, the mean of six hardly does.
+# One task per order: the mean of six tasks hardly depends on the processor's rounding.
 UNSEEN = ("copy_mirror", "reverse_upper", "rotate_mirror", "ends_upper", "head_next", "tail_mirror")
 
 
-def test_words_say_which_letters_and_how_to_write_them() -> None:
+def test_words_determine_the_letters_and_how_they_are_written() -> None:
     tasks = {task.name: task for task in all_tasks()}
     assert tasks["reverse_upper"].answer(["b", "d", "a"]) == "A D B"
     assert tasks["rotate_next"].answer(["p", "d", "a", "a"]) == "e b b a"
@@ -28,7 +28,7 @@ def test_words_say_which_letters_and_how_to_write_them() -> None:
     assert len(tasks) == 50
 
 
-def test_what_a_fit_sees_is_not_what_is_measured_on() -> None:
+def test_fits_and_measurements_use_different_rows() -> None:
     task = all_tasks()[0]
     fitted, measured = pipeline.fit_part(task), pipeline.measured_part(task)
     parts = [fitted.train, measured.train, measured.test]
@@ -36,19 +36,17 @@ def test_what_a_fit_sees_is_not_what_is_measured_on() -> None:
     assert len({row.input for rows in parts for row in rows}) == 484
 
 
-def test_pretraining_that_was_killed_ends_as_the_undisturbed_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_pretraining_gives_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretraining, "CHECKPOINT_EVERY_STEPS", 2)
     options = PretrainingOptions(hidden_size=16, head_size=16, layers=1, steps=5, batch_size=4)
     tasks = all_tasks()[:6]
 
-    def killed_at_four(done: int, _loss: float) -> None:
+    def interrupt_after_four(done: int, _loss: float) -> None:
         if done == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain(tmp_path / "stopped", tasks, options, killed_at_four)
+        pretrain(tmp_path / "stopped", tasks, options, interrupt_after_four)
     steps: list[int] = []
     pretrain(tmp_path / "stopped", tasks, options, lambda done, _loss: steps.append(done))
     assert steps == [5]
@@ -58,7 +56,7 @@ def test_pretraining_that_was_killed_ends_as_the_undisturbed_one(
 
 
 @pytest.mark.timeout(1800)
-def test_without_words_tuning_in_a_found_subspace_does_unseen_tasks_and_in_a_random_one_does_not(
+def test_tuning_in_a_fitted_subspace_solves_unseen_tasks_and_in_a_random_one_does_not(
     tmp_path: Path,
 ) -> None:
     tasks = [task for task in all_tasks() if task.words[0] in ORDERS]
@@ -70,8 +68,8 @@ def test_without_words_tuning_in_a_found_subspace_does_unseen_tasks_and_in_a_ran
 
     def mean(method: str) -> float:
         unseen = [task for task in tasks if task.name in UNSEEN]
-        found = [pipeline.measure(backbone, "", tmp_path / "subspace", task, 0, [method])[1] for task in unseen]
-        return statistics.mean(one.score for of_task in found for one in of_task)
+        measurements = [pipeline.measure(backbone, "", tmp_path / "subspace", task, 0, [method])[1] for task in unseen]
+        return statistics.mean(each.score for of_task in measurements for each in of_task)
 
     scores = {method: mean(method) for method in ("words", "no prompt", "random", "IST")}
     assert scores["words"] > 0.8, scores
@@ -79,7 +77,7 @@ def test_without_words_tuning_in_a_found_subspace_does_unseen_tasks_and_in_a_ran
     assert scores["IST"] > scores["random"] + 0.3
 
 
-def test_the_report_sets_each_way_beside_plain_prompt_tuning() -> None:
+def test_the_report_compares_each_way_with_plain_prompt_tuning() -> None:
     def of(task: str, method: str, score: float) -> Measurement:
         return Measurement(task, task, 100, method, score, 1.0, {})
 

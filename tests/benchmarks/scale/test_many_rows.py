@@ -7,7 +7,7 @@ from app.db.session import transaction
 from benchmarks.scale.many_rows import copy_row, ids, names, numbers, texts
 
 
-def test_a_row_is_copied_with_the_columns_changed_that_are_given(engine: Engine) -> None:
+def test_a_row_is_copied_with_the_given_columns_changed(engine: Engine) -> None:
     with transaction(engine) as session:
         session.add(Task(id="tsk_template", tenant_id="default", name="tickets", last_version=7))
     new, tenants = ids("tsk", 3, np.random.default_rng(0)), ["default", "another", "athird1"]

@@ -1,4 +1,4 @@
-"""The engines' benchmark: what it needs on a GPU machine, and that its ways are timed in turn."""
+"""The engine benchmarks: their dependencies on a GPU machine, their backbones, and alternating timing."""
 
 import ast
 import sys
@@ -9,35 +9,30 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
 import ipt
-from benchmarks import backbones
-from benchmarks.timing import faster, in_turn
+from benchmarks.engines import backbones
+from benchmarks.engines.timing import faster, in_turn
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[3]
 INSTALLED = {"torch", "transformers", "peft", "safetensors", "numpy", "ipt", "benchmarks"}
-MODULES = (
-    "engines",
-    "engine_rows",
-    "generation_rows",
-    "adaptation_rows",
-    "backbones",
-    "peft_peer",
-    "timing",
-    "machine",
-    "report",
-)
+MODULES = {
+    *("benchmarks.machine", "benchmarks.report", "benchmarks.engines", "benchmarks.engines.__main__"),
+    *("benchmarks.engines.tuning_and_prediction", "benchmarks.engines.one_adaptation", "benchmarks.engines.generation"),
+    *("benchmarks.engines.backbones", "benchmarks.engines.peft_peer", "benchmarks.engines.timing"),
+}
 
 
-def test_a_gpu_machine_needs_nothing_but_the_core_and_peft() -> None:
-    for module in MODULES:
-        for node in ast.parse((BENCHMARKS / f"{module}.py").read_text(encoding="utf-8")).body:
+def test_a_gpu_machine_needs_only_the_core_and_peft() -> None:
+    for module in MODULES - {"benchmarks.engines"}:
+        path = ROOT / f"{module.replace('.', '/')}.py"
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 assert name.partition(".")[0] in INSTALLED | set(sys.stdlib_module_names), (module, name)
-                assert name.partition(".")[0] != "benchmarks" or name.rpartition(".")[2] in (*MODULES, "benchmarks")
+                assert name.partition(".")[0] != "benchmarks" or name in MODULES
 
 
-def test_a_backbone_of_random_weights_has_a_subspace_that_fits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backbone_of_random_weights_has_a_matching_subspace(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = GPT2Config(vocab_size=30522, n_embd=16, n_layer=1, n_head=2, n_positions=160)
     monkeypatch.setattr(backbones, "_random_model", lambda _: AutoModelForCausalLM.from_config(tiny))
     measured = backbones.load("GPT-2", torch.device("cpu"), torch.float32)
@@ -47,7 +42,7 @@ def test_a_backbone_of_random_weights_has_a_subspace_that_fits_it(monkeypatch: p
         pass
 
 
-def test_ways_take_turns_and_the_first_round_does_not_count() -> None:
+def test_timing_alternates_and_discards_the_warm_up_round() -> None:
     order: list[str] = []
     ways = {name: lambda name=name: order.append(name) for name in ("a", "b")}
     seconds = in_turn(ways, 3, torch.device("cpu"))
@@ -55,7 +50,7 @@ def test_ways_take_turns_and_the_first_round_does_not_count() -> None:
     assert [len(each) for each in seconds.values()] == [3, 3]
 
 
-def test_a_ratio_is_the_median_of_the_rounds_own() -> None:
+def test_a_ratio_is_the_median_over_the_rounds() -> None:
     ratio = faster({"ours": [1.0, 2.0, 10.0], "theirs": [2.0, 6.0, 5.0]}, "ours", "theirs")
     assert ratio.median == 2.0
     assert str(ratio) == "2.00× (0.50 to 3.00)"

@@ -20,10 +20,10 @@ import ipt
 from app.cli.child import child_process, free_ports, wait_until_ready
 from app.cli.client import ServiceClient
 from app.cli.output import CliError
-from benchmarks.backbones import Measured, few_shot, tasks, texts
+from benchmarks.engines.backbones import Measured, few_shot, tasks, texts
+from benchmarks.engines.timing import Ratio, faster, in_turn
 from benchmarks.report import Figure
 from benchmarks.serving import serving
-from benchmarks.timing import Ratio, faster, in_turn
 
 CLIENTS, REQUESTS, BATCH = 64, 1024, 64
 READY_SECONDS = 120.0
@@ -65,8 +65,8 @@ def service(measured: Measured, rounds: int) -> Iterator[Figure]:
     yield _figure(
         "the whole service, against LitServe", of_peer, 1.2,
         "The same requests to LitServe with the same backbone, one prompt and one readout, each text read twice"
-        f" as well, in batches of up to {BATCH} rows with a batch timeout of 3 ms (`benchmarks/litserve_peer.py`)."
-        f" {how}",
+        f" as well, in batches of up to {BATCH} rows with a batch timeout of 3 ms"
+        f" (`benchmarks/engines/litserve_peer.py`). {how}",
     )  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def litserving(folder: Path, measured: Measured, task: ipt.BoundTask) -> Iterato
     save_file({name: part.detach().contiguous() for name, part in parts.items()}, folder / "task.safetensors")
     [port] = free_ports(1)
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "benchmarks.litserve_peer", str(port), str(folder / "task.safetensors")]
+    command = [sys.executable, "-m", "benchmarks.engines.litserve_peer", str(port), str(folder / "task.safetensors")]
     log_file = folder / "litserve.log"
     with child_process(command, log_file, os.environ) as process:
         try:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 import ipt
-from benchmarks.backbones import Measured, few_shot, tasks, texts
-from benchmarks.peft_peer import PeftPeer
+from benchmarks.engines.backbones import Measured, few_shot, tasks, texts
+from benchmarks.engines.peft_peer import PeftPeer
+from benchmarks.engines.timing import Ratio, faster, in_turn
 from benchmarks.report import Figure
-from benchmarks.timing import Ratio, faster, in_turn
 from ipt.backbones.batching import buckets_for, right_padded
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.interface import TextBackbone, TokenIds

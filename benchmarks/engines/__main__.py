@@ -17,10 +17,18 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import backbones
-from benchmarks.adaptation_rows import adaptation
-from benchmarks.engine_rows import as_shipped, distinct_tasks, fused, prediction, random_tasks, set_adapter, tuning_step
-from benchmarks.generation_rows import generation
+from benchmarks.engines import backbones
+from benchmarks.engines.generation import generation
+from benchmarks.engines.one_adaptation import adaptation
+from benchmarks.engines.tuning_and_prediction import (
+    as_shipped,
+    distinct_tasks,
+    fused,
+    prediction,
+    random_tasks,
+    set_adapter,
+    tuning_step,
+)
 from benchmarks.machine import provenance
 from benchmarks.report import Figure, section, write
 from ipt.runtime.threads import limit_cpu_threads
@@ -78,7 +86,7 @@ def measure(
             rows += [as_shipped, distinct_tasks, random_tasks, prediction, set_adapter, adaptation]
         served = all(importlib.util.find_spec(package) for package in ("litserve", "pydantic_settings", "psycopg"))
         if name == "MiniLM" and device.type == "cpu" and served:
-            from benchmarks.service_rows import service
+            from benchmarks.engines.whole_service import service
 
             rows.append(service)
         for row in rows:

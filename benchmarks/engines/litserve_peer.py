@@ -1,4 +1,4 @@
-"""LitServe with the same backbone, one task and batching: `python -m benchmarks.litserve_peer PORT TASK`.
+"""LitServe with the same backbone, one task and batching: `python -m benchmarks.engines.litserve_peer PORT TASK`.
 
 TASK is a safetensors file with the prompt [P, H], the readout's weights [C, 2H] and its bias [C]. The backbone reads a
 text twice, with and without the prompt, as in the service.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import ipt
-from benchmarks.backbones import Measured
+from benchmarks.engines.backbones import Measured
 from ipt.backbones.batching import right_padded
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.interface import TextBackbone

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 import ipt
-from benchmarks.backbones import Measured, examples_of
-from benchmarks.peft_peer import PeftPeer
+from benchmarks.engines.backbones import Measured, examples_of
+from benchmarks.engines.peft_peer import PeftPeer
+from benchmarks.engines.timing import Ratio, timed
 from benchmarks.report import Figure
-from benchmarks.timing import Ratio, timed
 from ipt.backbones.loading import default_folder
 
 PER_LABEL = 16

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 import ipt
-from benchmarks.backbones import Measured, texts
+from benchmarks.engines.backbones import Measured, texts
+from benchmarks.engines.timing import faster, in_turn
 from benchmarks.report import Figure
-from benchmarks.timing import faster, in_turn
 from ipt.backbones.text_backbone import PromptedTextBackbone
 
 ROWS = 8
