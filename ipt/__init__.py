@@ -1,4 +1,4 @@
-"""Intrinsic prompt tuning (arXiv 2110.07867): one frozen language model, one subspace, a few hundred floats a task.
+"""Intrinsic prompt tuning (arXiv 2110.07867): one frozen language model, one subspace, 250 floats for each task.
 
 >>> import ipt
 >>> backbone = ipt.load_backbone()
@@ -19,7 +19,8 @@ from ipt.errors import (
     SubspaceError,
     SubspaceMismatchError,
 )
-from ipt.generation.engine import GenerationEngine, GenerationRequest
+from ipt.generation.batch import GenerationRequest
+from ipt.generation.engine import GenerationEngine
 from ipt.generation.events import GenerationEvent, TextDelta, TextFinished
 from ipt.generation.parameters import GenerationParameters
 from ipt.prediction.predictor import Prediction, Predictor

@@ -1,4 +1,4 @@
-"""Adapt one task in one call: the tuning engine with a single job, for use from Python."""
+"""Adapt one task in one call: a tuning engine with a single job."""
 
 from __future__ import annotations
 
@@ -28,24 +28,29 @@ def adapt(
     """Tune a task vector to a few examples.
 
     Args:
-        backbone: the frozen model, as `load_backbone` gives it.
+        backbone: the frozen model, from `load_backbone`.
         subspace: found on that backbone.
         examples: at least two of each label.
-        validation_examples: to measure on; a quarter of `examples` is held back when None.
-        kind: inferred from the outputs when None.
-        hyperparameters: the defaults when None.
-        initial_vectors: [K, D], where tuning may start, in place of the subspace's own: vectors of like tasks, say.
+        validation_examples: to measure on; if None, a quarter of `examples` is held back.
+        kind: inferred from the outputs if None.
+        hyperparameters: the defaults if None.
+        initial_vectors: [K, D], where tuning may start instead of the subspace's initial vectors.
         on_step: called with the progress after every step.
 
     Raises:
         DatasetError: the examples cannot be tuned on.
         SubspaceMismatchError: the subspace belongs to another backbone.
     """
-    checked = check_examples(examples, validation_examples, kind)
-    held = None if validation_examples is None else list(validation_examples)
+    job = TuningJob(
+        "adapt",
+        list(examples),
+        check_examples(examples, validation_examples, kind),
+        None if validation_examples is None else list(validation_examples),
+        hyperparameters or Hyperparameters(),
+        initial_vectors,
+    )
     engine = TuningEngine(backbone, subspace)
-    asked = hyperparameters or Hyperparameters()
-    engine.add(TuningJob("adapt", list(examples), checked, held, asked, initial_vectors), on_step=on_step)
+    engine.add(job, on_step=on_step)
     while not engine.step()[0].done:
         pass
     return engine.finish("adapt")

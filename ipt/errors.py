@@ -1,10 +1,10 @@
-"""The few errors that the core raises; a service maps each to its own status once."""
+"""The errors of the core; a service maps each class to a status."""
 
 
 class IptError(Exception):
-    """Base of every error that `ipt` raises on purpose.
+    """Base class of the errors that `ipt` raises.
 
-    `param` names the argument or field at fault (for example ``examples[3].output``), where there is one.
+    `param` names the argument or field at fault, for example ``examples[3].output``, if there is one.
     """
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
@@ -14,20 +14,20 @@ class IptError(Exception):
 
 
 class DatasetError(IptError):
-    """A dataset cannot be tuned on: too few examples, one label, empty text, too many labels."""
+    """A dataset cannot be tuned on: too few examples, only one label, empty text, or too many labels."""
 
 
 class BackboneError(IptError):
-    """A backbone cannot be loaded or used: not found offline, wrong hash, unsupported architecture."""
+    """A backbone cannot be loaded or used: not available offline, wrong hash, or unsupported architecture."""
 
 
 class SubspaceError(IptError):
-    """A subspace file is missing, damaged, hostile, or of an unknown format version."""
+    """A subspace file is missing, damaged, malicious, or of an unknown format version."""
 
 
 class SubspaceMismatchError(SubspaceError):
-    """A vector, checkpoint or backbone belongs to another subspace than the one in use."""
+    """A vector, checkpoint or backbone does not belong to the subspace in use."""
 
 
 class CheckpointError(IptError):
-    """Saved tuning state, a readout or a vector cannot be read back."""
+    """A saved tuning state, readout or vector cannot be read."""

@@ -1,4 +1,4 @@
-"""What the generation engine tells of the texts that it writes."""
+"""Events of the generation engine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FinishReason = Literal["stop", "length", "cancelled", "failed"]
 
 @dataclass(frozen=True)
 class TextDelta:
-    """A further piece of a text."""
+    """The next piece of a text."""
 
     request_id: str
     text: str
@@ -18,10 +18,10 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class TextFinished:
-    """A text that has ended: at an end-of-sequence token or stop string (`stop`), or otherwise.
+    """The end of a text.
 
-    `generated_tokens` are those that were written, the one that ended the text included; `truncated` says that the
-    input was too long to be read whole.
+    `reason` is `stop` after an end-of-sequence token or a stop string. `generated_tokens` includes the token that ended
+    the text. `truncated` tells whether the input was too long and has been shortened.
     """
 
     request_id: str

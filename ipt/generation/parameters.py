@@ -1,4 +1,4 @@
-"""How text is to be written: how long, how freely, and where it ends."""
+"""Generation parameters: length, sampling, beam search and stop strings."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ LONGEST_STOP_STRING = 128
 
 @dataclass(frozen=True)
 class GenerationParameters:
-    """Settings of one text, with the meaning that they have in transformers.
+    """Parameters of one text, with the same meaning as in transformers.
 
-    `temperature` 0 takes the likeliest token each time. Otherwise a token is drawn, from the `top_k` likeliest ones and
-    the fewest that have the probability `top_p` together; the same `seed` draws the same text, whoever shares the
-    batch. With several `num_beams` the text is searched for instead, and known at its end only. The text ends before
-    the first of the `stop` strings.
+    `temperature` 0 always takes the most likely token. Otherwise a token is sampled from the `top_k` most likely ones
+    and the smallest set of total probability `top_p`. The same `seed` gives the same text in any batch. `num_beams`
+    above 1 is a beam search; its text is known only at the end. The text ends before the first of the `stop` strings.
 
     Raises:
-        IptError: a value that is out of range, or values that do not go together.
+        IptError: a value is out of range, or two values contradict each other.
     """
 
     max_new_tokens: int = 64
@@ -40,8 +39,8 @@ class GenerationParameters:
         _check(self.top_k is None or self.top_k >= 1, "top_k", "must be at least 1")
         _check(self.seed is None or self.seed >= 0, "seed", "must be at least 0")
         _check(1 <= self.num_beams <= MOST_BEAMS, "num_beams", f"must be 1 to {MOST_BEAMS}")
-        _check(self.num_beams == 1 or self.temperature == 0, "num_beams", "must be 1 where temperature is above 0")
-        _check(len(self.stop) <= MOST_STOP_STRINGS, "stop", f"must hold at most {MOST_STOP_STRINGS} strings")
+        _check(self.num_beams == 1 or self.temperature == 0, "num_beams", "must be 1 if temperature is above 0")
+        _check(len(self.stop) <= MOST_STOP_STRINGS, "stop", f"must have at most {MOST_STOP_STRINGS} strings")
         for number, text in enumerate(self.stop):
             _check(
                 0 < len(text) <= LONGEST_STOP_STRING,
@@ -50,6 +49,6 @@ class GenerationParameters:
             )
 
 
-def _check(holds: bool, param: str, otherwise: str) -> None:
-    if not holds:
-        raise IptError(f"{param} {otherwise}", param=param)
+def _check(is_valid: bool, param: str, requirement: str) -> None:
+    if not is_valid:
+        raise IptError(f"{param} {requirement}", param=param)

@@ -1,4 +1,4 @@
-"""Text from tokens as they come: nothing is given out that a later token could take back."""
+"""Streaming text: decodes tokens as they arrive and never emits text that a later token could change."""
 
 from __future__ import annotations
 
@@ -6,49 +6,50 @@ from collections.abc import Callable, Sequence
 
 from ipt.backbones.interface import TokenIds
 
-# Tokens that are decoded each time, so that long texts cost no more for each token than short ones. The last half of
-# them is enough for any decoder to write a token as it reads after those before it.
 WINDOW = 64
+"""Most tokens that are decoded at a time, so that the cost of a token does not grow with the text. Half of them are
+enough context for any decoder."""
 
 
 class TextStream:
-    """The text of one row, without white space around it, up to the first stop string.
+    """The text of one row, stripped of surrounding white space, up to the first stop string.
 
-    Held back is what may still change: half a character, white space that may be the end, and what may become a stop
-    string. The pieces that `push` and `finish` give are the text when they are put together.
+    Text that may still change is held back: an incomplete character, trailing white space, and the beginning of a
+    possible stop string. The pieces that `push` and `finish` return add up to the text.
     """
 
     def __init__(self, decode: Callable[[TokenIds], str], stop: Sequence[str]) -> None:
         self._decode = decode
         self._stop = stop
         self._tokens: TokenIds = []
-        self._sent = 0
-        """Characters of the tokens' text that were given out."""
+        self._emitted = 0
+        """Characters of the decoded tokens that have been emitted."""
         self._pieces: list[str] = []
 
     @property
     def text(self) -> str:
-        """All that was given out."""
+        """The text emitted so far."""
         return "".join(self._pieces)
 
     def push(self, token: int) -> tuple[str, bool]:
-        """What is certain after one more token, and whether a stop string ended the text."""
+        """Add a token; return the text that is now certain, and whether a stop string ended the text."""
         self._tokens.append(token)
         text = self._decode(self._tokens)
-        # Decoders write half a character as U+FFFD.
-        pending = text[self._sent :].rstrip("\ufffd")
-        found = [place for place in (pending.find(stop) for stop in self._stop) if place >= 0]
-        if found:
-            return self._give(pending[: min(found)]), True
-        piece = self._give(pending[: self._certain(pending)])
+        # Decoders write an incomplete character as U+FFFD.
+        pending = text[self._emitted :].rstrip("\ufffd")
+        places = [place for place in (pending.find(stop) for stop in self._stop) if place >= 0]
+        if places:
+            return self._emit(pending[: min(places)]), True
+        piece = self._emit(pending[: self._certain_length(pending)])
         self._shorten(text)
         return piece, False
 
     def finish(self) -> str:
-        """What was held back of a text that ends here; half a character is dropped."""
-        return self._give(self._decode(self._tokens)[self._sent :].rstrip("\ufffd"))
+        """Return the held-back rest of a text that ends here, without an incomplete character."""
+        return self._emit(self._decode(self._tokens)[self._emitted :].rstrip("\ufffd"))
 
-    def _certain(self, pending: str) -> int:
+    def _certain_length(self, pending: str) -> int:
+        """Return the length of the text before the beginning of a possible stop string."""
         certain = len(pending)
         for stop in self._stop:
             for start in range(max(0, len(pending) - len(stop) + 1), certain):
@@ -57,21 +58,21 @@ class TextStream:
                     break
         return certain
 
-    def _give(self, certain: str) -> str:
-        kept = certain.rstrip()
-        self._sent += len(kept)
-        piece = kept if self._pieces else kept.lstrip()
+    def _emit(self, certain: str) -> str:
+        stripped = certain.rstrip()
+        self._emitted += len(stripped)
+        piece = stripped if self._pieces else stripped.lstrip()
         if piece:
             self._pieces.append(piece)
         return piece
 
     def _shorten(self, text: str) -> None:
-        """Forget all but half a window of the tokens, where these read the same without the others."""
+        """Drop all but half a window of the tokens, if the rest decodes to the same text without the others."""
         if len(self._tokens) < WINDOW or text.endswith("\ufffd"):
             return
         rest = self._tokens[-WINDOW // 2 :]
         rest_text = self._decode(rest)
         surplus = len(text) - len(rest_text)
-        if text.endswith(rest_text) and surplus <= self._sent:
+        if text.endswith(rest_text) and surplus <= self._emitted:
             self._tokens = rest
-            self._sent -= surplus
+            self._emitted -= surplus

@@ -1,6 +1,6 @@
-"""Prediction for rows of many tasks in one forward pass: each row stands behind its own task's prompt.
+"""Prediction for rows of many tasks in one forward pass; each row has the prompt of its own task.
 
-Letters: B rows, J distinct tasks among them, D intrinsic dimension, P prompt length, H hidden size, C classes.
+Letters: B rows, P prompt length, H hidden size.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from ipt.runtime.memory import is_out_of_memory, positions_without_gradients
 from ipt.subspace.subspace import Subspace
 
 PASSES_TO_GROW = 100
-"""Passes without running out of memory after which twice as much is tried."""
+"""Passes without an out-of-memory error after which the limit of a pass doubles."""
 SCORES_FOR_A_GROUP = 128
-"""Scores (rows times labels) from which on a task's readout is worth a multiplication of its own."""
+"""Scores (rows times labels) above which a task's readout gets a matrix multiplication of its own."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A label with the probability of every label, or a text."""
+    """A label and the probability of every label, or a text."""
 
     label: str | None = None
     scores: dict[str, float] | None = None
@@ -42,45 +42,46 @@ class Prediction:
 
 
 class Predictor:
-    """Answers for any tasks of one subspace; one thread at a time may ask `predict`.
+    """Predicts for any tasks of one subspace. `read` and `bind` are thread-safe, `predict` is not.
 
-    Rows beyond `most_positions` (prompts and texts together) are computed in several passes. It starts at what the
-    device has room for, is halved when memory runs out all the same, and grows back while it does not.
+    A pass has at most `max_positions` positions (prompts and texts together). The limit starts at what the device has
+    room for, is halved when memory runs out, and grows back while it does not.
     """
 
     def __init__(self, backbone: Backbone, subspace: Subspace, *, prompt_bytes: int = DEFAULT_BYTES) -> None:
-        """`prompt_bytes` bounds the memory in which the prompts of the tasks asked last are kept."""
+        """Create a predictor; the prompts of recently used tasks are cached in at most `prompt_bytes`."""
         subspace.check_backbone(backbone)
         self.backbone = backbone
         self.subspace = subspace
-        self.most_positions = self._room = positions_without_gradients(backbone)
+        self.max_positions = self._device_positions = positions_without_gradients(backbone)
         self._passes = 0
         self._tokenizing = threading.Lock()
         self._reader: Backbone | None = None
         self._prompts = PromptCache(subspace.decoder, backbone.device, backbone.dtype, prompt_bytes)
 
     def bind(self, head: TaskHead) -> BoundTask:
-        """Check a task once, to be given to `predict` many times. See `ipt.prediction.tasks.bind` for the errors."""
+        """Check a task once, so that `predict` need not; `ipt.prediction.tasks.bind` lists the errors."""
         task = bind(head, self.subspace)
         if isinstance(self.backbone, EncoderBackbone) and task.readout is None:
-            raise CheckpointError("a task of an encoder needs its readout to answer, and this one has none")
+            raise CheckpointError("the task has no readout, which prediction on an encoder needs: adapt the task again")
         return task
 
     def read(self, texts: Sequence[str]) -> list[tuple[TokenIds, bool]]:
-        """The texts as `predict` takes them too, and whether each is too long to be read whole; any thread may ask."""
+        """Tokenize texts for `predict`, and tell for each whether it was truncated. Thread-safe."""
         with self._tokenizing:
             if self._reader is None:
-                # A tokenizer refuses two threads at once, and the backbone's own is in use while it writes.
+                # A tokenizer must not be used by two threads at once, and generation uses the backbone's own.
                 self._reader = copy.copy(self.backbone)
                 self._reader.tokenizer = copy.deepcopy(self.backbone.tokenizer)
             return self._reader.tokenize_flagged(texts, self.subspace.prompt_length)
 
     @torch.inference_mode()
     def predict(self, rows: Sequence[tuple[TaskHead | BoundTask, str | TokenIds]]) -> list[Prediction]:
-        """One prediction for each (task, text), in order; a text may be given as its tokens.
+        """Return a prediction for each (task, text), in order; a text may also be its token ids.
 
-        Raises, before anything is computed:
-            IptError: a row is not a task and a text, or its text cannot be tokenized; and what `bind` raises.
+        Raises (before any computation):
+            IptError: a row is not a pair of a task and a text, or its text cannot be tokenized.
+            SubspaceMismatchError, CheckpointError: `bind` rejects a task.
         """
         for number, row in enumerate(rows):
             _check_row(row, f"rows[{number}]")
@@ -91,35 +92,35 @@ class Predictor:
         texts = [text for _, text in rows if isinstance(text, str)]
         tokenized = iter(self.backbone.tokenize(texts))
         ids = [next(tokenized) if isinstance(text, str) else text for _, text in rows]
-        return self._in_passes([bound[id(task)] for task, _ in rows], ids)
+        return self._predict_in_passes([bound[id(task)] for task, _ in rows], ids)
 
-    def _in_passes(self, tasks: Sequence[BoundTask], token_ids: Sequence[TokenIds]) -> list[Prediction]:
-        answers: list[Prediction] = []
-        while len(answers) < len(tasks):
-            start = len(answers)
-            end = start + self._fitting(token_ids[start:])
+    def _predict_in_passes(self, tasks: Sequence[BoundTask], token_ids: Sequence[TokenIds]) -> list[Prediction]:
+        predictions: list[Prediction] = []
+        while len(predictions) < len(tasks):
+            start = len(predictions)
+            end = start + self._rows_of_pass(token_ids[start:])
             try:
-                answers += self._predict(tasks[start:end], token_ids[start:end])
+                predictions += self._predict(tasks[start:end], token_ids[start:end])
             except Exception as error:
                 if end - start == 1 or not is_out_of_memory(error):
                     raise
-                traceback.clear_frames(error.__traceback__)  # the frames hold the tensors that there was no room for
+                traceback.clear_frames(error.__traceback__)  # the frames keep tensors alive
                 if self.backbone.device.type == "cuda":
                     torch.cuda.empty_cache()
-                self.most_positions = self._positions(token_ids[start:end]) // 2
+                self.max_positions = self._positions(token_ids[start:end]) // 2
                 self._passes = 0
                 continue
             self._passes += 1
             if self._passes % PASSES_TO_GROW == 0:
-                self.most_positions = min(self._room, 2 * self.most_positions)
-        return answers
+                self.max_positions = min(self._device_positions, 2 * self.max_positions)
+        return predictions
 
-    def _fitting(self, token_ids: Sequence[TokenIds]) -> int:
-        """How many of the first rows one pass takes: one at least."""
+    def _rows_of_pass(self, token_ids: Sequence[TokenIds]) -> int:
+        """Return how many of the first rows fit one pass; at least one."""
         positions = 0
         for number, row in enumerate(token_ids):
             positions += self.subspace.prompt_length + len(row)
-            if number and positions > self.most_positions:
+            if number and positions > self.max_positions:
                 return number
         return len(token_ids)
 
@@ -134,7 +135,7 @@ class Predictor:
         if isinstance(self.backbone, EncoderBackbone):
             return self._classify(self.backbone, tasks, token_ids, prompts)
         assert isinstance(self.backbone, TextBackbone)
-        return self._write(self.backbone, distinct, task_of_row, token_ids, prompts)
+        return self._predict_text(self.backbone, distinct, task_of_row, token_ids, prompts)
 
     def _classify(
         self,
@@ -144,17 +145,17 @@ class Predictor:
         prompts: Tensor,
     ) -> list[Prediction]:
         both = torch.stack(backbone.embed_both(token_ids, prompts))
-        # While a GPU is at work on them, and is not waited for yet.
+        # Prepare the readouts while a GPU computes the embeddings.
         groups = [(rows, _readout_of_rows([tasks[row] for row in rows])) for rows in _groups(tasks)]
         prompted, frozen = both.cpu()
-        answers: dict[int, Prediction] = {}
+        predictions: dict[int, Prediction] = {}
         for rows, readout in groups:
             logits = readout.logits(Embeddings(prompted[rows], frozen[rows]))
             for row, probabilities in zip(rows, logits.softmax(dim=1).tolist(), strict=True):
-                answers[row] = _most_likely(tasks[row].labels, probabilities)
-        return [answers[row] for row in range(len(tasks))]
+                predictions[row] = _most_likely(tasks[row].labels, probabilities)
+        return [predictions[row] for row in range(len(tasks))]
 
-    def _write(
+    def _predict_text(
         self,
         backbone: TextBackbone,
         tasks: Sequence[BoundTask],
@@ -162,32 +163,36 @@ class Predictor:
         token_ids: Sequence[TokenIds],
         prompts: Tensor,
     ) -> list[Prediction]:
-        answers: dict[int, Prediction] = {}
-        writes = [i for i, number in enumerate(task_of_row) if tasks[number].head.kind == "text2text"]
-        if writes:
-            texts = backbone.generate([token_ids[i] for i in writes], prompts[writes])
-            answers |= {i: Prediction(text=text) for i, text in zip(writes, texts, strict=True)}
+        predictions: dict[int, Prediction] = {}
+        text_rows = [row for row, number in enumerate(task_of_row) if tasks[number].head.kind == "text2text"]
+        if text_rows:
+            texts = backbone.generate([token_ids[row] for row in text_rows], prompts[text_rows])
+            predictions |= {row: Prediction(text=text) for row, text in zip(text_rows, texts, strict=True)}
         for number, task in enumerate(tasks):
-            own = [i for i, of in enumerate(task_of_row) if of == number and task.head.kind == "classification"]
-            if own:
-                labels = backbone.tokenize_targets(list(task.labels))
-                likelihoods = backbone.score_labels([token_ids[i] for i in own], labels, prompts[own])
-                for i, row in zip(own, likelihoods.softmax(dim=1).tolist(), strict=True):
-                    answers[i] = _most_likely(task.labels, row)
-        return [answers[i] for i in range(len(task_of_row))]
+            if task.head.kind != "classification":
+                continue
+            rows = [row for row, task_number in enumerate(task_of_row) if task_number == number]
+            labels = backbone.tokenize_targets(list(task.labels))
+            scores = backbone.score_labels([token_ids[row] for row in rows], labels, prompts[rows])
+            for row, probabilities in zip(rows, scores.softmax(dim=1).tolist(), strict=True):
+                predictions[row] = _most_likely(task.labels, probabilities)
+        return [predictions[row] for row in range(len(task_of_row))]
 
 
 def _check_row(row: object, param: str) -> None:
     if not isinstance(row, tuple) or len(row) != 2 or not isinstance(row[0], TaskHead | BoundTask):
-        found = [type(part).__name__ for part in row] if isinstance(row, tuple) else type(row).__name__
-        raise IptError(f"{param} must be a pair of a TaskHead (or BoundTask) and a text, got {found}", param=param)
+        types = [type(part).__name__ for part in row] if isinstance(row, tuple) else type(row).__name__
+        raise IptError(f"{param} must be a pair of a TaskHead (or BoundTask) and a text, got {types}", param=param)
     fault = None if isinstance(row[1], list) else text_fault(row[1])
     if fault:
         raise IptError(f"the text of {param} {fault}", param=param)
 
 
 def _groups(tasks: Sequence[BoundTask]) -> list[list[int]]:
-    """Rows whose readouts are computed together: a task's many rows, and the few rows of others of as many labels."""
+    """Return the groups of rows whose readouts are computed together.
+
+    A task with many rows is a group; the rows of other tasks are grouped by their number of labels.
+    """
     rows_of: dict[BoundTask, list[int]] = defaultdict(list)
     for row, task in enumerate(tasks):
         rows_of[task].append(row)
@@ -207,6 +212,6 @@ def _most_likely(labels: Sequence[str], probabilities: Sequence[float]) -> Predi
 
 
 def _readout_of_rows(tasks: Sequence[BoundTask]) -> Readout | StackedReadouts:
-    """The readout of the rows' tasks, or one of each where they have several."""
-    readouts = [task.readout for task in tasks if task.readout is not None]  # `Predictor.bind` saw to it
+    """Return the readout of rows of one task, or the stacked readouts of rows of several."""
+    readouts = [task.readout for task in tasks if task.readout is not None]  # `Predictor.bind` requires one
     return readouts[0] if all(readout is readouts[0] for readout in readouts) else StackedReadouts(readouts)

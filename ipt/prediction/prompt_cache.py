@@ -1,4 +1,4 @@
-"""The soft prompts of the tasks asked last, so that a task that is asked again is not decoded again.
+"""Cache of soft prompts, so that a task in use is decoded once.
 
 Letters: B rows, J distinct tasks, D intrinsic dimension, P prompt length, H hidden size.
 """
@@ -18,9 +18,9 @@ DEFAULT_BYTES = 64 * 1024 * 1024
 
 
 class PromptCache:
-    """Prompts by their vectors' numbers, the least recently used ones dropped first; of one thread at a time.
+    """The prompts of the most recently used vectors, keyed by their values. Not thread-safe.
 
-    They lie in one block [slots, P, H] of at most `max_bytes`, from which a batch takes its rows in one piece.
+    All prompts are in one block [slots, P, H] of at most `max_bytes`, so that one indexing gathers those of a batch.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class PromptCache:
         self._decoder = decoder
         shape = (decoder.prompt_length, decoder.hidden_size)
         slots = max_bytes // (shape[0] * shape[1] * dtype.itemsize)
-        # On a CPU, memory that nothing has been written to yet is not taken.
+        # On a CPU, the system provides the memory of a slot when it is first written.
         self._block = torch.empty(slots, *shape, device=device, dtype=dtype)
         self._slots: OrderedDict[bytes, int] = OrderedDict()
 
@@ -37,25 +37,30 @@ class PromptCache:
         return len(self._slots)
 
     def prompts(self, vectors: Sequence[Tensor], vector_of_row: Sequence[int]) -> Tensor:
-        """[B, P, H]: for each row the prompt of one of the distinct `vectors`, J times [D] on the CPU."""
+        """Return the prompt of each row [B, P, H].
+
+        Args:
+            vectors: J distinct vectors [D] on the CPU.
+            vector_of_row: for each row, the index of its vector.
+        """
         if len(vectors) > len(self._block):
-            return self._decoded(vectors)[self._sent(vector_of_row)]
+            return self._decode(vectors)[self._index(vector_of_row)]
         keys = [vector.numpy().tobytes() for vector in vectors]
         new = {key: vector for key, vector in zip(keys, vectors, strict=True) if key not in self._slots}
-        for key in keys:  # first, so that none of these makes room for another
+        for key in keys:  # before new keys take slots, so that they evict none of these
             if key not in new:
                 self._slots.move_to_end(key)
         if new:
-            decoded = self._decoded(list(new.values()))
+            decoded = self._decode(list(new.values()))
             try:
-                self._block[self._sent([self._take_slot(key) for key in new])] = decoded
+                self._block[self._index([self._take_slot(key) for key in new])] = decoded
             except BaseException:
-                # Slots were taken, and who knows what is in them.
+                # The new slots have undefined content.
                 self._slots.clear()
                 raise
-        return self._block[self._sent([self._slots[keys[number]] for number in vector_of_row])]
+        return self._block[self._index([self._slots[keys[number]] for number in vector_of_row])]
 
-    def _decoded(self, vectors: Sequence[Tensor]) -> Tensor:
+    def _decode(self, vectors: Sequence[Tensor]) -> Tensor:
         prompts: Tensor = self._decoder(to_device(torch.stack(list(vectors)), self._block.device))
         return prompts.to(self._block.dtype)
 
@@ -65,5 +70,5 @@ class PromptCache:
         self._slots[key] = slot
         return slot
 
-    def _sent(self, numbers: Sequence[int]) -> Tensor:
+    def _index(self, numbers: Sequence[int]) -> Tensor:
         return to_device(torch.tensor(numbers), self._block.device)

@@ -1,4 +1,4 @@
-"""A tuned task as prediction uses it: vector, labels and readout, checked once and then cheap to use."""
+"""A tuned task as prediction uses it: vector, labels and readout, checked once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ipt.subspace.subspace import Subspace
 
 @dataclass(frozen=True)
 class TaskHead:
-    """All that tells one task from another. `vector` [D] means something in the subspace `subspace_id` only."""
+    """Everything that distinguishes one task from another. `vector` [D] is valid in the subspace `subspace_id` only."""
 
     vector: NDArray[np.float32]
     subspace_id: str
@@ -29,7 +29,7 @@ class TaskHead:
 
 @dataclass(frozen=True, eq=False)
 class BoundTask:
-    """A task head that was checked against a subspace and made ready: `vector` [D] and the parsed readout."""
+    """A task head that has been checked against a subspace, with its vector [D] and parsed readout."""
 
     head: TaskHead
     vector: Tensor = field(repr=False)
@@ -41,15 +41,15 @@ class BoundTask:
 
 
 def bind(head: TaskHead, subspace: Subspace) -> BoundTask:
-    """Check a task against the subspace it is to be used with.
+    """Check a task against a subspace, and parse its readout.
 
     Raises:
         SubspaceMismatchError: the vector belongs to another subspace.
-        CheckpointError: vector or readout are damaged.
+        CheckpointError: the vector or the readout is damaged.
     """
     if head.subspace_id != subspace.id:
         raise SubspaceMismatchError(
-            f"the task vector belongs to subspace {head.subspace_id}, the one in use is {subspace.id}: "
+            f"the task vector belongs to subspace {head.subspace_id}, but subspace {subspace.id} is in use: "
             "serve that subspace, or adapt the task again"
         )
     vector = torch.as_tensor(np.array(head.vector, dtype=np.float32))

@@ -1,9 +1,9 @@
-"""Multinomial logistic regression by accelerated steps of a fixed bound on its curvature, many fits at once.
+"""Multinomial logistic regression: many fits at once, by accelerated steps with a fixed bound on the curvature.
 
-A step solves with Böhning's bound, half of the examples' second moments and the penalty, which no set of weights
-exceeds, so it needs no line search and its matrix is factorized once (Böhning, "Multinomial logistic regression
-algorithm", Ann. Inst. Statist. Math. 44, 1992). The steps are accelerated, and begin anew where they turn against the
-gradient (O'Donoghue & Candès, "Adaptive Restart for Accelerated Gradient Schemes", arXiv 1204.3982).
+A step uses Böhning's upper bound on the Hessian: half of the examples' second moments, plus the penalty. The bound
+holds for all weights, so a step needs no line search and its matrix is factorized once (Böhning, "Multinomial logistic
+regression algorithm", Ann. Inst. Statist. Math. 44, 1992). The momentum restarts when a step goes against the gradient
+(O'Donoghue & Candès, "Adaptive Restart for Accelerated Gradient Schemes", arXiv 1204.3982).
 
 Letters: K fits, N examples, F features, C classes.
 """
@@ -16,44 +16,44 @@ from torch.nn import functional as F
 
 MAX_ITERATIONS = 500
 TOLERANCE = 1e-5
-"""Largest entry of the gradient, which sums over the examples, at which a fit is done."""
+"""Largest entry of the gradient (a sum over the examples) at which a fit has converged."""
 
 
 def logistic_regressions(
     features: Tensor, classes: Tensor, num_classes: int, penalty: float, counted: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Weights [K, C, F] and biases [K, C] of least summed cross-entropy plus half the penalty on squared weights.
+    """Return the weights [K, C, F] and biases [K, C] that minimize summed cross-entropy plus the penalty.
 
     Args:
-        features: [K, N, F] or, of all fits, [N, F].
+        features: [K, N, F], or [N, F] for all fits.
         classes: [N], the class of each example.
         num_classes: C.
-        penalty: on weights; biases are free.
-        counted: [K, N], which examples each fit is to; all of them without it.
+        penalty: half of it multiplies the sum of squared weights; biases have no penalty.
+        counted: [K, N], the examples that each fit uses; all if None.
     """
     if features.dim() == 2:
         features = features.expand(1 if counted is None else len(counted), -1, -1)
     ones = features.new_ones(*features.shape[:2], 1)
     rows = torch.cat([features, ones], dim=2)
-    wanted = F.one_hot(classes, num_classes).to(features)
+    targets = F.one_hot(classes, num_classes).to(features)
     counts = ones if counted is None else counted.to(features)[:, :, None]
     penalties = features.new_full((rows.shape[2], 1), penalty)
     penalties[-1] = 0.0
     bound = 0.5 * (rows * counts).mT @ rows + torch.diag(penalties[:, 0])
-    factor, _ = torch.linalg.cholesky_ex(bound)  # what is no number gives none, and leaves the other fits alone
+    factor, _ = torch.linalg.cholesky_ex(bound)  # NaN affects its own fit only
     inverse = torch.cholesky_inverse(factor)
-    at = features.new_zeros(len(rows), rows.shape[2], num_classes)
-    ahead, pace = at, features.new_ones(len(rows), 1, 1)
+    solution = features.new_zeros(len(rows), rows.shape[2], num_classes)
+    ahead, momentum = solution, features.new_ones(len(rows), 1, 1)
     for _ in range(MAX_ITERATIONS):
-        errors = ((rows @ ahead).softmax(dim=2) - wanted) * counts
+        errors = ((rows @ ahead).softmax(dim=2) - targets) * counts
         gradient = rows.mT @ errors + penalties * ahead
         if float(gradient.abs().max()) <= TOLERANCE:
-            at = ahead
+            solution = ahead
             break
         moved = ahead - inverse @ gradient
-        turned = (gradient * (moved - at)).sum(dim=(1, 2), keepdim=True) > 0
-        pace = pace.masked_fill(turned, 1.0)
-        next_pace = 0.5 * (1.0 + (1.0 + 4.0 * pace.square()).sqrt())
-        ahead = moved + ((pace - 1.0) / next_pace) * (moved - at)
-        at, pace = moved, next_pace
-    return at[:, :-1].mT, at[:, -1]
+        restarts = (gradient * (moved - solution)).sum(dim=(1, 2), keepdim=True) > 0
+        momentum = momentum.masked_fill(restarts, 1.0)
+        next_momentum = 0.5 * (1.0 + (1.0 + 4.0 * momentum.square()).sqrt())
+        ahead = moved + ((momentum - 1.0) / next_momentum) * (moved - solution)
+        solution, momentum = moved, next_momentum
+    return solution[:, :-1].mT, solution[:, -1]

@@ -1,4 +1,4 @@
-"""On a GPU everything comes out as on a CPU, and a gradient step never waits for it; without one these are skipped."""
+"""Results on a GPU equal those on a CPU, and a gradient step never waits for the GPU. Skipped without a GPU."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,7 +17,7 @@ from ipt.fitting.direct_fit import DirectFit, FitOptions
 from ipt.fitting.prepare_tasks import prepare_tasks
 from ipt.tuning.work import GradientStep
 from tests.support.datasets import sentiment, topics
-from tests.support.generation import INPUTS, asked, run, texts
+from tests.support.generation import INPUTS, make_request, run, texts
 from tests.support.tiny import build_tiny_encoder, build_tiny_text
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -30,26 +30,26 @@ CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path | None]]:
-    """A tiny backbone's folder, and its subspace's where it writes text."""
-    made: dict[str, tuple[Path, Path | None]] = {}
+    """Return the folder of a tiny backbone, and that of its subspace if it is a text backbone."""
+    built: dict[str, tuple[Path, Path | None]] = {}
 
     def folder(kind: str) -> tuple[Path, Path | None]:
-        if kind not in made:
+        if kind not in built:
             place = tmp_path_factory.mktemp(kind)
             encoder = kind in ENCODERS
-            made[kind] = (build_tiny_encoder(place, kind), None) if encoder else build_tiny_text(place, kind)
-        return made[kind]
+            built[kind] = (build_tiny_encoder(place, kind), None) if encoder else build_tiny_text(place, kind)
+        return built[kind]
 
     return folder
 
 
 @pytest.fixture(autouse=True)
 def on_both(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The same buckets on both devices."""
+    """Use the same length buckets on both devices."""
     monkeypatch.setattr("ipt.backbones.batching.DEVICE_BUCKETS", (8192, 0.1))
     monkeypatch.setattr("ipt.backbones.batching.LAUNCH_BOUND", 32 * 32**2)
     yield
-    torch.cuda.synchronize()  # a fault of this test is not to be found in the next one
+    torch.cuda.synchronize()  # so that an error of this test does not surface in the next one
 
 
 def loaded(place: Path, device: str) -> Backbone:
@@ -82,17 +82,17 @@ def jobs() -> list[ipt.TuningJob]:
 def test_embeddings(kind: str, dtype: torch.dtype, tolerance: float, folder: Any) -> None:
     place, _ = folder(kind)
     prompts = 0.3 * torch.randn(len(INPUTS), 4, 32, generator=torch.Generator().manual_seed(0))
-    given: list[torch.Tensor] = []
+    embeddings: list[torch.Tensor] = []
     for device, precision in (("cpu", torch.float32), ("cuda", dtype)):
         backbone = ipt.load_backbone(str(place), device=device, dtype=precision)
         assert isinstance(backbone, EncoderBackbone)
         with torch.inference_mode():
             both = backbone.embed_both(backbone.tokenize(INPUTS), prompts.to(device))
-        given.append(torch.cat(both).float().cpu())
-    assert float((given[0] - given[1]).norm(dim=1).max()) < tolerance
+        embeddings.append(torch.cat(both).float().cpu())
+    assert float((embeddings[0] - embeddings[1]).norm(dim=1).max()) < tolerance
 
 
-def test_jobs_that_share_an_engine_are_tuned_and_answer_alike(subspace_dir: Path, folder: Any) -> None:
+def test_jobs_that_share_an_engine_give_equal_tasks_and_predictions(subspace_dir: Path, folder: Any) -> None:
     place, _ = folder("bert")
     both = engines(subspace_dir, place)
     tasks = {device: tuned(engine, jobs()) for device, engine in both.items()}
@@ -107,7 +107,7 @@ def test_jobs_that_share_an_engine_are_tuned_and_answer_alike(subspace_dir: Path
     answers = [ipt.Predictor(engine.backbone, engine.subspace).predict(rows) for engine in both.values()]
     for one, other in zip(*answers, strict=True):
         assert one.label == other.label
-        np.testing.assert_allclose(list(one.scores.values()), list(other.scores.values()), **CLOSE)  # type: ignore[union-attr]
+        np.testing.assert_allclose(list(one.scores.values()), list(other.scores.values()), **CLOSE)
 
 
 def test_a_gradient_step_does_not_wait_for_the_gpu(subspace_dir: Path, folder: Any) -> None:
@@ -117,7 +117,7 @@ def test_a_gradient_step_does_not_wait_for_the_gpu(subspace_dir: Path, folder: A
     engine.add(ipt.TuningJob("a", sentiment(), "classification", hyperparameters=long))
     while any(report.step < 12 for report in engine.step()):  # graphs are captured by then
         pass
-    assert all(isinstance(running.work, GradientStep) for running in engine._jobs.values())
+    assert all(isinstance(job.work, GradientStep) for job in engine._jobs.values())
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(3):
@@ -128,7 +128,7 @@ def test_a_gradient_step_does_not_wait_for_the_gpu(subspace_dir: Path, folder: A
 
 @pytest.fixture
 def graphed(folder: Any, monkeypatch: pytest.MonkeyPatch) -> EncoderBackbone:
-    """A backbone whose every pass may become a graph."""
+    """Return a backbone that may capture every pass as a graph."""
     monkeypatch.setattr("ipt.backbones.batching.LAUNCH_BOUND", 10_000 * 32**2)
     place, _ = folder("bert")
     backbone = loaded(place, "cuda")
@@ -143,7 +143,7 @@ def draw_prompts(rows: int, seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("kind", [kind for kind in ENCODERS if kind != "mpnet"])
 @pytest.mark.parametrize("prompted", [False, True])
 @pytest.mark.parametrize("placement", PLACEMENTS["encoder"])
-def test_a_graph_gives_what_its_launches_give(
+def test_a_graph_equals_separate_launches(
     kind: str, prompted: bool, placement: EncoderPlacement, folder: Any, graphed: object
 ) -> None:
     place, _ = folder(kind)
@@ -156,38 +156,38 @@ def test_a_graph_gives_what_its_launches_give(
         rows = backbone.tokenize([f"{text} {'good ' * (turn % 3)}" for text in INPUTS[: 3 + turn % 2]])
         prompts = draw_prompts(len(rows), turn) if prompted else None
         with torch.inference_mode():
-            found = backbone.embed(rows, prompts)
+            replayed = backbone.embed(rows, prompts)
             backbone._graphs = None
-            wanted = backbone.embed(rows, prompts)
+            launched = backbone.embed(rows, prompts)
         backbone._graphs = graphs
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(replayed, launched, atol=1e-5, rtol=1e-4)
     assert graphs._graphs
 
 
-def test_a_graph_has_a_way_back_to_the_prompts(graphed: EncoderBackbone) -> None:
+def test_a_graph_backpropagates_to_the_prompts(graphed: EncoderBackbone) -> None:
     graphs = graphed._graphs
     assert graphs is not None
     rows = graphed.tokenize(INPUTS)
     for turn in range(6):
-        # Two passes before the way back of either: the second must not write over the first.
-        given = [draw_prompts(len(rows), 10 * turn + number).requires_grad_() for number in range(2)]
+        # Two forward passes before either backward pass: the second must not overwrite the first.
+        inputs = [draw_prompts(len(rows), 10 * turn + number).requires_grad_() for number in range(2)]
         weights = torch.randn(2, len(rows), 32, generator=torch.Generator().manual_seed(turn)).cuda()
 
         def gradients() -> tuple[torch.Tensor, ...]:
-            found = torch.stack([graphed.embed(rows, prompts) for prompts in given])  # noqa: B023
-            return torch.autograd.grad((found * weights).sum(), given)  # noqa: B023
+            embedded = torch.stack([graphed.embed(rows, prompts) for prompts in inputs])  # noqa: B023
+            return torch.autograd.grad((embedded * weights).sum(), inputs)  # noqa: B023
 
-        found = gradients()
+        replayed = gradients()
         graphed._graphs = None
-        wanted = gradients()
+        launched = gradients()
         graphed._graphs = graphs
-        for one, other in zip(found, wanted, strict=True):
+        for one, other in zip(replayed, launched, strict=True):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
     [graph] = graphs._graphs.values()
     assert not graph.in_use
-    held = graphed.embed(rows, draw_prompts(len(rows), 0).requires_grad_())
+    embedding = graphed.embed(rows, draw_prompts(len(rows), 0).requires_grad_())
     assert graph.in_use
-    del held
+    del embedding
     assert not graph.in_use
 
 
@@ -202,10 +202,10 @@ def test_text_tasks(kind: str, folder: Any) -> None:
     rows = [(tasks["cpu"].head, text) for text in INPUTS]
     answers = [ipt.Predictor(engine.backbone, engine.subspace).predict(rows) for engine in both.values()]
     for one, other in zip(*answers, strict=True):
-        np.testing.assert_allclose(list(one.scores.values()), list(other.scores.values()), **CLOSE)  # type: ignore[union-attr]
+        np.testing.assert_allclose(list(one.scores.values()), list(other.scores.values()), **CLOSE)
 
 
-WAYS = (
+PARAMETERS = (
     {},
     {"temperature": 1.0, "seed": 4, "top_p": 0.9},
     {"temperature": 1.0, "seed": 5, "top_k": 4},
@@ -214,17 +214,20 @@ WAYS = (
 
 
 @pytest.mark.parametrize("kind", TEXT)
-def test_texts_written(kind: str, folder: Any) -> None:
+def test_generated_texts(kind: str, folder: Any) -> None:
     place, subspace_dir = folder(kind)
-    written = []
+    texts_of_device = []
     for device in DEVICES:
         backbone = loaded(place, device)
         assert isinstance(backbone, TextBackbone)
         engine = ipt.GenerationEngine(backbone, ipt.load_subspace(subspace_dir, backbone))
-        requests = [asked(engine, number, **{"max_new_tokens": 8, **WAYS[number % len(WAYS)]}) for number in range(8)]
-        written.append(texts(run(engine, requests)))
-    assert written[0] == written[1]
-    assert len(set(written[0].values())) > 3
+        requests = [
+            make_request(engine, number, **{"max_new_tokens": 8, **PARAMETERS[number % len(PARAMETERS)]})
+            for number in range(8)
+        ]
+        texts_of_device.append(texts(run(engine, requests)))
+    assert texts_of_device[0] == texts_of_device[1]
+    assert len(set(texts_of_device[0].values())) > 3
 
 
 @pytest.mark.parametrize("kind", ["bert", "bart", "gpt2"])
@@ -236,30 +239,30 @@ def test_a_fit(kind: str, folder: Any) -> None:
         TaskDataset(name, name[:1], tuple(rows), ()) for name, rows in (("a1", sentiment(4)), ("b1", topics() * 2))
     ]
     place, _ = folder(kind)
-    found = []
+    learned = []
     for device in DEVICES:
         fit = DirectFit(prepare_tasks(loaded(place, device), tasks, options), options)
         while not fit.done:
             fit.step()
-        found.append({name: value.detach().cpu() for name, value in fit._learned().items()})
-    for name, value in found[0].items():
-        torch.testing.assert_close(found[1][name], value, **CLOSE, msg=name)
+        learned.append({name: value.detach().cpu() for name, value in fit._learned().items()})
+    for name, value in learned[0].items():
+        torch.testing.assert_close(learned[1][name], value, **CLOSE, msg=name)
 
 
-def test_where_memory_runs_out_a_prediction_takes_less_at_a_time(subspace_dir: Path, folder: Any) -> None:
+def test_out_of_memory_makes_predictions_take_smaller_passes(subspace_dir: Path, folder: Any) -> None:
     place, _ = folder("bert")
     engine = engines(subspace_dir, place)["cuda"]
     head = tuned(engine, jobs()[:1])["two"].head
     predictor = ipt.Predictor(engine.backbone, engine.subspace)
     rows = [(head, text) for text in INPUTS * 512]
-    wanted = predictor.predict(rows)
-    room = predictor.most_positions
+    expected = predictor.predict(rows)
+    initial_limit = predictor.max_positions
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 6 * 2**20) / total)
     try:
-        answers = predictor.predict(rows)
+        predictions = predictor.predict(rows)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert predictor.most_positions < room
-    assert [answer.label for answer in answers] == [answer.label for answer in wanted]
+    assert predictor.max_positions < initial_limit
+    assert [prediction.label for prediction in predictions] == [prediction.label for prediction in expected]

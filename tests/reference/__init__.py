@@ -1,1 +1,1 @@
-"""Plain, slow restatements that the batched code must equal."""
+"""Plain, slow reference implementations that the batched code must equal."""

@@ -1,7 +1,7 @@
-"""Intrinsic subspace tuning of one vector as plainly as it can be written: one row at a time, torch's own AdamW.
+"""Plain intrinsic subspace tuning of one vector: one row at a time, with torch's own AdamW.
 
-It restates the maths that `ipt.tuning` batches: the leave-one-out scores come from actually leaving each row out, the
-classifier from the normal equations, the optimizer and clipping from torch.
+It is the reference for the batched code of `ipt.tuning`: leave-one-out scores come from actually leaving each row out,
+the classifier from the normal equations, optimizer and clipping from torch.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 
 def leave_one_out_by_refitting(features: Tensor, targets: Tensor, ridge: float) -> Tensor:
-    """[N, C]: the scores of each row by the classifier fitted on the other rows; features [N, F], targets [N, C]."""
+    """Return each row's scores [N, C] by a classifier fitted to all other rows of features [N, F], targets [N, C]."""
     biased = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
     scores = []
     for row in range(len(features)):
         others = [i for i in range(len(features)) if i != row]
-        known, wanted = biased[others], targets[others]
-        weights = torch.linalg.solve(known.T @ known + ridge * torch.eye(known.shape[1]), known.T @ wanted)
+        fitted = biased[others]
+        weights = torch.linalg.solve(fitted.T @ fitted + ridge * torch.eye(fitted.shape[1]), fitted.T @ targets[others])
         scores.append(biased[row] @ weights)
     return torch.stack(scores)
 
@@ -38,7 +38,7 @@ def tune(
     rates: Sequence[float],
     clip: float,
 ) -> Tensor:
-    """The vector [D] after one step for each entry (token ids, classes) of `rows_of_step`."""
+    """Return the vector [D] after one step for each entry (token ids, classes) of `rows_of_step`."""
     vector = start.clone().requires_grad_(True)
     optimizer = torch.optim.AdamW([vector], lr=1.0, weight_decay=0.0)
     for (token_ids, classes), rate in zip(rows_of_step, rates, strict=True):

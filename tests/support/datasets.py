@@ -1,4 +1,4 @@
-"""Small datasets that a tiny model can be tuned on."""
+"""Small datasets for tuning a tiny model."""
 
 import ipt
 from tests.support.tuned import keep_tuned  # noqa: F401, a fixture
@@ -19,13 +19,13 @@ BILLING = [
 
 
 def sentiment(repeats: int = 2) -> list[ipt.Example]:
-    """Two labels, ten examples for each repeat."""
+    """Return ten examples of two labels for each repeat."""
     rows = [(text, "positive") for text in POSITIVE] + [(text, "negative") for text in NEGATIVE]
     return [ipt.Example(f"{text} {'really ' * turn}".strip(), label) for turn in range(repeats) for text, label in rows]
 
 
 def topics() -> list[ipt.Example]:
-    """Three labels, five examples each, of other lengths than `sentiment`."""
+    """Return five examples of each of three labels; their lengths differ from those of `sentiment`."""
     return [
         ipt.Example(f"hello , {text} , thanks", label)
         for label, texts in (("praise", POSITIVE), ("complaint", NEGATIVE), ("billing", BILLING))

@@ -1,4 +1,4 @@
-"""Requests to a generation engine, and running it to the end."""
+"""Requests to a generation engine, and running it until it is idle."""
 
 from typing import Any
 
@@ -11,26 +11,27 @@ INPUTS = ["hello world", "the cat sat on the mat and the dog was not happy with 
 
 
 def task(engine: ipt.GenerationEngine, number: int) -> ipt.BoundTask:
-    """One of any number of tasks, each of which writes something else."""
+    """Return the task of a number; each writes different texts."""
     vector = np.random.default_rng(number).normal(size=8).astype(np.float32) * 3
     return bind(ipt.TaskHead(vector, engine.subspace.id, "text2text", (), None), engine.subspace)
 
 
-def asked(engine: ipt.GenerationEngine, number: int = 0, **parameters: Any) -> ipt.GenerationRequest:
-    """The request of this number: its task, its input, and greedy text of some length, or as the parameters say."""
-    settings = ipt.GenerationParameters(**({"max_new_tokens": 6 + 3 * (number % 4)} | parameters))
-    return ipt.GenerationRequest(f"r{number}", task(engine, number % 3), INPUTS[number % 4], settings)
+def make_request(engine: ipt.GenerationEngine, number: int = 0, **parameters: Any) -> ipt.GenerationRequest:
+    """Return the request of a number: greedy decoding of a number of tokens, unless `parameters` differ."""
+    generation_parameters = ipt.GenerationParameters(**({"max_new_tokens": 6 + 3 * (number % 4)} | parameters))
+    return ipt.GenerationRequest(f"r{number}", task(engine, number % 3), INPUTS[number % 4], generation_parameters)
 
 
 def run(
-    engine: ipt.GenerationEngine, requests: list[ipt.GenerationRequest], *, at_once: int = 100
+    engine: ipt.GenerationEngine, requests: list[ipt.GenerationRequest], *, per_step: int = 100
 ) -> dict[str, ipt.TextFinished]:
-    """Every text, by request, when `at_once` further ones come with each step; checks what was streamed of it."""
-    coming, streamed, finished = list(requests), {one.request_id: "" for one in requests}, {}
-    while coming or not engine.idle:
-        for one in coming[:at_once]:
-            engine.add(one)
-        coming = coming[at_once:]
+    """Return the finished texts by request id; each step adds `per_step` requests. Checks the streamed pieces."""
+    remaining, finished = list(requests), {}
+    streamed = {each.request_id: "" for each in requests}
+    while remaining or not engine.idle:
+        for each in remaining[:per_step]:
+            engine.add(each)
+        remaining = remaining[per_step:]
         for event in engine.step():
             if isinstance(event, ipt.TextDelta):
                 assert event.text

@@ -1,9 +1,9 @@
-"""A fixture of two conftests: the core's tests run without the other (`make test-core`)."""
+"""A fixture of both conftests; the core's tests run without the service's (`make test-core`)."""
 
 import pytest
 
 
 @pytest.fixture
 def keep_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep every tuned vector, whatever its start was worth: for tests that compare what tuning did."""
+    """Keep every tuned vector, even if its start was better, for tests that compare tuned vectors."""
     monkeypatch.setattr("ipt.tuning.program.KEEP_NATS", -1e9)

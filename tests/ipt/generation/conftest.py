@@ -1,4 +1,4 @@
-"""A tiny backbone of each way to write, with an untrained subspace and a few tasks."""
+"""Tiny text backbones, each with an untrained subspace."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +12,15 @@ from tests.support.tiny import build_tiny_text
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[PromptedTextBackbone, ipt.Subspace]]:
-    made: dict[str, tuple[PromptedTextBackbone, ipt.Subspace]] = {}
+    built: dict[str, tuple[PromptedTextBackbone, ipt.Subspace]] = {}
 
     def tiny(kind: str) -> tuple[PromptedTextBackbone, ipt.Subspace]:
-        if kind not in made:
+        if kind not in built:
             folder, subspace = build_tiny_text(tmp_path_factory.mktemp("generation"), kind)
             backbone = ipt.load_backbone(str(folder), device="cpu")
             assert isinstance(backbone, PromptedTextBackbone)
-            made[kind] = backbone, ipt.load_subspace(subspace, backbone)
-        return made[kind]
+            built[kind] = backbone, ipt.load_subspace(subspace, backbone)
+        return built[kind]
 
     return tiny
 

@@ -1,4 +1,4 @@
-"""Text as it comes: what was given out is never taken back, and is the whole text in the end."""
+"""Streaming text: emitted pieces never change, and together they are the whole text."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from ipt.generation.text_stream import WINDOW, TextStream
 
 
 def byte_level() -> Callable[[list[int]], str]:
-    """A decoder of single bytes, as GPT-2, Llama 3 and Qwen have it: most characters take several tokens."""
+    """Return a decoder of single bytes, as in GPT-2, Llama 3 and Qwen; many characters take several tokens."""
     letters = sorted(ByteLevelSplit.alphabet())
     tokenizer = Tokenizer(BPE({letter: index for index, letter in enumerate(letters)}, []))
     tokenizer.decoder = ByteLevel()
@@ -22,7 +22,7 @@ def byte_level() -> Callable[[list[int]], str]:
 
 
 def byte_fallback() -> Callable[[list[int]], str]:
-    """The same as Llama 2 and T5 have it, which drop the first space."""
+    """Return a byte decoder as in Llama 2 and T5, which drops the first space."""
     tokenizer = Tokenizer(BPE({f"<0x{byte:02X}>": byte for byte in range(256)}, [], byte_fallback=True))
     tokenizer.decoder = Sequence([ByteFallback(), Fuse(), Strip(" ", 1, 0)])
     return tokenizer.decode
@@ -42,7 +42,7 @@ def tokens_of(text: str, decoder: str) -> list[int]:
 
 
 def streamed(text: str, decoder: str, *stop: str) -> tuple[list[str], bool]:
-    """The pieces of a text and whether a stop string ended it."""
+    """Return the pieces of a text, and whether a stop string ended it."""
     stream = TextStream(DECODERS[decoder], stop)
     pieces = []
     for token in tokens_of(text, decoder):
@@ -57,7 +57,7 @@ def streamed(text: str, decoder: str, *stop: str) -> tuple[list[str], bool]:
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @given(text=st.text(st.sampled_from("ab \n.é€😀"), max_size=3 * WINDOW))
-def test_pieces_are_whole_characters_and_together_the_text(decoder: str, text: str) -> None:
+def test_pieces_are_whole_characters_and_add_up_to_the_text(decoder: str, text: str) -> None:
     pieces, _ = streamed(text, decoder)
     assert "".join(pieces) == text.strip()
     assert "\ufffd" not in "".join(pieces)
@@ -68,21 +68,21 @@ def test_pieces_are_whole_characters_and_together_the_text(decoder: str, text: s
     text=st.text(st.sampled_from("ab \n€"), max_size=40),
     stop=st.lists(st.text(st.sampled_from("ab \n€"), min_size=1, max_size=4), max_size=3),
 )
-def test_a_text_ends_before_the_first_stop_string_that_is_complete(decoder: str, text: str, stop: list[str]) -> None:
+def test_a_text_ends_before_the_first_complete_stop_string(decoder: str, text: str, stop: list[str]) -> None:
     text = f"x{text}"
-    # The first that is complete, and of those complete at once the longest.
-    places = [(text.index(one) + len(one), text.index(one)) for one in stop if one in text]
+    # The stop string that is complete first; among several that end at once, the longest.
+    places = [(text.index(string) + len(string), text.index(string)) for string in stop if string in text]
     pieces, stopped = streamed(text, decoder, *stop)
     assert "".join(pieces) == text[: min(places)[1] if places else None].strip()
     assert stopped == bool(places)
 
 
-def test_a_piece_comes_as_soon_as_it_is_certain() -> None:
+def test_a_piece_is_emitted_as_soon_as_it_is_certain() -> None:
     assert streamed("ab cENd EN", "byte level", "END")[0] == ["a", "b", "", " c", "", "", "ENd", "", "", "", " EN"]
     assert streamed("é€", "byte level")[0] == ["", "é", "", "", "€", ""]
 
 
-def test_half_a_character_at_the_end_is_dropped() -> None:
+def test_an_incomplete_character_at_the_end_is_dropped() -> None:
     stream = TextStream(DECODERS["byte level"], ())
     for token in tokens_of("a€", "byte level")[:-1]:
         stream.push(token)

@@ -1,4 +1,4 @@
-"""Prediction for rows of many tasks: each row is answered by its own task, whoever its neighbours are."""
+"""Prediction for rows of many tasks: each row depends on its own task only."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,8 +17,11 @@ from tests.support.datasets import sentiment, topics
 
 @pytest.fixture(scope="module")
 def heads(encoder: EncoderBackbone, subspace: ipt.Subspace) -> list[ipt.TaskHead]:
-    asked = ipt.Hyperparameters(steps=6, batch_size=8, learning_rate=0.1)
-    return [ipt.adapt(encoder, subspace, examples, hyperparameters=asked).head for examples in (sentiment(), topics())]
+    hyperparameters = ipt.Hyperparameters(steps=6, batch_size=8, learning_rate=0.1)
+    return [
+        ipt.adapt(encoder, subspace, examples, hyperparameters=hyperparameters).head
+        for examples in (sentiment(), topics())
+    ]
 
 
 @pytest.fixture
@@ -26,102 +29,102 @@ def predictor(encoder: EncoderBackbone, subspace: ipt.Subspace) -> ipt.Predictor
     return ipt.Predictor(encoder, subspace)
 
 
-def test_rows_of_many_tasks_are_answered_as_each_alone(predictor: ipt.Predictor, heads: list[ipt.TaskHead]) -> None:
+def test_rows_of_many_tasks_are_predicted_like_each_alone(predictor: ipt.Predictor, heads: list[ipt.TaskHead]) -> None:
     texts = ["good movie", "refund the invoice please , it was charged twice", "bad", "hello , love this app , thanks"]
     rows = [(heads[turn % 2], text) for turn, text in enumerate(texts * 2)]
     together = predictor.predict(rows)
-    for (head, text), answer in zip(rows, together, strict=True):
+    for (head, text), prediction in zip(rows, together, strict=True):
         (alone,) = predictor.predict([(head, text)])
-        assert alone.label == answer.label
+        assert alone.label == prediction.label
         assert alone.scores is not None
-        assert answer.scores is not None
-        assert list(answer.scores) == list(head.labels)
-        np.testing.assert_allclose(list(answer.scores.values()), list(alone.scores.values()), atol=1e-5)
-        assert sum(answer.scores.values()) == pytest.approx(1.0, abs=1e-5)
-        assert answer.label == max(answer.scores, key=answer.scores.__getitem__)
+        assert prediction.scores is not None
+        assert list(prediction.scores) == list(head.labels)
+        np.testing.assert_allclose(list(prediction.scores.values()), list(alone.scores.values()), atol=1e-5)
+        assert sum(prediction.scores.values()) == pytest.approx(1.0, abs=1e-5)
+        assert prediction.label == max(prediction.scores, key=prediction.scores.__getitem__)
 
 
-def test_the_vector_decides_the_answer(predictor: ipt.Predictor, heads: list[ipt.TaskHead]) -> None:
+def test_the_prediction_depends_on_the_vector(predictor: ipt.Predictor, heads: list[ipt.TaskHead]) -> None:
     moved = replace(heads[0], vector=heads[0].vector + np.float32(3.0))
-    given, other = predictor.predict([(heads[0], "good movie"), (moved, "good movie")])
-    assert given.scores != other.scores
+    original, other = predictor.predict([(heads[0], "good movie"), (moved, "good movie")])
+    assert original.scores != other.scores
 
 
-def test_no_rows_give_no_answers(predictor: ipt.Predictor) -> None:
+def test_no_rows_give_no_predictions(predictor: ipt.Predictor) -> None:
     assert predictor.predict([]) == []
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [(3, "must be a string, got int"), ("a\x00b", "NUL"), ("a\ud800", "lone surrogate"), (None, "must be a string")],
 )
-def test_a_text_that_is_none_is_refused_by_row(
-    predictor: ipt.Predictor, heads: list[ipt.TaskHead], text: str, says: str
+def test_an_invalid_text_is_rejected_with_its_row(
+    predictor: ipt.Predictor, heads: list[ipt.TaskHead], text: str, message: str
 ) -> None:
-    with pytest.raises(ipt.IptError, match=says) as caught:
+    with pytest.raises(ipt.IptError, match=message) as raised:
         predictor.predict([(heads[0], "good"), (heads[0], text)])
-    assert caught.value.param == "rows[1]"
+    assert raised.value.param == "rows[1]"
 
 
 @pytest.mark.parametrize("row", ["good", ("good", "movie"), ("good",), 3])
-def test_a_row_that_is_no_task_and_text_is_refused(predictor: ipt.Predictor, row: Any) -> None:
+def test_a_row_that_is_not_a_task_and_a_text_is_rejected(predictor: ipt.Predictor, row: Any) -> None:
     with pytest.raises(ipt.IptError, match=r"rows\[0\] must be a pair"):
         predictor.predict([row])
 
 
-def test_a_vector_of_another_subspace_is_an_error(predictor: ipt.Predictor, heads: list[ipt.TaskHead]) -> None:
-    stranger = replace(heads[0], subspace_id="sub_other")
+def test_a_vector_of_another_subspace_is_rejected(predictor: ipt.Predictor, heads: list[ipt.TaskHead]) -> None:
+    other = replace(heads[0], subspace_id="sub_other")
     with pytest.raises(ipt.SubspaceMismatchError, match="sub_other"):
-        predictor.predict([(heads[0], "good"), (stranger, "good")])
+        predictor.predict([(heads[0], "good"), (other, "good")])
 
 
 @pytest.mark.parametrize(
     "vector", [np.zeros(7, np.float32), np.full(8, np.nan, np.float32), np.zeros((1, 8), np.float32)]
 )
-def test_a_damaged_vector_is_an_error(predictor: ipt.Predictor, heads: list[ipt.TaskHead], vector: np.ndarray) -> None:
+def test_a_damaged_vector_is_rejected(predictor: ipt.Predictor, heads: list[ipt.TaskHead], vector: np.ndarray) -> None:
     with pytest.raises(ipt.CheckpointError, match="8 finite floats"):
         predictor.predict([(replace(heads[0], vector=vector), "good")])
 
 
-def test_a_readout_for_other_labels_is_an_error(predictor: ipt.Predictor, heads: list[ipt.TaskHead]) -> None:
+def test_a_readout_for_other_labels_is_rejected(predictor: ipt.Predictor, heads: list[ipt.TaskHead]) -> None:
     with pytest.raises(ipt.CheckpointError):
         predictor.bind(replace(heads[0], labels=("a", "b", "c")))
     with pytest.raises(ipt.CheckpointError, match="readout"):
         predictor.bind(replace(heads[0], readout=None))
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_halved_and_small_ones_grow_back(
+def test_out_of_memory_halves_the_batch_which_grows_back_later(
     predictor: ipt.Predictor, heads: list[ipt.TaskHead], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [(heads[number % 2], f"good movie {number}") for number in range(16)]
     expected = predictor.predict(rows)
-    everything = predictor.most_positions
+    initial_limit = predictor.max_positions
     passes: list[int] = []
-    room = 5
+    max_rows = 5
     embed_both = EncoderBackbone.embed_both
 
     def embed(self: EncoderBackbone, token_ids: Any, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         passes.append(len(token_ids))
-        if len(token_ids) > room:
-            torch.empty(10**15)  # the allocator's own error
+        if len(token_ids) > max_rows:
+            torch.empty(10**15)  # raises the allocator's own error
         return embed_both(self, token_ids, prompts)
 
     monkeypatch.setattr(EncoderBackbone, "embed_both", embed)
-    answers = predictor.predict(rows)
-    assert [answer.label for answer in answers] == [answer.label for answer in expected]
+    predictions = predictor.predict(rows)
+    assert [prediction.label for prediction in predictions] == [prediction.label for prediction in expected]
     assert passes[0] == 16
-    assert max(passes[-3:]) <= room
+    assert max(passes[-3:]) <= max_rows
     passes.clear()
     predictor.predict(rows)
-    assert max(passes) <= room  # what did not fit is not tried again at once
-    room = 16
+    assert max(passes) <= max_rows  # a batch that did not fit is not tried again at once
+    max_rows = 16
     for _ in range(160):
         predictor.predict(rows)
     assert passes[-1] == 16
-    assert predictor.most_positions <= everything
+    assert predictor.max_positions <= initial_limit
 
 
-def test_a_row_that_does_not_fit_alone_is_an_error_and_the_next_one_is_answered(
+def test_a_row_that_does_not_fit_by_itself_is_an_error_and_the_next_call_succeeds(
     predictor: ipt.Predictor, heads: list[ipt.TaskHead], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as failing:
@@ -131,7 +134,7 @@ def test_a_row_that_does_not_fit_alone_is_an_error_and_the_next_one_is_answered(
     assert predictor.predict([(heads[0], "good")])[0].label is not None
 
 
-def test_a_text_may_be_given_as_its_tokens(predictor: ipt.Predictor, heads: list[ipt.TaskHead]) -> None:
+def test_a_text_may_be_its_token_ids(predictor: ipt.Predictor, heads: list[ipt.TaskHead]) -> None:
     text = "refund the invoice please"
     [(ids, _)] = predictor.read([text])
     assert predictor.predict([(heads[0], text), (heads[0], ids)])[1].scores == pytest.approx(
@@ -139,25 +142,25 @@ def test_a_text_may_be_given_as_its_tokens(predictor: ipt.Predictor, heads: list
     )
 
 
-def test_a_text_that_is_too_long_to_be_read_whole_is_told_from_one_that_just_fits(predictor: ipt.Predictor) -> None:
-    most = predictor.backbone.max_input_tokens(predictor.subspace.prompt_length)
-    fits, too_long = (" ".join(["good"] * (most - 2 + more)) for more in (0, 1))
-    (whole, first), (cut, second), (short, third) = predictor.read([fits, too_long, "good"])
-    assert (len(whole), len(short)) == (most, 3)
+def test_a_truncated_text_is_reported_and_one_that_just_fits_is_not(predictor: ipt.Predictor) -> None:
+    limit = predictor.backbone.max_input_tokens(predictor.subspace.prompt_length)
+    fits, too_long = (" ".join(["good"] * (limit - 2 + extra)) for extra in (0, 1))
+    (whole, first), (truncated, second), (short, third) = predictor.read([fits, too_long, "good"])
+    assert (len(whole), len(short)) == (limit, 3)
     assert (first, second, third) == (False, True, False)
-    assert [whole, cut, short] == predictor.backbone.tokenize([fits, too_long, "good"])
+    assert [whole, truncated, short] == predictor.backbone.tokenize([fits, too_long, "good"])
 
 
-def test_texts_are_tokenized_in_many_threads_at_once(predictor: ipt.Predictor) -> None:
+def test_many_threads_tokenize_at_once(predictor: ipt.Predictor) -> None:
     texts = ["good movie " * (1 + number % 9) for number in range(64)]
-    wanted = predictor.backbone.tokenize(texts)
+    expected = predictor.backbone.tokenize(texts)
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda text: predictor.read([text])[0][0], texts * 4))
-    assert found == wanted * 4
+        token_ids = list(threads.map(lambda text: predictor.read([text])[0][0], texts * 4))
+    assert token_ids == expected * 4
 
 
 @pytest.mark.parametrize("at_once", [2**22, 5000])
-def test_readouts_are_computed_together_as_each_alone(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stacked_readouts_equal_each_alone(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ipt.readout.readout.WEIGHTS_AT_ONCE", at_once)
     rng = torch.Generator().manual_seed(0)
     for classes, rows in ((2, 3), (7, 40), (200, 9)):

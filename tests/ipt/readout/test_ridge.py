@@ -1,4 +1,4 @@
-"""The closed form equals what it stands for."""
+"""The closed form of leave-one-out predictions equals refitting."""
 
 import torch
 
