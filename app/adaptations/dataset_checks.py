@@ -9,6 +9,7 @@ from app.db.models import Kind
 from app.errors import InvalidError
 from app.http.request_limits import check_text_length
 from app.settings import Settings
+from ipt.data.examples import MAX_LABEL_CHARS, MAX_LABELS
 from ipt.errors import DatasetError
 
 _MAX_NAMED_PAIRS = 5
@@ -72,16 +73,26 @@ def _to_core(examples: list[ExampleInput]) -> list[ipt.Example]:
 
 
 def _check_labels_differ(fields: dict[str, list[ExampleInput]]) -> None:
-    """Reject labels that look the same: they are almost always a mistake, and answers would be ambiguous."""
-    first_of: dict[str, tuple[str, str]] = {}
+    """Reject labels that look the same: they are almost always a mistake, and answers would be ambiguous.
+
+    Labels that are too many or too long get another error. They are not compared, since normalizing a text can take
+    time quadratic in its length.
+    """
+    place_of: dict[str, str] = {}
     for name, examples in fields.items():
         for index, example in enumerate(examples):
-            visible = unicodedata.normalize("NFC", example.output.strip())
-            label, first = first_of.setdefault(visible, (example.output, f"{name}[{index}]"))
-            if label != example.output:
-                raise InvalidError(
-                    f"this label and that of {first} differ only in surrounding white space or in Unicode "
-                    "normalization: write both the same way",
-                    code="labels_alike",
-                    param=f"{name}[{index}].output",
-                )
+            place_of.setdefault(example.output, f"{name}[{index}]")
+    if len(place_of) > MAX_LABELS:
+        return
+    first_of: dict[str, str] = {}
+    for label, place in place_of.items():
+        if len(label) > MAX_LABEL_CHARS:
+            continue
+        first = first_of.setdefault(unicodedata.normalize("NFC", label.strip()), place)
+        if first != place:
+            raise InvalidError(
+                f"this label and that of {first} differ only in surrounding white space or in Unicode "
+                "normalization: write both the same way",
+                code="labels_alike",
+                param=f"{place}.output",
+            )

@@ -127,6 +127,14 @@ def infer_kind(examples: Sequence[Example]) -> TaskKind:
 
 
 def _check_labels(examples: Sequence[Example], validation_examples: Sequence[Example]) -> None:
+    for field, rows in (("examples", examples), ("validation_examples", validation_examples)):
+        for index, example in enumerate(rows):
+            if len(example.output) > MAX_LABEL_CHARS:
+                raise DatasetError(
+                    f"this label has {len(example.output)} characters, at most {MAX_LABEL_CHARS} are supported: "
+                    "shorten it, or set kind to 'text2text' on a backbone that writes text",
+                    param=f"{field}[{index}].output",
+                )
     counts = Counter(example.output for example in examples)
     if len(counts) < MIN_LABELS:
         raise DatasetError(

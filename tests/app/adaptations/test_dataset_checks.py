@@ -1,0 +1,73 @@
+"""The work that checking a dataset may cost: labels are normalized only if they are few, short and distinct."""
+
+import unicodedata
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from app.adaptations.dataset_checks import check_dataset
+from app.adaptations.schemas import AdaptationInput, ExampleInput
+from app.errors import InvalidError
+from app.settings import Settings
+from ipt.data.examples import MAX_LABEL_CHARS, MAX_LABELS
+
+# Normalization sorts a run of combining marks, in time quadratic in its length.
+MARKS = "\u0301\u0327" * 5_000
+
+
+@pytest.fixture
+def normalized(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that were normalized."""
+    texts: list[str] = []
+    normalize = unicodedata.normalize
+
+    def record(form: Any, text: str) -> str:
+        texts.append(text)
+        return normalize(form, text)
+
+    monkeypatch.setattr(unicodedata, "normalize", record)
+    return texts
+
+
+def _body(labels: list[str], **fields: Any) -> AdaptationInput:
+    examples = [
+        ExampleInput.model_construct(input=f"text {number}", output=label) for number, label in enumerate(labels)
+    ]
+    return AdaptationInput.model_construct(name="tickets", examples=examples, **fields)
+
+
+@pytest.mark.parametrize("kind", ["classification", "text2text", None])
+@pytest.mark.parametrize("place", ["examples", "validation_examples"])
+@pytest.mark.parametrize("distinct", [2, 760])
+def test_no_label_above_the_limit_is_normalized(
+    normalized: list[str], kind: str | None, place: str, distinct: int
+) -> None:
+    long = [f"{number}{MARKS}"[:10_000] for number in range(distinct)] * 2
+    short = ["a", "b"] * 2
+    body = _body(long if place == "examples" else short, kind=kind, validation_examples=_body(long).examples)
+    with suppress(InvalidError):
+        check_dataset(Settings(), body)
+    assert all(len(text) <= MAX_LABEL_CHARS for text in normalized)
+    assert len(normalized) <= MAX_LABELS
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({}, "examples[3].output"),
+        ({"validation_examples": _body(["a", "x" * (MAX_LABEL_CHARS + 1)]).examples}, "validation_examples[1].output"),
+    ],
+)
+def test_a_label_that_is_too_long_is_named_with_the_limit(fields: dict[str, Any], param: str) -> None:
+    last = "b" if fields else "x" * (MAX_LABEL_CHARS + 1)
+    with pytest.raises(InvalidError) as caught:
+        check_dataset(Settings(), _body(["a", "b", "a", last], kind="classification", **fields))
+    assert (caught.value.code, caught.value.param) == ("invalid_dataset", param)
+    assert "has 201 characters, at most 200" in caught.value.message
+
+
+def test_each_distinct_label_is_normalized_once(normalized: list[str]) -> None:
+    labels = [f"label {number}" for number in range(MAX_LABELS)]
+    assert check_dataset(Settings(), _body(labels * 50)) == "classification"
+    assert sorted(normalized) == sorted(labels)
