@@ -126,7 +126,7 @@ class Generations:
                     engine = self._model.generation_engine()
                 except BackboneError as error:
                     raise ConflictError(error.message, code="backbone_writes_no_text", param="task_id") from error
-                self._max_new_tokens = min(settings.max_new_tokens, engine.most_new_tokens)
+                self._max_new_tokens = min(settings.max_new_tokens, engine.backbone.max_target_tokens)
                 self._default_new_tokens = min(self._max_new_tokens, engine.default_new_tokens)
                 self._writer = Writer(
                     engine, batch_rows=settings.generate_batch_rows, queue_rows=settings.generate_queue_rows

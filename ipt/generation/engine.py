@@ -100,11 +100,6 @@ class GenerationEngine:
         return not self._waiting and not self._batches
 
     @property
-    def most_new_tokens(self) -> int:
-        """Most tokens of one text: half of the positions that the backbone attends to."""
-        return self.backbone.max_target_tokens
-
-    @property
     def default_new_tokens(self) -> int:
         """Most tokens of one text if the request does not say."""
         return self.backbone.default_new_tokens(self.subspace.prompt_length)
@@ -115,10 +110,10 @@ class GenerationEngine:
         Raises:
             IptError: the backbone has no room for that many tokens after a prompt and an input.
         """
-        most, requested = self.most_new_tokens, parameters.max_new_tokens
-        if requested > most:
+        limit, requested = self.backbone.max_target_tokens, parameters.max_new_tokens
+        if requested > limit:
             raise IptError(
-                f"max_new_tokens is at most {most}, half of the positions that the backbone attends to; "
+                f"max_new_tokens is at most {limit}, half of the positions that the backbone attends to; "
                 f"got {requested}",
                 param="max_new_tokens",
             )
@@ -202,20 +197,20 @@ class GenerationEngine:
 
     def _take_waiting(self) -> list[TextInProgress]:
         """Remove from the queue the first texts that there is room for."""
-        taken: list[TextInProgress] = []
+        admitted: list[TextInProgress] = []
         room = self.row_limit - self.running_rows
         longest = 0
         while self._waiting and len(self._batches) < MOST_BATCHES:
             text = self._waiting[0]
             longest = max(longest, len(text.input))
             # The beams of one text stay together, even if they exceed the limit.
-            if text.width > room and (taken or self._batches):
+            if text.width > room and (admitted or self._batches):
                 break
-            if taken and (len(taken) + 1) * longest > READ_POSITIONS:
+            if admitted and (len(admitted) + 1) * longest > READ_POSITIONS:
                 break
             room -= text.width
-            taken.append(self._waiting.popleft())
-        return taken
+            admitted.append(self._waiting.popleft())
+        return admitted
 
     def _prefill(self, texts: Sequence[TextInProgress]) -> Decoding:
         prompts = self.prompts.of([text.request.task for text in texts])

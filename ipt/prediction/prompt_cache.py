@@ -47,7 +47,7 @@ class PromptCache:
             return self._decode(vectors)[self._index(vector_of_row)]
         keys = [vector.numpy().tobytes() for vector in vectors]
         new = {key: vector for key, vector in zip(keys, vectors, strict=True) if key not in self._slots}
-        for key in keys:  # before new keys take slots, so that they evict none of these
+        for key in keys:  # first, so that new keys evict no key of this batch
             if key not in new:
                 self._slots.move_to_end(key)
         if new:

@@ -97,7 +97,7 @@ class LaneState:
     averages: Tensor
     """Exponential moving averages of the vectors; validation measures these, and the best one is kept."""
     step: int = 0
-    """Steps taken."""
+    """Number of completed steps."""
 
     def lane(self, lane: int) -> LaneState:
         """Return a view of one lane, in the same memory."""
