@@ -1,7 +1,6 @@
 """Small datasets for tuning a tiny model."""
 
 import ipt
-from tests.support.tuned import keep_tuned  # noqa: F401, a fixture
 
 POSITIVE = ["good movie", "great food i love it", "fine place and happy staff", "i like the new phone", "love this app"]
 

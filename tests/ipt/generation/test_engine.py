@@ -146,7 +146,7 @@ def test_a_prompt_that_leaves_no_room_is_rejected(tiny: Callable[..., Any], monk
         ({"stop": ("x",) * 5}, "at most 4 strings"),
     ],
 )
-def test_parameters_out_of_range_are_refused(parameters: dict[str, Any], message: str) -> None:
+def test_parameters_out_of_range_are_rejected(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ipt.IptError, match=message):
         ipt.GenerationParameters(**parameters)
 
@@ -180,7 +180,6 @@ def test_a_cancelled_text_leaves_the_batch_and_the_others_continue(engine: ipt.G
     assert engine.running_rows == 3
     for request_id in ("r0", "r3", "unknown"):
         engine.cancel(request_id)
-    finished = {}
     while not engine.idle:
         events += engine.step()
         assert engine.running_rows <= 2
