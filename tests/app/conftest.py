@@ -1,4 +1,4 @@
-"""A service on a real port, with a tiny model behind it, and tasks that were really tuned."""
+"""Fixtures: a service on a real port with a tiny model, and a worker that tunes its tasks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -21,24 +21,24 @@ from tests.support.service import Serve, WorkOff, running, work_off_queue
 
 @pytest.fixture(scope="session")
 def tiny_settings(tiny_backbone_dir: Path, tiny_subspace_dir: Path) -> dict[str, Any]:
-    """Settings that put the tiny model behind a service."""
+    """Settings of a service with the tiny model."""
     return {"backbone": str(tiny_backbone_dir), "subspace": str(tiny_subspace_dir), "device": "cpu"}
 
 
 @pytest.fixture
 def serve(database_url: str, tiny_settings: dict[str, Any], tmp_path: Path) -> Serve:
-    """Run a service of one's own with these settings, on a fresh database; an open one without any."""
+    """Run a service for one test, on a fresh database; without settings it needs no API key."""
 
     def serve(*, wait: bool = True, embedded: bool = True, **changes: Any) -> AbstractContextManager[httpx.Client]:
-        own = {"data_dir": tmp_path, "database_url": None if embedded else database_url}
-        return running(Settings(**(tiny_settings | own | changes)), database_url, wait=wait)
+        location = {"data_dir": tmp_path, "database_url": None if embedded else database_url}
+        return running(Settings(**(tiny_settings | location | changes)), database_url, wait=wait)
 
     return serve
 
 
 @dataclass(frozen=True)
 class Shared:
-    """One service for all tests, each of which is a tenant of its own."""
+    """One service for all tests; each test is a tenant of its own."""
 
     base_url: str
     engine: Engine
@@ -48,7 +48,7 @@ class Shared:
 def shared(
     make_database: Callable[[], str], tiny_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shared]:
-    """The shared service, which wants keys."""
+    """The shared service, which requires API keys."""
     database_url = make_database()
     settings = Settings(database_url=database_url, data_dir=tmp_path_factory.mktemp("shared"), **tiny_settings)
     engine = make_engine(database_url)
@@ -59,13 +59,13 @@ def shared(
 
 @pytest.fixture
 def service_engine(shared: Shared) -> Engine:
-    """The database behind `client`."""
+    """The database of `client`'s service."""
     return shared.engine
 
 
 @pytest.fixture
 def new_client(shared: Shared) -> Iterator[Callable[..., httpx.Client]]:
-    """Make clients of the shared service, each a new tenant; nothing of them is left when the test ends."""
+    """Create clients of the shared service, each a new tenant, which is deleted after the test."""
     with ExitStack() as stack:
 
         def new_client(**key_options: Any) -> httpx.Client:
@@ -85,7 +85,7 @@ def new_client(shared: Shared) -> Iterator[Callable[..., httpx.Client]]:
 
 @pytest.fixture
 def client(new_client: Callable[[], httpx.Client]) -> httpx.Client:
-    """A client of the shared service, as a tenant who has nothing yet."""
+    """A client of the shared service, as a new tenant."""
     return new_client()
 
 
@@ -98,5 +98,5 @@ def tiny_core(tiny_settings: dict[str, Any]) -> tuple[ipt.Backbone, ipt.Subspace
 
 @pytest.fixture
 def work_off(service_engine: Engine, tiny_core: tuple[ipt.Backbone, ipt.Subspace]) -> WorkOff:
-    """Do what a worker does with all that is queued, in this thread; returns the ids of the adaptations."""
+    """Run all queued adaptations in this thread, as a worker does; returns their ids."""
     return lambda: work_off_queue(service_engine, *tiny_core)

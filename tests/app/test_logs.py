@@ -1,4 +1,4 @@
-"""The log as JSON: one object a line, whose fields are those that the text has."""
+"""The JSON log: one object per line, with the fields of the text log."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ from app.logs import JsonFormatter
 
 
 def as_json(message: object, *arguments: object, exc_info: BaseException | None = None) -> dict[str, object]:
-    """What one call of a logger comes to."""
+    """Return the JSON line of one log call."""
     triple = None if exc_info is None else (type(exc_info), exc_info, exc_info.__traceback__)
     line = JsonFormatter().format(
         logging.LogRecord("worker.drain", logging.WARNING, __file__, 1, message, arguments, triple)
@@ -17,7 +17,7 @@ def as_json(message: object, *arguments: object, exc_info: BaseException | None 
     return dict(json.loads(line))
 
 
-def test_an_events_fields_are_fields_with_their_types() -> None:
+def test_the_fields_of_an_event_keep_their_types() -> None:
     line = as_json("batch_saved adaptation=%s step=%d ms=%.1f", "adp_1", 3, 2.25)
     assert (line["event"], line["message"]) == ("batch_saved", "batch_saved adaptation=adp_1 step=3 ms=2.2")
     assert (line["adaptation"], line["step"], line["ms"]) == ("adp_1", 3, 2.25)
@@ -25,7 +25,7 @@ def test_an_events_fields_are_fields_with_their_types() -> None:
     assert str(line["ts"]).endswith("+00:00")
 
 
-def test_fields_come_from_what_is_logged_and_never_take_the_place_of_ours() -> None:
+def test_fields_of_an_event_never_replace_standard_fields() -> None:
     line = as_json("step_failed running=%d %s", 2, "error=ValueError at=a.py:1>b.py:2")
     assert (line["running"], line["error"], line["at"]) == (2, "ValueError", "a.py:1>b.py:2")
     line = as_json('100%% of "%s" at level=%s', "a=b is text", "low")

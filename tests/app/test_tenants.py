@@ -1,6 +1,6 @@
-"""Nobody sees, uses or changes what another tenant has: every route is asked for it, in every place an id may stand.
+"""No tenant can see, use or change another tenant's data: every route is tried, with foreign ids in every place.
 
-A route, or an id in a parameter or body, that is not asked for below fails the test.
+A route, or a place for an id, that no attempt below covers fails the test.
 """
 
 import json
@@ -13,25 +13,25 @@ import pytest
 
 from tests.support.service import EXAMPLES, WorkOff, adaptation_body
 
-# Neither names anything that somebody has.
+# Parameters that cannot name an object of a tenant.
 HARMLESS_PARAMETERS = {"state", "limit", "version", "accept", "last-event-id"}
 WITHOUT_TENANT = {("get", "/v1/subspaces"), ("get", "/healthz"), ("get", "/readyz")}
 
-OF_THE_OPERATOR = {("get", "/metrics")}
+OPERATOR_ROUTES = {("get", "/metrics")}
 
 Routes = dict[tuple[str, str], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Owner:
-    """What a tenant has: a task of two versions, and an adaptation that waits to make a third."""
+    """A tenant with a task of two versions and a queued adaptation for a third."""
 
     client: httpx.Client
     word: str
-    """In the task's name, its labels and the adaptations' metadata."""
+    """A word in the task's name, its labels and the adaptations' metadata."""
     task_id: str
     adaptation_ids: list[str]
-    """Two that have succeeded, then one that is queued."""
+    """Two succeeded adaptations, then a queued one."""
     first_body: dict[str, Any]
 
     @property
@@ -39,8 +39,8 @@ class Owner:
         return f"{self.word}-1"
 
     def everything(self) -> list[Any]:
-        """All that the tenant can see."""
-        task, adaptations = f"/v1/tasks/{self.task_id}", [f"/v1/adaptations/{one}" for one in self.adaptation_ids]
+        """Return everything that the tenant can see."""
+        task, adaptations = f"/v1/tasks/{self.task_id}", [f"/v1/adaptations/{each}" for each in self.adaptation_ids]
         paths = [
             "/v1/tasks",
             task,
@@ -55,7 +55,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A request for what somebody else has, and how it must end: `own` is a success that holds nothing of theirs."""
+    """A request for another tenant's data and its expected outcome; `own` is a success without any of that data."""
 
     path: str
     outcome: Literal["unknown", "empty", "own"] = "unknown"
@@ -64,43 +64,43 @@ class Attempt:
 
 @pytest.fixture
 def owners(new_client: Callable[[], httpx.Client], work_off: WorkOff) -> tuple[Owner, Owner]:
-    """Two tenants who have the same, and know nothing of each other."""
+    """Two tenants with the same kinds of objects."""
 
-    def owner(word: str) -> Owner:
+    def create_owner(word: str) -> Owner:
         client = new_client()
         examples = [{**example, "output": f"{word} {example['output']}"} for example in EXAMPLES]
         body = adaptation_body(name=word, examples=examples, metadata={"of": word})
         first = client.post("/v1/adaptations", json=body, headers={"Idempotency-Key": f"{word}-1"}).json()
         return Owner(client, word, first["task_id"], [first["id"]], body)
 
-    def adapt_further(one: Owner) -> None:
-        body = {key: value for key, value in one.first_body.items() if key != "name"} | {"task_id": one.task_id}
-        one.adaptation_ids.append(one.client.post("/v1/adaptations", json=body).json()["id"])
+    def adapt_again(owner: Owner) -> None:
+        body = {key: value for key, value in owner.first_body.items() if key != "name"} | {"task_id": owner.task_id}
+        owner.adaptation_ids.append(owner.client.post("/v1/adaptations", json=body).json()["id"])
 
-    both = owner("alpaca"), owner("buffalo")
-    for one in both:
-        adapt_further(one)
+    both = create_owner("alpaca"), create_owner("buffalo")
+    for owner in both:
+        adapt_again(owner)
     assert len(work_off()) == 4
-    for one in both:
-        adapt_further(one)
+    for owner in both:
+        adapt_again(owner)
     return both
 
 
 def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
-    """All that `b` tries in order to get at what `a` has, by route."""
-    done, _, queued = a.adaptation_ids
+    """Return all attempts of `b` to reach the data of `a`, by route."""
+    succeeded, _, queued = a.adaptation_ids
     task, own_task = f"/v1/tasks/{a.task_id}", f"/v1/tasks/{b.task_id}"
-    further = {key: value for key, value in a.first_body.items() if key != "name"} | {"task_id": a.task_id}
+    next_version = {key: value for key, value in a.first_body.items() if key != "name"} | {"task_id": a.task_id}
     key = {"Idempotency-Key": a.idempotency_key}
-    theirs, mine = {"task_id": a.task_id, "input": "hello"}, {"task_id": b.task_id, "input": "hello"}
+    foreign, own = {"task_id": a.task_id, "input": "hello"}, {"task_id": b.task_id, "input": "hello"}
     lines = "\n".join(json.dumps(example) for example in EXAMPLES)
     file = {"file": ("examples.jsonl", lines)}
     stream = {"Accept": "text/event-stream"}
     inputs = {"inputs": ["hello"]}
     return {
         ("post", "/v1/adaptations"): [
-            Attempt("/v1/adaptations", options={"json": further}),
-            Attempt("/v1/adaptations", options={"json": further, "headers": key}),
+            Attempt("/v1/adaptations", options={"json": next_version}),
+            Attempt("/v1/adaptations", options={"json": next_version, "headers": key}),
             Attempt("/v1/adaptations", "own", {"json": b.first_body, "headers": key}),
             Attempt("/v1/adaptations", options={"data": {"task_id": a.task_id}, "files": file}),
         ],
@@ -108,17 +108,17 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
             Attempt("/v1/adaptations", "own"),
             Attempt("/v1/adaptations", "own", {"params": {"state": "queued"}}),
             Attempt("/v1/adaptations", "empty", {"params": {"task_id": a.task_id}}),
-            *(Attempt("/v1/adaptations", options={"params": {"after": one}}) for one in a.adaptation_ids),
+            *(Attempt("/v1/adaptations", options={"params": {"after": each}}) for each in a.adaptation_ids),
         ],
-        ("get", "/v1/adaptations/{adaptation_id}"): [Attempt(f"/v1/adaptations/{one}") for one in a.adaptation_ids],
+        ("get", "/v1/adaptations/{adaptation_id}"): [Attempt(f"/v1/adaptations/{each}") for each in a.adaptation_ids],
         ("get", "/v1/adaptations/{adaptation_id}/events"): [
-            *(Attempt(f"/v1/adaptations/{one}/events") for one in a.adaptation_ids),
-            Attempt(f"/v1/adaptations/{done}/events", options={"params": {"after": 1}}),
-            *(Attempt(f"/v1/adaptations/{one}/events", options={"headers": stream}) for one in (done, queued)),
+            *(Attempt(f"/v1/adaptations/{each}/events") for each in a.adaptation_ids),
+            Attempt(f"/v1/adaptations/{succeeded}/events", options={"params": {"after": 1}}),
+            *(Attempt(f"/v1/adaptations/{each}/events", options={"headers": stream}) for each in (succeeded, queued)),
             Attempt(f"/v1/adaptations/{queued}/events", options={"headers": stream | {"Last-Event-ID": "1"}}),
         ],
         ("post", "/v1/adaptations/{adaptation_id}/cancel"): [
-            Attempt(f"/v1/adaptations/{one}/cancel") for one in a.adaptation_ids
+            Attempt(f"/v1/adaptations/{each}/cancel") for each in a.adaptation_ids
         ],
         ("get", "/v1/tasks"): [
             Attempt("/v1/tasks", "own"),
@@ -144,7 +144,7 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
         ],
         ("post", "/v1/predict"): [
             Attempt("/v1/predict", options={"json": {"requests": requests}})
-            for requests in ([theirs], [mine, theirs], [theirs, mine])
+            for requests in ([foreign], [own, foreign], [foreign, own])
         ],
     }
 
@@ -154,7 +154,7 @@ def routes_of(document: dict[str, Any]) -> Routes:
 
 
 def fields_of(schema: dict[str, Any], document: dict[str, Any]) -> Iterator[str]:
-    """The names of all fields, at whatever depth."""
+    """Yield the names of all fields, at any depth."""
     if "$ref" in schema:
         schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     yield from schema.get("properties", {})
@@ -163,13 +163,15 @@ def fields_of(schema: dict[str, Any], document: dict[str, Any]) -> Iterator[str]
         yield from fields_of(part, document)
 
 
-def not_asked_for(document: dict[str, Any], tried: dict[tuple[str, str], list[Attempt]]) -> set[tuple[str, str, str]]:
-    """Where an id may stand that no attempt puts there, as (method, path, name); '' is the route as a whole."""
+def not_attempted(
+    document: dict[str, Any], attempted: dict[tuple[str, str], list[Attempt]]
+) -> set[tuple[str, str, str]]:
+    """Return the places for an id that no attempt covers, as (method, path, name); the name '' is the whole route."""
     missing = set()
     for (method, path), entry in routes_of(document).items():
-        if (method, path) in WITHOUT_TENANT | OF_THE_OPERATOR:
+        if (method, path) in WITHOUT_TENANT | OPERATOR_ROUTES:
             continue
-        sent = tried.get((method, path), [])
+        sent = attempted.get((method, path), [])
         if not sent:
             missing.add((method, path, ""))
         names = {parameter["name"] for parameter in entry.get("parameters", []) if parameter["in"] != "path"}
@@ -180,39 +182,39 @@ def not_asked_for(document: dict[str, Any], tried: dict[tuple[str, str], list[At
     return missing
 
 
-def test_whatever_somebody_else_has_is_not_there(owners: tuple[Owner, Owner]) -> None:
+def test_the_data_of_another_tenant_does_not_exist(owners: tuple[Owner, Owner]) -> None:
     a, b = owners
     document = a.client.get("/openapi.json").json()
-    tried = attempts(a, b)
-    assert not_asked_for(document, tried) == set()
-    assert set(tried) | WITHOUT_TENANT | OF_THE_OPERATOR == set(routes_of(document))
+    attempted = attempts(a, b)
+    assert not_attempted(document, attempted) == set()
+    assert set(attempted) | WITHOUT_TENANT | OPERATOR_ROUTES == set(routes_of(document))
     before = a.everything()
-    for (method, route), ways in tried.items():
-        for attempt in ways:
+    for (method, route), tries in attempted.items():
+        for attempt in tries:
             response = b.client.request(method, attempt.path, **attempt.options)
-            asked = (method, attempt.path, attempt.options)
-            assert response.status_code == 404 if attempt.outcome == "unknown" else response.is_success, asked
+            request = (method, attempt.path, attempt.options)
+            assert response.status_code == 404 if attempt.outcome == "unknown" else response.is_success, request
             if attempt.outcome == "empty":
-                assert response.json()["data"] == [], asked
-            answered = response.text + str(response.headers)
+                assert response.json()["data"] == [], request
+            content = response.text + str(response.headers)
             for secret in (a.word, a.task_id, *a.adaptation_ids):
-                assert secret not in answered, (route, asked)
+                assert secret not in content, (route, request)
     assert a.everything() == before
-    answer = a.client.post(f"/v1/tasks/{a.task_id}/predict", json={"inputs": ["hello"]}).json()
-    assert a.word in answer["predictions"][0]["label"]
+    prediction = a.client.post(f"/v1/tasks/{a.task_id}/predict", json={"inputs": ["hello"]}).json()
+    assert a.word in prediction["predictions"][0]["label"]
 
 
-def test_what_all_tenants_share_tells_nothing_of_any(owners: tuple[Owner, Owner]) -> None:
+def test_shared_routes_reveal_nothing_about_tenants(owners: tuple[Owner, Owner]) -> None:
     a, b = owners
     for method, path in WITHOUT_TENANT:
-        answers = [owner.client.request(method, path) for owner in (a, b)]
-        assert answers[0].json() == answers[1].json()
-        assert a.word not in answers[1].text
-        assert a.task_id not in answers[1].text
+        responses = [owner.client.request(method, path) for owner in (a, b)]
+        assert responses[0].json() == responses[1].json()
+        assert a.word not in responses[1].text
+        assert a.task_id not in responses[1].text
 
 
-def test_what_is_the_operators_answers_no_tenant(owners: tuple[Owner, Owner]) -> None:
-    for method, path in OF_THE_OPERATOR:
+def test_operator_routes_reject_tenants(owners: tuple[Owner, Owner]) -> None:
+    for method, path in OPERATOR_ROUTES:
         assert [owner.client.request(method, path).status_code for owner in owners] == [401, 401]
 
 
@@ -225,8 +227,8 @@ def test_what_is_the_operators_answers_no_tenant(owners: tuple[Owner, Owner]) ->
         ("/v1/tasks", {"requestBody": {"content": {"application/json": {"schema": {"$ref": "#/New"}}}}}, "task_ids"),
     ],
 )
-def test_a_new_route_or_id_is_noticed(path: str, entry: dict[str, Any], missing: str) -> None:
+def test_an_uncovered_route_or_id_is_found(path: str, entry: dict[str, Any], missing: str) -> None:
     schemas = {"New": {"properties": {"of": {"anyOf": [{"items": {"properties": {"task_ids": {}}}}]}}}}
     document = {"paths": {path: {"get": entry}}, "components": {"schemas": schemas}}
-    tried = {("get", "/v1/tasks"): [Attempt("/v1/tasks", options={"params": {"after": "tsk_a"}})]}
-    assert not_asked_for(document, tried) == {("get", path, missing)}
+    attempted = {("get", "/v1/tasks"): [Attempt("/v1/tasks", options={"params": {"after": "tsk_a"}})]}
+    assert not_attempted(document, attempted) == {("get", path, missing)}

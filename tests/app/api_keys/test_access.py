@@ -1,4 +1,4 @@
-"""Who may call: API keys, and the one case that needs none."""
+"""API keys, scopes, and access without a key on the same machine."""
 
 import socket
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from tests.support.service import Serve, error_of
 KEY = "a-key-of-sixteen-characters-or-more"
 
 
-def test_without_a_key_only_health_is_answered(client: httpx.Client) -> None:
+def test_without_a_key_only_the_health_checks_respond(client: httpx.Client) -> None:
     for headers in (
         {},
         {"Authorization": "Bearer wrong"},
@@ -40,45 +40,45 @@ def test_without_a_key_only_health_is_answered(client: httpx.Client) -> None:
             assert stranger.get("/healthz").status_code == stranger.get("/readyz").status_code == 200
 
 
-def _answer_to_half_a_request(client: httpx.Client, method: str, path: str, kind: str) -> httpx.Response:
-    """What comes back when a body is announced and nothing of it sent."""
+def _response_to_announced_body(client: httpx.Client, method: str, path: str, content_type: str) -> httpx.Response:
+    """Return the response to a request that announces a body and sends nothing of it."""
     head = (
         f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {client.headers['authorization']}\r\n"
-        f"Content-Type: {kind}\r\nContent-Length: 1000000\r\n\r\n"
+        f"Content-Type: {content_type}\r\nContent-Length: 1000000\r\n\r\n"
     )
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as connection:
         connection.sendall(head.encode())
-        answer = HTTPResponse(connection)
-        answer.begin()
-        return httpx.Response(answer.status, content=answer.read())
+        response = HTTPResponse(connection)
+        response.begin()
+        return httpx.Response(response.status, content=response.read())
 
 
-def test_nothing_of_a_body_is_read_before_its_sender_is_let_in(new_client: Callable[..., httpx.Client]) -> None:
+def test_no_body_is_read_before_its_sender_is_admitted(new_client: Callable[..., httpx.Client]) -> None:
     predicting, stranger = new_client(scopes=("predict",)), new_client()
     stranger.headers["authorization"] = "Bearer unknown"
-    for kind in ("application/json", "multipart/form-data; boundary=x"):
-        refused = _answer_to_half_a_request(predicting, "POST", "/v1/adaptations", kind)
+    for content_type in ("application/json", "multipart/form-data; boundary=x"):
+        refused = _response_to_announced_body(predicting, "POST", "/v1/adaptations", content_type)
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "scope_missing")
         for path, methods in stranger.get("/openapi.json").json()["paths"].items():
             for method in methods if path.startswith("/v1/") else ():
-                refused = _answer_to_half_a_request(stranger, method.upper(), path, kind)
+                refused = _response_to_announced_body(stranger, method.upper(), path, content_type)
                 assert (refused.status_code, refused.json()["error"]["code"]) == (401, "api_key_unknown"), path
 
 
-def test_a_body_that_cannot_be_read_tells_a_stranger_nothing(client: httpx.Client) -> None:
+def test_a_malformed_body_with_an_unknown_key_gets_401(client: httpx.Client) -> None:
     headers = {"Authorization": "Bearer unknown", "content-type": "application/json"}
     assert client.post("/v1/predict", content=b"{", headers=headers).status_code == 401
 
 
-def test_a_route_that_nobody_could_be_let_in_to_is_refused_when_it_is_made() -> None:
-    def open_to_all() -> None:
+def test_a_route_without_a_tenant_cannot_be_defined() -> None:
+    def without_tenant() -> None:
         """Takes no tenant."""
 
     with pytest.raises(TypeError, match="/v1/open takes no tenant"):
-        APIRouter(route_class=AdmittingRoute).add_api_route("/v1/open", open_to_all)
+        APIRouter(route_class=AdmittingRoute).add_api_route("/v1/open", without_tenant)
 
 
-def test_a_key_that_was_issued_or_set_is_let_in_and_a_revoked_one_is_not(serve: Serve, engine: Engine) -> None:
+def test_issued_keys_and_the_operators_key_are_admitted_and_revoked_keys_are_not(serve: Serve, engine: Engine) -> None:
     with serve(wait=False, embedded=False, api_key=KEY) as client:
         with transaction(engine) as session:
             _, issued = api_keys.issue(session, "somebody")
@@ -92,7 +92,7 @@ def test_a_key_that_was_issued_or_set_is_let_in_and_a_revoked_one_is_not(serve: 
         assert (status(KEY), status(issued)) == (200, 401)
 
 
-def test_an_expired_key_is_let_in_no_more(service_engine: Engine, new_client: Callable[..., httpx.Client]) -> None:
+def test_an_expired_key_is_rejected(service_engine: Engine, new_client: Callable[..., httpx.Client]) -> None:
     client = new_client(lifetime=timedelta(days=30))
     assert client.get("/v1/tasks").status_code == 200
     with transaction(service_engine) as session:
@@ -102,27 +102,27 @@ def test_an_expired_key_is_let_in_no_more(service_engine: Engine, new_client: Ca
 
 
 @pytest.mark.parametrize("scopes", [("predict",), ("adapt",), ("adapt", "predict"), ("admin",)])
-def test_a_key_opens_what_its_scopes_name_and_nothing_else(
+def test_a_key_may_do_only_what_its_scopes_allow(
     new_client: Callable[..., httpx.Client], scopes: tuple[str, ...]
 ) -> None:
     client = new_client(scopes=scopes)
-    wanted = set()
+    all_scopes = set()
     for path, methods in client.get("/openapi.json").json()["paths"].items():
         for method, entry in methods.items():
-            needed = {scope for way in entry.get("security", []) for scope in way["HTTPBearer"]}
+            needed = {scope for scheme in entry.get("security", []) for scope in scheme["HTTPBearer"]}
             assert ("403" in entry["responses"]) == bool(needed), (method, path)
-            refused = bool(needed - set(scopes)) and scopes != ("admin",)
+            rejected = bool(needed - set(scopes)) and scopes != ("admin",)
             response = client.request(method, path.replace("{", "").replace("}", ""))
-            assert (response.status_code == 403) == refused, (method, path)
-            if refused:
+            assert (response.status_code == 403) == rejected, (method, path)
+            if rejected:
                 error = error_of(response)
                 assert (error["type"], error["code"]) == ("permission_error", "scope_missing")
                 assert all(f"'{scope}'" in error["message"] for scope in needed)
-            wanted |= needed
-    assert wanted == {"adapt", "predict"}
+            all_scopes |= needed
+    assert all_scopes == {"adapt", "predict"}
 
 
-def test_a_key_of_the_settings_and_no_key_at_all_may_do_everything(serve: Serve) -> None:
+def test_the_operators_key_and_open_access_allow_everything(serve: Serve) -> None:
     unknown = "/v1/adaptations/adp_unknown/cancel"
     with serve(wait=False) as client:
         assert client.post(unknown).status_code == 404
@@ -130,7 +130,7 @@ def test_a_key_of_the_settings_and_no_key_at_all_may_do_everything(serve: Serve)
         assert client.post(unknown, headers={"Authorization": f"Bearer {KEY}"}).status_code == 404
 
 
-def test_keys_are_kept_as_hashes_alone(service_engine: Engine, new_client: Callable[[], httpx.Client]) -> None:
+def test_only_the_hashes_of_keys_are_stored(service_engine: Engine, new_client: Callable[[], httpx.Client]) -> None:
     key = new_client().headers["authorization"].removeprefix("Bearer ")
     with transaction(service_engine) as session:
         rows = str(session.execute(text("SELECT * FROM api_keys")).all())
@@ -138,7 +138,7 @@ def test_keys_are_kept_as_hashes_alone(service_engine: Engine, new_client: Calla
     assert key[:12] in rows
 
 
-def test_on_ones_own_machine_no_key_is_needed_but_a_loopback_name(serve: Serve) -> None:
+def test_access_without_a_key_requires_a_loopback_host(serve: Serve) -> None:
     with serve(wait=False) as client:
         assert client.get("/v1/tasks").status_code == 200
         for host in ("localhost:1", "LocalHost", "127.0.0.1", "[::1]", "[::1]:8000"):
@@ -149,13 +149,13 @@ def test_on_ones_own_machine_no_key_is_needed_but_a_loopback_name(serve: Serve) 
         for host in foreign + malformed:
             response = client.get("/v1/tasks", headers={"Host": host})
             assert (response.status_code, error_of(response)["code"]) == (400, "unknown_host"), host
-        for none_or_two in (b"", b"Host: localhost\r\nHost: evil.example\r\n"):
+        for host_headers in (b"", b"Host: localhost\r\nHost: evil.example\r\n"):
             with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as connection:
-                connection.sendall(b"GET /v1/tasks HTTP/1.1\r\n" + none_or_two + b"\r\n")
+                connection.sendall(b"GET /v1/tasks HTTP/1.1\r\n" + host_headers + b"\r\n")
                 assert connection.recv(4096).startswith(b"HTTP/1.1 400")
 
 
-def test_on_ones_own_machine_pages_of_other_hosts_can_do_nothing(serve: Serve) -> None:
+def test_access_without_a_key_rejects_web_pages_of_other_hosts(serve: Serve) -> None:
     form: dict[str, Any] = {
         "data": {"name": "tickets"},
         "files": {"file": ("a.csv", "input,output\na,x\nb,x\nc,y\nd,y\n")},
@@ -172,13 +172,13 @@ def test_on_ones_own_machine_pages_of_other_hosts_can_do_nothing(serve: Serve) -
         assert client.post("/v1/adaptations", headers=headers, **form).status_code == 202
 
 
-def test_a_key_that_is_set_is_wanted_on_ones_own_machine_too(serve: Serve) -> None:
+def test_a_configured_key_is_required_on_the_same_machine_too(serve: Serve) -> None:
     with serve(wait=False, api_key=KEY) as client:
         assert client.get("/v1/tasks").status_code == 401
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
-def test_opening_to_others_without_a_key_is_refused(host: str) -> None:
+def test_a_public_address_without_a_key_is_rejected(host: str) -> None:
     with pytest.raises(SettingsError, match="IPT_API_KEY"):
         create_app(Settings.model_construct(**{**Settings().model_dump(), "host": host}))
     create_app(Settings(host=host, api_key=KEY))
@@ -189,11 +189,11 @@ def test_loopback_needs_no_key(host: str) -> None:
     assert Settings(host=host).open_access
 
 
-def test_settings_are_checked_at_start_and_shown_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = [("DATABASE_URL", "mysql://x"), ("API_KEY", "short"), ("PORT", "-1"), ("LEASE_SECONDS", "0")]
-    wrong += [("LEASE_SECONDS", "inf"), ("LEASE_SECONDS", "9"), ("HEARTBEAT_SECONDS", "31"), ("POLL_SECONDS", "1e10")]
-    wrong += [("METRICS_PORT", "0"), ("REQUESTS_PER_MINUTE", "60000001"), ("PREDICT_WAIT_MS", "1e12")]
-    for name, value in [*wrong, ("API_KEY", f"{KEY}\n{KEY}"), ("API_KEY", f"{KEY} ")]:
+def test_settings_are_validated_at_startup_and_printed_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    invalid = [("DATABASE_URL", "mysql://x"), ("API_KEY", "short"), ("PORT", "-1"), ("LEASE_SECONDS", "0")]
+    invalid += [("LEASE_SECONDS", "inf"), ("LEASE_SECONDS", "9"), ("HEARTBEAT_SECONDS", "31"), ("POLL_SECONDS", "1e10")]
+    invalid += [("METRICS_PORT", "0"), ("REQUESTS_PER_MINUTE", "60000001"), ("PREDICT_WAIT_MS", "1e12")]
+    for name, value in [*invalid, ("API_KEY", f"{KEY}\n{KEY}"), ("API_KEY", f"{KEY} ")]:
         with monkeypatch.context() as patch:
             patch.setenv(f"IPT_{name}", value)
             with pytest.raises(ValidationError):
@@ -202,12 +202,12 @@ def test_settings_are_checked_at_start_and_shown_without_secrets(monkeypatch: py
     monkeypatch.setenv("IPT_API_KEY", KEY)
     settings = Settings()
     assert settings.database_url == "postgresql+psycopg://user:hunter2@db/ipt"
-    for shown in (repr(settings), str(settings.described())):
-        assert "hunter2" not in shown
-        assert KEY not in shown
+    for printed in (repr(settings), str(settings.described())):
+        assert "hunter2" not in printed
+        assert KEY not in printed
 
 
-def test_a_misspelt_setting_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_misspelt_setting_is_reported(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("IPT_MAX_EXAMPELS", "IPT_MAX_EXAMPLES", "IPT_URL", "ELSEWHERE"):
         monkeypatch.setenv(name, "4")
     logs.name_unknown_settings()

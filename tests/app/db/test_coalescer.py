@@ -1,4 +1,4 @@
-"""What waits at once is answered at once, and nobody pays for a neighbour: the coalescer, with a function behind it."""
+"""The coalescer answers waiting questions together, and one bad question does not fail the others."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ from app.errors import NotFoundError
 
 
 class Recorder:
-    """Answers in capitals and keeps what was asked together; stops at `gate` while it is closed."""
+    """Answers in upper case and records the questions of each call; blocks while `gate` is closed."""
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
@@ -26,7 +26,9 @@ class Recorder:
             raise ValueError("bad")
         if "away" in questions:
             raise OperationalError("select", {}, OSError())
-        return [NotFoundError("none", code="none") if one == "unknown" else one.upper() for one in questions]
+        return [
+            NotFoundError("none", code="none") if question == "unknown" else question.upper() for question in questions
+        ]
 
     def wait_until_asked(self) -> None:
         deadline = time.monotonic() + 10
@@ -42,23 +44,25 @@ def recorder() -> Recorder:
 
 @pytest.fixture
 def coalescer(recorder: Recorder) -> Iterator[Coalescer[str, str]]:
-    made = Coalescer[str, str](recorder, name="test", most=3)
-    yield made
+    coalescer = Coalescer[str, str](recorder, name="test", most=3)
+    yield coalescer
     recorder.gate.set()
-    made.close()
+    coalescer.close()
 
 
 @pytest.fixture
 def busy(coalescer: Coalescer[str, str], recorder: Recorder) -> Coalescer[str, str]:
-    """One that answers a first question until the gate opens."""
+    """A coalescer that answers a first question until the gate opens."""
     recorder.gate.clear()
     coalescer.ask("first")
     recorder.wait_until_asked()
     return coalescer
 
 
-def test_what_came_meanwhile_is_asked_together_up_to_a_limit(busy: Coalescer[str, str], recorder: Recorder) -> None:
-    futures = [busy.ask(one) for one in "abcd"]
+def test_questions_that_arrive_meanwhile_are_asked_together_up_to_a_limit(
+    busy: Coalescer[str, str], recorder: Recorder
+) -> None:
+    futures = [busy.ask(question) for question in "abcd"]
     recorder.gate.set()
     assert [future.result(10) for future in futures] == ["A", "B", "C", "D"]
     assert recorder.asked == [["first"], ["a", "b", "c"], ["d"]]
@@ -71,7 +75,7 @@ def test_a_large_question_leaves_no_room_for_others(busy: Coalescer[str, str], r
     assert recorder.asked == [["first"], ["a", "wide"], ["b"], ["wider"], ["c"]]
 
 
-def test_an_error_is_raised_for_the_question_that_it_is_about(busy: Coalescer[str, str], recorder: Recorder) -> None:
+def test_an_error_is_raised_only_for_its_question(busy: Coalescer[str, str], recorder: Recorder) -> None:
     unknown, known = busy.ask("unknown"), busy.ask("a")
     recorder.gate.set()
     assert known.result(10) == "A"
@@ -80,7 +84,7 @@ def test_an_error_is_raised_for_the_question_that_it_is_about(busy: Coalescer[st
     assert recorder.asked == [["first"], ["unknown", "a"]]
 
 
-def test_what_fails_together_is_asked_alone(busy: Coalescer[str, str], recorder: Recorder) -> None:
+def test_questions_that_fail_together_are_asked_one_by_one(busy: Coalescer[str, str], recorder: Recorder) -> None:
     bad, good = busy.ask("bad"), busy.ask("a")
     recorder.gate.set()
     assert good.result(10) == "A"
@@ -89,7 +93,9 @@ def test_what_fails_together_is_asked_alone(busy: Coalescer[str, str], recorder:
     assert recorder.asked == [["first"], ["bad", "a"], ["bad"], ["a"]]
 
 
-def test_a_database_that_is_away_is_not_asked_again_for_each(busy: Coalescer[str, str], recorder: Recorder) -> None:
+def test_an_unreachable_database_is_not_asked_again_for_each_question(
+    busy: Coalescer[str, str], recorder: Recorder
+) -> None:
     futures = [busy.ask("away"), busy.ask("a")]
     recorder.gate.set()
     for future in futures:
@@ -98,15 +104,15 @@ def test_a_database_that_is_away_is_not_asked_again_for_each(busy: Coalescer[str
     assert recorder.asked == [["first"], ["away", "a"]]
 
 
-def test_a_question_that_was_taken_back_is_not_asked(busy: Coalescer[str, str], recorder: Recorder) -> None:
-    gone, there = busy.ask("gone"), busy.ask("a")
-    assert gone.cancel()
+def test_a_cancelled_question_is_not_asked(busy: Coalescer[str, str], recorder: Recorder) -> None:
+    cancelled, kept = busy.ask("gone"), busy.ask("a")
+    assert cancelled.cancel()
     recorder.gate.set()
-    assert there.result(10) == "A"
+    assert kept.result(10) == "A"
     assert recorder.asked == [["first"], ["a"]]
 
 
-def test_closing_answers_what_was_asked_and_takes_nothing_more(coalescer: Coalescer[str, str]) -> None:
+def test_close_answers_queued_questions_and_rejects_new_ones(coalescer: Coalescer[str, str]) -> None:
     future = coalescer.ask("a")
     coalescer.close()
     assert future.result(0) == "A"

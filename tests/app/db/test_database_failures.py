@@ -1,4 +1,4 @@
-"""A database that is away, full or behind: callers are told, nothing is lost, and the service recovers by itself."""
+"""An unreachable, full or outdated database: callers get an error, nothing is lost, and the service recovers."""
 
 import resource
 import subprocess
@@ -25,7 +25,7 @@ KEY = "a-key-of-sixteen-characters-or-more"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 
-def test_a_database_that_never_was_is_reported_and_the_process_lives(tiny_settings: dict[str, Any]) -> None:
+def test_an_unreachable_database_is_reported_and_the_process_keeps_running(tiny_settings: dict[str, Any]) -> None:
     url = "postgresql://nobody@127.0.0.1:1/none"
     settings = Settings(database_url=url, api_key=KEY, **tiny_settings)
     with running(settings, None, wait=False) as client:
@@ -38,21 +38,19 @@ def test_a_database_that_never_was_is_reported_and_the_process_lives(tiny_settin
         assert int(response.headers["retry-after"]) > 0
 
 
-def test_the_service_recovers_when_its_connections_are_cut(serve: Serve, database_url: str) -> None:
+def test_the_service_recovers_from_terminated_connections(serve: Serve, database_url: str) -> None:
     with serve() as client:
         assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
         engine = make_engine(database_url)
-        cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+        terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
         with engine.connect() as connection:
-            connection.execute(text(f"{cut} AND pid <> pg_backend_pid()"))
+            connection.execute(text(f"{terminate} AND pid <> pg_backend_pid()"))
         engine.dispose()
         assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
         assert len(client.get("/v1/adaptations").json()["data"]) == 2
 
 
-def test_a_database_that_takes_no_writes_is_reported_and_nothing_is_half_written(
-    serve: Serve, database_url: str
-) -> None:
+def test_a_read_only_database_is_reported_and_nothing_is_half_written(serve: Serve, database_url: str) -> None:
     name = make_url(database_url).database
     with serve() as client:
         server = create_engine(database_url, isolation_level="AUTOCOMMIT")
@@ -77,7 +75,7 @@ def test_a_database_that_takes_no_writes_is_reported_and_nothing_is_half_written
 
 
 def test_a_full_disk_is_reported_and_nothing_is_half_written(serve: Serve, database_url: str) -> None:
-    """The disk is full for the last of the rows that a request writes."""
+    """The disk is full at the last row that a request writes."""
     engine = make_engine(database_url)
     with transaction(engine) as session:
         session.execute(
@@ -99,7 +97,7 @@ def test_a_full_disk_is_reported_and_nothing_is_half_written(serve: Serve, datab
     engine.dispose()
 
 
-def test_an_error_that_nobody_foresaw_is_a_500_in_shape_that_quotes_nothing(
+def test_an_unexpected_error_is_a_500_that_quotes_nothing(
     serve: Serve, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = make_engine(database_url)
@@ -122,13 +120,13 @@ def test_a_database_of_another_release_is_not_ready(serve: Serve, database_url: 
     engine.dispose()
 
 
-def test_a_subspace_that_the_database_refuses_is_not_ready_and_says_why(
+def test_a_subspace_that_the_database_rejects_makes_the_service_not_ready(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = ipt.load_subspace
 
-    def load_with_nul(*given: Any) -> ipt.Subspace:
-        subspace = load(*given)
+    def load_with_nul(*arguments: Any) -> ipt.Subspace:
+        subspace = load(*arguments)
         subspace.manifest["note"] = "\0"
         return subspace
 
@@ -142,7 +140,7 @@ def test_a_subspace_that_the_database_refuses_is_not_ready_and_says_why(
         assert "manifest" in ready.json()["error"]["message"]
 
 
-def test_a_second_service_on_the_same_folder_is_told_who_has_it(data_dir: Path) -> None:
+def test_a_second_service_on_the_same_folder_is_rejected(data_dir: Path) -> None:
     with (
         embedded_postgres(data_dir),
         pytest.raises(EmbeddedDatabaseError, match="in use"),
@@ -151,7 +149,7 @@ def test_a_second_service_on_the_same_folder_is_told_who_has_it(data_dir: Path) 
         pass
 
 
-def test_data_outlives_a_restart_and_leftovers_of_a_killed_process(data_dir: Path) -> None:
+def test_data_survives_a_restart_and_a_killed_process(data_dir: Path) -> None:
     holder = (
         "import sys, time; from pathlib import Path; from app.db.embedded import embedded_postgres\n"
         "with embedded_postgres(Path(sys.argv[1])) as url: print(url, flush=True); time.sleep(600)"
@@ -164,7 +162,7 @@ def test_data_outlives_a_restart_and_leftovers_of_a_killed_process(data_dir: Pat
             session.execute(text("CREATE TABLE kept AS SELECT 42 AS answer"))
         engine.dispose()
         process.kill()
-    # The server is still there, without its owner; the next one takes it over, and stops it.
+    # The server still runs without its owner; the next owner takes it over and stops it.
     with embedded_postgres(data_dir) as url:
         engine = make_engine(url)
         with transaction(engine) as session:
@@ -175,7 +173,7 @@ def test_data_outlives_a_restart_and_leftovers_of_a_killed_process(data_dir: Pat
     while psutil.pid_exists(postmaster):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    # A number that has gone to another process meanwhile, as after a reboot.
+    # A process number that now belongs to another process, as after a reboot.
     (data_dir / "postgres/postmaster.pid").write_text(f"1\n{data_dir}/postgres\n1\n5432\n{data_dir}\n\n1 1\nready\n")
     with embedded_postgres(data_dir) as url:
         engine = make_engine(url)
@@ -184,32 +182,32 @@ def test_data_outlives_a_restart_and_leftovers_of_a_killed_process(data_dir: Pat
         engine.dispose()
 
 
-def test_a_folder_that_cannot_be_written_is_one_clear_error(data_dir: Path) -> None:
+def test_a_folder_that_is_not_writable_gets_a_clear_error(data_dir: Path) -> None:
     (data_dir / "file").touch()
     with pytest.raises(EmbeddedDatabaseError, match="IPT_DATA_DIR"), embedded_postgres(data_dir / "file"):
         pass
 
 
-def test_a_folder_may_have_any_name_that_a_shell_would_take_apart(data_dir: Path) -> None:
+def test_a_folder_name_may_contain_shell_characters(data_dir: Path) -> None:
     with embedded_postgres(data_dir / "a b & é+%20;'(c)#?") as url:
-        assert _ask(url, "SELECT 1") == 1
+        assert _scalar(url, "SELECT 1") == 1
 
 
 @pytest.mark.parametrize("name", ['quo"te', "$HOME", "back`tick", "back\\slash"])
-def test_a_folder_that_postgresql_itself_cannot_quote_is_refused(data_dir: Path, name: str) -> None:
+def test_a_folder_name_that_postgresql_cannot_quote_is_rejected(data_dir: Path, name: str) -> None:
     with pytest.raises(EmbeddedDatabaseError, match="set IPT_DATA_DIR"), embedded_postgres(data_dir / name):
         pass
 
 
 @pytest.mark.parametrize("version", ["12\n", "junk"])
-def test_a_folder_of_another_postgresql_is_one_clear_error(data_dir: Path, version: str) -> None:
+def test_a_folder_of_another_postgresql_version_gets_a_clear_error(data_dir: Path, version: str) -> None:
     (data_dir / "postgres").mkdir()
     (data_dir / "postgres/PG_VERSION").write_text(version)
     with pytest.raises(EmbeddedDatabaseError, match="PostgreSQL can read"), embedded_postgres(data_dir):
         pass
 
 
-def test_a_server_that_does_not_start_gives_its_own_reason(data_dir: Path) -> None:
+def test_the_error_of_a_failed_start_contains_the_servers_reason(data_dir: Path) -> None:
     with embedded_postgres(data_dir):
         pass
     (data_dir / "postgres/postgresql.conf").write_text("max_connections = none\n")
@@ -217,7 +215,7 @@ def test_a_server_that_does_not_start_gives_its_own_reason(data_dir: Path) -> No
         pass
 
 
-def test_why_a_server_ends_is_not_what_it_told_those_who_came_meanwhile(tmp_path: Path) -> None:
+def test_the_reason_of_a_stop_is_not_an_error_that_clients_got(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text(
         "[1] FATAL:  could not write to file: No space left on device\n[2] FATAL:  the database system is starting up\n"
@@ -226,21 +224,21 @@ def test_why_a_server_ends_is_not_what_it_told_those_who_came_meanwhile(tmp_path
 
 
 @pytest.mark.parametrize("folder", ["plain", "with space"])
-def test_a_server_that_dies_is_started_again(data_dir: Path, folder: str) -> None:
+def test_a_server_that_dies_is_restarted(data_dir: Path, folder: str) -> None:
     with embedded_postgres(data_dir / folder) as url:
-        _ask(url, "SELECT 0; CREATE TABLE kept AS SELECT 42 AS answer")
+        _scalar(url, "SELECT 0; CREATE TABLE kept AS SELECT 42 AS answer")
         _postmaster(data_dir / folder).kill()
         deadline = time.monotonic() + 30
         while True:
             try:
-                assert _ask(url, "SELECT answer FROM kept") == 42
+                assert _scalar(url, "SELECT answer FROM kept") == 42
                 break
             except OperationalError:
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
 
 
-def test_the_watcher_outlives_a_time_without_file_descriptors(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_watcher_survives_a_lack_of_file_descriptors(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     with embedded_postgres(data_dir) as url:
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         deadline = time.monotonic() + 30
@@ -255,7 +253,7 @@ def test_the_watcher_outlives_a_time_without_file_descriptors(data_dir: Path, ca
         _postmaster(data_dir).kill()
         while True:
             try:
-                assert _ask(url, "SELECT 1") == 1
+                assert _scalar(url, "SELECT 1") == 1
                 break
             except OperationalError:
                 assert time.monotonic() < deadline
@@ -266,7 +264,7 @@ def _postmaster(data_dir: Path) -> psutil.Process:
     return psutil.Process(int((data_dir / "postgres/postmaster.pid").read_text().splitlines()[0]))
 
 
-def _ask(url: str, statement: str) -> object:
+def _scalar(url: str, statement: str) -> object:
     engine = make_engine(url)
     try:
         with transaction(engine) as session:

@@ -1,4 +1,4 @@
-"""A PostgreSQL that hangs, as one on a hung disk does: it keeps its connections, and never answers."""
+"""A PostgreSQL that hangs, as on a hung disk: it keeps its connections open and never answers."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def _processes(data_dir: Path) -> list[psutil.Process]:
 
 @contextmanager
 def frozen(data_dir: Path) -> Iterator[None]:
-    """Freeze the PostgreSQL of this folder; what is left of it afterwards goes on."""
+    """Freeze the PostgreSQL of this folder; processes that still exist afterwards resume."""
     processes = _processes(data_dir)
     for process in processes:
         process.suspend()
@@ -46,12 +46,12 @@ def frozen(data_dir: Path) -> Iterator[None]:
 
 @pytest.fixture
 def frozen_url(data_dir: Path) -> Iterator[tuple[str, Path]]:
-    """A PostgreSQL of this test alone, which may be frozen."""
+    """A PostgreSQL for one test, which may freeze it."""
     with embedded_postgres(data_dir) as url:
         yield url, data_dir
 
 
-def test_a_statement_that_a_frozen_server_does_not_answer_is_given_up_and_the_next_one_is_answered(
+def test_a_statement_on_a_frozen_server_times_out_and_the_next_one_succeeds(
     frozen_url: tuple[str, Path],
 ) -> None:
     url, folder = frozen_url
@@ -69,21 +69,21 @@ def test_a_statement_that_a_frozen_server_does_not_answer_is_given_up_and_the_ne
     engine.dispose()
 
 
-def test_a_slow_statement_is_given_up_unless_it_is_one_that_may_take_long(database_url: str) -> None:
+def test_a_slow_statement_times_out_unless_the_limit_is_lifted(database_url: str) -> None:
     engine = make_engine(database_url, client_timeout=ClientTimeout(0.5))
     slow = text("SELECT pg_sleep(2)")
     with engine.connect() as connection, without_timeout(connection):
         connection.execute(slow)
     with engine.connect() as connection, pytest.raises(OperationalError):
         connection.execute(slow)
-    # Its own time is what counts, not that of the connection, nor that of what others do.
+    # The limit applies to a statement, not to a connection.
     with engine.connect() as connection:
         for _ in range(8):
             connection.execute(text("SELECT pg_sleep(0.2)"))
     engine.dispose()
 
 
-def test_a_process_that_is_to_end_gives_up_what_it_waits_for(database_url: str) -> None:
+def test_a_process_that_shuts_down_stops_waiting(database_url: str) -> None:
     timeout = ClientTimeout()
     engine = make_engine(database_url, client_timeout=timeout)
     errors: list[BaseException] = []
@@ -105,7 +105,7 @@ def test_a_process_that_is_to_end_gives_up_what_it_waits_for(database_url: str) 
     engine.dispose()
 
 
-def test_callers_of_a_service_are_told_that_its_database_hangs(
+def test_callers_get_503_while_the_database_hangs(
     frozen_url: tuple[str, Path], tiny_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, folder = frozen_url
@@ -113,13 +113,13 @@ def test_callers_of_a_service_are_told_that_its_database_hangs(
     settings = Settings(data_dir=folder / "service", **tiny_settings)
     with running(settings, url) as client:
         assert client.get("/v1/tasks").status_code == 200
-        answers: list[httpx.Response] = []
+        responses: list[httpx.Response] = []
 
-        def ask() -> None:
-            answers.append(httpx.get(f"{client.base_url}/v1/tasks", timeout=60))
+        def get() -> None:
+            responses.append(httpx.get(f"{client.base_url}/v1/tasks", timeout=60))
 
-        # More than there are threads for requests, so that none is left for a probe.
-        callers = [threading.Thread(target=ask) for _ in range(50)]
+        # More requests than threads, so that no thread is left for a probe.
+        callers = [threading.Thread(target=get) for _ in range(50)]
         with frozen(folder):
             for caller in callers:
                 caller.start()
@@ -131,8 +131,8 @@ def test_callers_of_a_service_are_told_that_its_database_hangs(
                 assert (ready.status_code, ready.json()["checks"]["database"]) == (503, "unavailable")
             for caller in callers:
                 caller.join(60)
-            assert len(answers) == 50
-            assert {(answer.status_code, error_of(answer)["code"]) for answer in answers} == {
+            assert len(responses) == 50
+            assert {(response.status_code, error_of(response)["code"]) for response in responses} == {
                 (503, "database_unavailable")
             }
         deadline = time.monotonic() + 30
@@ -142,14 +142,14 @@ def test_callers_of_a_service_are_told_that_its_database_hangs(
 
 
 @pytest.mark.parametrize("worker", [False, True])
-def test_ipt_serve_ends_in_time_while_its_database_hangs_and_has_lost_nothing(
+def test_ipt_serve_stops_in_time_while_its_database_hangs_and_loses_nothing(
     data_dir: Path, serving: Callable[..., Any], worker: bool
 ) -> None:
     with serving(data_dir, worker=worker) as (process, url):
         created = httpx.post(f"{url}/v1/adaptations", json=adaptation_body(), timeout=60)
         assert created.status_code == 202
         with frozen(data_dir):
-            callers = [threading.Thread(target=_ask_in_vain, args=(url,)) for _ in range(50)]
+            callers = [threading.Thread(target=_get_without_response, args=(url,)) for _ in range(50)]
             for caller in callers:
                 caller.start()
             time.sleep(1)
@@ -172,7 +172,7 @@ def _serves(process: psutil.Process, data_dir: Path) -> bool:
     return any(str(data_dir) in part for part in process.info["cmdline"] or ())
 
 
-def _ask_in_vain(url: str) -> None:
+def _get_without_response(url: str) -> None:
     with suppress(httpx.HTTPError):
         httpx.get(f"{url}/v1/tasks", timeout=60)
 

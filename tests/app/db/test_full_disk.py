@@ -1,4 +1,4 @@
-"""A disk that is really full, under the service's own database: callers are told, and freeing space is all it takes."""
+"""A full disk under the embedded database: callers get 503, and freeing space is enough to recover."""
 
 import secrets
 import shutil
@@ -19,18 +19,18 @@ from app.db.session import make_engine, transaction
 from app.settings import Settings
 from tests.support.service import adaptation_body, error_of, running
 
-# A new server takes 40 MiB, and a segment of its log of writes 16.
+# A new server takes 40 MiB, and a segment of its write-ahead log 16.
 _DISK = "size=96m,mode=755"
 
 
 @pytest.fixture
 def disk() -> Iterator[Path]:
-    """A folder on a small file system of its own."""
+    """A folder on a small file system."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             subprocess.run(["mount", "-t", "tmpfs", "-o", _DISK, "tmpfs", folder], check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError):
-            pytest.skip("a small file system can be mounted by root alone, on Linux")
+            pytest.skip("only root on Linux can mount a small file system")
         try:
             yield Path(folder)
         finally:
@@ -38,20 +38,20 @@ def disk() -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Take all the space that is left, to the last byte."""
-    taken = disk / "taken"
-    with taken.open("wb", buffering=0) as file:
+    """Use all remaining space, to the last byte."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
         for size in (2**20, 2**12, 1):
             try:
                 while True:
                     file.write(b"x" * size)
             except OSError:
                 assert shutil.disk_usage(disk).free < size
-    return taken
+    return filler
 
 
 def send(client: httpx.Client) -> httpx.Response:
-    """Ask for an adaptation to 100 kB that do not compress, so that they need space of their own."""
+    """Request an adaptation to 100 kB of incompressible text."""
     examples = [{"input": secrets.token_hex(500), "output": label} for label in ("a", "b") * 50]
     return client.post("/v1/adaptations", json=adaptation_body(examples=examples))
 
@@ -62,36 +62,36 @@ def write_to_a_new_segment(engine: Engine) -> None:
         session.execute(text("UPDATE tenants SET served_at = now()"))
 
 
-def wait_until(happened: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while not happened():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def test_a_full_disk_is_reported_nothing_is_half_written_and_freeing_space_is_all_it_takes(
+def test_a_full_disk_is_reported_and_freeing_space_is_enough(
     disk: Path, tiny_settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(Settings(data_dir=disk / "data", **tiny_settings), None) as client:
-        taken = fill(disk)
-        refused = send(client)
-        assert (refused.status_code, error_of(refused)["code"]) == (503, "database_unavailable")
+        filler = fill(disk)
+        rejected = send(client)
+        assert (rejected.status_code, error_of(rejected)["code"]) == (503, "database_unavailable")
         assert "error=DiskFull" in caplog.text
         assert client.get("/readyz").status_code == client.get("/v1/tasks").status_code == 200, "reading needs no space"
-        taken.unlink()
+        filler.unlink()
         assert send(client).status_code == 202
 
-        # Where there is no space for the log of writes, PostgreSQL gives up, and cannot start either.
-        taken = fill(disk)
+        # Without space for the write-ahead log, PostgreSQL stops and cannot start again.
+        filler = fill(disk)
         engine = make_engine(running_url(disk / "data"))
         with pytest.raises(DBAPIError):
             write_to_a_new_segment(engine)
         wait_until(lambda: "database_not_started" in caplog.text)
         assert "No space left on device" in caplog.text.partition("database_not_started")[2].partition("\n")[0]
         assert client.get("/readyz").json()["checks"]["database"] == "unavailable"
-        refused = send(client)
-        assert (refused.status_code, error_of(refused)["code"]) == (503, "database_unavailable")
-        taken.unlink()
+        rejected = send(client)
+        assert (rejected.status_code, error_of(rejected)["code"]) == (503, "database_unavailable")
+        filler.unlink()
         wait_until(lambda: send(client).status_code == 202)
 
         with transaction(engine) as session:

@@ -1,4 +1,4 @@
-"""Migrations go up, come down, and agree with the tables that the code declares."""
+"""Migrations upgrade and downgrade without loss, and agree with the tables that the models declare."""
 
 import threading
 from pathlib import Path
@@ -16,13 +16,13 @@ from app.db.session import make_engine
 from tests.support.tables import common, contents, fill_empty_tables
 
 
-def test_the_migrated_tables_are_those_that_the_models_declare(engine: Engine) -> None:
+def test_the_migrated_tables_match_the_models(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_migrations_come_down_and_go_up_again(engine: Engine) -> None:
+def test_migrations_downgrade_and_upgrade_again(engine: Engine) -> None:
     migrate.downgrade(engine, "base")
     assert inspect(engine).get_table_names() == ["alembic_version"]
     with engine.connect() as connection:
@@ -33,7 +33,7 @@ def test_migrations_come_down_and_go_up_again(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["downgrade"], ["downgrade", "9999"], ["upgrade", "9999"]])
-def test_the_command_goes_nowhere_without_a_revision_that_there_is(
+def test_the_command_rejects_a_missing_or_unknown_revision(
     arguments: list[str], database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -46,7 +46,7 @@ def test_the_command_goes_nowhere_without_a_revision_that_there_is(
         assert not migrate.pending(connection)
 
 
-def test_keys_that_are_there_may_adapt_and_predict(engine: Engine) -> None:
+def test_existing_keys_get_the_scopes_adapt_and_predict(engine: Engine) -> None:
     migrate.downgrade(engine, "0002")
     with engine.begin() as connection:
         connection.execute(
@@ -58,12 +58,12 @@ def test_keys_that_are_there_may_adapt_and_predict(engine: Engine) -> None:
     assert (set(row.scopes), row.expires_at) == ({"adapt", "predict"}, None)
 
 
-def test_a_key_that_had_limits_is_revoked_where_these_cannot_be_kept(engine: Engine) -> None:
-    kept, ended, narrow = "key_kept", "key_ended", "key_narrow"
+def test_a_downgrade_revokes_keys_whose_limits_it_cannot_keep(engine: Engine) -> None:
+    kept, expired, narrow = "key_kept", "key_expired", "key_narrow"
     with engine.begin() as connection:
         for key, scopes, expires_at in (
             (kept, "{adapt,predict}", None),
-            (ended, "{adapt,predict}", "2020-01-01Z"),
+            (expired, "{adapt,predict}", "2020-01-01Z"),
             (narrow, "{predict}", None),
         ):
             connection.execute(
@@ -77,15 +77,15 @@ def test_a_key_that_had_limits_is_revoked_where_these_cannot_be_kept(engine: Eng
     migrate.upgrade(engine)
     with engine.connect() as connection:
         revoked = connection.execute(text("SELECT id FROM api_keys WHERE revoked_at IS NOT NULL")).scalars().all()
-    assert set(revoked) == {ended, narrow}
+    assert set(revoked) == {expired, narrow}
 
 
-def test_vectors_that_many_tasks_share_are_taken_for_starts(empty_database_url: str) -> None:
+def test_vectors_that_many_tasks_share_are_marked_as_initial_vectors(empty_database_url: str) -> None:
     engine = make_engine(empty_database_url)
     migrate.upgrade(engine, "0005")
     with engine.begin() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))
-        vectors = "(ARRAY[1, i / 220, 10 * greatest(i - 210, 0)])::vector"  # 210 equal ones, then 9 others
+        vectors = "(ARRAY[1, i / 220, 10 * greatest(i - 210, 0)])::vector"  # 210 equal vectors, then 9 others
         connection.execute(
             text(
                 "INSERT INTO task_versions (task_id, version, tenant_id, adaptation_id, subspace_id, kind, labels,"
@@ -100,7 +100,7 @@ def test_vectors_that_many_tasks_share_are_taken_for_starts(empty_database_url: 
     engine.dispose()
 
 
-def test_two_processes_may_migrate_at_once(empty_database_url: str) -> None:
+def test_two_processes_may_migrate_at_the_same_time(empty_database_url: str) -> None:
     engines = [make_engine(empty_database_url) for _ in range(2)]
     threads = [threading.Thread(target=migrate.upgrade, args=(engine,)) for engine in engines]
     for thread in threads:
@@ -113,7 +113,7 @@ def test_two_processes_may_migrate_at_once(empty_database_url: str) -> None:
         engine.dispose()
 
 
-def test_no_migration_loses_a_row_or_changes_a_value_that_both_sides_have(empty_database_url: str) -> None:
+def test_no_migration_loses_rows_or_changes_common_values(empty_database_url: str) -> None:
     scripts = ScriptDirectory(str(Path(migrations.__file__).parent))
     upwards = [script.revision for script in reversed(list(scripts.walk_revisions()))]
     engine = make_engine(empty_database_url)

@@ -1,4 +1,4 @@
-"""Callers who hang up before they are answered."""
+"""Clients that disconnect before they get a response."""
 
 import logging
 import time
@@ -13,7 +13,7 @@ from tests.support.service import Serve, WorkOff, adaptation_body
 
 @pytest.fixture
 def service_engine(engine: Engine) -> Engine:
-    """The database of this test's own service, for `work_off`."""
+    """The database of the service of this test, for `work_off`."""
     return engine
 
 
@@ -21,11 +21,11 @@ def rows_computed() -> float:
     return REGISTRY.get_sample_value("ipt_prediction_batch_rows_sum") or 0.0
 
 
-def test_what_waits_for_a_caller_who_has_gone_is_not_computed(
+def test_predictions_for_a_disconnected_client_are_not_computed(
     serve: Serve, work_off: WorkOff, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "app.http.request_context")
-    # No batch begins until there are as many rows as one takes.
+    # No batch starts before it is full.
     with serve(predict_wait_ms=60_000, predict_batch_rows=20) as client:
         task_id = client.post("/v1/adaptations", json=adaptation_body()).json()["task_id"]
         work_off()

@@ -1,4 +1,4 @@
-"""The service does as its OpenAPI document says: for right requests and wrong ones, and for one after another."""
+"""The service conforms to its OpenAPI document, for valid and invalid requests and for sequences of requests."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from tests.support import openapi_checks
 from tests.support.service import Serve, WorkOff, adaptation_body
 
 KEY = "operator" * 4
-# Most ids are those of things that are there.
+# Most ids are ids of existing objects.
 CONFIG = """
 hooks = "{checks}"
 headers = {{ Authorization = "Bearer {key}" }}
@@ -23,8 +23,8 @@ continue-on-failure = true
 deterministic = true
 database = "none"
 max-examples = 15
-allow-extra-parameters = false  # of the headers: nobody looks at unknown ones
-allow-x00 = false  # refused in every text; the document does not repeat it for each
+allow-extra-parameters = false  # the service ignores unknown headers
+allow-x00 = false  # rejected in every text; the document does not repeat it for each field
 
 [dictionaries]
 tasks = {{ values = ["{tuned[task_id]}", "{queued[task_id]}"] }}
@@ -38,7 +38,7 @@ answers = {{ values = ["application/json", "text/event-stream"] }}
 "body.task_id" = {{ dictionary = "tasks", probability = 0.9 }}
 "body.requests[*].task_id" = {{ dictionary = "tasks", probability = 0.9 }}
 "path.adaptation_id" = {{ dictionary = "adaptations", probability = 0.9 }}
-# JSON Schema takes 1.0 for a whole number, the service does not.
+# JSON Schema accepts 1.0 as an integer, the service does not.
 "body.version" = {{ dictionary = "numbers" }}
 "body.max_new_tokens" = {{ dictionary = "numbers" }}
 "body.top_k" = {{ dictionary = "numbers" }}
@@ -46,17 +46,17 @@ answers = {{ values = ["application/json", "text/event-stream"] }}
 "body.num_beams" = {{ dictionary = "numbers" }}
 "header.accept" = {{ dictionary = "answers" }}
 
-# The tasks that the others need stay.
+# Keeps the tasks that other operations need.
 [[operations]]
 include-name = "DELETE /v1/tasks/{{task_id}}"
 parameters = {{ "path.task_id" = "{doomed[task_id]}" }}
 
-# The stream of one that nobody works off would not end.
+# The event stream of a queued adaptation would not end.
 [[operations]]
 include-name = "GET /v1/adaptations/{{adaptation_id}}/events"
 parameters = {{ "path.adaptation_id" = "{tuned[id]}" }}
 
-# Labels have to go together, and a form's file has to hold such examples: no schema says so.
+# A schema cannot express which labels fit together, or what the file of a form must contain.
 [[operations]]
 include-name = "POST /v1/adaptations"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
@@ -65,13 +65,13 @@ checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 
 @pytest.fixture
 def service_engine(engine: Engine) -> Engine:
-    """The database of this test's own service, for `work_off`."""
+    """The database of the service of this test, for `work_off`."""
     return engine
 
 
-def test_every_answer_is_a_documented_one(serve: Serve, work_off: WorkOff, tmp_path: Path) -> None:
+def test_every_response_is_documented(serve: Serve, work_off: WorkOff, tmp_path: Path) -> None:
     config, report = tmp_path / "schemathesis.toml", tmp_path / "answers.har"
-    # So many that none is refused: each answer then has the headers that say how the limit stands.
+    # With a rate limit that is never reached, every response has the rate limit headers.
     with serve(api_key=KEY, requests_per_minute=1_000_000) as client:
         client.headers["Authorization"] = f"Bearer {KEY}"
         tuned = client.post("/v1/adaptations", json=adaptation_body()).json()
@@ -89,7 +89,7 @@ def test_every_answer_is_a_documented_one(serve: Serve, work_off: WorkOff, tmp_p
             if entry["response"]["status"] == 200
         }
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    # It went beyond "there is no such task".
+    # Requests got further than to an unknown task.
     for path in ("neighbors", "predict", "vector"):
         assert f"/v1/tasks/{tuned['task_id']}/{path}" in succeeded
     assert {"/v1/predict", f"/v1/adaptations/{tuned['id']}/events"} <= succeeded

@@ -1,4 +1,4 @@
-"""A service that is told to stop while requests are under way, in `ipt serve` and in a plain uvicorn."""
+"""Shutdown while requests are in progress, with the server of `ipt serve` and with plain uvicorn."""
 
 import json
 import logging
@@ -23,21 +23,21 @@ HALF = (
     b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
 )
 
-Told = Callable[[], None]
+Stop = Callable[[], None]
 
 
 @pytest.fixture
-def patient(database_url: str, tiny_settings: dict[str, Any], tmp_path: Path) -> Any:
-    """Run a service that gives requests a second to end; yields its port and how to tell it to stop."""
+def run(database_url: str, tiny_settings: dict[str, Any], tmp_path: Path) -> Any:
+    """Run a service whose shutdown waits a second for requests; yields its port and a function that stops it."""
 
     @contextmanager
-    def patient(kind: type[uvicorn.Server]) -> Iterator[tuple[int, Told]]:
+    def run(kind: type[uvicorn.Server]) -> Iterator[tuple[int, Stop]]:
         app = create_app(Settings(data_dir=tmp_path, **tiny_settings), database_url=database_url)
         server = kind(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1))
         with listening(server) as port:
             yield port, lambda: setattr(server, "should_exit", True)
 
-    return patient
+    return run
 
 
 def _all_of(connection: socket.socket) -> bytes:
@@ -45,12 +45,12 @@ def _all_of(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("kind", [Server, uvicorn.Server])
-def test_half_a_request_is_told_that_the_service_stops(
-    kind: type[uvicorn.Server], patient: Any, caplog: pytest.LogCaptureFixture
+def test_an_incomplete_request_gets_503_at_shutdown(
+    kind: type[uvicorn.Server], run: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with patient(kind) as (port, stop), socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with run(kind) as (port, stop), socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(HALF)
-        time.sleep(0.2)  # it is being read
+        time.sleep(0.2)  # the service reads the body
         stop()
         head, _, body = _all_of(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 ")
@@ -60,8 +60,8 @@ def test_half_a_request_is_told_that_the_service_stops(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-def test_half_a_head_is_closed(patient: Any, caplog: pytest.LogCaptureFixture) -> None:
-    with patient(Server) as (port, stop), socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+def test_a_connection_with_an_incomplete_head_is_closed_at_shutdown(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with run(Server) as (port, stop), socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(HALF[:50])
         time.sleep(0.2)
         stop()
@@ -69,15 +69,15 @@ def test_half_a_head_is_closed(patient: Any, caplog: pytest.LogCaptureFixture) -
     assert not [record for record in caplog.records if record.exc_info]
 
 
-def test_half_an_answer_is_cut_off_without_a_word_in_the_log_that_helps_nobody(
-    patient: Any, caplog: pytest.LogCaptureFixture
+def test_an_incomplete_response_is_cut_off_without_a_traceback_in_the_log(
+    run: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A plain uvicorn does not end event streams by itself."""
-    with caplog.at_level(logging.INFO), patient(uvicorn.Server) as (port, stop):
+    """Plain uvicorn does not end event streams."""
+    with caplog.at_level(logging.INFO), run(uvicorn.Server) as (port, stop):
         url = f"http://127.0.0.1:{port}/v1/adaptations"
-        made = httpx.post(url, json=adaptation_body()).json()
+        created = httpx.post(url, json=adaptation_body()).json()
         headers = {"accept": "text/event-stream"}
-        with httpx.stream("GET", f"{url}/{made['id']}/events", headers=headers, timeout=30) as response:
+        with httpx.stream("GET", f"{url}/{created['id']}/events", headers=headers, timeout=30) as response:
             lines = response.iter_lines()
             next(lines)
             stop()
@@ -87,8 +87,8 @@ def test_half_an_answer_is_cut_off_without_a_word_in_the_log_that_helps_nobody(
     assert any("route=/v1/adaptations/{adaptation_id}/events status=200" in line for line in caplog.messages)
 
 
-def test_a_request_that_ends_in_time_is_answered(patient: Any) -> None:
-    with patient(Server) as (port, stop), socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+def test_a_request_that_is_completed_during_shutdown_gets_its_response(run: Any) -> None:
+    with run(Server) as (port, stop), socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(HALF)
         time.sleep(0.2)
         stop()

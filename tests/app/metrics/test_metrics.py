@@ -1,4 +1,4 @@
-"""`GET /metrics`: who may read it, what moves when something happens, and what it never says."""
+"""`GET /metrics`: who may read it, what each metric counts, and what no label contains."""
 
 import time
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ SECRET = "xyzzy"
 
 
 @pytest.fixture
-def own(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
-    """A service of one's own, which looks at its queue each time it is asked."""
+def service(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+    """A service of this test, which reads its queue at every scrape."""
     monkeypatch.setattr(collector, "CACHE_SECONDS", 0.0)
     with serve() as client:
         yield client
@@ -31,18 +31,18 @@ def own(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]
 
 @pytest.fixture
 def service_engine(engine: Engine) -> Engine:
-    """`work_off` works off what `own` has queued."""
+    """The database of `service`, for `work_off`."""
     return engine
 
 
 def samples(client: httpx.Client) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Every sample by name and labels, after checking that the text can be parsed and says nothing twice."""
+    """Return every sample by name and labels; checks that the text can be parsed and repeats no sample."""
     response = client.get("/metrics")
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    found = [one for family in text_string_to_metric_families(response.text) for one in family.samples]
-    by_key = {(one.name, frozenset(one.labels.items())): one.value for one in found}
-    assert len(by_key) == len(found)
+    parsed = [each for family in text_string_to_metric_families(response.text) for each in family.samples]
+    by_key = {(each.name, frozenset(each.labels.items())): each.value for each in parsed}
+    assert len(by_key) == len(parsed)
     return by_key
 
 
@@ -50,7 +50,7 @@ def value(client: httpx.Client, name: str, **labels: str) -> float:
     return samples(client).get((name, frozenset(labels.items())), 0.0)
 
 
-def test_metrics_are_for_the_operator_alone(serve: Serve, engine: Engine) -> None:
+def test_only_the_operator_may_read_the_metrics(serve: Serve, engine: Engine) -> None:
     with serve(wait=False, embedded=False, api_key=KEY) as client:
         with transaction(engine) as session:
             _, issued = api_keys.issue(session, "somebody", scopes=["adapt", "predict", "admin"])
@@ -65,38 +65,38 @@ def test_metrics_are_for_the_operator_alone(serve: Serve, engine: Engine) -> Non
             assert "ipt_" not in response.text
 
 
-def test_where_no_operator_key_is_set_nobody_is_the_operator(client: httpx.Client) -> None:
+def test_without_an_operator_key_no_one_may_read_the_metrics(client: httpx.Client) -> None:
     assert error_of(client.get("/metrics"))["code"] == "operator_key_required"
 
 
-def test_on_ones_own_machine_anyone_may_read_them_but_a_web_page(serve: Serve) -> None:
+def test_open_access_includes_the_metrics_but_not_for_web_pages(serve: Serve) -> None:
     with serve(wait=False) as client:
         assert client.get("/metrics").status_code == 200
         assert client.get("/metrics", headers={"Host": "evil.example"}).status_code == 400
 
 
-def test_open_metrics_need_no_key_and_open_nothing_else(serve: Serve) -> None:
+def test_open_metrics_need_no_key_and_all_else_does(serve: Serve) -> None:
     with serve(wait=False, embedded=False, api_key=KEY, open_metrics=True) as client:
         assert client.get("/metrics", headers={"Host": "api.monitoring"}).status_code == 200
         assert client.get("/v1/tasks").status_code == 401
 
 
-def test_the_queue_is_told_as_it_is(own: httpx.Client, engine: Engine, work_off: WorkOff) -> None:
+def test_the_queue_metrics_follow_the_queue(service: httpx.Client, engine: Engine, work_off: WorkOff) -> None:
     def queue() -> tuple[float, float, bool]:
-        age = value(own, "ipt_queue_oldest_age_seconds", state="queued")
+        age = value(service, "ipt_queue_oldest_age_seconds", state="queued")
         assert 0 <= age < 60
-        counts = [value(own, "ipt_queue_adaptations", state=state) for state in ("queued", "running")]
+        counts = [value(service, "ipt_queue_adaptations", state=state) for state in ("queued", "running")]
         return counts[0], counts[1], age > 0
 
     def running_for() -> float:
-        return value(own, "ipt_queue_oldest_age_seconds", state="running")
+        return value(service, "ipt_queue_oldest_age_seconds", state="running")
 
     assert queue() == (0, 0, False)
     assert running_for() == 0
-    finished = value(own, "ipt_adaptations_finished_total", outcome="succeeded")
-    taken_up = value(own, "ipt_adaptation_queue_seconds_count")
+    finished = value(service, "ipt_adaptations_finished_total", outcome="succeeded")
+    claimed = value(service, "ipt_adaptation_queue_seconds_count")
     for _ in range(2):
-        own.post("/v1/adaptations", json=adaptation_body())
+        service.post("/v1/adaptations", json=adaptation_body())
     assert queue() == (2, 0, True)
     with transaction(engine) as session:
         session.execute(
@@ -115,33 +115,33 @@ def test_the_queue_is_told_as_it_is(own: httpx.Client, engine: Engine, work_off:
     assert len(work_off()) == 2
     assert queue() == (0, 0, False)
     assert running_for() == 0
-    assert value(own, "ipt_workers") == 1
-    assert value(own, "ipt_adaptations_finished_total", outcome="succeeded") == finished + 2
-    assert value(own, "ipt_adaptation_queue_seconds_count") == taken_up + 2
+    assert value(service, "ipt_workers") == 1
+    assert value(service, "ipt_adaptations_finished_total", outcome="succeeded") == finished + 2
+    assert value(service, "ipt_adaptation_queue_seconds_count") == claimed + 2
 
 
-def test_an_end_counts_when_it_is_committed_and_not_before(own: httpx.Client, engine: Engine) -> None:
-    adaptation_id = own.post("/v1/adaptations", json=adaptation_body()).json()["id"]
-    cancelled = value(own, "ipt_adaptations_finished_total", outcome="cancelled")
+def test_a_finished_adaptation_counts_when_it_is_committed(service: httpx.Client, engine: Engine) -> None:
+    adaptation_id = service.post("/v1/adaptations", json=adaptation_body()).json()["id"]
+    cancelled = value(service, "ipt_adaptations_finished_total", outcome="cancelled")
     with Session(engine) as session:
         lifecycle.request_cancel(session, "default", adaptation_id)
         session.rollback()
-    assert value(own, "ipt_adaptations_finished_total", outcome="cancelled") == cancelled
+    assert value(service, "ipt_adaptations_finished_total", outcome="cancelled") == cancelled
     for _ in range(2):
-        assert own.post(f"/v1/adaptations/{adaptation_id}/cancel").status_code == 200
-    assert value(own, "ipt_adaptations_finished_total", outcome="cancelled") == cancelled + 1
+        assert service.post(f"/v1/adaptations/{adaptation_id}/cancel").status_code == 200
+    assert value(service, "ipt_adaptations_finished_total", outcome="cancelled") == cancelled + 1
 
 
-def test_predictions_and_requests_are_counted_without_what_was_asked(own: httpx.Client, work_off: WorkOff) -> None:
-    task_id = own.post("/v1/adaptations", json=adaptation_body(name=SECRET)).json()["task_id"]
+def test_predictions_and_requests_are_counted_without_their_content(service: httpx.Client, work_off: WorkOff) -> None:
+    task_id = service.post("/v1/adaptations", json=adaptation_body(name=SECRET)).json()["task_id"]
     [adaptation_id] = work_off()
     route = {"method": "POST", "route": "/v1/tasks/{task_id}/predict", "status": "2xx"}
-    before = samples(own)
-    assert own.post(f"/v1/tasks/{task_id}/predict", json={"inputs": [SECRET] * 3}).status_code == 200
-    assert own.get(f"/{SECRET}/{task_id}").status_code == 404
-    assert own.get(f"/v1/adaptations/{SECRET}").status_code == 404
-    assert own.request("PROPFIND", "/v1/tasks").status_code == 405
-    after = samples(own)
+    before = samples(service)
+    assert service.post(f"/v1/tasks/{task_id}/predict", json={"inputs": [SECRET] * 3}).status_code == 200
+    assert service.get(f"/{SECRET}/{task_id}").status_code == 404
+    assert service.get(f"/v1/adaptations/{SECRET}").status_code == 404
+    assert service.request("PROPFIND", "/v1/tasks").status_code == 405
+    after = samples(service)
 
     def grown(name: str, **labels: str) -> float:
         key = (name, frozenset(labels.items()))
@@ -157,32 +157,32 @@ def test_predictions_and_requests_are_counted_without_what_was_asked(own: httpx.
     assert grown("ipt_http_request_duration_seconds_count", **by_id) == 1
     unknown = {"method": "other", "route": "/v1/tasks", "status": "4xx"}
     assert grown("ipt_http_request_duration_seconds_count", **unknown) == 1
-    assert after["ipt_http_requests_in_flight", frozenset()] == 1  # this very request
+    assert after["ipt_http_requests_in_flight", frozenset()] == 1  # this request
     assert after["ipt_model_state", frozenset({("state", "ok")})] == 1
     assert sum(value for (name, _), value in after.items() if name == "ipt_model_state") == 1
     labels = " ".join(value for _, pairs in after for _, value in pairs)
-    for told in (task_id, adaptation_id, SECRET, "default"):
-        assert told.lower() not in labels.lower()
+    for word in (task_id, adaptation_id, SECRET, "default"):
+        assert word.lower() not in labels.lower()
 
 
-def test_two_scrapes_in_a_row_ask_the_database_once(serve: Serve) -> None:
-    asked: list[str] = []
+def test_frequent_scrapes_query_the_database_once(serve: Serve) -> None:
+    statements: list[str] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        asked.append(statement)
+    def record(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
 
     with serve() as client:
-        event.listen(Engine, "before_cursor_execute", note)
+        event.listen(Engine, "before_cursor_execute", record)
         try:
             for _ in range(5):
                 samples(client)
         finally:
-            event.remove(Engine, "before_cursor_execute", note)
-    assert len(asked) == 1
+            event.remove(Engine, "before_cursor_execute", record)
+    assert len(statements) == 1
 
 
-def test_counting_a_long_queue_reads_no_finished_row(own: httpx.Client, engine: Engine) -> None:
-    own.post("/v1/adaptations", json=adaptation_body())
+def test_counting_a_long_queue_reads_no_finished_rows(service: httpx.Client, engine: Engine) -> None:
+    service.post("/v1/adaptations", json=adaptation_body())
     columns = "tenant_id, task_id, dataset_id, kind, hyperparameters, body_hash"
     with transaction(engine) as session:
         session.execute(
@@ -199,17 +199,17 @@ def test_counting_a_long_queue_reads_no_finished_row(own: httpx.Client, engine: 
         assert index in plan
     assert "Seq Scan on adaptations" not in plan
     began = time.monotonic()
-    assert value(own, "ipt_queue_adaptations", state="queued") == 2000
+    assert value(service, "ipt_queue_adaptations", state="queued") == 2000
     assert time.monotonic() - began < 2
 
 
-def test_a_database_that_is_away_takes_only_its_own_metrics_along(own: httpx.Client, engine: Engine) -> None:
+def test_a_database_error_affects_only_the_metrics_of_the_database(service: httpx.Client, engine: Engine) -> None:
     with transaction(engine) as session:
         session.execute(text("ALTER TABLE adaptations RENAME TO elsewhere"))
-    names = {name for name, _ in samples(own)}
-    assert value(own, "ipt_database_up") == 0
+    names = {name for name, _ in samples(service)}
+    assert value(service, "ipt_database_up") == 0
     assert "ipt_queue_adaptations" not in names
     assert "ipt_model_state" in names
     with transaction(engine) as session:
         session.execute(text("ALTER TABLE elsewhere RENAME TO adaptations"))
-    assert value(own, "ipt_database_up") == 1
+    assert value(service, "ipt_database_up") == 1
