@@ -66,23 +66,8 @@ OPTIONAL = {
     "ipt.evaluation.study.plots": {"matplotlib"},
 }
 
-# Being renamed.
-PRIVATE_NAMES_LEFT = {
-    ("tests/ipt/subspace/test_store.py", "ipt.subspace.store._subspace_id"),
-    ("tests/ipt/backbones/test_cuda_graphs.py", "cuda_graphs._round_up_rows"),
-}
 MAX_LINES = 400
-# Being split up.
-LONG_FILES = {
-    "benchmarks/scale.py",
-    "tests/app/cli/test_commands.py",
-    "tests/app/http/test_bad_input.py",
-    "tests/chaos/run.py",
-    "tests/worker/test_drain.py",
-}
 MAX_TYPE_IGNORES = 10
-# Being reduced.
-TYPE_IGNORES_LEFT = 46
 
 
 def source_files(folder: str) -> Iterator[Path]:
@@ -209,7 +194,7 @@ def test_no_module_uses_a_private_name_of_another() -> None:
         for path in source_files(folder)
         for name in private_names_used_by(path)
     }
-    assert wrong - PRIVATE_NAMES_LEFT == set()
+    assert wrong == set()
 
 
 def test_no_file_is_long() -> None:
@@ -219,7 +204,7 @@ def test_no_file_is_long() -> None:
         for path in source_files(folder)
         if len(path.read_text(encoding="utf-8").splitlines()) > MAX_LINES
     }
-    assert long <= LONG_FILES
+    assert long == set()
 
 
 def test_few_lines_are_excepted_from_type_checking() -> None:
@@ -231,4 +216,4 @@ def test_few_lines_are_excepted_from_type_checking() -> None:
         for line in path.read_text(encoding="utf-8").splitlines()
         if marker in line
     ]
-    assert len(lines) <= max(MAX_TYPE_IGNORES, TYPE_IGNORES_LEFT)
+    assert len(lines) <= MAX_TYPE_IGNORES

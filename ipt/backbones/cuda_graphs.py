@@ -71,7 +71,7 @@ class GraphedPasses:
         """
         no_graph = None, rows, tokens
         with_gradient = prompts is not None and prompts.requires_grad and torch.is_grad_enabled()
-        height, width = _round_up_rows(rows), -(-tokens // WIDTH_STEP) * WIDTH_STEP
+        height, width = round_up_rows(rows), -(-tokens // WIDTH_STEP) * WIDTH_STEP
         prompt = None if prompts is None else (prompts.shape[1], prompts.shape[2], prompts.dtype)
         shape = _Shape(height, width, prompt, with_gradient)
         if shape.positions > min(self._max_positions, self._max_with_gradients):
@@ -244,7 +244,7 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _round_up_rows(rows: int) -> int:
+def round_up_rows(rows: int) -> int:
     """Round up to the next of `HEIGHT_STEPS` steps between powers of two."""
     step = max(1, (1 << (rows - 1).bit_length()) // (2 * HEIGHT_STEPS))
     return -(-rows // step) * step

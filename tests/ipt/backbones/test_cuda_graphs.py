@@ -48,7 +48,7 @@ def test_similar_shapes_share_a_graph(passes: GraphedPasses) -> None:
 
 @pytest.mark.parametrize("rows", range(1, 600, 7))
 def test_at_most_an_eighth_of_the_rows_is_padding(rows: int) -> None:
-    assert rows <= cuda_graphs._round_up_rows(rows) <= 1.125 * rows + 1
+    assert rows <= cuda_graphs.round_up_rows(rows) <= 1.125 * rows + 1
 
 
 def test_passes_with_prompts_and_with_gradients_have_separate_graphs(passes: GraphedPasses) -> None:
