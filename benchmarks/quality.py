@@ -57,34 +57,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minilm", type=Path, help="folder of MiniLM, if its package is not installed")
     parser.add_argument("--report", action="store_true", help="only write the report from stored measurements")
     parser.add_argument("--device", help="cpu, cuda, … (default: the best available device)")
-    asked = parser.parse_args(arguments)
-    if asked.fit_steps is not None and asked.fit_steps < 1:
+    args = parser.parse_args(arguments)
+    if args.fit_steps is not None and args.fit_steps < 1:
         parser.error("--fit-steps must be at least 1")
-    if asked.fit_steps is None and (asked.dimensions or set(asked.ablations or ()) - set(WITHOUT_FITS)):
+    if args.fit_steps is None and (args.dimensions or set(args.ablations or ()) - set(WITHOUT_FITS)):
         parser.error("--dimensions, and all ablations except readout and start, need --fit-steps")
 
     keep_freed_memory()
-    backbone = load_minilm(asked.minilm, asked.device)
+    backbone = load_minilm(args.minilm, args.device)
     limit_cpu_threads(backbone.device)
     shipped = ipt.load_subspace("default", backbone)
-    of_draws = StudyOptions(seeds=tuple(SEEDS[: asked.seeds]), slow_seeds=asked.slow_seeds, seen_tasks=asked.seen_tasks)
-    if asked.fit_steps:
-        name, subspaces, options = "ablations", [], _of_fits(of_draws, asked)
+    of_draws = StudyOptions(seeds=tuple(SEEDS[: args.seeds]), slow_seeds=args.slow_seeds, seen_tasks=args.seen_tasks)
+    if args.fit_steps:
+        name, subspaces, options = "ablations", [], _of_fits(of_draws, args)
         context = (
-            f"All of these subspaces were fitted with {asked.fit_steps:,} steps; the shipped one, with "
+            f"All of these subspaces were fitted with {args.fit_steps:,} steps; the shipped one, with "
             f"{shipped.manifest['training']['options']['steps']:,}, is in [results.md](results.md)."
         )
     else:
-        name, subspaces, options = "results", [shipped], _of_shipped(of_draws, asked, shipped.intrinsic_dim)
+        name, subspaces, options = "results", [shipped], _of_shipped(of_draws, args, shipped.intrinsic_dim)
         context = (
             "Other dimensions, fewer tasks, other prompts and the paper's way to fit a subspace are in "
             "[ablations.md](ablations.md)."
         )
-    seen, unseen = (read_task_folder(asked.tasks, split) for split in ("seen", "unseen"))
+    seen, unseen = (read_task_folder(args.tasks, split) for split in ("seen", "unseen"))
     notes = [*dict.fromkeys([*seen.skipped, *unseen.skipped]), *row_notes([*seen.tasks, *unseen.tasks])]
     peers = ["setfit"] if is_installed() and "SetFit" in options.methods else []
     origin = (
-        f"{provenance(_command(asked), *peers)} Measured in several runs on a busy machine: seconds are a rough guide."
+        f"{provenance(_command(args), *peers)} Measured in several runs on a busy machine: seconds are a rough guide."
     )
 
     def on_part(findings: Findings) -> None:
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     with progress(notices()) as show:
         folder = DOCS / name
-        study = Study(backbone, seen.tasks, unseen.tasks, subspaces, folder, options, show, measuring=not asked.report)
+        study = Study(backbone, seen.tasks, unseen.tasks, subspaces, folder, options, show, measuring=not args.report)
         try:
             study.run(on_part)
         except KeyboardInterrupt:
@@ -105,36 +105,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"written to {DOCS / name}.md")
 
 
-def _of_shipped(common: StudyOptions, asked: argparse.Namespace, dimension: int) -> StudyOptions:
-    left_out = () if asked.report or is_installed() else ("SetFit",)
+def _of_shipped(common: StudyOptions, args: argparse.Namespace, dimension: int) -> StudyOptions:
+    left_out = () if args.report or is_installed() else ("SetFit",)
     return replace(
         common,
         dimensions=(dimension,),
         methods=tuple(method for method in METHODS if method not in left_out),
-        ablations=WITHOUT_FITS if asked.ablations is None else tuple(asked.ablations),
+        ablations=WITHOUT_FITS if args.ablations is None else tuple(args.ablations),
     )
 
 
-def _of_fits(common: StudyOptions, asked: argparse.Namespace) -> StudyOptions:
+def _of_fits(common: StudyOptions, args: argparse.Namespace) -> StudyOptions:
     others = tuple(name for name in ABLATIONS if name not in WITHOUT_FITS)
     return replace(
         common,
-        dimensions=tuple(sorted(set(asked.dimensions or StudyOptions.dimensions))),
+        dimensions=tuple(sorted(set(args.dimensions or StudyOptions.dimensions))),
         methods=("logistic regression", "PT", "IST"),
         curve=(),
-        ablations=others if asked.ablations is None else tuple(asked.ablations),
-        fit=FitOptions(steps=asked.fit_steps),
+        ablations=others if args.ablations is None else tuple(args.ablations),
+        fit=FitOptions(steps=args.fit_steps),
     )
 
 
-def _command(asked: argparse.Namespace) -> str:
-    command = f"python -m benchmarks.quality TASKS --seeds {asked.seeds} --slow-seeds {asked.slow_seeds}"
-    if asked.fit_steps:
-        command += f" --fit-steps {asked.fit_steps}"
-    for name, values in (("dimensions", asked.dimensions), ("ablations", asked.ablations)):
+def _command(args: argparse.Namespace) -> str:
+    command = f"python -m benchmarks.quality TASKS --seeds {args.seeds} --slow-seeds {args.slow_seeds}"
+    if args.fit_steps:
+        command += f" --fit-steps {args.fit_steps}"
+    for name, values in (("dimensions", args.dimensions), ("ablations", args.ablations)):
         if values is not None:
             command += f" --{name} {' '.join(map(str, values))}"
-    return f"{command} --report" if asked.report else command
+    return f"{command} --report" if args.report else command
 
 
 def _devices(findings: Findings) -> str:

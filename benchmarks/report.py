@@ -19,15 +19,15 @@ class Figure:
 
     what: str
     measured: str
-    wanted: str
+    goal: str
     met: bool
     how: str
 
 
 def section(title: str, origin: str, figures: Sequence[Figure]) -> str:
     """Return a section in Markdown: heading, provenance, table, and how each figure was measured."""
-    table = ["| what | measured | wanted | met |", "| --- | --- | --- | --- |"]
-    table += [f"| {f.what} | {f.measured} | {f.wanted} | {'yes' if f.met else '**no**'} |" for f in figures]
+    table = ["| what | measured | goal | met |", "| --- | --- | --- | --- |"]
+    table += [f"| {f.what} | {f.measured} | {f.goal} | {'yes' if f.met else '**no**'} |" for f in figures]
     how = [f"- **{f.what}**: {f.how}" for f in figures]
     return "\n".join([f"## {title}", "", origin, "", *table, "", "How each was measured:", "", *how, ""])
 

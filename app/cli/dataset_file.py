@@ -18,7 +18,7 @@ def read_dataset(path: Path, input_column: str | None = None, output_column: str
         raise CliError(f"{path}: {error.strerror}") from error
     file_format = format_of(path.name)
     if file_format is None:
-        *most, last = (f".{known}" for known in FORMATS)
+        *most, last = (f".{suffix}" for suffix in FORMATS)
         raise CliError(f"{path}: expected a {', '.join(most)} or {last} file")
     try:
         return [row for _, row in read_rows(data, file_format, input_column, output_column)]

@@ -48,7 +48,9 @@ def demo() -> None:
     seconds: dict[str, float] = {}
     examples, held_back, new = _split(read_dataset(_DATASET))
     labels = list(dict.fromkeys(row["output"] for row in examples))
-    console.print("[bold]Intrinsic prompt tuning: one frozen language model, one vector of 250 floats a task[/bold]\n")
+    console.print(
+        "[bold]Intrinsic prompt tuning: one frozen language model, one vector of 250 floats per task[/bold]\n"
+    )
 
     with ExitStack() as stack:
         data_dir = Settings().data_dir

@@ -26,7 +26,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 
 
 def api_key() -> str | None:
-    """Return the API key from the environment. It is no option: other users can see a command's options."""
+    """Return the API key from the environment. It is not an option, since other users can see a command's options."""
     return os.environ.get("IPT_API_KEY") or None
 
 

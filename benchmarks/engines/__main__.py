@@ -95,7 +95,7 @@ def measure(
             began = time.perf_counter()
             figures = row(measured, rounds)
             for figure in (figures,) if isinstance(figures, Figure) else figures:
-                print(f"{figure.what}: {figure.measured} (wanted: {figure.wanted})", file=sys.stderr, flush=True)
+                print(f"{figure.what}: {figure.measured} (goal: {figure.goal})", file=sys.stderr, flush=True)
                 yield figure
             print(f"{name}, {row.__name__}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
 

@@ -45,7 +45,7 @@ class Peer:
     """A method that ours is compared with; `to_score` takes seed, score and the time limit in seconds."""
 
     what: str
-    wanted: float
+    goal: float
     how: str
     to_score: Callable[[int, float, float], Reached]
 
@@ -61,7 +61,7 @@ def adaptation(measured: Measured, rounds: int) -> Iterator[Figure]:
     for seed in range(rounds):
         seconds, score = ours_to_score(measured, train, held, seed)
         ours.append((seconds, score))
-        theirs.append([peer.to_score(seed, score, TIMEOUT_FACTOR * peer.wanted * seconds) for peer in peers])
+        theirs.append([peer.to_score(seed, score, TIMEOUT_FACTOR * peer.goal * seconds) for peer in peers])
     for peer, runs in zip(peers, zip(*theirs, strict=True), strict=True):
         yield _figure(peer, ours, runs, len(held))
 
@@ -78,7 +78,7 @@ def _figure(peer: Peer, ours: Sequence[tuple[float, float]], runs: Sequence[Reac
         f" alternating runs of each, with different seeds: median, minimum and maximum.{late}"
     )
     shown = f"{'at least ' if missed else ''}{ratio}"
-    return Figure(peer.what, shown, f"≥ {peer.wanted:g}×", ratio.median >= peer.wanted, how)
+    return Figure(peer.what, shown, f"≥ {peer.goal:g}×", ratio.median >= peer.goal, how)
 
 
 def _peft(measured: Measured, train: list[ipt.Example], held: list[ipt.Example]) -> Peer:

@@ -51,14 +51,14 @@ def fused(measured: Measured, rounds: int) -> Figure:
                 peer.step(batch, optimizer)
 
     ratio = faster(in_turn({"ours": ours, "peers": peers}, rounds, device), "ours", "peers")
-    wanted = 1.0 if device.type == "cpu" else 8.0 if measured.name == "MiniLM" else 4.0
+    goal = 1.0 if device.type == "cpu" else 8.0 if measured.name == "MiniLM" else 4.0
     how = (
         f"{JOBS} jobs of {ROWS} tickets each ({PER_LABEL} per label), {steps} gradient steps of all {ROWS} rows,"
         f" prompts of {measured.subspace.prompt_length} positions, {_dtype(measured)} on both sides. Ours:"
         " `TuningEngine.step` with all jobs. PEFT: one job after another, rows tokenized and padded beforehand, no"
         " dropout. Only the steps are timed on both sides, without validation and without fitting a readout."
     )
-    return _figure(f"{JOBS} {measured.name} adaptations fused, against PEFT", ratio, wanted, how, rounds)
+    return _figure(f"{JOBS} {measured.name} adaptations fused, against PEFT", ratio, goal, how, rounds)
 
 
 def as_shipped(measured: Measured, rounds: int) -> Figure:
@@ -185,8 +185,8 @@ def set_adapter(measured: Measured, rounds: int) -> Figure:
         f" twice. PEFT: {REQUESTS} prompt-tuning adapters of {measured.subspace.prompt_length} positions in one model,"
         " `set_adapter` and a forward pass for each request, each text tokenized beforehand and read once."
     )
-    wanted = 2.0 if backbone.device.type == "cpu" else 20.0
-    return _figure(f"{REQUESTS} requests of {REQUESTS} tasks, against PEFT", ratio, wanted, how, rounds)
+    goal = 2.0 if backbone.device.type == "cpu" else 20.0
+    return _figure(f"{REQUESTS} requests of {REQUESTS} tasks, against PEFT", ratio, goal, how, rounds)
 
 
 def random_tasks(measured: Measured, rounds: int) -> Figure:
@@ -330,6 +330,6 @@ def _dtype(measured: Measured) -> str:
     return str(measured.backbone.dtype).removeprefix("torch.")
 
 
-def _figure(what: str, ratio: Ratio, wanted: float, how: str, rounds: int) -> Figure:
+def _figure(what: str, ratio: Ratio, goal: float, how: str, rounds: int) -> Figure:
     how = f"{how} {rounds} alternating rounds: median, minimum and maximum."
-    return Figure(what, str(ratio), f"≥ {wanted:g}×", ratio.median >= wanted, how)
+    return Figure(what, str(ratio), f"≥ {goal:g}×", ratio.median >= goal, how)

@@ -137,5 +137,5 @@ def _healthy(url: str) -> bool:
         connection.close()
 
 
-def _figure(what: str, ratio: Ratio, wanted: float, how: str) -> Figure:
-    return Figure(what, str(ratio), f"≥ {wanted:g}×", ratio.median >= wanted, how)
+def _figure(what: str, ratio: Ratio, goal: float, how: str) -> Figure:
+    return Figure(what, str(ratio), f"≥ {goal:g}×", ratio.median >= goal, how)

@@ -39,36 +39,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=2, help="processes, with one thread each")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "text-universe", help="folder of stored results")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "text-universe.md")
-    asked = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
 
     tasks = all_tasks()
     seen = [task for task in tasks if group_of(task) == "seen"]
-    measured = [task for group in GROUPS for task in _some([t for t in tasks if group_of(t) == group], asked.tasks)]
-    options = PretrainingOptions(hidden_size=asked.hidden_size, steps=asked.pretraining_steps)
-    work: Path = asked.work / f"{options.hidden_size}_{options.steps}_{asked.fit_steps}"
+    measured = [task for group in GROUPS for task in _some([t for t in tasks if group_of(t) == group], args.tasks)]
+    options = PretrainingOptions(hidden_size=args.hidden_size, steps=args.pretraining_steps)
+    work: Path = args.work / f"{options.hidden_size}_{options.steps}_{args.fit_steps}"
     backbone = work / "backbone"
     began, anew = time.perf_counter(), not work.exists()
-    torch.set_num_threads(asked.processes)
+    torch.set_num_threads(args.processes)
     with progress_bar() as bar:
         row = bar.add_task("pre-training", total=options.steps)
         pretrain(backbone, tasks, options, on_step=lambda done, _: bar.update(row, completed=done))
         bar.update(row, completed=options.steps)
-    with Workers(asked.processes, backbone) as workers:
-        subspaces = _find(workers, seen, work, asked.dims, asked.fit_steps)
-        seeds = range(FIRST_SEED, FIRST_SEED + asked.seeds)
+    with Workers(args.processes, backbone) as workers:
+        subspaces = _find(workers, seen, work, args.dims, args.fit_steps)
+        seeds = range(FIRST_SEED, FIRST_SEED + args.seeds)
         measurements = _measure(workers, backbone, subspaces, measured, seeds)
     parameters = sum(weights.numel() for weights in ipt.load_backbone(str(backbone)).model.parameters())
     minutes = (time.perf_counter() - began) / 60
     duration = f"The whole run took {minutes:.0f} minutes." if anew else "The run resumed an interrupted one."
-    origin = f"{provenance(_command(parser, asked))} {duration}"
-    report.write(asked.output, origin, parameters, report.Scores(measurements, asked.dims))
-    print(asked.output.read_text(encoding="utf-8"))
+    origin = f"{provenance(_command(parser, args))} {duration}"
+    report.write(args.output, origin, parameters, report.Scores(measurements, args.dims))
+    print(args.output.read_text(encoding="utf-8"))
 
 
-def _command(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> str:
+def _command(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
     """Return the command that gives the same numbers, without paths and the number of processes."""
     words = ["python -m benchmarks.text_universe"]
-    for name, value in vars(asked).items():
+    for name, value in vars(args).items():
         if name not in ("processes", "work", "output") and value != parser.get_default(name):
             values = value if isinstance(value, list) else [value]
             words += [f"--{name.replace('_', '-')}", *map(str, values)]

@@ -12,10 +12,10 @@ from tests.support.cli import Captured, one_error_line
 
 def test_a_port_in_use_is_reported_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IPT_DATA_DIR", str(tmp_path / "data"))
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen(1)
-        assert run(["serve", "--port", str(taken.getsockname()[1])]) == 1
+    with socket.socket() as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        occupied.listen(1)
+        assert run(["serve", "--port", str(occupied.getsockname()[1])]) == 1
     assert not (tmp_path / "data").exists()
 
 
