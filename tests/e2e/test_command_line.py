@@ -138,7 +138,7 @@ def test_tasks_lists_all_tasks(service: str, task: str, capsys: Captured) -> Non
     ("rows", "message"),
     [
         ([("a", "x"), ("b", "x")], "label"),
-        ([("a", "x"), ("  ", "y")], "empty"),
+        ([("a", "x"), ("  ", "y")], "visible character"),
         ([("a", "x"), ("\ud800", "y")], "surrogate"),
         ([("a", "x"), ("\x00", "y")], "NUL"),
     ],
