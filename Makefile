@@ -11,8 +11,7 @@ VENV := .venv
 CORE_VENV := .venv-core
 READY := $(VENV)/.ready
 CORE_READY := $(CORE_VENV)/.ready
-# Benchmarks of the service run without this environment: transformers imports scikit-learn, where it is installed,
-# for seconds.
+# Separate, so that the service is measured without scikit-learn, which transformers spends seconds to import.
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.ready
 # Not an extra: its dependencies would enter the lock.
