@@ -136,7 +136,7 @@ class Drainer:
         with transaction(self._database) as session:
             if not self._subspace_registered:
                 subspaces.register(session, subspace)
-            exchange = preemption.claim(
+            result = preemption.claim(
                 session,
                 self._batch,
                 subspace_id=subspace.id,
@@ -146,10 +146,10 @@ class Drainer:
             )
         self._subspace_registered = True
         self._claimed_at = now
-        for job, stored in exchange.preempted:
+        for job, stored in result.preempted:
             self._batch.remove(job)
             outcomes.record(job.lease, "handed_back", stored=stored)
-        for adaptation in exchange.claimed:
+        for adaptation in result.claimed:
             self._start(adaptation)
 
     def _announce(self, now: float) -> None:

@@ -20,7 +20,7 @@ _SLICES_IN_A_FULL_BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class ClaimResult:
     """The claimed adaptations, and the jobs preempted for them, each with whether its lease still held."""
 
     claimed: list[ClaimedAdaptation]
@@ -41,7 +41,7 @@ def may_claim(batch: Batch, capacity: int, lease_seconds: float) -> bool:
 
 def claim(
     session: Session, batch: Batch, *, subspace_id: str, worker_id: str, lease_seconds: float, capacity: int
-) -> Exchange:
+) -> ClaimResult:
     """Claim adaptations that may join the batch or preempt jobs in it, and requeue the preempted jobs.
 
     Both happen in one transaction: a claimed retry may kill the process at its first step, and the preempted jobs must
@@ -68,7 +68,7 @@ def claim(
     preempted = [
         (job, lifecycle.preempt(session, job.lease, step=job.step, checkpoint=job.checkpoint)) for job in displaced
     ]
-    return Exchange(claimed, preempted)
+    return ClaimResult(claimed, preempted)
 
 
 def _longest_running(batch: Batch, seconds: float) -> RunningJob | None:
