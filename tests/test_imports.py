@@ -21,10 +21,10 @@ ARROWS = {
     "ipt.prediction": "ipt.errors ipt.runtime ipt.data ipt.backbones ipt.readout ipt.subspace",
     "ipt.generation": "ipt.errors ipt.runtime ipt.data ipt.backbones ipt.subspace ipt.prediction",
     "ipt.tuning": "ipt.errors ipt.runtime ipt.data ipt.backbones ipt.readout ipt.subspace ipt.prediction",
-    "ipt.fitting": "ipt.errors ipt.runtime ipt.data ipt.backbones ipt.readout ipt.subspace ipt.prediction ipt.tuning",
-    "ipt.adapt": "ipt.data ipt.backbones ipt.subspace ipt.prediction ipt.tuning",
+    "ipt.fitting": "ipt.errors ipt.runtime ipt.data ipt.backbones ipt.readout ipt.subspace ipt.tuning",
+    "ipt.adapt": "ipt.data ipt.backbones ipt.subspace ipt.tuning",
     "ipt.evaluation": "ipt.errors ipt.runtime ipt.data ipt.backbones ipt.readout ipt.subspace ipt.prediction "
-    "ipt.tuning ipt.fitting ipt.adapt",
+    "ipt.tuning ipt.fitting",
     "ipt": "ipt.errors ipt.data ipt.backbones ipt.subspace ipt.prediction ipt.generation ipt.tuning ipt.adapt",
     "app.validation_messages": "",
     "app.settings": "app.validation_messages",

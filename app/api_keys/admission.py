@@ -50,14 +50,14 @@ class Admission:
         """
         caller = await self._caller(request)
         if self._rate_limit is not None:
-            taken = await run_in_threadpool(self._rate_limit.take, caller.key_id)
+            decision = await run_in_threadpool(self._rate_limit.take, caller.key_id)
             # Not the headers of the response, which an error replaces.
-            request.state.headers.update(taken.headers())
-            if taken.wait_seconds:
+            request.state.headers.update(decision.headers())
+            if decision.wait_seconds:
                 raise BusyError(
-                    f"this API key may send {taken.limit} requests a minute",
+                    f"this API key may send {decision.limit} requests a minute",
                     code="rate_limited",
-                    retry_after=math.ceil(taken.wait_seconds),
+                    retry_after=math.ceil(decision.wait_seconds),
                 )
         for scope in scopes:
             if not caller.may(scope):

@@ -1,0 +1,1 @@
+"""HTTP for every noun: server, middleware, error handlers, field types, pagination, rate limit."""

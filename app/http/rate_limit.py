@@ -1,4 +1,4 @@
-"""Rate limit per API key: a leaky bucket that holds one minute's requests and refills at an even rate.
+"""Rate limit per API key: a token bucket (GCRA) that holds one minute's requests and refills at an even rate.
 
 With Redis, all API processes share the buckets; without Redis, or while it does not answer, each process has its own.
 A bucket is one number: the time at which it is full again. Each accepted request moves that time into the future by
@@ -33,7 +33,7 @@ return full_in
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Decision:
     """The decision on one request: `wait_seconds` is 0 if it is accepted, else the time until a request will be."""
 
     limit: int
@@ -62,7 +62,7 @@ class RateLimit:
         self._redis_retry_at = float("-inf")
         self._redis_is_down = False
 
-    def take(self, key_id: str) -> Taken:
+    def take(self, key_id: str) -> Decision:
         """Take one request from the bucket of a key, if it holds one. Never raises."""
         full_in = self._take_from_redis(key_id)
         if full_in is None:
@@ -70,8 +70,8 @@ class RateLimit:
         # Both clocks have a finer resolution than this tolerance.
         wait = full_in - _MINUTE
         if wait > 1e-6:
-            return Taken(self._per_minute, 0, wait, full_in - self._share)
-        return Taken(self._per_minute, int((_MINUTE - full_in) / self._share + 1e-6), 0.0, full_in)
+            return Decision(self._per_minute, 0, wait, full_in - self._share)
+        return Decision(self._per_minute, int((_MINUTE - full_in) / self._share + 1e-6), 0.0, full_in)
 
     def _take_locally(self, key_id: str) -> float:
         with self._lock:
