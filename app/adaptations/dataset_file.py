@@ -36,6 +36,7 @@ _BYTE_ORDER_MARKS = (
 _DEFAULT_COLUMNS = (("input", "output"), ("text", "label"))
 _JSON_TYPES = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
 _MAX_DIGITS = 300
+_MAX_COLUMNS = 1000
 # Delimiters that spreadsheets write; only the first two are supported.
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _QUOTED = re.compile(r'"[^"]*"')
@@ -195,11 +196,14 @@ def _check_delimiter(lines: io.StringIO, file_format: str, delimiter: str) -> No
 
 
 def _check_header(names: list[str], line: int) -> None:
-    for position, name in enumerate(names):
-        first = names.index(name)
-        if first != position:
-            message = f"columns {first + 1} and {position + 1} of the header have the same name"
-            raise DatasetFileError(message, line=line)
+    if len(names) > _MAX_COLUMNS:
+        message = f"the header has {len(names)} columns, at most {_MAX_COLUMNS} are supported: remove unused columns"
+        raise DatasetFileError(message, line=line)
+    first_of: dict[str, int] = {}
+    for number, name in enumerate(names, start=1):
+        first = first_of.setdefault(name, number)
+        if first != number:
+            raise DatasetFileError(f"columns {first} and {number} of the header have the same name", line=line)
 
 
 def _choose_columns(names: list[str], input_column: str | None, output_column: str | None) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -58,6 +59,29 @@ def test_valid_files_are_read(file_format: str, content: str | bytes, expected: 
     assert [row["input"] + row["output"] for row in rows_of(content, file_format)] == expected
 
 
+def test_a_name_of_the_header_is_compared_with_few_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    comparisons = 0
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal comparisons
+            comparisons += 1
+            return str.__eq__(self, other)
+
+    class Reader:
+        line_num = 0
+
+        def __iter__(self) -> Iterator[list[str]]:
+            return iter(([Name(number) for number in range(998)] + [Name("text"), Name("label")], ["x"] * 1000))
+
+    monkeypatch.setattr(csv, "reader", lambda *_, **__: Reader())
+    assert rows_of("text,label\nx,x\n", "csv") == [example("x", "x")]
+    assert comparisons < 5 * 1000
+
+
 def test_columns_named_by_the_caller_come_before_the_default_columns() -> None:
     content = "input,output,team\nx,y,z\n"
     assert rows_of(content, "csv", output_column="team") == [example("x", "z")]
@@ -107,6 +131,8 @@ def test_columns_named_by_the_caller_come_before_the_default_columns() -> None:
         ("csv", "text\tlabel\nx, or so\ty\n", 1, None, "separated by tabs, where CSV has commas"),
         ("tsv", "text,label\nx,y\n", 1, None, "separated by commas, where TSV has tabs"),
         ("csv", "\ntext,label,id,text\nx,y,1,z\n", 2, None, "columns 1 and 4"),
+        ("csv", "\n" + "," * 1000 + "\n", 2, None, "the header has 1001 columns, at most 1000 are supported"),
+        ("tsv", "\t" * 60_000 + "\n", 1, None, "60001 columns, at most 1000"),
         ("csv", "text,label\nx\0,y\n", 2, None, "NUL"),
         ("csv", b"text,label\n\xff\xfe,z\n", 2, None, "not UTF-8 text: byte 0xff at offset 11"),
         ("csv", "text,label\nü,y\n".encode("latin-1"), 2, None, "not UTF-8 text: byte 0xfc at offset 11"),
