@@ -15,7 +15,7 @@ from app.api_keys import service
 from app.api_keys.same_machine import check_same_machine
 from app.api_keys.service import Caller
 from app.db.coalescer import Coalescer
-from app.db.session import transaction
+from app.db.session import read_transaction
 from app.errors import AuthenticationError, BusyError, PermissionDeniedError
 from app.http.rate_limit import RateLimit
 from app.settings import DEFAULT_TENANT, Settings
@@ -106,7 +106,7 @@ class Admission:
 
 
 def _callers_with(engine: Engine, keys: Sequence[str]) -> list[Caller | None]:
-    with transaction(engine) as session:
+    with read_transaction(engine) as session:
         return service.callers_with(session, keys)
 
 

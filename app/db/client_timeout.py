@@ -52,6 +52,10 @@ def without_timeout(connection: sqlalchemy.Connection) -> Iterator[None]:
         driver_connection.client_timeout = before
 
 
+class CommitUnknownError(psycopg.OperationalError):
+    """The connection was lost during COMMIT: the server may have committed the transaction or rolled it back."""
+
+
 class TimeoutConnection(psycopg.Connection[TupleRow]):
     """A connection that closes itself when the server does not answer in time."""
 
@@ -60,6 +64,21 @@ class TimeoutConnection(psycopg.Connection[TupleRow]):
     def wait(self, gen: PQGen[Result], *arguments: Any, **parameters: Any) -> Result:
         """Wait for the server; psycopg calls this for everything that it sends."""
         return super().wait(self._limited(gen), *arguments, **parameters)
+
+    def commit(self) -> None:
+        """Commit as psycopg does, and distinguish a lost COMMIT from a rejected one.
+
+        Raises:
+            CommitUnknownError: the server did not say whether it has committed.
+        """
+        was_open = not self.closed
+        try:
+            super().commit()
+        except psycopg.OperationalError as error:
+            # 08 connection, 57 operator intervention, which can end a connection after the commit
+            if was_open and (error.sqlstate is None or error.sqlstate[:2] in ("08", "57")):
+                raise CommitUnknownError(str(error)) from error
+            raise
 
     def _limited(self, gen: PQGen[Result]) -> PQGen[Result]:
         """Run psycopg's generator. psycopg resumes it when the socket is ready, and ten times a second otherwise.

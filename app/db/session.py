@@ -59,6 +59,13 @@ def transaction(engine: Engine) -> Iterator[Session]:
         yield session
 
 
+@contextmanager
+def read_transaction(engine: Engine) -> Iterator[Session]:
+    """Open a transaction that only reads; it ends without a COMMIT, whose outcome could be unknown."""
+    with Session(engine, expire_on_commit=False) as session:
+        yield session
+
+
 def after_commit(session: Session, action: Callable[[], object]) -> None:
     """Call `action` when the transaction is committed, and not at all if it is rolled back."""
     event.listen(session, "after_commit", lambda _: action(), once=True)

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from app.db.client_timeout import CommitUnknownError
 from app.db.coalescer import CoalescerClosedError
 from app.db.session import is_gone
 from app.errors import (
@@ -167,14 +168,25 @@ def _stopping(_: Request, __: Exception) -> JSONResponse:
     return respond(stopping_error())
 
 
-def _database_error(_: Request, error: Exception) -> JSONResponse:
+def _database_error(request: Request, error: Exception) -> JSONResponse:
     if not is_gone(error):
         log_unforeseen(error)
         return internal_error()
     cause = getattr(error, "orig", None) or error
     kind, sqlstate = type(cause).__name__, getattr(cause, "sqlstate", None)
     log.error("database_unavailable request=%s error=%s sqlstate=%s", request_id.get(), kind, sqlstate)
+    if isinstance(cause, CommitUnknownError) and request.method != "GET":
+        return respond(_outcome_unknown())
     return respond(database_unavailable())
+
+
+def _outcome_unknown() -> UnavailableError:
+    return UnavailableError(
+        "the database was lost while it saved this request, so the outcome is unknown: send the request again with the "
+        "same Idempotency-Key, or look for the adaptation in GET /v1/adaptations; repeat a cancel or a deletion",
+        code="outcome_unknown",
+        retry_after=_DATABASE_RETRY_SECONDS,
+    )
 
 
 def database_unavailable() -> UnavailableError:

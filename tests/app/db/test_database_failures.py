@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import psutil
+import psycopg
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
@@ -48,6 +49,40 @@ def test_the_service_recovers_from_terminated_connections(serve: Serve, database
         engine.dispose()
         assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
         assert len(client.get("/v1/adaptations").json()["data"]) == 2
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_lost_commit_is_reported_as_unknown_and_can_be_repeated_with_the_same_key(
+    serve: Serve, committed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = psycopg.Connection.commit
+
+    def lose(connection: psycopg.Connection[Any]) -> None:
+        monkeypatch.setattr(psycopg.Connection, "commit", commit)
+        if committed:
+            commit(connection)
+        connection.close()
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    with serve() as client:
+        key = {"Idempotency-Key": "order-66"}
+        monkeypatch.setattr(psycopg.Connection, "commit", lose)
+        response = client.post("/v1/adaptations", json=adaptation_body(), headers=key)
+        error = error_of(response)
+        assert (response.status_code, error["code"]) == (503, "outcome_unknown")
+        assert int(response.headers["retry-after"]) > 0
+        assert "nothing was saved" not in error["message"]
+        assert "unknown: send the request again with the same Idempotency-Key" in error["message"]
+        assert len(client.get("/v1/adaptations").json()["data"]) == committed
+        assert client.post("/v1/adaptations", json=adaptation_body(), headers=key).status_code == 202
+        [adaptation] = client.get("/v1/adaptations").json()["data"]
+        monkeypatch.setattr(psycopg.Connection, "commit", lose)
+        response = client.get(f"/v1/adaptations/{adaptation['id']}")
+        assert (response.status_code, error_of(response)["code"]) == (503, "database_unavailable")
+        monkeypatch.setattr(psycopg.Connection, "commit", lose)
+        cancel = f"/v1/adaptations/{adaptation['id']}/cancel"
+        assert error_of(client.post(cancel))["code"] == "outcome_unknown"
+        assert client.post(cancel).json()["state"] == "cancelled"
 
 
 def test_a_read_only_database_is_reported_and_nothing_is_half_written(serve: Serve, database_url: str) -> None:
