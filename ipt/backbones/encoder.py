@@ -1,6 +1,6 @@
 """BERT-like sentence encoders: a text with a soft prompt becomes one embedding of unit length.
 
-The prompt follows the first special token. `EncoderBackbone.placed` puts it elsewhere; docs/ablations.md compares both.
+`EncoderBackbone.placed` chooses where the prompt is read: in the input, or as keys and values at every layer.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from ipt.backbones.batching import forward_in_buckets, launch_bound_positions, right_padded, to_device
 from ipt.backbones.cuda_graphs import GraphedPasses
 from ipt.backbones.interface import PLACEMENTS, Backbone, BackboneIdentity, EncoderPlacement, Family, TokenIds
+from ipt.backbones.prefix_attention import PREFIX_ATTENTION, enable_prefixes
 from ipt.errors import BackboneError
 from ipt.runtime.memory import positions_of_graphs
 
@@ -61,6 +62,8 @@ class EncoderBackbone(Backbone):
         self.max_positions = _positions(config)
         self.max_tokens = min(self.max_positions, max_tokens or self.max_positions)
         self.prompt_placement: EncoderPlacement = prompt_placement
+        if prompt_placement == "every_layer":
+            enable_prefixes(model)
         self._graphs: GraphedPasses | None = None
         if self.device.type == "cuda" and config.model_type in GRAPHED_MODEL_TYPES and self._uses_sdpa:
             bound = launch_bound_positions(self.hidden_size)
@@ -93,13 +96,23 @@ class EncoderBackbone(Backbone):
         return ids
 
     def max_input_tokens(self, prompt_length: int) -> int:
-        return min(self.max_tokens, self.max_positions - prompt_length)
+        return min(self.max_tokens, self.max_positions - self.input_positions(prompt_length))
 
     def tokenize_flagged(self, texts: Sequence[str], prompt_length: int) -> list[tuple[TokenIds, bool]]:
         # One extra token tells a text that was cut from a text that just fits.
         limit, longest = self.max_input_tokens(prompt_length), self.max_tokens
         rows = self.tokenize(texts, longest + 1)
         return [([*row[: longest - 1], row[-1]] if len(row) > longest else row, len(row) > limit) for row in rows]
+
+    @torch.no_grad()
+    def prompts_of_tokens(self, ids: Tensor) -> Tensor:
+        """Return prompts [N, P, H] that read as tokens do: of `ids` [N, T], their embeddings or keys and values."""
+        if self.prompt_placement != "every_layer":
+            return super().prompts_of_tokens(ids)
+        layers: list[tuple[Tensor, Tensor]] = []
+        model: Any = self.model
+        model(input_ids=ids.to(self.device), captured=layers)
+        return torch.stack([states for layer in layers for states in layer], dim=1).flatten(1, 2)
 
     def embed(self, token_ids: Sequence[TokenIds], prompts: Tensor | None = None) -> Tensor:
         """Return sentence embeddings of unit length, [B, H], in float32.
@@ -122,7 +135,7 @@ class EncoderBackbone(Backbone):
     def _embed(self, token_ids: Sequence[TokenIds], prompts: Tensor | None, prompted: Sequence[bool]) -> Tensor:
         """Return [B, H]; `prompted` tells which rows are read with their prompt."""
         prompts = self._check_prompts(prompts, len(token_ids))
-        prompt_length = 0 if prompts is None else prompts.shape[1]
+        prompt_length = 0 if prompts is None else self.input_positions(prompts.shape[1])
         prompt_lengths = [prompt_length * with_prompt for with_prompt in prompted]
         rows = self._fit(token_ids, prompt_lengths)
         if not rows:
@@ -176,7 +189,10 @@ class EncoderBackbone(Backbone):
         model: Any = self.model
         embeds = self.input_embeddings(ids)
         starts, prompt_length, longest = self._prompt_starts(lengths), 0, self.max_positions
-        if prompts is not None:
+        prefixes = None
+        if prompts is not None and self.prompt_placement == "every_layer":
+            prefixes = prompts.unflatten(1, (self.layer_count, 2, -1))
+        elif prompts is not None:
             prompt_length = prompts.shape[1]
             prompted = self._insert_prompts(embeds, prompts, starts)
             if inspect and bool(with_prompt.all()):
@@ -189,8 +205,12 @@ class EncoderBackbone(Backbone):
         embeds = embeds[:, :longest]  # only padding follows
         positions = torch.arange(embeds.shape[1], device=packed.device)
         present = positions < lengths
-        mask = None if inspect and bool(present.all()) else self._mask(present)
-        hidden: Tensor = model(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
+        visible, prefix = present, {}
+        if prefixes is not None:
+            visible = torch.cat([with_prompt.expand(-1, prefixes.shape[3]), present], dim=1)
+            prefix = {"prefixes": prefixes}
+        mask = None if inspect and bool(visible.all()) else self._mask(visible, len(positions))
+        hidden: Tensor = model(inputs_embeds=embeds, attention_mask=mask, **prefix).last_hidden_state
         of_prompt = (positions >= starts) & (positions < starts + prompt_length) & with_prompt
         return normalize(self._pool(hidden, present & ~of_prompt), dim=-1)
 
@@ -220,14 +240,14 @@ class EncoderBackbone(Backbone):
     @property
     def _uses_sdpa(self) -> bool:
         config: Any = self.model.config
-        return bool(config._attn_implementation == "sdpa")  # noqa: SLF001 - it has no public name
+        return config._attn_implementation in ("sdpa", PREFIX_ATTENTION)  # noqa: SLF001 - it has no public name
 
-    def _mask(self, present: Tensor) -> Tensor:
-        """Return the attention mask for the positions [B, T] that are not padding."""
+    def _mask(self, visible: Tensor, tokens: int) -> Tensor:
+        """Return the attention mask of rows of `tokens` positions that attend to what is `visible` [B, P + T]."""
         if not self._uses_sdpa:
-            return present.long()
+            return visible.long()
         # From a 2D mask, transformers would read back from the device whether there is any padding.
-        return present[:, None, None].expand(-1, -1, present.shape[1], -1)
+        return visible[:, None, None].expand(-1, -1, tokens, -1)
 
     def _pool(self, hidden: Tensor, text: Tensor) -> Tensor:
         """Pool `hidden` [B, T, H] to [B, H] over the positions [B, T] that are `text`."""

@@ -1,7 +1,8 @@
 """The interface of a backbone: frozen weights, token ids, and a forward pass with one soft prompt per row.
 
 Letters in shapes: B rows, T tokens, P prompt length, H hidden size, C classes.
-Soft prompts are always ``[B, P, H]``, one for each row; ``None`` or P = 0 means no prompt.
+Soft prompts are always ``[B, P, H]``, one for each row; ``None`` or P = 0 means no prompt. At every layer, the P rows
+are the keys and the values of all layers (`ipt.backbones.prefix_attention`).
 Rows may have any lengths: padding, masks, position ids and placement are up to the backbone.
 """
 
@@ -19,9 +20,10 @@ from torch import Tensor
 from ipt.errors import BackboneError
 
 Family = Literal["encoder", "seq2seq", "causal"]
-EncoderPlacement = Literal["after_first_token", "before_first_token", "after_last_token"]
+EncoderPlacement = Literal["after_first_token", "before_first_token", "after_last_token", "every_layer"]
 Placement = Literal[EncoderPlacement, "before_input"]
-"""Where the prompt is put: relative to an encoder's special tokens, or before the input of other families."""
+"""Where the prompt is put: relative to an encoder's special tokens, as keys and values at every layer of an encoder, or
+before the input of other families."""
 PLACEMENTS: dict[str, tuple[Placement, ...]] = {
     "encoder": get_args(EncoderPlacement),
     "seq2seq": ("before_input",),
@@ -63,18 +65,39 @@ class Backbone(ABC):
     """The frozen transformers model, in eval mode, without gradients of its parameters."""
     prompt_placement: Placement
 
+    def input_positions(self, prompt_length: int) -> int:
+        """Return how many positions of the input a prompt of `prompt_length` rows takes: none at every layer."""
+        return 0 if self.prompt_placement == "every_layer" else prompt_length
+
+    def prompt_words(self, prompt_length: int) -> int:
+        """Return how many tokens make a prompt of `prompt_length` rows: at every layer, one for 2 x layers rows."""
+        return prompt_length // (2 * self.layer_count) if self.prompt_placement == "every_layer" else prompt_length
+
     def check_room(self, prompt_length: int) -> None:
-        """Check that a prompt of `prompt_length` positions leaves room for text.
+        """Check that prompts of `prompt_length` rows fit this backbone and leave room for text.
 
         Raises:
-            BackboneError: it does not.
+            BackboneError: they do not.
         """
-        if self.max_positions - prompt_length < MIN_TEXT_POSITIONS[self.family]:
+        if self.prompt_placement == "every_layer":
+            rows = 2 * self.layer_count
+            if prompt_length % rows:
+                raise BackboneError(
+                    f"a prompt at every layer has {rows} rows for each position (keys and values of {self.layer_count} "
+                    f"layers), so its length must be a multiple of {rows}, got {prompt_length}",
+                    param="prompt_length",
+                )
+        elif self.max_positions - prompt_length < MIN_TEXT_POSITIONS[self.family]:
             raise BackboneError(
                 f"a soft prompt of {prompt_length} positions leaves no room for text: {self.identity.id!r} attends to "
                 f"{self.max_positions} positions",
                 param="prompt_length",
             )
+
+    def prompts_of_tokens(self, ids: Tensor) -> Tensor:
+        """Return prompts that read as tokens do: their embeddings [N, P, H] for `ids` [N, P]."""
+        prompts: Tensor = self.input_embeddings(ids.to(self.device))
+        return prompts
 
     @property
     def prompt_identity(self) -> str:

@@ -76,10 +76,10 @@ def word_prompts(backbone: Backbone, prompt_length: int, *, seed: int, count: in
         BackboneError: prompts of this length leave no room for text.
     """
     backbone.check_room(prompt_length)
-    embeddings = backbone.input_embeddings
-    words = embeddings.num_embeddings
+    vocabulary = backbone.input_embeddings.num_embeddings
     generator = torch.Generator().manual_seed(seed)
+    words = backbone.prompt_words(prompt_length)
     # A vocabulary starts with special tokens, unused tokens and single bytes.
-    drawn = torch.randint(words // 20, max(words // 2, words // 20 + 1), (count, prompt_length), generator=generator)
-    prompts: Tensor = embeddings(drawn.to(backbone.device))
-    return prompts.float().cpu()
+    low, high = vocabulary // 20, max(vocabulary // 2, vocabulary // 20 + 1)
+    drawn = torch.randint(low, high, (count, words), generator=generator)
+    return backbone.prompts_of_tokens(drawn).float().cpu()

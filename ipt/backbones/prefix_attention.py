@@ -1,0 +1,74 @@
+"""Attention with prefixes: in every layer a row also attends to keys and values that no token made.
+
+A prefix takes no position of the input and passes no feed-forward layer. Source: Li and Liang, "Prefix-Tuning",
+arXiv 2101.00190; Liu et al., "P-Tuning v2", arXiv 2110.07602.
+Letters in shapes: B rows, T tokens, L layers, P prefix positions, H hidden size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ipt.errors import BackboneError
+
+PREFIX_ATTENTION = "ipt_prefix"
+"""The name under which transformers knows `attend`. Without prefixes it is SDPA."""
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    prefixes: Tensor | None = None,
+    captured: list[tuple[Tensor, Tensor]] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend as SDPA does, after putting the layer's prefix in front of its keys and values [B, heads, T, H / heads].
+
+    Args:
+        attention_mask: as SDPA takes it; its last dimension includes the prefix positions.
+        prefixes: [B, L, 2, P, H], the keys and the values of every layer.
+        captured: receives the layer's own keys and values, [B, T, H] each.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if captured is not None:
+        captured.append((key.transpose(1, 2).flatten(2), value.transpose(1, 2).flatten(2)))
+    if prefixes is not None:
+        rows, heads, _, size = key.shape
+        own = prefixes[:, module.layer_idx].reshape(rows, 2, -1, heads, size).transpose(2, 3).to(key.dtype)  # type: ignore[index]
+        key, value = torch.cat([own[:, 0], key], dim=2), torch.cat([own[:, 1], value], dim=2)
+    output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return output
+
+
+def enable_prefixes(model: nn.Module) -> None:
+    """Let every self-attention of an encoder accept prefixes.
+
+    Raises:
+        BackboneError: the model's attention cannot be replaced.
+    """
+    # Imported here, because transformers takes seconds to import.
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(PREFIX_ATTENTION, attend)
+    AttentionMaskInterface.register(PREFIX_ATTENTION, sdpa_mask)
+    config: Any = model.config
+    if config._attn_implementation not in ("sdpa", PREFIX_ATTENTION):  # noqa: SLF001 - it has no public name
+        raise BackboneError(
+            f"a {config.model_type} model has no SDPA attention, which prompts at every layer need: choose another "
+            "prompt placement",
+            param="prompt_placement",
+        )
+    if config.model_type == "distilbert":  # its attention does not know its layer
+        layers: Any = model.transformer.layer  # type: ignore[union-attr]
+        for number, layer in enumerate(layers):
+            layer.attention.layer_idx = number
+    config._attn_implementation = PREFIX_ATTENTION  # noqa: SLF001
