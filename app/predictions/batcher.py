@@ -99,12 +99,12 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="predictions", daemon=True)
         self._thread.start()
 
-    def submit(self, rows: Sequence[Row], prompt_length: int, arrived_at: float | None = None) -> "Future[Answer]":
+    def submit(self, rows: Sequence[Row], prompt_positions: int, arrived_at: float | None = None) -> "Future[Answer]":
         """Queue the rows of one request. Cancelling the future drops the rows that are not in a batch yet.
 
         Args:
             rows: the rows to answer.
-            prompt_length: tokens of the prompt, which each row has besides the tokens of its text.
+            prompt_positions: positions of the prompt, which each row has besides the tokens of its text.
             arrived_at: monotonic time at which the request arrived, so that the lookup of its tasks counts as waiting;
                 now when None.
 
@@ -113,7 +113,7 @@ class Batcher:
             UnavailableError: the service is stopping.
         """
         now = time.monotonic()
-        tokens = [prompt_length + len(ids) for _, ids in rows]
+        tokens = [prompt_positions + len(ids) for _, ids in rows]
         request = _Request(rows, tokens, Future(), now if arrived_at is None else arrived_at, now)
         with self._changed:
             if self._closed:

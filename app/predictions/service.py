@@ -59,7 +59,7 @@ class Predictions:
         truncated = [too_long for _, too_long in tokenized]
         metrics.truncated(sum(truncated))
         rows = [(task, ids) for task, (ids, _) in zip(found.tasks, tokenized, strict=True)]
-        answer = self._batcher.submit(rows, self._model.predictor.subspace.prompt_length, arrived_at)
+        answer = self._batcher.submit(rows, self._model.predictor.prompt_positions, arrived_at)
         return AnsweredQuestions(found.keys, truncated, await asyncio.wrap_future(answer))
 
     def close(self) -> None:

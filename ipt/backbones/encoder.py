@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from ipt.backbones.batching import forward_in_buckets, launch_bound_positions, right_padded, to_device
 from ipt.backbones.cuda_graphs import GraphedPasses
-from ipt.backbones.interface import PLACEMENTS, Backbone, BackboneIdentity, EncoderPlacement, Family, TokenIds
+from ipt.backbones.interface import PLACEMENTS, Backbone, BackboneIdentity, Family, Placement, TokenIds
 from ipt.backbones.prefix_attention import PREFIX_ATTENTION, enable_prefixes
 from ipt.errors import BackboneError
 from ipt.runtime.memory import positions_of_graphs
@@ -46,7 +46,7 @@ class EncoderBackbone(Backbone):
         *,
         pooling: Pooling = "mean",
         max_tokens: int | None = None,
-        prompt_placement: EncoderPlacement = "after_first_token",
+        prompt_placement: Placement = "after_first_token",
     ) -> None:
         if prompt_placement not in PLACEMENTS[self.family]:
             expected = ", ".join(PLACEMENTS[self.family])
@@ -61,7 +61,8 @@ class EncoderBackbone(Backbone):
         self.hidden_size = int(config.hidden_size)
         self.max_positions = _positions(config)
         self.max_tokens = min(self.max_positions, max_tokens or self.max_positions)
-        self.prompt_placement: EncoderPlacement = prompt_placement
+        self.prompt_placement = prompt_placement
+        self._placed: dict[Placement, EncoderBackbone] = {}
         if prompt_placement == "every_layer":
             enable_prefixes(model)
         self._graphs: GraphedPasses | None = None
@@ -69,16 +70,20 @@ class EncoderBackbone(Backbone):
             bound = launch_bound_positions(self.hidden_size)
             self._graphs = GraphedPasses(self.device, bound, positions_of_graphs(self))
 
-    def placed(self, placement: EncoderPlacement) -> EncoderBackbone:
-        """Return this backbone with another prompt placement; both share the model."""
-        return EncoderBackbone(
-            self.model,
-            self.tokenizer,
-            self.identity,
-            pooling=self.pooling,
-            max_tokens=self.max_tokens,
-            prompt_placement=placement,
-        )
+    def placed(self, placement: Placement) -> EncoderBackbone:
+        if placement == self.prompt_placement:
+            return self
+        if placement not in self._placed:
+            # Kept, because each has CUDA graphs of its own.
+            self._placed[placement] = EncoderBackbone(
+                self.model,
+                self.tokenizer,
+                self.identity,
+                pooling=self.pooling,
+                max_tokens=self.max_tokens,
+                prompt_placement=placement,
+            )
+        return self._placed[placement]
 
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
         """Return token ids of each text, special tokens included, cut to `max_tokens` (default: `self.max_tokens`)."""

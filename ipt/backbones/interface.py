@@ -65,6 +65,18 @@ class Backbone(ABC):
     """The frozen transformers model, in eval mode, without gradients of its parameters."""
     prompt_placement: Placement
 
+    def placed(self, placement: Placement) -> Backbone:
+        """Return this backbone with another prompt placement; both share the model.
+
+        Raises:
+            BackboneError: the family does not support the placement.
+        """
+        if placement != self.prompt_placement:
+            raise BackboneError(
+                f"unknown prompt placement {placement!r}; expected {self.prompt_placement}", param="prompt_placement"
+            )
+        return self
+
     def input_positions(self, prompt_length: int) -> int:
         """Return how many positions of the input a prompt of `prompt_length` rows takes: none at every layer."""
         return 0 if self.prompt_placement == "every_layer" else prompt_length

@@ -51,8 +51,7 @@ class Setup:
     """The backbone, the subspace and the options that methods are measured with."""
 
     def __init__(self, backbone: Backbone, subspace: Subspace, options: EvaluationOptions) -> None:
-        subspace.check_backbone(backbone)
-        self.backbone = backbone
+        self.backbone = subspace.placed(backbone)
         self.subspace = subspace
         self.options = options
         self.pt_learning_rates = options.pt_learning_rates or PT_LEARNING_RATES[backbone.family]

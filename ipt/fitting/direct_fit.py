@@ -196,11 +196,18 @@ def _task_weights(families: Sequence[str], balance: float) -> NDArray[np.float64
 
 
 def _start_like_words(decoder: SubspaceDecoder, backbone: Backbone) -> None:
-    """Initialize the decoder's output to word embeddings of the backbone, the input that it was trained on."""
-    table = backbone.input_embeddings.weight.detach().float().cpu()
-    words = table[torch.randint(table.shape[0] // 20, table.shape[0] // 2, (decoder.prompt_length,))]
-    # With vectors of standard deviation 0.3 or more, prompts differ as much as word embeddings do.
-    spread = 2.0 * float(table.std()) / math.sqrt(decoder.project.in_features)
+    """Initialize the decoder's output to prompts that read as words, the input that the backbone was trained on."""
+    vocabulary = backbone.input_embeddings.num_embeddings
+    words = torch.randint(vocabulary // 20, vocabulary // 2, (backbone.prompt_words(decoder.prompt_length),))
+    prompt = backbone.prompts_of_tokens(words[None])[0].detach().float().cpu()
+    # With vectors of standard deviation 0.3 or more, prompts differ as much as those of words do: by the spread of the
+    # embeddings in the input, and by that of each layer's keys and of its values at every layer.
+    if backbone.prompt_placement == "every_layer":
+        parts = prompt.view(2 * backbone.layer_count, -1)
+        spread = parts.std(dim=1).repeat_interleave(parts.shape[1])
+    else:
+        spread = backbone.input_embeddings.weight.detach().float().std().cpu().expand(prompt.numel())
+    scale = 2.0 * spread / math.sqrt(decoder.project.in_features)
     with torch.no_grad():
-        decoder.project.bias.copy_(words.flatten())
-        decoder.project.weight.mul_(spread / float(decoder.project.weight.std()))
+        decoder.project.bias.copy_(prompt.flatten())
+        decoder.project.weight.mul_((scale / float(decoder.project.weight.std()))[:, None])

@@ -50,9 +50,9 @@ class Predictor:
 
     def __init__(self, backbone: Backbone, subspace: Subspace, *, prompt_bytes: int = DEFAULT_BYTES) -> None:
         """Create a predictor; the prompts of recently used tasks are cached in at most `prompt_bytes`."""
-        subspace.check_backbone(backbone)
-        self.backbone = backbone
+        self.backbone = backbone = subspace.placed(backbone)
         self.subspace = subspace
+        self.prompt_positions = backbone.input_positions(subspace.prompt_length)
         self.max_positions = self._device_positions = positions_without_gradients(backbone)
         self._passes = 0
         self._tokenizing = threading.Lock()
@@ -119,13 +119,13 @@ class Predictor:
         """Return how many of the first rows fit one pass; at least one."""
         positions = 0
         for number, row in enumerate(token_ids):
-            positions += self.subspace.prompt_length + len(row)
+            positions += self.prompt_positions + len(row)
             if number and positions > self.max_positions:
                 return number
         return len(token_ids)
 
     def _positions(self, token_ids: Sequence[TokenIds]) -> int:
-        return sum(self.subspace.prompt_length + len(row) for row in token_ids)
+        return sum(self.prompt_positions + len(row) for row in token_ids)
 
     def _predict(self, tasks: Sequence[BoundTask], token_ids: Sequence[TokenIds]) -> list[Prediction]:
         numbers = {task: number for number, task in enumerate(dict.fromkeys(tasks))}

@@ -81,7 +81,7 @@ class Subspace:
         """Check that `backbone` is the one this subspace was fitted on.
 
         Raises:
-            SubspaceMismatchError: it has another family, other weights or another prompt placement.
+            SubspaceMismatchError: it has another family or other weights.
         """
         expected, actual = self.manifest["backbone"], backbone.identity
         if expected["family"] != backbone.family:
@@ -101,9 +101,12 @@ class Subspace:
                 f"subspace {self.id} makes prompts of hidden size {self.hidden_size}, "
                 f"the backbone has hidden size {backbone.hidden_size}"
             )
-        placement = self.manifest["prompt_placement"]
-        if placement != backbone.prompt_placement:
-            raise SubspaceMismatchError(
-                f"subspace {self.id} was fitted with prompts {placement}, this backbone reads them "
-                f"{backbone.prompt_placement}: load it with `placed({placement!r})`"
-            )
+
+    def placed(self, backbone: Backbone) -> Backbone:
+        """Return `backbone` with the prompt placement that this subspace was fitted with.
+
+        Raises:
+            SubspaceMismatchError: the subspace was fitted on another backbone.
+        """
+        self.check_backbone(backbone)
+        return backbone.placed(self.manifest["prompt_placement"])

@@ -46,8 +46,7 @@ class TuningEngine:
     """Tunes the vectors of many jobs on one backbone and one subspace, both frozen."""
 
     def __init__(self, backbone: Backbone, subspace: Subspace) -> None:
-        subspace.check_backbone(backbone)
-        self.backbone = backbone
+        self.backbone = backbone = subspace.placed(backbone)
         self.subspace = subspace
         self._runner = WorkRunner(backbone, subspace)
         self._jobs: dict[str, _RunningJob] = {}

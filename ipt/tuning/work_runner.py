@@ -159,7 +159,7 @@ class WorkRunner:
 
     def _row_positions(self, work: Forward | GradientStep) -> list[int]:
         """Return the positions of each row: prompt, input and target."""
-        prompt = 0 if NO_PROMPT in work.lanes else self.subspace.prompt_length
+        prompt = 0 if NO_PROMPT in work.lanes else self.backbone.input_positions(self.subspace.prompt_length)
         if work.targets is None:
             return [prompt + len(row) for row in work.inputs]
         return [prompt + len(row) + len(target) for row, target in zip(work.inputs, work.targets, strict=True)]

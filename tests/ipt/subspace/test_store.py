@@ -67,13 +67,16 @@ def test_the_id_depends_only_on_what_changes_a_vectors_meaning(encoder: EncoderB
     assert ipt.save_subspace(tmp_path / "c", decoder, encoder).id != first.id
 
 
-def test_a_backbone_with_another_placement_is_rejected(encoder: EncoderBackbone, tmp_path: Path) -> None:
+def test_a_subspace_places_prompts_as_it_was_fitted(encoder: EncoderBackbone, tmp_path: Path) -> None:
     placed = encoder.placed("after_last_token")
-    elsewhere = ipt.save_subspace(tmp_path / "a", SubspaceDecoder(8, 16, 4, 32), placed)
-    assert elsewhere.manifest["prompt_placement"] == "after_last_token"
-    assert ipt.load_subspace(tmp_path / "a", placed).id == elsewhere.id
-    with pytest.raises(ipt.SubspaceMismatchError, match="fitted with prompts after_last_token, this backbone reads"):
-        ipt.load_subspace(tmp_path / "a", encoder)
+    decoder = SubspaceDecoder(8, 16, 4, 32)
+    saved = ipt.save_subspace(tmp_path / "a", decoder, placed)
+    assert saved.manifest["prompt_placement"] == "after_last_token"
+    assert saved.id != ipt.save_subspace(tmp_path / "b", decoder, encoder).id
+    loaded = ipt.load_subspace(tmp_path / "a", encoder)
+    assert loaded.id == saved.id
+    assert loaded.placed(encoder) is placed
+    assert loaded.placed(placed) is placed
 
 
 def test_a_backbone_with_other_weights_is_rejected(subspace_dir: Path, tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""A subspace of prompts at every layer: found, saved, tuned in and answered from on the backbone as it was loaded."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import ipt
+from ipt.backbones.encoder import EncoderBackbone
+from ipt.data.task_dataset import TaskDataset
+from ipt.errors import BackboneError
+from ipt.fitting.direct_fit import DirectFit, FitOptions
+from ipt.fitting.prepare_tasks import prepare_tasks
+from ipt.subspace.full_prompt_space import full_prompt_space, word_prompts
+from tests.support.datasets import sentiment, topics
+
+POSITIONS = 2
+EXAMPLES = sentiment(4)
+HYPERPARAMETERS = ipt.Hyperparameters(steps=12, learning_rate=0.3, batch_size=8)
+
+
+def fit(encoder: EncoderBackbone, prompt_length: int) -> DirectFit:
+    options = FitOptions(
+        intrinsic_dim=6,
+        decoder_hidden=12,
+        prompt_length=prompt_length,
+        steps=12,
+        tasks_per_step=2,
+        rows_per_task=8,
+        warmup_steps=3,
+    )
+    tasks = [
+        TaskDataset(name, name[:1], tuple(examples), ())
+        for name, examples in (("a1", sentiment(4)), ("a2", sentiment(3)), ("b1", topics() * 2))
+    ]
+    return DirectFit(prepare_tasks(encoder, tasks, options), options)
+
+
+@pytest.fixture(scope="module")
+def folder(encoder: EncoderBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("every_layer") / "subspace"
+    placed = encoder.placed("every_layer")
+    running = fit(placed, 2 * placed.layer_count * POSITIONS)
+    start = running.decoder.project.bias.detach().clone()
+    running.run_in(folder, lambda *_: None)
+    assert not torch.equal(running.decoder.project.bias, start)
+    return folder
+
+
+def test_a_fit_starts_at_keys_and_values_of_words(encoder: EncoderBackbone) -> None:
+    placed = encoder.placed("every_layer")
+    length = 2 * placed.layer_count * POSITIONS
+    decoder = fit(placed, length).decoder
+    parts = decoder.project.bias.detach().view(2 * placed.layer_count, -1)
+    words = word_prompts(placed, length, seed=1).view(2 * placed.layer_count, -1)
+    ratio = parts.std(dim=1) / words.std(dim=1)
+    assert ratio.min() > 0.5
+    assert ratio.max() < 2
+    # Every layer's keys, and its values, vary with the vector in proportion to how those of words differ.
+    spread = decoder.project.weight.detach().view(2 * placed.layer_count, -1).std(dim=1)
+    assert torch.allclose(spread / parts.std(dim=1), (spread / parts.std(dim=1)).mean(), rtol=0.2)
+
+
+def test_a_length_that_does_not_fill_the_layers_is_rejected_before_the_fit(encoder: EncoderBackbone) -> None:
+    with pytest.raises(BackboneError, match="multiple of"):
+        fit(encoder.placed("every_layer"), 3)
+
+
+def test_a_task_is_tuned_and_answered_on_the_backbone_as_it_was_loaded(
+    encoder: EncoderBackbone, folder: Path, keep_tuned: None
+) -> None:
+    subspace = ipt.load_subspace(folder, encoder)
+    assert subspace.manifest["prompt_placement"] == "every_layer"
+    task = ipt.adapt(encoder, subspace, EXAMPLES, hyperparameters=HYPERPARAMETERS)
+    assert task.moved_from(subspace.initial_vectors.numpy()[0])
+    placed = ipt.adapt(encoder.placed("every_layer"), subspace, EXAMPLES, hyperparameters=HYPERPARAMETERS)
+    assert (placed.head.vector == task.head.vector).all()
+    texts = [example.input for example in EXAMPLES]
+    answers = ipt.Predictor(encoder, subspace).predict([(task.head, text) for text in texts])
+    correct = sum(answer.label == example.output for answer, example in zip(answers, EXAMPLES, strict=True))
+    assert correct > 0.6 * len(EXAMPLES)  # of a tiny model with random weights
+
+
+def test_whole_prefixes_are_tuned_as_whole_prompts_are(encoder: EncoderBackbone, keep_tuned: None) -> None:
+    placed = encoder.placed("every_layer")
+    space = full_prompt_space(placed, 2 * placed.layer_count * POSITIONS)
+    task = ipt.adapt(encoder, space, EXAMPLES, hyperparameters=HYPERPARAMETERS)
+    assert task.head.vector.shape == (2 * placed.layer_count * POSITIONS * placed.hidden_size,)
+    assert task.moved_from(space.initial_vectors.numpy()[0])
