@@ -19,7 +19,7 @@ PREFIX_ATTENTION = "ipt_prefix"
 
 
 def attend(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -42,7 +42,7 @@ def attend(
         captured.append((key.transpose(1, 2).flatten(2), value.transpose(1, 2).flatten(2)))
     if prefixes is not None:
         rows, heads, _, size = key.shape
-        own = prefixes[:, module.layer_idx].reshape(rows, 2, -1, heads, size).transpose(2, 3).to(key.dtype)  # type: ignore[index]
+        own = prefixes[:, module.layer_idx].reshape(rows, 2, -1, heads, size).transpose(2, 3).to(key.dtype)
         key, value = torch.cat([own[:, 0], key], dim=2), torch.cat([own[:, 1], value], dim=2)
     output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return output
@@ -68,7 +68,7 @@ def enable_prefixes(model: nn.Module) -> None:
             param="prompt_placement",
         )
     if config.model_type == "distilbert":  # its attention does not know its layer
-        layers: Any = model.transformer.layer  # type: ignore[union-attr]
-        for number, layer in enumerate(layers):
+        distilbert: Any = model
+        for number, layer in enumerate(distilbert.transformer.layer):
             layer.attention.layer_idx = number
     config._attn_implementation = PREFIX_ATTENTION  # noqa: SLF001

@@ -13,9 +13,14 @@ from ipt.errors import BackboneError
 POSITIONS = 3
 
 
+def model_type(backbone: EncoderBackbone) -> str:
+    model: Any = backbone.model
+    return str(model.config.model_type)
+
+
 @pytest.fixture
 def prefixed(encoder: EncoderBackbone) -> EncoderBackbone:
-    if encoder.model.config.model_type == "mpnet":  # type: ignore[union-attr]
+    if model_type(encoder) == "mpnet":
         pytest.skip("MPNet has no SDPA attention")
     return encoder.placed("every_layer")
 
@@ -27,7 +32,7 @@ def prefixes(backbone: EncoderBackbone, rows: int, seed: int = 0) -> Tensor:
 
 def test_every_layer_attends_to_its_own_keys_and_values(prefixed: EncoderBackbone) -> None:
     """Compare with the same attention written out: keys and values are put in front where the layer makes its own."""
-    if prefixed.model.config.model_type not in ("bert", "roberta", "xlm-roberta"):  # type: ignore[union-attr]
+    if model_type(prefixed) not in ("bert", "roberta", "xlm-roberta"):
         pytest.skip("the written-out layer is BERT's")
     model: Any = prefixed.model
     [row] = prefixed.tokenize(["the dog was happy"])
@@ -113,6 +118,6 @@ def test_a_model_without_sdpa_attention_is_rejected(encoder: EncoderBackbone) ->
     model.config._attn_implementation = "eager"
     try:
         with pytest.raises(BackboneError, match="no SDPA attention"):
-            encoder.placed("every_layer")
+            EncoderBackbone(model, encoder.tokenizer, encoder.identity, prompt_placement="every_layer")
     finally:
         model.config._attn_implementation = before
