@@ -40,18 +40,18 @@ from app.generations.service import Generations
 from app.health.endpoints import router as health
 from app.health.readiness import Readiness
 from app.http import api_reference, error_handlers
-from app.http.api import Api
 from app.http.body_limit import BodyLimit
 from app.http.connection_limits import REQUEST_SECONDS
-from app.http.parameters import only_known_parameters
+from app.http.openapi_document import Api
+from app.http.query_parameters import only_known_parameters
 from app.http.request_context import RequestContext
 from app.http.single_headers import SingleHeaders
 from app.metrics.collector import StateCollector
 from app.metrics.endpoints import router as metrics
 from app.predictions.endpoints import router as predictions
-from app.predictions.lookup import TaskLookup
 from app.predictions.model import Model
 from app.predictions.service import Predictions
+from app.predictions.task_lookup import TaskLookup
 from app.settings import Settings
 from app.subspaces import repository as subspaces
 from app.subspaces.endpoints import router as subspaces_router

@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from app.cli.child import running_service
 from app.cli.output import CliError
+from app.cli.service_process import running_service
 
 
 @dataclass(frozen=True, slots=True)

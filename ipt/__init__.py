@@ -24,7 +24,7 @@ from ipt.generation.engine import GenerationEngine
 from ipt.generation.events import GenerationEvent, TextDelta, TextFinished
 from ipt.generation.parameters import GenerationParameters
 from ipt.prediction.predictor import Prediction, Predictor
-from ipt.prediction.tasks import BoundTask, TaskHead
+from ipt.prediction.task_head import BoundTask, TaskHead
 from ipt.subspace.store import load_subspace, save_subspace
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.engine import TuningEngine

@@ -135,7 +135,7 @@ def tiny_backbone_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_subspace_dir(tiny_backbone_dir: Path) -> Path:
     """A subspace of 8 dimensions for the tiny backbone, untrained, for `IPT_SUBSPACE`."""
     import ipt
-    from ipt.subspace.modules import SubspaceDecoder
+    from ipt.subspace.prompt_decoder import SubspaceDecoder
 
     folder = tiny_backbone_dir.parent / "subspace"
     with torch.random.fork_rng(devices=[]):

@@ -69,7 +69,7 @@ class PoolProcess:
         # Imported here, because Celery's main process imports this module too and needs no torch.
         from app.db.session import make_engine
         from worker.drain import Drainer
-        from worker.model import LazyModel
+        from worker.lazy_model import LazyModel
         from worker.polling import new_worker_id
 
         if self._settings.database_url is None:

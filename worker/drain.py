@@ -20,9 +20,9 @@ from ipt.runtime.memory import is_out_of_memory
 from worker import failures, metrics, outcomes, preemption
 from worker.backoff import Backoff
 from worker.batch import Batch, RunningJob
+from worker.lazy_model import LazyModel
 from worker.leases import Leases
 from worker.liveness import LivenessFile
-from worker.model import LazyModel
 from worker.outcomes import Outcomes
 from worker.reaper import Reaper
 

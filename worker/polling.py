@@ -16,8 +16,8 @@ from ipt.errors import IptError
 from worker import metrics
 from worker.drain import Drainer
 from worker.failures import DeviceLostError
+from worker.lazy_model import LazyModel
 from worker.liveness import LivenessFile
-from worker.model import LazyModel
 from worker.parent_watch import stop_with_parent
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import ipt
 from app.adaptations.schemas import AdaptationInput, ExampleInput
 from app.db.models import Kind
 from app.errors import InvalidError
-from app.http.request_limits import check_text_length
+from app.http.text_limits import check_text_length
 from app.settings import Settings
 from ipt.data.examples import MAX_LABEL_CHARS, MAX_LABELS
 from ipt.errors import DatasetError

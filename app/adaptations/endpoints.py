@@ -15,8 +15,8 @@ from app.adaptations.dependencies import OpenStreamsDep
 from app.adaptations.event_stream import follow
 from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView
 from app.adaptations.upload import Form, FormRoute, documented_form, in_file, naming_lines, read_body, read_form
+from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import AdaptingTenantDep, CallerDep
-from app.api_keys.routes import AdmittingRoute
 from app.db.dependencies import OpenTransaction, TransactionDep
 from app.db.models import FINISHED, Adaptation, State
 from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented

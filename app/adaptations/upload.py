@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from app.adaptations.dataset_file import FORMATS, DatasetFileError, format_of, load_json, read_rows
 from app.adaptations.schemas import AdaptationInput
-from app.api_keys.routes import AdmittingRoute
+from app.api_keys.admitting_route import AdmittingRoute
 from app.errors import BadRequestError, InvalidError
 from app.http.form_parts import parts_of
 

@@ -36,9 +36,9 @@ def demo() -> None:
     If a service already runs on this machine, the demo uses it. Otherwise it starts one with its data in .ipt
     (IPT_DATA_DIR) and stops it at the end. It needs no other service, no network and no GPU.
     """
-    from app.cli.child import running_service
     from app.cli.client import ServiceClient
     from app.cli.dataset_file import read_dataset
+    from app.cli.service_process import running_service
     from app.settings import Settings
 
     if not _DATASET.is_file():

@@ -40,8 +40,8 @@ def import_dataset(
     \b
     ipt subspace import-dataset org/reviews tasks/ --input-column body --output-column stars --as seen --family reviews
     """
-    from ipt.data.file_formats import write_jsonl_task
     from ipt.data.hub_tasks import Columns, read_dataset
+    from ipt.data.task_files import write_jsonl_task
 
     columns = Columns(
         input_column, output_column, label_names.split(",") if label_names else None, train_split, test_split

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from starlette.background import BackgroundTask
 
 import ipt
+from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import PredictingTenantDep
-from app.api_keys.routes import AdmittingRoute
 from app.errors import AppError, ConflictError, NotFoundError, PermissionDeniedError, documented, error_body
 from app.generations.dependencies import GenerationsDep
 from app.generations.schemas import (
@@ -30,8 +30,8 @@ from app.http.dependencies import SettingsDep, StoppingDep
 from app.http.disconnects import unless_gone
 from app.http.error_handlers import log_unforeseen
 from app.http.fields import Id
-from app.http.request_limits import check_input_count, check_text_length
-from app.predictions.lookup import Question
+from app.http.text_limits import check_input_count, check_text_length
+from app.predictions.task_lookup import Question
 
 router = APIRouter(tags=["generations"], route_class=AdmittingRoute)
 

@@ -15,9 +15,9 @@ import ipt
 from app.db.ids import new_id
 from app.errors import AppError, ConflictError, InvalidError, out_of_memory_error, stopping_error
 from app.generations.writer import Sink, Writer
-from app.predictions.bound_tasks import TaskKey
-from app.predictions.lookup import Question, TaskLookup
 from app.predictions.model import Model
+from app.predictions.task_cache import TaskKey
+from app.predictions.task_lookup import Question, TaskLookup
 from app.settings import Settings
 from ipt.errors import BackboneError, IptError
 from ipt.runtime.memory import is_out_of_memory

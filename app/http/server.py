@@ -6,7 +6,7 @@ from types import FrameType
 
 import uvicorn
 
-from app.http.api import Api
+from app.http.openapi_document import Api
 
 
 class Server(uvicorn.Server):

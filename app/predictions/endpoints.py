@@ -4,18 +4,18 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import PredictingTenantDep
-from app.api_keys.routes import AdmittingRoute
 from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
 from app.http.dependencies import settings_of
 from app.http.disconnects import unless_gone
 from app.http.fields import Id
-from app.http.request_limits import check_input_count, check_text_length
+from app.http.text_limits import check_input_count, check_text_length
 from app.predictions.batcher import Answer
 from app.predictions.dependencies import predictions_of
-from app.predictions.lookup import Question
 from app.predictions.schemas import PredictInput, PredictionView, PredictManyInput, PredictManyView, PredictView
 from app.predictions.service import AnsweredQuestions
+from app.predictions.task_lookup import Question
 
 router = APIRouter(tags=["predictions"], route_class=AdmittingRoute)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from app.db.coalescer import Coalescer
 from app.predictions import metrics
 from app.predictions.batcher import Answer, Batcher
-from app.predictions.bound_tasks import TaskKey
-from app.predictions.lookup import Question, TaskLookup
 from app.predictions.model import Model
+from app.predictions.task_cache import TaskKey
+from app.predictions.task_lookup import Question, TaskLookup
 from app.settings import Settings
 
 TEXTS_PER_TOKENIZATION = 256

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
+from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import TenantDep
-from app.api_keys.routes import AdmittingRoute
 from app.db.dependencies import TransactionDep
 from app.db.models import SubspaceRow
 from app.errors import NotFoundError, documented

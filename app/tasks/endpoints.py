@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import AdaptingTenantDep, TenantDep
-from app.api_keys.routes import AdmittingRoute
 from app.db.dependencies import TransactionDep
 from app.db.models import Task
 from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented

@@ -24,7 +24,7 @@ from ipt.backbones.interface import Backbone, BackboneIdentity
 from ipt.backbones.loading import DEFAULT, DEFAULT_ID, DEFAULT_SHA256
 from ipt.backbones.seq2seq import Seq2SeqBackbone
 from ipt.readout.readout import Readout
-from ipt.subspace.modules import SubspaceDecoder
+from ipt.subspace.prompt_decoder import SubspaceDecoder
 from ipt.subspace.subspace import Subspace
 
 NAMES = ("MiniLM", "BART-base", "T5-base", "GPT-2", "Qwen-0.5B")

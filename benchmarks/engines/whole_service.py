@@ -17,9 +17,9 @@ import psutil
 from safetensors.torch import save_file
 
 import ipt
-from app.cli.child import child_process, free_ports, wait_until_ready
 from app.cli.client import ServiceClient
 from app.cli.output import CliError
+from app.cli.service_process import child_process, free_ports, wait_until_ready
 from benchmarks.engines.backbones import Measured, few_shot, tasks, texts
 from benchmarks.engines.timing import Ratio, faster, in_turn
 from benchmarks.report import Figure

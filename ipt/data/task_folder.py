@@ -1,4 +1,4 @@
-"""Read a folder of tasks: each a JSONL file or a folder of TSV files (`ipt.data.file_formats`), with an index."""
+"""Read a folder of tasks: each a JSONL file or a folder of TSV files (`ipt.data.task_files`), with an index."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ipt.data.examples import text_fault
-from ipt.data.file_formats import INDEX_FILE, Index, read_index, read_jsonl_task, read_tsv_task
 from ipt.data.task_dataset import TaskDataset
+from ipt.data.task_files import INDEX_FILE, Index, read_index, read_jsonl_task, read_tsv_task
 from ipt.errors import DatasetError
 
 INDEX_SPLITS = ("seen", "unseen")

@@ -8,7 +8,7 @@ import torch
 
 from ipt.backbones.interface import Backbone
 from ipt.subspace.full_prompt_space import word_prompts
-from ipt.subspace.modules import SubspaceDecoder
+from ipt.subspace.prompt_decoder import SubspaceDecoder
 from ipt.subspace.subspace import Subspace
 
 

@@ -21,7 +21,7 @@ from ipt.readout.embeddings import Embeddings
 from ipt.readout.linear_classifier import fit_linear
 from ipt.readout.readout import fit_readout
 from ipt.subspace.subspace import Subspace
-from ipt.tuning.encoder_program import PROMPT_PENALTY
+from ipt.tuning.encoder_loop import PROMPT_PENALTY
 
 LEANING_WEIGHT = 1.0 / (1.0 + math.exp(PROMPT_PENALTY))
 """Weight of the classifier on both embeddings if the examples are equally likely with and without the prompt."""

@@ -25,7 +25,7 @@ from ipt.fitting.direct_fit import CONSTANTS_RATE
 from ipt.fitting.fit_rows import RowOptions
 from ipt.fitting.resumable_fit import FitProgress, ResumableFit
 from ipt.fitting.task_losses import TaskLosses
-from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
+from ipt.subspace.prompt_decoder import SubspaceDecoder, SubspaceEncoder
 from ipt.subspace.store import save_subspace
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.optimizer import scheduled_rate

@@ -27,7 +27,7 @@ from ipt.backbones.interface import Backbone
 from ipt.fitting.fit_rows import RowOptions
 from ipt.fitting.resumable_fit import FitProgress, ResumableFit
 from ipt.fitting.task_losses import TaskLosses
-from ipt.subspace.modules import SubspaceDecoder
+from ipt.subspace.prompt_decoder import SubspaceDecoder
 from ipt.subspace.store import save_subspace
 from ipt.subspace.subspace import Subspace
 

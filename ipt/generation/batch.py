@@ -17,7 +17,7 @@ from ipt.generation.events import FinishReason, GenerationEvent, TextDelta, Text
 from ipt.generation.parameters import GenerationParameters
 from ipt.generation.sampling import draw, next_tokens
 from ipt.generation.text_stream import TextStream
-from ipt.prediction.tasks import BoundTask
+from ipt.prediction.task_head import BoundTask
 
 
 @dataclass(frozen=True)

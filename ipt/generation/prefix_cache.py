@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ipt.backbones.text_backbone import PromptedTextBackbone
-from ipt.prediction.tasks import BoundTask
+from ipt.prediction.task_head import BoundTask
 from ipt.subspace.subspace import Subspace
 
 

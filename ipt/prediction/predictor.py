@@ -20,7 +20,7 @@ from ipt.backbones.interface import Backbone, TextBackbone, TokenIds
 from ipt.data.examples import text_fault
 from ipt.errors import CheckpointError, IptError
 from ipt.prediction.prompt_cache import DEFAULT_BYTES, PromptCache
-from ipt.prediction.tasks import BoundTask, TaskHead, bind
+from ipt.prediction.task_head import BoundTask, TaskHead, bind
 from ipt.readout.embeddings import Embeddings
 from ipt.readout.readout import Readout, StackedReadouts
 from ipt.runtime.memory import is_out_of_memory, positions_without_gradients
@@ -60,7 +60,7 @@ class Predictor:
         self._prompts = PromptCache(subspace.decoder, backbone.device, backbone.dtype, prompt_bytes)
 
     def bind(self, head: TaskHead) -> BoundTask:
-        """Check a task once, so that `predict` need not; `ipt.prediction.tasks.bind` lists the errors."""
+        """Check a task once, so that `predict` need not; `ipt.prediction.task_head.bind` lists the errors."""
         task = bind(head, self.subspace)
         if isinstance(self.backbone, EncoderBackbone) and task.readout is None:
             raise CheckpointError("the task has no readout, which prediction on an encoder needs: adapt the task again")

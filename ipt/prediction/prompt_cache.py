@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ipt.backbones.batching import to_device
-from ipt.subspace.modules import PromptDecoder
+from ipt.subspace.prompt_decoder import PromptDecoder
 
 DEFAULT_BYTES = 64 * 1024 * 1024
 

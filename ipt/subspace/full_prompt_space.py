@@ -13,7 +13,7 @@ from torch import Tensor
 from ipt.backbones.interface import Backbone
 from ipt.errors import SubspaceError
 from ipt.subspace.manifest import TEMPLATE
-from ipt.subspace.modules import PromptDecoder
+from ipt.subspace.prompt_decoder import PromptDecoder
 from ipt.subspace.subspace import Subspace
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ipt.backbones.interface import Backbone
 from ipt.errors import BackboneError, SubspaceError
-from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
+from ipt.subspace.prompt_decoder import SubspaceDecoder, SubspaceEncoder
 from ipt.subspace.store import save_subspace
 from ipt.subspace.subspace import Subspace
 

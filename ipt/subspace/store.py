@@ -29,7 +29,7 @@ from ipt.subspace.manifest import (
     read_manifest,
     subspace_id,
 )
-from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
+from ipt.subspace.prompt_decoder import SubspaceDecoder, SubspaceEncoder
 from ipt.subspace.subspace import Subspace
 
 MAX_INITIAL_VECTORS = 64

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ipt.backbones.interface import Backbone, prompt_identity
 from ipt.errors import SubspaceError, SubspaceMismatchError
-from ipt.subspace.modules import PromptDecoder, SubspaceEncoder
+from ipt.subspace.prompt_decoder import PromptDecoder, SubspaceEncoder
 
 
 @dataclass(frozen=True)

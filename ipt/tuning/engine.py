@@ -19,23 +19,23 @@ from ipt.backbones.interface import Backbone, TextBackbone
 from ipt.data.examples import check_examples
 from ipt.errors import DatasetError, IptError
 from ipt.subspace.subspace import Subspace
-from ipt.tuning.encoder_program import EncoderProgram
+from ipt.tuning.encoder_loop import EncoderLoop
 from ipt.tuning.job import AdaptedTask, Progress, TuningJob
-from ipt.tuning.program import Program
-from ipt.tuning.text_program import TextProgram
-from ipt.tuning.work import Forward, Generate, GradientStep, Pause, Result, ScoreLabels, Work, WorkStream
+from ipt.tuning.text_loop import TextLoop
+from ipt.tuning.tuning_loop import TuningLoop
 from ipt.tuning.work_runner import WorkRunner
+from ipt.tuning.work_units import Forward, Generate, GradientStep, Pause, Result, ScoreLabels, Work, WorkStream
 
 
 @dataclass
 class _RunningJob:
-    program: Program
+    loop: TuningLoop
     stream: WorkStream
     on_step: Callable[[Progress], None] | None
     work: Work | None = None
 
     def resume(self, result: Result | None) -> None:
-        """Send a result to the program and take its next unit of work, if any."""
+        """Send a result to the loop and take its next unit of work, if any."""
         try:
             self.work = next(self.stream) if result is None else self.stream.send(result)
         except StopIteration:
@@ -76,8 +76,8 @@ class TuningEngine:
         if job.job_id in self._jobs:
             raise IptError(f"job {job.job_id!r} is already in the engine", param="job_id")
         check_examples(job.examples, job.validation_examples, job.kind)
-        program = self._program(job, checkpoint)
-        self._jobs[job.job_id] = _RunningJob(program, program.run(), on_step)
+        loop = self._tuning_loop(job, checkpoint)
+        self._jobs[job.job_id] = _RunningJob(loop, loop.run(), on_step)
 
     def step(self) -> list[Progress]:
         """Advance every job by one unit of work, or let it wait for its turn, and report the progress of each.
@@ -85,12 +85,12 @@ class TuningEngine:
         Jobs that requested a `Pause`, or a gradient step too large for one pass, take turns. A large gradient step
         takes one engine step for each pass and counts when its last pass is complete.
         """
-        active = [job for job in self._jobs.values() if job.program.result is None]
+        active = [job for job in self._jobs.values() if job.loop.result is None]
         for job in active:
             if job.work is None:
                 job.resume(None)
         self._run(active)
-        reports = [job.program.progress() for job in active]
+        reports = [job.loop.progress() for job in active]
         for job, report in zip(active, reports, strict=True):
             if job.on_step:
                 job.on_step(report)
@@ -98,7 +98,7 @@ class TuningEngine:
 
     def checkpoint(self, job_id: str) -> bytes:
         """Return the job's state, to pass to `add` later; empty if tuning has not started."""
-        return self._jobs[job_id].program.checkpoint()
+        return self._jobs[job_id].loop.checkpoint()
 
     def finish(self, job_id: str) -> AdaptedTask:
         """Return the tuned task of a job that is done, and remove the job.
@@ -106,7 +106,7 @@ class TuningEngine:
         Raises:
             IptError: the job is not done.
         """
-        result = self._jobs[job_id].program.result
+        result = self._jobs[job_id].loop.result
         if result is None:
             raise IptError(f"job {job_id!r} is not done yet", param="job_id")
         self.remove(job_id)
@@ -118,7 +118,7 @@ class TuningEngine:
         self._large_steps = deque(turn for turn in self._large_steps if turn[0] is not removed)
         removed.stream.close()
 
-    def _program(self, job: TuningJob, checkpoint: bytes | None) -> Program:
+    def _tuning_loop(self, job: TuningJob, checkpoint: bytes | None) -> TuningLoop:
         if isinstance(self.backbone, EncoderBackbone):
             if job.kind != "classification":
                 raise DatasetError(
@@ -126,9 +126,9 @@ class TuningEngine:
                     "its outputs must be labels (at least two examples of each)",
                     param="kind",
                 )
-            return EncoderProgram(job, self.subspace, self.backbone, checkpoint)
+            return EncoderLoop(job, self.subspace, self.backbone, checkpoint)
         assert isinstance(self.backbone, TextBackbone)
-        return TextProgram(job, self.subspace, self.backbone, checkpoint)
+        return TextLoop(job, self.subspace, self.backbone, checkpoint)
 
     def _run(self, active: Sequence[_RunningJob]) -> None:
         """Run the requested work of all jobs, and resume the jobs with its results."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ipt.data.examples import Example, TaskKind
 from ipt.errors import IptError
-from ipt.prediction.tasks import TaskHead
+from ipt.prediction.task_head import TaskHead
 
 
 class Range(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ipt.backbones.batching import to_device
-from ipt.tuning.work import LaneState
+from ipt.tuning.work_units import LaneState
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 CLIP_NORM = 1.0

@@ -15,7 +15,7 @@ from torch import Tensor
 from ipt.backbones.interface import TokenIds
 from ipt.readout.embeddings import Embeddings
 from ipt.subspace.subspace import Subspace
-from ipt.tuning.work import NO_PROMPT, Forward, Result, Work, WorkStream
+from ipt.tuning.work_units import NO_PROMPT, Forward, Result, Work, WorkStream
 
 FORWARD_TOKENS = 4096
 """Tokens of one unit of work without gradients; bounds the duration of an engine step."""

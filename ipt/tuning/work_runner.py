@@ -17,7 +17,7 @@ from ipt.runtime.memory import positions_with_gradients, positions_without_gradi
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.losses import TEXT_LABEL_SMOOTHING
 from ipt.tuning.optimizer import update_lanes
-from ipt.tuning.work import NO_PROMPT, Forward, Generate, GradientStep, Result, ScoreLabels
+from ipt.tuning.work_units import NO_PROMPT, Forward, Generate, GradientStep, Result, ScoreLabels
 
 # Losses [L] and gradients [L, D] of some lanes.
 LossesAndGradients = tuple[Tensor, Tensor]
@@ -112,7 +112,7 @@ class WorkRunner:
         """Return the backbone's outputs for each unit's rows.
 
         Rows with a prompt share one pass, rows without one another. If memory has no room for that, several passes
-        take whole units; programs never request a unit that is too large by itself.
+        take whole units; loops never request a unit that is too large by itself.
         """
         results: dict[int, Tensor] = {}
         for without_prompt in (False, True):

@@ -18,7 +18,7 @@ import torch
 import ipt
 from app.settings import Settings
 from benchmarks.machine import ROOT, provenance
-from ipt.subspace.modules import SubspaceDecoder
+from ipt.subspace.prompt_decoder import SubspaceDecoder
 from tests.chaos.client import STEPS
 from tests.chaos.processes import TENANTS
 from tests.chaos.result import Result

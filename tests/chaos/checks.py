@@ -10,7 +10,7 @@ from sqlalchemy import select
 import ipt
 from app.db.models import FINISHED, Adaptation, AdaptationEvent, Task, TaskVersion
 from app.db.session import transaction
-from ipt.tuning import program
+from ipt.tuning import tuning_loop
 from tests.chaos.client import DISTINCT, hyperparameters, tenant_of
 from tests.chaos.processes import Service
 from tests.chaos.result import Result
@@ -92,7 +92,7 @@ def _undisturbed_vectors(engine: ipt.TuningEngine, count: int) -> dict[int, Any]
         parameters = ipt.Hyperparameters(**hyperparameters(number))
         engine.add(ipt.TuningJob(str(number), examples, "classification", None, parameters))
     vectors: dict[int, Any] = {}
-    keep, program.KEEP_NATS = program.KEEP_NATS, -1e9
+    keep, tuning_loop.KEEP_NATS = program.KEEP_NATS, -1e9
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # for a tiny model, more threads wait for each other longer than they compute
     try:
@@ -100,6 +100,6 @@ def _undisturbed_vectors(engine: ipt.TuningEngine, count: int) -> dict[int, Any]
             for done in [progress for progress in engine.step() if progress.done]:
                 vectors[int(done.job_id)] = engine.finish(done.job_id).head.vector
     finally:
-        program.KEEP_NATS = keep
+        tuning_loop.KEEP_NATS = keep
         torch.set_num_threads(threads)
     return vectors

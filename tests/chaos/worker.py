@@ -13,9 +13,9 @@ from worker.__main__ import main
 # Celery's spawned pool process imports this module again and calls this before it claims anything.
 @worker_process_init.connect
 def keep_tuned(**_: Any) -> None:
-    from ipt.tuning import program
+    from ipt.tuning import tuning_loop
 
-    program.KEEP_NATS = -1e9
+    tuning_loop.KEEP_NATS = -1e9
 
 
 if __name__ == "__main__":

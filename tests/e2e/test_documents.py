@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.cli.child import running_service
+from app.cli.service_process import running_service
 
 pytestmark = pytest.mark.timeout(400)
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.cli.child import free_ports, running_service
+from app.cli.service_process import free_ports, running_service
 
 pytestmark = pytest.mark.timeout(400)
 

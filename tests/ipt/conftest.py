@@ -9,7 +9,7 @@ import torch
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.interface import TextBackbone
-from ipt.subspace.modules import SubspaceDecoder
+from ipt.subspace.prompt_decoder import SubspaceDecoder
 from tests.support.tiny import build_tiny_causal, build_tiny_encoder, build_tiny_seq2seq
 from tests.support.tuned import keep_tuned  # noqa: F401, a fixture
 

@@ -15,7 +15,7 @@ from ipt.backbones.interface import PLACEMENTS, Backbone, EncoderPlacement, Text
 from ipt.data.task_dataset import TaskDataset
 from ipt.fitting.direct_fit import DirectFit, FitOptions
 from ipt.fitting.prepare_tasks import prepare_tasks
-from ipt.tuning.work import GradientStep
+from ipt.tuning.work_units import GradientStep
 from tests.support.datasets import sentiment, topics
 from tests.support.generation import INPUTS, make_request, run, texts
 from tests.support.tiny import build_tiny_encoder, build_tiny_text

@@ -15,7 +15,7 @@ from app.db.session import transaction
 from app.settings import Settings
 from tests.support.jobs import EXAMPLES
 from worker.drain import Drainer
-from worker.model import LazyModel
+from worker.lazy_model import LazyModel
 
 BeforeStep = Callable[[ipt.TuningEngine], None]
 NewDrainer = Callable[..., Drainer]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 import ipt
-from ipt.prediction.tasks import bind
+from ipt.prediction.task_head import bind
 
 INPUTS = ["hello world", "the cat sat on the mat and the dog was not happy with it", "i love my phone", "me"]
 

@@ -129,7 +129,7 @@ def build_tiny_causal(folder: Path, kind: CausalKind, seed: int = 0) -> Path:
 def build_tiny_text(folder: Path, kind: str) -> tuple[Path, Path]:
     """Write a text model and an untrained subspace of eight dimensions for it, and return both folders."""
     import ipt
-    from ipt.subspace.modules import SubspaceDecoder
+    from ipt.subspace.prompt_decoder import SubspaceDecoder
 
     build: Any = build_tiny_seq2seq if kind in ("bart", "t5") else build_tiny_causal
     backbone, subspace = build(folder / "backbone", kind), folder / "subspace"

@@ -17,7 +17,7 @@ from ipt.errors import SubspaceError
 from tests.support.drain import STEPS, NewDrainer, run
 from tests.support.jobs import EXAMPLES, Enqueue, Row
 from worker.drain import Drainer
-from worker.model import LazyModel
+from worker.lazy_model import LazyModel
 
 pytestmark = pytest.mark.usefixtures("keep_tuned")
 

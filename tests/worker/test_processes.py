@@ -28,7 +28,10 @@ pytestmark = pytest.mark.timeout(900)
 # Long enough to be killed while it runs.
 LONG = {"steps": 100, "batch_size": 8, "learning_rate": 0.002}
 # A worker with the same setting as the fixture `keep_tuned`.
-KEEP_TUNED = ("-c", "import sys, ipt.tuning.program as p, worker.__main__ as w; p.KEEP_NATS = -1e9; sys.exit(w.main())")
+KEEP_TUNED = (
+    "-c",
+    "import sys, ipt.tuning.tuning_loop as p, worker.__main__ as w; p.KEEP_NATS = -1e9; sys.exit(w.main())",
+)
 
 # A worker that exits, without storing an outcome, in each step with the adaptation of its first argument.
 _DEADLY = """
@@ -42,7 +45,7 @@ sys.exit(w.main())
 # A worker whose model takes ten minutes to load. It touches the file of its first argument when loading starts.
 _SLOW_TO_LOAD = """
 import pathlib, sys, time, worker.__main__ as w
-from worker.model import LazyModel
+from worker.lazy_model import LazyModel
 loading = pathlib.Path(sys.argv.pop(1))
 LazyModel.load = lambda self: (loading.touch(), time.sleep(600))
 sys.exit(w.main())

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, func, text, update
 
 from app import logs
 from app.api_keys import service as api_keys
-from app.api_keys.routes import AdmittingRoute
+from app.api_keys.admitting_route import AdmittingRoute
 from app.db.models import ApiKey
 from app.db.session import transaction
 from app.main import create_app

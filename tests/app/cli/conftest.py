@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.cli.child import free_ports
+from app.cli.service_process import free_ports
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from app.cli.child import running_service
+from app.cli.service_process import running_service
 from app.db import client_timeout
 from app.db.client_timeout import ClientTimeout, without_timeout
 from app.db.embedded import embedded_postgres

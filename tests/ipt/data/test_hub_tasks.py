@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import ipt
-from ipt.data.file_formats import write_jsonl_task
 from ipt.data.hub_tasks import Columns, read_dataset
+from ipt.data.task_files import write_jsonl_task
 from ipt.data.task_folder import read_task_folder
 
 ROWS = {"text": ["good film", "bad film", "fine food", "awful food"], "label": [1, 0, 1, 0]}

@@ -16,7 +16,7 @@ from ipt.evaluation.protocol import EvaluationOptions
 from ipt.evaluation.setfit import save_sentence_transformer
 from ipt.readout.embeddings import Embeddings
 from ipt.readout.readout import fit_readout
-from ipt.subspace.modules import SubspaceDecoder
+from ipt.subspace.prompt_decoder import SubspaceDecoder
 from tests.support.datasets import sentiment
 from tests.support.tiny import build_tiny_seq2seq
 
@@ -105,7 +105,7 @@ def test_whole_prompts_are_tuned_to_the_last_step_and_report_whether_they_moved(
     options = replace(OPTIONS, pt_steps=8, hyperparameters=ipt.Hyperparameters(steps=8, batch_size=8))
 
     def measured(keep_nats: float) -> dict[str, tuple[object, ...]]:
-        monkeypatch.setattr("ipt.tuning.program.KEEP_NATS", keep_nats)
+        monkeypatch.setattr("ipt.tuning.tuning_loop.KEEP_NATS", keep_nats)
         measurements = Evaluation(encoder, subspace, options).measure(task(), 0, ("PT", "IST", "IST then PT"))
         return {each.method: (each.detail["steps_run"], each.detail.get("moved")) for each in measurements}
 

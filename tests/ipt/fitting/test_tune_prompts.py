@@ -74,7 +74,7 @@ def test_prompts_finished_before_a_kill_are_kept(encoder: EncoderBackbone, tmp_p
 def test_prompts_are_tuned_to_the_last_step(
     encoder: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ipt.tuning.program.KEEP_NATS", 1e9)  # nothing is better than the start
+    monkeypatch.setattr("ipt.tuning.tuning_loop.KEEP_NATS", 1e9)  # nothing is better than the start
     options = replace(OPTIONS, hyperparameters=replace(OPTIONS.hyperparameters, steps=8))
     report = tune_prompts(encoder, TASKS, tmp_path / "prompts.safetensors", options)
     assert [(entry["steps_run"], entry["moved"]) for entry in report["tasks"].values()] == [(8, False)] * 3

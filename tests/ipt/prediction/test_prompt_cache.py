@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ipt.prediction.prompt_cache import PromptCache
-from ipt.subspace.modules import SubspaceDecoder
+from ipt.subspace.prompt_decoder import SubspaceDecoder
 
 PROMPT_BYTES = 4 * 32 * 4
 

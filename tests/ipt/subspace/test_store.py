@@ -14,7 +14,7 @@ import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.weight_files import hash_files
 from ipt.subspace.manifest import MANIFEST_FILE, TENSORS_FILE, subspace_id
-from ipt.subspace.modules import SubspaceDecoder, SubspaceEncoder
+from ipt.subspace.prompt_decoder import SubspaceDecoder, SubspaceEncoder
 from tests.support.tiny import build_tiny_causal, build_tiny_encoder
 
 

@@ -5,7 +5,7 @@ import pytest
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.subspace.modules import SubspaceDecoder
+from ipt.subspace.prompt_decoder import SubspaceDecoder
 from tests.support.datasets import sentiment, topics
 from tests.support.tuning import finish_all, job, run
 

@@ -9,9 +9,9 @@ import torch
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.readout.linear_classifier import LinearClassifier, fit_linear
-from ipt.tuning.encoder_program import FOLDS
-from ipt.tuning.work import GradientStep
+from ipt.tuning.encoder_loop import FOLDS
 from ipt.tuning.work_runner import WorkRunner
+from ipt.tuning.work_units import GradientStep
 from tests.support.datasets import sentiment, topics
 from tests.support.tuning import TOLERANCE, job, run, run_each_alone
 
@@ -81,10 +81,10 @@ def test_a_step_runs_the_large_fits_of_one_job_at_most(
         fits.append(len(args[0]))
         return fit_linear(*args)
 
-    for module in ("ipt.readout.readout", "ipt.readout.cross_validation", "ipt.tuning.encoder_program"):
+    for module in ("ipt.readout.readout", "ipt.readout.cross_validation", "ipt.tuning.encoder_loop"):
         monkeypatch.setattr(f"{module}.fit_linear", count)
     # One step, whose vector is kept: rounding would decide between several vectors that are nearly as good.
-    monkeypatch.setattr("ipt.tuning.program.KEEP_NATS", -1e9)
+    monkeypatch.setattr("ipt.tuning.tuning_loop.KEEP_NATS", -1e9)
     jobs = [job("first", sentiment(), steps=1), job("second", topics(), steps=1)]
     alone = run_each_alone(engine, jobs)
     fits_alone = len(fits)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import ipt
 from ipt.backbones.interface import Backbone
-from ipt.subspace.modules import SubspaceDecoder
+from ipt.subspace.prompt_decoder import SubspaceDecoder
 from tests.support.datasets import sentiment, topics
 from tests.support.tiny import build_tiny_causal, build_tiny_encoder, build_tiny_seq2seq
 from tests.support.tuning import finish_all, job, run, run_each_alone
@@ -102,7 +102,7 @@ def limit_positions(monkeypatch: pytest.MonkeyPatch, positions: int) -> None:
     """Limit the positions of each pass, in engines created from now on."""
     monkeypatch.setattr("ipt.runtime.memory.CPU_POSITIONS", positions)
     monkeypatch.setattr("ipt.tuning.row_embeddings.FORWARD_TOKENS", positions)
-    monkeypatch.setattr("ipt.tuning.text_program.UNIT_TOKENS", positions)
+    monkeypatch.setattr("ipt.tuning.text_loop.UNIT_TOKENS", positions)
 
 
 def large_job(job_id: str, examples: list[ipt.Example], **changes: Any) -> ipt.TuningJob:
@@ -122,7 +122,7 @@ def advance_to_tuning(engine: ipt.TuningEngine, job_id: str) -> None:
 def test_a_step_larger_than_memory_takes_several_passes_with_the_same_result(
     core: Core, passes: Passes, monkeypatch: pytest.MonkeyPatch, max_positions: int, passes_of_a_lane: int
 ) -> None:
-    monkeypatch.setattr("ipt.tuning.encoder_program.EncoderProgram.patience", 99)
+    monkeypatch.setattr("ipt.tuning.encoder_loop.EncoderLoop.patience", 99)
     tuning_job = large_job("large", topics(), restarts=3, learning_rate=0.2)
     whole = run(core.engine(), [tuning_job])["large"]
     assert len(passes.with_gradients) == STEPS

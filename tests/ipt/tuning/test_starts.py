@@ -13,10 +13,10 @@ from ipt.backbones.encoder import EncoderBackbone
 from ipt.readout.embeddings import Embeddings
 from ipt.readout.linear_classifier import fit_linear
 from ipt.readout.readout import SHARPNESS
-from ipt.tuning.encoder_program import PROMPT_PENALTY, EncoderProgram
-from ipt.tuning.program import split_examples
-from ipt.tuning.work import NO_PROMPT, Forward
+from ipt.tuning.encoder_loop import PROMPT_PENALTY, EncoderLoop
+from ipt.tuning.tuning_loop import split_examples
 from ipt.tuning.work_runner import WorkRunner
+from ipt.tuning.work_units import NO_PROMPT, Forward
 from tests.support.datasets import sentiment, topics
 from tests.support.tuning import job, run
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("keep_tuned")
 def test_tuning_starts_at_the_initial_vector_of_highest_evidence(
     engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch, penalty: float
 ) -> None:
-    monkeypatch.setattr("ipt.tuning.encoder_program.FAMILY_PENALTY", penalty)
+    monkeypatch.setattr("ipt.tuning.encoder_loop.FAMILY_PENALTY", penalty)
     starts = engine.subspace.initial_vectors
     evidence = [log_likelihood(engine, start) for start in starts]
     best = int(np.argmax(evidence))
@@ -72,10 +72,10 @@ def test_most_starts_are_compared_on_a_sample_of_the_rows_only(
     engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All four starts read a quarter of forty rows; the first and the two best others read all rows."""
-    monkeypatch.setattr("ipt.tuning.encoder_program.FAMILY_PENALTY", 0.0)
+    monkeypatch.setattr("ipt.tuning.encoder_loop.FAMILY_PENALTY", 0.0)
     tuning_job = job("job", sentiment(4), steps=0)
     assert isinstance(engine.backbone, EncoderBackbone)
-    rows = EncoderProgram(tuning_job, engine.subspace, engine.backbone).rows
+    rows = EncoderLoop(tuning_job, engine.subspace, engine.backbone).rows
     assert Counter(rows.classes[rows.first_look].tolist()) == {0: 5, 1: 5}
     read: Counter[bytes] = Counter()
     forward = WorkRunner.forward
@@ -89,7 +89,7 @@ def test_most_starts_are_compared_on_a_sample_of_the_rows_only(
     rows_of_start = [read[start.numpy().tobytes()] for start in engine.subspace.initial_vectors]
     assert rows_of_start[0] == 40 + 2, "all rows, and the names of both labels"
     assert sorted(rows_of_start) == [12, 42, 42, 42]
-    monkeypatch.setattr("ipt.tuning.encoder_program.RUNNERS_UP", 3)
+    monkeypatch.setattr("ipt.tuning.encoder_loop.RUNNERS_UP", 3)
     np.testing.assert_array_equal(run(engine, [tuning_job])["job"].head.vector, chosen)
     assert not np.array_equal(chosen, engine.subspace.initial_vectors[0].numpy())
 
@@ -97,11 +97,11 @@ def test_most_starts_are_compared_on_a_sample_of_the_rows_only(
 def test_a_tuned_vector_replaces_its_start_for_a_clear_gain_only(
     engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(EncoderProgram, "patience", 99)
+    monkeypatch.setattr(EncoderLoop, "patience", 99)
     tuning_job = job("job", sentiment(3), steps=24, batch_size=512, learning_rate=0.1)
     kept = {}
     for nats in (0.0, 1e9):
-        monkeypatch.setattr("ipt.tuning.program.KEEP_NATS", nats)
+        monkeypatch.setattr("ipt.tuning.tuning_loop.KEEP_NATS", nats)
         kept[nats] = run(engine, [tuning_job])["job"].head.vector
     start = run(engine, [job("job", sentiment(3), steps=0)])["job"].head.vector
     np.testing.assert_array_equal(kept[1e9], start)

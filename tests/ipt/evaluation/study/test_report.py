@@ -13,7 +13,7 @@ from ipt.evaluation.study.findings import Findings, Variant
 from ipt.evaluation.study.options import StudyOptions
 from ipt.evaluation.study.plots import check_installed
 from ipt.evaluation.study.report import write_report
-from ipt.subspace.modules import SubspaceDecoder
+from ipt.subspace.prompt_decoder import SubspaceDecoder
 
 METHODS = ("logistic regression", "SetFit", "PT", "IST")
 

@@ -19,21 +19,21 @@ from torch.nn import functional as F
 
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.data.examples import labels_of
-from ipt.prediction.tasks import TaskHead
+from ipt.prediction.task_head import TaskHead
 from ipt.readout.cross_validation import CrossValidation
 from ipt.readout.embeddings import Embeddings, with_names
 from ipt.readout.linear_classifier import LinearClassifier, fit_linear, is_large
 from ipt.readout.readout import fit_readout
 from ipt.readout.ridge import class_targets, gram, leave_one_out
 from ipt.subspace.subspace import Subspace
+from ipt.tuning.checkpoint import TuningState
 from ipt.tuning.encoder_rows import EncoderRows
 from ipt.tuning.job import AdaptedTask, TuningJob
 from ipt.tuning.losses import RidgeLoss
-from ipt.tuning.program import Program
-from ipt.tuning.quality import quality_warnings
+from ipt.tuning.quality_warnings import quality_warnings
 from ipt.tuning.row_embeddings import ReadoutInputs, RowEmbeddings
-from ipt.tuning.state import TuningState
-from ipt.tuning.work import GradientStep, Pause, Result, Work, WorkStream
+from ipt.tuning.tuning_loop import TuningLoop
+from ipt.tuning.work_units import GradientStep, Pause, Result, Work, WorkStream
 
 FOLDS = 5
 """Folds of a cross-validation."""
@@ -47,7 +47,7 @@ RUNNERS_UP = 2
 DEFAULT_CONSTANTS = {"ridge": 0.3, "scale": 8.0}
 
 
-class EncoderProgram(Program):
+class EncoderLoop(TuningLoop):
     """The work of one classification job on an encoder."""
 
     patience = 1  # if the first steps gain nothing, later ones rarely do: docs/decisions/0033

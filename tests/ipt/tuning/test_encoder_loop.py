@@ -11,12 +11,12 @@ import torch
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.readout.embeddings import PROMPTED_SHARE
-from ipt.tuning.encoder_program import EncoderProgram
+from ipt.tuning.encoder_loop import EncoderLoop
 from ipt.tuning.encoder_rows import VALIDATION_ROWS
 from ipt.tuning.losses import RIDGE_LABEL_SMOOTHING
 from ipt.tuning.optimizer import CLIP_NORM, scheduled_rate
-from ipt.tuning.work import NO_PROMPT, Forward, Work
 from ipt.tuning.work_runner import WorkRunner
+from ipt.tuning.work_units import NO_PROMPT, Forward, Work
 from tests.reference import ist
 from tests.support.datasets import sentiment, topics
 from tests.support.tuning import job, run
@@ -29,15 +29,15 @@ def test_a_job_stops_early_if_validations_no_longer_improve(
     engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch, patience: int | None, steps_run: int
 ) -> None:
     if patience is not None:
-        monkeypatch.setattr(EncoderProgram, "patience", patience)
+        monkeypatch.setattr(EncoderLoop, "patience", patience)
     remaining_losses = {"stale": [0.9, 0.9, 0.9, 0.1, 0.1], "better": [0.9, 0.8, 0.7, 0.6, 0.5]}
 
-    def scripted(self: EncoderProgram, vectors: torch.Tensor) -> Iterator[Work]:
+    def scripted(self: EncoderLoop, vectors: torch.Tensor) -> Iterator[Work]:
         yield from ()
         return [remaining_losses[self.job.job_id].pop(0)] * len(vectors)
 
-    monkeypatch.setattr(EncoderProgram, "validation_losses", scripted)
-    monkeypatch.setattr("ipt.tuning.program.KEEP_NATS", 0.0)
+    monkeypatch.setattr(EncoderLoop, "validation_losses", scripted)
+    monkeypatch.setattr("ipt.tuning.tuning_loop.KEEP_NATS", 0.0)
     tasks = run(engine, [job(name, sentiment(), steps=40) for name in remaining_losses])
     # Validation runs before the first step and after each tenth; the second one of "stale" is the first without a gain.
     assert {name: task.metrics["steps_run"] for name, task in tasks.items()} == {"stale": steps_run, "better": 40}
@@ -73,26 +73,26 @@ def test_no_text_is_read_twice_with_the_same_prompt(engine: ipt.TuningEngine, mo
 
 def test_the_batched_run_equals_a_plain_loop(engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compared with torch's AdamW, one row at a time, with each row actually left out (tests/reference/ist.py)."""
-    monkeypatch.setattr(EncoderProgram, "patience", 99)
+    monkeypatch.setattr(EncoderLoop, "patience", 99)
     backbone = engine.backbone
     assert isinstance(backbone, EncoderBackbone)
     tuning_job = job("reference", topics(), steps=6, learning_rate=0.05)
-    program = EncoderProgram(tuning_job, engine.subspace, backbone)
+    loop = EncoderLoop(tuning_job, engine.subspace, backbone)
     engine.add(tuning_job)
     while engine.step()[0].phase == "preparing":
         pass
-    state = engine._jobs["reference"].program.state
+    state = engine._jobs["reference"].loop.state
     assert state is not None
     start = state.best_vectors[0].clone()
-    drawn = [program.rows.draw(program.rng(0, step), 8) for step in range(6)]
-    rows = [([program.rows.token_ids[row] for row in drawn_rows], classes.tolist()) for drawn_rows, classes in drawn]
+    drawn = [loop.rows.draw(loop.rng(0, step), 8) for step in range(6)]
+    rows = [([loop.rows.token_ids[row] for row in drawn_rows], classes.tolist()) for drawn_rows, classes in drawn]
     expected = ist.tune(
         start,
         rows,
         lambda ids, prompt: backbone.embed([ids], None if prompt is None else prompt[None])[0],
         lambda vector: engine.subspace.decoder(vector[None])[0],
-        ridge=program.ridge,
-        scale=program.scale,
+        ridge=loop.ridge,
+        scale=loop.scale,
         share=PROMPTED_SHARE,
         smoothing=RIDGE_LABEL_SMOOTHING,
         rates=[scheduled_rate(0.05, step, 6) for step in range(6)],
@@ -109,7 +109,7 @@ def test_every_label_takes_part_in_a_validation(engine: ipt.TuningEngine) -> Non
         ipt.Example(f"bad {n} {turn}", f"rare {n}") for turn in range(4) for n in range(60)
     ]
     assert isinstance(engine.backbone, EncoderBackbone)
-    rows = EncoderProgram(job("many", examples), engine.subspace, engine.backbone).rows
+    rows = EncoderLoop(job("many", examples), engine.subspace, engine.backbone).rows
     assert len(rows.probe) == VALIDATION_ROWS < len(rows.train)
     assert set(rows.classes[rows.probe].tolist()) == set(range(80))
 

@@ -21,15 +21,15 @@ from torch.nn import functional as F
 from ipt.backbones.interface import TextBackbone, TokenIds
 from ipt.data.examples import Example, labels_of
 from ipt.errors import DatasetError
-from ipt.prediction.tasks import TaskHead
+from ipt.prediction.task_head import TaskHead
 from ipt.subspace.subspace import Subspace
+from ipt.tuning.checkpoint import TuningState
 from ipt.tuning.job import AdaptedTask, TuningJob
 from ipt.tuning.losses import MeanLoss
-from ipt.tuning.program import Program
-from ipt.tuning.quality import quality_warnings
-from ipt.tuning.state import TuningState
+from ipt.tuning.quality_warnings import quality_warnings
 from ipt.tuning.text_scores import TEXT_SCORES, mean_scores
-from ipt.tuning.work import NO_PROMPT, Forward, Generate, GradientStep, Result, ScoreLabels, Work, WorkStream
+from ipt.tuning.tuning_loop import TuningLoop
+from ipt.tuning.work_units import NO_PROMPT, Forward, Generate, GradientStep, Result, ScoreLabels, Work, WorkStream
 
 VALIDATION_ROWS = 128
 """Most held-back rows of one validation."""
@@ -37,7 +37,7 @@ UNIT_TOKENS = 4096
 """Tokens of one unit of work without gradients; bounds the duration of an engine step."""
 
 
-class TextProgram(Program):
+class TextLoop(TuningLoop):
     """The work of one job on a text backbone."""
 
     def __init__(

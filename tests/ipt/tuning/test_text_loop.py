@@ -11,9 +11,9 @@ from torch.nn import functional as F
 import ipt
 from ipt.backbones.seq2seq import Seq2SeqBackbone
 from ipt.backbones.text_backbone import PromptedTextBackbone
-from ipt.subspace.modules import SubspaceDecoder
+from ipt.subspace.prompt_decoder import SubspaceDecoder
 from ipt.tuning.optimizer import CLIP_NORM, scheduled_rate
-from ipt.tuning.text_program import TextProgram
+from ipt.tuning.text_loop import TextLoop
 from ipt.tuning.text_scores import mean_scores
 from tests.support.datasets import sentiment, topics
 from tests.support.tiny import build_tiny_causal, build_tiny_seq2seq
@@ -72,13 +72,13 @@ def test_the_batched_run_equals_a_plain_loop(
     engine: ipt.TuningEngine, backbone: PromptedTextBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compared with torch's AdamW, one row at a time, on the stock model with the prompt inserted by hand."""
-    monkeypatch.setattr("ipt.tuning.program.Program.patience", 99)
+    monkeypatch.setattr("ipt.tuning.tuning_loop.TuningLoop.patience", 99)
     tuning_job = text_job("reference", PAIRS, batch_size=4, steps=4)
-    program = TextProgram(tuning_job, engine.subspace, backbone)
+    loop = TextLoop(tuning_job, engine.subspace, backbone)
     engine.add(tuning_job)
     while engine.step()[0].phase == "preparing":
         pass
-    state = engine._jobs["reference"].program.state
+    state = engine._jobs["reference"].loop.state
     assert state is not None
     start = state.best_vectors[0].clone()
 
@@ -88,8 +88,8 @@ def test_the_batched_run_equals_a_plain_loop(
     for step in range(4):
         prompt = engine.subspace.decoder(vector[None])
         losses = []
-        for row in program.rng(0, step).permutation(len(program.train_rows))[:4]:
-            source, target = program.inputs[row], program.targets[row]
+        for row in loop.rng(0, step).permutation(len(loop.train_rows))[:4]:
+            source, target = loop.inputs[row], loop.targets[row]
             if isinstance(backbone, Seq2SeqBackbone):
                 embeds = torch.cat([prompt, model.shared(torch.tensor([source]))], dim=1)
                 logits = model(inputs_embeds=embeds, labels=torch.tensor([target])).logits[0]
@@ -169,8 +169,8 @@ def test_text_similarity_is_measured_on_the_held_back_examples(
     engine: ipt.TuningEngine, backbone: PromptedTextBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuning_job = text_job("job", PAIRS, steps=1)
-    program = TextProgram(tuning_job, engine.subspace, backbone)
-    targets = [program.examples[row].output for row in program.validation_rows]
+    loop = TextLoop(tuning_job, engine.subspace, backbone)
+    targets = [loop.examples[row].output for row in loop.validation_rows]
     answers = ["music please", *["something else"] * (len(targets) - 1)]
     monkeypatch.setattr(backbone, "generate", lambda rows, *_, **__: answers[: len(rows)])
     metrics = run(engine, [tuning_job])["job"].metrics

@@ -1,4 +1,4 @@
-"""One job's tuning as a program of work for the engine: choose where to start, descend, validate, conclude.
+"""The tuning loop of one job: choose a start, take gradient steps, validate, stop early, conclude.
 
 Subclasses define what differs between kinds of task: loss, validation and readout. All state here is per job, so a
 job's result does not depend on which other jobs share the engine. The order of the data depends only on (seed, lane,
@@ -20,10 +20,10 @@ from torch import Tensor
 from ipt.data.examples import Example, labels_of
 from ipt.errors import IptError
 from ipt.subspace.subspace import Subspace
+from ipt.tuning.checkpoint import TuningState
 from ipt.tuning.job import AdaptedTask, Progress, TuningJob
 from ipt.tuning.optimizer import scheduled_rate
-from ipt.tuning.state import TuningState
-from ipt.tuning.work import GradientStep, Result, Work, WorkStream
+from ipt.tuning.work_units import GradientStep, Result, Work, WorkStream
 
 VALIDATIONS = 4
 """Validations of a run, besides the one before the first step."""
@@ -35,7 +35,7 @@ HELD_BACK_FRACTION = 0.25
 MIN_PER_LABEL_TO_HOLD_BACK = 4
 
 
-class Program(ABC):
+class TuningLoop(ABC):
     """The work of one job. Letters: L lanes (restarts), K initial vectors, D intrinsic dimension."""
 
     patience = 2

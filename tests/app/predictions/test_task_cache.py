@@ -3,7 +3,7 @@
 from unittest.mock import Mock
 
 import ipt
-from app.predictions.bound_tasks import BoundTasks
+from app.predictions.task_cache import BoundTasks
 
 
 def test_the_least_recently_used_task_is_evicted() -> None:

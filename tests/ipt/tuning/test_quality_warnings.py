@@ -2,7 +2,7 @@
 
 import pytest
 
-from ipt.tuning.quality import quality_warnings
+from ipt.tuning.quality_warnings import quality_warnings
 
 WORSE, NO_BETTER = "worse than it would be without a prompt", "no better than its baselines"
 

@@ -1,7 +1,8 @@
-"""Units of work that tuning programs request from the engine, which runs those of all jobs together.
+"""Units of work that tuning loops request from the engine, which runs those of all jobs together.
 
-A program is a generator: it yields a unit of work and is sent its result. Each row names its lane (one of the program's
-task vectors), whose prompt is placed before the row, or `NO_PROMPT`. Letters: L lanes, B rows, D intrinsic dimension.
+A tuning loop is a generator: it yields a unit of work and is sent its result. Each row names its lane (one of the
+job's task vectors), whose prompt is placed before the row, or `NO_PROMPT`. Letters: L lanes, B rows, D intrinsic
+dimension.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Generate:
 
 @dataclass
 class Pause:
-    """Wait before a long computation without the backbone; the engine resumes one paused program a step.
+    """Wait before a long computation without the backbone; the engine resumes one paused loop a step.
 
     Result: None.
     """

@@ -12,7 +12,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from ipt.errors import CheckpointError, SubspaceMismatchError
-from ipt.tuning.work import LaneState
+from ipt.tuning.work_units import LaneState
 
 FORMAT = "ipt-tuning-1"
 

@@ -15,8 +15,8 @@ import ipt
 from app.db.models import Task
 from app.db.session import transaction
 from app.errors import AppError
-from app.predictions.lookup import QUESTIONS_PER_LOOKUP, FoundTasks, Question, TaskLookup
 from app.predictions.model import Model
+from app.predictions.task_lookup import QUESTIONS_PER_LOOKUP, FoundTasks, Question, TaskLookup
 from tests.support.service import WorkOff, adaptation_body
 
 

@@ -14,8 +14,8 @@ from app.db.models import TaskVersion
 from app.db.session import read_transaction
 from app.errors import AppError, ConflictError
 from app.predictions import repository
-from app.predictions.bound_tasks import BoundTasks, TaskKey
 from app.predictions.model import Model
+from app.predictions.task_cache import BoundTasks, TaskKey
 from app.tasks.errors import task_not_found_error, task_not_ready_error, version_not_found_error
 from ipt.errors import IptError, SubspaceMismatchError
 
