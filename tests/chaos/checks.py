@@ -92,7 +92,7 @@ def _undisturbed_vectors(engine: ipt.TuningEngine, count: int) -> dict[int, Any]
         parameters = ipt.Hyperparameters(**hyperparameters(number))
         engine.add(ipt.TuningJob(str(number), examples, "classification", None, parameters))
     vectors: dict[int, Any] = {}
-    keep, tuning_loop.KEEP_NATS = program.KEEP_NATS, -1e9
+    keep, tuning_loop.KEEP_NATS = tuning_loop.KEEP_NATS, -1e9
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # for a tiny model, more threads wait for each other longer than they compute
     try:
