@@ -145,7 +145,7 @@ def _start(
         migrate.upgrade(engine)
     state.model = model = Model(settings, partial(_loaded, engine))
     stack.callback(gc.unfreeze)
-    task_lookup = TaskLookup(lookups, model, settings.predict_cached_tasks)
+    task_lookup = TaskLookup(lookups, model, settings.predict_cached_tasks, settings.predict_cached_bytes)
     stack.callback(task_lookup.close)
     state.predictions = Predictions(settings, model, task_lookup)
     stack.callback(state.predictions.close)

@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     predict_cached_tasks: int = Field(
         default=4096, ge=1, description="task heads kept in memory, 1 kB and a readout each"
     )
+    predict_cached_bytes: int = Field(
+        default=256 * 1024 * 1024, ge=0, description="memory for these task heads, the least recently used go first"
+    )
     predict_prompt_bytes: int = Field(
         default=64 * 1024 * 1024, ge=0, description="memory for the soft prompts of the most recently used tasks"
     )

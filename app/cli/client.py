@@ -16,7 +16,8 @@ Json = dict[str, Any]
 
 _JSON = {"content-type": "application/json"}
 FINISHED_STATES = ("succeeded", "failed", "cancelled")
-_INPUTS_PER_REQUEST = 64
+# So few that their answer is never too large, however long the labels are.
+_INPUTS_PER_REQUEST = 32
 _PAGE = 100
 
 

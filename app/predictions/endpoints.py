@@ -53,9 +53,9 @@ async def predict_with_task(
         check_text_length(settings, text, f"inputs[{index}]")
     check_input_count(settings, len(body.inputs), "inputs")
     questions = [Question(task_id, body.version, text, "task_id") for text in body.inputs]
-    answered = await unless_gone(request, predictions_of(request).ask(tenant, questions))
+    answered = await unless_gone(request, predictions_of(request).ask(tenant, questions, body.top_k))
     _set_time_headers(response, answered.answer)
-    return PredictView(task_id=task_id, task_version=answered.keys[0][1], predictions=_views(answered))
+    return PredictView(task_id=task_id, task_version=answered.keys[0][1], predictions=_views(answered, body.top_k))
 
 
 @router.post("/v1/predict", summary="Predict with many tasks", responses=_RESPONSES, response_model_exclude_none=True)
@@ -69,9 +69,9 @@ async def predict_with_many_tasks(
     for index, entry in enumerate(body.requests):
         check_text_length(settings, entry.input, f"requests[{index}].input")
         questions.append(Question(entry.task_id, None, entry.input, f"requests[{index}].task_id"))
-    answered = await unless_gone(request, predictions_of(request).ask(tenant, questions))
+    answered = await unless_gone(request, predictions_of(request).ask(tenant, questions, body.top_k))
     _set_time_headers(response, answered.answer)
-    return PredictManyView(predictions=_views(answered))
+    return PredictManyView(predictions=_views(answered, body.top_k))
 
 
 def _set_time_headers(response: Response, answer: Answer) -> None:
@@ -79,6 +79,6 @@ def _set_time_headers(response: Response, answer: Answer) -> None:
     response.headers["x-inference-time"] = f"{1000 * answer.inference_seconds:.2f}"
 
 
-def _views(answered: AnsweredQuestions) -> list[PredictionView]:
+def _views(answered: AnsweredQuestions, top_k: int | None) -> list[PredictionView]:
     predictions = zip(answered.answer.predictions, answered.truncated, strict=True)
-    return [PredictionView.of(prediction, truncated=truncated) for prediction, truncated in predictions]
+    return [PredictionView.of(prediction, truncated=truncated, top_k=top_k) for prediction, truncated in predictions]

@@ -1,11 +1,16 @@
 """Request and response bodies of predictions."""
 
+from heapq import nlargest
+from operator import itemgetter
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
 import ipt
 from app.http.fields import Body, Id, Listed, Text
+
+TopK = Annotated[int, Field(ge=1, le=2**31 - 1)]
+_TOP_K = "the number of scores of a prediction, highest first; by default the scores of all labels"
 
 
 class PredictInput(Body):
@@ -17,6 +22,7 @@ class PredictInput(Body):
     version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
         default=None, description="the version of the task that answers; the newest by default", examples=[1]
     )
+    top_k: TopK | None = Field(default=None, description=_TOP_K, examples=[3])
 
 
 class TaskQuestion(Body):
@@ -28,6 +34,7 @@ class PredictManyInput(Body):
     """Texts for any number of tasks, computed in one batch."""
 
     requests: Listed[TaskQuestion] = Field(min_length=1)
+    top_k: TopK | None = Field(default=None, description=_TOP_K, examples=[3])
 
 
 class PredictionView(BaseModel):
@@ -35,7 +42,9 @@ class PredictionView(BaseModel):
 
     label: str | None = Field(default=None, description="the most probable label", examples=["billing"])
     scores: dict[str, float] | None = Field(
-        default=None, description="the probability of every label", examples=[{"billing": 0.93, "bug": 0.07}]
+        default=None,
+        description="the probability of every label, or of the `top_k` most probable ones",
+        examples=[{"billing": 0.93, "bug": 0.07}],
     )
     text: str | None = Field(default=None, description="the generated text")
     truncated: Literal[True] | None = Field(
@@ -43,10 +52,13 @@ class PredictionView(BaseModel):
     )
 
     @classmethod
-    def of(cls, prediction: ipt.Prediction, *, truncated: bool) -> "PredictionView":
+    def of(cls, prediction: ipt.Prediction, *, truncated: bool, top_k: int | None) -> "PredictionView":
+        scores = prediction.scores
+        if scores is not None and top_k is not None:
+            scores = dict(nlargest(top_k, scores.items(), key=itemgetter(1)))
         return cls(
             label=prediction.label,
-            scores=prediction.scores,
+            scores=scores,
             text=prediction.text,
             truncated=True if truncated else None,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from app.db.coalescer import Coalescer
 from app.predictions import metrics
+from app.predictions.answer_size import check_answer_size
 from app.predictions.batcher import Answer, Batcher
 from app.predictions.model import Model
 from app.predictions.task_cache import TaskKey
@@ -42,12 +43,13 @@ class Predictions:
             queue_rows=settings.predict_queue_rows,
         )
 
-    async def ask(self, tenant_id: str, questions: Sequence[Question]) -> AnsweredQuestions:
-        """Answer each question.
+    async def ask(self, tenant_id: str, questions: Sequence[Question], top_k: int | None = None) -> AnsweredQuestions:
+        """Answer each question; the caller sends only the `top_k` highest scores of each answer, all if None.
 
         Raises:
             NotFoundError: the tenant has no such task, or the task no such version.
             ConflictError: the task is not tuned yet, or was tuned in another subspace than the loaded one.
+            InvalidError: the answer could be too large.
             BusyError: the queue is full.
             UnavailableError: the model is not loaded, is out of memory, or the service is stopping.
         """
@@ -56,6 +58,7 @@ class Predictions:
         lookup = asyncio.wrap_future(self._lookup.find(tenant_id, questions))
         tokenization = asyncio.wrap_future(self._tokenizer.ask(texts, len(texts)))
         found, tokenized = await asyncio.gather(lookup, tokenization)
+        check_answer_size(found.prediction_bytes, top_k)
         truncated = [too_long for _, too_long in tokenized]
         metrics.truncated(sum(truncated))
         rows = [(task, ids) for task, (ids, _) in zip(found.tasks, tokenized, strict=True)]

@@ -14,8 +14,9 @@ from app.db.models import TaskVersion
 from app.db.session import read_transaction
 from app.errors import AppError, ConflictError
 from app.predictions import repository
+from app.predictions.answer_size import prediction_bytes
 from app.predictions.model import Model
-from app.predictions.task_cache import BoundTasks, TaskKey
+from app.predictions.task_cache import BoundTasks, CachedTask, TaskKey
 from app.tasks.errors import task_not_found_error, task_not_ready_error, version_not_found_error
 from ipt.errors import IptError, SubspaceMismatchError
 
@@ -41,6 +42,8 @@ class FoundTasks:
 
     keys: list[TaskKey]
     tasks: list[ipt.BoundTask]
+    prediction_bytes: list[Sequence[int]]
+    """For each task `answer_size.prediction_bytes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,10 @@ class TaskLookup:
     Any process may have deleted the task or tuned it again in the meantime.
     """
 
-    def __init__(self, engine: Engine, model: Model, cached_tasks: int) -> None:
+    def __init__(self, engine: Engine, model: Model, cached_tasks: int, cached_bytes: int) -> None:
         self._engine = engine
         self._model = model
-        self._cache = BoundTasks(cached_tasks)
+        self._cache = BoundTasks(cached_tasks, cached_bytes)
         self._coalescer = Coalescer(self._find_all, name="task-lookup", most=QUESTIONS_PER_LOOKUP)
 
     def find(self, tenant_id: str, questions: Sequence[Question]) -> "Future[FoundTasks]":
@@ -104,7 +107,7 @@ class TaskLookup:
         self,
         request: _Request,
         keys: list[TaskKey],
-        tasks: dict[TaskKey, ipt.BoundTask],
+        tasks: dict[TaskKey, CachedTask],
         rows: Mapping[TaskKey, TaskVersion],
     ) -> FoundTasks | Exception:
         """Bind the tasks that are not in `tasks` yet, and add them to it."""
@@ -115,15 +118,16 @@ class TaskLookup:
                     self._cache.put(key, tasks[key])
         except AppError as error:
             return error
-        return FoundTasks(keys, [tasks[key] for key in keys])
+        found = [tasks[key] for key in keys]
+        return FoundTasks(keys, [entry.task for entry in found], [entry.prediction_bytes for entry in found])
 
-    def _bind(self, row: TaskVersion | None, question: Question) -> ipt.BoundTask:
+    def _bind(self, row: TaskVersion | None, question: Question) -> CachedTask:
         if row is None:
             raise version_not_found_error(question.version)
         vector = np.asarray(row.vector, dtype=np.float32)
         head = ipt.TaskHead(vector, row.subspace_id, row.kind, tuple(row.labels), row.readout)
         try:
-            return self._model.predictor.bind(head)
+            return CachedTask(self._model.predictor.bind(head), prediction_bytes(head.labels))
         except SubspaceMismatchError as error:
             raise ConflictError(error.message, code="subspace_mismatch", param=question.param) from error
         except IptError as error:

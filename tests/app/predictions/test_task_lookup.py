@@ -9,6 +9,7 @@ from unittest.mock import Mock
 
 import httpx
 import pytest
+import torch
 from sqlalchemy import Connection, Engine, event, select, text
 
 import ipt
@@ -35,8 +36,8 @@ def owners(new_client: Callable[[], httpx.Client], work_off: WorkOff, service_en
 def lookup(service_engine: Engine) -> Iterator[TaskLookup]:
     """A lookup with a model that binds a task without checking it."""
     model = Mock(Model)
-    model.predictor.bind = Mock(side_effect=lambda head: Mock(ipt.BoundTask, vector=head.vector))
-    lookup = TaskLookup(service_engine, cast(Model, model), cached_tasks=10)
+    model.predictor.bind = Mock(side_effect=lambda head: ipt.BoundTask(head, torch.as_tensor(head.vector), None))
+    lookup = TaskLookup(service_engine, cast(Model, model), cached_tasks=10, cached_bytes=10**6)
     yield lookup
     lookup.close()
 
