@@ -104,7 +104,7 @@ class ServiceClient:
         matches = [task for task in self._pages("/v1/tasks") if task["name"] == name_or_id]
         if not matches:
             raise CliError(f"there is no task named {name_or_id!r}; `{program()} tasks` lists all tasks")
-        return [task["id"] for task in sorted(matches, key=lambda task: not task["versions"])]
+        return [task["id"] for task in sorted(matches, key=lambda task: task["version"] is None)]
 
     def predict(self, task_id: str, inputs: Sequence[str]) -> Json:
         """Return the predictions for `inputs` in their order; many inputs are split over several requests."""

@@ -12,7 +12,7 @@ from app.errors import ConflictError, NotFoundError, PermissionDeniedError, docu
 from app.http.fields import Id
 from app.http.pagination import After, Limit, Page, page_of
 from app.tasks import neighbors, repository, service
-from app.tasks.schemas import DeletedView, NeighborView, TaskView, VectorView
+from app.tasks.schemas import SHOWN_VERSIONS, DeletedView, NeighborView, TaskView, VectorView, VersionView
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"], route_class=AdmittingRoute)
 
@@ -27,18 +27,39 @@ def list_tasks(
     query = repository.of_tenant(tenant)
     with transaction() as session:
         rows, following = page_of(session, query, (Task.created_at, Task.id), after=after, limit=limit)
-        versions = repository.versions(session, tenant, [row.id for row in rows])
-    return Page(
-        data=[TaskView.of(row, versions[row.id]) for row in rows], has_more=following is not None, next=following
-    )
+        task_ids = [row.id for row in rows]
+        newest = repository.newest_versions(session, tenant, task_ids, limit=1)
+        counts = repository.version_counts(session, tenant, task_ids)
+    views = [TaskView.of(row, newest[row.id], counts[row.id]) for row in rows]
+    return Page(data=views, has_more=following is not None, next=following)
 
 
 @router.get("/{task_id}", summary="Look at a task", responses=documented([NotFoundError]))
 def get_task(task_id: Id, transaction: TransactionDep, tenant: TenantDep) -> TaskView:
-    """Return a task with all its versions."""
+    """Return a task with its newest versions."""
     with transaction() as session:
         task = service.get(session, tenant, task_id)
-        return TaskView.of(task, repository.versions(session, tenant, [task.id])[task.id])
+        newest = repository.newest_versions(session, tenant, [task_id], limit=SHOWN_VERSIONS)
+        return TaskView.of(task, newest[task_id], repository.version_counts(session, tenant, [task_id])[task_id])
+
+
+@router.get("/{task_id}/versions", summary="List a task's versions", responses=documented([NotFoundError]))
+def list_versions(
+    task_id: Id,
+    transaction: TransactionDep,
+    tenant: TenantDep,
+    after: Annotated[
+        int | None, Query(ge=1, le=2**31 - 1, description="`next` of the previous page, or the number of any version")
+    ] = None,
+    limit: Limit = 20,
+) -> Page[VersionView]:
+    """List the versions of a task that can answer, newest first."""
+    with transaction() as session:
+        service.get(session, tenant, task_id)
+        rows = repository.versions_before(session, tenant, task_id, before=after, limit=limit + 1)
+    has_more = len(rows) > limit
+    following = str(rows[limit - 1].version) if has_more else None
+    return Page(data=[VersionView.of(row) for row in rows[:limit]], has_more=has_more, next=following)
 
 
 @router.delete("/{task_id}", summary="Delete a task", responses=documented([PermissionDeniedError, NotFoundError]))

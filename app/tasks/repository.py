@@ -1,9 +1,11 @@
 """Queries on a tenant's tasks and their versions."""
 
+from collections import Counter
 from collections.abc import Collection
 
-from sqlalchemy import Select, delete, select, update
-from sqlalchemy.orm import Session, defer, joinedload
+from sqlalchemy import Select, delete, func, select, true, update
+from sqlalchemy.orm import Session, aliased, defer, joinedload
+from sqlalchemy.sql.base import ExecutableOption
 
 from app.db.ids import new_id
 from app.db.models import Adaptation, Dataset, Task, TaskVersion
@@ -37,22 +39,63 @@ def get(session: Session, tenant_id: str, task_id: str) -> Task | None:
     return session.scalar(of_tenant(tenant_id).where(Task.id == task_id))
 
 
-def versions(session: Session, tenant_id: str, task_ids: Collection[str]) -> dict[str, list[TaskVersion]]:
-    """Return each task's versions, oldest first, without vectors and readouts."""
-    by_task: dict[str, list[TaskVersion]] = {task_id: [] for task_id in task_ids}
-    query = (
+def newest_versions(
+    session: Session, tenant_id: str, task_ids: Collection[str], limit: int
+) -> dict[str, list[TaskVersion]]:
+    """Return each task's newest versions, at most `limit`, oldest first, without vectors and readouts."""
+    newest = aliased(
+        TaskVersion,
         select(TaskVersion)
-        .where(TaskVersion.tenant_id == tenant_id, TaskVersion.task_id.in_(task_ids))
-        .order_by(TaskVersion.version)
-        .options(
-            defer(TaskVersion.vector, raiseload=True),
-            defer(TaskVersion.readout, raiseload=True),
-            joinedload(TaskVersion.adaptation).load_only(Adaptation.metrics),
-        )
+        .where(TaskVersion.task_id == Task.id, TaskVersion.tenant_id == Task.tenant_id)
+        .order_by(TaskVersion.version.desc())
+        .limit(limit)
+        .lateral(),
     )
+    query = (
+        select(newest)
+        .select_from(Task)
+        .join(newest, true())
+        .where(Task.tenant_id == tenant_id, Task.id.in_(task_ids))
+        .order_by(newest.version)
+        .options(*_summary(newest))
+    )
+    by_task: dict[str, list[TaskVersion]] = {task_id: [] for task_id in task_ids}
     for row in session.scalars(query):
         by_task[row.task_id].append(row)
     return by_task
+
+
+def version_counts(session: Session, tenant_id: str, task_ids: Collection[str]) -> Counter[str]:
+    """Return how many versions each task has."""
+    query = (
+        select(TaskVersion.task_id, func.count())
+        .where(TaskVersion.tenant_id == tenant_id, TaskVersion.task_id.in_(task_ids))
+        .group_by(TaskVersion.task_id)
+    )
+    counts: Counter[str] = Counter()
+    for task_id, count in session.execute(query):
+        counts[task_id] = count
+    return counts
+
+
+def versions_before(
+    session: Session, tenant_id: str, task_id: str, *, before: int | None, limit: int
+) -> list[TaskVersion]:
+    """Return a task's versions with numbers below `before`, at most `limit`, newest first."""
+    query = select(TaskVersion).where(TaskVersion.tenant_id == tenant_id, TaskVersion.task_id == task_id)
+    if before is not None:
+        query = query.where(TaskVersion.version < before)
+    newest_first = query.order_by(TaskVersion.version.desc()).limit(limit)
+    return list(session.scalars(newest_first.options(*_summary(TaskVersion))))
+
+
+def _summary(version_: type[TaskVersion]) -> list[ExecutableOption]:
+    """Load the metrics of a version, and neither its vector nor its readout."""
+    return [
+        defer(version_.vector, raiseload=True),
+        defer(version_.readout, raiseload=True),
+        joinedload(version_.adaptation).load_only(Adaptation.metrics),
+    ]
 
 
 def version(session: Session, tenant_id: str, task_id: str, number: int | None) -> TaskVersion | None:

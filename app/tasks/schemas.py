@@ -8,6 +8,9 @@ from pydantic import BaseModel, Field
 
 from app.db.models import Kind, Task, TaskVersion
 
+SHOWN_VERSIONS = 10
+"""Most versions that a task is shown with."""
+
 
 class VersionView(BaseModel):
     version: int
@@ -36,16 +39,20 @@ class TaskView(BaseModel):
     object: Literal["task"] = "task"
     name: str = Field(examples=["tickets"])
     version: int | None = Field(description="the newest version, which answers by default; null until one exists")
-    versions: list[VersionView] = Field(description="all versions that can answer, oldest first")
+    version_count: int = Field(description="how many versions can answer; `/versions` lists them all")
+    versions: list[VersionView] = Field(
+        description=f"the newest {SHOWN_VERSIONS} versions, oldest first; in a list of tasks only the newest version"
+    )
     created_at: datetime
 
     @classmethod
-    def of(cls, row: Task, versions: Sequence[TaskVersion]) -> "TaskView":
+    def of(cls, row: Task, newest: Sequence[TaskVersion], version_count: int) -> "TaskView":
         return cls(
             id=row.id,
             name=row.name,
-            version=versions[-1].version if versions else None,
-            versions=[VersionView.of(version) for version in versions],
+            version=newest[-1].version if newest else None,
+            version_count=version_count,
+            versions=[VersionView.of(version) for version in newest],
             created_at=row.created_at,
         )
 

@@ -126,6 +126,10 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
         ],
         ("get", "/v1/tasks/{task_id}"): [Attempt(task)],
         ("delete", "/v1/tasks/{task_id}"): [Attempt(task)],
+        ("get", "/v1/tasks/{task_id}/versions"): [
+            Attempt(f"{task}/versions"),
+            Attempt(f"{task}/versions", options={"params": {"after": 2}}),
+        ],
         ("get", "/v1/tasks/{task_id}/vector"): [
             Attempt(f"{task}/vector"),
             Attempt(f"{task}/vector", options={"params": {"version": 1}}),

@@ -90,7 +90,7 @@ def test_every_response_is_documented(serve: Serve, work_off: WorkOff, tmp_path:
         }
     assert ran.returncode == 0, ran.stdout + ran.stderr
     # Requests got further than to an unknown task.
-    for path in ("neighbors", "predict", "vector"):
+    for path in ("neighbors", "predict", "vector", "versions"):
         assert f"/v1/tasks/{tuned['task_id']}/{path}" in succeeded
     assert {"/v1/predict", f"/v1/adaptations/{tuned['id']}/events"} <= succeeded
     assert any(entry["response"]["status"] == 202 for entry in entries), "no adaptation was valid"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import httpx
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, event, func, select
 
 from app.db.models import AdaptationEvent, Dataset, TaskVersion
 from app.db.session import transaction
@@ -18,6 +18,8 @@ def test_a_task_exists_before_it_can_answer(client: httpx.Client) -> None:
     task_id = _adapt(client)
     task = client.get(f"/v1/tasks/{task_id}").json()
     assert (task["object"], task["name"], task["version"], task["versions"]) == ("task", "tickets", None, [])
+    assert task["version_count"] == 0
+    assert client.get(f"/v1/tasks/{task_id}/versions").json()["data"] == []
     for path in ("vector", "neighbors"):
         response = client.get(f"/v1/tasks/{task_id}/{path}")
         assert (response.status_code, error_of(response)["code"]) == (409, "task_not_ready")
@@ -47,6 +49,49 @@ def test_tasks_are_listed_in_pages(client: httpx.Client) -> None:
     client.delete(f"/v1/tasks/{ids[1]}")
     assert client.get("/v1/tasks", params={"after": first["next"]}).json()["data"] == second["data"]
     assert client.get("/v1/tasks", params={"after": ids[1]}).status_code == 404
+
+
+def test_a_task_is_shown_with_few_versions_and_all_are_listed_in_pages(
+    client: httpx.Client, new_client: Callable[[], httpx.Client], work_off: WorkOff
+) -> None:
+    task_id, other = _adapt(client), _adapt(client, name="other")
+    again = adaptation_body(task_id=task_id)
+    del again["name"]
+    for _ in range(12):
+        client.post("/v1/adaptations", json=again)
+    work_off()
+    loaded: list[int] = []
+
+    def record(version: TaskVersion, _: object) -> None:
+        loaded.append(version.version)
+
+    event.listen(TaskVersion, "load", record)
+    try:
+        task = client.get(f"/v1/tasks/{task_id}").json()
+        assert (task["version"], task["version_count"]) == (13, 13)
+        assert [version["version"] for version in task["versions"]] == list(range(4, 14))
+        assert len(loaded) == 10
+        loaded.clear()
+        listed = {item["id"]: item for item in client.get("/v1/tasks").json()["data"]}
+        assert [version["version"] for version in listed[task_id]["versions"]] == [13]
+        assert [version["version"] for version in listed[other]["versions"]] == [1]
+        assert (listed[task_id]["version_count"], listed[other]["version_count"]) == (13, 1)
+        assert len(loaded) == 2
+        loaded.clear()
+        path = f"/v1/tasks/{task_id}/versions"
+        pages = [client.get(path, params={"limit": 5}).json()]
+        assert len(loaded) == 6
+    finally:
+        event.remove(TaskVersion, "load", record)
+    while pages[-1]["has_more"]:
+        pages.append(client.get(path, params={"limit": 5, "after": pages[-1]["next"]}).json())
+    versions = [version for page in pages for version in page["data"]]
+    assert [len(page["data"]) for page in pages] == [5, 5, 3]
+    assert pages[-1]["next"] is None
+    assert [version["version"] for version in versions] == list(range(13, 0, -1))
+    assert versions[:10] == task["versions"][::-1]
+    assert client.get(path, params={"after": 1}).json()["data"] == []
+    assert new_client().get(path).status_code == 404
 
 
 def test_neighbors_are_the_tenants_most_similar_newest_versions(
