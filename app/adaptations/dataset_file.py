@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
+from app.http.json_structure import check_structure
+
 Row = dict[str, str]
 
 FORMATS = ("jsonl", "ndjson", "csv", "tsv")
@@ -37,6 +39,7 @@ _DEFAULT_COLUMNS = (("input", "output"), ("text", "label"))
 _JSON_TYPES = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
 _MAX_DIGITS = 300
 _MAX_COLUMNS = 1000
+_MAX_ROW_VALUES = 100_000
 # Delimiters that spreadsheets write; only the first two are supported.
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _QUOTED = re.compile(r'"[^"]*"')
@@ -108,14 +111,13 @@ def load_json(text: str) -> Any:
     """Parse one JSON value strictly: no NaN, no infinity, no repeated keys.
 
     Raises:
-        ValueError: the text is not valid JSON.
+        ValueError: the text is not valid JSON, or has too many or too deeply nested values.
     """
+    check_structure(text, _MAX_ROW_VALUES)
     try:
         return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_reject_constant, parse_int=_parse_int)
     except json.JSONDecodeError as error:
         raise ValueError(f"{error.msg} at character {error.pos + 1}") from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 def _decode(data: bytes) -> str:

@@ -135,6 +135,8 @@ def _param(location: Sequence[Any]) -> str | None:
 
 def _http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, AppError):  # raised while FastAPI read the body
+        return _app_error(request, error.__cause__)
     code, message = {
         404: ("route_not_found", "unknown path; see /docs"),
         405: ("method_not_allowed", f"this path does not accept {request.method}"),
@@ -156,8 +158,6 @@ def _unreadable(cause: BaseException | None) -> str:
     match cause:
         case UnicodeDecodeError():
             return f"is not {cause.encoding.upper()}, from byte {cause.start + 1} on"
-        case RecursionError():
-            return "is nested too deeply"
         case ValueError():  # Python limits the digits of an integer
             return "has a number with too many digits"
         case _:

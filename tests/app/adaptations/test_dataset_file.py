@@ -110,6 +110,7 @@ def test_columns_named_by_the_caller_come_before_the_default_columns() -> None:
         ("jsonl", '{"input": "x", "output": "y", "more": {"a": 1, "\\u0061": 1}}', 1, None, "the same key twice"),
         ("jsonl", "[" * 100_000, 1, None, "nested too deeply"),
         ("jsonl", '{"a":' * 100_000, 1, None, "nested too deeply"),
+        ("jsonl", '\n{"more": [' + "[]," * 200_000 + "[]]}", 2, None, "more than 100,000 values"),
         ("jsonl", '{"input": "x", "output": "y"}\n{"input": "x"}\n', 2, "output", "expected a text"),
         ("jsonl", '{"input": "x", "output": 3}', 1, "output", "got a number"),
         ("jsonl", '{"input": "x", "output": 3.5}', 1, "output", "got a number"),

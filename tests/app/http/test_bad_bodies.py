@@ -196,7 +196,7 @@ def test_a_body_of_another_content_type_is_rejected(client: httpx.Client) -> Non
 
 
 def test_the_garbage_collector_does_not_slow_down_the_parsing_of_a_hostile_body(client: httpx.Client) -> None:
-    lists = 300_000
+    lists = 75_000
     content = b'{"name": "tickets", "examples": [' + b"[]," * lists + b"[]]}"
     before = sum(generation["collections"] for generation in gc.get_stats())
     response = client.post("/v1/adaptations", content=content, headers={"content-type": "application/json"})
@@ -209,10 +209,10 @@ def test_the_garbage_collector_does_not_slow_down_the_parsing_of_a_hostile_body(
 def test_a_list_that_is_too_long_is_cut_before_it_is_validated(client: httpx.Client) -> None:
     assert parsed(b'{"inputs": ["a", "b", "c", "d"], "name": "abcd"}', 2) == {"inputs": ["a", "b", "c"], "name": "abcd"}
     assert parsed(b"[1, 2, 3, 4]", 2) == [1, 2, 3, 4]
-    many = {"inputs": ["a"] * 300_000}
+    many = {"inputs": ["a"] * 150_000}
     response = client.post("/v1/tasks/tsk_unknown/predict", json=many)
     assert (response.status_code, error_of(response)["code"]) == (422, "too_many_inputs")
-    many = {"name": "tickets", "examples": EXAMPLES * 30_000}
+    many = {"name": "tickets", "examples": EXAMPLES * 6_000}
     response = client.post("/v1/adaptations", json=many)
     assert (response.status_code, error_of(response)["code"]) == (422, "too_many_examples")
 

@@ -1,0 +1,44 @@
+"""Limits on the structure of a JSON text, checked in linear time before a parser makes an object of every value."""
+
+import re
+from itertools import accumulate, islice
+
+MAX_DEPTH = 32
+# Matches an unterminated string too: a pattern that failed at its end would be tried again from every later quote.
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_BRACKET = re.compile(r"[\[\]{}]")
+
+
+class StructureError(ValueError):
+    """A JSON text has too many values."""
+
+
+class DepthError(ValueError):
+    """A JSON text is nested too deeply."""
+
+
+def check_structure(text: str, max_values: int) -> None:
+    """Check a JSON text, which may be malformed: the values before its first error are within the limits.
+
+    Raises:
+        StructureError: it has more than `max_values` list elements and object fields.
+        DepthError: it is nested more than `MAX_DEPTH` deep.
+    """
+    if _values(text) <= max_values and _openings(text) <= MAX_DEPTH:  # also if brackets and commas in strings count
+        return
+    structure = _STRING.sub("", text)
+    if _values(structure) > max_values:
+        raise StructureError(f"more than {max_values:,} values")
+    # Where there are more brackets than two for each opening one, the text is malformed before the last of them.
+    brackets = islice(_BRACKET.finditer(structure), 2 * _openings(structure))
+    if max(accumulate(1 if bracket[0] in "[{" else -1 for bracket in brackets), default=0) > MAX_DEPTH:
+        raise DepthError(f"nested too deeply: more than {MAX_DEPTH} levels")
+
+
+def _openings(text: str) -> int:
+    return text.count("[") + text.count("{")
+
+
+def _values(text: str) -> int:
+    """Return a number that is at least the number of list elements and object fields."""
+    return text.count(",") + _openings(text)
