@@ -132,8 +132,13 @@ def changed(index: int, line: str) -> str:
         (("a.xlsx", JSONL), "file", "unknown_format", "send a format"),
         (("jsonl", JSONL), "file", "unknown_format", "send a format"),
         # Errors that JSON bodies have too, with the line instead of the index.
-        (("a.jsonl", "\n\n" + changed(2, '{"input": " ", "output": "x"}')), "file:5.input", "invalid_value", "empty"),
-        (("a.csv", 'text,label\n"a\nb",x\n\n,y\n'), "file:5.input", "invalid_value", "empty"),
+        (
+            ("a.jsonl", "\n\n" + changed(2, '{"input": " ", "output": "x"}')),
+            "file:5.input",
+            "invalid_value",
+            "at least one visible character",
+        ),
+        (("a.csv", 'text,label\n"a\nb",x\n\n,y\n'), "file:5.input", "invalid_value", "at least one visible character"),
         (("a.csv", written(EXAMPLES) + "x" * 10_001 + ",login"), "file:10.input", "text_too_long", ""),
         (("a.csv", written(EXAMPLES) + "x" * 150_000 + ",login"), "file:10.input", "text_too_long", "at most 10000"),
         (("a.csv", written(EXAMPLES, delimiter=";")), "file:1", "invalid_dataset_file", "separated by semicolons"),
@@ -155,7 +160,7 @@ def test_errors_name_the_validation_file(client: httpx.Client) -> None:
     for row, place, code, words in (
         ("x,unseen", ":3.output", "invalid_dataset", "training"),
         ("x, login", ":3.output", "labels_alike", "that of file:5 "),
-        ("x,", ":3.output", "invalid_value", "empty"),
+        ("x,", ":3.output", "invalid_value", "at least one visible character"),
         ("x", ":3", "invalid_dataset_file", "fewer cells"),
     ):
         error = error_of(send(client, ("a.jsonl", JSONL), validation_file=("v.csv", f"text,label\nx,login\n{row}\n")))
