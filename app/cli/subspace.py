@@ -57,7 +57,13 @@ def fit(
         typer.Option(help="Tuned prompts for the auto-encoder (`ipt subspace tune-prompts`); one file per seed."),
     ] = None,
     intrinsic_dim: Annotated[int | None, typer.Option(help="Floats per task vector.", min=1, max=LARGEST_DIM)] = None,
-    prompt_length: Annotated[int | None, typer.Option(help="Positions of a soft prompt.", min=1)] = None,
+    placement: Annotated[
+        str | None,
+        typer.Option(help="Where prompts are read, e.g. after_first_token or every_layer (keys and values)."),
+    ] = None,
+    prompt_length: Annotated[
+        int | None, typer.Option(help="Positions of a soft prompt: 16, or 4 at every layer.", min=1)
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", min=1)] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Learning rate of decoder and encoder.", min=1e-8, max=1.0)
@@ -83,6 +89,7 @@ def fit(
 
     \b
     ipt subspace fit tasks/ my-subspace --split seen
+    ipt subspace fit tasks/ my-subspace --split seen --placement every_layer
     ipt subspace fit tasks/ my-subspace --split seen --method autoencoder --prompts prompts.safetensors
     IPT_SUBSPACE=my-subspace ipt serve
     """
@@ -104,6 +111,10 @@ def fit(
     folder_tasks = read_task_folder(tasks, split).require_all()
     _print_notes(row_notes(folder_tasks))
     loaded = load_in_dedicated_process(backbone, revision, device)
+    if placement is not None:
+        loaded = loaded.placed(placement)
+    positions = prompt_length or (4 if placement == "every_layer" and not prompts else None)
+    rows = None if positions is None else loaded.prompt_rows(positions)
     running: ResumableFit
     with progress(notices()) as show:
 
@@ -111,7 +122,7 @@ def fit(
             return prepare_tasks(loaded, folder_tasks, options, lambda done, total: show("reading tasks", done, total))
 
         if prompts:
-            tuned = _read_prompts(prompts, loaded, prompt_length)
+            tuned = _read_prompts(prompts, loaded, rows)
             ae_options = AutoencoderOptions(
                 seed=seed,
                 **without_none(intrinsic_dim=intrinsic_dim, steps=steps, learning_rate=learning_rate),
@@ -123,7 +134,7 @@ def fit(
                 seed=seed,
                 **without_none(
                     intrinsic_dim=intrinsic_dim,
-                    prompt_length=prompt_length,
+                    prompt_length=rows,
                     steps=steps,
                     decoder_learning_rate=learning_rate,
                 ),

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from ipt.backbones.batching import forward_in_buckets, launch_bound_positions, right_padded, to_device
 from ipt.backbones.cuda_graphs import GraphedPasses
-from ipt.backbones.interface import PLACEMENTS, Backbone, BackboneIdentity, Family, Placement, TokenIds
+from ipt.backbones.interface import PLACEMENTS, Backbone, BackboneIdentity, Family, TokenIds
 from ipt.backbones.prefix_attention import PREFIX_ATTENTION, enable_prefixes
 from ipt.errors import BackboneError
 from ipt.runtime.memory import positions_of_graphs
@@ -46,7 +46,7 @@ class EncoderBackbone(Backbone):
         *,
         pooling: Pooling = "mean",
         max_tokens: int | None = None,
-        prompt_placement: Placement = "after_first_token",
+        prompt_placement: str = "after_first_token",
     ) -> None:
         if prompt_placement not in PLACEMENTS[self.family]:
             expected = ", ".join(PLACEMENTS[self.family])
@@ -62,7 +62,7 @@ class EncoderBackbone(Backbone):
         self.max_positions = _positions(config)
         self.max_tokens = min(self.max_positions, max_tokens or self.max_positions)
         self.prompt_placement = prompt_placement
-        self._placed: dict[Placement, EncoderBackbone] = {}
+        self._placed: dict[str, EncoderBackbone] = {}
         if prompt_placement == "every_layer":
             enable_prefixes(model)
         self._graphs: GraphedPasses | None = None
@@ -70,7 +70,7 @@ class EncoderBackbone(Backbone):
             bound = launch_bound_positions(self.hidden_size)
             self._graphs = GraphedPasses(self.device, bound, positions_of_graphs(self))
 
-    def placed(self, placement: Placement) -> EncoderBackbone:
+    def placed(self, placement: str) -> EncoderBackbone:
         if placement == self.prompt_placement:
             return self
         if placement not in self._placed:

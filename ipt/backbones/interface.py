@@ -65,7 +65,7 @@ class Backbone(ABC):
     """The frozen transformers model, in eval mode, without gradients of its parameters."""
     prompt_placement: Placement
 
-    def placed(self, placement: Placement) -> Backbone:
+    def placed(self, placement: str) -> Backbone:
         """Return this backbone with another prompt placement; both share the model.
 
         Raises:
@@ -80,6 +80,10 @@ class Backbone(ABC):
     def input_positions(self, prompt_length: int) -> int:
         """Return how many positions of the input a prompt of `prompt_length` rows takes: none at every layer."""
         return 0 if self.prompt_placement == "every_layer" else prompt_length
+
+    def prompt_rows(self, positions: int) -> int:
+        """Return the rows P of a prompt of this many positions: at every layer, a key and a value for each of them."""
+        return 2 * self.layer_count * positions if self.prompt_placement == "every_layer" else positions
 
     def prompt_words(self, prompt_length: int) -> int:
         """Return how many tokens make a prompt of `prompt_length` rows: at every layer, one for 2 x layers rows."""

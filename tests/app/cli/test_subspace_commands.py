@@ -69,6 +69,33 @@ def crossfit_tasks(tmp_path: Path) -> Path:
     return tmp_path / "tasks"
 
 
+@pytest.mark.parametrize(("option", "rows"), [((), 4 * 2 * 2), (("--prompt-length", "3"), 3 * 2 * 2)])
+def test_prompts_at_every_layer_have_keys_and_values_for_each_position_and_layer(
+    crossfit_tasks: Path,
+    tiny_backbone_dir: Path,
+    tmp_path: Path,
+    capsys: Captured,
+    option: tuple[str, ...],
+    rows: int,
+) -> None:
+    backbone = ["--backbone", str(tiny_backbone_dir), "--device", "cpu"]
+    command = ["subspace", "fit", str(crossfit_tasks), str(tmp_path / "out"), *backbone, "--steps", "2"]
+    assert run([*command, "--placement", "every_layer", *option, "--json"]) == 0
+    capsys.readouterr()
+    assert run(["subspace", "info", str(tmp_path / "out"), "--json"]) == 0
+    manifest = json.loads(capsys.readouterr().out)
+    assert manifest["prompt_placement"] == "every_layer"
+    assert manifest["prompt_length"] == rows
+
+
+def test_an_unknown_placement_is_named_with_the_known_ones(
+    crossfit_tasks: Path, tiny_backbone_dir: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    command = ["subspace", "fit", str(crossfit_tasks), str(tmp_path / "out"), "--backbone", str(tiny_backbone_dir)]
+    assert run([*command, "--placement", "middle"]) == 1
+    assert "unknown prompt placement 'middle'; expected one of: after_first_token" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("dim", [5, 10])
 def test_an_autoencoder_is_fitted_on_tuned_prompts_of_a_seq2seq_backbone(
     crossfit_tasks: Path, tmp_path: Path, capsys: Captured, dim: int
