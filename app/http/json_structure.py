@@ -26,8 +26,9 @@ def check_structure(text: str, max_values: int) -> None:
     """
     if _values(text) <= max_values and _openings(text) <= MAX_DEPTH:  # also if brackets and commas in strings count
         return
-    structure = _STRING.sub("", text)
-    if _values(structure) > max_values:
+    most_strings = 2 * max_values + 1  # the name and the value of each field
+    structure, strings = _STRING.subn("", text, count=most_strings + 1)
+    if strings > most_strings or _values(structure) > max_values:
         raise StructureError(f"more than {max_values:,} values")
     # Where there are more brackets than two for each opening one, the text is malformed before the last of them.
     brackets = islice(_BRACKET.finditer(structure), 2 * _openings(structure))

@@ -25,6 +25,8 @@ VALUES = st.recursive(
         (b'{"inputs": [' + b'{"":[]},' * 1_000_000 + b"{}]}", 422, "too_many_values"),
         (b'{"inputs": ["a"], "version": {' + b'"":0,' * 1_000_000 + b'"":0}}', 422, "too_many_values"),
         (('{"inputs": [["\u0122"' + ",[]" * 200_000 + "]]}").encode("utf-16-le"), 422, "too_many_values"),
+        (b'{"inputs": [' + b'"," ' * 1_000_000, 422, "too_many_values"),
+        (b'{"inputs": [' + b'"",' * 1_000_000 + b'""]}', 422, "too_many_values"),
         (b'{"inputs": ' + b"[" * 33 + b"]" * 33 + b"}", 400, "invalid_json"),
         (b'{"inputs": ' + b"[" * 50_000 + b"]" * 4_000_000, 400, "invalid_json"),
         (b'{"inputs": ' + b'{"\\"":' * 33 + b'"\\"}', 400, "invalid_json"),
