@@ -2,16 +2,16 @@
 
 
 class Backoff:
-    """Doubles the wait from `first` to `most` seconds with each failure, and starts over after `reset`."""
+    """Doubles the wait, from `shortest` to at most `longest` seconds, with each failure; `reset` starts over."""
 
-    def __init__(self, first: float, most: float) -> None:
-        self._first = first
-        self._most = most
+    def __init__(self, shortest: float, longest: float) -> None:
+        self._shortest = shortest
+        self._longest = longest
         self.failures = 0
 
     def record_failure(self) -> float:
         """Count a failure and return the seconds to wait before the next try."""
-        wait = min(self._most, self._first * 2.0 ** min(self.failures, 32))
+        wait = min(self._longest, self._shortest * 2.0 ** min(self.failures, 32))
         self.failures += 1
         return wait
 

@@ -18,7 +18,7 @@ _PROGRESS_EVENTS = 20
 class RunningJob:
     """A claimed adaptation in the engine.
 
-    `checkpoint` is the last state saved from the engine, of `checkpoint_step`; `event_step` is the step of the last
+    `checkpoint` is the last state saved from the engine, at `checkpoint_step`; `event_step` is the step of the last
     progress event; `unreported` says whether the job has advanced since the database last heard of it.
     """
 
@@ -65,7 +65,7 @@ class RunningJob:
     def record_step(self, step: int, steps: int, loss: float | None) -> None:
         """Record an engine step.
 
-        The first steps may come before `step` of the row, if the worker was lost after its last checkpoint.
+        The first steps may be lower than the row's `step`: a lost worker may have reported steps after its checkpoint.
         """
         if step < self.step:
             self.checkpoint_step = self.event_step = step
@@ -133,7 +133,7 @@ class Batch:
         return done
 
     def checkpoint(self, job: RunningJob) -> None:
-        """Save the job's state at this step, from which it resumes exactly; before the first step there is none."""
+        """Save the job's state, from which it resumes exactly; before the first step there is no state to save."""
         job.checkpoint = self._running_engine.checkpoint(job.lease.adaptation_id) or None
         job.checkpoint_step = job.step
 

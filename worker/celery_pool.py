@@ -39,7 +39,7 @@ class PoolProcess:
         signal.signal(RELEASE_SIGNAL, self._on_release)
         signal.signal(signal.SIGTERM, self._on_terminate)
         metrics.serve(self._settings)
-        threading.Thread(target=self._wake_periodically, name="clock", daemon=True).start()
+        threading.Thread(target=self._wake_periodically, name="periodic-drain", daemon=True).start()
 
     def drain(self) -> None:
         """Drain until the queue is empty, after the thread that is draining now."""
@@ -92,7 +92,7 @@ class PoolProcess:
             self.stop()
             os._exit(0)
 
-        threading.Thread(target=end, name="end", daemon=True).start()
+        threading.Thread(target=end, name="release-and-exit", daemon=True).start()
 
 
 _process: PoolProcess | None = None

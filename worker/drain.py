@@ -55,7 +55,7 @@ class Drainer:
         self._outcomes = Outcomes(database, settings.max_attempts)
         self._leases = Leases(database, settings, self._batch, self._outcomes)
         self._reaper = Reaper(database, settings, worker_id)
-        self._backoff = Backoff(first=0.5, most=10.0)
+        self._backoff = Backoff(shortest=0.5, longest=10.0)
         self._subspace_registered = False
         self._retry_database_at = self._claimed_at = self._announced_at = float("-inf")
 

@@ -7,7 +7,8 @@ from ipt.errors import DatasetError, IptError
 from ipt.runtime.memory import is_out_of_memory
 
 INTERNAL = ErrorDetail(
-    message="Every attempt at this adaptation stopped with an internal error.",
+    message="Every attempt at this adaptation failed with an internal error. Try again; "
+    "if it fails again, the worker's log has the cause.",
     type="internal_error",
     param=None,
     code="internal_error",

@@ -32,10 +32,10 @@ class Leases:
         if not self._batch or now - self._checked_at < _CHECK_SECONDS:
             return
         with transaction(self._database) as session:
-            held = lifecycle.check_leases(session, [job.lease for job in self._batch])
+            cancellations = lifecycle.check_leases(session, [job.lease for job in self._batch])
         self._checked_at = now
         for job in self._batch:
-            cancel_requested = held.get(job.lease.adaptation_id)
+            cancel_requested = cancellations.get(job.lease.adaptation_id)
             if cancel_requested is None:
                 self._drop(job)
             elif cancel_requested:

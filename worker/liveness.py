@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# At most this often, so that touching costs nothing between the steps of a fast device.
+# Shortest time between two touches, so that touching costs nothing between the steps of a fast device.
 _TOUCH_SECONDS = 1.0
 
 

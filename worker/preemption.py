@@ -21,7 +21,7 @@ _SLICES_IN_A_FULL_BATCH = 8
 
 @dataclass(frozen=True, slots=True)
 class ClaimResult:
-    """The claimed adaptations, and the jobs preempted for them, each with whether its lease still held."""
+    """The claimed adaptations, and each job preempted for them with whether this worker still held its lease."""
 
     claimed: list[ClaimedAdaptation]
     preempted: list[tuple[RunningJob, bool]]

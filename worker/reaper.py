@@ -1,4 +1,4 @@
-"""The reaper: requeues the adaptations of lost workers, in every worker."""
+"""The reaper, which runs in every worker: requeues the adaptations of lost workers."""
 
 import logging
 

@@ -21,7 +21,7 @@ from worker.liveness import LivenessProbe
 
 log = logging.getLogger(__name__)
 
-# A worker that ran this long did not die from how it was started, so the backoff starts over.
+# A worker that ran this long did not die from a problem at its start, so the backoff starts over.
 _HEALTHY_SECONDS = 60.0
 # Longer than a step and the release of its jobs. Shorter than the ten seconds after which most process managers kill
 # the service, so that the worker and the database end before that.
@@ -100,7 +100,7 @@ class Supervisor:
         self._folder.cleanup()
 
     def _keep_running(self) -> None:
-        backoff = Backoff(first=0.5, most=30.0)
+        backoff = Backoff(shortest=0.5, longest=30.0)
         while True:
             began = time.monotonic()
             with self._lock:
@@ -145,7 +145,7 @@ class Supervisor:
 
 
 def _environment(settings: Settings, database_url: str) -> dict[str, str]:
-    """Return this process's environment with exactly these settings, from any source."""
+    """Return this process's environment with these settings instead of its own `IPT_` variables."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("IPT_")}
     for name, value in settings:
         if value is not None and name not in _NOT_PASSED_ON and not isinstance(value, SecretStr):

@@ -23,7 +23,7 @@ _PROMPTS = Counter("ipt_generation_prompts_total", "Prompt caches used to start 
 _KEPT, _COMPUTED = _PROMPTS.labels("kept"), _PROMPTS.labels("computed")
 
 
-def stepped(engine: ipt.GenerationEngine, hits: int, misses: int) -> None:
+def count_step(engine: ipt.GenerationEngine, hits: int, misses: int) -> None:
     """Count one step, with its hits and misses in the prompt cache."""
     _ROWS.observe(engine.last_rows)
     _ROW_LIMIT.set(engine.row_limit)
@@ -31,7 +31,7 @@ def stepped(engine: ipt.GenerationEngine, hits: int, misses: int) -> None:
     _COMPUTED.inc(misses)
 
 
-def ended(texts: Sequence[ipt.TextFinished]) -> None:
+def count_ended(texts: Sequence[ipt.TextFinished]) -> None:
     """Count texts that have ended."""
     for text in texts:
         _TEXTS.labels(text.reason).inc()

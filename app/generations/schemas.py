@@ -73,8 +73,8 @@ class GenerateInput(Body):
 
     def parameters(self) -> dict[str, Any]:
         """Return the arguments of `ipt.GenerationParameters` that the caller has set."""
-        given = self.model_dump(include=_PARAMETERS, exclude_none=True)
-        return given | {"stop": tuple(given.get("stop", ()))}
+        values = self.model_dump(include=_PARAMETERS, exclude_none=True)
+        return values | {"stop": tuple(values.get("stop", ()))}
 
 
 Reason = Literal["stop", "length"]
@@ -82,7 +82,9 @@ Reason = Literal["stop", "length"]
 
 
 class GenerationView(BaseModel):
-    text: str = Field(description="without white space around it", examples=["We are sorry, and look for it."])
+    text: str = Field(
+        description="the generated text, without surrounding white space", examples=["We are sorry, and look for it."]
+    )
     finish_reason: Reason = Field(
         description="`stop`: end of text or a stop string; `length`: `max_new_tokens` reached", examples=["stop"]
     )

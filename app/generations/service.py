@@ -71,7 +71,7 @@ class Generations:
         tenant_id: str,
         question: Question,
         inputs: Sequence[str],
-        given: dict[str, Any],
+        options: dict[str, Any],
         stopping: threading.Event,
     ) -> Generation:
         """Queue a text for each input.
@@ -80,7 +80,7 @@ class Generations:
             tenant_id: the caller's tenant.
             question: names the task.
             inputs: the inputs of that task.
-            given: the arguments of `ipt.GenerationParameters` that the caller has set.
+            options: the arguments of `ipt.GenerationParameters` that the caller has set.
             stopping: set when the service stops.
 
         Raises:
@@ -104,7 +104,7 @@ class Generations:
             return enqueue
 
         try:
-            parameters = self._parameters(given)
+            parameters = self._parameters(options)
             requests = [ipt.GenerationRequest(new_id("gen"), task, text, parameters) for text in inputs]
             writer.submit([(request, sink(index)) for index, request in enumerate(requests)])
         except IptError as error:
@@ -123,7 +123,7 @@ class Generations:
             if self._writer is None:
                 settings = self._settings
                 try:
-                    engine = self._model.generation_engine()
+                    engine = self._model.new_generation_engine()
                 except BackboneError as error:
                     raise ConflictError(error.message, code="backbone_writes_no_text", param="task_id") from error
                 self._max_new_tokens = min(settings.max_new_tokens, engine.backbone.max_target_tokens)
@@ -133,14 +133,14 @@ class Generations:
                 )
             return self._writer
 
-    def _parameters(self, given: dict[str, Any]) -> ipt.GenerationParameters:
+    def _parameters(self, options: dict[str, Any]) -> ipt.GenerationParameters:
         limit = self._max_new_tokens
-        length: int = given.get("max_new_tokens", self._default_new_tokens)
+        length: int = options.get("max_new_tokens", self._default_new_tokens)
         if length > limit:
             raise InvalidError(
                 f"at most {limit} on this service, got {length}", code="too_many_new_tokens", param="max_new_tokens"
             )
-        return ipt.GenerationParameters(**(given | {"max_new_tokens": length}))
+        return ipt.GenerationParameters(**(options | {"max_new_tokens": length}))
 
 
 async def _follow(

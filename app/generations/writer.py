@@ -65,7 +65,9 @@ class Writer:
             if self._closed:
                 raise stopping_error()
             if self._open_rows + rows > self._max_rows:
-                raise BusyError("too many texts are waiting to be written", code="generation_queue_full", retry_after=1)
+                raise BusyError(
+                    "too many texts are waiting to be generated; try again", code="generation_queue_full", retry_after=1
+                )
             self._open_rows += rows
             self._callers.append(deque(_Text(request, sink) for request, sink in texts))
             self._changed.notify()
@@ -103,13 +105,11 @@ class Writer:
 
     def _drop_queued(self, cancelled: Collection[str]) -> None:
         """Drop cancelled texts that the engine does not have yet."""
-        for caller in [
-            caller for caller in self._callers if any(text.request.request_id in cancelled for text in caller)
-        ]:
+        for caller in list(self._callers):
             for text in [text for text in caller if text.request.request_id in cancelled]:
                 caller.remove(text)
                 self._open_rows -= text.request.parameters.num_beams
-                metrics.ended([ipt.TextFinished(text.request.request_id, "cancelled", "", 0, 0, False)])
+                metrics.count_ended([ipt.TextFinished(text.request.request_id, "cancelled", "", 0, 0, False)])
             if not caller:
                 self._callers.remove(caller)
 
@@ -142,12 +142,12 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - as above; the engine's texts are lost
             self._engine.clear()
             events = [_failed(request_id, error) for request_id in self._sinks]
-        metrics.stepped(self._engine, prompts.hits - hits, prompts.misses - misses)
+        metrics.count_step(self._engine, prompts.hits - hits, prompts.misses - misses)
         self._deliver(events)
 
     def _deliver(self, events: Sequence[ipt.GenerationEvent]) -> None:
         finished = [event for event in events if isinstance(event, ipt.TextFinished)]
-        metrics.ended(finished)
+        metrics.count_ended(finished)
         for event in events:
             self._sinks[event.request_id][0](event)
         with self._changed:

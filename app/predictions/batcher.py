@@ -120,7 +120,9 @@ class Batcher:
                 raise stopping_error()
             # An empty queue accepts a request of any size, or a small queue would reject a large request forever.
             if self._waiting_rows and self._waiting_rows + len(rows) > self._queue_rows:
-                raise BusyError("too many predictions are waiting", code="prediction_queue_full", retry_after=1)
+                raise BusyError(
+                    "too many predictions are waiting; try again", code="prediction_queue_full", retry_after=1
+                )
             self._queue.append(request)
             self._waiting_rows += len(rows)
             self._waiting_tokens += sum(tokens)
@@ -217,7 +219,7 @@ class Batcher:
             return
         seconds = time.monotonic() - start
         self._queued_behind = len(self._queue)  # before any of the callers answered below can return
-        metrics.predicted(predictions)
+        metrics.count_batch(predictions)
         position = 0
         for part in parts:
             request = part.request
@@ -229,7 +231,7 @@ class Batcher:
 
 
 def _fitting(tokens: Sequence[int], limit: int, *, at_least: int) -> int:
-    """Return how many of the first rows have at most `limit` tokens together, given the tokens of each row."""
+    """Return how many rows, from the first, fit into `limit` tokens, but no fewer than `at_least`."""
     total = 0
     for index, row_tokens in enumerate(tokens):
         total += row_tokens

@@ -17,12 +17,12 @@ _BATCH_ROWS = Histogram(
 )
 
 
-def truncated(texts: int) -> None:
+def count_truncated(texts: int) -> None:
     """Count texts that were too long."""
     _TRUNCATED.inc(texts)
 
 
-def predicted(batch: Sequence[ipt.Prediction]) -> None:
+def count_batch(batch: Sequence[ipt.Prediction]) -> None:
     """Count one batch."""
     generated = sum(prediction.text is not None for prediction in batch)
     _TEXT2TEXT.inc(generated)

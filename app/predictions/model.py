@@ -70,7 +70,7 @@ class Model:
         if self._predictor is None:
             raise UnavailableError("the model is still loading", code="model_loading", retry_after=2)
 
-    def generation_engine(self) -> ipt.GenerationEngine:
+    def new_generation_engine(self) -> ipt.GenerationEngine:
         """Return a new generation engine on the loaded backbone and subspace.
 
         Raises:

@@ -60,7 +60,7 @@ class Predictions:
         found, tokenized = await asyncio.gather(lookup, tokenization)
         check_answer_size(found.prediction_bytes, top_k)
         truncated = [too_long for _, too_long in tokenized]
-        metrics.truncated(sum(truncated))
+        metrics.count_truncated(sum(truncated))
         rows = [(task, ids) for task, (ids, _) in zip(found.tasks, tokenized, strict=True)]
         answer = self._batcher.submit(rows, self._model.predictor.prompt_positions, arrived_at)
         return AnsweredQuestions(found.keys, truncated, await asyncio.wrap_future(answer))

@@ -1,4 +1,4 @@
-"""Look up the tasks that requests ask, in one transaction for all requests that wait at the same time."""
+"""Look up the tasks that requests name, in one transaction for all requests that wait at the same time."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -55,7 +55,7 @@ class _Request:
 class TaskLookup:
     """Reads tasks from memory or the database, and the newest version's number from the database every time.
 
-    Any process may have deleted the task or tuned it again in the meantime.
+    The number is never cached, because any process may delete a task or tune it again.
     """
 
     def __init__(self, engine: Engine, model: Model, cached_tasks: int, cached_bytes: int) -> None:
@@ -114,28 +114,28 @@ class TaskLookup:
         try:
             for key, question in zip(keys, request.questions, strict=True):
                 if key not in tasks:
-                    tasks[key] = self._bind(rows.get(key), question)
+                    tasks[key] = self._bind(rows.get(key), key[1], question.param)
                     self._cache.put(key, tasks[key])
         except AppError as error:
             return error
         found = [tasks[key] for key in keys]
         return FoundTasks(keys, [entry.task for entry in found], [entry.prediction_bytes for entry in found])
 
-    def _bind(self, row: TaskVersion | None, question: Question) -> CachedTask:
+    def _bind(self, row: TaskVersion | None, number: int, param: str | None) -> CachedTask:
         if row is None:
-            raise version_not_found_error(question.version)
+            raise version_not_found_error(number)
         vector = np.asarray(row.vector, dtype=np.float32)
         head = ipt.TaskHead(vector, row.subspace_id, row.kind, tuple(row.labels), row.readout)
         try:
             return CachedTask(self._model.predictor.bind(head), prediction_bytes(head.labels))
         except SubspaceMismatchError as error:
-            raise ConflictError(error.message, code="subspace_mismatch", param=question.param) from error
+            raise ConflictError(error.message, code="subspace_mismatch", param=param) from error
         except IptError as error:
             log.error("version %d of task %s is damaged: %s", row.version, row.task_id, type(error).__name__)
             raise ConflictError(
                 f"version {row.version} of this task is damaged and cannot answer: adapt the task again",
                 code="task_damaged",
-                param=question.param,
+                param=param,
             ) from error
 
 

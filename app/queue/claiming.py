@@ -97,7 +97,7 @@ def claim(
     Args:
         free_slots: how many more jobs the batch may hold.
         protected: how many running jobs cannot be preempted yet.
-        idle_tenant_slots: slots, at least, if the next turn belongs to a tenant with no running adaptation.
+        idle_tenant_slots: raises `free_slots` to this number if the next turn belongs to a tenant with nothing running.
     """
     queued = turns.lock_next(session, subspace_id, max(1, free_slots))
     if queued and not queued[0].running:

@@ -73,7 +73,7 @@ def append_event(session: Session, adaptation_id: str, event_type: str, data: di
 
 def any_queued(session: Session) -> bool:
     """Whether any adaptation is queued."""
-    return bool(session.execute(select(exists().where(Adaptation.state == "queued"))).scalar_one())
+    return bool(session.execute(select(exists().where(Adaptation.in_state("queued")))).scalar_one())
 
 
 def check_leases(session: Session, leases: Sequence[Lease]) -> dict[str, bool]:
@@ -218,7 +218,7 @@ def reap(session: Session, *, max_attempts: int) -> list[ReapedAdaptation]:
     """Requeue each adaptation whose lease has expired, or fail it after `max_attempts`; also clear idle tenants."""
     expired = session.scalars(
         select(Adaptation)
-        .where(Adaptation.state == "running", Adaptation.lease_until < func.now())
+        .where(Adaptation.in_state("running"), Adaptation.lease_until < func.now())
         .order_by(Adaptation.lease_until)
         .with_for_update(skip_locked=True)
     ).all()

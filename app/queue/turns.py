@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app.db.models import Adaptation, State, Tenant
 
 _IDLE_BATCH = 1000
-"""Tenants cleared by one statement, since PostgreSQL limits its parameters; the next call clears the rest."""
+"""Most tenants cleared by one call, because PostgreSQL limits a statement's parameters; the next call clears more."""
 
 # The first `slots` turns can belong only to the first `slots` waiting tenants with nothing running, read in the order
 # of their index, and the first `slots` waiting tenants that have adaptations running. The LATERAL ... LIMIT 1 makes

@@ -19,7 +19,7 @@ def wake(settings: Settings) -> None:
     try:
         _producer(settings.redis_url).send_task(WAKE_TASK, queue=WAKE_QUEUE, ignore_result=True, retry=False)
     except Exception as error:  # noqa: BLE001 - the row is committed, and a polling worker will find it
-        log.warning("the broker took no wake-up message: %s", type(error).__name__)
+        log.warning("the broker did not accept the wake-up message: %s", type(error).__name__)
 
 
 @lru_cache(maxsize=1)

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 from app.db.models import Worker
 
 LIVE_SECONDS = 60.0
-"""A worker counts as gone this long after its last announcement; an idle one announces every `reap_seconds` at most."""
-_KEPT = timedelta(days=1)
+"""A worker is gone this long after its last announcement; an idle one announces at least every `reap_seconds`."""
+_KEEP_GONE = timedelta(days=1)
 
 
 def announce(session: Session, worker_id: str, subspace_id: str | None, jobs: int) -> None:
@@ -23,7 +23,7 @@ def announce(session: Session, worker_id: str, subspace_id: str | None, jobs: in
 
 def remove(session: Session, worker_id: str) -> None:
     """Delete the row of a worker that ends, and rows that killed workers left more than a day ago."""
-    session.execute(delete(Worker).where(or_(Worker.id == worker_id, Worker.seen_at < func.now() - _KEPT)))
+    session.execute(delete(Worker).where(or_(Worker.id == worker_id, Worker.seen_at < func.now() - _KEEP_GONE)))
 
 
 def count_serving(session: Session, subspace_id: str) -> int:

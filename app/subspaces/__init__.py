@@ -1,1 +1,1 @@
-"""Subspaces: the ones that this service has loaded."""
+"""Subspaces that this service has loaded."""

@@ -87,9 +87,9 @@ _RESET_PLANNER = text("SELECT set_config('enable_sort', 'on', true)")
 def neighbors(session: Session, tenant_id: str, of: TaskVersion, limit: int) -> Sequence[tuple[Task, int, float]]:
     """Return the tenant's other tasks in the same subspace with the most similar newest vectors.
 
-    Each task comes with its version and cosine similarity. The zero vector, the average task's, has no direction: a
-    task with this vector has no neighbors and is not a neighbor. Above `EXACT_UP_TO` versions an index finds the
-    candidates and may miss some (docs/decisions/0012).
+    Each task comes with its version and cosine similarity. The zero vector, which stands for the average task, has no
+    direction: a task with this vector has no neighbors and is not a neighbor. Above `EXACT_UP_TO` versions an index
+    finds the candidates and may miss some (docs/decisions/0012).
     """
     if not np.any(of.vector):
         return []

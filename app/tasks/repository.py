@@ -99,7 +99,7 @@ def _summary(version_: type[TaskVersion]) -> list[ExecutableOption]:
 
 
 def version(session: Session, tenant_id: str, task_id: str, number: int | None) -> TaskVersion | None:
-    """Return one version of a task, the newest if `number` is None; None if there is none."""
+    """Return one version of a task, the newest if `number` is None; None if the task has no such version."""
     query = select(TaskVersion).where(TaskVersion.tenant_id == tenant_id, TaskVersion.task_id == task_id)
     if number is not None:
         query = query.where(TaskVersion.version == number)

@@ -31,7 +31,7 @@ def _text(name: str, *, nullable: bool = False) -> sa.Column[str]:
     return sa.Column(name, sa.String, nullable=nullable)
 
 
-def _owned_by(table: str, column: str, parent: str, *, cascade: bool = True) -> sa.ForeignKeyConstraint:
+def _references(table: str, column: str, parent: str, *, cascade: bool = True) -> sa.ForeignKeyConstraint:
     name = f"fk_{table}_{column}"
     return sa.ForeignKeyConstraint([column], [f"{parent}.id"], name=name, ondelete="CASCADE" if cascade else None)
 
@@ -48,7 +48,7 @@ def upgrade() -> None:
         sa.Column("sha256", BYTEA, nullable=False),
         _created_at(),
         _time("revoked_at"),
-        _owned_by("api_keys", "tenant_id", "tenants"),
+        _references("api_keys", "tenant_id", "tenants"),
         sa.PrimaryKeyConstraint("id", name="pk_api_keys"),
         sa.UniqueConstraint("sha256", name="uq_api_keys_sha256"),
     )
@@ -71,7 +71,7 @@ def upgrade() -> None:
         _json("examples"),
         _json("validation_examples", nullable=True),
         _created_at(),
-        _owned_by("datasets", "tenant_id", "tenants"),
+        _references("datasets", "tenant_id", "tenants"),
         sa.PrimaryKeyConstraint("id", name="pk_datasets"),
         sa.UniqueConstraint("tenant_id", "content_hash", name="uq_datasets_tenant_id_content_hash"),
     )
@@ -82,7 +82,7 @@ def upgrade() -> None:
         _text("name"),
         sa.Column("last_version", sa.Integer, server_default=sa.text("0"), nullable=False),
         _created_at(),
-        _owned_by("tasks", "tenant_id", "tenants"),
+        _references("tasks", "tenant_id", "tenants"),
         sa.PrimaryKeyConstraint("id", name="pk_tasks"),
     )
     op.create_index("ix_tasks_tenant_id_created_at_id", "tasks", ["tenant_id", "created_at", "id"])
@@ -121,10 +121,10 @@ def _create_adaptations() -> None:
         _time("finished_at"),
         sa.CheckConstraint(KINDS, name="ck_adaptations_kind"),
         sa.CheckConstraint(STATES, name="ck_adaptations_state"),
-        _owned_by("adaptations", "tenant_id", "tenants"),
-        _owned_by("adaptations", "task_id", "tasks"),
-        _owned_by("adaptations", "dataset_id", "datasets", cascade=False),
-        _owned_by("adaptations", "subspace_id", "subspaces", cascade=False),
+        _references("adaptations", "tenant_id", "tenants"),
+        _references("adaptations", "task_id", "tasks"),
+        _references("adaptations", "dataset_id", "datasets", cascade=False),
+        _references("adaptations", "subspace_id", "subspaces", cascade=False),
         sa.PrimaryKeyConstraint("id", name="pk_adaptations"),
         sa.UniqueConstraint("task_id", "task_version", name="uq_adaptations_task_id_task_version"),
         sa.UniqueConstraint("tenant_id", "idempotency_key", name="uq_adaptations_tenant_id_idempotency_key"),
@@ -144,7 +144,7 @@ def _create_adaptations() -> None:
         _text("type"),
         _json("data", default="{}"),
         _created_at(),
-        _owned_by("adaptation_events", "adaptation_id", "adaptations"),
+        _references("adaptation_events", "adaptation_id", "adaptations"),
         sa.PrimaryKeyConstraint("adaptation_id", "seq", name="pk_adaptation_events"),
     )
 
@@ -164,10 +164,10 @@ def _create_task_versions() -> None:
         _json("metrics"),
         _created_at(),
         sa.CheckConstraint(KINDS, name="ck_task_versions_kind"),
-        _owned_by("task_versions", "tenant_id", "tenants"),
-        _owned_by("task_versions", "task_id", "tasks"),
-        _owned_by("task_versions", "adaptation_id", "adaptations"),
-        _owned_by("task_versions", "subspace_id", "subspaces", cascade=False),
+        _references("task_versions", "tenant_id", "tenants"),
+        _references("task_versions", "task_id", "tasks"),
+        _references("task_versions", "adaptation_id", "adaptations"),
+        _references("task_versions", "subspace_id", "subspaces", cascade=False),
         sa.PrimaryKeyConstraint("task_id", "version", name="pk_task_versions"),
         sa.UniqueConstraint("adaptation_id", name="uq_task_versions_adaptation_id"),
     )

@@ -1,4 +1,4 @@
-"""Queued adaptations, reading their rows and events, and drainers."""
+"""Fixtures: queue adaptations, read their rows and events, and drain the queue."""
 
 from tests.support.drain import new_drainer  # noqa: F401, a fixture
 from tests.support.jobs import enqueue, events, row, settings  # noqa: F401, fixtures

@@ -58,6 +58,6 @@ def test_the_command_exports_a_prompt(
     expected = ipt.load_subspace(folder).decoder(torch.tensor(vector)[None])[0]
     torch.testing.assert_close(load_file(file)["prompt_embeds"], expected)
     assert run(["export", "first", str(file), *command]) == 1
-    assert "name the task's own folder with --subspace" in capsys.readouterr().err
+    assert "name the folder of the task's subspace with --subspace" in capsys.readouterr().err
     assert run(["export", "first", str(tmp_path), "--subspace", folder, *command]) == 1
     assert "cannot be written" in capsys.readouterr().err

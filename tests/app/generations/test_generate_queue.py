@@ -54,8 +54,8 @@ def test_a_disconnected_stream_is_cancelled(service: TextService, gate: Gate) ->
         gate.open(2)
         assert next(messages(leaving))[0] == "delta"
         until(lambda: service.engine.running_rows == 1)
-    [row], writer = service.engine._batches[0].rows, service.writers[0]
-    until(lambda: bool(writer._cancelled) or row.cancelled)
+    [text], writer = service.engine._batches[0].texts, service.writers[0]
+    until(lambda: bool(writer._cancelled) or text.cancelled)
     gate.open()
     until(lambda: metric("ipt_generations_total", reason="cancelled") == before + 1)
     assert service.engine.running_rows == 0

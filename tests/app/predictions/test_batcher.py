@@ -13,6 +13,7 @@ from app.errors import BusyError, UnavailableError
 from app.predictions.batcher import Batcher, PredictionFailedError, Row
 
 Predict = Callable[[Sequence[Row]], Sequence[ipt.Prediction]]
+NewBatcher = Callable[..., Batcher]
 
 
 def text_of(ids: list[int]) -> str:
@@ -43,10 +44,10 @@ def model() -> Recorder:
 
 
 @pytest.fixture
-def make(model: Recorder) -> Iterator[Callable[..., Batcher]]:
+def new_batcher(model: Recorder) -> Iterator[NewBatcher]:
     batchers: list[Batcher] = []
 
-    def make(**changes: Any) -> Batcher:
+    def new_batcher(**changes: Any) -> Batcher:
         batchers.append(
             Batcher(
                 model, **({"wait_seconds": 0.2, "batch_rows": 8, "batch_tokens": 10**6, "queue_rows": 100} | changes)
@@ -54,7 +55,7 @@ def make(model: Recorder) -> Iterator[Callable[..., Batcher]]:
         )
         return batchers[-1]
 
-    yield make
+    yield new_batcher
     model.gate.set()
     for batcher in batchers:
         batcher.close()
@@ -69,22 +70,22 @@ def texts(future: Any) -> list[str]:
     return [prediction.text for prediction in future.result(timeout=10).predictions]
 
 
-def test_concurrent_requests_share_a_batch(make: Callable[..., Batcher], model: Recorder) -> None:
-    batcher = make()
+def test_concurrent_requests_share_a_batch(new_batcher: NewBatcher, model: Recorder) -> None:
+    batcher = new_batcher()
     futures = [batcher.submit(rows(f"a{n}", f"b{n}"), 16) for n in range(3)]
     assert [texts(future) for future in futures] == [["a0", "b0"], ["a1", "b1"], ["a2", "b2"]]
     assert model.batches == [["a0", "b0", "a1", "b1", "a2", "b2"]]
 
 
-def test_a_full_batch_does_not_wait(make: Callable[..., Batcher]) -> None:
-    batcher = make(wait_seconds=30)
+def test_a_full_batch_does_not_wait(new_batcher: NewBatcher) -> None:
+    batcher = new_batcher(wait_seconds=30)
     start = time.monotonic()
     texts(batcher.submit(rows(*"12345678"), 16))
     assert time.monotonic() - start < 10
 
 
-def test_waiting_for_a_busy_model_counts_as_waiting(make: Callable[..., Batcher], model: Recorder) -> None:
-    batcher = make(wait_seconds=1.5)
+def test_waiting_for_a_busy_model_counts_as_waiting(new_batcher: NewBatcher, model: Recorder) -> None:
+    batcher = new_batcher(wait_seconds=1.5)
     model.gate.clear()
     first = batcher.submit(rows("first"), 16)
     while not model.batches:
@@ -109,8 +110,8 @@ def answer_together(batcher: Batcher, model: Recorder, seconds: float, *requests
     model.batches.clear()
 
 
-def test_callers_answered_together_share_the_next_batch(make: Callable[..., Batcher], model: Recorder) -> None:
-    batcher = make(wait_seconds=0.05, patience=50)
+def test_callers_answered_together_share_the_next_batch(new_batcher: NewBatcher, model: Recorder) -> None:
+    batcher = new_batcher(wait_seconds=0.05, patience=50)
     answer_together(batcher, model, 0.2, "a", "bc", "d")
     again = []
     for name in "efg":
@@ -120,8 +121,8 @@ def test_callers_answered_together_share_the_next_batch(make: Callable[..., Batc
     assert model.batches == [["e", "f", "g"]]
 
 
-def test_waiting_for_returning_callers_is_limited(make: Callable[..., Batcher], model: Recorder) -> None:
-    batcher = make(wait_seconds=0.1, patience=0.5)
+def test_waiting_for_returning_callers_is_limited(new_batcher: NewBatcher, model: Recorder) -> None:
+    batcher = new_batcher(wait_seconds=0.1, patience=0.5)
     answer_together(batcher, model, 0.5, "a", "b")
     start = time.monotonic()
     assert texts(batcher.submit(rows("c"), 16)) == ["c"]
@@ -130,41 +131,39 @@ def test_waiting_for_returning_callers_is_limited(make: Callable[..., Batcher], 
 
 @pytest.mark.parametrize("requests", [["a"], ["abcdefghij"]])
 def test_no_batch_waits_for_a_single_returning_caller(
-    make: Callable[..., Batcher], model: Recorder, requests: list[str]
+    new_batcher: NewBatcher, model: Recorder, requests: list[str]
 ) -> None:
-    batcher = make(wait_seconds=0.1, patience=1000)
+    batcher = new_batcher(wait_seconds=0.1, patience=1000)
     answer_together(batcher, model, 0.3, *requests)
     start = time.monotonic()
     assert texts(batcher.submit(rows("x"), 16)) == ["x"]
     assert time.monotonic() - start < 10
 
 
-def test_a_full_batch_does_not_wait_for_returning_callers(make: Callable[..., Batcher], model: Recorder) -> None:
-    batcher = make(wait_seconds=0.1, patience=1000, batch_tokens=3 * (10 + 16))
+def test_a_full_batch_does_not_wait_for_returning_callers(new_batcher: NewBatcher, model: Recorder) -> None:
+    batcher = new_batcher(wait_seconds=0.1, patience=1000, batch_tokens=3 * (10 + 16))
     answer_together(batcher, model, 0.3, "ab", "c")
     start = time.monotonic()
     assert [texts(batcher.submit(rows(*["x" * 10] * 3), 16))] == [["x" * 10] * 3]
     assert time.monotonic() - start < 10
 
 
-def test_waiting_for_the_task_lookup_counts_as_waiting(make: Callable[..., Batcher]) -> None:
-    answered = make(wait_seconds=30).submit(rows("a"), 16, time.monotonic() - 30)
+def test_waiting_for_the_task_lookup_counts_as_waiting(new_batcher: NewBatcher) -> None:
+    answered = new_batcher(wait_seconds=30).submit(rows("a"), 16, time.monotonic() - 30)
     assert texts(answered) == ["a"]
 
 
-def test_a_large_request_is_answered_in_order_over_several_batches(
-    make: Callable[..., Batcher], model: Recorder
-) -> None:
+def test_a_large_request_is_answered_in_order_over_several_batches(new_batcher: NewBatcher, model: Recorder) -> None:
     names = [str(n) for n in range(20)]
-    answer = make(wait_seconds=0).submit(rows(*names), 16).result(timeout=10)
+    answer = new_batcher(wait_seconds=0).submit(rows(*names), 16).result(timeout=10)
     assert [prediction.text for prediction in answer.predictions] == names
     assert [len(batch) for batch in model.batches] == [8, 8, 4]
     assert answer.queue_seconds >= 0
     assert answer.inference_seconds > 0
 
 
-def test_other_requests_run_between_the_batches_of_a_large_one(make: Callable[..., Batcher], model: Recorder) -> None:
-    batcher = make(wait_seconds=0)
+def test_other_requests_run_between_the_batches_of_a_large_one(new_batcher: NewBatcher, model: Recorder) -> None:
+    batcher = new_batcher(wait_seconds=0)
     model.gate.clear()
     names = [str(n) for n in range(40)]
     large = batcher.submit(rows(*names), 16)
@@ -176,8 +175,8 @@ def test_other_requests_run_between_the_batches_of_a_large_one(make: Callable[..
     assert model.batches[1][:2] == ["small 0", "small 1"]
 
 
-def test_batches_are_limited_by_tokens_including_prompts(make: Callable[..., Batcher], model: Recorder) -> None:
-    batcher = make(wait_seconds=0, batch_tokens=3 * (100 + 16))
+def test_batches_are_limited_by_tokens_including_prompts(new_batcher: NewBatcher, model: Recorder) -> None:
+    batcher = new_batcher(wait_seconds=0, batch_tokens=3 * (100 + 16))
     long = ["x" * 99 + str(n) for n in range(7)]
     assert texts(batcher.submit(rows(*long), 16)) == long
     assert [len(batch) for batch in model.batches] == [3, 3, 1]
@@ -185,12 +184,12 @@ def test_batches_are_limited_by_tokens_including_prompts(make: Callable[..., Bat
     assert texts(batcher.submit(rows(*long), 17)) == long
     assert [len(batch) for batch in model.batches] == [2, 2, 2, 1]
     model.batches.clear()
-    assert texts(make(wait_seconds=0, batch_tokens=1).submit(rows("a", "b"), 16)) == ["a", "b"]
+    assert texts(new_batcher(wait_seconds=0, batch_tokens=1).submit(rows("a", "b"), 16)) == ["a", "b"]
     assert [len(batch) for batch in model.batches] == [1, 1]
 
 
-def test_a_failing_request_does_not_fail_others(make: Callable[..., Batcher]) -> None:
-    batcher = make()
+def test_a_failing_request_does_not_fail_others(new_batcher: NewBatcher) -> None:
+    batcher = new_batcher()
     before, bad, after = (batcher.submit(rows(*names), 16) for names in (["x", "y"], ["z", "bad"], ["w"]))
     assert (texts(before), texts(after)) == (["x", "y"], ["w"])
     with pytest.raises(PredictionFailedError):
@@ -198,8 +197,8 @@ def test_a_failing_request_does_not_fail_others(make: Callable[..., Batcher]) ->
     assert texts(batcher.submit(rows("later"), 16)) == ["later"]
 
 
-def test_a_request_too_large_for_memory_may_be_retried(make: Callable[..., Batcher]) -> None:
-    batcher = make()
+def test_a_request_too_large_for_memory_may_be_retried(new_batcher: NewBatcher) -> None:
+    batcher = new_batcher()
     large, small = batcher.submit(rows("large"), 16), batcher.submit(rows("x"), 16)
     assert texts(small) == ["x"]
     with pytest.raises(UnavailableError) as caught:
@@ -207,8 +206,8 @@ def test_a_request_too_large_for_memory_may_be_retried(make: Callable[..., Batch
     assert (caught.value.code, caught.value.retry_after) == ("out_of_memory", 5)
 
 
-def test_a_failing_part_fails_its_request_only(make: Callable[..., Batcher], model: Recorder) -> None:
-    batcher = make(wait_seconds=0, batch_rows=2)
+def test_a_failing_part_fails_its_request_only(new_batcher: NewBatcher, model: Recorder) -> None:
+    batcher = new_batcher(wait_seconds=0, batch_rows=2)
     bad, after = batcher.submit(rows("bad", *"bcdefgh"), 16), batcher.submit(rows("x"), 16)
     with pytest.raises(PredictionFailedError):
         bad.result(timeout=10)
@@ -216,8 +215,8 @@ def test_a_failing_part_fails_its_request_only(make: Callable[..., Batcher], mod
     assert ["g", "h"] not in model.batches
 
 
-def test_a_full_queue_rejects_requests(make: Callable[..., Batcher], model: Recorder) -> None:
-    batcher = make(wait_seconds=0, batch_rows=1, queue_rows=3)
+def test_a_full_queue_rejects_requests(new_batcher: NewBatcher, model: Recorder) -> None:
+    batcher = new_batcher(wait_seconds=0, batch_rows=1, queue_rows=3)
     model.gate.clear()
     running = batcher.submit(rows("0"), 16)
     while not model.batches:
@@ -231,8 +230,8 @@ def test_a_full_queue_rejects_requests(make: Callable[..., Batcher], model: Reco
     assert texts(batcher.submit(rows(*"more than the queue takes"), 16)) == list("more than the queue takes")
 
 
-def test_rows_of_disconnected_callers_are_not_computed(make: Callable[..., Batcher], model: Recorder) -> None:
-    batcher = make(wait_seconds=0, batch_rows=2)
+def test_rows_of_disconnected_callers_are_not_computed(new_batcher: NewBatcher, model: Recorder) -> None:
+    batcher = new_batcher(wait_seconds=0, batch_rows=2)
     model.gate.clear()
     batcher.submit(rows("0"), 16)
     while not model.batches:
@@ -244,8 +243,8 @@ def test_rows_of_disconnected_callers_are_not_computed(make: Callable[..., Batch
     assert model.batches == [["0"], ["c"]]
 
 
-def test_closing_finishes_the_running_batch_and_fails_the_queue(make: Callable[..., Batcher], model: Recorder) -> None:
-    batcher = make(wait_seconds=0, batch_rows=1)
+def test_closing_finishes_the_running_batch_and_fails_the_queue(new_batcher: NewBatcher, model: Recorder) -> None:
+    batcher = new_batcher(wait_seconds=0, batch_rows=1)
     model.gate.clear()
     running = batcher.submit(rows("running"), 16)
     while not model.batches:

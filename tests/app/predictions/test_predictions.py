@@ -14,21 +14,23 @@ from app.db.session import transaction
 from app.subspaces import repository as subspaces
 from tests.support.service import EXAMPLES, Serve, WorkOff, adaptation_body, error_of
 
+NewTask = Callable[..., str]
+
 
 @pytest.fixture
-def tuned(client: httpx.Client, work_off: WorkOff) -> Callable[..., str]:
-    """Adapt, tune, and return the task's id."""
+def new_task(client: httpx.Client, work_off: WorkOff) -> NewTask:
+    """Create a task, tune it, and return its id."""
 
-    def tuned(**changes: object) -> str:
+    def new_task(**changes: object) -> str:
         task_id = client.post("/v1/adaptations", json=adaptation_body(**changes)).json()["task_id"]
         work_off()
         return str(task_id)
 
-    return tuned
+    return new_task
 
 
-def test_predictions_have_a_label_and_all_probabilities(client: httpx.Client, tuned: Callable[..., str]) -> None:
-    task_id = tuned()
+def test_predictions_have_a_label_and_all_probabilities(client: httpx.Client, new_task: NewTask) -> None:
+    task_id = new_task()
     response = client.post(f"/v1/tasks/{task_id}/predict", json={"inputs": ["i was charged twice", "password is lost"]})
     assert response.status_code == 200
     answer = response.json()
@@ -43,8 +45,8 @@ def test_predictions_have_a_label_and_all_probabilities(client: httpx.Client, tu
     assert float(response.headers["x-inference-time"]) > 0
 
 
-def test_a_truncated_text_is_marked(client: httpx.Client, tuned: Callable[..., str]) -> None:
-    task_id = tuned()
+def test_a_truncated_text_is_marked(client: httpx.Client, new_task: NewTask) -> None:
+    task_id = new_task()
     inputs = ["good " * 400, "good"]
     [truncated, complete] = client.post(f"/v1/tasks/{task_id}/predict", json={"inputs": inputs}).json()["predictions"]
     assert truncated["truncated"] is True
@@ -57,11 +59,11 @@ def test_a_truncated_text_is_marked(client: httpx.Client, tuned: Callable[..., s
 
 def test_predictions_equal_those_of_the_python_api(
     client: httpx.Client,
-    tuned: Callable[..., str],
+    new_task: NewTask,
     service_engine: Engine,
     tiny_core: tuple[ipt.Backbone, ipt.Subspace],
 ) -> None:
-    task_id = tuned()
+    task_id = new_task()
     vector = client.get(f"/v1/tasks/{task_id}/vector").json()["vector"]
     with transaction(service_engine) as session:
         row = session.get_one(TaskVersion, (task_id, 1))
@@ -71,8 +73,8 @@ def test_predictions_equal_those_of_the_python_api(
     assert answer["predictions"][0]["scores"] == pytest.approx(expected.scores, abs=1e-5)
 
 
-def test_a_queued_version_does_not_answer(client: httpx.Client, tuned: Callable[..., str]) -> None:
-    task_id = tuned()
+def test_a_queued_version_does_not_answer(client: httpx.Client, new_task: NewTask) -> None:
+    task_id = new_task()
     path = f"/v1/tasks/{task_id}/predict"
     examples = [{**example, "output": example["output"].upper()} for example in EXAMPLES]
     assert client.post(path, json={"inputs": ["hello"]}).json()["task_version"] == 1
@@ -83,9 +85,9 @@ def test_a_queued_version_does_not_answer(client: httpx.Client, tuned: Callable[
 
 
 def test_the_newest_version_answers_unless_another_is_named(
-    client: httpx.Client, tuned: Callable[..., str], work_off: WorkOff
+    client: httpx.Client, new_task: NewTask, work_off: WorkOff
 ) -> None:
-    task_id = tuned()
+    task_id = new_task()
     path = f"/v1/tasks/{task_id}/predict"
     client.post(path, json={"inputs": ["hello"]})
     body = adaptation_body(task_id=task_id, examples=[{**row, "output": row["output"].upper()} for row in EXAMPLES])
@@ -108,9 +110,9 @@ def test_an_untuned_task_is_not_ready(client: httpx.Client) -> None:
     assert error_of(client.post("/v1/predict", json=many))["param"] == "requests[0].task_id"
 
 
-def test_one_request_may_name_many_tasks(client: httpx.Client, tuned: Callable[..., str]) -> None:
+def test_one_request_may_name_many_tasks(client: httpx.Client, new_task: NewTask) -> None:
     shouting = [{**example, "output": example["output"].upper()} for example in EXAMPLES]
-    quiet, loud = tuned(), tuned(examples=shouting)
+    quiet, loud = new_task(), new_task(examples=shouting)
     questions = [(quiet, "my card was charged"), (loud, "my card was charged"), (quiet, "i can not login")]
     requests = [{"task_id": task_id, "input": text} for task_id, text in questions]
     predictions = client.post("/v1/predict", json={"requests": requests}).json()["predictions"]
@@ -120,15 +122,15 @@ def test_one_request_may_name_many_tasks(client: httpx.Client, tuned: Callable[.
         assert single["predictions"][0]["scores"] == pytest.approx(prediction["scores"], abs=1e-5)
 
 
-def test_an_unknown_task_among_many_is_named(client: httpx.Client, tuned: Callable[..., str]) -> None:
-    requests = [{"task_id": tuned(), "input": "hello"}, {"task_id": "tsk_unknown", "input": "hello"}]
+def test_an_unknown_task_among_many_is_named(client: httpx.Client, new_task: NewTask) -> None:
+    requests = [{"task_id": new_task(), "input": "hello"}, {"task_id": "tsk_unknown", "input": "hello"}]
     response = client.post("/v1/predict", json={"requests": requests})
     assert (response.status_code, error_of(response)["param"]) == (404, "requests[1].task_id")
 
 
-def test_concurrent_requests_get_their_own_answers(client: httpx.Client, tuned: Callable[..., str]) -> None:
+def test_concurrent_requests_get_their_own_answers(client: httpx.Client, new_task: NewTask) -> None:
     tasks = [
-        tuned(examples=[{**example, "output": f"{example['output']} {n}"} for example in EXAMPLES]) for n in range(4)
+        new_task(examples=[{**example, "output": f"{example['output']} {n}"} for example in EXAMPLES]) for n in range(4)
     ]
 
     def ask(number: int) -> bool:
@@ -186,9 +188,9 @@ def damage(service_engine: Engine) -> Callable[[str, str], None]:
     ],
 )
 def test_a_damaged_task_fails_and_others_answer(
-    client: httpx.Client, tuned: Callable[..., str], damage: Callable[[str, str], None], assignment: str
+    client: httpx.Client, new_task: NewTask, damage: Callable[[str, str], None], assignment: str
 ) -> None:
-    broken, sound = tuned(), tuned()
+    broken, sound = new_task(), new_task()
     damage(broken, assignment)
     with ThreadPoolExecutor(2) as pool:
         paths = (f"/v1/tasks/{task_id}/predict" for task_id in (broken, sound))
@@ -198,9 +200,9 @@ def test_a_damaged_task_fails_and_others_answer(
 
 
 def test_a_vector_of_another_subspace_is_rejected(
-    client: httpx.Client, tuned: Callable[..., str], damage: Callable[[str, str], None], service_engine: Engine
+    client: httpx.Client, new_task: NewTask, damage: Callable[[str, str], None], service_engine: Engine
 ) -> None:
-    task_id = tuned()
+    task_id = new_task()
     with transaction(service_engine) as session:
         if not subspaces.exists(session, "sub_other"):
             session.add(SubspaceRow(id="sub_other", intrinsic_dim=8, prompt_length=4, hidden_size=32, manifest={}))

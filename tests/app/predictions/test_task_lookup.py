@@ -10,12 +10,14 @@ from unittest.mock import Mock
 import httpx
 import pytest
 import torch
-from sqlalchemy import Connection, Engine, event, select, text
+from sqlalchemy import Connection, Engine, delete, event, select, text, update
+from sqlalchemy.orm import Session
 
 import ipt
-from app.db.models import Task
+from app.db.models import Task, TaskVersion
 from app.db.session import transaction
-from app.errors import AppError
+from app.errors import AppError, NotFoundError
+from app.predictions import repository
 from app.predictions.model import Model
 from app.predictions.task_lookup import QUESTIONS_PER_LOOKUP, FoundTasks, Question, TaskLookup
 from tests.support.service import WorkOff, adaptation_body
@@ -80,16 +82,16 @@ def outcome(future: "Future[FoundTasks]") -> object:
 def test_concurrent_lookups_share_a_transaction_and_tenants_stay_apart(
     lookup: TaskLookup, owners: list[tuple[str, str]], service_engine: Engine
 ) -> None:
-    (alpaca, of_alpaca), (buffalo, of_buffalo) = owners
+    (alpaca, alpaca_task), (buffalo, buffalo_task) = owners
     unknown = ("task_not_found", "here")
     questions = [
-        (alpaca, of_alpaca, None, [(of_alpaca, 1)]),
-        (alpaca, of_buffalo, None, unknown),
-        (alpaca, of_buffalo, 1, unknown),
-        (buffalo, of_buffalo, 1, [(of_buffalo, 1)]),
-        (buffalo, of_alpaca, 1, unknown),
-        (buffalo, of_buffalo, 2, ("version_not_found", "version")),
-        (alpaca, of_alpaca, 1, [(of_alpaca, 1)]),
+        (alpaca, alpaca_task, None, [(alpaca_task, 1)]),
+        (alpaca, buffalo_task, None, unknown),
+        (alpaca, buffalo_task, 1, unknown),
+        (buffalo, buffalo_task, 1, [(buffalo_task, 1)]),
+        (buffalo, alpaca_task, 1, unknown),
+        (buffalo, buffalo_task, 2, ("version_not_found", "version")),
+        (alpaca, alpaca_task, 1, [(alpaca_task, 1)]),
     ]
 
     def find(tenant: str, task: str, version: int | None) -> "Future[FoundTasks]":
@@ -98,10 +100,10 @@ def test_concurrent_lookups_share_a_transaction_and_tenants_stay_apart(
     for _ in range(2):  # first from the database, then from memory
         with transactions(service_engine) as begun:
             with tasks_locked(service_engine) as wait:
-                first = find(alpaca, of_alpaca, None)
+                first = find(alpaca, alpaca_task, None)
                 wait()
                 others = [find(tenant, task, version) for tenant, task, version, _ in questions]
-            assert outcome(first) == [(of_alpaca, 1)]
+            assert outcome(first) == [(alpaca_task, 1)]
             assert [outcome(future) for future in others] == [expected for *_, expected in questions]
         assert len(begun) == 3, "the lock, the first lookup, and all other lookups together"
     assert not (others[0].result().tasks[0].vector != others[6].result().tasks[0].vector).any()
@@ -110,8 +112,8 @@ def test_concurrent_lookups_share_a_transaction_and_tenants_stay_apart(
 def test_a_request_as_large_as_a_batch_has_its_own_transaction(
     lookup: TaskLookup, owners: list[tuple[str, str]], service_engine: Engine
 ) -> None:
-    (alpaca, of_alpaca), _ = owners
-    question = Question(of_alpaca, None, "", "here")
+    (alpaca, alpaca_task), _ = owners
+    question = Question(alpaca_task, None, "", "here")
     with transactions(service_engine) as begun:
         with tasks_locked(service_engine) as wait:
             first = lookup.find(alpaca, [question])
@@ -120,3 +122,23 @@ def test_a_request_as_large_as_a_batch_has_its_own_transaction(
         sizes = [len(future.result(30).tasks) for future in (first, *others)]
     assert sizes == [1, 1, QUESTIONS_PER_LOOKUP, 1]
     assert len(begun) == 5
+
+
+def test_a_version_deleted_during_its_lookup_is_named(
+    lookup: TaskLookup, owners: list[tuple[str, str]], service_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (alpaca, alpaca_task), _ = owners
+    question = Question(alpaca_task, None, "", "here")
+    lookup.find(alpaca, [question]).result(30)
+    with transaction(service_engine) as session:  # the newest version of a known task is not in memory
+        session.execute(update(TaskVersion).where(TaskVersion.task_id == alpaca_task).values(version=2))
+    read_versions = repository.versions
+
+    def delete_first(session: Session, keys: set[tuple[str, str, int]]) -> list[TaskVersion]:
+        with transaction(service_engine) as other:
+            other.execute(delete(Task).where(Task.id == alpaca_task))
+        return read_versions(session, keys)
+
+    monkeypatch.setattr(repository, "versions", delete_first)
+    with pytest.raises(NotFoundError, match="has no version 2 that can answer"):
+        lookup.find(alpaca, [question]).result(30)

@@ -19,7 +19,7 @@ Finish = Callable[[], None]
 
 @pytest.fixture
 def claim(engine: Engine) -> Claim:
-    """Claim adaptations, and return their tenants, in order."""
+    """Return a function that claims adaptations and returns their tenants, in order."""
     with transaction(engine) as session:
         session.add(SubspaceRow(id=SUBSPACE, intrinsic_dim=4, prompt_length=2, hidden_size=8, manifest={}))
 
@@ -40,7 +40,7 @@ def claim(engine: Engine) -> Claim:
 
 @pytest.fixture
 def finish(engine: Engine) -> Finish:
-    """Finish every running adaptation."""
+    """Return a function that finishes every running adaptation."""
 
     def finish() -> None:
         with transaction(engine) as session:
@@ -50,7 +50,7 @@ def finish(engine: Engine) -> Finish:
 
 
 def queue(enqueue: Enqueue, tenants: str, **columns: object) -> None:
-    """Queue an adaptation for each letter, a tenant."""
+    """Queue an adaptation for each letter of `tenants`; a letter is a tenant's id."""
     for tenant in tenants:
         enqueue(tenant=tenant, **columns)
 
