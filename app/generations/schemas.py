@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 import ipt
 from app.http.fields import Body, Listed, Storable, Text
-from ipt.generation.parameters import LONGEST_STOP_STRING, MOST_BEAMS, MOST_STOP_STRINGS
+from ipt.generation.parameters import MAX_BEAMS, MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS
 from ipt.tuning.job import SEED
 
 _LARGEST = 2**31 - 1
@@ -48,13 +48,13 @@ class GenerateInput(Body):
     seed: Annotated[int, Field(ge=SEED.smallest, le=SEED.largest)] | None = Field(
         default=None, description="the same seed samples the same text", examples=[7]
     )
-    num_beams: Annotated[int, Field(ge=1, le=MOST_BEAMS)] | None = Field(
+    num_beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] | None = Field(
         default=None, description="beam search with this many beams; excludes a temperature", examples=[None]
     )
     stop: (
         Annotated[
-            Listed[Annotated[Storable, Field(min_length=1, max_length=LONGEST_STOP_STRING)]],
-            Field(max_length=MOST_STOP_STRINGS),
+            Listed[Annotated[Storable, Field(min_length=1, max_length=MAX_STOP_STRING_CHARS)]],
+            Field(max_length=MAX_STOP_STRINGS),
         ]
         | None
     ) = Field(default=None, description="a text ends before the first of these strings", examples=[["\n\n"]])

@@ -17,8 +17,8 @@ DEVICE_BUCKETS = (65536, 0.25)
 LAUNCH_BOUND = 2.5e9
 """A layer of hidden size H computes this / H² positions on a GPU while the CPU launches the next layer.
 
-A conservative estimate: half a millisecond a layer, 24 H² operations a position (forward), 120 TFLOP/s. An H200 that
-runs the model's own Python code computes about three times as many.
+A conservative estimate: half a millisecond a layer, 24 H² operations a position (forward), 120 TFLOP/s. An H200
+computes about three times as many while the model's own Python code launches a layer.
 """
 
 

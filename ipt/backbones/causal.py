@@ -109,7 +109,7 @@ class CausalBackbone(PromptedTextBackbone):
     ) -> _CausalDecoding:
         """Read the inputs after prompts, or after the keys and values of prompts in each layer."""
         ids, lengths = right_padded(inputs)
-        cache = _new_cache(past, coming=ids.shape[1])
+        cache = _new_cache(past, expected_positions=ids.shape[1])
         states = self._hidden_states(ids, prompts, cache)
         ends = to_device(states.shape[1] - ids.shape[1] + lengths - 1, self.device)
         last = states[torch.arange(len(inputs), device=self.device), ends]
@@ -173,11 +173,11 @@ class _CausalDecoding:
         )
 
 
-def _new_cache(past: Sequence[tuple[Tensor, Tensor]] = (), coming: int = 0) -> Any:
+def _new_cache(past: Sequence[tuple[Tensor, Tensor]] = (), expected_positions: int = 0) -> Any:
     # Imported here: transformers' caches take seconds to import.
     from ipt.backbones.kv_cache import growing_cache
 
-    return growing_cache(past, coming)
+    return growing_cache(past, expected_positions)
 
 
 def _align_ends(cache: Any, lengths: Tensor) -> None:

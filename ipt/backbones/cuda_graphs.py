@@ -39,11 +39,13 @@ class _Shape:
     height: int
     width: int
     prompt: tuple[int, int, torch.dtype] | None
+    """P, H and the dtype of the prompts."""
+    prompt_positions: int
     with_gradient: bool
 
     @property
     def positions(self) -> int:
-        return self.height * (self.width + (self.prompt[0] if self.prompt else 0))
+        return self.height * (self.width + self.prompt_positions)
 
 
 class GraphedPasses:
@@ -53,12 +55,16 @@ class GraphedPasses:
         device: the model's device.
         launch_bound: the model's `launch_bound_positions`.
         with_gradients: most positions of all graphs with gradients together; each keeps the activations of its pass.
+        prompts_in_input: whether the P vectors of a prompt take P positions of its row; at every layer they take none.
     """
 
-    def __init__(self, device: torch.device, launch_bound: int, with_gradients: int) -> None:
+    def __init__(
+        self, device: torch.device, launch_bound: int, with_gradients: int, *, prompts_in_input: bool = True
+    ) -> None:
         self._device = device
         self._max_positions = MAX_LAUNCH_BOUNDS * launch_bound
         self._max_with_gradients = with_gradients
+        self._prompts_in_input = prompts_in_input
         self._seen: Counter[_Shape] = Counter()
         self._graphs: OrderedDict[_Shape, _Graph] = OrderedDict()
         self._pool: Any = None
@@ -73,7 +79,8 @@ class GraphedPasses:
         with_gradient = prompts is not None and prompts.requires_grad and torch.is_grad_enabled()
         height, width = round_up_rows(rows), -(-tokens // WIDTH_STEP) * WIDTH_STEP
         prompt = None if prompts is None else (prompts.shape[1], prompts.shape[2], prompts.dtype)
-        shape = _Shape(height, width, prompt, with_gradient)
+        prompt_positions = prompts.shape[1] if prompts is not None and self._prompts_in_input else 0
+        shape = _Shape(height, width, prompt, prompt_positions, with_gradient)
         if shape.positions > min(self._max_positions, self._max_with_gradients):
             return no_graph
         graph = self._graphs.get(shape)
@@ -93,17 +100,17 @@ class GraphedPasses:
         self._graphs[shape] = graph
         return graph, height, width
 
-    def _make_room(self, coming: _Shape) -> None:
+    def _make_room(self, new: _Shape) -> None:
         """Drop the least recently used graphs. A graph in use lives on until its backward pass is done."""
-        alike = [shape for shape in self._graphs if shape.with_gradient == coming.with_gradient]
-        while alike and (
-            sum(shape.positions for shape in alike) + coming.positions > self._max_with_gradients
-            if coming.with_gradient
-            else len(alike) >= MAX_GRAPHS
+        same_kind = [shape for shape in self._graphs if shape.with_gradient == new.with_gradient]
+        while same_kind and (
+            sum(shape.positions for shape in same_kind) + new.positions > self._max_with_gradients
+            if new.with_gradient
+            else len(same_kind) >= MAX_GRAPHS
         ):
-            oldest = alike.pop(0)
+            oldest = same_kind.pop(0)
             del self._graphs[oldest], self._seen[oldest]
-            if coming.with_gradient:  # its private pool is reusable only after this
+            if new.with_gradient:  # its private pool is reusable only after this
                 torch.cuda.empty_cache()
 
     def _try_capture(self, function: Pass, shape: _Shape) -> _Graph | None:
@@ -221,7 +228,7 @@ class _Replay(torch.autograd.Function):
 
 @contextmanager
 def _capturing(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
-    """Capture the current stream. Unlike `torch.cuda.graph`, do not return cached memory to the device."""
+    """Capture what the block launches. Unlike `torch.cuda.graph`, do not return cached memory to the device."""
     graph.capture_begin(pool=pool, capture_error_mode="thread_local")
     try:
         yield

@@ -68,7 +68,8 @@ class EncoderBackbone(Backbone):
         self._graphs: GraphedPasses | None = None
         if self.device.type == "cuda" and config.model_type in GRAPHED_MODEL_TYPES and self._uses_sdpa:
             bound = launch_bound_positions(self.hidden_size)
-            self._graphs = GraphedPasses(self.device, bound, positions_of_graphs(self))
+            in_input = prompt_placement != "every_layer"
+            self._graphs = GraphedPasses(self.device, bound, positions_of_graphs(self), prompts_in_input=in_input)
 
     def placed(self, placement: str) -> EncoderBackbone:
         if placement == self.prompt_placement:
@@ -111,7 +112,10 @@ class EncoderBackbone(Backbone):
 
     @torch.no_grad()
     def prompts_of_tokens(self, ids: Tensor) -> Tensor:
-        """Return prompts [N, P, H] that read as tokens do: of `ids` [N, T], their embeddings or keys and values."""
+        """Return prompts [N, P, H] that the model reads like the tokens `ids` [N, T].
+
+        These are the tokens' embeddings (P = T) or, at every layer, their keys and values (P = 2 x layers x T).
+        """
         if self.prompt_placement != "every_layer":
             return super().prompts_of_tokens(ids)
         layers: list[tuple[Tensor, Tensor]] = []
@@ -210,14 +214,14 @@ class EncoderBackbone(Backbone):
         embeds = embeds[:, :longest]  # only padding follows
         positions = torch.arange(embeds.shape[1], device=packed.device)
         present = positions < lengths
-        visible, prefix = present, {}
+        visible, attention_arguments = present, {}
         if prefixes is not None:
             visible = torch.cat([with_prompt.expand(-1, prefixes.shape[3]), present], dim=1)
-            prefix = {"prefixes": prefixes}
+            attention_arguments = {"prefixes": prefixes}
         mask = None if inspect and bool(visible.all()) else self._mask(visible, len(positions))
-        hidden: Tensor = model(inputs_embeds=embeds, attention_mask=mask, **prefix).last_hidden_state
-        of_prompt = (positions >= starts) & (positions < starts + prompt_length) & with_prompt
-        return normalize(self._pool(hidden, present & ~of_prompt), dim=-1)
+        hidden: Tensor = model(inputs_embeds=embeds, attention_mask=mask, **attention_arguments).last_hidden_state
+        is_prompt = (positions >= starts) & (positions < starts + prompt_length) & with_prompt
+        return normalize(self._pool(hidden, present & ~is_prompt), dim=-1)
 
     def _prompt_starts(self, lengths: Tensor) -> Tensor | int:
         """Return the position of each prompt's first vector, [B, 1] or one for all rows, from `lengths` [B, 1]."""
@@ -248,20 +252,20 @@ class EncoderBackbone(Backbone):
         return config._attn_implementation in ("sdpa", PREFIX_ATTENTION)  # noqa: SLF001 - it has no public name
 
     def _mask(self, visible: Tensor, tokens: int) -> Tensor:
-        """Return the attention mask of rows of `tokens` positions that attend to what is `visible` [B, P + T]."""
+        """Return the attention mask of rows of `tokens` positions that attend to the `visible` positions [B, P + T]."""
         if not self._uses_sdpa:
             return visible.long()
         # From a 2D mask, transformers would read back from the device whether there is any padding.
         return visible[:, None, None].expand(-1, -1, tokens, -1)
 
-    def _pool(self, hidden: Tensor, text: Tensor) -> Tensor:
-        """Pool `hidden` [B, T, H] to [B, H] over the positions [B, T] that are `text`."""
+    def _pool(self, hidden: Tensor, is_text: Tensor) -> Tensor:
+        """Pool `hidden` [B, T, H] to [B, H] over the positions where `is_text` [B, T] is true."""
         if self.pooling == "cls":
             if self.prompt_placement != "before_first_token":
                 return hidden[:, 0].float()
-            first = text.long().argmax(dim=1)
+            first = is_text.long().argmax(dim=1)
             return hidden[torch.arange(len(hidden), device=hidden.device), first].float()
-        weights = text / text.sum(dim=1, keepdim=True)
+        weights = is_text / is_text.sum(dim=1, keepdim=True)
         return (weights[:, None] @ hidden.float())[:, 0]
 
 

@@ -86,7 +86,7 @@ class Backbone(ABC):
         return 2 * self.layer_count * positions if self.prompt_placement == "every_layer" else positions
 
     def prompt_words(self, prompt_length: int) -> int:
-        """Return how many tokens make a prompt of `prompt_length` rows: at every layer, one for 2 x layers rows."""
+        """Return how many tokens `prompt_length` rows stand for; at every layer, a token has 2 x layers rows."""
         return prompt_length // (2 * self.layer_count) if self.prompt_placement == "every_layer" else prompt_length
 
     def check_room(self, prompt_length: int) -> None:
@@ -95,29 +95,38 @@ class Backbone(ABC):
         Raises:
             BackboneError: they do not.
         """
-        if self.prompt_placement == "every_layer":
-            rows = 2 * self.layer_count
-            if prompt_length % rows:
-                raise BackboneError(
-                    f"a prompt at every layer has {rows} rows for each position (keys and values of {self.layer_count} "
-                    f"layers), so its length must be a multiple of {rows}, got {prompt_length}",
-                    param="prompt_length",
-                )
-        elif self.max_positions - prompt_length < MIN_TEXT_POSITIONS[self.family]:
+        self._check_whole_layers(prompt_length, "prompt_length")
+        words = self.prompt_words(prompt_length)
+        if self.prompt_placement == "every_layer" and words > self.max_positions:
+            raise BackboneError(
+                f"a prompt of {words} positions at every layer is too long: {self.identity.id!r} attends to "
+                f"{self.max_positions} positions",
+                param="prompt_length",
+            )
+        if self.max_positions - self.input_positions(prompt_length) < MIN_TEXT_POSITIONS[self.family]:
             raise BackboneError(
                 f"a soft prompt of {prompt_length} positions leaves no room for text: {self.identity.id!r} attends to "
                 f"{self.max_positions} positions",
                 param="prompt_length",
             )
 
+    def _check_whole_layers(self, prompt_length: int, param: str) -> None:
+        rows = 2 * self.layer_count
+        if self.prompt_placement == "every_layer" and prompt_length % rows:
+            raise BackboneError(
+                f"a prompt at every layer has {rows} rows for each position (keys and values of {self.layer_count} "
+                f"layers), so its length must be a multiple of {rows}, got {prompt_length}",
+                param=param,
+            )
+
     def prompts_of_tokens(self, ids: Tensor) -> Tensor:
-        """Return prompts that read as tokens do: their embeddings [N, P, H] for `ids` [N, P]."""
+        """Return prompts that the model reads like the tokens `ids` [N, P]: their embeddings [N, P, H]."""
         prompts: Tensor = self.input_embeddings(ids.to(self.device))
         return prompts
 
     @property
     def prompt_identity(self) -> str:
-        """The `prompt_identity` of prompts for this backbone."""
+        """Hash of everything that the meaning of this backbone's prompts depends on."""
         return prompt_identity(self.identity.weights_sha256, self.family, self.prompt_placement)
 
     @property
@@ -170,6 +179,7 @@ class Backbone(ABC):
             )
         if prompts.shape[1] == 0:
             return None
+        self._check_whole_layers(prompts.shape[1], "prompts")
         return prompts.to(self.input_embeddings.weight)
 
 

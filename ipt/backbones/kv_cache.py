@@ -94,16 +94,16 @@ class GrowingLayer(DynamicLayer):
         return self._keys.extend(key_states), self._values.extend(value_states)
 
 
-def growing_cache(past: Sequence[tuple[Tensor, Tensor]] = (), coming: int = 0) -> Any:
+def growing_cache(past: Sequence[tuple[Tensor, Tensor]] = (), expected_positions: int = 0) -> Any:
     """Return a cache that is empty or holds `past`: keys and values [B, heads, L, size] of each layer.
 
-    A cache with a past has room for `coming` positions and `ROOM` more. Every layer keeps all positions, including
+    A cache with a past has room for `expected_positions` and `ROOM` more. Every layer keeps all positions, including
     layers with sliding-window attention.
     """
     cache = DynamicCache()
     cache.layer_class_to_replicate = GrowingLayer
     for keys, values in past:
         layer = GrowingLayer()  # type: ignore[no-untyped-call]  # the base class is untyped
-        layer.start(keys, values, coming + ROOM)
+        layer.start(keys, values, expected_positions + ROOM)
         cache.layers.append(layer)
     return cache

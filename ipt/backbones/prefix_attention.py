@@ -1,4 +1,4 @@
-"""Attention with prefixes: in every layer a row also attends to keys and values that no token made.
+"""Attention with prefixes: in every layer, a row also attends to keys and values that belong to no token.
 
 A prefix takes no position of the input and passes no feed-forward layer. Source: Li and Liang, "Prefix-Tuning",
 arXiv 2101.00190; Liu et al., "P-Tuning v2", arXiv 2110.07602.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ipt.errors import BackboneError
 
 PREFIX_ATTENTION = "ipt_prefix"
-"""The name under which transformers knows `attend`. Without prefixes it is SDPA."""
+"""Name of `attend` in transformers' registry of attention functions. Without prefixes, `attend` is SDPA."""
 
 
 def attend(
@@ -34,7 +34,7 @@ def attend(
     Args:
         attention_mask: as SDPA takes it; its last dimension includes the prefix positions.
         prefixes: [B, L, 2, P, H], the keys and the values of every layer.
-        captured: receives the layer's own keys and values, [B, T, H] each.
+        captured: the layer's keys and values of its tokens, [B, T, H] each, are appended to this list.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -42,14 +42,14 @@ def attend(
         captured.append((key.transpose(1, 2).flatten(2), value.transpose(1, 2).flatten(2)))
     if prefixes is not None:
         rows, heads, _, size = key.shape
-        own = prefixes[:, module.layer_idx].reshape(rows, 2, -1, heads, size).transpose(2, 3).to(key.dtype)
-        key, value = torch.cat([own[:, 0], key], dim=2), torch.cat([own[:, 1], value], dim=2)
+        prefix = prefixes[:, module.layer_idx].reshape(rows, 2, -1, heads, size).transpose(2, 3).to(key.dtype)
+        key, value = torch.cat([prefix[:, 0], key], dim=2), torch.cat([prefix[:, 1], value], dim=2)
     output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return output
 
 
 def enable_prefixes(model: nn.Module) -> None:
-    """Let every self-attention of an encoder accept prefixes.
+    """Make every self-attention of an encoder accept prefixes; a call without prefixes gives the same result as before.
 
     Raises:
         BackboneError: the model's attention cannot be replaced.
@@ -63,8 +63,8 @@ def enable_prefixes(model: nn.Module) -> None:
     config: Any = model.config
     if config._attn_implementation not in ("sdpa", PREFIX_ATTENTION):  # noqa: SLF001 - it has no public name
         raise BackboneError(
-            f"a {config.model_type} model has no SDPA attention, which prompts at every layer need: choose another "
-            "prompt placement",
+            f"prompts at every layer need SDPA attention, which this {config.model_type} model does not use: choose "
+            "another prompt placement",
             param="prompt_placement",
         )
     if config.model_type == "distilbert":  # its attention does not know its layer

@@ -70,8 +70,8 @@ def measure_missing(
     """
     pairs = [(task, seed) for seed in seeds for task in tasks]
     rows = {task.name: rows_hash(task.train, task.test) for task in tasks}
-    wanted = {(task.name, seed, method) for task, seed in pairs for method in methods}
-    yield from [each for each in file.measurements if each.key in wanted and each.is_on(rows[each.task])]
+    requested = {(task.name, seed, method) for task, seed in pairs for method in methods}
+    yield from [each for each in file.measurements if each.key in requested and each.is_on(rows[each.task])]
     if only_kept:
         return
     at_once = DRAWS_TOGETHER_ON_GPU if evaluation.backbone.device.type == "cuda" else 1

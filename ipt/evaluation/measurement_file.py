@@ -27,8 +27,8 @@ class MeasurementFile:
         Args:
             path: the file; it may be missing.
             identity: identifies this run.
-            subspaces: ids of other subspaces with the same backbone and prompt length. Measurements of these subspaces
-                count too if their method does not use the subspace.
+            subspaces: ids of other subspaces with the same backbone, prompt length and prompt placement. Measurements
+                of these subspaces count too if their method does not use the subspace.
 
         Raises:
             CheckpointError: the file has a line of JSON that is not a measurement.

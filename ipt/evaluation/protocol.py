@@ -85,7 +85,7 @@ class Method(ABC):
     """A study may measure slow methods on fewer draws."""
     revision: int = REVISION
     uses_subspace: bool = True
-    """False: its answers depend on the backbone and the prompt length only."""
+    """False: its answers depend only on the backbone and on the length and placement of prompts."""
 
     def __init__(self, name: str) -> None:
         self.name = name

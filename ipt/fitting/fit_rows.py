@@ -51,13 +51,13 @@ def labelled_rows_of_fit(task: TaskDataset, options: RowOptions) -> list[Example
     return examples
 
 
-def fault_of_task(backbone: Backbone, task: TaskDataset, most_per_label: int) -> str | None:
-    """Return why the backbone cannot learn from at most `most_per_label` rows of each label; None if it can."""
+def fault_of_task(backbone: Backbone, task: TaskDataset, max_per_label: int) -> str | None:
+    """Return why the backbone cannot learn from at most `max_per_label` rows of each label; None if it can."""
     if not isinstance(backbone, EncoderBackbone):
         return None
     source = task.source or task.name
     label, rows = rarest_label(task.train)
-    rows = min(rows, most_per_label)
+    rows = min(rows, max_per_label)
     if rows >= 2:
         return None
     if infer_kind(task.train) != "classification":

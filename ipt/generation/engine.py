@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 READ_POSITIONS = 8192
 """Most input positions that one step reads, so that new texts do not delay running ones for long."""
-MOST_BATCHES = 4
+MAX_BATCHES = 4
 """Most batches that run at the same time if texts cannot join a batch."""
 STEPS_TO_RECOVER = 256
 """Steps without a failure after which the row limit doubles again."""
@@ -200,7 +200,7 @@ class GenerationEngine:
         admitted: list[TextInProgress] = []
         room = self.row_limit - self.running_rows
         longest = 0
-        while self._waiting and len(self._batches) < MOST_BATCHES:
+        while self._waiting and len(self._batches) < MAX_BATCHES:
             text = self._waiting[0]
             longest = max(longest, len(text.input))
             # The beams of one text stay together, even if they exceed the limit.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from ipt.errors import IptError
 
-MOST_BEAMS = 16
-MOST_STOP_STRINGS = 4
-LONGEST_STOP_STRING = 128
+MAX_BEAMS = 16
+MAX_STOP_STRINGS = 4
+MAX_STOP_STRING_CHARS = 128
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class GenerationParameters:
         _check(0 < self.top_p <= 1, "top_p", "must be above 0 and at most 1")
         _check(self.top_k is None or self.top_k >= 1, "top_k", "must be at least 1")
         _check(self.seed is None or self.seed >= 0, "seed", "must be at least 0")
-        _check(1 <= self.num_beams <= MOST_BEAMS, "num_beams", f"must be 1 to {MOST_BEAMS}")
+        _check(1 <= self.num_beams <= MAX_BEAMS, "num_beams", f"must be 1 to {MAX_BEAMS}")
         _check(self.num_beams == 1 or self.temperature == 0, "num_beams", "must be 1 if temperature is above 0")
-        _check(len(self.stop) <= MOST_STOP_STRINGS, "stop", f"must have at most {MOST_STOP_STRINGS} strings")
+        _check(len(self.stop) <= MAX_STOP_STRINGS, "stop", f"must have at most {MAX_STOP_STRINGS} strings")
         for number, text in enumerate(self.stop):
             _check(
-                0 < len(text) <= LONGEST_STOP_STRING,
+                0 < len(text) <= MAX_STOP_STRING_CHARS,
                 f"stop[{number}]",
-                f"must have 1 to {LONGEST_STOP_STRING} characters, got {len(text)}",
+                f"must have 1 to {MAX_STOP_STRING_CHARS} characters, got {len(text)}",
             )
 
 

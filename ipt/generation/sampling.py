@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ipt.generation.parameters import GenerationParameters
 
-LEAST_TEMPERATURE = 1e-30
+MIN_TEMPERATURE = 1e-30
 """Division by a lower temperature overflows in single precision."""
 
 
@@ -44,7 +44,7 @@ def _sample(logits: Tensor, rows: Sequence[GenerationParameters], draws: Sequenc
     """Sample by inverting the cumulative distribution of the remaining tokens, the most likely first."""
     device = logits.device
     # Subtract the largest logit first: then a very low temperature makes the most likely token certain.
-    temperatures = _column([max(row.temperature, LEAST_TEMPERATURE) for row in rows], device)
+    temperatures = _column([max(row.temperature, MIN_TEMPERATURE) for row in rows], device)
     ordered, tokens = ((logits - logits.amax(dim=1, keepdim=True)) / temperatures).sort(descending=True, stable=True)
     vocabulary = logits.shape[1]
     ranks = _column([min(row.top_k or vocabulary, vocabulary) - 1 for row in rows], device, torch.long)

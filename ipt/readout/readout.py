@@ -75,7 +75,10 @@ class Readout:
             raise CheckpointError(f"a readout of {num_classes} classes has tensors {expected}, got {shapes}")
         weights, row_scale, bias = (tensors[name] for name in expected)
         if weights.dtype != torch.int8 or not (row_scale.is_floating_point() and bias.is_floating_point()):
-            raise CheckpointError("a readout has eight-bit weights and floating-point scales and biases")
+            raise CheckpointError(
+                f"the readout must have int8 weights and floating-point row_scale and bias, got {weights.dtype}, "
+                f"{row_scale.dtype} and {bias.dtype}"
+            )
         if not (torch.isfinite(row_scale).all() and torch.isfinite(bias).all()):
             raise CheckpointError("the readout contains values that are not finite")
         return cls(weights, row_scale.float(), bias.float())
@@ -95,7 +98,7 @@ class StackedReadouts:
     def __init__(self, readouts: Sequence[Readout]) -> None:
         at_once = max(1, WEIGHTS_AT_ONCE // readouts[0].weights.numel())
         self._parts = [readouts[start : start + at_once] for start in range(0, len(readouts), at_once)]
-        self._first_stack = _stack(self._parts[0])  # preparing more of them would only take memory
+        self._first_stack = _stack(self._parts[0])  # stacking every part now would only take memory
 
     def logits(self, embeddings: Embeddings) -> Tensor:
         """Return logits [B, C]."""

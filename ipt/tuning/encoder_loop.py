@@ -40,8 +40,8 @@ FOLDS = 5
 PROMPT_PENALTY = 1.0
 """Gain in log-likelihood, in nats, at which the readout weights the classifiers with and without a prompt equally."""
 FAMILY_PENALTY = 2.0
-"""Gain in log-likelihood, in nats, above which tuning starts at another initial vector than the first: the seven other
-vectors of a subspace share even odds."""
+"""Gain in log-likelihood, in nats, above which tuning starts at another initial vector than the first. About log 7: the
+first vector is as likely, before any data, as the seven others together."""
 RUNNERS_UP = 2
 """Initial vectors, besides the first, that are compared on all examples."""
 DEFAULT_CONSTANTS = {"ridge": 0.3, "scale": 8.0}
@@ -59,7 +59,8 @@ class EncoderLoop(TuningLoop):
         self.started = time.monotonic()
         self.labels = labels_of(job.examples)
         self.rows = EncoderRows(self.train, self.held_back, self.labels, backbone, job.hyperparameters.seed)
-        self.embeddings = RowEmbeddings(self.rows.token_ids, self.rows.names, subspace)
+        prompt_positions = backbone.input_positions(subspace.prompt_length)
+        self.embeddings = RowEmbeddings(self.rows.token_ids, self.rows.names, subspace, prompt_positions)
         # Learned with the subspace.
         constants = subspace.manifest["training"].get("readout", DEFAULT_CONSTANTS)
         self.ridge, self.scale = float(constants["ridge"]), float(constants["scale"])

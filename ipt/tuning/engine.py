@@ -74,7 +74,7 @@ class TuningEngine:
             SubspaceMismatchError: the checkpoint belongs to another subspace.
         """
         if job.job_id in self._jobs:
-            raise IptError(f"job {job.job_id!r} is already in the engine", param="job_id")
+            raise IptError(f"job {job.job_id!r} is already in the engine: give each job its own id", param="job_id")
         check_examples(job.examples, job.validation_examples, job.kind)
         loop = self._tuning_loop(job, checkpoint)
         self._jobs[job.job_id] = _RunningJob(loop, loop.run(), on_step)
@@ -108,7 +108,7 @@ class TuningEngine:
         """
         result = self._jobs[job_id].loop.result
         if result is None:
-            raise IptError(f"job {job_id!r} is not done yet", param="job_id")
+            raise IptError(f"job {job_id!r} is not done yet: call `step` until its progress is done", param="job_id")
         self.remove(job_id)
         return result
 

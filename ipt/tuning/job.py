@@ -90,7 +90,7 @@ class Progress:
     loss: float | None
     done: bool
     phase: str = "tuning"
-    """"preparing", "tuning" or "finishing"."""
+    """One of "preparing", "tuning" and "finishing"."""
 
 
 @dataclass(frozen=True)

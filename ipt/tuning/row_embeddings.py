@@ -31,10 +31,21 @@ class ReadoutInputs(NamedTuple):
 class RowEmbeddings:
     """Embeds each row once without a prompt, and at most once with the prompt of each vector."""
 
-    def __init__(self, token_ids: Sequence[TokenIds], name_rows: Sequence[int], subspace: Subspace) -> None:
+    def __init__(
+        self, token_ids: Sequence[TokenIds], name_rows: Sequence[int], subspace: Subspace, prompt_positions: int
+    ) -> None:
+        """Create an empty cache.
+
+        Args:
+            token_ids: of all rows.
+            name_rows: the numbers of the rows that are label names.
+            subspace: the subspace of the vectors.
+            prompt_positions: positions that a prompt takes in each row.
+        """
         self._token_ids = token_ids
         self._name_rows = list(name_rows)
         self._subspace = subspace
+        self._prompt_positions = prompt_positions
         self._prompted: dict[bytes, dict[int, Tensor]] = defaultdict(dict)
         self.frozen = torch.empty(0)
         """[rows, H], on the CPU, once `embed_frozen` has run."""
@@ -47,7 +58,10 @@ class RowEmbeddings:
         """Embed rows, and the label names, with the prompt of each of `vectors` [L, D], unless they are cached."""
         cached = [self._prompted[_key(vector)] for vector in vectors]
         missing = [
-            (lane, row) for row in [*rows, *self._name_rows] for lane, known in enumerate(cached) if row not in known
+            (lane, row)
+            for row in [*rows, *self._name_rows]
+            for lane, embedded_rows in enumerate(cached)
+            if row not in embedded_rows
         ]
         embedded = yield from self._embed(vectors, missing)
         for (lane, row), embedding in zip(missing, embedded, strict=True):
@@ -58,23 +72,23 @@ class RowEmbeddings:
         yield from self.embed(vector[None], rows)
         prompted = self._prompted[_key(vector)]
 
-        def embeddings(some: Sequence[int]) -> Embeddings:
-            return Embeddings(torch.stack([prompted[row] for row in some]), self.frozen[list(some)])
+        def embeddings(numbers: Sequence[int]) -> Embeddings:
+            return Embeddings(torch.stack([prompted[row] for row in numbers]), self.frozen[list(numbers)])
 
         return ReadoutInputs(embeddings(rows), embeddings(self._name_rows) if self._name_rows else None)
 
     def _embed(self, vectors: Tensor | None, placed_rows: Sequence[tuple[int, int]]) -> Generator[Work, Result, Tensor]:
         """Return an embedding [H] on the CPU for each (lane, row): the row with the prompt of that lane's vector.
 
-        Without `vectors` [L, D] the rows have no prompt. Units of work have at most `FORWARD_TOKENS` tokens and take
-        the longest rows first, so that little of each is padding.
+        Without `vectors` [L, D] the rows have no prompt. Units of work have at most `FORWARD_TOKENS` tokens, prompts
+        included, and take the longest rows first, so that little of each is padding.
         """
-        prompt_length = 0 if vectors is None else self._subspace.prompt_length
+        prompt_positions = 0 if vectors is None else self._prompt_positions
         order = sorted(range(len(placed_rows)), key=lambda place: -len(self._token_ids[placed_rows[place][1]]))
         units: list[list[tuple[int, int]]] = []
         tokens = 0
         for lane, row in (placed_rows[place] for place in order):
-            length = prompt_length + len(self._token_ids[row])
+            length = prompt_positions + len(self._token_ids[row])
             if not units or tokens + length > FORWARD_TOKENS:
                 units.append([])
                 tokens = 0

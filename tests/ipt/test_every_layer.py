@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ipt.tuning.work import NO_PROMPT, Forward
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
@@ -12,6 +13,7 @@ from ipt.errors import BackboneError
 from ipt.fitting.direct_fit import DirectFit, FitOptions
 from ipt.fitting.prepare_tasks import prepare_tasks
 from ipt.subspace.full_prompt_space import full_prompt_space, word_prompts
+from ipt.tuning.work_runner import WorkRunner
 from tests.support.datasets import sentiment, topics
 
 POSITIONS = 2
@@ -87,3 +89,25 @@ def test_whole_prefixes_are_tuned_as_whole_prompts_are(encoder: EncoderBackbone,
     task = ipt.adapt(encoder, space, EXAMPLES, hyperparameters=HYPERPARAMETERS)
     assert task.head.vector.shape == (2 * placed.layer_count * POSITIONS * placed.hidden_size,)
     assert task.moved_from(space.initial_vectors.numpy()[0])
+
+
+def test_prompts_at_every_layer_leave_the_tokens_of_a_unit_of_work_to_the_texts(
+    encoder: EncoderBackbone, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipt.tuning.row_embeddings.FORWARD_TOKENS", 40)
+    subspace = ipt.load_subspace(folder, encoder)
+    job = ipt.TuningJob("a", EXAMPLES, "classification", hyperparameters=ipt.Hyperparameters(steps=0))
+    tokens_of_units: list[int] = []
+    forward = WorkRunner.forward
+
+    def record(self: WorkRunner, works: list[Forward]) -> list[torch.Tensor]:
+        tokens_of_units.extend(sum(map(len, work.inputs)) for work in works if NO_PROMPT not in work.lanes)
+        return forward(self, works)
+
+    monkeypatch.setattr(WorkRunner, "forward", record)
+    engine = ipt.TuningEngine(encoder, subspace)
+    engine.add(job)
+    while not engine.step()[0].done:
+        pass
+    longest = max(map(len, encoder.tokenize([example.input for example in EXAMPLES])))
+    assert 40 - longest < max(tokens_of_units) <= 40

@@ -77,7 +77,9 @@ class Ablations:
         seen = self.fits.seen
         variants = []
         for count in (count for count in TASK_COUNTS if count < len(seen)):
-            subspace = self.fits.direct(self.folder / f"tasks-{count}", self._fit, spread_over_families(seen, count))
+            subspace = self.fits.direct(
+                self.folder / f"tasks-{count}", self._fit_options, spread_over_families(seen, count)
+            )
             variants.append(self._variant(f"{count} seen tasks", subspace))
         return [*variants, self._variant(f"{len(seen)} seen tasks (as above)", self.reference)]
 
@@ -85,7 +87,7 @@ class Ablations:
         """Find the subspace with shorter and with longer prompts."""
         variants = []
         for length in PROMPT_LENGTHS:
-            options = replace(self._fit, prompt_length=length)
+            options = replace(self._fit_options, prompt_length=length)
             subspace = self.fits.direct(self.folder / f"prompt-length-{length}", options)
             variants.append(self._variant(f"prompt length {length}", subspace))
         return [*variants, self._variant(f"prompt length {self.reference.prompt_length} (as above)", self.reference)]
@@ -96,24 +98,24 @@ class Ablations:
             raise SkippedPartError("only an encoder has several places for a prompt")
         variants = []
         for placement, where in PLACEMENTS.items():
-            if placement == self.backbone.prompt_placement:
+            if placement == self.reference.manifest["prompt_placement"]:
                 variants.append(self._variant(f"prompt {where} (as above)", self.reference))
                 continue
             placed = self.backbone.placed(placement)
-            subspace = self.fits.direct(self.folder / placement, self._fit, backbone=placed)
+            subspace = self.fits.direct(self.folder / placement, self._fit_options, backbone=placed)
             variants.append(self._variant(f"prompt {where}", subspace, placed))
         return variants
 
     def finding(self) -> list[Variant]:
         """Find the subspace the paper's way."""
-        subspace = self.fits.from_tuned_prompts(self.folder / "paper", self._fit)
+        subspace = self.fits.from_tuned_prompts(self.folder / "paper", self._fit_options)
         return [
             self._variant("from tuned prompts, as in the paper", subspace),
             self._variant("directly from the tasks (as above)", self.reference),
         ]
 
     @property
-    def _fit(self) -> FitOptions:
+    def _fit_options(self) -> FitOptions:
         return replace(self.options.fit, intrinsic_dim=self.reference.intrinsic_dim)
 
     def _variant(self, name: str, subspace: Subspace, backbone: Backbone | None = None) -> Variant:

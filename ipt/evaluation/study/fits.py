@@ -109,9 +109,10 @@ class StudyFits:
         begin: Callable[[], ResumableFit],
         backbone: Backbone | None = None,
     ) -> Subspace:
+        backbone = backbone or self.backbone
         if is_finished(folder):
-            subspace = load_subspace(folder, backbone or self.backbone)
-            if not _was_fitted_with(subspace, options, tasks):
+            subspace = load_subspace(folder, backbone)
+            if not _was_fitted_with(subspace, options, tasks, backbone):
                 raise CheckpointError(
                     f"{folder} has a subspace that was found with other tasks, rows or options: remove it, or choose "
                     "another folder for the study"
@@ -141,8 +142,10 @@ class StudyFits:
         return self.prepared.for_another_fit(options, backbone)
 
 
-def _was_fitted_with(subspace: Subspace, options: RowOptions, tasks: Sequence[TaskDataset]) -> bool:
+def _was_fitted_with(subspace: Subspace, options: RowOptions, tasks: Sequence[TaskDataset], backbone: Backbone) -> bool:
     training = subspace.manifest["training"]
+    if subspace.manifest["prompt_placement"] != backbone.prompt_placement:
+        return False
     if training.get("options") != json.loads(json.dumps(asdict(options))):
         return False
     if training.get("tasks") != [task.name for task in tasks]:

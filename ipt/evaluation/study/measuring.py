@@ -23,7 +23,8 @@ class StudyMeasurer:
     Args:
         backbone: the frozen model.
         path: the file of measurements.
-        subspaces: the study's subspaces; methods that use none are measured once for all with the same prompt length.
+        subspaces: the study's subspaces. Methods that use none are measured once for all subspaces with the same length
+            and placement of prompts.
         options: unless `measure` gets others.
         on_progress: called often.
         only_kept: measure nothing, and return the measurements in the file.
@@ -49,8 +50,8 @@ class StudyMeasurer:
     ) -> list[Measurement]:
         """Return the measurements. With `into`, each is appended to that list as soon as it is made."""
         evaluation = Evaluation(backbone or self.backbone, subspace, options or self.options)
-        same_length = [each.id for each in self.subspaces if each.prompt_length == subspace.prompt_length]
-        file = MeasurementFile(self.path, evaluation.identity, same_length)
+        same_prompts = [each.id for each in self.subspaces if _prompt_shape(each) == _prompt_shape(subspace)]
+        file = MeasurementFile(self.path, evaluation.identity, same_prompts)
         measured = [] if into is None else into
 
         def on_pair(done: int, total: int, task: str) -> None:
@@ -59,3 +60,8 @@ class StudyMeasurer:
         for measurement in measure_missing(evaluation, file, tasks, seeds, methods, on_pair, only_kept=self.only_kept):
             measured.append(measurement)
         return measured
+
+
+def _prompt_shape(subspace: Subspace) -> tuple[int, str]:
+    """Return what prompt tuning on the subspace's backbone takes from the subspace: prompt length and placement."""
+    return subspace.prompt_length, subspace.manifest["prompt_placement"]

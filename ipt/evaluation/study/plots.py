@@ -93,7 +93,7 @@ def plot_stability(path: Path, spreads: Mapping[str, Sequence[float]]) -> None:
         axes.scatter(spreads[name], [row] * len(spreads[name]), s=9, color=STYLES[name]["color"], alpha=0.7, zorder=3)
     axes.set_yticks(range(1, len(names) + 1), names)
     axes.set_xlim(left=0)
-    axes.set_xlabel("standard deviation over draws of examples, points (one dot a task)")
+    axes.set_xlabel("standard deviation over draws of examples, points (one dot per task)")
     axes.grid(axis="x", color="#f1f3f4")
     axes.set_axisbelow(True)
     _save(figure, path)
@@ -108,7 +108,7 @@ def plot_curve(path: Path, points: Mapping[str, Mapping[int, tuple[float, float 
         color = STYLES[method]["color"]
         axes.errorbar(counts, means, yerr=spreads, color=color, marker="o", ms=5, lw=1.6, capsize=3, label=method)
     _log_ticks(axes, sorted({count for of_method in points.values() for count in of_method}))
-    axes.set(xlabel="examples a label", ylabel="accuracy, mean over tasks, %")
+    axes.set(xlabel="examples per label", ylabel="accuracy, mean over tasks, %")
     axes.legend(frameon=False, loc="lower right")
     _save(figure, path)
 

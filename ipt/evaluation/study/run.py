@@ -33,7 +33,7 @@ class Study:
     Args:
         backbone: the frozen model.
         seen, unseen: the tasks that subspaces are found from, and other tasks.
-        given: finished subspaces, used for their dimensions.
+        finished: finished subspaces, each used for its dimension instead of a fit.
         folder: keeps subspaces and measurements.
         options: what is fitted and measured.
         on_progress: called often.
@@ -46,7 +46,7 @@ class Study:
         backbone: Backbone,
         seen: Sequence[TaskDataset],
         unseen: Sequence[TaskDataset],
-        given: Sequence[Subspace],
+        finished: Sequence[Subspace],
         folder: Path,
         options: StudyOptions,
         on_progress: OnProgress,
@@ -59,7 +59,7 @@ class Study:
         self.options = options
         self.findings = Findings()
         self.fits = StudyFits(backbone, seen, on_progress, only_finished=not measuring, origin=origin or {})
-        self._given = {subspace.intrinsic_dim: subspace for subspace in given}
+        self._finished = {subspace.intrinsic_dim: subspace for subspace in finished}
         self._measurer = StudyMeasurer(
             backbone,
             folder / "measurements.jsonl",
@@ -90,7 +90,7 @@ class Study:
         findings = self.findings
         for dim in self.options.dimensions:
             try:
-                findings.subspaces[dim] = self._given.get(dim) or self.fits.direct(
+                findings.subspaces[dim] = self._finished.get(dim) or self.fits.direct(
                     self.folder / f"dimension-{dim}", replace(self.options.fit, intrinsic_dim=dim)
                 )
             except SkippedPartError as error:
@@ -161,10 +161,10 @@ class Study:
             raise DatasetError(f"no subspace can be found from the seen tasks; {self.findings.left_out[-1]}")
         return learnable
 
-    def _tasks_to_measure(self, tasks: Sequence[TaskDataset], most: int | None) -> list[TaskDataset]:
+    def _tasks_to_measure(self, tasks: Sequence[TaskDataset], limit: int | None) -> list[TaskDataset]:
         unfitted, notes = without_fitted_rows(tasks, list(self.findings.subspaces.values()))
         self.findings.leave_out(*notes)
-        return spread_over_families(self._measurable(unfitted, self.options.evaluation.per_label), most)
+        return spread_over_families(self._measurable(unfitted, self.options.evaluation.per_label), limit)
 
     def _measurable(self, tasks: Sequence[TaskDataset], per_label: int) -> list[TaskDataset]:
         measurable, faults = measurable_tasks(tasks, per_label, self.backbone.family)

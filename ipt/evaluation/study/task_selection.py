@@ -1,4 +1,4 @@
-"""Choose a few of many tasks."""
+"""Choose a limited number of tasks, spread over their families."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from itertools import chain, zip_longest
 from ipt.data.task_dataset import TaskDataset
 
 
-def spread_over_families(tasks: Sequence[TaskDataset], most: int | None) -> list[TaskDataset]:
-    """Return at most `most` tasks in order of name, chosen round robin from the families; None: all."""
-    if most is None or len(tasks) <= most:
+def spread_over_families(tasks: Sequence[TaskDataset], limit: int | None) -> list[TaskDataset]:
+    """Return at most `limit` tasks in order of name, chosen round robin from the families; None: all."""
+    if limit is None or len(tasks) <= limit:
         return list(tasks)
     families: dict[str, list[TaskDataset]] = {}
     for task in tasks:
         families.setdefault(task.family, []).append(task)
     round_robin = [task for task in chain.from_iterable(zip_longest(*families.values())) if task is not None]
-    return sorted(round_robin[:most], key=lambda task: task.name)
+    return sorted(round_robin[:limit], key=lambda task: task.name)

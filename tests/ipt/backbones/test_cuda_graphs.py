@@ -34,6 +34,13 @@ def captured(passes: GraphedPasses, rows: int, tokens: int, prompts: torch.Tenso
     return graph
 
 
+def captured_or_none(passes: GraphedPasses, rows: int) -> Any:
+    """Return the graph of a pass of 32 tokens after prompts, after enough passes to capture it; None if it is not."""
+    for _ in range(CAPTURED_AFTER):
+        passes.prepare(_embed, rows, 32, prompts(rows, with_gradient=False))
+    return passes.prepare(_embed, rows, 32, prompts(rows, with_gradient=False))[0]
+
+
 def prompts(rows: int, *, with_gradient: bool) -> torch.Tensor:
     return torch.zeros(rows, 4, 8, requires_grad=with_gradient)
 
@@ -67,6 +74,13 @@ def test_a_large_pass_is_not_captured(passes: GraphedPasses) -> None:
     assert captured(passes, rows // 2, 32) is not None
     for _ in range(2 * CAPTURED_AFTER):
         assert passes.prepare(_embed, 2 * rows, 32, None) == (None, 2 * rows, 32)
+
+
+def test_prompts_at_every_layer_do_not_count_as_positions(passes: GraphedPasses) -> None:
+    rows = 88  # 2,816 positions, 3,168 with prompts in the input; the limit is 3,000
+    assert captured_or_none(passes, rows) is None
+    every_layer = GraphedPasses(torch.device("cpu"), BOUND, with_gradients=5000, prompts_in_input=False)
+    assert captured_or_none(every_layer, rows) is not None
 
 
 def test_a_graph_is_not_reused_before_its_backward_pass(passes: GraphedPasses) -> None:

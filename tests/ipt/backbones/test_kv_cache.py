@@ -56,7 +56,7 @@ def test_it_returns_the_same_as_transformers_own_cache() -> None:
 
 
 def test_tokens_are_written_in_place_until_the_room_is_full() -> None:
-    cache = growing_cache(positions(7, 0), coming=5)
+    cache = growing_cache(positions(7, 0), expected_positions=5)
     initial = addresses(cache)
     extended(cache, positions(5, 1))
     for step in range(ROOM):

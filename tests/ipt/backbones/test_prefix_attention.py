@@ -112,12 +112,24 @@ def test_a_length_that_is_no_multiple_of_the_layers_is_rejected(prefixed: Encode
         prefixed.check_room(rows + 1)
 
 
+def test_prompts_that_do_not_fill_the_layers_are_rejected(prefixed: EncoderBackbone) -> None:
+    with pytest.raises(BackboneError, match="must be a multiple of") as caught:
+        prefixed.embed(prefixed.tokenize(["hello"]), prefixes(prefixed, 1)[:, 1:])
+    assert caught.value.param == "prompts"
+
+
+def test_a_prefix_longer_than_the_positions_of_the_model_is_rejected(prefixed: EncoderBackbone) -> None:
+    prefixed.check_room(2 * prefixed.layer_count * prefixed.max_positions)
+    with pytest.raises(BackboneError, match=f"prompt of {prefixed.max_positions + 1} positions .* is too long"):
+        prefixed.check_room(2 * prefixed.layer_count * (prefixed.max_positions + 1))
+
+
 def test_a_model_without_sdpa_attention_is_rejected(encoder: EncoderBackbone) -> None:
     model: Any = encoder.model
     before = model.config._attn_implementation
     model.config._attn_implementation = "eager"
     try:
-        with pytest.raises(BackboneError, match="no SDPA attention"):
+        with pytest.raises(BackboneError, match="need SDPA attention"):
             EncoderBackbone(model, encoder.tokenizer, encoder.identity, prompt_placement="every_layer")
     finally:
         model.config._attn_implementation = before

@@ -19,6 +19,7 @@ from ipt.evaluation.methods import METHODS, STARTS
 from ipt.evaluation.protocol import EvaluationOptions
 from ipt.evaluation.study.ablations import ABLATIONS
 from ipt.evaluation.study.findings import Findings
+from ipt.evaluation.study.measuring import StudyMeasurer
 from ipt.evaluation.study.options import StudyOptions
 from ipt.evaluation.study.report import write_report
 from ipt.evaluation.study.run import Study
@@ -52,9 +53,9 @@ UNSEEN = [task("c1"), task("c2", repeats=1)]
 
 
 def study(
-    encoder: Backbone, folder: Path, options: StudyOptions = OPTIONS, given: tuple[ipt.Subspace, ...] = ()
+    encoder: Backbone, folder: Path, options: StudyOptions = OPTIONS, finished: tuple[ipt.Subspace, ...] = ()
 ) -> Findings:
-    return Study(encoder, SEEN, UNSEEN, given, folder, options, lambda *_: None).run(lambda _: None)
+    return Study(encoder, SEEN, UNSEEN, finished, folder, options, lambda *_: None).run(lambda _: None)
 
 
 def test_each_dimension_is_measured_but_baselines_only_once(encoder: EncoderBackbone, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_a_task_with_too_few_rows_is_left_out_and_named(encoder: EncoderBackbone
         study(encoder, tmp_path, replace(options, evaluation=replace(OPTIONS.evaluation, per_label=11)))
 
 
-def test_a_given_subspace_is_used_for_its_dimension_if_its_backbone_matches(
+def test_a_finished_subspace_is_used_for_its_dimension_if_its_backbone_matches(
     encoder: EncoderBackbone, subspace: ipt.Subspace, tmp_path: Path
 ) -> None:
     options = replace(OPTIONS, methods=("IST",))
@@ -193,6 +194,27 @@ def test_a_folder_with_fits_of_another_study_is_rejected(encoder: EncoderBackbon
         Study(encoder, other_rows, UNSEEN, (), tmp_path, options, lambda *_: None).run(lambda _: None)
 
 
+def test_a_folder_with_a_fit_of_another_placement_is_rejected(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    options = replace(OPTIONS, dimensions=(3,), methods=("class names",))
+    study(encoder.placed("after_last_token"), tmp_path, options)
+    with pytest.raises(ipt.CheckpointError, match="was found with other tasks, rows or options"):
+        study(encoder, tmp_path, options)
+
+
+def test_prompt_tuning_is_measured_again_for_another_placement(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    first, second = (
+        Study(encoder.placed(placement), SEEN, UNSEEN, (), tmp_path / placement, OPTIONS, lambda *_: None)
+        for placement in ("after_first_token", "after_last_token")
+    )
+    subspaces = [each.fits.direct(each.folder / "subspace", OPTIONS.fit) for each in (first, second)]
+    measurer = StudyMeasurer(
+        encoder, tmp_path / "measurements.jsonl", subspaces, OPTIONS.evaluation, lambda *_: None, only_kept=False
+    )
+    for subspace in (*subspaces, *subspaces):
+        measurer.measure("PT", subspace, UNSEEN[:1], ["PT"], [100])
+    assert len((tmp_path / "measurements.jsonl").read_text().splitlines()) == 2
+
+
 def test_ablations_change_one_thing_each(
     encoder: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,8 +237,8 @@ def test_ablations_change_one_thing_each(
     manifest = ipt.load_subspace(tmp_path / "ablations" / "tasks-2", encoder).manifest
     assert manifest["training"]["tasks"] == ["a1", "b1"]
     assert ipt.load_subspace(tmp_path / "ablations" / "prompt-length-5", encoder).prompt_length == 5
-    with pytest.raises(ipt.SubspaceMismatchError, match="fitted with prompts after_last_token"):
-        ipt.load_subspace(tmp_path / "ablations" / "after_last_token", encoder)
+    placed = ipt.load_subspace(tmp_path / "ablations" / "after_last_token", encoder)
+    assert placed.manifest["prompt_placement"] == "after_last_token"
     paper = ipt.load_subspace(tmp_path / "ablations" / "paper", encoder)
     assert (paper.manifest["training"]["method"], paper.intrinsic_dim, paper.prompt_length) == ("autoencoder", 3, 4)
 
