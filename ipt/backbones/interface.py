@@ -86,7 +86,7 @@ class Backbone(ABC):
         return 2 * self.layer_count * positions if self.prompt_placement == "every_layer" else positions
 
     def prompt_words(self, prompt_length: int) -> int:
-        """Return how many tokens `prompt_length` rows stand for; at every layer, a token has 2 x layers rows."""
+        """Return how many tokens the rows of a prompt stand for, the inverse of `prompt_rows`."""
         return prompt_length // (2 * self.layer_count) if self.prompt_placement == "every_layer" else prompt_length
 
     def check_room(self, prompt_length: int) -> None:

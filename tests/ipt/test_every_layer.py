@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from ipt.tuning.work import NO_PROMPT, Forward
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
@@ -14,6 +13,7 @@ from ipt.fitting.direct_fit import DirectFit, FitOptions
 from ipt.fitting.prepare_tasks import prepare_tasks
 from ipt.subspace.full_prompt_space import full_prompt_space, word_prompts
 from ipt.tuning.work_runner import WorkRunner
+from ipt.tuning.work_units import NO_PROMPT, Forward
 from tests.support.datasets import sentiment, topics
 
 POSITIONS = 2
