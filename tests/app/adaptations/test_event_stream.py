@@ -119,7 +119,7 @@ def test_an_invalid_last_event_id_is_rejected(client: httpx.Client, last: str) -
     assert (response.status_code, error_of(response)["param"]) == (422, "last-event-id")
     message = error_of(response)["message"]
     assert message.startswith("must be ")
-    assert message.endswith(": send the `seq` of the last event that you have")
+    assert message.endswith(": send the `seq` of the last event that you received")
     assert "None" not in message
     listed = client.get(f"/v1/adaptations/{adaptation['id']}/events", params={"limit": last})
     assert "seq" not in error_of(listed)["message"]

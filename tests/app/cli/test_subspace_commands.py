@@ -143,7 +143,7 @@ def test_a_direct_fit_on_a_seq2seq_backbone(crossfit_tasks: Path, tmp_path: Path
         (["--prompts", "PROMPTS"], "give --prompts FILE"),
         (["--task-weight", "2"], "--method autoencoder"),
         (["--method", "autoencoder", "--prompts", "PROMPTS", "--prompt-length", "9"], "4 positions, not 9"),
-        (["--method", "autoencoder", "--prompts", "PROMPTS"], "no prompt of task 'two'"),
+        (["--method", "autoencoder", "--prompts", "PROMPTS"], "no prompt for task 'two'"),
         (["--method", "autoencoder", "--prompts", "PROMPTS", "--prompts", "PROMPTS"], "all prompts are the same"),
         (["--method", "autoencoder", "--prompts", "nowhere.safetensors"], "nowhere.safetensors"),
     ],
