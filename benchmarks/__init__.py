@@ -1,1 +1,1 @@
-"""What is measured, against what; `make bench` and `make bench-quality` write it to docs/."""
+"""Benchmarks: each program measures one part of the project and writes a page or a section in docs/."""

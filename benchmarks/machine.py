@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def processor_times(stat: Path = Path("/proc/stat")) -> tuple[int, int]:
-    """Return the total time of all processors since boot and the steal time of it, in ticks."""
+    """Return the total time of all processors since boot and its steal time, in ticks."""
     if not stat.is_file():
         return 0, 0
     user, nice, system, idle, io, interrupts, soft_interrupts, stolen = map(
@@ -49,7 +49,7 @@ def provenance(command: str, *peers: str, accelerator: str | None = None) -> str
 
 
 def commit() -> str:
-    """Return the short hash of HEAD, marked if the tree outside docs/, which holds the reports, differs from it.
+    """Return the short hash of HEAD, with `-dirty` if files outside docs/, where the reports are, differ from it.
 
     `IPT_COMMIT` overrides it, for a copy without its repository.
     """

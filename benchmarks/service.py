@@ -168,7 +168,7 @@ def batch(http: httpx.Client, engine: Engine, task_id: str, texts: list[str]) ->
     }
     times: dict[str, list[float]] = defaultdict(list)
     for number in range(BATCH_ROUNDS + 1):
-        for name in sorted(bodies, reverse=number % 2 == 1):  # each one is second in turn
+        for name in sorted(bodies, reverse=number % 2 == 1):  # each comes second in every other round
             milliseconds = 1000 * post(http, "/v1/predict", bodies[name])
             if number:  # the first round reads the tasks from the database
                 times[name].append(milliseconds)

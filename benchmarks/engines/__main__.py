@@ -37,7 +37,7 @@ from ipt.runtime.threads import limit_cpu_threads
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--backbones", nargs="*", choices=backbones.NAMES, help="default: all of the device")
+    parser.add_argument("--backbones", nargs="*", choices=backbones.NAMES, help="default: all on a GPU, two on a CPU")
     parser.add_argument("--only", nargs="*", help="measure only these rows, and write nothing")
     parser.add_argument("--minilm", type=Path, help="folder of MiniLM, if its package is not installed")
     parser.add_argument("--quick", action="store_true", help="one round instead of five")

@@ -1,6 +1,6 @@
 """PEFT's prompt tuning on the same frozen weights, in a minimal training loop.
 
-In PEFT's favour, rows are tokenized and padded to the longest of a batch before the measured time, and there is no
+In PEFT's favor, rows are tokenized and padded to the longest of a batch before the measured time, and there is no
 dropout. One model tunes all jobs, one after another.
 """
 

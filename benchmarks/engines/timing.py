@@ -1,4 +1,4 @@
-"""Alternating timing of several ways to do the same, so that a disturbance affects all of them."""
+"""Alternating timing of several ways to do the same work, so that a disturbance affects all of them."""
 
 from __future__ import annotations
 

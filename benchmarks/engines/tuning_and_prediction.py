@@ -308,7 +308,7 @@ def _behind_prompts(
     prompts = 0.1 * torch.randn(len(rows), length, embeds.shape[2], device=embeds.device, dtype=embeds.dtype)
     present = torch.arange(length + ids.shape[1]) < length + lengths[:, None]
     if isinstance(backbone, EncoderBackbone):  # a form that transformers takes without conversion
-        mask = None if bool(present.all()) else backbone._mask(present.to(backbone.device), present.shape[1])  # noqa: SLF001 - equal terms
+        mask = None if bool(present.all()) else backbone._mask(present.to(backbone.device), present.shape[1])  # noqa: SLF001 - the same mask on both sides
         return torch.cat([prompts, embeds], dim=1), mask
     mask = None if bool(present.all()) else present.to(backbone.device, torch.long)
     return torch.cat([prompts, embeds], dim=1), mask

@@ -30,7 +30,7 @@ READY_SECONDS = 120.0
 
 
 def service(measured: Measured, rounds: int) -> Iterator[Figure]:
-    """Compare requests of one text each."""
+    """Compare the service with its engine and with LitServe, on requests of one text each."""
     inputs = texts(REQUESTS)
     predictor = ipt.Predictor(measured.backbone, measured.subspace)
     [task] = tasks(measured, 1)

@@ -25,7 +25,7 @@ SHARES = {DEFAULT_TENANT: 0.89, "tenth_1": 0.1, "percent": 0.01}
 """Each tenant's share of the tasks; all names have the same length."""
 SECOND_VERSIONS = 0.1
 UNMOVED = 0.2
-"""Share of the vectors that equal a start vector, as where tuning gained nothing."""
+"""Share of the vectors that equal an initial vector, as if tuning gained nothing."""
 TASKS_OF_A_CENTRE = 500
 CENTRE_NOISE, TASK_NOISE = 0.15, 0.1
 QUEUED_STEPS = 4
@@ -53,9 +53,9 @@ class Stored:
 
 
 def draw_vectors(count: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-    """Draw [count, D] vectors: groups around the shipped subspace's training tasks, and unmoved start vectors.
+    """Draw [count, D] vectors: groups around the shipped subspace's training tasks, and initial vectors.
 
-    The second array holds the index of the start vector, or -1 for a vector of a group.
+    The second array holds the index of the initial vector, or -1 for a vector of a group.
     """
     subspace = load_file(ROOT / "ipt" / "subspace" / "default" / "subspace.safetensors")
     trained, starts = subspace["task_vectors"].astype(np.float32), subspace["initial_vectors"].astype(np.float32)
@@ -128,7 +128,7 @@ def store(engine: Engine, task_id: str, count: int, show: Update) -> Stored:
 
 
 def note_starts(connection: psycopg.Connection[object], unmoved: Sequence[tuple[str, int, int]]) -> None:
-    """Record the start vector that unmoved task versions equal; rows are (task id, version, start)."""
+    """Record the initial vector that unmoved task versions equal; rows are (task id, version, its number)."""
     with connection.cursor() as cursor:
         cursor.execute("CREATE TEMPORARY TABLE unmoved (task_id text, version int, start bigint) ON COMMIT DROP")
         with cursor.copy("COPY unmoved FROM STDIN") as copy:

@@ -66,7 +66,7 @@ def vector_distribution() -> str:
         f"{100 * (1 - UNMOVED):.0f} % of their vectors are drawn around centres, {TASKS_OF_A_CENTRE} around each"
         f" (standard deviation {TASK_NOISE} in each dimension: a cosine of about 0.96 to each other), each centre"
         f" around a training task of the shipped subspace (standard deviation {CENTRE_NOISE});"
-        f" {100 * UNMOVED:.0f} % are start vectors of the subspace, as where tuning gained nothing."
+        f" {100 * UNMOVED:.0f} % are initial vectors of the subspace, as if tuning gained nothing."
         f" {100 * SECOND_VERSIONS:.0f} % are second versions of a task."
     )
 

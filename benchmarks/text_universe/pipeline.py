@@ -160,7 +160,7 @@ def _untuned(
         answers = [labels[i] for i in scores.argmax(dim=1).tolist()]
     else:
         answers = backbone.generate(inputs, prompts)
-    score = sum(given == row.output for given, row in zip(answers, part.test, strict=True)) / len(part.test)
+    score = sum(answer == row.output for answer, row in zip(answers, part.test, strict=True)) / len(part.test)
     return Measurement(task.name, task.family, seed, method, score, time.perf_counter() - started, {})
 
 

@@ -32,7 +32,7 @@ class Scores:
     def __init__(self, measured: Measured, dims: Sequence[int]) -> None:
         self.dims = dims
         self._measured = measured
-        self.tasks = {one.task: group_of(UniverseTask(tuple(one.task.split("_")))) for one in measured[WITHOUT]}
+        self.tasks = {each.task: group_of(UniverseTask(tuple(each.task.split("_")))) for each in measured[WITHOUT]}
 
     def of(self, task: str, method: str, subspace: str = WITHOUT) -> float:
         """Return the mean score over the draws, in per cent."""
@@ -42,8 +42,8 @@ class Scores:
     def relative(self, way: str, dim: int) -> dict[str, float]:
         """Return E_rel by task, or the same ratio for the random subspace."""
         _, name, method = WAYS[way]
-        tuned = [replace(one, method="IST") for one in self._measured[f"{name} {dim}"] if one.method == method]
-        return e_rel([*tuned, *(one for one in self._measured[WITHOUT] if one.method == "PT")])
+        tuned = [replace(each, method="IST") for each in self._measured[f"{name} {dim}"] if each.method == method]
+        return e_rel([*tuned, *(each for each in self._measured[WITHOUT] if each.method == "PT")])
 
     def relative_of_group(self, way: str, dim: int, group: str) -> float:
         ratios = self.relative(way, dim)
