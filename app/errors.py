@@ -101,7 +101,7 @@ class UnavailableError(AppError):
 
 def stopping_error() -> UnavailableError:
     """Return the error for requests that the service cannot finish because it is stopping."""
-    return UnavailableError("the service is stopping", code="stopping", retry_after=5)
+    return UnavailableError("the service is stopping; try again", code="stopping", retry_after=5)
 
 
 def out_of_memory_error(advice: str = "") -> UnavailableError:

@@ -61,7 +61,7 @@ def configure(log_format: LogFormat) -> None:
     logging.captureWarnings(True)
 
 
-def name_unknown_settings() -> None:
+def warn_of_unknown_settings() -> None:
     """Warn of variables that look like settings but are not, since a misspelt variable has no effect."""
     for name in unknown_variables(os.environ):
         log.warning("unknown_setting name=%s: `ipt settings` lists all settings", name)

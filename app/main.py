@@ -58,7 +58,7 @@ from app.subspaces.endpoints import router as subspaces_router
 from app.tasks.endpoints import router as tasks
 
 SWITCH_SECONDS = 0.0005
-"""Interpreter switch interval: a tenth of the default, since the model's thread gives up the lock so often."""
+"""Interpreter switch interval, a tenth of the default: the model's thread often waits this long for the lock."""
 ADMISSION_SECONDS = 10
 """Seconds after the body deadline before a connection with an incomplete request is closed."""
 LOOKUP_SECONDS = 10
@@ -143,7 +143,7 @@ def _start(
     stack.callback(lookups.dispose)
     if settings.embedded:
         migrate.upgrade(engine)
-    state.model = model = Model(settings, partial(_loaded, engine))
+    state.model = model = Model(settings, partial(_on_loaded, engine))
     stack.callback(gc.unfreeze)
     task_lookup = TaskLookup(lookups, model, settings.predict_cached_tasks, settings.predict_cached_bytes)
     stack.callback(task_lookup.close)
@@ -159,9 +159,9 @@ def _start(
     state.event_streams = OpenStreams(settings.max_event_streams)
 
 
-def _loaded(engine: Engine, subspace: ipt.Subspace) -> None:
+def _on_loaded(engine: Engine, subspace: ipt.Subspace) -> None:
     _register(engine, subspace)
-    # The objects that exist now stay: excluding them from garbage collection shortens its pauses.
+    # The objects that exist now live until the end: excluding them from garbage collection shortens its pauses.
     gc.freeze()
 
 

@@ -25,17 +25,17 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    """The command line, the app factory and the worker each create one instance at startup and pass it on."""
+    """All settings. The command line, the app factory and the worker each create one instance and pass it on."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, allow_inf_nan=False
     )
 
     database_url: str | None = Field(
-        default=None, repr=False, description="PostgreSQL; without it an embedded server is started"
+        default=None, repr=False, description="URL of PostgreSQL; an embedded server is started if it is not set"
     )
     redis_url: str | None = Field(
-        default=None, repr=False, description="Celery broker; without it workers poll the database"
+        default=None, repr=False, description="URL of the Celery broker; workers poll the database if it is not set"
     )
     data_dir: Path = Field(default=Path(".ipt"), description="the folder for all data of the embedded mode")
     host: str = "127.0.0.1"
@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(
         default=None, ge=1, le=65535, description="the port on which a worker serves its metrics"
     )
-    open_metrics: bool = Field(default=False, description="anyone who reaches the port may read the metrics")
+    open_metrics: bool = Field(default=False, description="whether anyone who reaches the port may read the metrics")
 
     backbone: str = "default"
     backbone_revision: str | None = None
@@ -56,16 +56,16 @@ class Settings(BaseSettings):
     heartbeat_seconds: Seconds = 5
     reap_seconds: Seconds = 10
     max_attempts: int = Field(
-        default=3, ge=1, description="of an adaptation; with 1, each is tuned in a batch of its own"
+        default=3, ge=1, description="attempts of an adaptation; with 1, each adaptation is tuned in a batch of its own"
     )
     checkpoint_every_steps: int = Field(default=10, ge=1)
     jobs_per_batch: int = Field(default=8, ge=1)
     poll_seconds: Seconds = 0.5
 
     max_open_adaptations: int = Field(default=1000, ge=1, description="queued and running adaptations of one tenant")
-    max_event_streams: int = Field(default=64, ge=1, description="of one tenant, in each API process")
+    max_event_streams: int = Field(default=64, ge=1, description="open event streams of one tenant in each API process")
     requests_per_minute: int | None = Field(
-        default=None, ge=1, le=1_000_000, description="of one API key; unlimited without it"
+        default=None, ge=1, le=1_000_000, description="requests of one API key; unlimited if not set"
     )
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1)
     max_body_seconds: Seconds = Field(default=60, description="how long a request's body may take to arrive")
@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     max_text_chars: int = Field(default=10_000, ge=1)
     max_labels: int = Field(default=200, ge=2, le=200)
     max_predict_inputs: int = Field(default=256, ge=1)
-    max_new_tokens: int = Field(default=1024, ge=1, description="of one generated text")
+    max_new_tokens: int = Field(default=1024, ge=1, description="tokens of one generated text")
 
     predict_wait_ms: float = Field(
         default=3, ge=0, le=60_000, description="how long the first row of a batch waits for further rows"
@@ -86,10 +86,12 @@ class Settings(BaseSettings):
         default=4096, ge=1, description="rows that may wait before requests are rejected with 429"
     )
     predict_cached_tasks: int = Field(
-        default=4096, ge=1, description="task heads kept in memory, 1 kB and a readout each"
+        default=4096, ge=1, description="task heads kept in memory, each of 1 kB and a readout"
     )
     predict_cached_bytes: int = Field(
-        default=256 * 1024 * 1024, ge=0, description="memory for these task heads, the least recently used go first"
+        default=256 * 1024 * 1024,
+        ge=0,
+        description="memory for these task heads; the least recently used ones are evicted first",
     )
     predict_prompt_bytes: int = Field(
         default=64 * 1024 * 1024, ge=0, description="memory for the soft prompts of the most recently used tasks"
@@ -173,7 +175,7 @@ class Settings(BaseSettings):
         for name in _SECRET_FIELDS:
             if values[name] is not None:
                 values[name] = "**********"
-        return {f"IPT_{name.upper()}": value for name, value in values.items()}
+        return {f"{_PREFIX}{name.upper()}": value for name, value in values.items()}
 
 
 def explain_invalid(error: ValidationError) -> list[str]:

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.database_url is None:
         parser.error("IPT_DATABASE_URL is not set; in the embedded mode `ipt serve` runs the worker itself")
     logs.configure(settings.log_format)
-    logs.name_unknown_settings()
+    logs.warn_of_unknown_settings()
     if arguments.parent_pid is not None:
         niceness.lower_priority()
     if settings.redis_url is not None and not arguments.poll:

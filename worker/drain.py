@@ -9,7 +9,7 @@ import torch
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.db.session import is_gone, transaction
+from app.db.session import is_unavailable, transaction
 from app.logs import where
 from app.queue import lifecycle, workers
 from app.queue.claiming import ClaimedAdaptation
@@ -114,7 +114,7 @@ class Drainer:
         except SQLAlchemyError as error:
             wait = self._backoff.record_failure()
             self._retry_database_at = time.monotonic() + wait
-            event = "database_unavailable" if is_gone(error) else "database_refuses"
+            event = "database_unavailable" if is_unavailable(error) else "database_refuses"
             log.warning("%s running=%d retry_in=%.1f %s", event, len(self._batch), wait, where(error))
             return
         if self._backoff.failures:

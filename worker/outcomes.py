@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError, StatementError
 from sqlalchemy.orm import Session
 
 import ipt
-from app.db.session import is_gone, transaction
+from app.db.session import is_unavailable, transaction
 from app.errors import ErrorDetail
 from app.logs import where
 from app.queue import lifecycle
@@ -83,7 +83,7 @@ class Outcomes:
                 with transaction(self._database) as session:
                     stored = outcome.store(session)
             except StatementError as error:
-                if is_gone(error):
+                if is_unavailable(error):
                     raise
                 # The database is available and rejects this outcome. Kept, the outcome would block all later ones.
                 adaptation_id = outcome.lease.adaptation_id

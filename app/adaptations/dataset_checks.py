@@ -23,9 +23,12 @@ def check_dataset(settings: Settings, body: AdaptationInput) -> Kind:
         InvalidError: the examples exceed a limit, or no task can be tuned on them.
     """
     fields = {"examples": body.examples, "validation_examples": body.validation_examples or []}
-    if len(body.examples) + len(fields["validation_examples"]) > settings.max_examples:
+    total = sum(map(len, fields.values()))
+    if total > settings.max_examples:
         raise InvalidError(
-            f"at most {settings.max_examples} examples in total", code="too_many_examples", param="examples"
+            f"at most {settings.max_examples} examples in total, got {total}",
+            code="too_many_examples",
+            param="examples",
         )
     for name, examples in fields.items():
         for index, example in enumerate(examples):

@@ -66,7 +66,7 @@ class OpenStreams:
 async def follow(
     transaction: OpenTransaction, caller: Caller, adaptation_id: str, after: int, stopping: threading.Event
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the events after number `after` until the adaptation has ended or the caller's key is invalid.
+    """Yield the events after number `after` until the adaptation has ended or the caller's key is no longer valid.
 
     It holds no database connection between polls. When the database is unreachable or the service is `stopping`, the
     stream ends early, and the client resumes it from its last event.
@@ -76,7 +76,7 @@ async def follow(
         try:
             events, finished = await run_in_threadpool(_newer, transaction, caller, adaptation_id, after)
         except SQLAlchemyError as error:
-            log.warning("an event stream breaks off: %s", type(error).__name__)
+            log.warning("an event stream ended early: %s", type(error).__name__)
             return
         for event in events:
             after = event.seq
@@ -96,7 +96,7 @@ async def follow(
 def _newer(
     transaction: OpenTransaction, caller: Caller, adaptation_id: str, after: int
 ) -> tuple[list[AdaptationEvent], bool]:
-    """Return the next page of events, and whether the adaptation can get no more events."""
+    """Return the next page of events, and whether none can follow."""
     with transaction() as session:
         if not api_keys.is_still_valid(session, caller):
             return [], True

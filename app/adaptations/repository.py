@@ -17,7 +17,7 @@ SELECT (SELECT count(*) FROM adaptations WHERE tenant_id = :tenant_id AND state 
 
 
 def of_tenant(tenant_id: str, state: str | None = None, task_id: str | None = None) -> Select[Adaptation]:
-    """Select a tenant's adaptations."""
+    """Select a tenant's adaptations, optionally only those in one state or of one task."""
     query = select(Adaptation).where(Adaptation.tenant_id == tenant_id)
     if state is not None:
         query = query.where(Adaptation.in_state(state))
@@ -34,7 +34,7 @@ def get(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation | No
 def count_open(session: Session, tenant_id: str) -> int:
     """Count a tenant's queued and running adaptations.
 
-    Takes a lock of the tenant until the transaction ends, so that no concurrent request changes the count.
+    Locks the tenant until the transaction ends, so that no concurrent request changes the count.
     """
     _lock_name(session, tenant_id)
     count: int = session.execute(_COUNT_OPEN, {"tenant_id": tenant_id}).scalar_one()

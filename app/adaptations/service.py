@@ -48,7 +48,7 @@ def create(
 
     Args:
         session: the request's transaction.
-        settings: the limits.
+        settings: limit the dataset and the tenant's unfinished adaptations.
         tenant_id: the caller's tenant.
         body: the request.
         idempotency_key: the caller's key, if any.
@@ -176,9 +176,9 @@ def _keep_dataset(session: Session, tenant_id: str, content: dict[str, Any]) -> 
     return repository.keep_dataset(session, tenant_id, _hash(examples), **examples)
 
 
-def _resolve(given: HyperparametersInput) -> dict[str, Any]:
+def _resolve(overrides: HyperparametersInput) -> dict[str, Any]:
     """Return all hyperparameters, so that the defaults of a later release do not change a queued adaptation."""
-    values = given.model_dump(exclude_none=True)
+    values = overrides.model_dump(exclude_none=True)
     if values.get("seed") == "auto":
         values["seed"] = secrets.randbelow(SEED.largest + 1)
     return dataclasses.asdict(ipt.Hyperparameters(**values))

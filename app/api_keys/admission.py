@@ -21,7 +21,7 @@ from app.http.rate_limit import RateLimit
 from app.settings import DEFAULT_TENANT, Settings
 
 KEYS_PER_LOOKUP = 256
-"""API keys that one query looks up at most."""
+"""Most API keys that one query looks up."""
 
 _OPERATOR = Caller(DEFAULT_TENANT, service.OPERATOR, frozenset({"admin"}))
 
@@ -55,7 +55,7 @@ class Admission:
             request.state.headers.update(decision.headers())
             if decision.wait_seconds:
                 raise BusyError(
-                    f"this API key may send {decision.limit} requests a minute",
+                    f"this API key may send {decision.limit} requests a minute: wait before the next one",
                     code="rate_limited",
                     retry_after=math.ceil(decision.wait_seconds),
                 )
@@ -85,7 +85,7 @@ class Admission:
             )
 
     def close(self) -> None:
-        """Finish the lookups that wait and accept no further ones."""
+        """Finish the queued lookups and accept no further ones."""
         self._callers.close()
 
     async def _caller(self, request: Request) -> Caller:

@@ -13,8 +13,8 @@ _HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]*:[0-9a-f:.]*)\]|(?P<name>[a-z0-9.
 def check_same_machine(request: Request) -> None:
     """Reject a request that does not come straight from this machine.
 
-    The settings vouch for the address that `serve` binds, but another server may bind elsewhere. A web page can also
-    point a host name of its own at 127.0.0.1, which the `Host` header gives away.
+    The settings guarantee a loopback address only under `ipt serve`; another server may bind elsewhere. A web page can
+    also point its own host name at 127.0.0.1 (DNS rebinding), which the `Host` header reveals.
 
     Raises:
         AuthenticationError: the peer is another machine.
@@ -31,7 +31,7 @@ def check_same_machine(request: Request) -> None:
             code="unknown_host",
             param="host",
         )
-    # A page of another site may send a form to this machine without a preflight request.
+    # A page of another site can send a form to this machine without a preflight request (CSRF).
     origin = request.headers.get("origin")
     if origin is not None and not _names_loopback([origin.partition("://")[2]]):
         raise BadRequestError(

@@ -16,9 +16,10 @@ Json = dict[str, Any]
 
 _JSON = {"content-type": "application/json"}
 FINISHED_STATES = ("succeeded", "failed", "cancelled")
-# So few that their answer is never too large, however long the labels are.
+# Few enough that the response is never too large, however long the labels are.
 _INPUTS_PER_REQUEST = 32
 _PAGE = 100
+_TIMEOUT_SECONDS = 60.0
 
 
 class ServiceError(CliError):
@@ -33,7 +34,7 @@ class ServiceError(CliError):
 class ServiceClient:
     """A connection to one service. Every method raises `CliError` with a message for the user."""
 
-    def __init__(self, url: str, api_key: str | None = None, timeout_seconds: float = 60.0) -> None:
+    def __init__(self, url: str, api_key: str | None = None) -> None:
         address = _address(url)
         if api_key and not is_sendable(api_key):
             raise CliError("IPT_API_KEY cannot be sent: expected visible ASCII characters without line breaks")
@@ -41,7 +42,6 @@ class ServiceClient:
         self._http = httpx.Client(
             base_url=self.url,
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=timeout_seconds,
             # A proxy from the environment cannot reach the loopback interface of this machine.
             trust_env=not is_loopback(address.host),
         )
@@ -149,7 +149,9 @@ class ServiceClient:
                     elif name == "data" and event == "error":
                         raise _service_error(response.status_code, json.loads(value), self.url)
                 if event != "done":
-                    raise CliError(f"{self.url} closed the connection within the text; see the log of `ipt serve`")
+                    raise CliError(
+                        f"{self.url} closed the connection before the text was complete; see the log of `ipt serve`"
+                    )
 
     def _pages(self, path: str) -> Iterator[Json]:
         after = None
@@ -166,7 +168,7 @@ class ServiceClient:
         path: str,
         body: Json | None = None,
         params: Json | None = None,
-        timeout_seconds: float | None = 60.0,
+        timeout_seconds: float | None = _TIMEOUT_SECONDS,
     ) -> Json:
         with self._transport_errors():
             # Escaped to ASCII, so that a lone surrogate reaches the service, which reports it.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def origin_of_fit(tasks: Sequence["TaskDataset"]) -> dict[str, object]:
-    """The command, the version, and what of the tasks was skipped."""
+    """Return the command line, the version of `ipt`, and the notes on skipped and repeated rows of the tasks."""
     from ipt.data.task_dataset import row_notes
 
     return {

@@ -37,7 +37,7 @@ def progress(console: Console) -> Iterator[Update]:
 
 @contextmanager
 def adaptation_progress(console: Console) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield a function that takes an adaptation in the format of the API."""
+    """Yield a function that reports the progress of an adaptation, given in the format of the API."""
     with progress(console) as update:
         yield lambda adaptation: update(
             "waiting for a worker" if adaptation["state"] == "queued" else _describe(adaptation),

@@ -109,7 +109,7 @@ def _serve(settings: "Settings", with_worker: bool, stack: ExitStack) -> None:
 
     listener = stack.enter_context(_listen(settings.host, settings.port))
     logs.configure(settings.log_format)
-    logs.name_unknown_settings()
+    logs.warn_of_unknown_settings()
     # Alembic logs every statement at level INFO.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     database_url = settings.database_url or _start_embedded_postgres(settings, stack)

@@ -36,7 +36,7 @@ def running_service(log_file: Path, environment: Mapping[str, str], *options: st
         options: further options of `ipt serve`.
 
     Raises:
-        CliError: the service ended or did not become ready in time; the message is its own last error.
+        CliError: the service ended or did not become ready in time; the message is the service's last error, if any.
     """
     [port] = free_ports(1)
     url = f"http://127.0.0.1:{port}"

@@ -10,7 +10,7 @@ from app.cli.output import print_json, results
 
 
 def settings(as_json: AsJson = False) -> None:
-    """Print the effective settings, with secrets masked. The environment variable of the same name sets each one.
+    """Print the effective settings, with secrets masked. An environment variable of the same name sets each of them.
 
     \b
     IPT_PORT=9000 ipt settings
@@ -23,8 +23,8 @@ def settings(as_json: AsJson = False) -> None:
         print_json(described)
         return
     table = Table(box=None, pad_edge=False, show_header=False)
+    from_environment = {name.upper() for name, value in os.environ.items() if value}
     for name, value in described.items():
-        from_environment = name in {variable.upper() for variable in os.environ}
-        style = "bold" if from_environment else ""
+        style = "bold" if name in from_environment else ""
         table.add_row(Text(name, style=style), Text("–" if value is None else str(value), style=style))
     results().print(table)

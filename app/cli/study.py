@@ -77,10 +77,10 @@ def study(
             raise CliError(f"unknown {option} {min(unknown)!r}; allowed: {', '.join(allowed)}")
     check_installed()
     check_folder(output)
-    without = {"IST then PT"} if is_installed() else {"IST then PT", "SetFit"}
+    left_out = {"IST then PT"} if is_installed() else {"IST then PT", "SetFit"}
     options = StudyOptions(
         dimensions=_numbers("--dimensions", dimensions, LARGEST_DIM),
-        methods=tuple(dict.fromkeys(method or ()) or (name for name in METHODS if name not in without)),
+        methods=tuple(dict.fromkeys(method or ()) or (name for name in METHODS if name not in left_out)),
         seeds=tuple(range(first_seed, first_seed + seeds)),
         slow_seeds=slow_seeds,
         seen_tasks=seen_tasks,

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from ipt.fitting.resumable_fit import FitProgress, ResumableFit
     from ipt.fitting.task_losses import TaskLosses
 
+_EVERY_LAYER_POSITIONS = 4
+"""Default prompt length of prompts at every layer, which have keys and values for each position and layer."""
+
 commands = typer.Typer(no_args_is_help=True, help="Fit a subspace on many tasks, import one, or inspect one.")
 
 
@@ -113,7 +116,7 @@ def fit(
     loaded = load_in_dedicated_process(backbone, revision, device)
     if placement is not None:
         loaded = loaded.placed(placement)
-    positions = prompt_length or (4 if placement == "every_layer" and not prompts else None)
+    positions = prompt_length or (_EVERY_LAYER_POSITIONS if placement == "every_layer" and not prompts else None)
     rows = None if positions is None else loaded.prompt_rows(positions)
     running: ResumableFit
     with progress(notices()) as show:
@@ -316,17 +319,20 @@ def _print_notes(notes: Sequence[str]) -> None:
         notices().print(note, soft_wrap=True, highlight=False, markup=False)
 
 
-def _read_prompts(paths: Sequence[Path], backbone: "Backbone", prompt_length: int | None) -> "dict[str, Tensor]":
-    """Read the prompts of all files; equal names are further prompts of the same task."""
+def _read_prompts(paths: Sequence[Path], backbone: "Backbone", prompt_rows: int | None) -> "dict[str, Tensor]":
+    """Return the prompts of all files by name; the same name in a further file is another prompt of the same task.
+
+    Raises:
+        CliError: a prompt does not have `prompt_rows` rows, or all prompts are equal.
+    """
     from ipt.subspace.soft_prompt_files import read_prompts
 
     prompts: dict[str, Tensor] = {}
     for number, path in enumerate(paths):
         for name, prompt in read_prompts(path, backbone).items():
-            if prompt_length not in (None, prompt.shape[0]):
-                raise CliError(
-                    f"{path}: {name} has {prompt.shape[0]} positions, not {prompt_length}: omit --prompt-length"
-                )
+            if prompt_rows not in (None, prompt.shape[0]):
+                positions, expected = map(backbone.prompt_words, (prompt.shape[0], prompt_rows))
+                raise CliError(f"{path}: {name} has {positions} positions, not {expected}: omit --prompt-length")
             unique = name
             while unique in prompts:  # a task may be named like this
                 unique += f"#{number}"

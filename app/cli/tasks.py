@@ -30,7 +30,7 @@ def adapt(
 ) -> None:
     """Adapt to a few-shot task: send a dataset, tune a task vector, and compare it with the baselines.
 
-    The columns are input and output, or text and label, or those that the options name.
+    The columns are input and output, or text and label, or the ones that the options name.
 
     \b
     ipt adapt examples/support_tickets.jsonl

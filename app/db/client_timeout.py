@@ -1,4 +1,4 @@
-"""A time limit for statements that the client keeps, since a PostgreSQL that hangs keeps none of its own."""
+"""A client-side time limit for statements: a PostgreSQL that hangs does not enforce its own."""
 
 import logging
 import math
@@ -35,7 +35,7 @@ class ClientTimeout:
         return connection
 
     def shorten(self) -> None:
-        """Shorten the limit, also for statements in progress: the process shuts down and needs its threads."""
+        """Shorten the limit, also for statements in progress: the process is shutting down and needs its threads."""
         self.seconds = _SHUTDOWN_SECONDS
 
 

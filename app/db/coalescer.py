@@ -8,7 +8,7 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from app.db.session import is_gone
+from app.db.session import is_unavailable
 
 CLOSE_SECONDS = 3.0
 
@@ -99,7 +99,7 @@ class Coalescer(Generic[Question, Result]):
         try:
             results = batch[0].context.run(self._answer, [waiting.question for waiting in batch])
         except Exception as error:  # noqa: BLE001 - no question may end the thread
-            if len(batch) > 1 and not is_gone(error):
+            if len(batch) > 1 and not is_unavailable(error):
                 # One question may be at fault: it must not fail the others.
                 for waiting in batch:
                     self._settle([waiting])

@@ -221,11 +221,11 @@ def _restart_when_dead(server: "PostgresServer") -> Iterator[None]:
     def watch() -> None:
         while not ending.wait(_WATCH_SECONDS):
             try:
-                runs = _runs(server)
+                running = _is_running(server)
             except Exception as error:  # noqa: BLE001 - e.g. no file descriptor is free; the watcher must go on
                 log.error("database_not_watched error=%r", error)
                 continue
-            if runs:
+            if running:
                 continue
             log.error("database_died: restarting the embedded PostgreSQL")
             try:
@@ -243,7 +243,7 @@ def _restart_when_dead(server: "PostgresServer") -> Iterator[None]:
         watcher.join()
 
 
-def _runs(server: "PostgresServer") -> bool:
+def _is_running(server: "PostgresServer") -> bool:
     process = server.get_postmaster_info().process
     return process is not None and _is_alive(process)
 

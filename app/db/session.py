@@ -23,7 +23,7 @@ def make_engine(
     Args:
         database_url: the URL of a PostgreSQL database.
         pool_size: connections that stay open; as many again are opened under load.
-        statement_seconds: the server's `statement_timeout`, none if None.
+        statement_seconds: the server's `statement_timeout`; no limit if None.
         client_timeout: the limit for a server that does not answer, which several engines may share.
     """
     client_timeout = client_timeout or ClientTimeout()
@@ -71,8 +71,8 @@ def after_commit(session: Session, action: Callable[[], object]) -> None:
     event.listen(session, "after_commit", lambda _: action(), once=True)
 
 
-def is_gone(error: BaseException) -> bool:
-    """Return whether an error means that the database is unreachable, full or read-only."""
+def is_unavailable(error: BaseException) -> bool:
+    """Return whether an error means that the database cannot serve it now: unreachable, full or read-only."""
     if isinstance(error, PoolTimeoutError):
         return True
     if not isinstance(error, DBAPIError):

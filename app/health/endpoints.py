@@ -12,7 +12,7 @@ from app.predictions.model import State as ModelState
 router = APIRouter(tags=["health"])
 
 _RESPONSES = documented([UnavailableError])
-_RESPONSES[503] |= {"model": NotReady, "description": "not ready, yet or any more"}
+_RESPONSES[503] |= {"model": NotReady, "description": "not ready yet, or no longer ready"}
 
 
 @router.get("/healthz", summary="Is the process alive?")

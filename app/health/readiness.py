@@ -11,7 +11,7 @@ from app.db import migrate
 from app.db.coalescer import Coalescer, CoalescerClosedError
 
 ANSWER_SECONDS = 2.5
-"""Time limit of a check; shorter than the time-out of a probe, which is a few seconds."""
+"""Time limit of a check; shorter than the timeout of a probe, which is a few seconds."""
 _PROBES_PER_CHECK = 1000
 
 DatabaseState = Literal["ok", "pending", "unavailable"]

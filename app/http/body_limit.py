@@ -15,15 +15,15 @@ _GRACE_SECONDS = 1.0
 class BodyLimit:
     """ASGI middleware that counts the bytes as they arrive, since `content-length` can be wrong or absent.
 
-    Starlette has a size limit too, but it responds in plain text and not with the JSON error body. It has no time
-    limit, and uvicorn's keep-alive timeout only covers the time between requests.
+    Starlette's size limit responds in plain text instead of the JSON error body. Starlette has no time limit, and
+    uvicorn's keep-alive timeout only covers the time between requests.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, max_seconds: float) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.max_seconds = max_seconds
-        self.too_large = f"the body is larger than {max_bytes:,} bytes"
+        self.too_large = f"the body is larger than {max_bytes:,} bytes: send a smaller one"
         self.too_slow = f"the body took longer than {max_seconds:g} s to arrive: send a smaller one, or send it faster"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,7 +41,7 @@ class BodyLimit:
         grace = False
         complete = False
 
-        # It raises HTTPException, the only error that FastAPI passes on while it reads a body.
+        # Raises HTTPException, the only error that FastAPI passes on while it reads a body.
         async def receive_bounded() -> Message:
             nonlocal seen, deadline, grace, complete
             if complete:  # the next message is the disconnect, which may take as long as the response does

@@ -1,4 +1,4 @@
-"""Dependencies that endpoints of any noun may take: the settings, and the signal that the server stops."""
+"""Dependencies for all endpoints: the settings, and the signal that the server is stopping."""
 
 import threading
 from typing import Annotated

@@ -19,7 +19,7 @@ class CallerGoneError(AppError):
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Return the result of `work`, or cancel it as soon as the client disconnects. The body must have been read.
+    """Return the result of `work`, or cancel it as soon as the client disconnects. Read the body before.
 
     Raises:
         CallerGoneError: the client disconnected first.

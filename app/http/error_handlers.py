@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from app.db.client_timeout import CommitUnknownError
 from app.db.coalescer import CoalescerClosedError
-from app.db.session import is_gone
+from app.db.session import is_unavailable
 from app.errors import (
     AppError,
     BadRequestError,
@@ -169,7 +169,7 @@ def _stopping(_: Request, __: Exception) -> JSONResponse:
 
 
 def _database_error(request: Request, error: Exception) -> JSONResponse:
-    if not is_gone(error):
+    if not is_unavailable(error):
         log_unforeseen(error)
         return internal_error()
     cause = getattr(error, "orig", None) or error

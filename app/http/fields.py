@@ -39,7 +39,7 @@ def _check_visible(text: str) -> str:
 
 def _check_one_line(text: str) -> str:
     if _CONTROL.search(text):
-        raise ValueError("contains a line break or another control character, which a name must not")
+        raise ValueError("contains a line break or another control character, which a name must not contain")
     return text
 
 

@@ -18,19 +18,19 @@ class DepthError(ValueError):
 
 
 def check_structure(text: str, max_values: int) -> None:
-    """Check a JSON text, which may be malformed: the values before its first error are within the limits.
+    """Check that a JSON text is within the limits; in a malformed text, only the values before its first error count.
 
     Raises:
         StructureError: it has more than `max_values` list elements and object fields.
         DepthError: it is nested more than `MAX_DEPTH` deep.
     """
-    if _values(text) <= max_values and _openings(text) <= MAX_DEPTH:  # also if brackets and commas in strings count
+    if _values(text) <= max_values and _openings(text) <= MAX_DEPTH:  # upper bounds: they count strings too
         return
     most_strings = 2 * max_values + 1  # the name and the value of each field
     structure, strings = _STRING.subn("", text, count=most_strings + 1)
     if strings > most_strings or _values(structure) > max_values:
         raise StructureError(f"more than {max_values:,} values")
-    # Where there are more brackets than two for each opening one, the text is malformed before the last of them.
+    # Valid text has two brackets for each opening one; further brackets only close, or come after an error.
     brackets = islice(_BRACKET.finditer(structure), 2 * _openings(structure))
     if max(accumulate(1 if bracket[0] in "[{" else -1 for bracket in brackets), default=0) > MAX_DEPTH:
         raise DepthError(f"nested too deeply: more than {MAX_DEPTH} levels")

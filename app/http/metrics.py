@@ -13,7 +13,7 @@ _SECONDS = Histogram(
 )
 
 
-def answered(method: str, route: str, status: int, seconds: float) -> None:
+def observe_request(method: str, route: str, status: int, seconds: float) -> None:
     """Count one request. `route` is a pattern; the caller chooses the method, so unknown methods share a label."""
     status_class = f"{status // 100}xx" if status else "none"
     _SECONDS.labels(method if method in _METHODS else "other", route, status_class).observe(seconds)

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 
 _REQUEST_ID = {"x-request-id": {"description": "finds the request in the log", "schema": {"type": "string"}}}
 _RATE_LIMIT = {
-    name: {"description": f"{description}; if the service limits requests", "schema": {"type": "integer"}}
+    name: {"description": f"{description}; sent only if the service limits requests", "schema": {"type": "integer"}}
     for name, description in {
         "RateLimit-Limit": "requests that the API key may send per minute",
         "RateLimit-Remaining": "requests that are left",
@@ -25,7 +25,7 @@ class Api(FastAPI):
         """Set once the server has been told to stop."""
 
     def openapi(self) -> dict[str, Any]:
-        """Return the document; it adds the request id to every response, and the rate limit to those of `/v1`."""
+        """Return the document; the request id is added to every response, the rate limit to every response of `/v1`."""
         cached = self.openapi_schema
         document = super().openapi()
         if document is cached:

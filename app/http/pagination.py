@@ -13,15 +13,15 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from app.errors import NotFoundError
 from app.http.fields import Id
 
-Listed = TypeVar("Listed")
+Item = TypeVar("Item")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CURSOR = re.compile(r"(?P<id>[^.]+)\.(?P<microseconds>[0-9]{1,17})")
 
 
-class Page(BaseModel, Generic[Listed]):
+class Page(BaseModel, Generic[Item]):
     object: Literal["list"] = "list"
-    data: list[Listed]
+    data: list[Item]
     has_more: bool = Field(description="whether further items follow")
     next: str | None = Field(
         default=None,

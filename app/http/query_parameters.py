@@ -1,4 +1,4 @@
-"""Query parameters: rejects the ones that a route does not have."""
+"""Reject query parameters that the route does not have."""
 
 from fastapi import Request
 
@@ -7,7 +7,7 @@ from app.http.fields import is_field_name
 
 
 async def only_known_parameters(request: Request) -> None:
-    """Reject a query parameter that the route does not have: it may be a misspelt one.
+    """Reject a query parameter that the route does not have, since a misspelt one would have no effect.
 
     Raises:
         InvalidError: names the parameter if it has the form of a field name.

@@ -34,7 +34,7 @@ return full_in
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The decision on one request: `wait_seconds` is 0 if it is accepted, else the time until a request will be."""
+    """The decision on one request: `wait_seconds` is 0 if it is accepted, else the time until the next one is."""
 
     limit: int
     remaining: int
@@ -67,9 +67,8 @@ class RateLimit:
         full_in = self._take_from_redis(key_id)
         if full_in is None:
             full_in = self._take_locally(key_id)
-        # Both clocks have a finer resolution than this tolerance.
         wait = full_in - _MINUTE
-        if wait > 1e-6:
+        if wait > 1e-6:  # a tolerance for rounding
             return Decision(self._per_minute, 0, wait, full_in - self._share)
         return Decision(self._per_minute, int((_MINUTE - full_in) / self._share + 1e-6), 0.0, full_in)
 

@@ -30,7 +30,7 @@ class RequestContext:
         this_id = _request_id(scope)
         request_id.set(this_id)
         headers = {"x-request-id": this_id}
-        # Available as `request.state.headers`: what is added there is sent with any response, errors included.
+        # Available as `request.state.headers`: headers added there are sent with every response, errors included.
         scope.setdefault("state", {})["headers"] = headers
         status = 0
         start = time.monotonic()
@@ -48,8 +48,8 @@ class RequestContext:
         try:
             await self.app(scope, receive, send_with_headers)
         except asyncio.CancelledError:
-            # Only the server cancels, namely what still runs when its shutdown timeout is over, such as a request whose
-            # body never ends. If the response has started, the server cuts it off.
+            # Only the server cancels a request: one that still runs when the shutdown timeout is over, for example
+            # because its body never ends. If the response has started, the server cuts it off.
             if not status:
                 await respond(stopping_error())(scope, receive, send_with_headers)
         except Exception as error:
@@ -60,7 +60,7 @@ class RequestContext:
         finally:
             method, route, end = scope["method"], _route(scope), time.monotonic()
             metrics.IN_FLIGHT.dec()
-            metrics.answered(method, route, status, (responded_at or end) - start)
+            metrics.observe_request(method, route, status, (responded_at or end) - start)
             log.info(
                 "request_served method=%s route=%s status=%d ms=%.1f request=%s",
                 method,

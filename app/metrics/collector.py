@@ -21,7 +21,7 @@ CACHE_SECONDS = 2.0
 
 
 class StateCollector(Collector):
-    """Queries the database at most once in `CACHE_SECONDS`. If it is unreachable, only its metrics are missing."""
+    """Queries the database at most once in `CACHE_SECONDS`. Without it, only the queue's metrics are missing."""
 
     def __init__(self, engine: Engine, model: Model) -> None:
         self._engine = engine
@@ -31,7 +31,7 @@ class StateCollector(Collector):
         self._queried_at = float("-inf")
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the gauges; those of the queue are omitted, and not 0, while the database is unreachable."""
+        """Yield the gauges; while the database is unreachable, the queue's gauges are omitted rather than 0."""
         model = GaugeMetricFamily("ipt_model_state", "1 for the current state of the model.", labels=["state"])
         for state in get_args(State):
             model.add_metric([state], state == self._model.state)

@@ -76,7 +76,7 @@ def read_prompts(path: Path, user: Backbone | Subspace | None = None) -> dict[st
 
     Raises:
         CheckpointError: the file is missing or damaged, holds other tensors than prompts, or its prompts were tuned on
-            another backbone than the user's.
+            another backbone, or for another prompt placement, than the user's.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -97,5 +97,9 @@ def read_prompts(path: Path, user: Backbone | Subspace | None = None) -> dict[st
     sha256 = recorded.get("weights_sha256") if isinstance(recorded, dict) else None
     if user is not None and sha256 not in (None, user.prompt_identity):
         expected = user.manifest["backbone"]["id"] if isinstance(user, Subspace) else user.identity.id
+        if recorded.get("id") == expected:
+            raise CheckpointError(
+                f"{path}: its prompts were tuned on other weights of {expected!r}, or for another prompt placement"
+            )
         raise CheckpointError(f"{path}: its prompts were tuned on {recorded.get('id')!r}, not {expected!r}")
     return {name: prompt.float() for name, prompt in prompts.items()}

@@ -210,6 +210,6 @@ def test_settings_are_validated_at_startup_and_printed_without_secrets(monkeypat
 def test_a_misspelt_setting_is_reported(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("IPT_MAX_EXAMPELS", "IPT_MAX_EXAMPLES", "IPT_URL", "ELSEWHERE"):
         monkeypatch.setenv(name, "4")
-    logs.name_unknown_settings()
+    logs.warn_of_unknown_settings()
     [line] = [record.getMessage() for record in caplog.records]
     assert line.startswith("unknown_setting name=IPT_MAX_EXAMPELS:")

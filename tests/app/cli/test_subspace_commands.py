@@ -167,6 +167,39 @@ def test_unsuitable_prompts_are_one_error_line(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("identity", "options", "message"),
+    [
+        ("default", [], "or for another prompt placement"),
+        ("every_layer", ["--prompt-length", "3"], "one has 2 positions, not 3: omit --prompt-length"),
+    ],
+)
+def test_prompts_that_do_not_suit_every_layer_are_one_error_line(
+    identity: str,
+    options: list[str],
+    message: str,
+    crossfit_tasks: Path,
+    tiny_backbone_dir: Path,
+    tmp_path: Path,
+    capsys: Captured,
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    import ipt
+
+    backbone = ipt.load_backbone(str(tiny_backbone_dir), device="cpu")
+    if identity == "every_layer":
+        backbone = backbone.placed("every_layer")
+    prompts = tmp_path / "prompts.safetensors"
+    metadata = {"id": backbone.identity.id, "weights_sha256": backbone.prompt_identity}
+    save_file({"one": torch.zeros(2 * 2 * 2, 32)}, prompts, {"backbone": json.dumps(metadata)})
+    command = ["subspace", "fit", str(crossfit_tasks), str(tmp_path / "out"), "--backbone", str(tiny_backbone_dir)]
+    command += ["--device", "cpu", "--placement", "every_layer", "--method", "autoencoder", "--prompts", str(prompts)]
+    assert run([*command, *options]) == 1
+    assert message in one_error_line(capsys)
+
+
 @pytest.mark.parametrize("option", [("--seed", str(2**70)), ("--intrinsic-dim", "1000000000")])
 def test_an_option_out_of_range_is_named(
     option: tuple[str, str], crossfit_tasks: Path, tmp_path: Path, capsys: Captured

@@ -20,7 +20,7 @@ from app.cli.service_process import running_service
 from app.db import client_timeout
 from app.db.client_timeout import ClientTimeout, without_timeout
 from app.db.embedded import embedded_postgres
-from app.db.session import is_gone, make_engine, transaction
+from app.db.session import is_unavailable, make_engine, transaction
 from app.settings import Settings
 from tests.support.service import adaptation_body, error_of, running
 
@@ -63,7 +63,7 @@ def test_a_statement_on_a_frozen_server_times_out_and_the_next_one_succeeds(
             with pytest.raises(OperationalError) as raised:
                 connection.execute(text("SELECT 1"))
             assert 1 <= time.monotonic() - began < 5
-        assert is_gone(raised.value)
+        assert is_unavailable(raised.value)
     with transaction(engine) as session:
         assert session.execute(text("SELECT 1")).scalar() == 1
     engine.dispose()
@@ -101,7 +101,7 @@ def test_a_process_that_shuts_down_stops_waiting(database_url: str) -> None:
     timeout.shorten()
     thread.join(5)
     assert not thread.is_alive()
-    assert is_gone(errors[0])
+    assert is_unavailable(errors[0])
     engine.dispose()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.http.json_body import parsed
+from app.http.json_body import parse_json
 from app.logs import JsonFormatter
 from tests.support.service import EXAMPLES, SECRET, adaptation_body, error_of
 
@@ -115,7 +115,7 @@ def test_both_of_two_labels_that_look_alike_are_named(client: httpx.Client) -> N
         ({"name": "x" * 201}, "has 201 characters; at most 200 are allowed"),
         ({"name": 7}, "must be text, in quotes"),
         ({"name": " "}, "must contain at least one visible character"),
-        ({"name": "a\nb"}, "contains a line break or another control character, which a name must not"),
+        ({"name": "a\nb"}, "contains a line break or another control character, which a name must not contain"),
         ({"task_id": "tsk_1"}, "the body needs either name, for a new task, or task_id, for a new version of a task"),
         ({"metadata": {str(n): "x" for n in range(17)}}, "has 17 entries; at most 16 are allowed"),
         ({str(n): "x" for n in range(31)}, "the body has 34 fields; at most 32 are allowed"),
@@ -207,8 +207,11 @@ def test_the_garbage_collector_does_not_slow_down_the_parsing_of_a_hostile_body(
 
 
 def test_a_list_that_is_too_long_is_cut_before_it_is_validated(client: httpx.Client) -> None:
-    assert parsed(b'{"inputs": ["a", "b", "c", "d"], "name": "abcd"}', 2) == {"inputs": ["a", "b", "c"], "name": "abcd"}
-    assert parsed(b"[1, 2, 3, 4]", 2) == [1, 2, 3, 4]
+    assert parse_json(b'{"inputs": ["a", "b", "c", "d"], "name": "abcd"}', 2) == {
+        "inputs": ["a", "b", "c"],
+        "name": "abcd",
+    }
+    assert parse_json(b"[1, 2, 3, 4]", 2) == [1, 2, 3, 4]
     many = {"inputs": ["a"] * 150_000}
     response = client.post("/v1/tasks/tsk_unknown/predict", json=many)
     assert (response.status_code, error_of(response)["code"]) == (422, "too_many_inputs")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import AppError
-from app.http.json_body import parsed
+from app.http.json_body import parse_json
 from tests.support.service import error_of
 
 VALUES = st.recursive(
@@ -44,7 +44,7 @@ def test_a_body_of_too_many_or_too_deep_values_is_rejected_before_it_is_parsed(
 
     monkeypatch.setattr("app.http.json_body.json.loads", loads)
     with pytest.raises(AppError) as caught:
-        parsed(content, 10_000)
+        parse_json(content, 10_000)
     assert (caught.value.status, caught.value.code) == (status, code)
     assert received == []
     monkeypatch.undo()
@@ -56,4 +56,4 @@ def test_a_body_of_too_many_or_too_deep_values_is_rejected_before_it_is_parsed(
 def test_a_parsed_body_equals_the_json_value_in_any_encoding(value: Any) -> None:
     text = json.dumps({"value": value, "brackets": '[{,"\\' * 200}, ensure_ascii=False)
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"):
-        assert parsed(text.encode(encoding), 100) == json.loads(text)
+        assert parse_json(text.encode(encoding), 100) == json.loads(text)
