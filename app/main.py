@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
@@ -24,6 +25,7 @@ from app.api_keys.admission import Admission
 from app.db import migrate
 from app.db.client_timeout import ClientTimeout
 from app.db.embedded import embedded_postgres
+from app.db.server_timeouts import REQUEST_TIMEOUTS
 from app.db.session import make_engine, transaction
 from app.errors import (
     AuthenticationError,
@@ -136,13 +138,16 @@ def _start(
     """Start everything that lives as long as the process and set it on `state`; `stack` stops it."""
     sys.setswitchinterval(SWITCH_SECONDS)
     url = database_url or settings.database_url or stack.enter_context(embedded_postgres(settings.data_dir))
-    state.engine = engine = make_engine(url, client_timeout=timeout)
+    state.engine = engine = make_engine(url, server_timeouts=REQUEST_TIMEOUTS, client_timeout=timeout)
     stack.callback(engine.dispose)
     # Every request waits for a lookup of its key or task: lookups have connections of their own and a time limit.
-    lookups = make_engine(url, pool_size=2, statement_seconds=LOOKUP_SECONDS, client_timeout=timeout)
+    lookup_timeouts = replace(REQUEST_TIMEOUTS, statement=LOOKUP_SECONDS)
+    lookups = make_engine(url, pool_size=2, server_timeouts=lookup_timeouts, client_timeout=timeout)
     stack.callback(lookups.dispose)
     if settings.embedded:
-        migrate.upgrade(engine)
+        migrations = make_engine(url, client_timeout=timeout)
+        migrate.upgrade(migrations)
+        migrations.dispose()
     state.model = model = Model(settings, partial(_on_loaded, engine))
     stack.callback(gc.unfreeze)
     task_lookup = TaskLookup(lookups, model, settings.predict_cached_tasks, settings.predict_cached_bytes)

@@ -67,6 +67,7 @@ class PoolProcess:
     @cached_property
     def _drainer(self) -> "Drainer":
         # Imported here, because Celery's main process imports this module too and needs no torch.
+        from app.db.server_timeouts import worker_timeouts
         from app.db.session import make_engine
         from worker.drain import Drainer
         from worker.lazy_model import LazyModel
@@ -74,7 +75,8 @@ class PoolProcess:
 
         if self._settings.database_url is None:
             raise RuntimeError("IPT_DATABASE_URL is not set")
-        database = make_engine(self._settings.database_url, pool_size=1)
+        timeouts = worker_timeouts(self._settings.lease_seconds)
+        database = make_engine(self._settings.database_url, pool_size=1, server_timeouts=timeouts)
         return Drainer(database, LazyModel(self._settings), self._settings, new_worker_id())
 
     def _wake_periodically(self) -> None:

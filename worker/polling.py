@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 
+from app.db.server_timeouts import worker_timeouts
 from app.db.session import make_engine
 from app.settings import Settings
 from ipt.errors import IptError
@@ -54,7 +55,8 @@ def poll(
         stop_with_parent(parent_pid, stop)
     log.info("worker_started worker=%s", worker_id)
     metrics.serve(settings)
-    database = make_engine(database_url, pool_size=1)
+    timeouts = worker_timeouts(settings.lease_seconds)
+    database = make_engine(database_url, pool_size=1, server_timeouts=timeouts)
     model = LazyModel(settings)
     liveness = None if liveness_file is None else LivenessFile(liveness_file)
     try:

@@ -9,13 +9,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from app.db.client_timeout import ClientTimeout
+from app.db.server_timeouts import NO_TIMEOUTS, ServerTimeouts
 
 
 def make_engine(
     database_url: str,
     *,
     pool_size: int = 10,
-    statement_seconds: int | None = None,
+    server_timeouts: ServerTimeouts = NO_TIMEOUTS,
     client_timeout: ClientTimeout | None = None,
 ) -> Engine:
     """Return an engine whose errors never contain statement parameters, since these hold the tenants' texts.
@@ -23,11 +24,10 @@ def make_engine(
     Args:
         database_url: the URL of a PostgreSQL database.
         pool_size: connections that stay open; as many again are opened under load.
-        statement_seconds: the server's `statement_timeout`; no limit if None.
+        server_timeouts: the limits that the server enforces on the connections.
         client_timeout: the limit for a server that does not answer, which several engines may share.
     """
     client_timeout = client_timeout or ClientTimeout()
-    statement_timeout = {} if statement_seconds is None else {"options": f"-c statement_timeout={statement_seconds}s"}
     engine = create_engine(
         database_url,
         pool_size=pool_size,
@@ -42,8 +42,8 @@ def make_engine(
             "keepalives_count": 4,
             "tcp_user_timeout": 30_000,
             "application_name": "ipt",
-        }
-        | statement_timeout,
+            "options": server_timeouts.options(),
+        },
     )
     event.listen(engine, "do_connect", lambda _dialect, _record, args, kwargs: client_timeout.connect(*args, **kwargs))
     return engine
