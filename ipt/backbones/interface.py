@@ -81,13 +81,18 @@ class Backbone(ABC):
         """Return how many positions of the input a prompt of `prompt_length` rows takes: none at every layer."""
         return 0 if self.prompt_placement == "every_layer" else prompt_length
 
+    @property
+    def _rows_per_position(self) -> int:
+        """Rows P of a prompt for each of its positions: at every layer, a key and a value of each layer."""
+        return 2 * self.layer_count if self.prompt_placement == "every_layer" else 1
+
     def prompt_rows(self, positions: int) -> int:
-        """Return the rows P of a prompt of this many positions: at every layer, a key and a value for each of them."""
-        return 2 * self.layer_count * positions if self.prompt_placement == "every_layer" else positions
+        """Return the rows P of a prompt of this many positions."""
+        return self._rows_per_position * positions
 
     def prompt_words(self, prompt_length: int) -> int:
         """Return how many tokens the rows of a prompt stand for, the inverse of `prompt_rows`."""
-        return prompt_length // (2 * self.layer_count) if self.prompt_placement == "every_layer" else prompt_length
+        return prompt_length // self._rows_per_position
 
     def check_room(self, prompt_length: int) -> None:
         """Check that prompts of `prompt_length` rows fit this backbone and leave room for text.
@@ -111,8 +116,8 @@ class Backbone(ABC):
             )
 
     def _check_whole_layers(self, prompt_length: int, param: str) -> None:
-        rows = 2 * self.layer_count
-        if self.prompt_placement == "every_layer" and prompt_length % rows:
+        rows = self._rows_per_position
+        if prompt_length % rows:
             raise BackboneError(
                 f"a prompt at every layer has {rows} rows for each position (keys and values of {self.layer_count} "
                 f"layers), so its length must be a multiple of {rows}, got {prompt_length}",
