@@ -56,7 +56,9 @@ class Settings(BaseSettings):
     heartbeat_seconds: Seconds = 5
     reap_seconds: Seconds = 10
     max_attempts: int = Field(
-        default=3, ge=1, description="attempts of an adaptation; with 1, each adaptation is tuned in a batch of its own"
+        default=3,
+        ge=1,
+        description="errors after which an adaptation fails; with 1, each adaptation is tuned in a batch of its own",
     )
     checkpoint_every_steps: int = Field(default=10, ge=1)
     jobs_per_batch: int = Field(default=8, ge=1)
@@ -83,7 +85,9 @@ class Settings(BaseSettings):
         default=4096, ge=1, description="tokens in one batch, which bounds the delay for the requests behind it"
     )
     predict_queue_rows: int = Field(
-        default=4096, ge=1, description="rows that may wait before requests are rejected with 429"
+        default=8192,
+        ge=1,
+        description="texts of all tenants that may wait; a tenant whose texts exceed those still free gets 429",
     )
     predict_cached_tasks: int = Field(
         default=4096, ge=1, description="task heads kept in memory, each of 1 kB and a readout"
@@ -99,7 +103,9 @@ class Settings(BaseSettings):
 
     generate_batch_rows: int = Field(default=32, ge=1, description="rows that are generated at a time; a beam is a row")
     generate_queue_rows: int = Field(
-        default=256, ge=0, description="further rows that may wait before requests are rejected with 429"
+        default=512,
+        ge=0,
+        description="further rows of all tenants that may wait; a tenant whose rows exceed those still free gets 429",
     )
     generate_prompt_cache_bytes: int = Field(
         default=256 * 1024 * 1024, ge=0, description="memory for the encoded prompts of the most recently used tasks"

@@ -30,22 +30,23 @@ ARROWS = {
     "app.settings": "app.validation_messages",
     "app.errors": "",
     "app.logs": "app.settings",
+    "app.fairness": "",
     # Alembic runs `migrations`, which reads the tables; `app.db.migrate` needs the folder's path only.
     "migrations": "app.db",
-    "app.db": "app.settings",
-    "app.queue": "app.db app.errors app.settings ipt",
+    "app.db": "app.fairness app.settings",
+    "app.queue": "app.db app.errors ipt",
     "app.http": "app.db app.errors app.settings app.validation_messages ipt.data",
     "app.api_keys": "app.http app.db app.errors app.settings",
-    "app.predictions": "app.tasks app.api_keys app.http app.db app.errors app.settings ipt",
-    "app.generations": "app.predictions app.api_keys app.http app.db app.errors app.settings ipt",
+    "app.predictions": "app.tasks app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
+    "app.generations": "app.predictions app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
     "app.subspaces": "app.predictions app.api_keys app.http app.db app.errors ipt",
     "app.tasks": "app.api_keys app.http app.db app.errors",
     "app.adaptations": "app.tasks app.subspaces app.predictions app.queue app.api_keys app.http app.db app.errors "
     "app.settings ipt",
     "app.health": "app.predictions app.db app.errors",
     "app.metrics": "app.predictions app.queue app.api_keys app.db app.errors",
-    "app.main": "app.adaptations app.generations app.health app.metrics app.predictions app.subspaces app.tasks "
-    "app.api_keys app.http app.db app.errors app.settings ipt",
+    "app.main": "app.adaptations app.generations app.health app.metrics app.predictions app.queue app.subspaces "
+    "app.tasks app.api_keys app.http app.db app.errors app.settings ipt",
     # A worker registers the subspace that it has loaded.
     "worker": "app.subspaces.repository app.queue app.db app.errors app.logs app.settings ipt",
     # The only package that starts processes of the worker; no package imports it.

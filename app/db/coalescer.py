@@ -1,7 +1,6 @@
 """Coalesces questions that wait at the same time, for example into one database query instead of many."""
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextvars import Context, copy_context
@@ -9,8 +8,11 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from app.db.session import is_unavailable
+from app.fairness.fair_queue import FairQueue
 
 CLOSE_SECONDS = 3.0
+_TENANTS_PER_ANSWER = 8
+"""Tenants that get their turn in one call, if all of them have many questions."""
 
 Question = TypeVar("Question")
 Result = TypeVar("Result")
@@ -32,7 +34,7 @@ class Coalescer(Generic[Question, Result]):
     """A thread that answers together all questions that arrived while it answered the previous ones.
 
     It never delays a question to wait for further ones. An answer always reflects the state after its question was
-    asked: a question never joins a query that is already running.
+    asked: a question never joins a query that is already running. Tenants take turns.
     """
 
     def __init__(
@@ -50,14 +52,14 @@ class Coalescer(Generic[Question, Result]):
         """
         self._answer = answer
         self._most = most
-        self._waiting: deque[_Waiting[Question, Result]] = deque()
+        self._waiting: FairQueue[_Waiting[Question, Result]] = FairQueue(max(1, most // _TENANTS_PER_ANSWER))
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def ask(self, question: Question, size: int = 1) -> "Future[Result]":
-        """Queue a question; if its future is cancelled first, it is not asked.
+    def ask(self, question: Question, size: int = 1, tenant_id: str = "") -> "Future[Result]":
+        """Queue a question of a tenant, if it is known; if its future is cancelled first, it is not asked.
 
         Raises:
             CoalescerClosedError: `close` was called.
@@ -66,7 +68,7 @@ class Coalescer(Generic[Question, Result]):
         with self._changed:
             if self._closed:
                 raise CoalescerClosedError
-            self._waiting.append(waiting)
+            self._waiting.append(tenant_id, waiting)
             self._changed.notify()
         return waiting.future
 
@@ -82,16 +84,19 @@ class Coalescer(Generic[Question, Result]):
             pass
 
     def _answer_next(self) -> bool:
-        """Wait for questions and answer them; return False if there are none because of `close`."""
+        """Wait for questions and answer them; return False if there are none left because of `close`."""
         batch: list[_Waiting[Question, Result]] = []
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
+            self._waiting.remove_if(lambda waiting: waiting.future.cancelled())
             room = self._most
-            while self._waiting and (not batch or self._waiting[0].size <= room):
-                batch.append(self._waiting.popleft())
-                room -= batch[-1].size
+            while self._waiting and (not batch or self._waiting.first().size <= room):
+                size = self._waiting.first().size
+                batch.append(self._waiting.pop(size))
+                room -= size
+            ended = self._closed and not batch
         self._settle([waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()])
-        return bool(batch)
+        return not ended
 
     def _settle(self, batch: Sequence[_Waiting[Question, Result]]) -> None:
         if not batch:

@@ -1,6 +1,5 @@
 """Prometheus metrics of generations."""
 
-from collections.abc import Sequence
 from typing import get_args
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -31,9 +30,8 @@ def count_step(engine: ipt.GenerationEngine, hits: int, misses: int) -> None:
     _COMPUTED.inc(misses)
 
 
-def count_ended(texts: Sequence[ipt.TextFinished]) -> None:
-    """Count texts that have ended."""
-    for text in texts:
-        _TEXTS.labels(text.reason).inc()
-        _TOKENS.inc(text.generated_tokens)
-        _TRUNCATED.inc(text.truncated)
+def count_ended(text: ipt.TextFinished) -> None:
+    """Count a text that has ended."""
+    _TEXTS.labels(text.reason).inc()
+    _TOKENS.inc(text.generated_tokens)
+    _TRUNCATED.inc(text.truncated)

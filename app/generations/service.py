@@ -13,8 +13,9 @@ from fastapi.concurrency import run_in_threadpool
 
 import ipt
 from app.db.ids import new_id
-from app.errors import AppError, ConflictError, InvalidError, out_of_memory_error, stopping_error
-from app.generations.writer import Sink, Writer
+from app.errors import AppError, BusyError, ConflictError, InvalidError, out_of_memory_error, stopping_error
+from app.fairness.shared_capacity import SharedCapacity
+from app.generations.writer import Sink, Writer, reserved_rows
 from app.predictions.model import Model
 from app.predictions.task_cache import TaskKey
 from app.predictions.task_lookup import Question, TaskLookup
@@ -62,6 +63,8 @@ class Generations:
         self._settings = settings
         self._model = model
         self._lookup = lookup
+        self._max_rows = settings.generate_batch_rows + settings.generate_queue_rows
+        self._capacity = SharedCapacity(self._max_rows, _too_many_texts)
         self._lock = threading.Lock()
         self._writer: Writer | None = None
         self._max_new_tokens = self._default_new_tokens = 0
@@ -86,13 +89,39 @@ class Generations:
         Raises:
             NotFoundError: the tenant has no such task, or the task no such version.
             ConflictError: the task is not tuned yet, or the backbone does not generate text.
-            InvalidError: the parameters contradict each other, or the backbone does not support them.
-            BusyError: the queue is full.
+            InvalidError: the parameters contradict each other, the backbone does not support them, or the request is
+                larger than batch and queue.
+            BusyError: too many texts of the tenant are waiting.
             UnavailableError: the model is not loaded, or the service is stopping.
         """
+        rows = len(inputs) * options.get("num_beams", 1)
+        if rows > self._max_rows:
+            raise InvalidError(
+                f"{len(inputs)} texts with their beams are {rows} rows, and at most {self._max_rows} of all callers "
+                "run and wait: send fewer texts at a time, or ask for fewer beams",
+                code="invalid_value",
+                param="num_beams",
+            )
+        self._capacity.take(tenant_id, rows)  # before any work is done for the texts; the writer gives the rows back
+        try:
+            return await self._submit(tenant_id, question, inputs, options, stopping)
+        except BaseException:
+            self._capacity.give_back(tenant_id, rows)
+            raise
+
+    async def _submit(
+        self,
+        tenant_id: str,
+        question: Question,
+        inputs: Sequence[str],
+        options: dict[str, Any],
+        stopping: threading.Event,
+    ) -> Generation:
         found = await asyncio.wrap_future(self._lookup.find(tenant_id, [question]))
         [key], [task] = found.keys, found.tasks
-        writer = await run_in_threadpool(self._start_writer)
+        writer = self._writer
+        if writer is None:
+            writer = await run_in_threadpool(self._start_writer)
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[IndexedEvent] = asyncio.Queue()
 
@@ -106,7 +135,7 @@ class Generations:
         try:
             parameters = self._parameters(options)
             requests = [ipt.GenerationRequest(new_id("gen"), task, text, parameters) for text in inputs]
-            writer.submit([(request, sink(index)) for index, request in enumerate(requests)])
+            writer.submit(tenant_id, [(request, sink(index)) for index, request in enumerate(requests)])
         except IptError as error:
             raise _invalid(error) from error
         ids = [request.request_id for request in requests]
@@ -121,16 +150,14 @@ class Generations:
         """Return the writer, which starts with the first request."""
         with self._lock:
             if self._writer is None:
-                settings = self._settings
+                settings, rows = self._settings, self._settings.generate_batch_rows
                 try:
-                    engine = self._model.new_generation_engine()
+                    engine = self._model.new_generation_engine(rows + reserved_rows(rows))
                 except BackboneError as error:
                     raise ConflictError(error.message, code="backbone_writes_no_text", param="task_id") from error
                 self._max_new_tokens = min(settings.max_new_tokens, engine.backbone.max_target_tokens)
                 self._default_new_tokens = min(self._max_new_tokens, engine.default_new_tokens)
-                self._writer = Writer(
-                    engine, batch_rows=settings.generate_batch_rows, queue_rows=settings.generate_queue_rows
-                )
+                self._writer = Writer(engine, self._capacity, batch_rows=rows)
             return self._writer
 
     def _parameters(self, options: dict[str, Any]) -> ipt.GenerationParameters:
@@ -168,6 +195,14 @@ async def _follow(
     finally:
         if open_ids:
             writer.cancel(sorted(open_ids))
+
+
+def _too_many_texts() -> BusyError:
+    return BusyError(
+        "too many of your texts are waiting to be generated: wait for some to end",
+        code="generation_queue_full",
+        retry_after=1,
+    )
 
 
 def _failure(error: Exception) -> AppError:

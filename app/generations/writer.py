@@ -7,69 +7,74 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import ipt
-from app.errors import BusyError, stopping_error
+from app.errors import stopping_error
+from app.fairness.fair_queue import FairQueue
+from app.fairness.shared_capacity import SharedCapacity
 from app.generations import metrics
 
 log = logging.getLogger(__name__)
 
 Sink = Callable[[ipt.GenerationEvent], None]
 """Receives the events of one text in the writer's thread; must not block."""
+TURN_TOKENS = 256
+"""Tokens of a tenant's turn: four texts of the default length."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Text:
+    tenant_id: str
     request: ipt.GenerationRequest
     sink: Sink
+
+    @property
+    def rows(self) -> int:
+        return self.request.parameters.num_beams
+
+
+_Caller = deque[_Text]
+"""The texts of one caller that the engine does not have yet; at least one."""
+
+
+def reserved_rows(batch_rows: int) -> int:
+    """Return how many rows the engine needs above `batch_rows` for tenants with nothing running."""
+    return max(1, batch_rows // 8)
 
 
 class Writer:
     """A thread around an engine; other threads submit and cancel texts.
 
-    Texts start in round robin over callers, one text at a time. At most `batch_rows` rows run and `queue_rows` rows
-    wait. A request that finds the queue full is told to retry; a request larger than batch and queue is rejected.
+    Tenants take turns of `TURN_TOKENS` tokens to start texts. Within a tenant, texts start in round robin over callers,
+    one text at a time. At most `batch_rows` rows run. A tenant with nothing running need not wait for another tenant's
+    long texts to end: it may start its next text in the `reserved_rows`.
     """
 
-    def __init__(self, engine: ipt.GenerationEngine, *, batch_rows: int, queue_rows: int) -> None:
+    def __init__(self, engine: ipt.GenerationEngine, capacity: SharedCapacity, *, batch_rows: int) -> None:
+        """`capacity` gets back the rows of each text that ends; the caller of `submit` has taken them."""
         self._engine = engine
+        self._capacity = capacity
         self._batch_rows = batch_rows
-        self._max_rows = batch_rows + queue_rows
-        self._callers: deque[deque[_Text]] = deque()
-        """The texts of each caller that the engine does not have yet."""
+        self._queue: FairQueue[_Caller] = FairQueue(TURN_TOKENS)
         self._cancelled: set[str] = set()
-        self._sinks: dict[str, tuple[Sink, int]] = {}
-        """The sink and the rows of each text in the engine; used by the writer's thread only."""
-        self._open_rows = 0
+        self._running: dict[str, _Text] = {}
+        """The texts in the engine by their request ids; used by the writer's thread only."""
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="generations", daemon=True)
         self._thread.start()
 
-    def submit(self, texts: Sequence[tuple[ipt.GenerationRequest, Sink]]) -> None:
+    def submit(self, tenant_id: str, texts: Sequence[tuple[ipt.GenerationRequest, Sink]]) -> None:
         """Queue the texts of one caller; each sink receives events until its text has finished.
 
         Raises:
-            IptError: the backbone does not support the parameters, or batch and queue together are too small.
-            BusyError: the queue is full.
+            IptError: the backbone does not support the parameters.
             UnavailableError: the service is stopping.
         """
         for request, _ in texts:
             self._engine.check(request.parameters)
-        rows = sum(request.parameters.num_beams for request, _ in texts)
-        if rows > self._max_rows:
-            raise ipt.IptError(
-                f"{len(texts)} texts with their beams are {rows} rows, and at most {self._max_rows} of all callers "
-                "run and wait: send fewer texts at a time, or ask for fewer beams",
-                param="num_beams",
-            )
         with self._changed:
             if self._closed:
                 raise stopping_error()
-            if self._open_rows + rows > self._max_rows:
-                raise BusyError(
-                    "too many texts are waiting to be generated; try again", code="generation_queue_full", retry_after=1
-                )
-            self._open_rows += rows
-            self._callers.append(deque(_Text(request, sink) for request, sink in texts))
+            self._queue.append(tenant_id, deque(_Text(tenant_id, request, sink) for request, sink in texts))
             self._changed.notify()
 
     def cancel(self, request_ids: Sequence[str]) -> None:
@@ -88,9 +93,7 @@ class Writer:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(
-                    lambda: self._callers or self._cancelled or self._closed or not self._engine.idle
-                )
+                self._changed.wait_for(lambda: self._queue or self._cancelled or self._closed or not self._engine.idle)
                 if self._closed:
                     return
                 cancelled, self._cancelled = self._cancelled, set()
@@ -105,34 +108,52 @@ class Writer:
 
     def _drop_queued(self, cancelled: Collection[str]) -> None:
         """Drop cancelled texts that the engine does not have yet."""
-        for caller in list(self._callers):
+
+        def drop(caller: _Caller) -> bool:
             for text in [text for text in caller if text.request.request_id in cancelled]:
                 caller.remove(text)
-                self._open_rows -= text.request.parameters.num_beams
-                metrics.count_ended([ipt.TextFinished(text.request.request_id, "cancelled", "", 0, 0, False)])
-            if not caller:
-                self._callers.remove(caller)
+                self._count_ended(text, ipt.TextFinished(text.request.request_id, "cancelled", "", 0, 0, False))
+            return not caller
+
+        if cancelled:
+            self._queue.remove_if(drop)
 
     def _next_texts(self) -> list[_Text]:
         """Take the next texts for the engine, no more than it has room for, so that later callers get their turn."""
         texts: list[_Text] = []
-        room = self._batch_rows - sum(rows for _, rows in self._sinks.values())
-        # A text with more rows than a batch runs when the batch is empty.
-        while self._callers and (room == self._batch_rows or room >= self._callers[0][0].request.parameters.num_beams):
-            caller = self._callers.popleft()
-            texts.append(caller.popleft())
-            room -= texts[-1].request.parameters.num_beams
+        running = list(self._running.values())
+        while self._queue and self._give_turn(running + texts):
+            caller = self._queue.first()
+            text = caller.popleft()
+            texts.append(text)
+            cost = text.rows * text.request.parameters.max_new_tokens
             if caller:
-                self._callers.append(caller)
+                self._queue.move_behind(text.tenant_id)
+                self._queue.charge(cost)
+            else:
+                self._queue.pop(cost)
         return texts
 
+    def _give_turn(self, running: Sequence[_Text]) -> bool:
+        """Give the turn to a tenant whose next text has room next to the running ones, if there is one."""
+        rows, tenant_ids = sum(text.rows for text in running), {text.tenant_id for text in running}
+        # A text with more rows than a batch runs when the batch is empty.
+        if not rows or rows + self._queue.first()[0].rows <= self._batch_rows:
+            return True
+        limit = self._batch_rows + reserved_rows(self._batch_rows)
+        for text in (caller[0] for caller in self._queue.heads()):
+            if text.tenant_id not in tenant_ids and rows + text.rows <= limit:
+                self._queue.put_first(text.tenant_id)
+                return True
+        return False
+
     def _add(self, text: _Text) -> None:
-        request = text.request
-        self._sinks[request.request_id] = (text.sink, request.parameters.num_beams)
+        request_id = text.request.request_id
+        self._running[request_id] = text
         try:
-            self._engine.add(request)
+            self._engine.add(text.request)
         except Exception as error:  # noqa: BLE001 - the thread must survive any failure of a text
-            self._deliver([_failed(request.request_id, error)])
+            self._deliver([_failed(request_id, error)])
 
     def _step(self) -> None:
         prompts = self._engine.prompts
@@ -141,17 +162,19 @@ class Writer:
             events = self._engine.step()
         except Exception as error:  # noqa: BLE001 - as above; the engine's texts are lost
             self._engine.clear()
-            events = [_failed(request_id, error) for request_id in self._sinks]
+            events = [_failed(request_id, error) for request_id in self._running]
         metrics.count_step(self._engine, prompts.hits - hits, prompts.misses - misses)
         self._deliver(events)
 
     def _deliver(self, events: Sequence[ipt.GenerationEvent]) -> None:
-        finished = [event for event in events if isinstance(event, ipt.TextFinished)]
-        metrics.count_ended(finished)
         for event in events:
-            self._sinks[event.request_id][0](event)
-        with self._changed:
-            self._open_rows -= sum(self._sinks.pop(event.request_id)[1] for event in finished)
+            self._running[event.request_id].sink(event)
+            if isinstance(event, ipt.TextFinished):
+                self._count_ended(self._running.pop(event.request_id), event)
+
+    def _count_ended(self, text: _Text, event: ipt.TextFinished) -> None:
+        metrics.count_ended(event)
+        self._capacity.give_back(text.tenant_id, text.rows)
 
 
 def _failed(request_id: str, error: Exception) -> ipt.TextFinished:

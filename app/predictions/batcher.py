@@ -2,13 +2,13 @@
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import ipt
-from app.errors import AppError, BusyError, out_of_memory_error, stopping_error
+from app.errors import AppError, out_of_memory_error, stopping_error
+from app.fairness.fair_queue import FairQueue
 from app.predictions import metrics
 from ipt.runtime.memory import is_out_of_memory
 
@@ -18,6 +18,8 @@ Predict = Callable[[Sequence[Row]], Sequence[ipt.Prediction]]
 
 PATIENCE = 0.2
 """Longest wait for returning callers, as a fraction of the last batch's time."""
+TURN_TOKENS = 256
+"""Tokens of a tenant's turn: every batch of the default size has room for 16 turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class PredictionFailedError(AppError):
 
 @dataclass(slots=True, eq=False)
 class _Request:
+    tenant_id: str
     rows: Sequence[Row]
     tokens: Sequence[int]
     future: "Future[Answer]"
@@ -57,19 +60,19 @@ class _Part:
     """The rows of one request that belong to one batch."""
 
     request: _Request
-    rows: Sequence[Row]
+    rows: list[Row] = field(default_factory=list)
 
 
 class Batcher:
-    """A thread that runs batches, and the first-in-first-out queue in front of it.
+    """A thread that runs batches, and the queue in front of it.
 
     A batch starts when it is full, or `wait_seconds` after its first request arrived. If several requests were answered
     together, the next batch also waits until as many requests are queued again, for at most `patience` of the last
     batch's time: their callers tend to return at once, and the batch would otherwise contain only the first few.
 
-    A batch has at most `batch_rows` rows and `batch_tokens` tokens including prompts, but at least one row. A request
-    that does not fit into one batch continues behind the requests that arrived in the meantime. Requests are rejected
-    while more than `queue_rows` rows wait.
+    A batch has at most `batch_rows` rows and `batch_tokens` tokens including prompts, but at least one row. Within a
+    batch, tenants take turns of `TURN_TOKENS` tokens. A tenant's requests are answered in the order of their arrival,
+    but a request that does not fit into one batch continues behind the requests that arrived in the meantime.
     """
 
     def __init__(
@@ -79,7 +82,6 @@ class Batcher:
         wait_seconds: float,
         batch_rows: int,
         batch_tokens: int,
-        queue_rows: int,
         patience: float = PATIENCE,
     ) -> None:
         self._predict = predict
@@ -87,8 +89,9 @@ class Batcher:
         self._batch_tokens = batch_tokens
         self._wait_seconds = wait_seconds
         self._batch_rows = batch_rows
-        self._queue_rows = queue_rows
-        self._queue: deque[_Request] = deque()
+        self._queue: FairQueue[_Request] = FairQueue(TURN_TOKENS)
+        self._continuing: list[_Request] = []
+        """The requests of which the last batch had only some rows."""
         self._waiting_rows = 0
         self._waiting_tokens = 0
         self._queued_behind = 0
@@ -99,31 +102,28 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="predictions", daemon=True)
         self._thread.start()
 
-    def submit(self, rows: Sequence[Row], prompt_positions: int, arrived_at: float | None = None) -> "Future[Answer]":
+    def submit(
+        self, tenant_id: str, rows: Sequence[Row], prompt_positions: int, arrived_at: float | None = None
+    ) -> "Future[Answer]":
         """Queue the rows of one request. Cancelling the future drops the rows that are not in a batch yet.
 
         Args:
+            tenant_id: the caller's tenant.
             rows: the rows to answer.
             prompt_positions: positions of the prompt, which each row has besides the tokens of its text.
             arrived_at: monotonic time at which the request arrived, so that the lookup of its tasks counts as waiting;
                 now when None.
 
         Raises:
-            BusyError: the queue is full.
             UnavailableError: the service is stopping.
         """
         now = time.monotonic()
         tokens = [prompt_positions + len(ids) for _, ids in rows]
-        request = _Request(rows, tokens, Future(), now if arrived_at is None else arrived_at, now)
+        request = _Request(tenant_id, rows, tokens, Future(), now if arrived_at is None else arrived_at, now)
         with self._changed:
             if self._closed:
                 raise stopping_error()
-            # An empty queue accepts a request of any size, or a small queue would reject a large request forever.
-            if self._waiting_rows and self._waiting_rows + len(rows) > self._queue_rows:
-                raise BusyError(
-                    "too many predictions are waiting; try again", code="prediction_queue_full", retry_after=1
-                )
-            self._queue.append(request)
+            self._queue.append(tenant_id, request)
             self._waiting_rows += len(rows)
             self._waiting_tokens += sum(tokens)
             self._changed.notify()
@@ -144,7 +144,7 @@ class Batcher:
             start = time.monotonic()
             self._answer(parts)
             self._expect_callers_back(parts, time.monotonic() - start)
-        for request in self._queue:
+        for request in self._queue.remove_if(lambda _: True):
             _fail(request, stopping_error())
 
     def _next_batch(self) -> list[_Part]:
@@ -154,8 +154,8 @@ class Batcher:
             while not parts:
                 self._changed.wait_for(lambda: self._queue or self._closed)
                 # A request that arrived while the model was busy has already waited.
-                waited = time.monotonic() - self._queue[0].arrived_at if self._queue else 0.0
-                self._changed.wait_for(self._is_full, self._wait_seconds - waited)
+                first_arrival = min((request.arrived_at for request in self._queue.heads()), default=0.0)
+                self._changed.wait_for(self._is_full, first_arrival + self._wait_seconds - time.monotonic())
                 self._changed.wait_for(
                     lambda: self._is_full() or len(self._queue) >= self._expected_requests,
                     self._patient_until - time.monotonic(),
@@ -178,30 +178,32 @@ class Batcher:
         return rows or tokens or self._closed
 
     def _take_batch(self) -> list[_Part]:
-        """Take rows from the front of the queue, up to a batch; none if all their callers have disconnected."""
-        parts: list[_Part] = []
-        rows_left, tokens_left = self._batch_rows, self._batch_tokens
-        if self._queue and self._queue[0].batched:  # round robin: it had rows in the last batch
-            self._queue.rotate(-1)
-        while self._queue:
-            request = self._queue[0]
-            rest, tokens = request.rows[request.batched :], request.tokens[request.batched :]
-            is_over = request.future.done()  # the caller has disconnected, or an earlier part failed
-            count = len(rest) if is_over else _fitting(tokens[:rows_left], tokens_left, at_least=0 if parts else 1)
-            if not count:
+        """Take rows from the queue, up to a batch; none if all their callers have disconnected."""
+        parts: dict[_Request, _Part] = {}
+        rows, tokens = 0, 0
+        for request in self._continuing:
+            self._queue.move_behind(request.tenant_id)
+        # Their callers have disconnected, or an earlier part failed.
+        for request in self._queue.remove_if(lambda request: request.future.done()):
+            self._waiting_rows -= len(request.rows) - request.batched
+            self._waiting_tokens -= sum(request.tokens[request.batched :])
+        while self._queue and rows < self._batch_rows:
+            request = self._queue.first()
+            row_tokens = request.tokens[request.batched]
+            if rows and tokens + row_tokens > self._batch_tokens:
                 break
-            if not is_over:
-                parts.append(_Part(request, rest[:count]))
-                rows_left -= count
-                tokens_left -= sum(tokens[:count])
-                request.started_at = request.started_at or time.monotonic()
-            request.batched += count
-            self._waiting_rows -= count
-            self._waiting_tokens -= sum(tokens[:count])
-            if count < len(rest):
-                break
-            self._queue.popleft()
-        return parts
+            parts.setdefault(request, _Part(request)).rows.append(request.rows[request.batched])
+            request.batched += 1
+            rows, tokens = rows + 1, tokens + row_tokens
+            if request.batched == len(request.rows):
+                self._queue.pop(row_tokens)
+            else:
+                self._queue.charge(row_tokens)
+            request.started_at = request.started_at or time.monotonic()
+        self._waiting_rows -= rows
+        self._waiting_tokens -= tokens
+        self._continuing = [request for request in parts if request.batched < len(request.rows)]
+        return list(parts.values())
 
     def _answer(self, parts: list[_Part]) -> None:
         start = time.monotonic()
@@ -228,16 +230,6 @@ class Batcher:
             position += len(part.rows)
             if len(request.predictions) == len(request.rows):
                 _succeed(request)
-
-
-def _fitting(tokens: Sequence[int], limit: int, *, at_least: int) -> int:
-    """Return how many rows, from the first, fit into `limit` tokens, but no fewer than `at_least`."""
-    total = 0
-    for index, row_tokens in enumerate(tokens):
-        total += row_tokens
-        if total > limit and index >= at_least:
-            return index
-    return len(tokens)
 
 
 def _succeed(request: _Request) -> None:

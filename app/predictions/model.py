@@ -70,7 +70,7 @@ class Model:
         if self._predictor is None:
             raise UnavailableError("the model is still loading", code="model_loading", retry_after=2)
 
-    def new_generation_engine(self) -> ipt.GenerationEngine:
+    def new_generation_engine(self, batch_rows: int) -> ipt.GenerationEngine:
         """Return a new generation engine on the loaded backbone and subspace.
 
         Raises:
@@ -81,7 +81,7 @@ class Model:
         return ipt.GenerationEngine(
             predictor.backbone,
             predictor.subspace,
-            batch_rows=settings.generate_batch_rows,
+            batch_rows=batch_rows,
             prompt_cache_bytes=settings.generate_prompt_cache_bytes,
         )
 

@@ -76,7 +76,7 @@ class TaskLookup:
             ConflictError: the task is not tuned yet, or was tuned in another subspace than the loaded one.
         """
         self._model.check_loaded()
-        return self._coalescer.ask(_Request(tenant_id, questions), len(questions))
+        return self._coalescer.ask(_Request(tenant_id, questions), len(questions), tenant_id)
 
     def close(self) -> None:
         """Answer the requests that wait, and accept no more."""

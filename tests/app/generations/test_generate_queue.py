@@ -48,6 +48,10 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def open_rows(service: TextService) -> int:
+    return service.writers[0]._capacity._used.total()
+
+
 def test_a_disconnected_stream_is_cancelled(service: TextService, gate: Gate) -> None:
     before = metric("ipt_generations_total", reason="cancelled")
     with service.stream(max_new_tokens=24) as leaving:
@@ -92,7 +96,7 @@ def test_a_full_queue_rejects_requests(service: TextService, gate: Gate) -> None
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()
-    until(lambda: service.writers[0]._open_rows == 10)
+    until(lambda: open_rows(service) == 10)
     refused = service.generate(num_beams=3)
     assert (refused.status_code, error_of(refused)["code"]) == (429, "generation_queue_full")
     assert int(refused.headers["retry-after"]) > 0
@@ -118,11 +122,11 @@ def test_callers_take_turns(service: TextService, gate: Gate, texts: int, beams:
     many = {"input": None, "inputs": ["hello world"] * texts, "max_new_tokens": 20, "num_beams": beams}
     thread = threading.Thread(target=lambda: service.generate(**many))
     thread.start()
-    until(lambda: service.writers[0]._open_rows == texts * beams)
+    until(lambda: open_rows(service) == texts * beams)
     answered = threading.Event()
     late = threading.Thread(target=lambda: service.generate(max_new_tokens=5).is_success and answered.set())
     late.start()
-    until(lambda: service.writers[0]._open_rows == texts * beams + 1)
+    until(lambda: open_rows(service) == texts * beams + 1)
     # Four rows run at a time, so the late text starts at step 21. First in, first out would start it at step 41 or 61.
     gate.open(30)
     assert answered.wait(30)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ipt
-from app.errors import BusyError, UnavailableError
+from app.errors import UnavailableError
 from app.predictions.batcher import Batcher, PredictionFailedError, Row
 
 Predict = Callable[[Sequence[Row]], Sequence[ipt.Prediction]]
@@ -48,11 +48,7 @@ def new_batcher(model: Recorder) -> Iterator[NewBatcher]:
     batchers: list[Batcher] = []
 
     def new_batcher(**changes: Any) -> Batcher:
-        batchers.append(
-            Batcher(
-                model, **({"wait_seconds": 0.2, "batch_rows": 8, "batch_tokens": 10**6, "queue_rows": 100} | changes)
-            )
-        )
+        batchers.append(Batcher(model, **({"wait_seconds": 0.2, "batch_rows": 8, "batch_tokens": 10**6} | changes)))
         return batchers[-1]
 
     yield new_batcher
@@ -72,7 +68,7 @@ def texts(future: Any) -> list[str]:
 
 def test_concurrent_requests_share_a_batch(new_batcher: NewBatcher, model: Recorder) -> None:
     batcher = new_batcher()
-    futures = [batcher.submit(rows(f"a{n}", f"b{n}"), 16) for n in range(3)]
+    futures = [batcher.submit("a", rows(f"a{n}", f"b{n}"), 16) for n in range(3)]
     assert [texts(future) for future in futures] == [["a0", "b0"], ["a1", "b1"], ["a2", "b2"]]
     assert model.batches == [["a0", "b0", "a1", "b1", "a2", "b2"]]
 
@@ -80,17 +76,17 @@ def test_concurrent_requests_share_a_batch(new_batcher: NewBatcher, model: Recor
 def test_a_full_batch_does_not_wait(new_batcher: NewBatcher) -> None:
     batcher = new_batcher(wait_seconds=30)
     start = time.monotonic()
-    texts(batcher.submit(rows(*"12345678"), 16))
+    texts(batcher.submit("a", rows(*"12345678"), 16))
     assert time.monotonic() - start < 10
 
 
 def test_waiting_for_a_busy_model_counts_as_waiting(new_batcher: NewBatcher, model: Recorder) -> None:
     batcher = new_batcher(wait_seconds=1.5)
     model.gate.clear()
-    first = batcher.submit(rows("first"), 16)
+    first = batcher.submit("a", rows("first"), 16)
     while not model.batches:
         time.sleep(0.001)
-    second = batcher.submit(rows("second"), 16)
+    second = batcher.submit("a", rows("second"), 16)
     time.sleep(1.6)
     freed = time.monotonic()
     model.gate.set()
@@ -101,7 +97,7 @@ def test_waiting_for_a_busy_model_counts_as_waiting(new_batcher: NewBatcher, mod
 def answer_together(batcher: Batcher, model: Recorder, seconds: float, *requests: str) -> None:
     """Answer requests, with one row for each letter, in one batch that takes this long."""
     model.gate.clear()
-    futures = [batcher.submit(rows(*request), 16) for request in requests]
+    futures = [batcher.submit("a", rows(*request), 16) for request in requests]
     time.sleep(seconds)
     model.gate.set()
     for future in futures:
@@ -115,7 +111,7 @@ def test_callers_answered_together_share_the_next_batch(new_batcher: NewBatcher,
     answer_together(batcher, model, 0.2, "a", "bc", "d")
     again = []
     for name in "efg":
-        again.append(batcher.submit(rows(name), 16))
+        again.append(batcher.submit("a", rows(name), 16))
         time.sleep(0.2)
     assert [texts(future) for future in again] == [["e"], ["f"], ["g"]]
     assert model.batches == [["e", "f", "g"]]
@@ -125,7 +121,7 @@ def test_waiting_for_returning_callers_is_limited(new_batcher: NewBatcher, model
     batcher = new_batcher(wait_seconds=0.1, patience=0.5)
     answer_together(batcher, model, 0.5, "a", "b")
     start = time.monotonic()
-    assert texts(batcher.submit(rows("c"), 16)) == ["c"]
+    assert texts(batcher.submit("a", rows("c"), 16)) == ["c"]
     assert time.monotonic() - start < 5
 
 
@@ -136,7 +132,7 @@ def test_no_batch_waits_for_a_single_returning_caller(
     batcher = new_batcher(wait_seconds=0.1, patience=1000)
     answer_together(batcher, model, 0.3, *requests)
     start = time.monotonic()
-    assert texts(batcher.submit(rows("x"), 16)) == ["x"]
+    assert texts(batcher.submit("a", rows("x"), 16)) == ["x"]
     assert time.monotonic() - start < 10
 
 
@@ -144,18 +140,18 @@ def test_a_full_batch_does_not_wait_for_returning_callers(new_batcher: NewBatche
     batcher = new_batcher(wait_seconds=0.1, patience=1000, batch_tokens=3 * (10 + 16))
     answer_together(batcher, model, 0.3, "ab", "c")
     start = time.monotonic()
-    assert [texts(batcher.submit(rows(*["x" * 10] * 3), 16))] == [["x" * 10] * 3]
+    assert [texts(batcher.submit("a", rows(*["x" * 10] * 3), 16))] == [["x" * 10] * 3]
     assert time.monotonic() - start < 10
 
 
 def test_waiting_for_the_task_lookup_counts_as_waiting(new_batcher: NewBatcher) -> None:
-    answered = new_batcher(wait_seconds=30).submit(rows("a"), 16, time.monotonic() - 30)
+    answered = new_batcher(wait_seconds=30).submit("a", rows("a"), 16, time.monotonic() - 30)
     assert texts(answered) == ["a"]
 
 
 def test_a_large_request_is_answered_in_order_over_several_batches(new_batcher: NewBatcher, model: Recorder) -> None:
     names = [str(n) for n in range(20)]
-    answer = new_batcher(wait_seconds=0).submit(rows(*names), 16).result(timeout=10)
+    answer = new_batcher(wait_seconds=0).submit("a", rows(*names), 16).result(timeout=10)
     assert [prediction.text for prediction in answer.predictions] == names
     assert [len(batch) for batch in model.batches] == [8, 8, 4]
     assert answer.queue_seconds >= 0
@@ -166,10 +162,10 @@ def test_other_requests_run_between_the_batches_of_a_large_one(new_batcher: NewB
     batcher = new_batcher(wait_seconds=0)
     model.gate.clear()
     names = [str(n) for n in range(40)]
-    large = batcher.submit(rows(*names), 16)
+    large = batcher.submit("a", rows(*names), 16)
     while not model.batches:
         time.sleep(0.001)
-    small = [batcher.submit(rows(f"small {n}"), 16) for n in range(2)]
+    small = [batcher.submit("a", rows(f"small {n}"), 16) for n in range(2)]
     model.gate.set()
     assert [texts(future) for future in (*small, large)] == [["small 0"], ["small 1"], names]
     assert model.batches[1][:2] == ["small 0", "small 1"]
@@ -178,28 +174,28 @@ def test_other_requests_run_between_the_batches_of_a_large_one(new_batcher: NewB
 def test_batches_are_limited_by_tokens_including_prompts(new_batcher: NewBatcher, model: Recorder) -> None:
     batcher = new_batcher(wait_seconds=0, batch_tokens=3 * (100 + 16))
     long = ["x" * 99 + str(n) for n in range(7)]
-    assert texts(batcher.submit(rows(*long), 16)) == long
+    assert texts(batcher.submit("a", rows(*long), 16)) == long
     assert [len(batch) for batch in model.batches] == [3, 3, 1]
     model.batches.clear()
-    assert texts(batcher.submit(rows(*long), 17)) == long
+    assert texts(batcher.submit("a", rows(*long), 17)) == long
     assert [len(batch) for batch in model.batches] == [2, 2, 2, 1]
     model.batches.clear()
-    assert texts(new_batcher(wait_seconds=0, batch_tokens=1).submit(rows("a", "b"), 16)) == ["a", "b"]
+    assert texts(new_batcher(wait_seconds=0, batch_tokens=1).submit("a", rows("a", "b"), 16)) == ["a", "b"]
     assert [len(batch) for batch in model.batches] == [1, 1]
 
 
 def test_a_failing_request_does_not_fail_others(new_batcher: NewBatcher) -> None:
     batcher = new_batcher()
-    before, bad, after = (batcher.submit(rows(*names), 16) for names in (["x", "y"], ["z", "bad"], ["w"]))
+    before, bad, after = (batcher.submit("a", rows(*names), 16) for names in (["x", "y"], ["z", "bad"], ["w"]))
     assert (texts(before), texts(after)) == (["x", "y"], ["w"])
     with pytest.raises(PredictionFailedError):
         bad.result(timeout=10)
-    assert texts(batcher.submit(rows("later"), 16)) == ["later"]
+    assert texts(batcher.submit("a", rows("later"), 16)) == ["later"]
 
 
 def test_a_request_too_large_for_memory_may_be_retried(new_batcher: NewBatcher) -> None:
     batcher = new_batcher()
-    large, small = batcher.submit(rows("large"), 16), batcher.submit(rows("x"), 16)
+    large, small = batcher.submit("a", rows("large"), 16), batcher.submit("a", rows("x"), 16)
     assert texts(small) == ["x"]
     with pytest.raises(UnavailableError) as caught:
         large.result(timeout=10)
@@ -208,35 +204,69 @@ def test_a_request_too_large_for_memory_may_be_retried(new_batcher: NewBatcher) 
 
 def test_a_failing_part_fails_its_request_only(new_batcher: NewBatcher, model: Recorder) -> None:
     batcher = new_batcher(wait_seconds=0, batch_rows=2)
-    bad, after = batcher.submit(rows("bad", *"bcdefgh"), 16), batcher.submit(rows("x"), 16)
+    bad, after = batcher.submit("a", rows("bad", *"bcdefgh"), 16), batcher.submit("a", rows("x"), 16)
     with pytest.raises(PredictionFailedError):
         bad.result(timeout=10)
     assert texts(after) == ["x"]
     assert ["g", "h"] not in model.batches
 
 
-def test_a_full_queue_rejects_requests(new_batcher: NewBatcher, model: Recorder) -> None:
-    batcher = new_batcher(wait_seconds=0, batch_rows=1, queue_rows=3)
+def test_a_flooding_tenant_does_not_delay_another(new_batcher: NewBatcher, model: Recorder) -> None:
+    batcher = new_batcher(wait_seconds=0, batch_rows=128, batch_tokens=4096)
     model.gate.clear()
-    running = batcher.submit(rows("0"), 16)
+    flood = [batcher.submit("flooding", rows(*["x" * 240] * 256), 16) for _ in range(4)]
     while not model.batches:
         time.sleep(0.001)
-    waiting = [batcher.submit(rows(str(n)), 16) for n in range(1, 4)]
-    with pytest.raises(BusyError) as caught:
-        batcher.submit(rows("4"), 16)
-    assert caught.value.retry_after
+    single = batcher.submit("other", rows("single"), 16)
     model.gate.set()
-    assert [texts(future) for future in [running, *waiting]] == [["0"], ["1"], ["2"], ["3"]]
-    assert texts(batcher.submit(rows(*"more than the queue takes"), 16)) == list("more than the queue takes")
+    assert texts(single) == ["single"]
+    for future in flood:
+        assert len(texts(future)) == 256
+    assert "single" in model.batches[1]
+    # 16 rows of 256 tokens fill a batch, and 15 fit next to the other tenant's row.
+    assert [len(batch) for batch in model.batches] == [16, 16, *[16] * 62, 1]
+
+
+def test_tenants_get_equal_shares_of_a_batch_in_tokens(new_batcher: NewBatcher, model: Recorder) -> None:
+    batcher = new_batcher(wait_seconds=0, batch_rows=1000, batch_tokens=8192)
+    model.gate.clear()
+    batcher.submit("a", rows("first"), 16)
+    while not model.batches:
+        time.sleep(0.001)
+    lengths = {"long": 512, "middle": 128, "short": 32}
+    for tenant, tokens in lengths.items():
+        batcher.submit(tenant, rows(*[tenant[0] * (tokens - 16)] * 400), 16)
+    model.gate.set()
+    while len(model.batches) < 2:
+        time.sleep(0.001)
+    shares = {
+        tenant: sum(tokens for text in model.batches[1] if text[0] == tenant[0]) for tenant, tokens in lengths.items()
+    }
+    assert sum(shares.values()) > 8192 - 512
+    assert max(shares.values()) - min(shares.values()) <= 512 + 256
+    batcher.close()
+
+
+def test_a_tenant_alone_fills_its_batches(new_batcher: NewBatcher, model: Recorder) -> None:
+    batcher = new_batcher(wait_seconds=0)
+    model.gate.clear()
+    futures = [batcher.submit("a", rows("0"), 16)]
+    while not model.batches:
+        time.sleep(0.001)
+    futures += [batcher.submit("a", rows(*"123"), 16) for _ in range(8)]
+    model.gate.set()
+    for future in futures:
+        texts(future)
+    assert [len(batch) for batch in model.batches] == [1, 8, 8, 8]
 
 
 def test_rows_of_disconnected_callers_are_not_computed(new_batcher: NewBatcher, model: Recorder) -> None:
     batcher = new_batcher(wait_seconds=0, batch_rows=2)
     model.gate.clear()
-    batcher.submit(rows("0"), 16)
+    batcher.submit("a", rows("0"), 16)
     while not model.batches:
         time.sleep(0.001)
-    cancelled, kept = batcher.submit(rows("a", "b"), 16), batcher.submit(rows("c"), 16)
+    cancelled, kept = batcher.submit("a", rows("a", "b"), 16), batcher.submit("a", rows("c"), 16)
     assert cancelled.cancel()
     model.gate.set()
     assert texts(kept) == ["c"]
@@ -246,10 +276,10 @@ def test_rows_of_disconnected_callers_are_not_computed(new_batcher: NewBatcher, 
 def test_closing_finishes_the_running_batch_and_fails_the_queue(new_batcher: NewBatcher, model: Recorder) -> None:
     batcher = new_batcher(wait_seconds=0, batch_rows=1)
     model.gate.clear()
-    running = batcher.submit(rows("running"), 16)
+    running = batcher.submit("a", rows("running"), 16)
     while not model.batches:
         time.sleep(0.001)
-    waiting = batcher.submit(rows("waiting"), 16)
+    waiting = batcher.submit("a", rows("waiting"), 16)
     closing = threading.Thread(target=batcher.close)
     closing.start()
     model.gate.set()
@@ -258,4 +288,4 @@ def test_closing_finishes_the_running_batch_and_fails_the_queue(new_batcher: New
     with pytest.raises(UnavailableError):
         waiting.result(timeout=10)
     with pytest.raises(UnavailableError):
-        batcher.submit(rows("late"), 16)
+        batcher.submit("a", rows("late"), 16)
