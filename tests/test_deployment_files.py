@@ -51,6 +51,25 @@ def test_containers_can_write_only_tmp_and_gain_no_privileges(document: File) ->
         assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
 
 
+def test_each_image_is_built_once(document: File) -> None:
+    services = document["services"]
+    assert [name for name, service in services.items() if "build" in service] == ["migrate"]
+    for name in ("api", "worker"):
+        assert services[name]["image"] == services["migrate"]["image"]
+        assert "migrate" in services[name]["depends_on"]
+
+
+def test_redis_is_not_root_and_keeps_no_volume(document: File) -> None:
+    redis = document["services"]["redis"]
+    assert (redis["user"], redis["read_only"], redis["tmpfs"]) == ("redis", True, ["/data"])
+    assert (redis["cap_drop"], redis["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
+
+
+def test_every_service_that_holds_state_or_jobs_has_time_to_stop(document: File) -> None:
+    services = document["services"]
+    assert {name for name in services if "stop_grace_period" in services[name]} == {"postgres", "api", "worker"}
+
+
 @pytest.mark.parametrize("secret", sorted(SECRETS))
 def test_a_secret_has_no_default(secret: str) -> None:
     for without in (SECRETS | {secret: ""}, {name: value for name, value in SECRETS.items() if name != secret}):
@@ -87,9 +106,9 @@ def test_the_gpu_override_gives_workers_a_gpu_and_all_services_the_cuda_build() 
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
     assert services["worker"]["environment"] == plain["services"]["worker"]["environment"] | {"IPT_DEVICE": "cuda"}
     assert "deploy" not in services["api"]
+    assert services["migrate"]["build"]["args"]["TORCH_INDEX_URL"] == ""
     for name in ("migrate", "api", "worker"):
-        assert services[name]["build"]["args"]["TORCH_INDEX_URL"] == ""
-        assert services[name]["image"] != plain["services"][name]["image"]
+        assert services[name]["image"] == services["migrate"]["image"] != plain["services"][name]["image"]
 
 
 def test_the_image_runs_as_an_unprivileged_user_without_the_build_stage() -> None:
