@@ -91,11 +91,18 @@ def test_a_fit_that_crashes_and_is_interrupted_ends_like_an_uninterrupted_one(
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_an_interrupt_within_a_step_leaves_no_partial_step(
-    encoder: EncoderBackbone, tasks: list[TaskDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+    encoder: EncoderBackbone,
+    tasks: list[TaskDataset],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    when: str,
 ) -> None:
     options = replace(OPTIONS, steps=6)
     uninterrupted = fit(encoder, tasks, options).run_in(tmp_path / "uninterrupted", lambda *_: None)
     running = fit(encoder, tasks, options)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup starts a process that ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, handler))
     vectors = running.vector_optimizer
     step = vectors.step
 
