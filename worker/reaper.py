@@ -23,7 +23,7 @@ class Reaper:
         self._reaped_at = float("-inf")
 
     def reap(self, now: float) -> None:
-        """Requeue adaptations with an expired lease, or fail them after the last attempt, if a run is due."""
+        """Requeue adaptations with an expired lease, or fail them after too many losses, if a run is due."""
         if not self._predecessor_expired:
             with transaction(self._database) as session:
                 lifecycle.expire_leases(session, self._worker_id)
@@ -31,7 +31,7 @@ class Reaper:
         elif now - self._reaped_at < self._settings.reap_seconds:
             return
         with transaction(self._database) as session:
-            reaped = lifecycle.reap(session, max_attempts=self._settings.max_attempts)
+            reaped = lifecycle.reap(session)
         self._reaped_at = now
         metrics.LEASES_EXPIRED.inc(len(reaped))
         for row in reaped:

@@ -30,6 +30,8 @@ WORKER_LOST = ErrorDetail(
     param=None,
     code="worker_lost",
 )
+MAX_LOSSES = 5
+"""Workers in a row that an adaptation may lose at the same step; a job that ends its worker must not do so forever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,19 +205,22 @@ def preempt(session: Session, lease: Lease, *, step: int, checkpoint: bytes | No
 
 
 def retry(session: Session, lease: Lease, *, max_attempts: int, error: ErrorDetail) -> bool:
-    """Requeue an adaptation after a failed attempt, or fail it with `error` after the last attempt."""
+    """Requeue an adaptation after an error, or fail it with `error` at the last of `max_attempts` errors."""
     row = _lock(session, lease)
     if row is None:
         return False
-    if row.attempt >= max_attempts and not row.cancel_requested:
+    if 1 + _count_requeued(session, row, "error") >= max_attempts and not row.cancel_requested:
         _fail(session, row, error)
     else:
         _requeue(session, row, "error")
     return True
 
 
-def reap(session: Session, *, max_attempts: int) -> list[ReapedAdaptation]:
-    """Requeue each adaptation whose lease has expired, or fail it after `max_attempts`; also clear idle tenants."""
+def reap(session: Session) -> list[ReapedAdaptation]:
+    """Requeue each adaptation whose lease has expired, or fail it after `MAX_LOSSES`; also clear idle tenants.
+
+    Losing a worker is no attempt: machines are restarted and networks fail without any fault of the adaptation's.
+    """
     expired = session.scalars(
         select(Adaptation)
         .where(Adaptation.in_state("running"), Adaptation.lease_until < func.now())
@@ -223,7 +228,8 @@ def reap(session: Session, *, max_attempts: int) -> list[ReapedAdaptation]:
         .with_for_update(skip_locked=True)
     ).all()
     for row in expired:
-        if row.attempt >= max_attempts and not row.cancel_requested:
+        losses = 1 + _count_requeued(session, row, "worker_lost", from_step=row.step)
+        if losses >= MAX_LOSSES and not row.cancel_requested:
             _fail(session, row, WORKER_LOST)
         else:
             _requeue(session, row, "worker_lost")
@@ -267,6 +273,18 @@ def request_cancel(session: Session, tenant_id: str, adaptation_id: str) -> Adap
         row.cancel_requested = True
         session.flush()
     return row
+
+
+def _count_requeued(session: Session, row: Adaptation, reason: str, *, from_step: int = 0) -> int:
+    """Return how often an adaptation was requeued for this reason, at this step or a later one."""
+    return session.execute(
+        select(func.count()).where(
+            AdaptationEvent.adaptation_id == row.id,
+            AdaptationEvent.type == "requeued",
+            AdaptationEvent.data["reason"].astext == reason,
+            AdaptationEvent.data["step"].as_integer() >= from_step,
+        )
+    ).scalar_one()
 
 
 def _lock(session: Session, lease: Lease, *, nowait: bool = False) -> Adaptation | None:

