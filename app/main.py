@@ -54,6 +54,7 @@ from app.predictions.endpoints import router as predictions
 from app.predictions.model import Model
 from app.predictions.service import Predictions
 from app.predictions.task_lookup import TaskLookup
+from app.queue.wake import Waker
 from app.settings import Settings
 from app.subspaces import repository as subspaces
 from app.subspaces.endpoints import router as subspaces_router
@@ -158,6 +159,9 @@ def _start(
     stack.callback(state.generations.close)
     state.admission = Admission(settings, lookups)
     stack.callback(state.admission.close)
+    state.waker = None if settings.redis_url is None else Waker(settings.redis_url)
+    if state.waker is not None:
+        stack.callback(state.waker.close)
     state.readiness = Readiness(engine)
     stack.callback(state.readiness.close)
     state.collector = StateCollector(engine, model)

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from app.adaptations.event_stream import OpenStreams
+from app.queue.wake import Waker
 
 
 async def _streams(request: Request) -> OpenStreams:
@@ -12,4 +13,11 @@ async def _streams(request: Request) -> OpenStreams:
     return streams
 
 
+async def _waker(request: Request) -> Waker | None:
+    waker: Waker | None = request.app.state.waker
+    return waker
+
+
 OpenStreamsDep = Annotated[OpenStreams, Depends(_streams)]
+WakerDep = Annotated[Waker | None, Depends(_waker)]
+"""None without a broker."""

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from app.adaptations import repository, service
-from app.adaptations.dependencies import OpenStreamsDep
+from app.adaptations.dependencies import OpenStreamsDep, WakerDep
 from app.adaptations.event_stream import follow
 from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView
 from app.adaptations.upload import Form, FormRoute, documented_form, in_file, naming_lines, read_body, read_form
@@ -25,7 +25,7 @@ from app.http.fields import Id
 from app.http.pagination import After, Limit, Page, page_of
 from app.predictions.dependencies import ModelDep
 from app.predictions.model import Model
-from app.queue.wake import wake
+from app.queue.wake import Waker
 from app.settings import Settings
 
 router = APIRouter(
@@ -77,7 +77,7 @@ class _Creation:
     model: Model
     transaction: OpenTransaction
     tenant: str
-    background: BackgroundTasks
+    waker: Waker | None
     response: Response
     idempotency_key: str | None
 
@@ -95,7 +95,8 @@ class _Creation:
             )
             view = AdaptationView.of(adaptation)
         self.response.headers["Location"] = f"/v1/adaptations/{view.id}"
-        self.background.add_task(wake, self.settings)
+        if self.waker is not None:
+            self.waker.wake()
         return view
 
 
@@ -104,11 +105,11 @@ async def _creation(
     model: ModelDep,
     transaction: TransactionDep,
     tenant: AdaptingTenantDep,
-    background: BackgroundTasks,
+    waker: WakerDep,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> _Creation:
-    return _Creation(settings, model, transaction, tenant, background, response, idempotency_key)
+    return _Creation(settings, model, transaction, tenant, waker, response, idempotency_key)
 
 
 CreationDep = Annotated[_Creation, Depends(_creation)]

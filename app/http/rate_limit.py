@@ -9,6 +9,7 @@ import logging
 import math
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,8 +17,8 @@ log = logging.getLogger(__name__)
 
 _MINUTE = 60.0
 _REDIS_TIMEOUT_SECONDS = 0.2
-_REDIS_RETRY_SECONDS = 5.0
-"""How long Redis is not used after it failed to answer."""
+REDIS_RETRY_SECONDS = 5.0
+"""Pause between the probes of a Redis that has failed; no request uses it until a probe has been answered."""
 
 # The script uses the clock of Redis, which is the same for all processes. Times are whole microseconds. It returns the
 # time until the bucket is full, including this request, and accepts the request if that is at most a minute.
@@ -58,8 +59,8 @@ class RateLimit:
         self._share = _MINUTE / per_minute
         self._full_at: dict[str, float] = {}
         self._lock = threading.Lock()
-        self._redis_take = None if redis_url is None else _redis_script(redis_url)
-        self._redis_retry_at = float("-inf")
+        self._redis = None if redis_url is None else _redis_client(redis_url)
+        self._redis_take = None if self._redis is None else self._redis.register_script(_TAKE)
         self._redis_is_down = False
 
     def take(self, key_id: str) -> Decision:
@@ -82,7 +83,7 @@ class RateLimit:
 
     def _take_from_redis(self, key_id: str) -> float | None:
         """Return the time until the bucket is full, or None if Redis is not configured or does not answer."""
-        if self._redis_take is None or time.monotonic() < self._redis_retry_at:
+        if self._redis_take is None or self._redis_is_down:
             return None
         from redis import RedisError
 
@@ -91,15 +92,25 @@ class RateLimit:
         except RedisError as error:
             with self._lock:
                 if not self._redis_is_down:
+                    self._redis_is_down = True
                     log.warning("Redis is down, each process counts its own requests: %s", type(error).__name__)
-                self._redis_is_down = True
-                self._redis_retry_at = time.monotonic() + _REDIS_RETRY_SECONDS
+                    probe = threading.Thread(target=self._probe, args=[self._redis], name="probe-redis", daemon=True)
+                    probe.start()
             return None
-        self._redis_is_down = False
         return cast(int, microseconds) / 1e6
 
+    def _probe(self, redis: Any) -> None:
+        from redis import RedisError
 
-def _redis_script(url: str) -> Any:
+        while self._redis_is_down:
+            time.sleep(REDIS_RETRY_SECONDS)
+            with suppress(RedisError):
+                redis.ping()
+                self._redis_is_down = False
+                log.info("Redis is back")
+
+
+def _redis_client(url: str) -> Any:
     from redis import Redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -107,7 +118,6 @@ def _redis_script(url: str) -> Any:
     # Celery and the Redis client write the URL of a Unix socket differently.
     url = url.replace("redis+socket://", "unix://", 1).replace("virtual_host=", "db=")
     no_retry = Retry(NoBackoff(), retries=0)
-    client = Redis.from_url(
+    return Redis.from_url(
         url, socket_timeout=_REDIS_TIMEOUT_SECONDS, socket_connect_timeout=_REDIS_TIMEOUT_SECONDS, retry=no_retry
     )
-    return client.register_script(_TAKE)

@@ -4,6 +4,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPResponse
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from sqlalchemy import Engine, text
 
@@ -192,8 +194,9 @@ def test_two_services_share_the_rate_limit_of_a_key(serve: Serve, engine: Engine
 
 
 def test_without_redis_each_process_counts_its_own_requests_and_warns_once(
-    redis: Any, clock: Callable[[float], None], caplog: pytest.LogCaptureFixture
+    redis: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr("app.http.rate_limit.REDIS_RETRY_SECONDS", 0.01)
     limit = RateLimit(2, f"redis+socket://{redis.socket_file}")
     assert limit.take("key").remaining == 1
     redis.shutdown()
@@ -201,9 +204,29 @@ def test_without_redis_each_process_counts_its_own_requests_and_warns_once(
         for remaining in (1, 0):
             taken = limit.take("key")
             assert (taken.remaining, taken.wait_seconds) == (remaining, 0)
-            clock(6)  # Redis is tried again
         assert limit.take("key").wait_seconds > 0
     assert len(caplog.records) == 1
+
+
+def test_a_frozen_redis_is_used_by_no_request_until_a_probe_is_answered(
+    redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.http.rate_limit.REDIS_RETRY_SECONDS", 0.01)
+    limit = RateLimit(100, f"redis+socket://{redis.socket_file}")
+    take, uses = limit._redis_take, []
+    limit._redis_take = lambda **arguments: uses.append(arguments) or take(**arguments)
+    process = psutil.Process(redis.pid)
+    process.suspend()
+    try:
+        assert [limit.take("key").remaining for _ in range(20)] == list(range(99, 79, -1))
+        assert len(uses) == 1, "every request waited for the frozen Redis"
+    finally:
+        process.resume()
+    deadline = time.monotonic() + 30
+    while limit.take("other").remaining and len(uses) == 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(uses) == 2
 
 
 def _error(response: httpx.Response) -> tuple[int, Any, Any]:
