@@ -37,6 +37,7 @@ from app.errors import (
     UnavailableError,
     documented,
 )
+from app.fairness.fair_pool import FairPool
 from app.generations.endpoints import router as generations_router
 from app.generations.service import Generations
 from app.health.endpoints import router as health
@@ -66,6 +67,11 @@ ADMISSION_SECONDS = 10
 """Seconds after the body deadline before a connection with an incomplete request is closed."""
 LOOKUP_SECONDS = 10
 """Statement timeout for the lookup of API keys and tasks."""
+
+PARSED_BYTES = 64 * 1024
+"""Bytes of a tenant's turn in the parsing of large bodies and datasets."""
+CREATION_THREADS = 4
+"""Threads that read datasets and create adaptations."""
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +165,10 @@ def _start(
     stack.callback(state.generations.close)
     state.admission = Admission(settings, lookups)
     stack.callback(state.admission.close)
+    state.parsing = FairPool("parse", threads=1, quantum=PARSED_BYTES)
+    stack.callback(state.parsing.close)
+    state.creations = FairPool("create", threads=CREATION_THREADS, quantum=PARSED_BYTES)
+    stack.callback(state.creations.close)
     state.waker = None if settings.redis_url is None else Waker(settings.redis_url)
     if state.waker is not None:
         stack.callback(state.waker.close)

@@ -69,7 +69,17 @@ class Settings(BaseSettings):
     requests_per_minute: int | None = Field(
         default=None, ge=1, le=1_000_000, description="requests of one API key; unlimited if not set"
     )
+    max_requests: int = Field(
+        default=1024,
+        ge=1,
+        description="requests of all tenants in progress; a tenant with more than are still free gets 429",
+    )
     max_body_bytes: int = Field(default=16 * 1024 * 1024, ge=1)
+    max_bodies_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=1,
+        description="bytes of the bodies of these requests; a tenant with more than are still free gets 429",
+    )
     max_body_seconds: Seconds = Field(default=60, description="how long a request's body may take to arrive")
     max_examples: int = Field(default=10_000, ge=2)
     max_text_chars: int = Field(default=10_000, ge=1)

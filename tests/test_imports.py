@@ -35,18 +35,18 @@ ARROWS = {
     "migrations": "app.db",
     "app.db": "app.fairness app.settings",
     "app.queue": "app.db app.errors ipt",
-    "app.http": "app.db app.errors app.settings app.validation_messages ipt.data",
-    "app.api_keys": "app.http app.db app.errors app.settings",
+    "app.http": "app.db app.fairness app.errors app.settings app.validation_messages ipt.data",
+    "app.api_keys": "app.http app.db app.fairness app.errors app.settings",
     "app.predictions": "app.tasks app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
     "app.generations": "app.predictions app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
     "app.subspaces": "app.predictions app.api_keys app.http app.db app.errors ipt",
     "app.tasks": "app.api_keys app.http app.db app.errors",
-    "app.adaptations": "app.tasks app.subspaces app.predictions app.queue app.api_keys app.http app.db app.errors "
-    "app.settings ipt",
+    "app.adaptations": "app.tasks app.subspaces app.predictions app.queue app.api_keys app.http app.db "
+    "app.fairness app.errors app.settings ipt",
     "app.health": "app.predictions app.db app.errors",
     "app.metrics": "app.predictions app.queue app.api_keys app.db app.errors",
     "app.main": "app.adaptations app.generations app.health app.metrics app.predictions app.queue app.subspaces "
-    "app.tasks app.api_keys app.http app.db app.errors app.settings ipt",
+    "app.tasks app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
     # A worker registers the subspace that it has loaded.
     "worker": "app.subspaces.repository app.queue app.db app.errors app.logs app.settings ipt",
     # The only package that starts processes of the worker; no package imports it.

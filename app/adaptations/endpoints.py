@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from app.adaptations import repository, service
-from app.adaptations.dependencies import OpenStreamsDep, WakerDep
+from app.adaptations.dependencies import CreationThreadsDep, OpenStreamsDep, WakerDep
 from app.adaptations.event_stream import follow
 from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView
 from app.adaptations.upload import Form, FormRoute, documented_form, in_file, naming_lines, read_body, read_form
@@ -20,6 +20,7 @@ from app.api_keys.dependencies import AdaptingTenantDep, CallerDep
 from app.db.dependencies import OpenTransaction, TransactionDep
 from app.db.models import FINISHED, Adaptation, State
 from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
+from app.fairness.fair_pool import FairPool
 from app.http.dependencies import SettingsDep, StoppingDep
 from app.http.fields import Id
 from app.http.pagination import After, Limit, Page, page_of
@@ -78,8 +79,14 @@ class _Creation:
     transaction: OpenTransaction
     tenant: str
     waker: Waker | None
+    threads: FairPool
+    request: Request
     response: Response
     idempotency_key: str | None
+
+    async def in_thread(self, create: Callable[[], AdaptationView]) -> AdaptationView:
+        """Run `create` in the threads for creations, in which a tenant's turn is measured in bytes of bodies."""
+        return await self.threads.run(self.tenant, self.request.state.body_bytes, create)
 
     def create(self, body: AdaptationInput, place_of: Callable[[str], str] = str) -> AdaptationView:
         with self.transaction() as session:
@@ -106,20 +113,28 @@ async def _creation(
     transaction: TransactionDep,
     tenant: AdaptingTenantDep,
     waker: WakerDep,
+    threads: CreationThreadsDep,
+    request: Request,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> _Creation:
-    return _Creation(settings, model, transaction, tenant, waker, response, idempotency_key)
+    return _Creation(settings, model, transaction, tenant, waker, threads, request, response, idempotency_key)
 
 
 CreationDep = Annotated[_Creation, Depends(_creation)]
 
 
-def create_adaptation_from_form(form: Annotated[Form, Depends(read_form)], creation: CreationDep) -> AdaptationView:
+async def create_adaptation_from_form(
+    form: Annotated[Form, Depends(read_form)], creation: CreationDep
+) -> AdaptationView:
     """Create an adaptation from a form; `create_adaptation` documents both."""
-    body, lines = read_body(form, creation.settings.max_examples)
-    with naming_lines(lines):
-        return creation.create(body, partial(in_file, lines=lines))
+
+    def create() -> AdaptationView:
+        body, lines = read_body(form, creation.settings.max_examples)
+        with naming_lines(lines):
+            return creation.create(body, partial(in_file, lines=lines))
+
+    return await creation.in_thread(create)
 
 
 # Registered before the route for JSON, which matches any body.
@@ -140,12 +155,12 @@ router.add_api_route(
     responses=documented([NotFoundError, ConflictError]) | _CREATED,
     openapi_extra=documented_form(),
 )
-def create_adaptation(body: AdaptationInput, creation: CreationDep) -> AdaptationView:
+async def create_adaptation(body: AdaptationInput, creation: CreationDep) -> AdaptationView:
     """Queue the tuning of a task on a few examples, sent as JSON or, in a form, as a JSONL, CSV or TSV file.
 
     The response contains the id of the task, which answers predictions as soon as the adaptation has succeeded.
     """
-    return creation.create(body)
+    return await creation.in_thread(partial(creation.create, body))
 
 
 @router.get("", summary="List adaptations", responses=documented([NotFoundError]))
@@ -216,7 +231,7 @@ def list_events(
         return Response(status_code=204)
     open_streams.check_room(tenant)
     return StreamingResponse(
-        open_streams.counted(tenant, follow(transaction, caller, adaptation_id, after, stopping)),
+        open_streams.counted(tenant, follow(transaction, caller, adaptation_id, after, open_streams, stopping)),
         media_type=_EVENT_STREAM,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )

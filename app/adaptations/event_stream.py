@@ -23,6 +23,8 @@ from app.errors import BusyError
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
+_POLLS_PER_SECOND = 64
+"""Polls of all streams; with more streams than that allows, each one polls less often."""
 KEEP_ALIVE_SECONDS = 15.0
 """Silence after which a comment is sent, before a proxy closes the connection as idle."""
 _PAGE_SIZE = 100
@@ -30,11 +32,19 @@ _STREAM_RETRY_SECONDS = 5
 
 
 class OpenStreams:
-    """Counts and limits the open streams of each tenant in this process, because each stream polls the database."""
+    """Counts and limits the open streams in this process, because each stream polls the database.
+
+    A tenant alone may open `limit` streams. All tenants share twice as many: each may have as many as it leaves free.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._open: Counter[str] = Counter()
+
+    @property
+    def poll_seconds(self) -> float:
+        """The time between two polls of a stream."""
+        return max(POLL_SECONDS, self._open.total() / _POLLS_PER_SECOND)
 
     def check_room(self, tenant_id: str) -> None:
         """Check that the tenant may open one more stream. Concurrent requests may exceed the limit by a few.
@@ -42,10 +52,10 @@ class OpenStreams:
         Raises:
             BusyError: the tenant has reached the limit.
         """
-        if self._open[tenant_id] >= self._limit:
+        if self._open[tenant_id] >= 2 * self._limit - self._open.total():
             raise BusyError(
-                f"{self._limit} of your event streams are open, which is the limit: close some, or list events without "
-                "`text/event-stream`",
+                f"{self._open[tenant_id]} of your event streams are open, which is the limit now: close some, or list "
+                "events without `text/event-stream`",
                 code="too_many_streams",
                 retry_after=_STREAM_RETRY_SECONDS,
             )
@@ -64,7 +74,12 @@ class OpenStreams:
 
 
 async def follow(
-    transaction: OpenTransaction, caller: Caller, adaptation_id: str, after: int, stopping: threading.Event
+    transaction: OpenTransaction,
+    caller: Caller,
+    adaptation_id: str,
+    after: int,
+    open_streams: OpenStreams,
+    stopping: threading.Event,
 ) -> AsyncGenerator[bytes, None]:
     """Yield the events after number `after` until the adaptation has ended or the caller's key is no longer valid.
 
@@ -90,7 +105,7 @@ async def follow(
             yield KEEPALIVE_COMMENT
             quiet_since = time.monotonic()
         if len(events) < _PAGE_SIZE and not finished:
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(open_streams.poll_seconds)
 
 
 def _newer(

@@ -185,5 +185,9 @@ def _resolve(overrides: HyperparametersInput) -> dict[str, Any]:
 
 
 def _hash(content: Any) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    # In pieces: `json.dumps` would hold the interpreter lock for as long as a large dataset takes.
+    encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    digest = hashlib.sha256()
+    for piece in encoder.iterencode(content):
+        digest.update(piece.encode())
+    return digest.hexdigest()

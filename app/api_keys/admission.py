@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 from fastapi import Request
@@ -17,11 +18,15 @@ from app.api_keys.service import Caller
 from app.db.coalescer import Coalescer
 from app.db.session import read_transaction
 from app.errors import AuthenticationError, BusyError, PermissionDeniedError
+from app.fairness.fair_slots import FairSlots
+from app.fairness.shared_capacity import SharedCapacity
 from app.http.rate_limit import RateLimit
 from app.settings import DEFAULT_TENANT, Settings
 
 KEYS_PER_LOOKUP = 256
 """Most API keys that one query looks up."""
+THREADS = 32
+"""Most endpoints that run in the event loop's threads, which are 40; some are left for everything else."""
 
 _OPERATOR = Caller(DEFAULT_TENANT, service.OPERATOR, frozenset({"admin"}))
 
@@ -36,6 +41,10 @@ class Admission:
         self._settings = settings
         # Requests that arrive together share a query.
         self._callers = Coalescer(partial(_callers_with, engine), name="api-keys", most=KEYS_PER_LOOKUP)
+        self._requests = SharedCapacity(settings.max_requests, _too_many_requests)
+        self._body_bytes = SharedCapacity(settings.max_bodies_bytes, _too_many_bytes)
+        self.threads = FairSlots(THREADS)
+        """For endpoints that run in a thread; their tenants take turns."""
         per_minute = settings.requests_per_minute
         self._rate_limit = None if per_minute is None else RateLimit(per_minute, settings.redis_url)
 
@@ -65,6 +74,30 @@ class Admission:
                     f"this API key lacks the scope '{scope}': use one that has it", code="scope_missing"
                 )
         request.state.caller = caller
+
+    @contextmanager
+    def in_progress(self, request: Request) -> Iterator[None]:
+        """Count an admitted request and the bytes of its body, before it is read, until the response begins.
+
+        Sets `request.state.body_bytes`.
+
+        Raises:
+            BusyError: the tenant has too many requests in progress, or too large ones.
+        """
+        tenant_id = request.state.caller.tenant_id
+        size = request.state.body_bytes = self._declared_bytes(request)
+        with (
+            self._requests.use(tenant_id, 1),
+            self._body_bytes.use(tenant_id, size) if size else nullcontext(),
+        ):
+            yield
+
+    def _declared_bytes(self, request: Request) -> int:
+        """Return the size of the body, or the largest allowed size if the request does not say."""
+        if "transfer-encoding" in request.headers:
+            return self._settings.max_body_bytes
+        declared = request.headers.get("content-length", "0")
+        return int(declared) if declared.isdecimal() else 0  # the server has rejected what is no number
 
     def check_metrics_reader(self, request: Request, credentials: HTTPAuthorizationCredentials | None) -> None:
         """Reject everyone but the operator, unless metrics are open: metrics span all tenants.
@@ -103,6 +136,20 @@ class Admission:
         if caller is None:
             raise AuthenticationError("this API key is unknown, expired or revoked", code="api_key_unknown")
         return caller
+
+
+def _too_many_requests() -> BusyError:
+    return BusyError(
+        "too many of your requests are in progress: wait for some responses", code="too_many_requests", retry_after=1
+    )
+
+
+def _too_many_bytes() -> BusyError:
+    return BusyError(
+        "too many bytes of your requests are in progress: wait for some responses, and send `content-length`",
+        code="too_many_bytes",
+        retry_after=1,
+    )
 
 
 def _callers_with(engine: Engine, keys: Sequence[str]) -> list[Caller | None]:

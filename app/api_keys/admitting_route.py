@@ -1,6 +1,8 @@
 """The route class of `/v1`: a request is admitted before its body is read."""
 
+import inspect
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from typing import Any
 
 from fastapi import Request, Response
@@ -23,10 +25,15 @@ class AdmittingRoute(APIRoute):
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
         scopes = _scopes(self.dependant)
+        in_thread = not inspect.iscoroutinefunction(self.endpoint)
 
         async def admit_and_handle(request: Request) -> Response:
-            await admission_of(request).admit(request, scopes)
-            return await handle(JsonRequest(request.scope, request.receive))
+            admission = admission_of(request)
+            await admission.admit(request, scopes)
+            with admission.in_progress(request):
+                thread = admission.threads.use(request.state.caller.tenant_id) if in_thread else nullcontext()
+                async with thread:
+                    return await handle(JsonRequest(request.scope, request.receive))
 
         return admit_and_handle
 

@@ -2,21 +2,25 @@
 
 import gc
 import json
+from functools import partial
 from typing import Any
 
 from fastapi import Request
 
 from app.errors import BadRequestError, InvalidError
+from app.fairness.fair_pool import FairPool
 from app.http.dependencies import settings_of
 from app.http.json_structure import DepthError, StructureError, check_structure
 
 _VALUES_PER_ENTRY = 16
 """Values that a body may have for each allowed list entry. No entry has nearly as many, so the endpoint itself still
 rejects a list that is only somewhat too long."""
+LARGE_BYTES = 64 * 1024
+"""Bytes of a body above which it is parsed outside of the event loop, which takes more than a millisecond."""
 
 
 class JsonRequest(Request):
-    """A request whose JSON body is parsed by `parse_json`."""
+    """An admitted request whose JSON body is parsed by `parse_json`."""
 
     async def json(self) -> Any:
         """Return the body, with lists cut just above the largest length that any endpoint accepts.
@@ -24,18 +28,22 @@ class JsonRequest(Request):
         FastAPI raises an HTTPException whose cause is the error of `parse_json`.
         """
         if not hasattr(self, "_json"):
-            settings = settings_of(self)
-            self._json = parse_json(await self.body(), max(settings.max_examples, settings.max_predict_inputs))
+            settings, body = settings_of(self), await self.body()
+            parse = partial(parse_json, body, max(settings.max_examples, settings.max_predict_inputs))
+            if len(body) <= LARGE_BYTES:
+                self._json = parse()
+            else:
+                parsing: FairPool = self.app.state.parsing
+                self._json = await parsing.run(self.state.caller.tenant_id, len(body), parse)
         return self._json
 
 
 def parse_json(body: bytes, max_entries: int) -> Any:
     """Return the JSON value of `body`; each list of a top-level object is cut to `max_entries + 1` elements.
 
-    One element more than `max_entries` is enough to reject the list. The event loop serves no other request while a
-    body is parsed and validated, and a hostile body of 16 MB has millions of elements: it is rejected before it is
-    parsed. The garbage collector is off meanwhile, because it would traverse all elements again and again. Parsing
-    holds the interpreter lock, so no other thread allocates in this time.
+    One element more than `max_entries` is enough to reject the list. The parser holds the interpreter lock, and a
+    hostile body of 16 MB has millions of elements: it is rejected before it is parsed. The garbage collector is off
+    meanwhile, because it would traverse all elements again and again.
 
     Raises:
         BadRequestError: the body is nested too deeply.

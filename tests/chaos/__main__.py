@@ -104,7 +104,8 @@ def _mean_and_maximum(numbers: list[int]) -> str:
 
 _CLAIM = """\
 Every accepted adaptation (202) finishes exactly once, with the same result as in an undisturbed run: no adaptation is
-lost or run twice. `make chaos` tests this at length, and `make test` runs a short version."""
+lost or run twice. A lost worker counts against no adaptation; only one that loses five workers in a row without getting
+any further fails. `make chaos` tests this at length, and `make test` runs a short version."""
 
 _HOW = f"""\
 PostgreSQL, Redis, two API processes, one polling worker and two Celery workers run as real processes with a tiny

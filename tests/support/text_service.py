@@ -52,7 +52,7 @@ class TextService:
 
 @contextmanager
 def running_text_service(folder: Path, database_url: str) -> Iterator[TextService]:
-    """Run a service whose batches have four rows and whose queue has eight."""
+    """Run a service whose batches have four rows and whose queue has 24."""
     backbone_dir, subspace_dir = build_tiny_text(folder, "gpt2")
     settings = Settings(
         backbone=str(backbone_dir),
@@ -62,7 +62,7 @@ def running_text_service(folder: Path, database_url: str) -> Iterator[TextServic
         database_url=database_url,
         api_key=API_KEY,
         generate_batch_rows=4,
-        generate_queue_rows=8,
+        generate_queue_rows=24,
         max_new_tokens=24,
     )
     writers: list[Any] = []

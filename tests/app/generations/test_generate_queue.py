@@ -91,12 +91,12 @@ def test_a_full_queue_rejects_requests(service: TextService, gate: Gate) -> None
     answers: list[httpx.Response] = []
 
     def ask() -> None:
-        answers.append(service.generate(input=None, inputs=["hello"] * 5))
+        answers.append(service.generate(input=None, inputs=["hello"] * 7))
 
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()
-    until(lambda: open_rows(service) == 10)
+    until(lambda: open_rows(service) == 14)
     refused = service.generate(num_beams=3)
     assert (refused.status_code, error_of(refused)["code"]) == (429, "generation_queue_full")
     assert int(refused.headers["retry-after"]) > 0
@@ -110,11 +110,11 @@ def test_a_full_queue_rejects_requests(service: TextService, gate: Gate) -> None
 
 
 def test_a_request_larger_than_batch_and_queue_is_rejected(service: TextService) -> None:
-    refused = service.generate(input=None, inputs=["hello"] * 5, num_beams=3)
+    refused = service.generate(input=None, inputs=["hello"] * 10, num_beams=3)
     assert refused.status_code == 422
     assert error_of(refused)["param"] == "num_beams"
-    assert "15 rows, and at most 12 of all callers" in error_of(refused)["message"]
-    assert service.generate(input=None, inputs=["hello"] * 4, num_beams=3, max_new_tokens=2).status_code == 200
+    assert "30 rows, and at most 28 of all callers" in error_of(refused)["message"]
+    assert service.generate(input=None, inputs=["hello"] * 9, num_beams=3, max_new_tokens=1).status_code == 200
 
 
 @pytest.mark.parametrize(("texts", "beams"), [(10, 1), (3, 3)])
