@@ -21,6 +21,7 @@ from starlette.datastructures import State
 import ipt
 from app.adaptations.endpoints import router as adaptations
 from app.adaptations.event_stream import OpenStreams
+from app.adaptations.retuning import router as retuning
 from app.api_keys.admission import Admission
 from app.db import migrate
 from app.db.client_timeout import ClientTimeout
@@ -128,7 +129,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
         ]
     )
     # Predictions first, as the most frequent requests: routes are matched in this order.
-    for router in (predictions, adaptations, tasks, generations_router, subspaces_router):
+    for router in (predictions, adaptations, tasks, retuning, generations_router, subspaces_router):
         app.include_router(router, responses=responses)
     app.include_router(health)
     api_reference.install(app)

@@ -50,6 +50,10 @@ class Settings(BaseSettings):
     backbone: str = "default"
     backbone_revision: str | None = None
     subspace: str = "default"
+    earlier_subspaces: str = Field(
+        default="",
+        description="folders of subspaces whose tasks are answered too, separated by commas (not those of the package)",
+    )
     device: str | None = None
 
     lease_seconds: Seconds = 60

@@ -45,7 +45,7 @@ IdempotencyKey = Annotated[
         description="makes a retry safe: the same key and body return the same adaptation until its task is deleted",
     ),
 ]
-_CREATED: dict[int | str, dict[str, Any]] = {
+CREATED: dict[int | str, dict[str, Any]] = {
     202: {"headers": {"Location": {"description": "the URL of the adaptation", "schema": {"type": "string"}}}}
 }
 SeqField = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -152,7 +152,7 @@ router.add_api_route(
     "",
     status_code=202,
     summary="Adapt to a task",
-    responses=documented([NotFoundError, ConflictError]) | _CREATED,
+    responses=documented([NotFoundError, ConflictError]) | CREATED,
     openapi_extra=documented_form(),
 )
 async def create_adaptation(body: AdaptationInput, creation: CreationDep) -> AdaptationView:

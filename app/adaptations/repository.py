@@ -73,6 +73,13 @@ def keep_dataset(
     return session.execute(upsert.returning(Dataset.id)).scalar_one()
 
 
+def dataset_of(session: Session, tenant_id: str, adaptation_id: str) -> tuple[Dataset, Adaptation]:
+    """Return the dataset of one of the tenant's adaptations, and the adaptation."""
+    query = of_tenant(tenant_id).add_columns(Dataset).join(Dataset, Dataset.id == Adaptation.dataset_id)
+    adaptation, dataset = session.execute(query.where(Adaptation.id == adaptation_id)).one()
+    return dataset, adaptation
+
+
 def events(
     session: Session, tenant_id: str, adaptation_id: str, *, after: int, limit: int
 ) -> tuple[list[AdaptationEvent], bool]:

@@ -16,7 +16,7 @@ from app.adaptations import repository
 from app.adaptations.dataset_checks import check_dataset, contradictions
 from app.adaptations.schemas import AdaptationInput, HyperparametersInput
 from app.db.ids import new_id
-from app.db.models import Adaptation
+from app.db.models import Adaptation, Dataset
 from app.db.session import after_commit
 from app.errors import BusyError, ConflictError, InvalidError, NotFoundError, UnavailableError
 from app.http.error_handlers import request_id
@@ -24,6 +24,7 @@ from app.queue import lifecycle, workers
 from app.settings import Settings
 from app.subspaces import repository as subspaces
 from app.tasks import repository as tasks
+from app.tasks import service as task_service
 from app.tasks.errors import task_not_found_error
 from ipt.tuning.job import SEED
 
@@ -140,6 +141,17 @@ def cancel(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation:
     if adaptation.state in ("succeeded", "failed"):
         raise ConflictError(f"this adaptation has already {adaptation.state}", code="adaptation_finished")
     return adaptation
+
+
+def newest_dataset(session: Session, tenant_id: str, task_id: str) -> tuple[Dataset, Adaptation]:
+    """Return the examples of a task's newest version, and the adaptation that tuned it.
+
+    Raises:
+        NotFoundError: the tenant has no such task.
+        ConflictError: the task has no version yet.
+    """
+    version = task_service.version(session, tenant_id, task_id, None)
+    return repository.dataset_of(session, tenant_id, version.adaptation_id)
 
 
 def _not_found() -> NotFoundError:

@@ -78,6 +78,15 @@ class ServiceClient:
             body["validation_examples"] = list(validation_examples)
         return self._send("POST", "/v1/adaptations", body)
 
+    def retune(self, task_id: str) -> Json:
+        """Queue the tuning of a task's stored examples in the current subspace."""
+        return self._send("POST", f"/v1/tasks/{task_id}/retune")
+
+    def loaded_subspace(self) -> str | None:
+        """Return the id of the subspace that the service tunes in; None while it loads."""
+        loaded = [subspace["id"] for subspace in self._pages("/v1/subspaces") if subspace["loaded"]]
+        return loaded[0] if loaded else None
+
     def adaptation(self, adaptation_id: str) -> Json:
         return self._send("GET", f"/v1/adaptations/{adaptation_id}")
 

@@ -27,8 +27,9 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo.demo, service.serve, tasks.adapt, tasks.predict, tasks.generate, tasks.tasks, tasks.export):
+for _command in (demo.demo, service.serve, tasks.adapt, tasks.predict, tasks.generate, tasks.export):
     cli.command()(_command)
+cli.add_typer(tasks.commands, name="tasks")
 subspace.commands.command()(evaluate.evaluate)
 subspace.commands.command()(study.study)
 subspace.commands.command()(import_dataset.import_dataset)

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import ipt
@@ -11,6 +12,7 @@ from app.errors import UnavailableError
 from app.http.error_handlers import log_unforeseen
 from app.settings import Settings
 from ipt.errors import IptError
+from ipt.subspace.library import SubspaceLibrary
 from ipt.subspace.loading import load_backbone_and_subspace
 
 log = logging.getLogger(__name__)
@@ -92,7 +94,8 @@ class Model:
             backbone, subspace = load_backbone_and_subspace(
                 settings.backbone, settings.subspace, revision=settings.backbone_revision, device=settings.device
             )
-            predictor = ipt.Predictor(backbone, subspace, prompt_bytes=settings.predict_prompt_bytes)
+            library = SubspaceLibrary([Path(folder) for folder in settings.earlier_subspaces.split(",") if folder])
+            predictor = ipt.Predictor(backbone, subspace, prompt_bytes=settings.predict_prompt_bytes, library=library)
             self._on_loaded(subspace)
         except IptError as error:
             log.error("the model cannot be loaded: %s", error.message)

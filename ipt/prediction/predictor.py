@@ -24,6 +24,7 @@ from ipt.prediction.task_head import BoundTask, TaskHead, bind
 from ipt.readout.embeddings import Embeddings
 from ipt.readout.readout import Readout, StackedReadouts
 from ipt.runtime.memory import is_out_of_memory, positions_without_gradients
+from ipt.subspace.library import SubspaceLibrary
 from ipt.subspace.subspace import Subspace
 
 PASSES_TO_GROW = 100
@@ -42,25 +43,46 @@ class Prediction:
 
 
 class Predictor:
-    """Predicts for any tasks of one subspace. `read` and `bind` are thread-safe, `predict` is not.
+    """Predicts for any tasks of one subspace, and of those in its library. `predict` is not thread-safe, all else is.
 
     A pass has at most `max_positions` positions (prompts and texts together). The limit starts at what the device has
     room for, is halved when memory runs out, and grows back while it does not.
     """
 
-    def __init__(self, backbone: Backbone, subspace: Subspace, *, prompt_bytes: int = DEFAULT_BYTES) -> None:
-        """Create a predictor; the prompts of recently used tasks are cached in at most `prompt_bytes`."""
+    def __init__(
+        self,
+        backbone: Backbone,
+        subspace: Subspace,
+        *,
+        prompt_bytes: int = DEFAULT_BYTES,
+        library: SubspaceLibrary | None = None,
+    ) -> None:
+        """Create a predictor.
+
+        Args:
+            backbone: the frozen model.
+            subspace: of most tasks.
+            prompt_bytes: size of the cache of the prompts of recently used tasks, for each subspace.
+            library: has the subspaces of other tasks, which are loaded when a task needs one.
+        """
         self.backbone = backbone = subspace.placed(backbone)
         self.subspace = subspace
         self.prompt_positions = backbone.input_positions(subspace.prompt_length)
         self.max_positions = self._device_positions = positions_without_gradients(backbone)
         self._passes = 0
+        self._library = library
+        self._others: dict[str, Predictor] = {}
+        self._loading = threading.Lock()
         self._tokenizing = threading.Lock()
         self._reader: Backbone | None = None
+        self._prompt_bytes = prompt_bytes
         self._prompts = PromptCache(subspace.decoder, backbone.device, backbone.dtype, prompt_bytes)
 
     def bind(self, head: TaskHead) -> BoundTask:
         """Check a task once, so that `predict` need not; `ipt.prediction.task_head.bind` lists the errors."""
+        other = self._predictor_of(head.subspace_id)
+        if other is not self:
+            return other.bind(head)
         task = bind(head, self.subspace)
         if isinstance(self.backbone, EncoderBackbone) and task.readout is None:
             raise CheckpointError("the task has no readout, which prediction on an encoder needs: adapt the task again")
@@ -92,9 +114,31 @@ class Predictor:
         texts = [text for _, text in rows if isinstance(text, str)]
         tokenized = iter(self.backbone.tokenize(texts))
         ids = [next(tokenized) if isinstance(text, str) else text for _, text in rows]
-        return self._predict_in_passes([bound[id(task)] for task, _ in rows], ids)
+        tasks = [bound[id(task)] for task, _ in rows]
+        rows_of: dict[str, list[int]] = defaultdict(list)
+        for number, task in enumerate(tasks):
+            rows_of[task.head.subspace_id].append(number)
+        predictions: dict[int, Prediction] = {}
+        for subspace_id, numbers in rows_of.items():
+            predictor = self._predictor_of(subspace_id)
+            answers = predictor.predict_in_passes([tasks[row] for row in numbers], [ids[row] for row in numbers])
+            predictions.update(zip(numbers, answers, strict=True))
+        return [predictions[number] for number in range(len(rows))]
 
-    def _predict_in_passes(self, tasks: Sequence[BoundTask], token_ids: Sequence[TokenIds]) -> list[Prediction]:
+    def _predictor_of(self, subspace_id: str) -> Predictor:
+        """Return the predictor of a subspace in the library; this one if there is none."""
+        if subspace_id == self.subspace.id or self._library is None:
+            return self
+        with self._loading:
+            if subspace_id not in self._others:
+                subspace = self._library.load(subspace_id, self.backbone)
+                if subspace is None:
+                    return self
+                self._others[subspace_id] = Predictor(self.backbone, subspace, prompt_bytes=self._prompt_bytes)
+            return self._others[subspace_id]
+
+    def predict_in_passes(self, tasks: Sequence[BoundTask], token_ids: Sequence[TokenIds]) -> list[Prediction]:
+        """Return a prediction for each of `tasks`, all of this predictor's subspace, and its row of `token_ids`."""
         predictions: list[Prediction] = []
         while len(predictions) < len(tasks):
             start = len(predictions)

@@ -50,7 +50,7 @@ def bind(head: TaskHead, subspace: Subspace) -> BoundTask:
     if head.subspace_id != subspace.id:
         raise SubspaceMismatchError(
             f"the task vector belongs to subspace {head.subspace_id}, but subspace {subspace.id} is in use: "
-            "serve that subspace, or adapt the task again"
+            "serve that subspace too (IPT_EARLIER_SUBSPACES), or adapt the task again"
         )
     vector = torch.as_tensor(np.array(head.vector, dtype=np.float32))
     if vector.shape != (subspace.intrinsic_dim,) or not torch.isfinite(vector).all():

@@ -1,0 +1,42 @@
+"""`POST /v1/tasks/{task_id}/retune`: tune a task again, from its stored examples, as a further version."""
+
+from fastapi import APIRouter
+
+from app.adaptations import service
+from app.adaptations.endpoints import CREATED, CreationDep
+from app.adaptations.schemas import AdaptationInput, AdaptationView
+from app.api_keys.admitting_route import AdmittingRoute
+from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
+from app.http.fields import Id
+
+router = APIRouter(
+    prefix="/v1/tasks",
+    tags=["tasks"],
+    responses=documented([PermissionDeniedError]),
+    route_class=AdmittingRoute,
+)
+
+
+@router.post(
+    "/{task_id}/retune",
+    status_code=202,
+    summary="Tune a task again",
+    responses=documented([NotFoundError, ConflictError]) | CREATED,
+)
+def retune_task(task_id: Id, creation: CreationDep) -> AdaptationView:
+    """Queue the tuning of the newest version's examples in the service's current subspace, as a further version.
+
+    After an upgrade that brings another default subspace, a task is answered in its old one until it is tuned again.
+    """
+    with creation.transaction() as session:
+        dataset, adaptation = service.newest_dataset(session, creation.tenant, task_id)
+        body = AdaptationInput.model_validate(
+            {
+                "task_id": task_id,
+                "examples": dataset.examples,
+                "validation_examples": dataset.validation_examples,
+                "kind": adaptation.kind,
+                "metadata": adaptation.metadata_,
+            }
+        )
+    return creation.create(body)

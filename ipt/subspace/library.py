@@ -1,0 +1,50 @@
+"""Subspaces by id: those that this package has shipped, and those in other folders.
+
+A task vector is valid only in the subspace that it was tuned in. So tasks of an earlier default go on being answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from ipt.backbones.interface import Backbone
+from ipt.subspace.manifest import MANIFEST_FILE, read_manifest
+from ipt.subspace.store import load_subspace
+from ipt.subspace.subspace import Subspace
+
+
+def shipped_folders() -> list[Path]:
+    """Return the folders of the packaged subspaces: the default, then the earlier defaults."""
+    package = Path(str(files("ipt.subspace")))
+    return [package / "default", *sorted(path.parent for path in package.glob(f"earlier/*/{MANIFEST_FILE}"))]
+
+
+class SubspaceLibrary:
+    """Finds subspaces by id. Reading a manifest costs little; tensors are read by `load`."""
+
+    def __init__(self, folders: Sequence[Path] = ()) -> None:
+        """Read the manifests of `folders`, then those of the packaged subspaces.
+
+        Raises:
+            SubspaceError: a folder has no readable manifest.
+        """
+        self._folders = {
+            str(read_manifest(folder / MANIFEST_FILE)["subspace_id"]): folder
+            for folder in reversed([*folders, *shipped_folders()])
+        }
+
+    @property
+    def ids(self) -> Collection[str]:
+        return self._folders.keys()
+
+    def load(self, subspace_id: str, backbone: Backbone | None = None) -> Subspace | None:
+        """Return the subspace, or None if no folder has it.
+
+        Raises:
+            SubspaceError: its files are damaged.
+            SubspaceMismatchError: it was fitted on another backbone.
+        """
+        folder = self._folders.get(subspace_id)
+        return None if folder is None else load_subspace(folder, backbone)
