@@ -60,9 +60,15 @@ def fit(
         typer.Option(help="Tuned prompts for the auto-encoder (`ipt subspace tune-prompts`); one file per seed."),
     ] = None,
     intrinsic_dim: Annotated[int | None, typer.Option(help="Floats per task vector.", min=1, max=LARGEST_DIM)] = None,
+    decoder_hidden: Annotated[
+        int | None, typer.Option(help="Width of the decoder's hidden layer; 0: none.", min=0, max=LARGEST_DIM)
+    ] = None,
     placement: Annotated[
         str | None,
-        typer.Option(help="Where prompts are read, e.g. after_first_token or every_layer (keys and values)."),
+        typer.Option(
+            help="Where prompts are read, e.g. after_first_token or every_layer (keys and values). Default: "
+            "every_layer on an encoder, before the input on other backbones."
+        ),
     ] = None,
     prompt_length: Annotated[
         int | None, typer.Option(help="Positions of a soft prompt: 16, or 4 at every layer.", min=1)
@@ -92,7 +98,6 @@ def fit(
 
     \b
     ipt subspace fit tasks/ my-subspace --split seen
-    ipt subspace fit tasks/ my-subspace --split seen --placement every_layer
     ipt subspace fit tasks/ my-subspace --split seen --method autoencoder --prompts prompts.safetensors
     IPT_SUBSPACE=my-subspace ipt serve
     """
@@ -114,6 +119,8 @@ def fit(
     folder_tasks = read_task_folder(tasks, split).require_all()
     _print_notes(row_notes(folder_tasks))
     loaded = load_in_dedicated_process(backbone, revision, device)
+    if placement is None and loaded.family == "encoder" and not prompts:
+        placement = "every_layer"
     if placement is not None:
         loaded = loaded.placed(placement)
     positions = prompt_length or (_EVERY_LAYER_POSITIONS if placement == "every_layer" and not prompts else None)
@@ -137,6 +144,7 @@ def fit(
                 seed=seed,
                 **without_none(
                     intrinsic_dim=intrinsic_dim,
+                    decoder_hidden=decoder_hidden,
                     prompt_length=rows,
                     steps=steps,
                     decoder_learning_rate=learning_rate,
@@ -155,6 +163,34 @@ def fit(
             notices().print(f"stopped at step {running.completed}; the same command resumes there")
             raise typer.Exit(130) from None
     _print_location(subspace.id, output, running.means, as_json=as_json)
+
+
+@commands.command()
+def randomize(
+    fitted: Annotated[str, typer.Argument(help="'default', or the folder of a fitted subspace.", metavar="FITTED")],
+    output: Annotated[Path, typer.Argument(help="Folder for the new subspace.", metavar="OUTPUT")],
+    dimensions: Annotated[int, typer.Option(help="Number of dimensions to replace.", min=1, max=LARGEST_DIM)] = 125,
+    seed: Annotated[int, typer.Option(help="Seed of the random directions.", min=0, max=LARGEST_SEED)] = 0,
+    backbone: BackboneName = "default",
+    revision: Revision = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replace the dimensions that training tasks use least by random directions.
+
+    Tuning then also finds what no training task asked for. The initial vectors keep their prompts.
+
+    \b
+    ipt subspace fit tasks/ fitted --split seen
+    ipt subspace randomize fitted my-subspace
+    """
+    import ipt
+    from ipt.fitting.random_directions import with_random_directions
+
+    check_folder(output)
+    _check_unfinished(output)
+    loaded = ipt.load_backbone(backbone, revision=revision, device="cpu")
+    subspace = with_random_directions(ipt.load_subspace(fitted, loaded), loaded, dimensions, output, seed)
+    _print_location(subspace.id, output, {}, as_json=as_json)
 
 
 @commands.command("tune-prompts")

@@ -195,19 +195,25 @@ def _task_weights(families: Sequence[str], balance: float) -> NDArray[np.float64
     return np.asarray(weights / weights.sum())
 
 
+def spread_of_words(backbone: Backbone, prompt: Tensor) -> Tensor:
+    """Return how much prompts of words vary [P · H]: the standard deviation of each number of the flattened prompt.
+
+    In the input it is that of the embeddings; at every layer, that of the layer's keys and that of its values in
+    `prompt` [P, H], which is made of words.
+    """
+    if backbone.prompt_placement == "every_layer":
+        parts = prompt.view(2 * backbone.layer_count, -1)
+        return parts.std(dim=1).repeat_interleave(parts.shape[1])
+    return backbone.input_embeddings.weight.detach().float().std().cpu().expand(prompt.numel())
+
+
 def _start_like_words(decoder: SubspaceDecoder, backbone: Backbone) -> None:
     """Initialize the decoder's output to prompts that read as words, the input that the backbone was trained on."""
     vocabulary = backbone.input_embeddings.num_embeddings
     words = torch.randint(vocabulary // 20, vocabulary // 2, (backbone.prompt_words(decoder.prompt_length),))
     prompt = backbone.prompts_of_tokens(words[None])[0].detach().float().cpu()
-    # With vectors of standard deviation 0.3 or more, prompts differ as much as those of words do: by the spread of the
-    # embeddings in the input, and by that of each layer's keys and of its values at every layer.
-    if backbone.prompt_placement == "every_layer":
-        parts = prompt.view(2 * backbone.layer_count, -1)
-        spread = parts.std(dim=1).repeat_interleave(parts.shape[1])
-    else:
-        spread = backbone.input_embeddings.weight.detach().float().std().cpu().expand(prompt.numel())
-    scale = 2.0 * spread / math.sqrt(decoder.project.in_features)
+    # With vectors of standard deviation 0.3 or more, prompts differ as much as those of words do.
+    scale = 2.0 * spread_of_words(backbone, prompt) / math.sqrt(decoder.project.in_features)
     with torch.no_grad():
         decoder.project.bias.copy_(prompt.flatten())
         decoder.project.weight.mul_((scale / float(decoder.project.weight.std()))[:, None])
