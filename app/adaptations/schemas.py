@@ -19,8 +19,9 @@ class ExampleInput(Body):
 class HyperparametersInput(Body):
     """Missing fields take the service's defaults; the response contains all values."""
 
-    steps: Annotated[int, Field(ge=1, le=STEPS.largest)] | None = Field(
-        default=None, description="most tuning steps; early stopping on held-back examples may end it sooner"
+    steps: Annotated[int, Field(ge=STEPS.smallest, le=STEPS.largest)] | None = Field(
+        default=None,
+        description="most tuning steps; early stopping on held-back examples may end it sooner; 0 keeps the start",
     )
     learning_rate: Annotated[float, Field(gt=0, le=LARGEST_LEARNING_RATE)] | None = None
     batch_size: Annotated[int, Field(ge=BATCH_SIZE.smallest, le=BATCH_SIZE.largest)] | None = Field(
@@ -93,7 +94,7 @@ class AdaptationView(BaseModel):
     attempt: int = Field(description="how many times a worker has claimed it")
     progress: Progress
     metrics: dict[str, Any] | None = Field(
-        description="scores on held-back examples, compared with the zero vector and a plain baseline"
+        description="scores on held-back examples, compared with the start of tuning and a plain baseline"
     )
     warnings: list[str] = Field(description="likely problems of the examples or of the scores")
     error: ErrorDetail | None = Field(description="why the adaptation failed")

@@ -156,11 +156,14 @@ def export(
 
     import ipt
     from app.cli.client import ServiceClient
+    from ipt.subspace.library import SubspaceLibrary
     from ipt.subspace.soft_prompt_files import save_prompt_embeds
 
     with ServiceClient(url, api_key()) as client:
         vector = client.vector(_resolve_task(client, task), version)
     loaded = ipt.load_subspace(subspace)
+    if loaded.id != vector["subspace_id"]:
+        loaded = SubspaceLibrary().load(vector["subspace_id"]) or loaded
     if loaded.id != vector["subspace_id"]:
         raise CliError(
             f"the task belongs to subspace {vector['subspace_id']}, but {subspace} is {loaded.id}: name the folder of "
@@ -179,13 +182,20 @@ def export(
     )
 
 
-def tasks(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+commands = typer.Typer(help="List the tasks of the service, or tune them again.")
+
+
+@commands.callback(invoke_without_command=True)
+def tasks(context: typer.Context, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """List the tasks of the service.
 
     \b
     ipt tasks
     ipt tasks --json | jq '.data[].id'
+    ipt tasks retune --all
     """
+    if context.invoked_subcommand is not None:
+        return
     from app.cli.client import ServiceClient
 
     with ServiceClient(url, api_key()) as client:
@@ -210,6 +220,55 @@ def tasks(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
             Text(", ".join(labels[:6]) + (f", … ({len(labels)})" if len(labels) > 6 else "")),
         )
     results().print(table)
+
+
+@commands.command()
+def retune(
+    names: Annotated[list[str] | None, typer.Argument(help="Ids or names of tasks.", metavar="[TASK]…")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All tasks that are not in the current subspace.")] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Tune tasks again, in the service's current subspace, from their stored examples, as further versions.
+
+    An upgrade may bring another default subspace. Tasks are answered in the old one until they are tuned again.
+
+    \b
+    ipt tasks retune support_tickets
+    ipt tasks retune --all
+    """
+    from app.cli.client import ServiceClient
+    from app.cli.progress import adaptation_progress
+
+    if every == bool(names):
+        raise CliError("name the tasks to tune again, or give --all")
+    with ServiceClient(url, api_key()) as client:
+        if every:
+            current = client.loaded_subspace()
+            task_ids = [task["id"] for task in client.tasks() if _newest_subspace(task) not in (None, current)]
+        else:
+            task_ids = [_resolve_task(client, name) for name in names or ()]
+        if not task_ids:
+            notices().print("every task is in the current subspace")
+        for number, task_id in enumerate(task_ids, start=1):
+            adaptation = client.retune(task_id)
+            with adaptation_progress(notices()) as show:
+                adaptation = client.wait(adaptation["id"], show)
+            if adaptation["state"] != "succeeded":
+                detail = adaptation.get("error") or {}
+                raise CliError(f"{task_id}: {adaptation['state']}: {detail.get('message', 'no reason was given')}")
+            metrics = adaptation["metrics"]
+            results().print(
+                f"{number} of {len(task_ids)}: {task_id} version {adaptation['task_version']}, "
+                f"{score(metrics.get('score'))}",
+                markup=False,
+                soft_wrap=True,
+            )
+
+
+def _newest_subspace(task: dict[str, Any]) -> str | None:
+    """Return the subspace of a task's newest version; None if it has no version yet."""
+    versions = task.get("versions") or []
+    return versions[-1]["subspace_id"] if versions else None
 
 
 def predictions_table(inputs: list[str], predictions: list[dict[str, Any]], width: int) -> Table:
@@ -244,7 +303,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     measure = str(metrics.get("score_metric", "score")).replace("_", " ")
     how = {
         "held_back": f"{measure} on {metrics.get('held_back')} held-back examples",
-        "leave_one_out": f"{measure}, leave-one-out",
+        "out_of_fold": f"{measure} on {metrics.get('held_back')} examples, each held back once",
     }.get(str(metrics.get("score_source")), measure)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
@@ -254,7 +313,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     for name, heading in (("token_f1", "its token F1"), ("rouge_l", "its ROUGE-L")):
         if name in metrics:
             table.add_row(heading, score(metrics[name]), "similarity to the expected texts")
-    table.add_row("without tuning", score(metrics.get("zero_vector_score")), "the zero vector")
+    table.add_row("before tuning", score(metrics.get("start_score")), "the vector at which tuning started")
     if metrics.get("baseline"):
         table.add_row("plain baseline", score(metrics.get("baseline_score")), Text(str(metrics["baseline"])))
     return table

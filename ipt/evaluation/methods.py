@@ -62,6 +62,8 @@ STARTS: dict[str, Method] = _by_name(
     SubspaceTuning("IST from a random vector", _random_vector),
 )
 """IST from other starts than the likeliest of the subspace's initial vectors."""
+START: dict[str, Method] = _by_name(SubspaceTuning("start", steps=0))
+"""The likeliest of the subspace's initial vectors, untuned: what IST adds to it is the gain of tuning."""
 READOUTS: dict[str, Method] = _by_name(
     UntunedReadout("readout on prompted embeddings", None),
     UntunedReadout("readout on both, without the labels' names", 1.0, use_label_names=False),
@@ -70,7 +72,7 @@ READOUTS: dict[str, Method] = _by_name(
     UntunedReadout("readout on both, leaning on the baseline", LEANING_WEIGHT),
 )
 """Readouts with the prompt of the first initial vector, untuned, and different weights of the prompted embeddings."""
-ALL_METHODS = ChainMap(METHODS, STARTS, READOUTS)
+ALL_METHODS = ChainMap(METHODS, STARTS, START, READOUTS)
 
 
 def method_named(name: str) -> Method:

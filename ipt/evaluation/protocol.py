@@ -21,7 +21,7 @@ from ipt.subspace.subspace import Subspace
 from ipt.tuning.job import Hyperparameters
 from ipt.tuning.text_scores import exactly_matches
 
-REVISION = 2
+REVISION = 3
 """Revision of the tuning and the readout, raised when the same examples give other answers. Measurements of different
 revisions are not comparable."""
 PT_LEARNING_RATES: dict[Family, tuple[float, ...]] = {

@@ -57,11 +57,13 @@ class SubspaceTuning(TunedMethod):
     Args:
         name: of the method.
         initial_vectors: None: the subspace's own.
+        steps: most steps; None: those of the evaluation's hyperparameters.
     """
 
-    def __init__(self, name: str, initial_vectors: InitialVectors | None = None) -> None:
+    def __init__(self, name: str, initial_vectors: InitialVectors | None = None, steps: int | None = None) -> None:
         super().__init__(name)
         self._initial_vectors = initial_vectors
+        self._changes: dict[str, Any] = {} if steps is None else {"steps": steps}
 
     def measure(self, setup: Setup, draws: Sequence[Draw]) -> Iterator[Measurement]:
         one_shot = setup.options.per_label == 1 and setup.backbone.family == "encoder"
@@ -74,7 +76,7 @@ class SubspaceTuning(TunedMethod):
         if self._initial_vectors is not None:
             of_seed = {seed: self._initial_vectors(setup.subspace, seed) for seed in _seeds(draws)}
             starts = [of_seed[draw.seed] for draw in draws]
-        return [(setup.subspace, task) for task in _tune(setup, setup.subspace, draws, starts)]
+        return [(setup.subspace, task) for task in _tune(setup, setup.subspace, draws, starts, (self._changes,))]
 
 
 class RandomSubspaceTuning(TunedMethod):
@@ -97,7 +99,7 @@ class PromptTuning(TunedMethod):
 
     slow = True
     uses_subspace = False
-    revision = 3  # prompts are tuned to the last step (docs/decisions/0030)
+    revision = 4  # prompts are tuned to the last step (docs/decisions/0030)
 
     def tune(self, setup: Setup, draws: Sequence[Draw]) -> list[tuple[Subspace, AdaptedTask]]:
         length = setup.subspace.prompt_length
@@ -109,7 +111,7 @@ class SubspaceThenPromptTuning(TunedMethod):
     """PT that starts at the soft prompt found by IST."""
 
     slow = True
-    revision = 3  # prompts are tuned to the last step (docs/decisions/0030)
+    revision = 4  # prompts are tuned to the last step (docs/decisions/0030)
 
     def tune(self, setup: Setup, draws: Sequence[Draw]) -> list[tuple[Subspace, AdaptedTask]]:
         vectors = torch.from_numpy(np.stack([task.head.vector for task in _tune(setup, setup.subspace, draws)]))

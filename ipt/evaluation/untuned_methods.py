@@ -5,7 +5,6 @@ They compare embeddings, so they need an encoder.
 
 from __future__ import annotations
 
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +20,9 @@ from ipt.readout.embeddings import Embeddings
 from ipt.readout.linear_classifier import fit_linear
 from ipt.readout.readout import fit_readout
 from ipt.subspace.subspace import Subspace
-from ipt.tuning.encoder_loop import PROMPT_PENALTY
 
-LEANING_WEIGHT = 1.0 / (1.0 + math.exp(PROMPT_PENALTY))
-"""Weight of the classifier on both embeddings if the examples are equally likely with and without the prompt."""
+LEANING_WEIGHT = 0.27
+"""Weight of the classifier on both embeddings if there are too few examples to measure it."""
 
 
 class EncoderMethod(Method):

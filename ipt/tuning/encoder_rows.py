@@ -1,7 +1,7 @@
 """The rows of a classification job on an encoder, and which of them each stage of tuning uses.
 
-Rows are the training examples, then the held-back examples, then the names of the labels, which the readout is also
-fitted to. Letters: N examples, B rows of a step.
+Rows are the examples, then the validation examples, then the names of the labels, which the readout is also fitted to.
+Letters: N examples, M validation examples, B rows of a step, F lanes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,59 +17,99 @@ from numpy.typing import NDArray
 
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.data.examples import Example, names_of
+from ipt.readout.cross_validation import assign_folds
+from ipt.tuning.job import TuningJob
 
+FOLDS = 3
+"""Lanes that are tuned on all examples but those of one fold."""
 MAX_CLASSES_PER_STEP = 6
 TUNING_TOKENS = 128
 """Tuning truncates longer texts to this many tokens; prediction reads as much as the backbone can."""
 READOUT_ROWS = 4096
-"""Most training examples that the final readout is fitted to."""
+"""Most examples that the vectors and the final readout are fitted to."""
 VALIDATION_ROWS = 256
-"""Most training rows, and most held-back rows, of one validation."""
+"""Most examples, and most validation examples, of one validation."""
 FIRST_LOOK_SHARE = 0.25
-"""Share of the examples that all initial vectors are first compared on (docs/decisions/0034)."""
+"""Share of the examples that the initial vectors are compared on (docs/decisions/0034)."""
 FIRST_LOOK_PER_LABEL = 4
 """Smallest number of examples of each label in that comparison."""
+
+
+class Split(NamedTuple):
+    """The rows of one lane."""
+
+    tuned_on: list[list[int]]
+    """For each class that steps draw from, its rows."""
+    fitted: list[int]
+    """Rows that a validation fits the readout to; the vector may have been tuned on them."""
+    measured: list[int]
+    """Rows that a validation measures the readout on; the vector was not tuned on them."""
 
 
 class EncoderRows:
     """Token ids of all rows, and the numbers of the rows of each kind."""
 
-    def __init__(
-        self,
-        train: Sequence[Example],
-        held_back: Sequence[Example],
-        labels: Sequence[str],
-        backbone: EncoderBackbone,
-        seed: int,
-    ) -> None:
-        rng = np.random.default_rng([seed, 3])
-        train = [train[i] for i in _balanced_sample(train, READOUT_ROWS, rng)]
-        held_back = [held_back[i] for i in _balanced_sample(held_back, VALIDATION_ROWS, rng)]
-        examples = train + held_back
-        texts = [*(example.input for example in examples), *names_of(labels)]
+    def __init__(self, job: TuningJob, labels: Sequence[str], backbone: EncoderBackbone) -> None:
+        rng = np.random.default_rng([job.hyperparameters.seed, 3])
+        examples = [job.examples[i] for i in _balanced_sample(job.examples, READOUT_ROWS, rng)]
+        validation = job.validation_examples or []
+        validation = [validation[i] for i in _balanced_sample(validation, VALIDATION_ROWS, rng)]
+        known = examples + validation
+        texts = [*(example.input for example in known), *names_of(labels)]
         self.token_ids = backbone.tokenize(texts, max_tokens=TUNING_TOKENS)
-        self.names = list(range(len(examples), len(texts)))
+        self.examples = list(range(len(examples)))
+        self.known = list(range(len(known)))
+        """Examples and validation examples, which the final readout is fitted to."""
+        self.names = list(range(len(known), len(texts)))
         index = {label: number for number, label in enumerate(labels)}
-        self.classes = torch.tensor([index[example.output] for example in examples])
-        """[N], on the CPU."""
-        self.train = list(range(len(train)))
-        self.held_back = list(range(len(train), len(examples)))
-        self.probe = _balanced_sample(train, VALIDATION_ROWS, rng)
-        """Training rows that a validation fits the readout to."""
-        self.validation = self.probe + self.held_back
-        limit = max(math.ceil(FIRST_LOOK_SHARE * len(self.validation)), FIRST_LOOK_PER_LABEL * len(labels))
-        sample = _balanced_sample([examples[row] for row in self.validation], limit, rng)
-        self.first_look = [self.validation[i] for i in sample]
-        train_classes = self.classes[: len(train)].numpy()
-        self._rows_of_class = [np.flatnonzero(train_classes == c) for c in np.unique(train_classes)]
-        self.classes_per_step = min(len(self._rows_of_class), MAX_CLASSES_PER_STEP)
+        self.classes = torch.tensor([index[example.output] for example in known])
+        """[N + M], on the CPU."""
+        self.probe = _balanced_sample(examples, VALIDATION_ROWS, rng)
+        """Examples that validations use."""
+        limit = max(math.ceil(FIRST_LOOK_SHARE * len(self.probe)), FIRST_LOOK_PER_LABEL * len(labels))
+        sample = _balanced_sample([examples[row] for row in self.probe], limit, rng)
+        self.first_look = [self.probe[i] for i in sample]
+        """Examples that the initial vectors are compared on."""
+        self.splits = self._with_validation() if validation else self._folds()
+        self.measured = [row for split in self.splits for row in split.measured]
+        """The rows that validations measure, in the order of the splits."""
+        self.validated = sorted({*self.probe, *self.measured})
+        """The rows that validations read."""
+        self.classes_per_step = min(MAX_CLASSES_PER_STEP, *(len(split.tuned_on) for split in self.splits))
 
-    def draw(self, rng: np.random.Generator, batch_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Draw training rows [B] for one lane's step, equally many of some classes, and number those classes from 0."""
+    def draw(self, lane: int, rng: np.random.Generator, batch_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Draw rows [B] for a step of one lane, equally many of some classes, and number those classes from 0."""
+        rows_of_class = self.splits[lane].tuned_on
         per_class = max(2, batch_size // self.classes_per_step)
-        chosen = rng.choice(len(self._rows_of_class), size=self.classes_per_step, replace=False)
-        drawn = [rng.permutation(self._rows_of_class[c])[:per_class] for c in chosen]
+        chosen = rng.choice(len(rows_of_class), size=self.classes_per_step, replace=False)
+        drawn = [rng.permutation(rows_of_class[c])[:per_class] for c in chosen]
         return np.concatenate(drawn), np.repeat(np.arange(self.classes_per_step), [len(rows) for rows in drawn])
+
+    def _with_validation(self) -> list[Split]:
+        """Return one split, which measures the validation examples."""
+        return [Split(self._by_class(self.examples), self.probe, self.known[len(self.examples) :])]
+
+    def _folds(self) -> list[Split]:
+        """Return a split for each fold of the examples, which measures that fold."""
+        folds = assign_folds(self.classes, FOLDS).tolist()
+        splits = []
+        for fold in range(FOLDS):
+            measured = [row for row in self.probe if folds[row] == fold]
+            if measured:
+                kept = [row for row in self.examples if folds[row] != fold]
+                splits.append(Split(self._by_class(kept), [row for row in self.probe if folds[row] != fold], measured))
+        return splits
+
+    def _by_class(self, rows: Sequence[int]) -> list[list[int]]:
+        """Return the rows of each class; classes of a single row are left out if at least two classes have more.
+
+        The loss leaves each row out in turn, and no other row tells of the class of a single one.
+        """
+        of_class: dict[int, list[int]] = defaultdict(list)
+        for row in rows:
+            of_class[int(self.classes[row])].append(row)
+        several = [of_class[c] for c in sorted(of_class) if len(of_class[c]) > 1]
+        return several if len(several) > 1 else [of_class[c] for c in sorted(of_class)]
 
 
 def _balanced_sample(examples: Sequence[Example], limit: int, rng: np.random.Generator) -> list[int]:

@@ -35,7 +35,7 @@ class Hyperparameters:
         IptError: a value is out of its range; `param` names it.
     """
 
-    steps: int = 40
+    steps: int = 100
     learning_rate: float = 0.03
     batch_size: int = 18
     restarts: int = 1

@@ -56,6 +56,7 @@ class RowEmbeddings:
 
     def embed(self, vectors: Tensor, rows: Sequence[int]) -> WorkStream:
         """Embed rows, and the label names, with the prompt of each of `vectors` [L, D], unless they are cached."""
+        vectors = torch.stack(list({_key(vector): vector for vector in vectors}.values()))
         cached = [self._prompted[_key(vector)] for vector in vectors]
         missing = [
             (lane, row)
@@ -66,6 +67,12 @@ class RowEmbeddings:
         embedded = yield from self._embed(vectors, missing)
         for (lane, row), embedding in zip(missing, embedded, strict=True):
             cached[lane][row] = embedding
+
+    def keep(self, vectors: Tensor) -> None:
+        """Forget the embeddings with all prompts but those of `vectors` [L, D]."""
+        kept = {_key(vector) for vector in vectors}
+        for key in self._prompted.keys() - kept:
+            del self._prompted[key]
 
     def readout_inputs(self, vector: Tensor, rows: Sequence[int]) -> Generator[Work, Result, ReadoutInputs]:
         """Return the embeddings of rows, and of the label names, with the prompt of `vector` [D]."""

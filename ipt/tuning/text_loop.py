@@ -28,9 +28,11 @@ from ipt.tuning.job import AdaptedTask, TuningJob
 from ipt.tuning.losses import MeanLoss
 from ipt.tuning.quality_warnings import quality_warnings
 from ipt.tuning.text_scores import TEXT_SCORES, mean_scores
-from ipt.tuning.tuning_loop import TuningLoop
+from ipt.tuning.tuning_loop import TuningLoop, split_examples
 from ipt.tuning.work_units import NO_PROMPT, Forward, Generate, GradientStep, Result, ScoreLabels, Work, WorkStream
 
+VALIDATIONS = 4
+"""Validations of a run, besides the one before the first step."""
 VALIDATION_ROWS = 128
 """Most held-back rows of one validation."""
 UNIT_TOKENS = 4096
@@ -43,18 +45,19 @@ class TextLoop(TuningLoop):
     def __init__(
         self, job: TuningJob, subspace: Subspace, backbone: TextBackbone, checkpoint: bytes | None = None
     ) -> None:
-        super().__init__(job, subspace, backbone.device, checkpoint)
+        super().__init__(job, subspace, backbone.device)
+        self.resume_from(checkpoint)
         self.started = time.monotonic()
         self.labels = labels_of(job.examples) if job.kind == "classification" else ()
         self.label_ids = backbone.tokenize_targets(self.labels)
         _check_distinct(self.labels, self.label_ids)
+        train, held_back = split_examples(job)
         # Without held-back examples, validation has to use the training examples.
-        validation = (self.held_back or self.train)[:VALIDATION_ROWS]
-        self.measured_rows = len(validation)
-        self.held_back_count = min(len(self.held_back), VALIDATION_ROWS)
-        self.train_rows = range(len(self.train))
-        self.validation_rows = range(len(self.train), len(self.train) + len(validation))
-        self.examples: list[Example] = [*self.train, *validation]
+        validation = (held_back or train)[:VALIDATION_ROWS]
+        self.held_back_count = min(len(held_back), VALIDATION_ROWS)
+        self.train_rows = range(len(train))
+        self.validation_rows = range(len(train), len(train) + len(validation))
+        self.examples: list[Example] = [*train, *validation]
         self.inputs = backbone.tokenize([example.input for example in self.examples])
         self.targets = backbone.tokenize_targets([example.output for example in self.examples])
 
@@ -71,6 +74,12 @@ class TextLoop(TuningLoop):
             else:
                 losses.append((yield from self._target_loss(vector)))
         return losses
+
+    def validation_interval(self) -> int:
+        return max(1, -(-self.job.hyperparameters.steps // VALIDATIONS))
+
+    def start_losses(self) -> Generator[Work, Result, list[float]]:
+        return (yield from self.validation_losses(self.initial_vectors))
 
     def next_gradient_step(self, state: TuningState, learning_rate: float) -> GradientStep:
         lanes: list[int] = []
@@ -91,17 +100,18 @@ class TextLoop(TuningLoop):
             targets=[self.targets[row] for row in rows],
         )
 
-    def conclude(self, vector: Tensor) -> Generator[Work, Result, AdaptedTask]:
-        (loss,) = yield from self.validation_losses(vector[None])
+    def conclude(self, vectors: Tensor, start: Tensor) -> Generator[Work, Result, AdaptedTask]:
+        (vector,) = vectors
+        (loss,) = yield from self.validation_losses(vectors)
         tuned = yield from self._score(vector)
-        zero = yield from self._score(torch.zeros_like(vector))
+        untuned = yield from self._score(start)
         without_prompt = yield from self._score(None)
         metric = "accuracy" if self.job.kind == "classification" else "exact_match"
         metrics: dict[str, float | int | str | None] = {
             "score_metric": metric,
             "score_source": "held_back" if self.held_back_count else "none",
             "score": tuned.get(metric),
-            "zero_vector_score": zero.get(metric),
+            "start_score": untuned.get(metric),
             "baseline_score": without_prompt.get(metric),
             "baseline": "the backbone without a prompt",
             "held_back": self.held_back_count,
@@ -110,11 +120,11 @@ class TextLoop(TuningLoop):
             "seconds": round(time.monotonic() - self.started, 3),
         }
         if self.job.kind == "text2text":
-            for prefix, scores in (("", tuned), ("zero_vector_", zero), ("baseline_", without_prompt)):
+            for prefix, scores in (("", tuned), ("start_", untuned), ("baseline_", without_prompt)):
                 metrics |= {f"{prefix}{name}": scores.get(name) for name in TEXT_SCORES}
         final = vector.detach().cpu().numpy().astype(np.float32)
         warnings = quality_warnings(
-            tuned.get(metric), zero.get(metric), without_prompt.get(metric), self.held_back_count
+            tuned.get(metric), untuned.get(metric), without_prompt.get(metric), self.held_back_count
         )
         head = TaskHead(final, self.subspace.id, self.job.kind, self.labels, readout=None)
         return AdaptedTask(head, metrics, warnings)

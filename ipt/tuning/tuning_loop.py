@@ -25,10 +25,8 @@ from ipt.tuning.job import AdaptedTask, Progress, TuningJob
 from ipt.tuning.optimizer import scheduled_rate
 from ipt.tuning.work_units import GradientStep, Result, Work, WorkStream
 
-VALIDATIONS = 4
-"""Validations of a run, besides the one before the first step."""
-KEEP_NATS = 0.5
-"""Least gain in log-likelihood of the measured rows, summed, at which a tuned vector replaces its start."""
+PATIENCE = 2
+"""Validations without a lower loss in any restart after which a job stops early."""
 RESTART_NOISE = 0.02
 """Standard deviation of the start of lanes beyond the subspace's initial vectors, as in the reference."""
 HELD_BACK_FRACTION = 0.25
@@ -36,28 +34,35 @@ MIN_PER_LABEL_TO_HOLD_BACK = 4
 
 
 class TuningLoop(ABC):
-    """The work of one job. Letters: L lanes (restarts), K initial vectors, D intrinsic dimension."""
+    """The work of one job. Letters: R restarts, F lanes of a restart, L = R · F lanes, K initial vectors, D dimension.
 
-    patience = 2
-    """Validations without a lower loss in any lane after which a job stops early."""
-    measured_rows: int
-    """Number of rows in a validation's mean loss."""
+    The lanes of a restart start together and are tuned on different rows.
+    """
 
-    def __init__(self, job: TuningJob, subspace: Subspace, device: torch.device, checkpoint: bytes | None) -> None:
+    lanes_per_restart = 1
+    """F."""
+
+    def __init__(self, job: TuningJob, subspace: Subspace, device: torch.device) -> None:
         self.job = job
         self.subspace = subspace
         self.device = device
         self.digest = _digest(job)
         self.initial_vectors = _initial_vectors(job, subspace).to(device)
-        self.train, self.held_back = split_examples(job)
         self.state: TuningState | None = None
         self.phase = "preparing"
         self.loss: float | None = None
         self._newest_losses: Tensor | None = None
         self.result: AdaptedTask | None = None
-        if checkpoint is not None and checkpoint != b"":
-            shape = (job.hyperparameters.restarts, subspace.intrinsic_dim)
-            self.state = TuningState.from_bytes(checkpoint, subspace.id, self.digest, shape, device)
+
+    def resume_from(self, checkpoint: bytes | None) -> None:
+        """Continue at a state that `checkpoint` returned for the same job, unless there is none.
+
+        Raises:
+            CheckpointError: as in `TuningState.from_bytes`.
+        """
+        if checkpoint:
+            shape = (self.job.hyperparameters.restarts * self.lanes_per_restart, self.subspace.intrinsic_dim)
+            self.state = TuningState.from_bytes(checkpoint, self.subspace.id, self.digest, shape, self.device)
 
     def checkpoint(self) -> bytes:
         """Return the state to resume from; empty if tuning has not started."""
@@ -72,38 +77,40 @@ class TuningLoop(ABC):
         """Yield work until `result` is set."""
         yield from self.prepare()
         if self.state is None:
-            self.state = TuningState.start((yield from self._choose_starts()))
+            starts = yield from self._choose_starts()
+            self.state = TuningState.start(starts, self.lanes_per_restart)
         yield from self._tune(self.state)
         self.phase = "finishing"
         best = int(np.argmin(self.state.best_losses))
-        self.result = yield from self.conclude(self.state.best_vectors[best].clone())
+        lanes = slice(best * self.lanes_per_restart, (best + 1) * self.lanes_per_restart)
+        self.result = yield from self.conclude(self.state.best_vectors[lanes].clone(), self.state.starts[lanes][0])
 
     def _choose_starts(self) -> Generator[Work, Result, Tensor]:
-        """Return the starts [L, D]: the initial vectors of lowest loss, then noise around the best one."""
+        """Return the starts [R, D]: the initial vectors of lowest loss, then noise around the best one."""
         candidates = self.initial_vectors
-        lanes = self.job.hyperparameters.restarts
+        restarts = self.job.hyperparameters.restarts
         order = [0]
         if len(candidates) > 1:
             losses = yield from self.start_losses()
-            order = np.argsort(losses, kind="stable")[:lanes].tolist()
+            order = np.argsort(losses, kind="stable")[:restarts].tolist()
         starts = candidates[order]
-        if len(order) < lanes:
+        if len(order) < restarts:
             rng = np.random.default_rng([self.job.hyperparameters.seed, 1])
-            noise = RESTART_NOISE * rng.standard_normal((lanes - len(order), candidates.shape[1]))
+            noise = RESTART_NOISE * rng.standard_normal((restarts - len(order), candidates.shape[1]))
             starts = torch.cat([starts, candidates[order[0]] + torch.as_tensor(noise).to(candidates)])
         return starts
 
     def _tune(self, state: TuningState) -> WorkStream:
         self.phase = "tuning"
         hyperparameters = self.job.hyperparameters
-        interval = max(1, -(-hyperparameters.steps // VALIDATIONS))
+        interval = self.validation_interval()
         while True:
             step = state.lanes.step
             is_last = step == hyperparameters.steps
             if (step % interval == 0 or is_last) and state.validated_step < step:
                 losses = yield from self.validation_losses(state.lanes.averages)
-                self._record_validation(state, losses)
-            stops_early = self.job.early_stopping and state.stale_validations >= self.patience
+                self.record_validation(state, losses)
+            stops_early = self.job.early_stopping and state.stale_validations >= PATIENCE
             if is_last or stops_early:
                 return
             rate = scheduled_rate(hyperparameters.learning_rate, step, hyperparameters.steps)
@@ -117,14 +124,15 @@ class TuningLoop(ABC):
         complete = previous if self.device.type == "cuda" else lane_losses
         self.loss = None if complete is None else sum(complete.tolist()) / len(complete)
 
-    def _record_validation(self, state: TuningState, losses: Sequence[float]) -> None:
+    def record_validation(self, state: TuningState, losses: Sequence[float]) -> None:
+        """Keep the vectors of each restart whose loss [R] is its lowest so far."""
         improved = False
-        advantage = KEEP_NATS / self.measured_rows if state.lanes.step == 0 else 0.0
-        for lane, validation_loss in enumerate(losses):
-            loss = validation_loss - advantage
-            if loss < state.best_losses[lane]:
-                state.best_losses[lane] = loss
-                state.best_vectors[lane] = state.lanes.averages[lane]
+        for restart, loss in enumerate(losses):
+            if loss < state.best_losses[restart]:
+                lanes = slice(restart * self.lanes_per_restart, (restart + 1) * self.lanes_per_restart)
+                state.best_losses[restart] = loss
+                state.best_vectors[lanes] = state.lanes.averages[lanes]
+                state.best_step = state.lanes.step
                 improved = True
         state.validated_step = state.lanes.step
         state.stale_validations = 0 if improved else state.stale_validations + 1
@@ -139,19 +147,28 @@ class TuningLoop(ABC):
 
     @abstractmethod
     def validation_losses(self, vectors: Tensor) -> Generator[Work, Result, list[float]]:
-        """Return the validation loss of each of `vectors` [L, D]."""
+        """Return the validation loss of each restart, whose lanes are at `vectors` [L, D]."""
 
+    @abstractmethod
+    def validation_interval(self) -> int:
+        """Return the number of steps between two validations."""
+
+    @abstractmethod
     def start_losses(self) -> Generator[Work, Result, list[float]]:
-        """Return the loss of each initial vector before tuning; infinity excludes a vector."""
-        return (yield from self.validation_losses(self.initial_vectors))
+        """Return the loss [K] of each initial vector before tuning."""
 
     @abstractmethod
     def next_gradient_step(self, state: TuningState, learning_rate: float) -> GradientStep:
         """Return the rows and the loss of the next gradient step."""
 
     @abstractmethod
-    def conclude(self, vector: Tensor) -> Generator[Work, Result, AdaptedTask]:
-        """Return the task of the final vector [D]."""
+    def conclude(self, vectors: Tensor, start: Tensor) -> Generator[Work, Result, AdaptedTask]:
+        """Return the tuned task.
+
+        Args:
+            vectors: [F, D], those of the best restart's lanes at its best validation.
+            start: [D], where that restart started.
+        """
 
 
 def _digest(job: TuningJob) -> str:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -10,11 +11,12 @@ from sqlalchemy import select
 import ipt
 from app.db.models import FINISHED, Adaptation, AdaptationEvent, Task, TaskVersion
 from app.db.session import transaction
-from ipt.tuning import tuning_loop
+from ipt.tuning.tuning_loop import TuningLoop
 from tests.chaos.client import DISTINCT, hyperparameters, tenant_of
 from tests.chaos.processes import Service
 from tests.chaos.result import Result
 from tests.support.jobs import EXAMPLES
+from tests.support.tuned import never_keep_the_start
 
 # Reasons of requeue events that do not count an attempt.
 _UNCOUNTED = ("worker_stopped", "made_way")
@@ -90,14 +92,11 @@ def _undisturbed_vectors(engine: ipt.TuningEngine, count: int) -> dict[int, Any]
         parameters = ipt.Hyperparameters(**hyperparameters(number))
         engine.add(ipt.TuningJob(str(number), examples, "classification", None, parameters))
     vectors: dict[int, Any] = {}
-    keep, tuning_loop.KEEP_NATS = tuning_loop.KEEP_NATS, -1e9
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # for a tiny model, more threads wait for each other longer than they compute
-    try:
+    with mock.patch.object(TuningLoop, "record_validation", never_keep_the_start):
         while engine.job_ids:
             for done in [progress for progress in engine.step() if progress.done]:
                 vectors[int(done.job_id)] = engine.finish(done.job_id).head.vector
-    finally:
-        tuning_loop.KEEP_NATS = keep
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     return vectors

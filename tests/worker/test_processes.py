@@ -31,7 +31,7 @@ LONG = {"steps": 100, "batch_size": 8, "learning_rate": 0.002}
 # A worker with the same setting as the fixture `keep_tuned`.
 KEEP_TUNED = (
     "-c",
-    "import sys, ipt.tuning.tuning_loop as p, worker.__main__ as w; p.KEEP_NATS = -1e9; sys.exit(w.main())",
+    "import sys, worker.__main__ as w; from tests.chaos.worker import keep_tuned; keep_tuned(); sys.exit(w.main())",
 )
 
 # A worker that exits, without storing an outcome, in each step with the adaptation of its first argument.

@@ -18,6 +18,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "logistic regression": {"marker": "o", "color": "#5f6368", "s": 36, "facecolor": "none"},
     "SetFit": {"marker": "s", "color": "#188038", "s": 26, "facecolor": "none"},
     "random": {"marker": "v", "color": "#8e24aa", "s": 34, "facecolor": "none"},
+    "start": {"marker": "o", "color": "#f29900", "s": 34, "facecolor": "none"},
     "PT": {"marker": "D", "color": "#1a73e8", "s": 34, "facecolor": "none"},
     "IST": {"marker": "o", "color": "#d93025", "s": 30},
     "IST then PT": {"marker": "^", "color": "#f29900", "s": 34},

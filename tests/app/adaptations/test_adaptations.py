@@ -270,7 +270,7 @@ def test_a_finished_adaptation_reports_its_metrics(client: httpx.Client, work_of
     [done] = work_off()
     adaptation = client.get(f"/v1/adaptations/{done}").json()
     assert adaptation["state"] == "succeeded"
-    assert {"score", "zero_vector_score", "baseline_score"} <= set(adaptation["metrics"])
+    assert {"score", "start_score", "baseline_score"} <= set(adaptation["metrics"])
     assert adaptation["subspace_id"].startswith("sub_")
     assert adaptation["attempt"] == 1
 

@@ -188,7 +188,7 @@ def test_errors_name_the_validation_file(client: httpx.Client) -> None:
         ({"name": "x", "hyperparameters": '{"learning_rate": NaN}'}, "hyperparameters", "invalid_json"),
         ({"name": "x", "hyperparameters": "[" * 100_000}, "hyperparameters", "invalid_json"),
         ({"name": "x", "hyperparameters": "null"}, "hyperparameters", "invalid_value"),
-        ({"name": "x", "hyperparameters": '{"steps": 0}'}, "hyperparameters.steps", "invalid_value"),
+        ({"name": "x", "hyperparameters": '{"steps": -1}'}, "hyperparameters.steps", "invalid_value"),
         ({"name": "x", "hyperparameters": '{"steps": 1e999}'}, "hyperparameters.steps", "invalid_value"),
         ({"name": "x", "hyperparameters": '{"momentum": 1}'}, "hyperparameters.momentum", "unknown_field"),
         ({"name": "x", "metadata": "text"}, "metadata", "invalid_json"),

@@ -15,7 +15,9 @@ from ipt.fitting.tune_prompts import PromptOptions, tune_prompts
 from ipt.subspace.full_prompt_space import full_prompt_space
 from ipt.subspace.soft_prompt_files import read_prompts
 from ipt.tuning.engine import TuningEngine
+from ipt.tuning.tuning_loop import TuningLoop
 from tests.support.datasets import sentiment, topics
+from tests.support.tuned import always_keep_the_start
 
 OPTIONS = PromptOptions(3, 4, ipt.Hyperparameters(steps=3, batch_size=6, learning_rate=0.05))
 ECHO = [ipt.Example(f"{word} dog", f"the {word} dog") for word in ("good", "bad", "red", "blue", "new", "old")]
@@ -74,10 +76,10 @@ def test_prompts_finished_before_a_kill_are_kept(encoder: EncoderBackbone, tmp_p
 def test_prompts_are_tuned_to_the_last_step(
     encoder: EncoderBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ipt.tuning.tuning_loop.KEEP_NATS", 1e9)  # nothing is better than the start
-    options = replace(OPTIONS, hyperparameters=replace(OPTIONS.hyperparameters, steps=8))
+    monkeypatch.setattr(TuningLoop, "record_validation", always_keep_the_start)
+    options = replace(OPTIONS, hyperparameters=replace(OPTIONS.hyperparameters, steps=40))
     report = tune_prompts(encoder, TASKS, tmp_path / "prompts.safetensors", options)
-    assert [(entry["steps_run"], entry["moved"]) for entry in report["tasks"].values()] == [(8, False)] * 3
+    assert [(entry["steps_run"], entry["moved"]) for entry in report["tasks"].values()] == [(40, False)] * 3
 
 
 def test_prompts_of_another_run_are_not_overwritten(encoder: EncoderBackbone, tmp_path: Path) -> None:

@@ -24,23 +24,20 @@ from tests.support.tuning import job, run
 pytestmark = pytest.mark.usefixtures("keep_tuned")
 
 
-@pytest.mark.parametrize(("patience", "steps_run"), [(None, 10), (2, 20)])
 def test_a_job_stops_early_if_validations_no_longer_improve(
-    engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch, patience: int | None, steps_run: int
+    engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if patience is not None:
-        monkeypatch.setattr(EncoderLoop, "patience", patience)
-    remaining_losses = {"stale": [0.9, 0.9, 0.9, 0.1, 0.1], "better": [0.9, 0.8, 0.7, 0.6, 0.5]}
+    remaining_losses = {"stale": [0.9, 0.9, 0.8, 0.9, 0.8, 0.1], "better": [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]}
 
     def scripted(self: EncoderLoop, vectors: torch.Tensor) -> Iterator[Work]:
         yield from ()
-        return [remaining_losses[self.job.job_id].pop(0)] * len(vectors)
+        return [remaining_losses[self.job.job_id].pop(0)]
 
     monkeypatch.setattr(EncoderLoop, "validation_losses", scripted)
-    monkeypatch.setattr("ipt.tuning.tuning_loop.KEEP_NATS", 0.0)
-    tasks = run(engine, [job(name, sentiment(), steps=40) for name in remaining_losses])
-    # Validation runs before the first step and after each tenth; the second one of "stale" is the first without a gain.
-    assert {name: task.metrics["steps_run"] for name, task in tasks.items()} == {"stale": steps_run, "better": 40}
+    tasks = run(engine, [job(name, sentiment(), steps=50) for name in remaining_losses])
+    # Validation runs before the first step and after each tenth; the fourth and fifth one of "stale" bring no gain.
+    assert {name: task.metrics["steps_run"] for name, task in tasks.items()} == {"stale": 40, "better": 50}
+    assert {name: task.metrics["best_step"] for name, task in tasks.items()} == {"stale": 20, "better": 50}
 
 
 def test_texts_are_tokenized_once(engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,9 +68,8 @@ def test_no_text_is_read_twice_with_the_same_prompt(engine: ipt.TuningEngine, mo
     assert max(Counter(read).values()) == 1
 
 
-def test_the_batched_run_equals_a_plain_loop(engine: ipt.TuningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_batched_run_equals_a_plain_loop(engine: ipt.TuningEngine) -> None:
     """Compared with torch's AdamW, one row at a time, with each row actually left out (tests/reference/ist.py)."""
-    monkeypatch.setattr(EncoderLoop, "patience", 99)
     backbone = engine.backbone
     assert isinstance(backbone, EncoderBackbone)
     tuning_job = job("reference", topics(), steps=6, learning_rate=0.05)
@@ -84,7 +80,8 @@ def test_the_batched_run_equals_a_plain_loop(engine: ipt.TuningEngine, monkeypat
     state = engine._jobs["reference"].loop.state
     assert state is not None
     start = state.best_vectors[0].clone()
-    drawn = [loop.rows.draw(loop.rng(0, step), 8) for step in range(6)]
+    lane = 1
+    drawn = [loop.rows.draw(lane, loop.rng(lane, step), 8) for step in range(6)]
     rows = [([loop.rows.token_ids[row] for row in drawn_rows], classes.tolist()) for drawn_rows, classes in drawn]
     expected = ist.tune(
         start,
@@ -100,7 +97,7 @@ def test_the_batched_run_equals_a_plain_loop(engine: ipt.TuningEngine, monkeypat
     )
     while state.lanes.step < 6 and engine.job_ids:
         engine.step()
-    torch.testing.assert_close(state.lanes.vectors[0], expected, rtol=0.0, atol=2e-4)
+    torch.testing.assert_close(state.lanes.vectors[lane], expected, rtol=0.0, atol=2e-4)
     assert not torch.allclose(expected, start, atol=1e-2), "the vector must move, or this test shows nothing"
 
 
@@ -110,7 +107,7 @@ def test_every_label_takes_part_in_a_validation(engine: ipt.TuningEngine) -> Non
     ]
     assert isinstance(engine.backbone, EncoderBackbone)
     rows = EncoderLoop(job("many", examples), engine.subspace, engine.backbone).rows
-    assert len(rows.probe) == VALIDATION_ROWS < len(rows.train)
+    assert len(rows.probe) == VALIDATION_ROWS < len(rows.examples)
     assert set(rows.classes[rows.probe].tolist()) == set(range(80))
 
 
@@ -124,18 +121,35 @@ def test_tuning_lowers_the_loss_and_reports_what_it_measured(engine: ipt.TuningE
         pass
     task = engine.finish("job")
     assert losses[-1] < 0.98 * losses[0]
-    assert task.metrics["held_back"] == 6
+    assert task.metrics["held_back"] == len(sentiment(3)), "each example once"
     assert task.head.vector.dtype == np.float32
-    assert {"score", "zero_vector_score", "baseline_score", "steps_run", "seconds"} <= set(task.metrics)
+    assert {"score", "start_score", "baseline_score", "steps_run", "seconds"} <= set(task.metrics)
 
 
-def test_without_enough_examples_to_hold_back_the_score_is_leave_one_out(
+def test_each_example_is_measured_by_a_lane_that_was_not_tuned_on_it(engine: ipt.TuningEngine) -> None:
+    assert isinstance(engine.backbone, EncoderBackbone)
+    loop = EncoderLoop(job("job", topics()), engine.subspace, engine.backbone)
+    for lane, split in enumerate(loop.rows.splits):
+        drawn = {row for step in range(50) for row in loop.rows.draw(lane, loop.rng(lane, step), 8)[0].tolist()}
+        assert drawn == set(split.fitted)
+        assert not drawn & set(split.measured)
+    assert sorted(loop.rows.measured) == list(range(len(topics())))
+
+
+def test_validation_examples_measure_one_lane_that_is_tuned_on_all_examples(
     encoder: EncoderBackbone, subspace: ipt.Subspace
 ) -> None:
+    task = ipt.adapt(
+        encoder, subspace, topics(), validation_examples=topics()[:4], hyperparameters=ipt.Hyperparameters(steps=3)
+    )
+    assert (task.metrics["score_source"], task.metrics["held_back"]) == ("held_back", 4)
+
+
+def test_two_examples_of_each_label_are_enough(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
     few = [ipt.Example(t, label) for t, label in (("good", "a"), ("great", "a"), ("bad", "b"), ("awful", "b"))]
     task = ipt.adapt(encoder, subspace, few, hyperparameters=ipt.Hyperparameters(steps=3))
-    assert task.metrics["score_source"] == "leave_one_out"
-    assert task.metrics["held_back"] == 0
+    assert (task.metrics["score_source"], task.metrics["held_back"]) == ("out_of_fold", 4)
+    assert "measured on only 4 held-back examples" in task.warnings[-1]
 
 
 def test_random_labels_cause_a_warning(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
@@ -144,6 +158,6 @@ def test_random_labels_cause_a_warning(encoder: EncoderBackbone, subspace: ipt.S
     noise = [ipt.Example(text, label) for text in texts for label in ("heads", "tails")]
     task = ipt.adapt(encoder, subspace, noise, hyperparameters=ipt.Hyperparameters(steps=4))
     metrics: dict[str, Any] = task.metrics
-    score, zero, baseline = (float(metrics[name]) for name in ("score", "zero_vector_score", "baseline_score"))
+    score, start, baseline = (float(metrics[name]) for name in ("score", "start_score", "baseline_score"))
     warned = any("the tuned task is" in warning for warning in task.warnings)
-    assert warned == (score < baseline or score == baseline <= zero)
+    assert warned == (score < baseline or score == baseline <= start)

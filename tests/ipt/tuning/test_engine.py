@@ -9,7 +9,7 @@ import torch
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.readout.linear_classifier import LinearClassifier, fit_linear
-from ipt.tuning.encoder_loop import FOLDS
+from ipt.tuning.encoder_loop import START_FOLDS
 from ipt.tuning.work_runner import WorkRunner
 from ipt.tuning.work_units import GradientStep
 from tests.support.datasets import sentiment, topics
@@ -84,7 +84,6 @@ def test_a_step_runs_the_large_fits_of_one_job_at_most(
     for module in ("ipt.readout.readout", "ipt.readout.cross_validation", "ipt.tuning.encoder_loop"):
         monkeypatch.setattr(f"{module}.fit_linear", count)
     # One step, whose vector is kept: rounding would decide between several vectors that are nearly as good.
-    monkeypatch.setattr("ipt.tuning.tuning_loop.KEEP_NATS", -1e9)
     jobs = [job("first", sentiment(), steps=1), job("second", topics(), steps=1)]
     alone = run_each_alone(engine, jobs)
     fits_alone = len(fits)
@@ -95,7 +94,7 @@ def test_a_step_runs_the_large_fits_of_one_job_at_most(
     while engine.job_ids:
         before = len(fits)
         reports = engine.step()
-        assert len(fits) - before <= FOLDS
+        assert len(fits) - before <= START_FOLDS
         assert [report.job_id for report in reports] == list(engine.job_ids), "a waiting job is reported, too"
         together |= {report.job_id: engine.finish(report.job_id) for report in reports if report.done}
     assert len(fits) == fits_alone

@@ -72,7 +72,7 @@ def test_the_batched_run_equals_a_plain_loop(
     engine: ipt.TuningEngine, backbone: PromptedTextBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compared with torch's AdamW, one row at a time, on the stock model with the prompt inserted by hand."""
-    monkeypatch.setattr("ipt.tuning.tuning_loop.TuningLoop.patience", 99)
+    monkeypatch.setattr("ipt.tuning.tuning_loop.PATIENCE", 99)
     tuning_job = text_job("reference", PAIRS, batch_size=4, steps=4)
     loop = TextLoop(tuning_job, engine.subspace, backbone)
     engine.add(tuning_job)
@@ -148,7 +148,7 @@ def test_tasks_of_both_kinds_are_predicted_in_one_batch(engine: ipt.TuningEngine
         assert (alone.label, alone.text) == (prediction.label, prediction.text)
 
 
-def test_scores_are_reported_with_those_of_the_zero_vector_and_of_no_prompt(engine: ipt.TuningEngine) -> None:
+def test_scores_are_reported_with_those_of_the_start_and_of_no_prompt(engine: ipt.TuningEngine) -> None:
     cases: list[tuple[ipt.TaskKind, list[ipt.Example], str]] = [
         ("text2text", PAIRS, "exact_match"),
         ("classification", topics(), "accuracy"),
@@ -157,9 +157,9 @@ def test_scores_are_reported_with_those_of_the_zero_vector_and_of_no_prompt(engi
         metrics = run(engine, [text_job("job", examples, kind, steps=1)])["job"].metrics
         assert metrics["score_metric"] == metric
         assert metrics["held_back"] == 3
-        for name in ("score", "zero_vector_score", "baseline_score"):
+        for name in ("score", "start_score", "baseline_score"):
             assert isinstance(metrics[name], float)
-        for prefix in ("", "zero_vector_", "baseline_"):
+        for prefix in ("", "start_", "baseline_"):
             assert (f"{prefix}rouge_l" in metrics) == (kind == "text2text")
         if kind == "text2text":
             assert metrics["exact_match"] == metrics["score"]
