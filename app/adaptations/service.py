@@ -1,11 +1,11 @@
 """Create, find and cancel adaptations."""
 
-import dataclasses
 import hashlib
 import json
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -13,19 +13,23 @@ from sqlalchemy.orm import Session
 
 import ipt
 from app.adaptations import repository
-from app.adaptations.dataset_checks import check_dataset, contradictions
-from app.adaptations.schemas import AdaptationInput, HyperparametersInput
+from app.adaptations.dataset_checks import prepare_dataset
+from app.adaptations.extension import extended, forgetting_warnings
+from app.adaptations.schemas import AdaptationInput, DatasetInput, FileSources, HyperparametersInput
 from app.db.ids import new_id
 from app.db.models import Adaptation, Dataset
 from app.db.session import after_commit
-from app.errors import BusyError, ConflictError, InvalidError, NotFoundError, UnavailableError
+from app.errors import BusyError, ConflictError, NotFoundError, UnavailableError
 from app.http.error_handlers import request_id
+from app.predictions.model import Model
 from app.queue import lifecycle, workers
 from app.settings import Settings
 from app.subspaces import repository as subspaces
 from app.tasks import repository as tasks
 from app.tasks import service as task_service
 from app.tasks.errors import task_not_found_error
+from ipt.backbones.writable_outputs import unwritable_outputs_warning
+from ipt.data.preparation import PreparedDataset
 from ipt.tuning.job import SEED
 
 log = logging.getLogger(__name__)
@@ -39,10 +43,10 @@ def create(
     settings: Settings,
     tenant_id: str,
     body: AdaptationInput,
+    source: FileSources | None,
     *,
     idempotency_key: str | None,
-    family: ipt.Family | None,
-    loaded_subspace_id: str | None,
+    model: Model,
     place_of: Callable[[str], str],
 ) -> Adaptation:
     """Queue an adaptation, or return the one that an earlier request with the same key created.
@@ -52,10 +56,10 @@ def create(
         settings: limit the dataset and the tenant's unfinished adaptations.
         tenant_id: the caller's tenant.
         body: the request.
+        source: how its files were read, None if it came as JSON.
         idempotency_key: the caller's key, if any.
-        family: the family of the backbone, None while it loads.
-        loaded_subspace_id: the subspace of this process, None while it loads.
-        place_of: returns the caller's name for a place such as `examples[3]`.
+        model: the model of this process, which may still be loading.
+        place_of: replaces places such as `examples[3]` in a text by the caller's names for them.
 
     Raises:
         InvalidError: no task can be tuned on this dataset.
@@ -65,6 +69,8 @@ def create(
         UnavailableError: no worker serves the subspace.
     """
     content = body.model_dump(mode="json")
+    if not body.extend:
+        del content["extend"]  # as before the field existed, so that a retry after an upgrade has the same hash
     body_hash = _hash(content)
     if idempotency_key is not None:
         earlier = repository.by_idempotency_key(session, tenant_id, idempotency_key)
@@ -76,16 +82,9 @@ def create(
                     param="Idempotency-Key",
                 )
             return earlier
-    kind = check_dataset(settings, body)
+    dataset = prepare(session, settings, tenant_id, body, model)
     if body.subspace is not None:
-        _check_subspace(session, body.subspace, loaded_subspace_id)
-    if kind == "text2text" and family == "encoder":
-        raise InvalidError(
-            "this service's backbone is an encoder, which classifies but does not write text: outputs must be "
-            "labels, with at least two examples of each",
-            code="kind_not_supported",
-            param="kind",
-        )
+        _check_subspace(session, body.subspace, model.loaded_subspace_id)
     if repository.count_open(session, tenant_id) >= settings.max_open_adaptations:
         raise BusyError(
             f"{settings.max_open_adaptations} of your adaptations are queued or running, which is the limit: wait for "
@@ -100,13 +99,14 @@ def create(
         tenant_id=tenant_id,
         task_id=task_id,
         task_version=version,
-        dataset_id=_keep_dataset(session, tenant_id, content),
+        dataset_id=_keep_dataset(session, tenant_id, dataset),
         subspace_id=body.subspace,
-        kind=kind,
+        kind=dataset.kind,
         hyperparameters=hyperparameters,
         metadata_=body.metadata,
         steps=hyperparameters["steps"],
-        warnings=contradictions(body, place_of) if kind == "classification" else [],
+        warnings=[place_of(warning) for warning in dataset.warnings],
+        source=source,
         idempotency_key=idempotency_key,
         body_hash=body_hash,
     )
@@ -114,6 +114,24 @@ def create(
     line = "adaptation_created adaptation=%s task=%s request=%s"
     after_commit(session, partial(log.info, line, adaptation.id, task_id, request_id.get()))
     return adaptation
+
+
+def prepare(session: Session, settings: Settings, tenant_id: str, body: DatasetInput, model: Model) -> PreparedDataset:
+    """Return the dataset that a task would be tuned on, with all warnings about it.
+
+    Raises:
+        InvalidError: no task can be tuned on this dataset.
+        NotFoundError: the task does not exist.
+        ConflictError: the examples of a task are to be kept that has no version yet.
+    """
+    extended_body = extended(session, tenant_id, body)
+    dataset = prepare_dataset(settings, extended_body, model.family)
+    warnings = [*dataset.warnings, *forgetting_warnings(session, tenant_id, extended_body, dataset)]
+    if dataset.kind == "text2text" and model.family is not None:
+        outputs = [example.output for example in dataset.examples]
+        unwritable = unwritable_outputs_warning(model.predictor.backbone, outputs)
+        warnings += [unwritable] if unwritable else []
+    return replace(dataset, warnings=warnings)
 
 
 def get(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation:
@@ -183,9 +201,15 @@ def _next_version(session: Session, tenant_id: str, body: AdaptationInput) -> tu
     return body.task_id, version
 
 
-def _keep_dataset(session: Session, tenant_id: str, content: dict[str, Any]) -> str:
-    examples = {name: content[name] for name in ("examples", "validation_examples")}
-    return repository.keep_dataset(session, tenant_id, _hash(examples), **examples)
+def _keep_dataset(session: Session, tenant_id: str, dataset: PreparedDataset) -> str:
+    examples = _as_json(dataset.examples)
+    validation = None if dataset.validation_examples is None else _as_json(dataset.validation_examples)
+    content_hash = _hash({"examples": examples, "validation_examples": validation})
+    return repository.keep_dataset(session, tenant_id, content_hash, examples, validation)
+
+
+def _as_json(examples: Sequence[ipt.Example]) -> list[dict[str, str]]:
+    return [{"input": example.input, "output": example.output} for example in examples]
 
 
 def _resolve(overrides: HyperparametersInput) -> dict[str, Any]:
@@ -193,7 +217,7 @@ def _resolve(overrides: HyperparametersInput) -> dict[str, Any]:
     values = overrides.model_dump(exclude_none=True)
     if values.get("seed") == "auto":
         values["seed"] = secrets.randbelow(SEED.largest + 1)
-    return dataclasses.asdict(ipt.Hyperparameters(**values))
+    return asdict(ipt.Hyperparameters(**values))
 
 
 def _hash(content: Any) -> str:

@@ -1,11 +1,10 @@
-"""Datasets uploaded as files: convert a multipart form to the JSON body of `POST /v1/adaptations`."""
+"""Datasets uploaded as files: convert a multipart form to the equivalent JSON body."""
 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -16,11 +15,15 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.adaptations.dataset_file import FORMATS, DatasetFileError, format_of, load_json, read_rows
-from app.adaptations.schemas import AdaptationInput
+from app.adaptations.schemas import AdaptationInput, DatasetInput
 from app.api_keys.admitting_route import AdmittingRoute
 from app.errors import BadRequestError, InvalidError
 from app.http.form_parts import parts_of
+from app.settings import Settings
+from ipt.data.files.errors import DatasetFileError
+from ipt.data.files.json_records import load_json
+from ipt.data.files.reader import FORMATS, format_of, read_dataset
+from ipt.data.files.source import DatasetFile
 
 _FORM = "multipart/form-data"
 # Each file part, and the field of the JSON body that its rows become.
@@ -28,19 +31,22 @@ _FIELD_OF_PART = {"file": "examples", "validation_file": "validation_examples"}
 _PART_OF_FIELD = {field: part for part, field in _FIELD_OF_PART.items()}
 _ONE_OF_FORMATS = f"one of {', '.join(FORMATS)}"
 _FORMAT_PARTS = {
-    "format": f"{_ONE_OF_FORMATS}; by default the file's suffix or media type decides",
-    "input_column": "the column of the inputs; by default `input`, or else `text`",
-    "output_column": "the column of the outputs; by default `output`, or else `label`",
+    "format": f"{_ONE_OF_FORMATS}; by default the file's content decides, and its suffix or media type in doubt",
+    "charset": "the charset of a text file that is not in UTF-8, such as windows-1252",
+    "input_column": "the column of the inputs; by default one with a usual name, such as `input` or `text`",
+    "output_column": "the column of the outputs; by default one with a usual name, such as `output` or `label`",
 }
 _JSON_FIELDS = [name for name in AdaptationInput.model_fields if name not in _PART_OF_FIELD]
-_PARSED_FIELDS = ("hyperparameters", "metadata")
+_PARSED_FIELDS = {"hyperparameters", "metadata", "extend"}
 # Above every known field, so that an unknown field is rejected by its name.
 _MAX_FIELDS = 32
 # Above the largest metadata in any escaping; does not apply to files.
 _MAX_FIELD_BYTES = 256 * 1024
+_CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]{1,40})""", re.IGNORECASE)
 _EXAMPLE = re.compile(rf"\b({'|'.join(_PART_OF_FIELD)})\[(\d+)\]")
 
 Lines = dict[str, list[int]]
+BodyT = TypeVar("BodyT", bound=DatasetInput)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,16 @@ class Form:
     files: dict[str, File]
 
 
+@dataclass(frozen=True, slots=True)
+class Upload(Generic[BodyT]):
+    """The JSON body that is equivalent to a form, and how its files were read."""
+
+    body: BodyT
+    lines: Lines
+    source: dict[str, dict[str, Any]]
+    """By the name of the part."""
+
+
 class FormRoute(AdmittingRoute):
     """A route that matches forms only; any other body goes to the next route of the same path."""
 
@@ -69,15 +85,16 @@ class FormRoute(AdmittingRoute):
         return match, child_scope
 
 
-def documented_form() -> dict[str, Any]:
+def documented_form(model: type[DatasetInput]) -> dict[str, Any]:
     """Return the OpenAPI entry of the form, to merge with that of the JSON body."""
-    in_json = AdaptationInput.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
+    in_json = model.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
     properties = {
-        "file": file | {"description": "the examples: JSONL, CSV or TSV"},
+        "file": file
+        | {"description": "the examples: JSON, JSON lines, CSV, TSV, Excel, Parquet or an annotation tool's export"},
         "validation_file": file | {"description": in_json["validation_examples"]["description"]},
         **{name: {"type": "string", "description": description} for name, description in _FORMAT_PARTS.items()},
-        **{name: in_json[name] for name in _JSON_FIELDS},
+        **{name: in_json[name] for name in in_json if name not in _PART_OF_FIELD},
     }
     properties["format"] |= {"enum": list(FORMATS)}
     schema = {"type": "object", "properties": properties, "required": ["file"], "additionalProperties": False}
@@ -111,26 +128,27 @@ async def read_form(request: Request) -> Form:
     return form
 
 
-def read_body(form: Form, max_examples: int) -> tuple[AdaptationInput, Lines]:
-    """Return the equivalent JSON body, and the lines of its examples in their files.
+def read_body(form: Form, settings: Settings, model: type[BodyT]) -> Upload[BodyT]:
+    """Return the equivalent JSON body, the lines of its examples in their files, and how the files were read.
 
     Raises:
         InvalidError, RequestValidationError: as for JSON, but with file and line.
     """
     body: dict[str, Any] = {name: text for name, text in form.texts.items() if name not in _FORMAT_PARTS}
-    for name in body.keys() & set(_PARSED_FIELDS):
+    for name in body.keys() & _PARSED_FIELDS:
         try:
             body[name] = load_json(body[name])
         except ValueError as error:
             raise InvalidError(f"not JSON ({error})", code="invalid_json", param=name) from error
     lines: Lines = {}
+    source: dict[str, dict[str, Any]] = {}
     for part, file in form.files.items():
-        # One row above the limit is enough for the check of JSON bodies to reject the file.
-        numbered = list(islice(_rows(form, part, file), max_examples + 1))
-        lines[_FIELD_OF_PART[part]] = [line for line, _ in numbered]
-        body[_FIELD_OF_PART[part]] = [row for _, row in numbered]
+        content = _read(form, part, file, settings)
+        lines[_FIELD_OF_PART[part]] = content.lines
+        body[_FIELD_OF_PART[part]] = [{"input": row.input, "output": row.output} for row in content.examples]
+        source[part] = content.source.as_json()
     try:
-        return AdaptationInput.model_validate(body), lines
+        return Upload(model.model_validate(body), lines, source)
     except ValidationError as error:
         # Drop the original error, which quotes the examples.
         errors = error.errors(include_url=False, include_input=False)
@@ -158,15 +176,22 @@ def _check_part(form: Form, name: str, value: str | UploadFile) -> None:
         raise InvalidError("must be text, not a file", code="not_text", param=name)
 
 
-def _rows(form: Form, part: str, file: File) -> Iterator[tuple[int, dict[str, str]]]:
+def _read(form: Form, part: str, file: File, settings: Settings) -> DatasetFile:
     file_format = form.texts.get("format", format_of(file.name, file.content_type))
-    if file_format is None:
-        message = "neither the file's suffix nor its media type is known: send a format with it"
-        raise InvalidError(f"{message}, {_ONE_OF_FORMATS}", code="unknown_format", param=part)
-    if file_format not in FORMATS:
+    if file_format is not None and file_format not in FORMATS:
         raise InvalidError(f"must be {_ONE_OF_FORMATS}", code="unknown_format", param="format")
+    declared = _CHARSET.search(file.content_type)
     try:
-        yield from read_rows(file.data, file_format, form.texts.get("input_column"), form.texts.get("output_column"))
+        return read_dataset(
+            file.data,
+            format=file_format,
+            charset=form.texts.get("charset", declared and declared[1]),
+            input_column=form.texts.get("input_column"),
+            output_column=form.texts.get("output_column"),
+            # One row above the limit is enough for the check of JSON bodies to reject the file.
+            max_rows=settings.max_examples,
+            max_bytes=settings.max_body_bytes,
+        )
     except DatasetFileError as error:
         place = "" if error.line is None else f":{error.line}"
         field = "" if error.field is None else f".{error.field}"

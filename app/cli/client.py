@@ -87,6 +87,12 @@ class ServiceClient:
         loaded = [subspace["id"] for subspace in self._pages("/v1/subspaces") if subspace["loaded"]]
         return loaded[0] if loaded else None
 
+    def upload(self, path: str, name: str, data: bytes, fields: dict[str, str]) -> Json:
+        """Send a file with other fields as a form."""
+        with self._transport_errors():
+            response = self._http.post(path, files={"file": (name, data)}, data=fields, timeout=_TIMEOUT_SECONDS)
+        return self._answer(response)
+
     def adaptation(self, adaptation_id: str) -> Json:
         return self._send("GET", f"/v1/adaptations/{adaptation_id}")
 
@@ -185,6 +191,9 @@ class ServiceClient:
             response = self._http.request(
                 method, path, content=content, params=params, headers=_JSON, timeout=timeout_seconds
             )
+        return self._answer(response)
+
+    def _answer(self, response: httpx.Response) -> Json:
         document = _document(response)
         if response.is_success and isinstance(document, dict):
             return document

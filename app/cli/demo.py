@@ -19,8 +19,8 @@ from app.cli.options import DEFAULT_URL, api_key
 from app.cli.output import CliError, program, results, score
 
 if TYPE_CHECKING:
-    from app.adaptations.dataset_file import Row
     from app.cli.client import ServiceClient
+    from app.cli.dataset_file import Row
 
 _DATASET = Path(__file__).parents[2] / "examples" / "support_tickets.jsonl"
 _PER_LABEL = 16

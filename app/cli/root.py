@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from app.cli import demo, evaluate, import_dataset, keys, service, settings, study, subspace, tasks
 from app.cli.output import CliError, print_error
+from app.cli.text_command import TextCommand
 
 _ABOUT = """Adapt one frozen language model to many few-shot tasks; each task is one vector of 250 floats.
 
@@ -27,8 +28,9 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo.demo, service.serve, tasks.adapt, tasks.predict, tasks.generate, tasks.export):
-    cli.command()(_command)
+_WITH_TEXTS = (tasks.predict, tasks.generate)
+for _command in (demo.demo, service.serve, tasks.adapt, *_WITH_TEXTS, tasks.export):
+    cli.command(cls=TextCommand if _command in _WITH_TEXTS else None)(_command)
 cli.add_typer(tasks.commands, name="tasks")
 subspace.commands.command()(evaluate.evaluate)
 subspace.commands.command()(study.study)

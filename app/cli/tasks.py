@@ -20,30 +20,42 @@ _SCORE_AND_GAPS = 10
 
 
 def adapt(
-    file: Annotated[Path, typer.Argument(help="JSONL or CSV file with one example per row.", metavar="FILE")],
+    file: Annotated[
+        Path, typer.Argument(help="JSON lines, CSV, Excel or other file with one example per row.", metavar="FILE")
+    ],
     name: Annotated[str | None, typer.Option("--name", help="Name of the task. Default: that of the file.")] = None,
     input_column: Annotated[str | None, typer.Option(help="Column of the input texts.")] = None,
     output_column: Annotated[str | None, typer.Option(help="Column of the labels or output texts.")] = None,
+    charset: Annotated[str | None, typer.Option(help="Charset of a file that is not in UTF-8.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how the file is read.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result, or only queue it.")] = True,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Adapt to a few-shot task: send a dataset, tune a task vector, and compare it with the baselines.
 
-    The columns are input and output, or text and label, or the ones that the options name.
+    The columns are input and output, text and label, or others with usual names, or the ones that the options name.
 
     \b
     ipt adapt examples/support_tickets.jsonl
     ipt adapt questions.csv --name triage --input-column question --output-column team
+    ipt adapt export.xlsx --dry-run
     ipt adapt big.jsonl --no-wait --json
     """
     from app.cli.client import ServiceClient
-    from app.cli.dataset_file import read_dataset
     from app.cli.progress import adaptation_progress
+    from app.cli.upload import print_check, send_file, task_name
 
-    rows = read_dataset(file, input_column, output_column)
+    how = {"input_column": input_column, "output_column": output_column, "charset": charset}
     with ServiceClient(url, api_key()) as client:
-        adaptation = client.create_adaptation(name or file.stem, rows)
+        if dry_run:
+            check = send_file(client, "/v1/datasets/check", file, **how)
+            if as_json:
+                print_json(check)
+            else:
+                print_check(results(), file, check)
+            return
+        adaptation = send_file(client, "/v1/adaptations", file, name=name or task_name(file), **how)
         if wait:
             try:
                 with adaptation_progress(notices()) as show:
@@ -61,7 +73,7 @@ def adapt(
         detail = adaptation.get("error") or {}
         raise CliError(f"{adaptation['id']} {adaptation['state']}: {detail.get('message', 'no reason was given')}")
     if not as_json:
-        _print_adaptation(results(), adaptation)
+        _print_adaptation(results(), file, adaptation)
 
 
 def predict(
@@ -332,7 +344,9 @@ def _resolve_task(client: "ServiceClient", name_or_id: str) -> str:
     return task_id
 
 
-def _print_adaptation(console: Console, adaptation: dict[str, Any]) -> None:
+def _print_adaptation(console: Console, file: Path, adaptation: dict[str, Any]) -> None:
+    from app.cli.upload import described, print_warnings
+
     progress = adaptation["progress"]
     after = f" after {progress['step']} of {progress['steps']} steps" if adaptation["state"] == "succeeded" else ""
     console.print(
@@ -340,8 +354,9 @@ def _print_adaptation(console: Console, adaptation: dict[str, Any]) -> None:
     )
     if adaptation.get("metrics"):
         console.print(metrics_table(adaptation["metrics"]))
-    for warning in adaptation.get("warnings") or []:
-        console.print(Text(f"warning: {warning}", style="yellow"))
+    if adaptation.get("source"):
+        console.print(Text(described(adaptation["source"]["file"]), style="dim"), soft_wrap=True)
+    print_warnings(console, file, adaptation.get("warnings") or [])
     if adaptation["state"] == "succeeded":
         console.print(Text(f'try: {program()} predict {adaptation["task_id"]} "some text"'), soft_wrap=True)
     else:
@@ -368,9 +383,13 @@ def _lines_from_stdin() -> list[str]:
 
 
 def _read_stdin() -> str:
+    data = sys.stdin.buffer.read()
     try:
-        return sys.stdin.read()
+        return data.decode(sys.stdin.encoding)
     except UnicodeDecodeError as error:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # as Windows PowerShell writes files
+            return data.decode("utf-16", errors="replace")
         raise CliError(
-            f"standard input is not valid {error.encoding.upper()} at byte {error.start + 1}: convert it first"
+            f"standard input is not valid {sys.stdin.encoding.upper()} at byte {error.start + 1}: convert it to "
+            "this encoding, or name its encoding in the variable PYTHONIOENCODING"
         ) from error

@@ -206,6 +206,7 @@ class Adaptation(Base):
     metrics: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     warnings: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
     error: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    source: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
 
     idempotency_key: Mapped[str | None]
     body_hash: Mapped[str]

@@ -10,7 +10,7 @@ from fastapi import Request
 from app.errors import BadRequestError, InvalidError
 from app.fairness.fair_pool import FairPool
 from app.http.dependencies import settings_of
-from app.http.json_structure import DepthError, StructureError, check_structure
+from ipt.data.json_structure import DepthError, StructureError, check_structure
 
 _VALUES_PER_ENTRY = 16
 """Values that a body may have for each allowed list entry. No entry has nearly as many, so the endpoint itself still

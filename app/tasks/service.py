@@ -33,6 +33,15 @@ def version(session: Session, tenant_id: str, task_id: str, number: int | None) 
     return row
 
 
+def newest_version(session: Session, tenant_id: str, task_id: str) -> TaskVersion | None:
+    """Return the newest version of a task, None if it has none yet.
+
+    Raises:
+        NotFoundError: the tenant has no such task.
+    """
+    return repository.version(session, tenant_id, get(session, tenant_id, task_id).id, None)
+
+
 def remove(session: Session, tenant_id: str, task_id: str) -> None:
     """Delete a task with everything that depends on it; a worker that tunes it finds its row gone and stops.
 

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ipt.data.names import MOST_NAMED, is_short_name
 from ipt.errors import DatasetError
 
 TaskKind = Literal["classification", "text2text"]
 
 MIN_LABELS = 2
 MAX_LABELS = 200
+MIN_EXAMPLES_PER_LABEL = 2
 MIN_TEXT_PAIRS = 2
 # A longer output is a text to generate, never the name of a class.
 MAX_LABEL_CHARS = 200
@@ -23,7 +25,7 @@ VISIBLE = (
     r"[^\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
     r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8]"
 )
-_VISIBLE = re.compile(VISIBLE)
+VISIBLE_TEXT = re.compile(VISIBLE)
 _LETTER = re.compile(r"[^\W\d_]")
 MIN_LETTERS_OF_A_NAME = 2
 
@@ -67,9 +69,21 @@ def check_examples(
     Raises:
         DatasetError: the dataset cannot be tuned on; `param` names the field at fault.
     """
+    check_texts(examples, validation_examples or ())
+    kind = kind or infer_kind(examples)
+    check_kind(examples, validation_examples or (), kind)
+    return kind
+
+
+def check_texts(examples: Sequence[Example], validation_examples: Sequence[Example]) -> None:
+    """Check that there are examples, and that every text of them can be tokenized and stored.
+
+    Raises:
+        DatasetError: they cannot; `param` names the field at fault.
+    """
     if not examples:
         raise DatasetError("the dataset is empty: give at least two examples with different outputs", param="examples")
-    for field, rows in (("examples", examples), ("validation_examples", validation_examples or ())):
+    for field, rows in (("examples", examples), ("validation_examples", validation_examples)):
         for index, example in enumerate(rows):
             if not isinstance(example, Example):
                 raise DatasetError(
@@ -78,16 +92,21 @@ def check_examples(
                 )
             check_text(example.input, f"{field}[{index}].input")
             check_text(example.output, f"{field}[{index}].output")
-    if kind is None:
-        kind = infer_kind(examples)
+
+
+def check_kind(examples: Sequence[Example], validation_examples: Sequence[Example], kind: TaskKind) -> None:
+    """Check that a task of this kind can be tuned on the examples, whose texts have been checked.
+
+    Raises:
+        DatasetError: it cannot; `param` names the field at fault.
+    """
     if kind == "classification":
-        _check_labels(examples, validation_examples or ())
+        _check_labels(examples, validation_examples)
     elif kind == "text2text":
         if len(examples) < MIN_TEXT_PAIRS:
             raise DatasetError(f"text2text needs at least {MIN_TEXT_PAIRS} examples, got 1", param="examples")
     else:
         raise DatasetError(f"kind must be 'classification' or 'text2text', got {kind!r}", param="kind")
-    return kind
 
 
 def check_text(text: object, param: str) -> str:
@@ -100,7 +119,7 @@ def check_text(text: object, param: str) -> str:
     if fault:
         raise DatasetError(f"{param} {fault}", param=param)
     assert isinstance(text, str)
-    if not _VISIBLE.search(text):
+    if not VISIBLE_TEXT.search(text):
         raise DatasetError(f"{param} is empty: every input and output needs some text", param=param)
     return text
 
@@ -135,6 +154,12 @@ def _check_labels(examples: Sequence[Example], validation_examples: Sequence[Exa
                     "shorten it, or set kind to 'text2text' on a backbone that writes text",
                     param=f"{field}[{index}].output",
                 )
+    if len(examples) == 1:
+        raise DatasetError(
+            "the dataset has a single example: give at least 2 examples of each of 2 labels, or, for text to text, "
+            f"{MIN_TEXT_PAIRS} pairs of texts",
+            param="examples",
+        )
     counts = Counter(example.output for example in examples)
     if len(counts) < MIN_LABELS:
         raise DatasetError(
@@ -146,15 +171,36 @@ def _check_labels(examples: Sequence[Example], validation_examples: Sequence[Exa
             "merge labels, or set kind to 'text2text' on a backbone that writes text",
             param="examples",
         )
-    for index, example in enumerate(examples):
-        if counts[example.output] < 2:
-            raise DatasetError(
-                "this label has a single example: give at least 2 examples of every label",
-                param=f"examples[{index}].output",
-            )
-    for index, example in enumerate(validation_examples):
-        if example.output not in counts:
-            raise DatasetError(
-                "this label does not occur among the training examples",
-                param=f"validation_examples[{index}].output",
-            )
+    _check_no_single_example(examples, counts)
+    unknown = [index for index, example in enumerate(validation_examples) if example.output not in counts]
+    if unknown:
+        named = _named_labels(validation_examples, unknown, "validation_examples")
+        raise DatasetError(
+            f"labels of validation examples that do not occur among the training examples: {named}",
+            param=f"validation_examples[{unknown[0]}].output",
+        )
+
+
+def _check_no_single_example(examples: Sequence[Example], counts: Counter[str]) -> None:
+    single = [index for index, example in enumerate(examples) if counts[example.output] < MIN_EXAMPLES_PER_LABEL]
+    if not single:
+        return
+    advice = "give at least 2 examples of every label"
+    if len(single) == len(examples):
+        advice += "; or, if the outputs are texts to write, set kind to 'text2text' on a backbone that writes text"
+    subject = "this label has" if len(single) == 1 else f"{len(single)} labels have"
+    raise DatasetError(
+        f"{subject} a single example: {_named_labels(examples, single, 'examples')}: {advice}",
+        param=f"examples[{single[0]}].output",
+    )
+
+
+def _named_labels(examples: Sequence[Example], indices: Sequence[int], field: str) -> str:
+    """Return the places of the examples, each with its label if that is short, and how many more there are."""
+    labels = [examples[index].output for index in indices[:MOST_NAMED]]
+    names = [
+        f"{label!r} ({field}[{index}])" if is_short_name(label) else f"{field}[{index}]"
+        for index, label in zip(indices, labels, strict=False)
+    ]
+    more = len(indices) - MOST_NAMED
+    return ", ".join(names) + (f" and {more} more" if more > 0 else "")

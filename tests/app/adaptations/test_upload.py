@@ -1,6 +1,7 @@
 """Datasets uploaded as files: equivalent to JSON bodies, with errors that name file and line."""
 
 import csv
+import gzip
 import io
 import json
 import logging
@@ -62,6 +63,13 @@ def nothing_is_stored(service_engine: Engine) -> Iterator[None]:
         (("tickets.tsv", written(EXAMPLES, delimiter="\t").encode("utf-16")), {}),
         (("tickets", written(EXAMPLES), "text/csv; charset=utf-8"), {}),
         (("tickets.txt", written(EXAMPLES)), {"format": "csv"}),
+        (("tickets", JSONL), {}),
+        (("tickets.xlsx", JSONL), {}),
+        (("tickets.csv", written(EXAMPLES, delimiter=";")), {}),
+        (("tickets.jsonl.gz", gzip.compress(JSONL.encode())), {}),
+        (("tickets.csv", json.dumps({"examples": EXAMPLES})), {}),
+        (("tickets.csv", written(EXAMPLES).encode("utf-16-be"), "text/csv; charset=utf-16-be"), {}),
+        (("tickets.csv", written(EXAMPLES).encode("utf-16-be"), "text/csv"), {"charset": "utf-16-be"}),
         (("tickets.jsonl", written(EXAMPLES)), {"format": "csv"}),
         (("tickets.csv", written(EXAMPLES, ("asked", "team"))), {"input_column": "asked", "output_column": "team"}),
     ],
@@ -124,27 +132,31 @@ def changed(index: int, line: str) -> str:
     [
         (("a.jsonl", ""), "file", "invalid_dataset_file", "no rows"),
         (("a.jsonl", changed(2, "{")), "file:3", "invalid_dataset_file", "not JSON"),
-        (("a.jsonl", changed(2, '{"input": 1, "output": "x"}')), "file:3.input", "invalid_dataset_file", "a number"),
+        (("a.jsonl", changed(2, '{"input": {}, "output": "x"}')), "file:3.input", "invalid_dataset_file", "an object"),
         (("a.jsonl", changed(2, '{"input": "\\ud800", "output": "x"}')), "file:3.input", "invalid_dataset_file", ""),
-        (("a.csv", written(EXAMPLES) + "x\n"), "file:10", "invalid_dataset_file", "fewer cells"),
+        (("a.csv", written(EXAMPLES) + "x\n"), "file:10.output", "invalid_dataset_file", "no label (line 10)"),
         (("a.csv", written(EXAMPLES, ("a", "b"))), "file", "invalid_dataset_file", "input_column"),
         (("a.csv", b"text,label\n\xff,x"), "file:2", "invalid_dataset_file", "byte 0xff"),
-        (("a.xlsx", JSONL), "file", "unknown_format", "send a format"),
-        (("jsonl", JSONL), "file", "unknown_format", "send a format"),
+        (("a.txt", "only some words\n"), "file", "invalid_dataset_file", "send one of jsonl, "),
+        (("a.csv", gzip.compress(b"text,label\n" + b"x,y\n" * 5_000_000)), "file", "invalid_dataset_file", "more than"),
         # Errors that JSON bodies have too, with the line instead of the index.
         (
             ("a.jsonl", "\n\n" + changed(2, '{"input": " ", "output": "x"}')),
             "file:5.input",
-            "invalid_value",
-            "at least one visible character",
+            "invalid_dataset_file",
+            "1 row has no text",
         ),
-        (("a.csv", 'text,label\n"a\nb",x\n\n,y\n'), "file:5.input", "invalid_value", "at least one visible character"),
+        (("a.csv", 'text,label\n"a\nb",x\n\n,y\n'), "file:5.input", "invalid_dataset_file", "no text"),
         (("a.csv", written(EXAMPLES) + "x" * 10_001 + ",login"), "file:10.input", "text_too_long", ""),
         (("a.csv", written(EXAMPLES) + "x" * 150_000 + ",login"), "file:10.input", "text_too_long", "at most 10000"),
-        (("a.csv", written(EXAMPLES, delimiter=";")), "file:1", "invalid_dataset_file", "separated by semicolons"),
         (("a.csv", written(EXAMPLES * 1251)), "file", "too_many_examples", "10000"),
         (("a.csv", written(EXAMPLES[:4])), "file", "invalid_dataset", "same output"),
-        (("a.csv", written(EXAMPLES) + "x,login \n"), "file:10.output", "labels_alike", "that of file:6 "),
+        (
+            ("a.csv", written(EXAMPLES) + "x,a\ny,b\n"),
+            "file:10.output",
+            "invalid_dataset",
+            "'a' (file:10), 'b' (file:11)",
+        ),
     ],
 )
 def test_errors_name_file_and_line(client: httpx.Client, file: File, param: str, code: str, words: str) -> None:
@@ -159,9 +171,8 @@ def test_errors_name_file_and_line(client: httpx.Client, file: File, param: str,
 def test_errors_name_the_validation_file(client: httpx.Client) -> None:
     for row, place, code, words in (
         ("x,unseen", ":3.output", "invalid_dataset", "training"),
-        ("x, login", ":3.output", "labels_alike", "that of file:5 "),
-        ("x,", ":3.output", "invalid_value", "at least one visible character"),
-        ("x", ":3", "invalid_dataset_file", "fewer cells"),
+        ("x,", ":3.output", "invalid_dataset_file", "no label"),
+        ("x", ":3.output", "invalid_dataset_file", "no label"),
     ):
         error = error_of(send(client, ("a.jsonl", JSONL), validation_file=("v.csv", f"text,label\nx,login\n{row}\n")))
         assert (error["param"], error["code"]) == ("validation_file" + place, code)
@@ -336,9 +347,9 @@ def test_openapi_describes_json_and_form(client: httpx.Client) -> None:
     content = document["paths"]["/v1/adaptations"]["post"]["requestBody"]["content"]
     assert list(content) == ["application/json", "multipart/form-data"]
     form = content["multipart/form-data"]["schema"]
-    assert form["properties"]["format"]["enum"] == ["jsonl", "ndjson", "csv", "tsv"]
+    assert form["properties"]["format"]["enum"] == ["jsonl", "ndjson", "json", "csv", "tsv"]
     in_json = document["components"]["schemas"]["AdaptationInput"]["properties"]
-    in_form = {"file", "validation_file", "format", "input_column", "output_column"}
+    in_form = {"file", "validation_file", "format", "charset", "input_column", "output_column"}
     assert set(form["properties"]) == in_form | (set(in_json) - {"examples", "validation_examples"})
     for name in set(form["properties"]) - in_form:
         assert form["properties"][name] == in_json[name]
@@ -348,3 +359,38 @@ def test_a_warning_names_the_lines_of_the_file(client: httpx.Client) -> None:
     noisy = [*EXAMPLES, EXAMPLES[2] | {"output": "login"}]
     [warning] = send(client, ("noisy.csv", written(noisy))).json()["warnings"]
     assert "different labels in file:10 and file:4:" in warning
+
+
+def test_the_answer_says_how_each_file_was_read(client: httpx.Client) -> None:
+    validation = ("v.jsonl", "".join(json.dumps(row | {"answer": "accept"}) + "\n" for row in PRODIGY))
+    sent = send(client, ("a.csv", written(EXAMPLES, ("Text ", "LABEL"), ";")), validation_file=validation).json()
+    source = sent["source"]["file"]
+    assert (source["format"], source["delimiter"], source["rows"]) == ("csv", "semicolon", 8)
+    assert source["columns"] == {"input": "Text", "output": "LABEL"}
+    assert sent["source"]["validation_file"]["format"] == "jsonl (Prodigy)"
+    assert client.get(f"/v1/adaptations/{sent['id']}").json()["source"] == sent["source"]
+    assert client.post("/v1/adaptations", json=adaptation_body()).json()["source"] is None
+
+
+PRODIGY = [{"text": row["input"], "label": row["output"]} for row in EXAMPLES[3:5]]
+
+
+@pytest.mark.parametrize("form", [True, False])
+def test_labels_in_several_spellings_are_one_label_with_a_warning(
+    client: httpx.Client, service_engine: Engine, form: bool
+) -> None:
+    labels = ["Billing", "billing", "billing", "billing", "log\u00a0in", "log in", "log in", "log_in"]
+    rows = [{"input": row["input"], "output": label} for row, label in zip(EXAMPLES, labels, strict=True)]
+    sent = (
+        send(client, ("a.csv", written(rows)))
+        if form
+        else client.post("/v1/adaptations", json=adaptation_body(examples=rows))
+    )
+    [warning] = sent.json()["warnings"]
+    places = ("file:2", "file:6", "file:9") if form else ("examples[0]", "examples[4]", "examples[7]")
+    assert (
+        f"'Billing' ({places[0]}) as 'billing'; 'log\\xa0in' ({places[1]}), 'log_in' ({places[2]}) as 'log in'"
+        in warning
+    )
+    [(stored_rows, _)] = stored(service_engine)
+    assert [row["output"] for row in stored_rows] == ["billing"] * 4 + ["log in"] * 4

@@ -80,6 +80,11 @@ def test_settings_are_printed_with_secrets_masked(monkeypatch: pytest.MonkeyPatc
         ("IPT_MAX_ATTEMPTS", "many", "must be a whole number"),
         ("IPT_PORT", "70000", "must be at most 65535"),
         ("IPT_LEASE_SECONDS", "0", "must be more than 0"),
+        (
+            "IPT_DATABASE_URL",
+            "postgresql://ipt:p@ss@db/ipt",
+            "has more than one @: percent-encode the @ of the user or the password as %40",
+        ),
         ("IPT_REDIS_URL", "amqp://broker", "must start with redis://, rediss:// or redis+socket://"),
     ],
 )
@@ -133,3 +138,24 @@ def test_an_api_key_that_no_header_can_hold_is_rejected(
 def test_a_foreign_server_is_recognized(foreign_server: str, capsys: Captured) -> None:
     assert run(["tasks", "--url", foreign_server]) == 1
     assert "it is not this service" in one_error_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts", "as_json"),
+    [
+        (["-5 degrees", "warm", "- a dash", "--json"], ["-5 degrees", "warm", "- a dash"], True),
+        (["-5"], ["-5"], False),
+        (["--", "-no", "--json"], ["-no", "--json"], False),
+        (["--url=http://a", "-x y"], ["-x y"], False),
+    ],
+)
+def test_texts_may_start_with_a_hyphen(arguments: list[str], texts: list[str], as_json: bool) -> None:
+    command: Any = get_command(cli)
+    command = command.commands["predict"]
+    context = command.make_context("predict", ["tsk_1", *arguments])
+    assert (list(context.params["texts"]), context.params["as_json"]) == (texts, as_json)
+
+
+def test_a_misspelt_option_is_no_text(capsys: Captured) -> None:
+    assert run(["predict", "tsk_1", "text", "--jsn"]) == 2
+    assert "--jsn" in capsys.readouterr().err

@@ -19,7 +19,10 @@ def test_invalid_utf8_on_standard_input_is_one_error_line() -> None:
         check=False,
     )
     assert result.returncode == 1
-    assert result.stderr == b"error: standard input is not valid UTF-8 at byte 4: convert it first\n"
+    assert result.stderr == (
+        b"error: standard input is not valid UTF-8 at byte 4: convert it to this encoding, or name its encoding in the "
+        b"variable PYTHONIOENCODING\n"
+    )
 
 
 def ipt(*arguments: str, before: str = "", **options: Any) -> subprocess.CompletedProcess[str]:

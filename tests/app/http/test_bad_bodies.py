@@ -97,14 +97,6 @@ def test_an_invalid_field_is_named(client: httpx.Client, changes: dict[str, Any]
     assert (error["param"], error["type"]) == (param, "validation_error")
 
 
-def test_both_of_two_labels_that_look_alike_are_named(client: httpx.Client) -> None:
-    error = error_of(
-        client.post("/v1/adaptations", json=adaptation_body(examples=[*EXAMPLES, _examples(output="login ")[0]]))
-    )
-    assert (error["param"], error["code"]) == ("examples[8].output", "labels_alike")
-    assert "that of examples[4] differ only in surrounding white space" in error["message"]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

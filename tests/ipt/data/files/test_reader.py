@@ -3,24 +3,33 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.adaptations.dataset_file import FORMATS, ColumnsError, DatasetFileError, Row, format_of, load_json, read_rows
-from tests.support.service import SECRET
+from ipt.data.examples import VISIBLE_TEXT
+from ipt.data.files.columns import ColumnsError
+from ipt.data.files.errors import DatasetFileError
+from ipt.data.files.json_records import load_json
+from ipt.data.files.reader import FORMATS, format_of, read_dataset
+
+Row = dict[str, str]
+SECRET = "a text that only its tenant may see"
+
 
 # All characters of UTF-8 except NUL, which is rejected.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 TRICKY_TEXTS = st.text(st.sampled_from("\",\t\r\n\\ '{}:é\u2028\x85\x1c😀")) | TEXTS
+VISIBLE_TEXTS = TRICKY_TEXTS.filter(VISIBLE_TEXT.search)
 
 
 def rows_of(content: str | bytes, file_format: str = "jsonl", **columns: str) -> list[Row]:
     data = content.encode() if isinstance(content, str) else content
-    return [row for _, row in read_rows(data, file_format, **columns)]
+    return [example(row.input, row.output) for row in read_dataset(data, format=file_format, **columns).examples]
 
 
 def example(text: str, label: str) -> Row:
@@ -34,7 +43,10 @@ def example(text: str, label: str) -> Row:
         ("ndjson", '{"text": "x", "label": "y"}\r\n{"text": "a", "label": "b"}\r\n', ["xy", "ab"]),
         ("jsonl", '{"input": "x", "output": "y", "more": {"a": [1, null, 1e999]}}', ["xy"]),
         ("jsonl", '{"input": "x", "output": "y", "n": ' + "1" * 10_000 + "}", ["xy"]),
-        ("jsonl", '{"input": "\u2028", "output": "\x85"}\n', ["\u2028\x85"]),
+        ("jsonl", '{"input": "x\u2028", "output": "y\x85"}\n', ["x\u2028y\x85"]),
+        ("jsonl", '[{"input": "x",\n"output": "y"}]', ["xy"]),
+        ("jsonl", '{"input": "x", "output": 3}\n{"input": "x", "output": 3.50}', ["x3", "x3.50"]),
+        ("jsonl", '{"input": "x", "output": true}\n{"input": ["x"], "output": false}', ["xtrue", "xfalse"]),
         ("jsonl", '{"input": "\\ud83d\\ude00", "output": "y"}', ["😀y"]),
         ("jsonl", '\ufeff{"input": "x", "output": "y"}', ["xy"]),
         ("csv", "text,label\nx,y\n", ["xy"]),
@@ -43,7 +55,11 @@ def example(text: str, label: str) -> Row:
         ("csv", '\ufefftext,label\r\n"one, ""two""\r\nthree",a\r\nfour,b', ['one, "two"\r\nthreea', "fourb"]),
         ("csv", "id,output,input\n1,y,x\n", ["xy"]),
         ("csv", "text,label,input,output\n1,2,x,y\n", ["xy"]),
-        ("csv", "text,label\n,\n", [""]),
+        ("csv", "text,label\n,\nx,y\n", ["xy"]),
+        ("csv", "\n\ntext;label\nx;y\n", ["xy"]),
+        ("csv", "text\tlabel\nx, or so\ty\n", ["x, or soy"]),
+        ("tsv", "text,label\nx,y\n", ["xy"]),
+        ("csv", "text,label\nx,y\n".encode("utf-16-le"), ["xy"]),
         ("csv", "text,label,a;b\nx;,y|,\n", ["x;y|"]),
         ("csv", '"text","label","a;\nb"\nx,y,z\n', ["xy"]),
         ("csv", '"a;\nb","text","label"\nz,x,y\n', ["xy"]),
@@ -101,7 +117,6 @@ def test_columns_named_by_the_caller_come_before_the_default_columns() -> None:
         ("jsonl", '{"input": "x", "output": "y"}{"input": "x", "output": "y"}', 1, None, "character 30"),
         ("jsonl", '{"input": "x", "output": "y",}', 1, None, "not JSON"),
         ("jsonl", "{'input': 'x', 'output': 'y'}", 1, None, "not JSON"),
-        ("jsonl", '[{"input": "x",\n"output": "y"}]', 1, None, "not JSON"),
         ("jsonl", '{"input": "x\n", "output": "y"}', 1, None, "not JSON"),
         ("jsonl", '\n["x", "y"]\n', 2, None, "expected a JSON object"),
         ("jsonl", '{"input": "x", "output": "y", "n": NaN}', 1, None, "NaN"),
@@ -111,33 +126,28 @@ def test_columns_named_by_the_caller_come_before_the_default_columns() -> None:
         ("jsonl", "[" * 100_000, 1, None, "nested too deeply"),
         ("jsonl", '{"a":' * 100_000, 1, None, "nested too deeply"),
         ("jsonl", '\n{"more": [' + "[]," * 200_000 + "[]]}", 2, None, "more than 100,000 values"),
-        ("jsonl", '{"input": "x", "output": "y"}\n{"input": "x"}\n', 2, "output", "expected a text"),
-        ("jsonl", '{"input": "x", "output": 3}', 1, "output", "got a number"),
-        ("jsonl", '{"input": "x", "output": 3.5}', 1, "output", "got a number"),
-        ("jsonl", '{"input": "x", "output": true}', 1, "output", "got true or false"),
-        ("jsonl", '{"input": null, "output": "y"}', 1, "input", "expected a text"),
-        ("jsonl", '{"input": ["x"], "output": "y"}', 1, "input", "got a list"),
+        ("jsonl", '{"input": "x", "output": "y"}\n{"input": "x"}\n', 2, "output", "1 row has no label (line 2)"),
+        ("jsonl", '{"input": null, "output": "y"}', 1, "input", "1 row has no text (line 1)"),
+        ("csv", "text,label\nx,\nx,y\nz, \n,y\n", 2, "output", "2 rows have no label (lines 2, 4); 1 row has no text"),
+        ("jsonl", '{"input": "x", "output": ["y", "z"]}', 1, "output", "1 row has several labels, but one is"),
+        ("jsonl", '{"input": ["x", "z"], "output": "y"}', 1, "input", "got a list"),
         ("jsonl", '{"input": {}, "output": "y"}', 1, "input", "got an object"),
         ("jsonl", '{"input": "\\ud800", "output": "y"}', 1, "input", "lone surrogate"),
         ("jsonl", '{"input": "x", "output": "\\u0000"}', 1, "output", "NUL"),
         ("jsonl", '{"input": "x", "output": "y"}\n{"input": "\0", "output": "y"}', 2, None, "NUL"),
         ("jsonl", b'{"input": "x", "output": "y"}\n{"input": "\xed\xa0\x80"}', 2, None, "byte 0xed at offset 41"),
         ("csv", "text,label\nx,y\nx,y,z\n", 3, None, "more cells than the header's 2"),
-        ("csv", 'text,label\n"x\n\n",y\nx\n', 5, None, "fewer cells than the header's 2"),
+        ("csv", 'text,label\n"x\n\n",y\nx\n', 5, "output", "no label (line 5)"),
         ("csv", 'text,label\n\n"x\ny",z,1\n', 3, None, "more cells"),
         ("csv", 'text,label\n"x" y,z\n', 2, None, "not CSV"),
         ("csv", 'text,label\n\n"x,y\nx,y\n', 3, None, "unexpected end of data"),
-        ("csv", "\n\ntext;label\nx;y\n", 3, None, "separated by semicolons, where CSV has commas: save the file with"),
-        ("csv", '"text, or so";"label"\n"x";"y"\n', 1, None, "separated by semicolons"),
-        ("csv", "text\tlabel\nx, or so\ty\n", 1, None, "separated by tabs, where CSV has commas"),
-        ("tsv", "text,label\nx,y\n", 1, None, "separated by commas, where TSV has tabs"),
+        ("csv", '"text, or so";"label"\n"x";"y"\n', None, None, "no two columns have usual names"),
         ("csv", "\ntext,label,id,text\nx,y,1,z\n", 2, None, "columns 1 and 4"),
-        ("csv", "\n" + "," * 1000 + "\n", 2, None, "the header has 1001 columns, at most 1000 are supported"),
-        ("tsv", "\t" * 60_000 + "\n", 1, None, "60001 columns, at most 1000"),
+        ("csv", "\na" + "," * 1000 + "\n", 2, None, "the header has 1001 columns, at most 1000 are supported"),
+        ("tsv", "a" + "\t" * 60_000 + "\n", 1, None, "60001 columns, at most 1000"),
         ("csv", "text,label\nx\0,y\n", 2, None, "NUL"),
         ("csv", b"text,label\n\xff\xfe,z\n", 2, None, "not UTF-8 text: byte 0xff at offset 11"),
         ("csv", "text,label\nü,y\n".encode("latin-1"), 2, None, "not UTF-8 text: byte 0xfc at offset 11"),
-        ("csv", "text,label\nx,y\n".encode("utf-16-le"), 1, None, "NUL"),
         ("csv", "text,label\nx,y\n".encode("utf-16")[:-1], 2, None, "not UTF-16-LE text: byte 0x0a at offset 30"),
         ("csv", b"\xef\xbb\xbftext,label\n\xff", 2, None, "byte 0xff at offset 14"),
     ],
@@ -158,35 +168,32 @@ def test_texts_of_any_length_are_read() -> None:
 
 
 def test_one_column_cannot_be_both_inputs_and_outputs() -> None:
-    for content, columns, ambiguous in (
-        ("text,label\nx,y\n", {"input_column": "text", "output_column": "text"}, "text"),
-        ("text,label\nx,y\n", {"input_column": "label"}, "label"),
-        ("input,output\nx,y\n", {"output_column": "input"}, "input"),
+    for content, columns in (
+        ("text,label\nx,y\n", {"input_column": "text", "output_column": "text"}),
+        ("text,label\nx,y\n", {"input_column": "label"}),
+        ("input,output\nx,y\n", {"output_column": "input"}),
     ):
-        with pytest.raises(ColumnsError, match="the same column: name two columns") as caught:
+        with pytest.raises(ColumnsError, match=r"the same column.*: name two columns"):
             rows_of(content, "csv", **columns)
-        assert (caught.value.ambiguous, caught.value.missing) == (ambiguous, None)
     assert rows_of("output,label\nx,y\n", "csv", input_column="output") == [example("x", "y")]
 
 
 def test_each_row_comes_with_the_line_it_starts_on() -> None:
-    numbered = read_rows(b'\ntext,label\n"a\r\nb\rc\nd",x\n\n"e\n",y\nf,z', "csv")
-    assert [(line, row["output"]) for line, row in numbered] == [(3, "x"), (8, "y"), (10, "z")]
+    file = read_dataset(b'\ntext,label\n"a\r\nb\rc\nd",x\n\n"e\n",y\nf,z', format="csv")
+    assert list(zip(file.lines, [row.output for row in file.examples], strict=True)) == [(3, "x"), (8, "y"), (10, "z")]
 
 
 @pytest.mark.parametrize("columns", [{}, {"input_column": "team"}, {"input_column": "a", "output_column": "team"}])
 def test_missing_columns_are_reported(columns: dict[str, str]) -> None:
     for file_format, content in (("csv", "a,b\nx,y\n"), ("jsonl", '{"a": "x", "b": "y"}')):
-        with pytest.raises(ColumnsError) as caught:
+        fault = "no column of this name" if columns else "no two columns have usual names"
+        with pytest.raises(ColumnsError, match=f"{fault}.*; its columns are 'a', 'b': name two"):
             rows_of(content, file_format, **columns)
-        assert caught.value.columns == ["a", "b"]
-        assert caught.value.missing == ("team" if columns else None)
 
 
 @pytest.mark.parametrize(
     ("file_format", "content"),
     [
-        ("jsonl", f'{{"input": "{SECRET}", "output": 1}}'),
         ("jsonl", f'{{"{SECRET}": 1, "{SECRET}": 2}}'),
         ("jsonl", f'{{"{SECRET}": 1}}'),
         ("jsonl", f'"{SECRET}"'),
@@ -206,9 +213,9 @@ def test_no_error_quotes_the_file(file_format: str, content: str | bytes) -> Non
     assert SECRET not in str(caught.value)
 
 
-def test_rows_are_read_lazily() -> None:
-    numbered = read_rows(b"text,label\nx,y\nwrong\n", "csv")
-    assert next(numbered) == (2, example("x", "y"))
+def test_rows_beyond_the_limit_are_not_read() -> None:
+    file = read_dataset(b"text,label\n" + b"x,y\n" * 99 + b"too,many,cells\n" * 3, format="csv", max_rows=60)
+    assert len(file.examples) == 61
 
 
 @pytest.mark.parametrize(
@@ -219,6 +226,8 @@ def test_rows_are_read_lazily() -> None:
         ("a.tsv", "text/csv", "tsv"),
         ("a", "text/csv; charset=utf-8", "csv"),
         ("a.txt", "Application/X-NDJSON", "ndjson"),
+        ("a.jsonl.gz", "application/gzip", "jsonl"),
+        ("a.json", "", "json"),
         ("csv", "", None),
         ("a.xlsx", "application/octet-stream", None),
         ("", "", None),
@@ -261,14 +270,14 @@ def test_any_json_gives_rows_or_a_dataset_error(lines: list[object]) -> None:
         rows_of("\n".join(map(json.dumps, lines)))
 
 
-@given(texts=st.lists(st.tuples(TRICKY_TEXTS, TRICKY_TEXTS), min_size=1), ascii_only=st.booleans())
+@given(texts=st.lists(st.tuples(VISIBLE_TEXTS, VISIBLE_TEXTS), min_size=1), ascii_only=st.booleans())
 def test_rows_written_as_json_are_read_back(texts: list[tuple[str, str]], ascii_only: bool) -> None:
     rows = [example(text, label) for text, label in texts]
     assert rows_of("\n".join(json.dumps(row, ensure_ascii=ascii_only) for row in rows)) == rows
 
 
 @given(
-    texts=st.lists(st.tuples(TRICKY_TEXTS, TRICKY_TEXTS), min_size=1),
+    texts=st.lists(st.tuples(VISIBLE_TEXTS, VISIBLE_TEXTS), min_size=1),
     file_format=st.sampled_from(["csv", "tsv"]),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]),
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
@@ -276,6 +285,9 @@ def test_rows_written_as_json_are_read_back(texts: list[tuple[str, str]], ascii_
 def test_rows_written_as_csv_are_read_back(
     texts: list[tuple[str, str]], file_format: str, encoding: str, quoting: int
 ) -> None:
+    # Such a cell is read as several lines if each of them has as many cells as the header.
+    ambiguous = any("\t" in text and re.search(r"[\r\n]", text) for pair in texts for text in pair)
+    assume(file_format == "csv" or not ambiguous)
     written = io.StringIO(newline="")
     writer = csv.writer(written, delimiter="\t" if file_format == "tsv" else ",", quoting=quoting)
     writer.writerows([("text", "label"), *texts])

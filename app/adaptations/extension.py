@@ -1,0 +1,74 @@
+"""A new version of a task: which labels it loses, and how it keeps the examples of the version before."""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy.orm import Session
+
+from app.adaptations import repository
+from app.adaptations.schemas import DatasetInput, ExampleInput
+from app.errors import InvalidError
+from app.tasks import service as tasks
+from ipt.data.examples import labels_of
+from ipt.data.labels import labels_alike
+from ipt.data.names import is_short_name, listed
+from ipt.data.preparation import PreparedDataset
+
+_Rows = Sequence[Mapping[str, str]]
+
+
+def extended(session: Session, tenant_id: str, body: DatasetInput) -> DatasetInput:
+    """Return the body with the examples of the task's newest version after its own, if it asks for them.
+
+    A text that the body has too keeps only the output of the body.
+
+    Raises:
+        InvalidError: the body names no task.
+        NotFoundError: the tenant has no such task.
+        ConflictError: the task has no version yet.
+    """
+    if not body.extend:
+        return body
+    if body.task_id is None:
+        raise InvalidError(
+            "extend keeps the examples of a task's newest version: send its task_id instead of a name",
+            code="invalid_value",
+            param="extend",
+        )
+    newest = tasks.version(session, tenant_id, body.task_id, None)
+    dataset, _ = repository.dataset_of(session, tenant_id, newest.adaptation_id)
+    examples = [*body.examples, *_missing_from(body.examples, dataset.examples)]
+    validation = body.validation_examples
+    if dataset.validation_examples is not None:
+        validation = [*(validation or []), *_missing_from(validation or [], dataset.validation_examples)]
+    return body.model_copy(update={"examples": examples, "validation_examples": validation})
+
+
+def forgetting_warnings(session: Session, tenant_id: str, body: DatasetInput, dataset: PreparedDataset) -> list[str]:
+    """Return a warning that names the labels of the task's newest version that the new version cannot answer.
+
+    Raises:
+        NotFoundError: the tenant has no such task.
+    """
+    if body.task_id is None or dataset.kind != "classification":
+        return []
+    newest = tasks.newest_version(session, tenant_id, body.task_id)
+    if newest is None:
+        return []
+    labels = labels_of(dataset.examples)
+    known = set(labels)
+    lost = [
+        label
+        for label in newest.labels
+        if label not in known and not any(labels_alike(label, other) for other in labels)
+    ]
+    if not lost:
+        return []
+    named = listed([repr(label) for label in lost if is_short_name(label)])
+    count = "1 label" if len(lost) == 1 else f"{len(lost)} labels"
+    forgotten = f"{count} of version {newest.version}{f': {named}' if named else ''}"
+    return [f'the new version forgets {forgotten}. To keep the old examples, send "extend": true']
+
+
+def _missing_from(examples: Sequence[ExampleInput], earlier: _Rows) -> list[ExampleInput]:
+    texts = {example.input.strip() for example in examples}
+    return [ExampleInput(**row) for row in earlier if row["input"].strip() not in texts]

@@ -1,0 +1,74 @@
+"""Send a dataset file to a service, print how it was read, and name its lines as `FILE:5`."""
+
+import re
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from app.cli.client import Json, ServiceClient, ServiceError
+from app.cli.options import without_none
+from app.cli.output import CliError
+
+_PARAM = re.compile(r"^file(?::(\d+))?(?:\.(input|output))?: ")
+_PLACE = re.compile(r"\bfile:(\d+)")
+
+
+def send_file(client: ServiceClient, path: str, file: Path, **fields: str | None) -> Json:
+    """Send a file as a form, and return the answer.
+
+    Raises:
+        CliError: the file cannot be read, or the service rejects it; the message names file, line and column.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise CliError(f"{file}: {error.strerror}") from error
+    try:
+        return client.upload(path, file.name, data, without_none(**fields))
+    except ServiceError as error:
+        raise CliError(with_file_name(str(error), file)) from error
+
+
+def with_file_name(message: str, file: Path) -> str:
+    """Replace the places of the API, such as `file:5.output`, by places such as `tickets.csv:5: output`."""
+
+    def place(match: re.Match[str]) -> str:
+        line = f":{match[1]}" if match[1] else ""
+        return f"{file}{line}: " + (f"{match[2]}: " if match[2] else "")
+
+    return _PLACE.sub(lambda match: f"{file}:{match[1]}", _PARAM.sub(place, message))
+
+
+def task_name(file: Path) -> str:
+    """Return the name of the file without its suffixes `.gz` and `.csv`."""
+    return Path(file.name.removesuffix(".gz")).stem
+
+
+def print_check(console: Console, file: Path, check: Json) -> None:
+    """Print how a file would be read, its labels and warnings."""
+    console.print(Text(f"{file}: {described(check['source']['file'])}"), soft_wrap=True)
+    labels = [f"{label} ({count})" for label, count in check["labels"].items()]
+    of_labels = f" of {len(labels)} labels: {', '.join(labels)}" if labels else " of text to text"
+    console.print(Text(f"{check['examples']} examples{of_labels}"), soft_wrap=True)
+    print_warnings(console, file, check["warnings"])
+
+
+def described(source: Json) -> str:
+    """Return in one line how a file was read."""
+    columns = source["columns"]
+    parts = [
+        source["compression"],
+        source["encoding"],
+        source["delimiter"] and f"delimiter {source['delimiter']}",
+        columns and f"columns {columns['input']!r} and {columns['output']!r}",
+        source["skipped"] and f"{source['skipped']} rows skipped ({source['skipped_rows'][0]['reason']})",
+        *source["notes"],
+    ]
+    return f"read as {source['format']}: " + ", ".join(part for part in parts if part)
+
+
+def print_warnings(console: Console, file: Path, warnings: list[str]) -> None:
+    """Print warnings with the name of the file in place of the form's part."""
+    for warning in warnings:
+        console.print(Text(f"warning: {with_file_name(warning, file)}", style="yellow"))

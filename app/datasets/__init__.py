@@ -1,0 +1,1 @@
+"""Datasets: how a service would read them, without starting anything."""

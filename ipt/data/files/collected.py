@@ -1,0 +1,90 @@
+"""Collect the rows of a dataset file, and report all rows without a text or a label together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ipt.data.examples import VISIBLE_TEXT, Example, text_fault
+from ipt.data.files.annotation_formats import Reading
+from ipt.data.files.errors import DatasetFileError
+from ipt.data.files.source import SkippedRow
+from ipt.data.names import MOST_NAMED, listed_lines
+
+
+class CollectedRows:
+    """The examples read so far, and the rows that lack a text or a label, which are reported together."""
+
+    def __init__(self) -> None:
+        self.examples: list[Example] = []
+        self.lines: list[int] = []
+        self.skipped = 0
+        self.skipped_rows: list[SkippedRow] = []
+        self._missing: dict[str, list[int]] = {"output": [], "input": []}
+        self._several: list[int] = []
+
+    def add(self, line: int, reading: Reading) -> None:
+        """Add a row.
+
+        Raises:
+            DatasetFileError: a value is of a type that is no text.
+        """
+        if reading.skip is not None:
+            self.skipped += 1
+            if len(self.skipped_rows) < MOST_NAMED:
+                self.skipped_rows.append(SkippedRow(line, reading.skip))
+            return
+        texts = {}
+        for field_name, value in (("input", reading.text), ("output", reading.label)):
+            if isinstance(value, list) and len(value) > 1 and field_name == "output":
+                self._several.append(line)
+                return
+            text = _as_text(value, line, field_name)
+            if text is None or not VISIBLE_TEXT.search(text):
+                self._missing[field_name].append(line)
+            else:
+                texts[field_name] = text
+        if len(texts) == 2:
+            self.examples.append(Example(**texts))
+            self.lines.append(line)
+
+    def check(self) -> None:
+        """Raise DatasetFileError if rows lack a text or a label, or if there is no row at all."""
+        faults = [
+            (field_name, lines, f"{_counted(lines)} no {'label' if field_name == 'output' else 'text'}")
+            for field_name, lines in self._missing.items()
+            if lines
+        ]
+        if self._several:
+            faults.append(("output", self._several, f"{_counted(self._several)} several labels, but one is supported"))
+        if faults:
+            message = "; ".join(f"{fault} ({listed_lines(lines)})" for _, lines, fault in faults)
+            field_name, lines, _ = faults[0]
+            raise DatasetFileError(f"{message}: correct or remove these rows", line=lines[0], field=field_name)
+        if not self.examples:
+            skipped = f": all {self.skipped} are skipped ({self.skipped_rows[0].reason})" if self.skipped else ""
+            raise DatasetFileError(f"the file has no rows{skipped}")
+
+
+def _counted(lines: Sequence[int]) -> str:
+    return "1 row has" if len(lines) == 1 else f"{len(lines):,} rows have"
+
+
+def _as_text(value: object, line: int, field_name: str) -> str | None:
+    """Return a text, number, boolean or list of one as text; None if it is missing.
+
+    Raises:
+        DatasetFileError: it is something else, or text that cannot be stored.
+    """
+    if isinstance(value, list) and len(value) <= 1:
+        value = value[0] if value else None
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, str):
+        kind = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else type(value).__name__
+        raise DatasetFileError(f"expected a text, got {kind}", line=line, field=field_name)
+    fault = text_fault(value)
+    if fault:
+        raise DatasetFileError(fault, line=line, field=field_name)
+    return value

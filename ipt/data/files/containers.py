@@ -1,0 +1,89 @@
+"""Recognize what a file is by its first bytes, and decompress gzip within limits."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from typing import Literal
+
+from ipt.data.files.errors import DatasetFileError
+
+_GZIP = b"\x1f\x8b"
+_AS_GZIP = 16 + zlib.MAX_WBITS
+_ZIP = b"PK\x03\x04"
+_PARQUET = b"PAR1"
+_UNREADABLE = (
+    (b"%PDF", "a PDF document: copy its table to a spreadsheet and save that as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an Office file of the format before 2007: save it as XLSX or CSV"),
+    (b"PK\x05\x06", "an empty ZIP archive: send the file itself"),
+    (b"BZh", "compressed with bzip2: unpack it, or compress it with gzip"),
+    (b"\xfd7zXZ\x00", "compressed with xz: unpack it, or compress it with gzip"),
+    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard: unpack it, or compress it with gzip"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it and send the file itself"),
+    (b"Rar!\x1a\x07", "a RAR archive: unpack it and send the file itself"),
+    (b"SQLite format 3\x00", "a SQLite database: export the table as CSV"),
+    (b"ARROW1", "an Arrow file: save it as Parquet, JSON lines or CSV"),
+    (b"\x89PNG", "an image: send the examples as text"),
+    (b"{\\rtf", "an RTF document: save the table as CSV"),
+    (b"\x80\x04\x95", "a Python pickle: save it as JSON lines or CSV"),
+)
+
+Container = Literal["text", "xlsx", "parquet"]
+
+
+def decompress(data: bytes, max_bytes: int) -> tuple[bytes, bool]:
+    """Return the content of a gzip file, and True; or other data as they are, and False.
+
+    Raises:
+        DatasetFileError: the file is damaged, or has more than `max_bytes` decompressed.
+    """
+    if not data.startswith(_GZIP):
+        return data, False
+    parts = []
+    room = max_bytes
+    while data:
+        member = zlib.decompressobj(_AS_GZIP)
+        try:
+            parts.append(member.decompress(data, room + 1))
+        except zlib.error:
+            raise DatasetFileError("the gzip file is damaged: compress it again") from None
+        room -= len(parts[-1])
+        if room < 0:
+            raise DatasetFileError(f"decompressed, the file has more than {max_bytes:,} bytes: send a smaller file")
+        if not member.eof:
+            raise DatasetFileError("the gzip file is cut off: compress it again")
+        data = member.unused_data.lstrip(b"\x00")
+    return b"".join(parts), True
+
+
+def container_of(data: bytes) -> Container:
+    """Return what kind of file the first bytes say it is.
+
+    Raises:
+        DatasetFileError: the file is of a kind that is not supported; the message says what to do.
+    """
+    if data.startswith(_GZIP):
+        raise DatasetFileError("the file is compressed twice: compress it once")
+    if data.startswith(_PARQUET):
+        return "parquet"
+    if data.startswith(_ZIP):
+        if any(name.startswith("xl/") for name in _names_in_archive(data)):
+            return "xlsx"
+        raise DatasetFileError(
+            "the file is a ZIP archive: unpack it and send the file itself, or compress it with gzip"
+        )
+    for start, kind in _UNREADABLE:
+        if data.startswith(start):
+            raise DatasetFileError(f"the file is {kind}")
+    if data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise DatasetFileError("the file is a web page or XML: save the table as CSV or JSON lines")
+    return "text"
+
+
+def _names_in_archive(data: bytes) -> list[str]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        raise DatasetFileError("the file is a damaged ZIP archive or Excel workbook: save it as CSV") from None

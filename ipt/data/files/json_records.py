@@ -1,0 +1,258 @@
+"""Read the rows of JSON files: one object per line, an array, objects over several lines, or rows inside an object."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ipt.data.files.errors import DatasetFileError
+from ipt.data.json_structure import check_structure
+
+Record = dict[str, Any]
+
+_MAX_ROW_VALUES = 100_000
+_MAX_DOCUMENT_VALUES = 500_000
+_MAX_DIGITS = 300
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_BLANK = re.compile(r"[ \t\r\n]*")
+_SINGLE_QUOTED_KEY = re.compile(r"[\[{\s]*'")
+_TRAILING_COMMA = re.compile(r",\s*[}\]]")
+# Lists of rows that other tools and this API put into an object, and the object that each row may be wrapped in.
+_WRAPPERS = ("examples", "data", "rows", "records", "items", "instances", "train", "common_examples", "rasa_nlu_data")
+_ROW_WRAPPER = "row"
+_EXPECTED = 'expected a JSON object such as {"input": "…", "output": "…"}'
+
+
+def looks_like_json(text: str) -> bool:
+    """Return whether a text starts as a JSON object or array does."""
+    return text[:1024].lstrip()[:1] in ("{", "[")
+
+
+def load_json(text: str) -> Any:
+    """Parse one JSON value strictly: no NaN, no infinity, no repeated keys.
+
+    Raises:
+        ValueError: the text is not valid JSON, or has too many or too deeply nested values.
+    """
+    check_structure(text, _MAX_ROW_VALUES)
+    return _parse(text, numbers_as_written=False)
+
+
+def json_records(text: str) -> tuple[str, Iterator[tuple[int, Record]]]:
+    """Return the name of the JSON format, and each row with the line that it starts on.
+
+    Numbers stay as they are written: they may be labels.
+    """
+    number, line = _first_line(text)
+    if line is not None and not line.lstrip().startswith("[") and _is_whole(line):
+        wrapped = _rows_of_only_line(text, line)
+        if wrapped is None:
+            return "jsonl", _records_of_lines(text)
+        return "json", ((number, _as_record(row, number)) for row in wrapped)
+    return "json", _records_of_document(text)
+
+
+def _rows_of_only_line(text: str, line: str) -> list[Any] | None:
+    """Return the rows within the only line of a text, None if it has more lines or holds one row or an error."""
+    if text.strip() != line.strip():
+        return None
+    try:
+        check_structure(line, _MAX_DOCUMENT_VALUES)
+        return _rows_within(_parse(line))
+    except ValueError:
+        return None
+
+
+def _first_line(text: str) -> tuple[int, str | None]:
+    return next(((number, line) for number, line in _lines(text) if line.strip()), (1, None))
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    start, number = 0, 1
+    for end in _LINE_END.finditer(text):
+        yield number, text[start : end.start()]
+        start, number = end.end(), number + 1
+    yield number, text[start:]
+
+
+def _is_whole(line: str) -> bool:
+    """Return whether a line starts with a whole JSON value; what follows it may be an error."""
+    try:
+        check_structure(line, _MAX_DOCUMENT_VALUES)
+        _decoder().raw_decode(line.strip())
+    except json.JSONDecodeError as error:
+        # The value ends on a later line, or is an error that the line itself shows.
+        return error.pos < len(line.strip())
+    except ValueError:
+        return True
+    return True
+
+
+def _records_of_lines(text: str) -> Iterator[tuple[int, Record]]:
+    for number, line in _lines(text):
+        if not line.strip():
+            continue
+        try:
+            check_structure(line, _MAX_ROW_VALUES)
+            record = _parse(line)
+        except ValueError as error:
+            reason = _explained(line, str(error))
+            message = f"not JSON ({reason}); every line must be one JSON object"
+            raise DatasetFileError(message, line=number) from None
+        yield number, _as_record(record, number)
+
+
+def _records_of_document(text: str) -> Iterator[tuple[int, Record]]:
+    """Yield the elements of an array, or objects that follow each other, as they are parsed."""
+    lines = _LineCounter(text)
+    position = _skip_blank(text, 0)
+    in_array = text.startswith("[", position)
+    try:
+        check_structure(text, _MAX_DOCUMENT_VALUES)
+    except ValueError as error:
+        message = f"not JSON ({error}); a large file must have one JSON object per line"
+        raise DatasetFileError(message, line=lines.at(position)) from None
+    if in_array:
+        position = _skip_blank(text, position + 1)
+        if text.startswith("]", position):
+            return
+    decoder = _decoder()
+    count = 0
+    while True:
+        line = lines.at(position)
+        try:
+            value, end = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            reason = _explained(text[position : position + 1000], error.msg)
+            message = f"not JSON ({reason} at character {error.colno})"
+            raise DatasetFileError(message, line=lines.at(error.pos)) from None
+        except ValueError as error:
+            raise DatasetFileError(f"not JSON ({error})", line=line) from None
+        position = _skip_blank(text, end)
+        last = position == len(text)
+        wrapped = _rows_within(value) if not in_array and not count and last else None
+        for row in [value] if wrapped is None else wrapped:
+            yield line, _as_record(row, line)
+        count += 1
+        if last and not in_array:
+            return
+        if in_array:
+            following = _after_element(text, position, lines)
+            if following is None:
+                return
+            position = following
+
+
+def _after_element(text: str, position: int, lines: _LineCounter) -> int | None:
+    """Return where the next element of an array starts, None if the array ends."""
+    if text.startswith(",", position):
+        position = _skip_blank(text, position + 1)
+        if text.startswith("]", position):
+            raise DatasetFileError("not JSON (a comma before the end of the array)", line=lines.at(position))
+        return position
+    if not text.startswith("]", position):
+        message = "not JSON (expected a comma or the end of the array)"
+        raise DatasetFileError(message, line=lines.at(min(position, len(text) - 1)))
+    end = _skip_blank(text, position + 1)
+    if end < len(text):
+        raise DatasetFileError("not JSON (text after the end of the array)", line=lines.at(end))
+    return None
+
+
+def _as_record(value: object, line: int) -> Record:
+    if not isinstance(value, dict):
+        raise DatasetFileError(_EXPECTED, line=line)
+    inner = value.get(_ROW_WRAPPER)
+    return inner if isinstance(inner, dict) else value
+
+
+def _rows_within(value: object) -> list[Any] | None:
+    """Return the rows of an object that holds them as a list, or as one list per column; None if it is a row itself."""
+    if not isinstance(value, dict):
+        return None
+    for name in _WRAPPERS:
+        inner = value.get(name)
+        if isinstance(inner, list):
+            return inner
+        if isinstance(inner, dict) and (rows := _rows_within(inner)) is not None:
+            return rows
+    columns = {name: list(cells.values()) if isinstance(cells, dict) else cells for name, cells in value.items()}
+    lists = [cells for cells in columns.values() if isinstance(cells, list)]
+    if (
+        len(lists) >= 2
+        and len(lists) == len(columns)
+        and len({len(cells) for cells in lists}) == 1
+        and len(lists[0]) > 1
+    ):
+        return [dict(zip(columns, cells, strict=True)) for cells in zip(*lists, strict=True)]
+    return None
+
+
+def _explained(text: str, reason: str) -> str:
+    """Return the parser's reason, or a more likely one."""
+    if _SINGLE_QUOTED_KEY.match(text):
+        return "single quotes, as Python prints objects: write the file with json.dumps"
+    if "Extra data" in reason and text.rstrip().endswith(","):
+        return "a comma after the object: remove it, or put all objects between [ and ]"
+    if ("double quotes" in reason or "trailing comma" in reason) and _TRAILING_COMMA.search(text):
+        return "a comma before the closing bracket: remove it"
+    return reason
+
+
+def _parse(text: str, *, numbers_as_written: bool = True) -> Any:
+    decoder = _decoder(numbers_as_written=numbers_as_written)
+    try:
+        return decoder.decode(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} at character {error.pos + 1}") from None
+
+
+def _decoder(*, numbers_as_written: bool = True) -> json.JSONDecoder:
+    return json.JSONDecoder(
+        object_pairs_hook=_unique_keys,
+        parse_constant=_reject_constant,
+        parse_int=str if numbers_as_written else _parse_int,
+        parse_float=str if numbers_as_written else None,
+    )
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("the same key twice in an object")
+    return values
+
+
+def _reject_constant(_: str) -> None:
+    raise ValueError("NaN and Infinity are not JSON numbers")
+
+
+def _parse_int(digits: str) -> float:
+    # Python raises an error about its own settings for integers of thousands of digits.
+    return int(digits) if len(digits) < _MAX_DIGITS else math.inf
+
+
+def _skip_blank(text: str, position: int) -> int:
+    match = _BLANK.match(text, position)
+    assert match is not None
+    return match.end()
+
+
+class _LineCounter:
+    """The number of the line at a position; positions must not decrease, so that all calls together are linear."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._position = 0
+        self._line = 1
+
+    def at(self, position: int) -> int:
+        text, start = self._text, self._position
+        ends = text.count("\n", start, position) + text.count("\r", start, position)
+        crlf = text.count("\r\n", start, position + 1)
+        self._line += ends - crlf
+        self._position = position
+        return self._line

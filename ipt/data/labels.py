@@ -1,0 +1,124 @@
+"""One rule for labels that look alike: which labels are one label in several spellings, and how they are unified."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ipt.data.examples import MAX_LABEL_CHARS, MAX_LABELS, Example, labels_of
+from ipt.data.names import is_short_name, listed
+
+# Default_Ignorable_Code_Point of Unicode: zero-width spaces and joiners, direction marks, byte order marks.
+_INVISIBLE = re.compile(
+    r"[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8]"
+)
+_SEPARATORS_WITHIN = re.compile(r"(?<=\w)[\s_\-\u2010-\u2015\u2212]+(?=\w)")
+_WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
+_JOINED_BY = re.compile(r"\s*([#|;,/+&])\s*")
+_MAX_COMPARED = 2 * MAX_LABELS
+
+
+def labels_alike(first: str, second: str) -> bool:
+    """Return whether two labels differ only in ways that are almost always a mistake.
+
+    These are case, blanks around the label, invisible characters, the Unicode form, hyphens, underscores and blanks
+    between words, and a whole number with and without `.0`.
+    """
+    return _key(first) == _key(second)
+
+
+def unify_labels(
+    examples: Sequence[Example], validation_examples: Sequence[Example]
+) -> tuple[list[Example], list[Example], list[str]]:
+    """Return the examples with the most frequent spelling of every label, and a warning that names the spellings.
+
+    Labels that are too many or too long are not compared, since normalizing a text can take time quadratic in its
+    length; they are errors anyway.
+    """
+    counts = Counter(example.output for example in examples)
+    spellings = labels_of([*examples, *validation_examples])
+    if len(spellings) > _MAX_COMPARED:
+        return list(examples), list(validation_examples), []
+    groups: dict[str, list[str]] = {}
+    for label in spellings:
+        if len(label) <= MAX_LABEL_CHARS:
+            groups.setdefault(_key(label), []).append(label)
+    alike = [group for group in groups.values() if len(group) > 1]
+    if not alike:
+        return list(examples), list(validation_examples), []
+    unified = {label: max(group, key=counts.__getitem__) for group in alike for label in group}
+    first_places: dict[str, str] = {}
+    for name, rows in (("examples", examples), ("validation_examples", validation_examples)):
+        for index, example in enumerate(rows):
+            first_places.setdefault(example.output, f"{name}[{index}]")
+    described = [_described(group, unified[group[0]], first_places) for group in alike]
+    warning = (
+        "labels that differ only in case, blanks, hyphens, invisible characters or Unicode form are read as one: "
+        f"{'; '.join(described[:10])}{f'; and {len(described) - 10} more labels' if len(described) > 10 else ''}"
+    )
+    return _relabeled(examples, unified), _relabeled(validation_examples, unified), [warning]
+
+
+def label_warnings(labels: Sequence[str]) -> list[str]:
+    """Return warnings about labels that are joined from several labels, and about numbers as labels."""
+    warnings = []
+    for separator, joined in _joined(labels).items():
+        warnings.append(
+            f"{listed([repr(label) for label in joined])}: several labels joined by {separator!r}? Each is learned as "
+            "a label of its own; to learn them separately, adapt one task for each label"
+        )
+    if len(labels) > 2 and all(_is_number(label) for label in labels):
+        warnings.append(
+            f"all {len(labels)} labels are numbers: they are learned as names without an order, and their meaning is "
+            "not read; if they stand for classes, write the names of the classes"
+        )
+    return warnings
+
+
+def _key(label: str) -> str:
+    key = _INVISIBLE.sub("", unicodedata.normalize("NFC", label.casefold())).strip()
+    number = _WHOLE_NUMBER.fullmatch(key)
+    return number[1] if number else _SEPARATORS_WITHIN.sub(" ", key)
+
+
+def _relabeled(examples: Sequence[Example], unified: dict[str, str]) -> list[Example]:
+    return [
+        replace(example, output=unified[example.output]) if example.output in unified else example
+        for example in examples
+    ]
+
+
+def _described(group: Sequence[str], kept: str, first_places: dict[str, str]) -> str:
+    """Return the spellings of one label, with escapes if they look the same."""
+    looks = {unicodedata.normalize("NFC", repr(label)) for label in group}
+    show = repr if len(looks) == len(group) else ascii
+    names = [show(label) if is_short_name(label) else f"the label of {first_places[label]}" for label in group]
+    others = [
+        f"{name} ({first_places[label]})" if is_short_name(label) else name
+        for label, name in zip(group, names, strict=True)
+        if label != kept
+    ]
+    return f"{listed(others)} as {names[group.index(kept)]}"
+
+
+def _joined(labels: Sequence[str]) -> dict[str, list[str]]:
+    """Return, by separator, the labels that consist of several parts of which at least one is a label too."""
+    names = set(labels)
+    joined: dict[str, list[str]] = {}
+    for label in labels:
+        parts = _JOINED_BY.split(label)
+        if len(parts) > 1 and is_short_name(label) and not names.isdisjoint(parts[::2]):
+            joined.setdefault(parts[1], []).append(label)
+    return joined
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label.replace(",", ".", 1))
+    except ValueError:
+        return False
+    return label.strip()[:1] not in ("n", "i", "N", "I")

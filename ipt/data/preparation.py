@@ -1,0 +1,134 @@
+"""Prepare a dataset for tuning: check it, unify its labels, and warn of what is probably a mistake."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ipt.data.examples import Example, TaskKind, check_kind, check_texts, infer_kind, labels_of
+from ipt.data.labels import label_warnings, unify_labels
+
+_MAX_NAMED_PAIRS = 5
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}|\d{1,2}:\d{2}")
+_NUMBER = re.compile(r"[+-]?\d{1,20}(?:[.,]\d{1,20})?%?")
+_LARGELY = 0.8
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A dataset that can be tuned on."""
+
+    kind: TaskKind
+    examples: list[Example]
+    validation_examples: list[Example] | None
+    warnings: list[str]
+    """Places in them are written as `examples[3]`."""
+
+
+def prepare(
+    examples: Sequence[Example], validation_examples: Sequence[Example] | None = None, kind: TaskKind | None = None
+) -> PreparedDataset:
+    """Check a dataset, unify labels that differ only in their spelling, and collect warnings.
+
+    Raises:
+        DatasetError: the dataset cannot be tuned on; `param` names the field at fault.
+    """
+    validation = validation_examples or ()
+    check_texts(examples, validation)
+    unified, unified_validation, warnings = unify_labels(examples, validation)
+    kind = kind or infer_kind(unified)
+    if kind == "classification":
+        check_kind(unified, unified_validation, kind)
+        warnings += label_warnings(labels_of(unified))
+        warnings += text_warnings(unified, unified_validation)
+    else:
+        unified, unified_validation, warnings = list(examples), list(validation), []
+        check_kind(unified, unified_validation, kind)
+        doubt = doubt_about_outputs(unified)
+        warnings += [doubt] if doubt else []
+    return PreparedDataset(kind, unified, None if validation_examples is None else unified_validation, warnings)
+
+
+def text_warnings(examples: Sequence[Example], validation_examples: Sequence[Example]) -> list[str]:
+    """Return warnings about texts that occur several times, as an uncased model reads them.
+
+    Texts with different labels are probably a mistake. Repeated texts add nothing, and validation examples that are
+    training examples too make the score too good.
+    """
+    folding = _Folding()
+    first_of: dict[str, tuple[str, str, str]] = {}
+    pairs: list[str] = []
+    repeated = shared = 0
+    for field, rows in (("examples", examples), ("validation_examples", validation_examples)):
+        for index, example in enumerate(rows):
+            place = f"{field}[{index}]"
+            first = first_of.setdefault(folding.key(example.input), (example.output, place, field))
+            if first[1] == place:
+                continue
+            if first[0] != example.output:
+                pairs.append(f"{place} and {first[1]}")
+            elif first[2] == field:
+                repeated += 1
+            else:
+                shared += 1
+    warnings = []
+    how = "texts are compared without case, accents and punctuation, as an uncased model reads them"
+    if pairs:
+        more = f", and {len(pairs) - _MAX_NAMED_PAIRS} more" if len(pairs) > _MAX_NAMED_PAIRS else ""
+        warnings.append(
+            f"the same text has different labels in {', '.join(pairs[:_MAX_NAMED_PAIRS])}{more}: fix them if that is a "
+            f"mistake ({how})"
+        )
+    if repeated:
+        total = len(examples) + len(validation_examples)
+        warnings.append(f"{repeated} of {total} examples repeat the text of an earlier one and add nothing ({how})")
+    if shared:
+        warnings.append(
+            f"{shared} of {len(validation_examples)} validation examples are also among the training examples, so the "
+            f"score is too good ({how})"
+        )
+    return warnings
+
+
+def doubt_about_outputs(examples: Sequence[Example]) -> str | None:
+    """Return why outputs that hardly repeat are probably neither labels nor texts to write, None if nothing says so."""
+    outputs = [example.output for example in examples]
+    if _share(outputs, _NUMBER) >= _LARGELY:
+        return (
+            "almost every output is a different number: scores cannot be learned as labels; group them into a few "
+            "labels, such as low and high"
+        )
+    if _share([output[:40] for output in outputs], _DATE) >= _LARGELY:
+        return "almost every output is a date or a time: is another column the label?"
+    if len({example.input for example in examples}) * 2 <= len(examples) <= len(set(outputs)) / _LARGELY:
+        return "almost every label occurs once, but the texts repeat: are the columns swapped?"
+    return None
+
+
+def _share(texts: Sequence[str], pattern: re.Pattern[str]) -> float:
+    whole = pattern is _NUMBER
+    matches = [pattern.fullmatch(text.strip()) if whole else pattern.match(text.strip()) for text in texts]
+    return sum(match is not None for match in matches) / len(texts)
+
+
+class _Folding(dict[int, str]):
+    """Maps characters to how an uncased model reads them: in lower case, without accents, punctuation as a blank.
+
+    Characters are decomposed one by one: normalizing a whole text can take time quadratic in its length.
+    """
+
+    def __missing__(self, code: int) -> str:
+        base = "".join(
+            character
+            for character in unicodedata.normalize("NFKD", chr(code)).casefold()
+            if not "\u0300" <= character <= "\u036f"
+        )
+        kept = "".join(" " if unicodedata.category(character)[0] in "PZC" else character for character in base)
+        self[code] = kept
+        return kept
+
+    def key(self, text: str) -> str:
+        """Return the words of the text as one string, or the text itself if it has no words."""
+        return " ".join(text.translate(self).split()) or text
