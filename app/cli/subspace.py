@@ -94,7 +94,7 @@ def fit(
     """Fit a subspace on many tasks: one decoder, and one vector per task.
 
     Each line of a task's file is {"split": "train" or "test", "input": …, "output": …}. After an interruption the
-    same command resumes. Defaults are those of the shipped subspace.
+    same command resumes. `ipt subspace randomize` makes half of the dimensions random, as in the shipped subspace.
 
     \b
     ipt subspace fit tasks/ my-subspace --split seen

@@ -24,6 +24,7 @@ from ipt.backbones.interface import Backbone, BackboneIdentity
 from ipt.backbones.loading import DEFAULT, DEFAULT_ID, DEFAULT_SHA256
 from ipt.backbones.seq2seq import Seq2SeqBackbone
 from ipt.readout.readout import Readout
+from ipt.subspace.library import SubspaceLibrary
 from ipt.subspace.prompt_decoder import SubspaceDecoder
 from ipt.subspace.subspace import Subspace
 
@@ -31,6 +32,8 @@ NAMES = ("MiniLM", "BART-base", "T5-base", "GPT-2", "Qwen-0.5B")
 CAUSAL = ("GPT-2", "Qwen-0.5B")
 TEXT_PROMPT_LENGTH = 100
 """As in the paper."""
+INPUT_PROMPTS = "sub_748956d9219551415565105b"
+"""The earlier default subspace: its prompts are in the input, as PEFT's are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +47,16 @@ class Measured:
 
 
 def load(name: str, device: torch.device, dtype: torch.dtype, folder: Path | None = None) -> Measured:
-    """Load a backbone with a subspace: the shipped one for MiniLM, one of random weights for the others.
+    """Load a backbone with a subspace: a shipped one for MiniLM, one of random weights for the others.
 
     Args:
         folder: holds MiniLM if its package is not installed; may be a copy in half precision.
     """
     minilm = load_minilm(folder, device, dtype)
     if name == "MiniLM":
-        return Measured(name, minilm, ipt.load_subspace("default", minilm), minilm.model)
+        subspace = SubspaceLibrary().load(INPUT_PROMPTS, minilm)
+        assert subspace is not None
+        return Measured(name, minilm, subspace, minilm.model)
     tokenizer = minilm.tokenizer
     tokenizer.add_special_tokens({"bos_token": "[CLS]", "eos_token": "[SEP]"})
     with torch.device(device):

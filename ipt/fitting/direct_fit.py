@@ -43,7 +43,7 @@ MAX_STARTS = 8
 
 @dataclass(frozen=True)
 class FitOptions(RowOptions):
-    """How a subspace is fitted. The defaults are those of the shipped subspace."""
+    """How a subspace is fitted."""
 
     intrinsic_dim: int = 250
     decoder_hidden: int = 384

@@ -209,7 +209,7 @@ def test_a_spec_of_another_type_is_rejected(spec: Any) -> None:
 
 
 def test_the_packaged_subspace_loads_and_keeps_its_id() -> None:
-    assert ipt.load_subspace().id == "sub_748956d9219551415565105b"
+    assert ipt.load_subspace().id == "sub_d064ff0928a9a8fb18371ba1"
 
 
 @pytest.mark.parametrize("name", [TENSORS_FILE, MANIFEST_FILE])
