@@ -385,10 +385,10 @@ def _lines_from_stdin() -> list[str]:
 def _read_stdin() -> str:
     data = sys.stdin.buffer.read()
     try:
-        return data.decode(sys.stdin.encoding)
+        return data.decode(sys.stdin.encoding).replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # as Windows PowerShell writes files
-            return data.decode("utf-16", errors="replace")
+            return data.decode("utf-16", errors="replace").replace("\r\n", "\n")
         raise CliError(
             f"standard input is not valid {sys.stdin.encoding.upper()} at byte {error.start + 1}: convert it to "
             "this encoding, or name its encoding in the variable PYTHONIOENCODING"

@@ -79,7 +79,7 @@ def text_warnings(examples: Sequence[Example], validation_examples: Sequence[Exa
         more = f", and {len(pairs) - _MAX_NAMED_PAIRS} more" if len(pairs) > _MAX_NAMED_PAIRS else ""
         warnings.append(
             f"the same text has different labels in {', '.join(pairs[:_MAX_NAMED_PAIRS])}{more}: fix them if that is a "
-            f"mistake ({how})"
+            f"mistake ({len(pairs)} in all; {how})"
         )
     if repeated:
         total = len(examples) + len(validation_examples)

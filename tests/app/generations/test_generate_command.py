@@ -28,7 +28,7 @@ def test_the_command_prints_a_text(
     options = ["--max-new-tokens", "6", "--stop", "never", "--stop", "ever", *command]
     assert run(["generate", service.tasks[0], "hello world", *options]) == 0
     assert capsys.readouterr().out == f"{expected['text']}\n"
-    monkeypatch.setattr("sys.stdin", io.StringIO("hello world\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"hello world\n"), encoding="utf-8"))
     assert run(["generate", "first", "--json", *options]) == 0
     assert json.loads(capsys.readouterr().out)["generations"] == [expected]
     assert run(["generate", service.tasks[0], "hello", "--max-new-tokens", "25", *command]) == 1
