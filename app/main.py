@@ -48,13 +48,19 @@ from app.health.readiness import Readiness
 from app.http import api_reference, error_handlers
 from app.http.body_limit import BodyLimit
 from app.http.connection_limits import REQUEST_SECONDS
-from app.http.openapi_document import Api
+from app.http.openapi_document import RATE_LIMIT_HEADERS, Api
 from app.http.plain_bodies import PlainBodies
 from app.http.query_parameters import only_known_parameters
 from app.http.request_context import RequestContext
 from app.http.single_headers import SingleHeaders
 from app.metrics.collector import StateCollector
 from app.metrics.endpoints import router as metrics
+from app.openai import dialect
+from app.openai.completions.endpoints import router as openai_completions
+from app.openai.completions.service import Completions
+from app.openai.files.endpoints import router as openai_files
+from app.openai.fine_tuning.endpoints import router as openai_fine_tuning
+from app.openai.models.endpoints import router as openai_models
 from app.predictions.endpoints import router as predictions
 from app.predictions.model import Model
 from app.predictions.service import Predictions
@@ -119,6 +125,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
         redoc_url=None,
     )
     app.state.settings = settings
+    app.headers_of_prefix[dialect.PREFIX] = RATE_LIMIT_HEADERS | dialect.HEADERS
     error_handlers.install(app)
     responses = documented(
         [
@@ -135,12 +142,15 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     # Predictions first, as the most frequent requests: routes are matched in this order.
     for router in (predictions, adaptations, datasets, tasks, retuning, generations_router, subspaces_router):
         app.include_router(router, responses=responses)
+    for router in (openai_completions, openai_files, openai_fine_tuning, openai_models):
+        app.include_router(router, responses=dialect.RESPONSES)
     app.include_router(health)
     api_reference.install(app)
     app.include_router(metrics)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_seconds=settings.max_body_seconds)
     app.add_middleware(PlainBodies)
     app.add_middleware(SingleHeaders)
+    app.add_middleware(dialect.OpenAIDialect)
     app.add_middleware(RequestContext)
     return app
 
@@ -169,6 +179,7 @@ def _start(
     stack.callback(state.predictions.close)
     state.generations = Generations(settings, model, task_lookup)
     stack.callback(state.generations.close)
+    state.completions = Completions(engine, model, task_lookup, state.predictions, state.generations)
     state.admission = Admission(settings, lookups)
     stack.callback(state.admission.close)
     state.parsing = FairPool("parse", threads=1, quantum=PARSED_BYTES)

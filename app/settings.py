@@ -70,6 +70,8 @@ class Settings(BaseSettings):
 
     max_open_adaptations: int = Field(default=1000, ge=1, description="queued and running adaptations of one tenant")
     max_event_streams: int = Field(default=64, ge=1, description="open event streams of one tenant in each API process")
+    max_files: int = Field(default=1000, ge=1, description="files of one tenant below /openai/v1/files")
+    max_files_bytes: int = Field(default=256 * 1024 * 1024, ge=1, description="bytes of these files together")
     requests_per_minute: int | None = Field(
         default=None, ge=1, le=1_000_000, description="requests of one API key; unlimited if not set"
     )

@@ -25,6 +25,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Kind = Literal["classification", "text2text"]
+FilePurpose = Literal["fine-tune"]
 Scope = Literal["adapt", "predict", "admin"]
 FINISHED: frozenset[State] = frozenset(("succeeded", "failed", "cancelled"))
 
@@ -141,6 +142,23 @@ class Dataset(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
 
+class File(Base):
+    """A file below /openai/v1/files; `error` says why its content cannot be used, null if it can."""
+
+    __tablename__ = "files"
+    __table_args__ = (Index("ix_files_tenant_id_created_at_id", "tenant_id", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+    filename: Mapped[str]
+    purpose: Mapped[FilePurpose] = mapped_column(String)
+    size: Mapped[int]
+    content: Mapped[bytes]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    expires_at: Mapped[datetime | None]
+
+
 class Task(Base):
     """A task: a name and its versions. `last_version` is the last number assigned, even if its adaptation failed."""
 
@@ -180,6 +198,13 @@ class Adaptation(Base):
             postgresql_where=text("state IN ('succeeded', 'failed', 'cancelled')"),
         ),
         Index("ix_adaptations_dataset_id", "dataset_id"),
+        Index(
+            "ix_adaptations_fine_tuning",
+            "tenant_id",
+            "created_at",
+            "id",
+            postgresql_where=text("fine_tuning IS NOT NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -207,6 +232,9 @@ class Adaptation(Base):
     warnings: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
     error: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     source: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+
+    # What a fine-tuning job of OpenAI's API was created with; null for every other adaptation.
+    fine_tuning: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
 
     idempotency_key: Mapped[str | None]
     body_hash: Mapped[str]

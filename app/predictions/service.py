@@ -30,6 +30,8 @@ class AnsweredQuestions:
     keys: list[TaskKey]
     truncated: list[bool]
     """Whether each text was longer than the backbone reads."""
+    tokens: list[int]
+    """How many tokens of each text were read."""
     answer: Answer
 
 
@@ -76,7 +78,8 @@ class Predictions:
             metrics.count_truncated(sum(truncated))
             rows = [(task, ids) for task, (ids, _) in zip(found.tasks, tokenized, strict=True)]
             answer = self._batcher.submit(tenant_id, rows, self._model.predictor.prompt_positions, arrived_at)
-            return AnsweredQuestions(found.keys, truncated, await asyncio.wrap_future(answer))
+            tokens = [len(ids) for ids, _ in tokenized]
+            return AnsweredQuestions(found.keys, truncated, tokens, await asyncio.wrap_future(answer))
 
     def close(self) -> None:
         """Stop answering; the caller closes the lookup."""

@@ -11,13 +11,15 @@ from typing import Any, Literal
 import httpx
 import pytest
 
+from app.openai import dialect
 from tests.support.service import EXAMPLES, WorkOff, adaptation_body
 
 # Parameters that cannot name an object of a tenant.
-HARMLESS_PARAMETERS = {"state", "limit", "version", "accept", "last-event-id"}
+HARMLESS_PARAMETERS = {"state", "limit", "version", "accept", "last-event-id", "order", "purpose"}
 WITHOUT_TENANT = {("get", "/v1/subspaces"), ("get", "/healthz"), ("get", "/readyz")}
 
 OPERATOR_ROUTES = {("get", "/metrics")}
+OPENAI = dialect.PREFIX
 
 Routes = dict[tuple[str, str], dict[str, Any]]
 
@@ -33,6 +35,15 @@ class Owner:
     adaptation_ids: list[str]
     """Two succeeded adaptations, then a queued one."""
     first_body: dict[str, Any]
+    file_id: str
+    job_id: str
+    """A fine-tuning job on that file, which has succeeded."""
+
+    @property
+    def model(self) -> str:
+        """The model of the job."""
+        name: str = self.client.get(f"{OPENAI}/fine_tuning/jobs/{self.job_id}").json()["fine_tuned_model"]
+        return name
 
     @property
     def idempotency_key(self) -> str:
@@ -50,6 +61,8 @@ class Owner:
             "/v1/adaptations",
         ]
         paths += [*adaptations, *(f"{path}/events" for path in adaptations)]
+        job = f"{OPENAI}/fine_tuning/jobs/{self.job_id}"
+        paths += [f"{OPENAI}/files", f"{OPENAI}/models", f"{OPENAI}/fine_tuning/jobs", job, f"{job}/events"]
         return [self.client.get(path).raise_for_status().json() for path in paths]
 
 
@@ -71,7 +84,12 @@ def owners(new_client: Callable[[], httpx.Client], work_off: WorkOff) -> tuple[O
         examples = [{**example, "output": f"{word} {example['output']}"} for example in EXAMPLES]
         body = adaptation_body(name=word, examples=examples, metadata={"of": word})
         first = client.post("/v1/adaptations", json=body, headers={"Idempotency-Key": f"{word}-1"}).json()
-        return Owner(client, word, first["task_id"], [first["id"]], body)
+        file = {"file": ("examples.jsonl", "\n".join(json.dumps(example) for example in examples))}
+        file_id = client.post(f"{OPENAI}/files", data={"purpose": "fine-tune"}, files=file).json()["id"]
+        job = {"model": "gpt-4o-mini", "training_file": file_id, "hyperparameters": {"n_epochs": 1}}
+        headers = {"Idempotency-Key": f"{word}-job"}
+        job_id = client.post(f"{OPENAI}/fine_tuning/jobs", json=job, headers=headers).json()["id"]
+        return Owner(client, word, first["task_id"], [first["id"]], body, file_id, job_id)
 
     def adapt_again(owner: Owner) -> None:
         body = {key: value for key, value in owner.first_body.items() if key != "name"} | {"task_id": owner.task_id}
@@ -80,7 +98,7 @@ def owners(new_client: Callable[[], httpx.Client], work_off: WorkOff) -> tuple[O
     both = create_owner("alpaca"), create_owner("buffalo")
     for owner in both:
         adapt_again(owner)
-    assert len(work_off()) == 4
+    assert len(work_off()) == 6
     for owner in both:
         adapt_again(owner)
     return both
@@ -97,7 +115,55 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
     file = {"file": ("examples.jsonl", lines)}
     stream = {"Accept": "text/event-stream"}
     inputs = {"inputs": ["hello"]}
+    openai_file, job = f"{OPENAI}/files/{a.file_id}", f"{OPENAI}/fine_tuning/jobs/{a.job_id}"
+    results = [f"{OPENAI}/files/file-steps-{a.job_id.removeprefix('ftjob-')}"]
+    new_job = {"model": "gpt-4o-mini", "training_file": b.file_id}
+    messages = [{"role": "user", "content": "hello"}]
     return {
+        ("post", f"{OPENAI}/files"): [
+            Attempt(f"{OPENAI}/files", "own", {"data": {"purpose": "fine-tune"}, "files": file})
+        ],
+        ("get", f"{OPENAI}/files"): [
+            Attempt(f"{OPENAI}/files", "own"),
+            Attempt(f"{OPENAI}/files", options={"params": {"after": a.file_id}}),
+        ],
+        ("get", f"{OPENAI}/files/{{file_id}}"): [Attempt(path) for path in (openai_file, *results)],
+        ("delete", f"{OPENAI}/files/{{file_id}}"): [Attempt(path) for path in (openai_file, *results)],
+        ("get", f"{OPENAI}/files/{{file_id}}/content"): [
+            Attempt(f"{path}/content") for path in (openai_file, *results)
+        ],
+        ("post", f"{OPENAI}/fine_tuning/jobs"): [
+            Attempt(f"{OPENAI}/fine_tuning/jobs", options={"json": new_job | {"training_file": a.file_id}}),
+            Attempt(f"{OPENAI}/fine_tuning/jobs", options={"json": new_job | {"validation_file": a.file_id}}),
+            Attempt(
+                f"{OPENAI}/fine_tuning/jobs",
+                "own",
+                {"json": new_job, "headers": {"Idempotency-Key": f"{a.word}-job"}},
+            ),
+        ],
+        ("get", f"{OPENAI}/fine_tuning/jobs"): [
+            Attempt(f"{OPENAI}/fine_tuning/jobs", "own"),
+            Attempt(f"{OPENAI}/fine_tuning/jobs", options={"params": {"after": a.job_id}}),
+        ],
+        ("get", f"{OPENAI}/fine_tuning/jobs/{{fine_tuning_job_id}}"): [Attempt(job)],
+        ("post", f"{OPENAI}/fine_tuning/jobs/{{fine_tuning_job_id}}/cancel"): [Attempt(f"{job}/cancel")],
+        ("get", f"{OPENAI}/fine_tuning/jobs/{{fine_tuning_job_id}}/events"): [
+            Attempt(f"{job}/events"),
+            Attempt(f"{job}/events", options={"params": {"after": f"ftevent-{'0' * 24}-2"}}),
+        ],
+        ("get", f"{OPENAI}/fine_tuning/jobs/{{fine_tuning_job_id}}/checkpoints"): [
+            Attempt(f"{job}/checkpoints"),
+            Attempt(f"{job}/checkpoints", options={"params": {"after": a.job_id}}),
+        ],
+        ("get", f"{OPENAI}/models"): [Attempt(f"{OPENAI}/models", "own")],
+        ("get", f"{OPENAI}/models/{{name}}"): [Attempt(f"{OPENAI}/models/{a.model}")],
+        ("delete", f"{OPENAI}/models/{{name}}"): [Attempt(f"{OPENAI}/models/{a.model}")],
+        ("post", f"{OPENAI}/chat/completions"): [
+            Attempt(f"{OPENAI}/chat/completions", options={"json": {"model": a.model, "messages": messages}})
+        ],
+        ("post", f"{OPENAI}/completions"): [
+            Attempt(f"{OPENAI}/completions", options={"json": {"model": a.model, "prompt": "hello"}})
+        ],
         ("post", "/v1/adaptations"): [
             Attempt("/v1/adaptations", options={"json": next_version}),
             Attempt("/v1/adaptations", options={"json": next_version, "headers": key}),
@@ -201,7 +267,7 @@ def test_the_data_of_another_tenant_does_not_exist(owners: tuple[Owner, Owner]) 
             if attempt.outcome == "empty":
                 assert response.json()["data"] == [], request
             content = response.text + str(response.headers)
-            for secret in (a.word, a.task_id, *a.adaptation_ids):
+            for secret in (a.word, a.task_id, a.file_id, a.job_id, *a.adaptation_ids):
                 assert secret not in content, (route, request)
     assert a.everything() == before
     prediction = a.client.post(f"/v1/tasks/{a.task_id}/predict", json={"inputs": ["hello"]}).json()

@@ -1,0 +1,1 @@
+"""OpenAI's API over the service's own nouns, for programs that use OpenAI's client (docs/openai.md)."""

@@ -1,0 +1,1 @@
+"""Chat completions and completions: answers of fine-tuned models."""

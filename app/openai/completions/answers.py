@@ -1,0 +1,235 @@
+"""Answers in OpenAI's two forms, whole and as a stream of chunks: of chat completions, and of completions."""
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any, cast
+
+from fastapi.sse import KEEPALIVE_COMMENT
+from pydantic import BaseModel
+
+import ipt
+from app.db.ids import new_id
+from app.errors import AppError, InvalidError, error_body
+from app.generations.service import Generation
+from app.http.error_handlers import log_unforeseen
+from app.openai.completions.choices import Sampling, choose, cut
+from app.openai.completions.label_format import LabelFormat, label_format
+from app.openai.completions.schemas import ChatInput, CompletionInput, CompletionsInput
+from app.openai.completions.service import LabelScores
+from app.openai.completions.views import (
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatLogprobs,
+    ChatView,
+    DeltaView,
+    FinishReason,
+    MessageView,
+    TextChoice,
+    TextLogprobs,
+    TextView,
+    UsageView,
+)
+from app.openai.dialect import openai_error
+
+_END = b"data: [DONE]\n\n"
+
+
+class Answers(ABC):
+    """Writes the answers of one request."""
+
+    def __init__(self, body: CompletionsInput, id_prefix: str) -> None:
+        self.body = body
+        self.common: dict[str, Any] = {
+            "id": new_id(id_prefix, "-"),
+            "created": int(time.time()),
+            "model": body.model,
+        }
+
+    @abstractmethod
+    def of_labels(self, answered: Sequence[LabelScores]) -> BaseModel:
+        """Return the response of a classification task, given the scores for each prompt."""
+
+    @abstractmethod
+    def of_texts(self, texts: Sequence[ipt.TextFinished]) -> BaseModel:
+        """Return the response of a text-to-text task, given the texts of all choices."""
+
+    @abstractmethod
+    def label_chunks(self, answered: Sequence[LabelScores]) -> Iterator[BaseModel]:
+        """Yield the chunks of a classification task's stream."""
+
+    @abstractmethod
+    def first_chunks(self, choices: int) -> Iterator[BaseModel]:
+        """Yield the chunks that open the stream of a text-to-text task."""
+
+    @abstractmethod
+    def delta_chunk(self, index: int, text: str, reason: FinishReason | None) -> BaseModel:
+        """Return the chunk for the next piece of a text, or for its end."""
+
+    @abstractmethod
+    def usage_chunk(self, usage: UsageView) -> BaseModel:
+        """Return the chunk of the usage, which ends a stream on request."""
+
+    def stream_labels(self, answered: Sequence[LabelScores]) -> bytes:
+        """Return the whole stream of a classification task, whose answer is known at once."""
+        chunks = [_event(chunk) for chunk in self.label_chunks(answered)]
+        if self.body.with_usage:
+            chunks.append(_event(self.usage_chunk(UsageView.of_labels(answered, self.body.choices))))
+        return b"".join([*chunks, _END])
+
+    async def stream_texts(self, generation: Generation, count: int) -> AsyncIterator[bytes]:
+        """Yield the stream of a text-to-text task's `count` texts; an error is an event, since the status is sent."""
+        finished: dict[int, ipt.TextFinished] = {}
+        for chunk in self.first_chunks(count):
+            yield _event(chunk)
+        try:
+            async with aclosing(generation.events) as events:
+                async for pair in events:
+                    if pair is None:
+                        yield KEEPALIVE_COMMENT
+                        continue
+                    index, event = pair
+                    if isinstance(event, ipt.TextDelta):
+                        yield _event(self.delta_chunk(index, event.text, None))
+                    else:
+                        finished[index] = event
+                        yield _event(self.delta_chunk(index, "", cast(FinishReason, event.reason)))
+        except AppError as error:
+            if error.status == 500:
+                log_unforeseen(error.__cause__ or error)
+            body = error_body(error.message, type=error.type, code=error.code, param=error.param)
+            yield f"data: {json.dumps(openai_error(error.status, body)[1])}\n\n".encode()
+            return
+        if self.body.with_usage:
+            texts = [finished[index] for index in range(count)]
+            yield _event(self.usage_chunk(UsageView.of_texts(texts, self.body.choices)))
+        yield _END
+
+    def choose(self, scores: dict[str, float]) -> list[str]:
+        """Return the labels of all choices of one prompt."""
+        body = self.body
+        return choose(scores, body.choices, Sampling(body.temperature, body.top_p, body.own_seed))
+
+
+class ChatAnswers(Answers):
+    """Answers of `/chat/completions`."""
+
+    def __init__(self, body: ChatInput) -> None:
+        super().__init__(body, "chatcmpl")
+        self._format: LabelFormat = label_format(body.response_format)
+        self._top = (body.top_logprobs or 0) if body.logprobs else None
+        self._requested = body.response_format
+
+    def check_text(self) -> None:
+        """Check the request for a text-to-text task.
+
+        Raises:
+            InvalidError: it asks for what only classification tasks have.
+        """
+        if self._requested is not None and self._requested.type != "text":
+            message = "this model writes free text, whose form cannot be guaranteed: ask for text"
+            raise InvalidError(message, code="unsupported_value", param="response_format")
+        if self._top is not None:
+            raise InvalidError("only models that classify have logprobs", code="unsupported_value", param="logprobs")
+
+    def of_labels(self, answered: Sequence[LabelScores]) -> BaseModel:
+        choices = [
+            ChatChoice(index=index, message=MessageView(content=content), logprobs=logprobs, finish_reason="stop")
+            for index, (content, logprobs) in enumerate(self._labels(answered))
+        ]
+        return ChatView(**self.common, choices=choices, usage=UsageView.of_labels(answered, self.body.choices))
+
+    def of_texts(self, texts: Sequence[ipt.TextFinished]) -> BaseModel:
+        choices = [
+            ChatChoice(
+                index=index, message=MessageView(content=text.text), finish_reason=cast(FinishReason, text.reason)
+            )
+            for index, text in enumerate(texts)
+        ]
+        return ChatView(**self.common, choices=choices, usage=UsageView.of_texts(texts, self.body.choices))
+
+    def label_chunks(self, answered: Sequence[LabelScores]) -> Iterator[BaseModel]:
+        for index, (content, logprobs) in enumerate(self._labels(answered)):
+            yield self._chunk(index, DeltaView(role="assistant", content=""))
+            yield self._chunk(index, DeltaView(content=content), logprobs)
+            yield self._chunk(index, DeltaView(), reason="stop")
+
+    def first_chunks(self, choices: int) -> Iterator[BaseModel]:
+        for index in range(choices):
+            yield self._chunk(index, DeltaView(role="assistant", content=""))
+
+    def delta_chunk(self, index: int, text: str, reason: FinishReason | None) -> BaseModel:
+        return self._chunk(index, DeltaView(content=text or None), reason=reason)
+
+    def usage_chunk(self, usage: UsageView) -> BaseModel:
+        return ChatChunk(**self.common, choices=[], usage=usage)
+
+    def _labels(self, answered: Sequence[LabelScores]) -> Iterator[tuple[str, ChatLogprobs | None]]:
+        """Yield the content of each choice; a conversation is one prompt."""
+        for each in answered:
+            scores = self._format.restrict(each.scores)
+            for label in self.choose(scores):
+                logprobs = None if self._top is None else ChatLogprobs.of_label(label, scores, self._top)
+                yield cut(self._format.write(label), self.body.stops), logprobs
+
+    def _chunk(
+        self,
+        index: int,
+        delta: DeltaView,
+        logprobs: ChatLogprobs | None = None,
+        reason: FinishReason | None = None,
+    ) -> ChatChunk:
+        choice = ChatChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=reason)
+        return ChatChunk(**self.common, choices=[choice])
+
+
+class CompletionAnswers(Answers):
+    """Answers of `/completions`."""
+
+    def __init__(self, body: CompletionInput) -> None:
+        super().__init__(body, "cmpl")
+        self._top = body.logprobs
+
+    def check_text(self) -> None:
+        """As `ChatAnswers.check_text`."""
+        if self._top is not None:
+            raise InvalidError("only models that classify have logprobs", code="unsupported_value", param="logprobs")
+
+    def of_labels(self, answered: Sequence[LabelScores]) -> BaseModel:
+        usage = UsageView.of_labels(answered, self.body.choices)
+        return TextView(**self.common, choices=list(self._label_choices(answered)), usage=usage)
+
+    def of_texts(self, texts: Sequence[ipt.TextFinished]) -> BaseModel:
+        choices = [
+            TextChoice(index=index, text=text.text, finish_reason=cast(FinishReason, text.reason))
+            for index, text in enumerate(texts)
+        ]
+        return TextView(**self.common, choices=choices, usage=UsageView.of_texts(texts, self.body.choices))
+
+    def label_chunks(self, answered: Sequence[LabelScores]) -> Iterator[BaseModel]:
+        for choice in self._label_choices(answered):
+            yield TextView(**self.common, choices=[choice])
+
+    def first_chunks(self, choices: int) -> Iterator[BaseModel]:  # noqa: ARG002 - only chats announce a role
+        yield from ()
+
+    def delta_chunk(self, index: int, text: str, reason: FinishReason | None) -> BaseModel:
+        return TextView(**self.common, choices=[TextChoice(index=index, text=text, finish_reason=reason)])
+
+    def usage_chunk(self, usage: UsageView) -> BaseModel:
+        return TextView(**self.common, choices=[], usage=usage)
+
+    def _label_choices(self, answered: Sequence[LabelScores]) -> Iterator[TextChoice]:
+        labels = ((label, each.scores) for each in answered for label in self.choose(each.scores))
+        for index, (label, scores) in enumerate(labels):
+            logprobs = None if self._top is None else TextLogprobs.of_label(label, scores, self._top)
+            text = cut(label, self.body.stops)
+            yield TextChoice(index=index, text=text, logprobs=logprobs, finish_reason="stop")
+
+
+def _event(chunk: BaseModel) -> bytes:
+    """Return a server-sent event as OpenAI writes it: without a name, with unset fields left out."""
+    return f"data: {chunk.model_dump_json(exclude_none=True)}\n\n".encode()

@@ -1,0 +1,1 @@
+"""Files: training data that fine-tuning jobs name by id."""

@@ -1,0 +1,84 @@
+"""`/openai/v1/files`."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from app.api_keys.admitting_route import AdmittingRoute
+from app.api_keys.dependencies import AdaptingTenantDep
+from app.db.dependencies import TransactionDep
+from app.db.models import FilePurpose
+from app.http.dependencies import SettingsDep
+from app.http.fields import Id
+from app.openai.dialect import PREFIX
+from app.openai.files import repository, service
+from app.openai.files.schemas import DeletedFileView, FileView
+from app.openai.files.upload import FORM, Upload, read_upload
+from app.openai.fine_tuning import service as fine_tuning
+from app.openai.pages import AfterId, CursorPage
+
+router = APIRouter(prefix=f"{PREFIX}/files", tags=["openai"], route_class=AdmittingRoute)
+
+_CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string"}}}}
+}
+
+
+@router.post("", summary="Upload a file", openapi_extra=FORM)
+def create_file(
+    upload: Annotated[Upload, Depends(read_upload)],
+    settings: SettingsDep,
+    transaction: TransactionDep,
+    tenant: AdaptingTenantDep,
+) -> FileView:
+    """Store a JSONL file of training data: chat messages, `prompt` and `completion`, or `input` and `output`.
+
+    The content is checked at once. A file that cannot be used has the status `error`, and `status_details` says why.
+    """
+    error = service.fault(settings, upload.content)
+    with transaction() as session:
+        return FileView.of(service.store(session, settings, tenant, upload, error))
+
+
+@router.get("", summary="List files")
+def list_files(
+    transaction: TransactionDep,
+    tenant: AdaptingTenantDep,
+    purpose: FilePurpose | None = None,
+    order: Literal["asc", "desc"] = "desc",
+    after: AfterId = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+) -> CursorPage[FileView]:
+    """List files by time of upload, newest first by default."""
+    with transaction() as session:
+        last = None if after is None else service.get_summary(session, tenant, after, "after")
+        files = repository.page(session, tenant, purpose=purpose, after=last, limit=limit + 1, ascending=order == "asc")
+    return CursorPage.of([FileView.of(file) for file in files[:limit]], has_more=len(files) > limit)
+
+
+@router.get("/{file_id}", summary="Look at a file")
+def get_file(file_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep) -> FileView:
+    """Return a file's name, size and status."""
+    with transaction() as session:
+        result = fine_tuning.result_file(session, tenant, file_id)
+        if result is not None:
+            file, job = result
+            return FileView.of_result(file, job.finished_at or job.created_at)
+        return FileView.of(service.get_summary(session, tenant, file_id))
+
+
+@router.delete("/{file_id}", summary="Delete a file")
+def delete_file(file_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep) -> DeletedFileView:
+    """Delete a file; the fine-tuning jobs that were created with it keep their examples."""
+    with transaction() as session:
+        service.remove(session, tenant, file_id)
+    return DeletedFileView(id=file_id)
+
+
+@router.get("/{file_id}/content", summary="Download a file", response_class=Response, responses=_CONTENT)
+def get_content(file_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep) -> Response:
+    """Return the bytes of a file as they were uploaded, or a result file of a job that has succeeded."""
+    with transaction() as session:
+        result = fine_tuning.result_file(session, tenant, file_id)
+        content = service.get(session, tenant, file_id).content if result is None else result[0].content
+    return Response(content, media_type="application/octet-stream")

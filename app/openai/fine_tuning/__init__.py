@@ -1,0 +1,1 @@
+"""Fine-tuning jobs: adaptations that OpenAI's clients create and follow."""

@@ -1,0 +1,109 @@
+"""`/openai/v1/fine_tuning/jobs`."""
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from app.adaptations.dependencies import WakerDep
+from app.adaptations.endpoints import IdempotencyKey
+from app.api_keys.admitting_route import AdmittingRoute
+from app.api_keys.dependencies import AdaptingTenantDep
+from app.db.dependencies import TransactionDep
+from app.db.models import Adaptation
+from app.errors import NotFoundError
+from app.http.dependencies import SettingsDep
+from app.http.fields import Id
+from app.http.pagination import page_of
+from app.openai.dialect import PREFIX
+from app.openai.fine_tuning import repository, service
+from app.openai.fine_tuning.schemas import CheckpointView, JobEventView, JobInput, JobView
+from app.openai.pages import AfterId, CursorPage
+from app.predictions.dependencies import ModelDep
+
+router = APIRouter(prefix=f"{PREFIX}/fine_tuning/jobs", tags=["openai"], route_class=AdmittingRoute)
+
+Limit = Annotated[int, Query(ge=1, le=100, description="items per page, at most")]
+_EVENT_ID = re.compile(r"ftevent-[0-9a-z]{24}-([0-9]{1,9})")
+
+
+@router.post("", summary="Fine-tune a model")
+def create_job(
+    body: JobInput,
+    settings: SettingsDep,
+    model: ModelDep,
+    transaction: TransactionDep,
+    tenant: AdaptingTenantDep,
+    waker: WakerDep,
+    idempotency_key: IdempotencyKey = None,
+) -> JobView:
+    """Queue the tuning of a task on the examples of a file."""
+    with transaction() as session:
+        job = service.create(session, settings, tenant, body, model=model, idempotency_key=idempotency_key)
+        session.flush()
+        view = JobView.of(job)
+    if waker is not None:
+        waker.wake()
+    return view
+
+
+@router.get("", summary="List fine-tuning jobs")
+def list_jobs(
+    transaction: TransactionDep, tenant: AdaptingTenantDep, after: AfterId = None, limit: Limit = 20
+) -> CursorPage[JobView]:
+    """List fine-tuning jobs, newest first."""
+    with transaction() as session:
+        last = None if after is None else service.get(session, tenant, after, "after").id
+        columns = (Adaptation.created_at, Adaptation.id)
+        rows, following = page_of(session, repository.of_tenant(tenant), columns, after=last, limit=limit)
+    return CursorPage.of([JobView.of(row) for row in rows], has_more=following is not None)
+
+
+@router.get("/{fine_tuning_job_id}", summary="Look at a fine-tuning job")
+def get_job(fine_tuning_job_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep) -> JobView:
+    """Return the status of a job, and once it has succeeded its model and its result files."""
+    with transaction() as session:
+        return JobView.of(service.get(session, tenant, fine_tuning_job_id))
+
+
+@router.post("/{fine_tuning_job_id}/cancel", summary="Cancel a fine-tuning job")
+def cancel_job(fine_tuning_job_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep) -> JobView:
+    """Cancel a job; a running one stops at its next step."""
+    with transaction() as session:
+        return JobView.of(service.cancel(session, tenant, fine_tuning_job_id))
+
+
+@router.get("/{fine_tuning_job_id}/events", summary="What happened to a fine-tuning job")
+def list_events(
+    fine_tuning_job_id: Id,
+    transaction: TransactionDep,
+    tenant: AdaptingTenantDep,
+    after: AfterId = None,
+    limit: Limit = 20,
+) -> CursorPage[JobEventView]:
+    """List the events of a job, newest first."""
+    before = None
+    if after is not None:
+        match = _EVENT_ID.fullmatch(after)
+        if match is None:
+            raise NotFoundError("no event has the id given in 'after'", code="unknown_id", param="after")
+        before = int(match[1])
+    with transaction() as session:
+        job = service.get(session, tenant, fine_tuning_job_id)
+        events = repository.events_before(session, tenant, job.id, before=before, limit=limit + 1)
+    return CursorPage.of([JobEventView.of(job, event) for event in events[:limit]], has_more=len(events) > limit)
+
+
+@router.get("/{fine_tuning_job_id}/checkpoints", summary="List the checkpoints of a fine-tuning job")
+def list_checkpoints(
+    fine_tuning_job_id: Id,
+    transaction: TransactionDep,
+    tenant: AdaptingTenantDep,
+    after: AfterId = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 10,  # noqa: ARG001 - there is at most one checkpoint
+) -> CursorPage[CheckpointView]:
+    """Return the model of a job that has succeeded; intermediate states are not kept."""
+    with transaction() as session:
+        job = service.get(session, tenant, fine_tuning_job_id)
+    checkpoints = [CheckpointView.of(job)] if job.state == "succeeded" and after is None else []
+    return CursorPage.of(checkpoints, has_more=False)

@@ -1,0 +1,1 @@
+"""Models: the backbone, and the tasks that can answer."""
