@@ -66,7 +66,7 @@ def nothing_is_stored(service_engine: Engine) -> Iterator[None]:
         (("tickets", JSONL), {}),
         (("tickets.xlsx", JSONL), {}),
         (("tickets.csv", written(EXAMPLES, delimiter=";")), {}),
-        (("tickets.jsonl.gz", gzip.compress(JSONL.encode())), {}),
+        (("tickets.jsonl.gz", gzip.compress(JSONL.encode(), mtime=0)), {}),
         (("tickets.csv", json.dumps({"examples": EXAMPLES})), {}),
         (("tickets.csv", written(EXAMPLES).encode("utf-16-be"), "text/csv; charset=utf-16-be"), {}),
         (("tickets.csv", written(EXAMPLES).encode("utf-16-be"), "text/csv"), {"charset": "utf-16-be"}),
@@ -138,7 +138,7 @@ def changed(index: int, line: str) -> str:
         (("a.csv", written(EXAMPLES, ("a", "b"))), "file", "invalid_dataset_file", "input_column"),
         (("a.csv", b"text,label\n\xff,x"), "file:2", "invalid_dataset_file", "byte 0xff"),
         (("a.txt", "only some words\n"), "file", "invalid_dataset_file", "send one of jsonl, "),
-        (("a.csv", gzip.compress(b"text,label\n" + b"x,y\n" * 5_000_000)), "file", "invalid_dataset_file", "more than"),
+        (("a.csv", gzip.compress(b"text,label\n" + b"x,y\n" * 5_000_000, mtime=0)), "file", "invalid_dataset_file", "more than"),
         # Errors that JSON bodies have too, with the line instead of the index.
         (
             ("a.jsonl", "\n\n" + changed(2, '{"input": " ", "output": "x"}')),

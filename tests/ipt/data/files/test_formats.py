@@ -124,8 +124,8 @@ FORMATS: dict[str, tuple[str | bytes, str]] = {
         + "- synonym: cash\n  examples: |\n    - dough\n",
         "Rasa",
     ),
-    "gzip": (gzip.compress(TABLE.encode()), "csv"),
-    "gzip members": (gzip.compress(TABLE[:20].encode()) + gzip.compress(TABLE[20:].encode()), "csv"),
+    "gzip": (gzip.compress(TABLE.encode(), mtime=0), "csv"),
+    "gzip members": (gzip.compress(TABLE[:20].encode(), mtime=0) + gzip.compress(TABLE[20:].encode()), "csv"),
     "raw quotes in TSV": (
         'text\tlabel\n"never closed\trefund\na 27" screen\trefund\n"so" he said\trefund\n',
         "tsv",
@@ -187,7 +187,7 @@ def test_every_way_of_writing_a_table_is_read_to_the_same_rows(delimiter: str, e
 
 
 def test_the_source_says_how_a_file_was_read() -> None:
-    data = gzip.compress("Utterance;Intent\nx;y\nz;y\n".encode("utf-16"))
+    data = gzip.compress("Utterance;Intent\nx;y\nz;y\n".encode("utf-16"), mtime=0)
     assert read_dataset(data, format="csv").source.as_json() == {
         "format": "csv",
         "encoding": "utf-16-le",
@@ -283,12 +283,12 @@ def archive_of(name: str) -> bytes:
     [
         (b"", {}, "the file is empty"),
         (
-            gzip.compress(b"text,label\n" + b"x,y\n" * 10_000),
+            gzip.compress(b"text,label\n" + b"x,y\n" * 10_000, mtime=0),
             {"max_bytes": 5_000},
             "decompressed, .* more than 5,000 bytes",
         ),
-        (gzip.compress(gzip.compress(b"x")), {}, "compressed twice"),
-        (gzip.compress(TABLE.encode())[:-9], {}, "cut off"),
+        (gzip.compress(gzip.compress(b"x", mtime=0), mtime=0), {}, "compressed twice"),
+        (gzip.compress(TABLE.encode(), mtime=0)[:-9], {}, "cut off"),
         (b"\x1f\x8bgarbage", {}, "gzip file is damaged"),
         (archive_of("data.csv"), {}, "a ZIP archive: unpack it"),
         (archive_of("xl/none.xml"), {}, "damaged|does not read"),
