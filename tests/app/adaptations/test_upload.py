@@ -16,6 +16,7 @@ from app.db.models import Adaptation, Dataset
 from app.db.session import transaction
 from tests.support.service import EXAMPLES, SECRET, adaptation_body, error_of
 
+BOMB = gzip.compress(b"text,label\n" + b"x,y\n" * 5_000_000, mtime=0)
 JSONL = "".join(json.dumps(example) + "\n" for example in EXAMPLES)
 FIELDS = {"name": "tickets", "hyperparameters": '{"steps": 1, "batch_size": 4}'}
 File = tuple[str, str | bytes] | tuple[str, str | bytes, str]
@@ -138,7 +139,7 @@ def changed(index: int, line: str) -> str:
         (("a.csv", written(EXAMPLES, ("a", "b"))), "file", "invalid_dataset_file", "input_column"),
         (("a.csv", b"text,label\n\xff,x"), "file:2", "invalid_dataset_file", "byte 0xff"),
         (("a.txt", "only some words\n"), "file", "invalid_dataset_file", "send one of jsonl, "),
-        (("a.csv", gzip.compress(b"text,label\n" + b"x,y\n" * 5_000_000, mtime=0)), "file", "invalid_dataset_file", "more than"),
+        (("a.csv", BOMB), "file", "invalid_dataset_file", "more than"),
         # Errors that JSON bodies have too, with the line instead of the index.
         (
             ("a.jsonl", "\n\n" + changed(2, '{"input": " ", "output": "x"}')),
