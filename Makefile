@@ -41,7 +41,7 @@ define make_venv
 	@test -x $(1)/bin/python || { echo "── creating $(1) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(1); }
 endef
 
-.PHONY: help demo serve migrate test test-core test-optional chaos lint format audit bench bench-engines bench-quality bench-ablations bench-universe lock clean
+.PHONY: help demo serve migrate test test-core test-optional chaos lint format audit bench bench-engines bench-quality bench-gain bench-ablations bench-universe lock clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -123,6 +123,10 @@ bench-engines: $(BENCH_READY) ## measure tuning and prediction against PEFT and 
 bench-quality: $(BENCH_READY) ## measure accuracy on the tasks in TASKS=folder; writes docs/results.md
 	@test -n "$(TASKS)" || { echo "error: name a folder of tasks: make bench-quality TASKS=folder" >&2; exit 1; }
 	@$(BENCH_VENV)/bin/python -m benchmarks.quality $(TASKS)
+
+bench-gain: $(BENCH_READY) ## measure what tuning adds on the tasks in TASKS=folders; writes docs/tuning-gain.md
+	@test -n "$(TASKS)" || { echo "error: name folders of tasks: make bench-gain TASKS='folder folder'" >&2; exit 1; }
+	@$(BENCH_VENV)/bin/python -m benchmarks.tuning_gain $(TASKS)
 
 bench-ablations: $(BENCH_READY) ## fit and measure subspaces that differ in one setting each; writes docs/ablations.md
 	@test -n "$(TASKS)" || { echo "error: name a folder of tasks: make bench-ablations TASKS=folder" >&2; exit 1; }
