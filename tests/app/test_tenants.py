@@ -111,6 +111,7 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
     next_version = {key: value for key, value in a.first_body.items() if key != "name"} | {"task_id": a.task_id}
     key = {"Idempotency-Key": a.idempotency_key}
     foreign, own = {"task_id": a.task_id, "input": "hello"}, {"task_id": b.task_id, "input": "hello"}
+    check = {"examples": EXAMPLES, "task_id": a.task_id}
     lines = "\n".join(json.dumps(example) for example in EXAMPLES)
     file = {"file": ("examples.jsonl", lines)}
     stream = {"Accept": "text/event-stream"}
@@ -120,6 +121,8 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
     new_job = {"model": "gpt-4o-mini", "training_file": b.file_id}
     messages = [{"role": "user", "content": "hello"}]
     return {
+        ("post", "/v1/tasks/{task_id}/retune"): [Attempt(f"{task}/retune", options={"headers": key})],
+        ("post", "/v1/datasets/check"): [Attempt("/v1/datasets/check", options={"json": check})],
         ("post", f"{OPENAI}/files"): [
             Attempt(f"{OPENAI}/files", "own", {"data": {"purpose": "fine-tune"}, "files": file})
         ],
@@ -202,7 +205,7 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
         ],
         ("get", "/v1/tasks/{task_id}/neighbors"): [
             Attempt(f"{task}/neighbors"),
-            Attempt(f"{own_task}/neighbors", "empty"),
+            Attempt(f"{own_task}/neighbors", "own"),
         ],
         ("post", "/v1/tasks/{task_id}/predict"): [
             Attempt(f"{task}/predict", options={"json": inputs}),

@@ -72,7 +72,7 @@ def test_adapt_waits_and_prints_the_score_and_the_baselines(
     assert run(["adapt", str(dataset), "--name", "by file", "--url", service]) == 0
     printed = capsys.readouterr()
     assert re.search(r"succeeded after \d+ of \d+ steps", printed.out)
-    assert "without tuning" in printed.out
+    assert "before tuning" in printed.out
     assert "tuning" in printed.err
 
 
@@ -138,7 +138,7 @@ def test_tasks_lists_all_tasks(service: str, task: str, capsys: Captured) -> Non
     ("rows", "message"),
     [
         ([("a", "x"), ("b", "x")], "label"),
-        ([("a", "x"), ("  ", "y")], "visible character"),
+        ([("a", "x"), ("  ", "y")], "1 row has no text (line 2)"),
         ([("a", "x"), ("\ud800", "y")], "surrogate"),
         ([("a", "x"), ("\x00", "y")], "NUL"),
     ],

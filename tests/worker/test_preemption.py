@@ -12,6 +12,7 @@ import ipt
 from app.db.models import AdaptationEvent
 from app.db.session import transaction
 from app.queue import lifecycle
+from app.queue.lifecycle import MAX_LOSSES
 from app.settings import Settings
 from tests.support.drain import BeforeStep, NewDrainer, run, stored_vector, undisturbed_vector
 from tests.support.jobs import Enqueue, Events, Row
@@ -201,7 +202,7 @@ def test_only_the_poison_job_fails_after_it_preempts_a_batch(
     batches = drain(before_step)
     failed = row(poison)
     assert failed.error is not None
-    assert (failed.state, failed.attempt, failed.error["code"]) == ("failed", 3, "internal_error")
+    assert (failed.state, failed.attempt, failed.error["code"]) == ("failed", 4, "internal_error")
     assert all(batch == {poison} for batch in batches if poison in batch)
     assert [(row(job).state, row(job).attempt) for job in neighbours] == [("succeeded", 1)] * 2
     assert all(set(requeue_reasons(events(job))) == {"made_way"} for job in neighbours)
@@ -218,13 +219,13 @@ def test_a_poison_job_that_kills_its_worker_costs_the_preempted_job_no_attempt(
         if poison in tuning.job_ids:
             raise SystemExit  # the worker ends without storing an outcome
 
-    for _ in range(2):
+    for _ in range(MAX_LOSSES):
         with pytest.raises(SystemExit):
             drain(before_step)
         with transaction(engine) as session:
             session.execute(text("UPDATE adaptations SET lease_until = now() WHERE state = 'running'"))
     drain(before_step)
-    assert (row(poison).state, row(poison).attempt) == ("failed", 3)
+    assert (row(poison).state, row(poison).attempt) == ("failed", 1 + MAX_LOSSES)
     assert (row(neighbour).state, row(neighbour).attempt) == ("succeeded", 1)
     assert set(requeue_reasons(events(neighbour))) == {"made_way"}
 

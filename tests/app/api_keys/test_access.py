@@ -110,13 +110,15 @@ def test_a_key_may_do_only_what_its_scopes_allow(
     for path, methods in client.get("/openapi.json").json()["paths"].items():
         for method, entry in methods.items():
             needed = {scope for scheme in entry.get("security", []) for scope in scheme["HTTPBearer"]}
-            assert ("403" in entry["responses"]) == bool(needed), (method, path)
+            documented = {"403", "default"} & set(entry["responses"])  # OpenAI's dialect documents all errors as one
+            assert bool(documented) >= bool(needed), (method, path)
+            assert ("403" in documented) <= bool(needed), (method, path)
             rejected = bool(needed - set(scopes)) and scopes != ("admin",)
             response = client.request(method, path.replace("{", "").replace("}", ""))
             assert (response.status_code == 403) == rejected, (method, path)
             if rejected:
                 error = error_of(response)
-                assert (error["type"], error["code"]) == ("permission_error", "scope_missing")
+                assert error["code"] == "scope_missing"
                 assert all(f"'{scope}'" in error["message"] for scope in needed)
             all_scopes |= needed
     assert all_scopes == {"adapt", "predict"}

@@ -47,13 +47,6 @@ def _examples(**changes: object) -> list[dict[str, object]]:
         ({"examples": EXAMPLES * 1251}, "examples"),
         ({"examples": [{"input": "x", "output": str(n // 2)} for n in range(402)]}, "examples"),
         ({"validation_examples": [{"input": "x", "output": "unseen"}]}, "validation_examples[0].output"),
-        ({"examples": _examples(output="billing ")}, "examples[1].output"),
-        ({"examples": _examples(output="\u2003login\n")}, "examples[4].output"),
-        ({"validation_examples": [{"input": "x", "output": " login"}]}, "validation_examples[0].output"),
-        (
-            {"examples": [{"input": "x", "output": label} for label in ("café", "cafe\u0301", "a", "a")]},
-            "examples[1].output",
-        ),
         ({"kind": "regression"}, "kind"),
         ({"kind": "text2text"}, "kind"),
         (
@@ -144,7 +137,11 @@ def test_an_empty_or_malformed_body_gets_a_precise_message(client: httpx.Client)
         (b'{"name": "\xc3\x28"}', as_json, "it is not UTF-8, from byte 11 on"),
         (b"[" * 100_000, as_json, "it is nested too deeply"),
         (b"1" * 10_000, as_json, "it has a number with too many digits"),
-        (b'{"name": "\xed\xa0\x80", "examples": 0}', as_json, "contains a lone surrogate"),
+        (
+            b'{"name": "\xed\xa0\x80", "examples": [{"input": "x", "output": "y"}]}',
+            as_json,
+            "contains a lone surrogate",
+        ),
     ):
         assert message in error_of(client.post("/v1/adaptations", content=content, headers=headers))["message"]
 

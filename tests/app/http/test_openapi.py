@@ -69,10 +69,15 @@ parameters = {{ "path.adaptation_id" = "{tuned[id]}" }}
 include-name = "POST /v1/adaptations"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 
+[[operations]]
+include-name = "POST /v1/datasets/check"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
+
 # These keep the file and the model that other operations need.
 [[operations]]
 include-name = "DELETE /openai/v1/files/{{file_id}}"
 parameters = {{ "path.file_id" = "file-unknown" }}
+checks = {{ ensure_resource_availability = {{ enabled = false }} }}
 
 [[operations]]
 include-name = "DELETE /openai/v1/models/{{name}}"
