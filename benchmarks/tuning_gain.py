@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--per-label", type=int, default=16, help="examples per label")
     parser.add_argument("--test-rows", type=int, default=250, help="most test rows of a task")
     parser.add_argument("--subspace", default="default", help="'default', or the folder of a subspace")
+    parser.add_argument("--report", action="store_true", help="only write the report from stored measurements")
     parser.add_argument("--device", help="cpu, cuda, … (default: the best available device)")
     args = parser.parse_args(arguments)
 
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             show("measuring", done, total, f", {name}")
 
         try:
-            list(measure_missing(evaluation, file, tasks, seeds, METHODS, on_pair))
+            list(measure_missing(evaluation, file, tasks, seeds, METHODS, on_pair, only_kept=args.report))
         except KeyboardInterrupt:
             notices().print("stopped; the same command resumes")
         except IptError as error:
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = {task.name for task in tasks}
     measured = [each for each in file.measurements if each.task in names and each.seed in seeds]
     if measured:
-        command = "python -m benchmarks.tuning_gain TASKS…"
+        command = f"python -m benchmarks.tuning_gain TASKS… --seeds {args.seeds}"
         _write(suites, measured, provenance(command), subspace.id, args.per_label)
         print(f"written to {REPORT}")
 
