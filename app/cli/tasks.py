@@ -256,6 +256,8 @@ def retune(
     with ServiceClient(url, api_key()) as client:
         if every:
             current = client.loaded_subspace()
+            if current is None:
+                raise CliError("the service has not loaded its subspace yet: try again in a few seconds")
             task_ids = [task["id"] for task in client.tasks() if _newest_subspace(task) not in (None, current)]
         else:
             task_ids = [_resolve_task(client, name) for name in names or ()]
