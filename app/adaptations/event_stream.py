@@ -34,7 +34,7 @@ _STREAM_RETRY_SECONDS = 5
 class OpenStreams:
     """Counts and limits the open streams in this process, because each stream polls the database.
 
-    A tenant alone may open `limit` streams. All tenants share twice as many: each may have as many as it leaves free.
+    All tenants share twice `limit` streams, and each may have as many as it leaves free: one tenant alone has `limit`.
     """
 
     def __init__(self, limit: int) -> None:

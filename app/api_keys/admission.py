@@ -97,7 +97,7 @@ class Admission:
         if "transfer-encoding" in request.headers:
             return self._settings.max_body_bytes
         declared = request.headers.get("content-length", "0")
-        return int(declared) if declared.isdecimal() else 0  # the server has rejected what is no number
+        return int(declared) if declared.isdecimal() else 0  # the server has rejected a length that is not a number
 
     def check_metrics_reader(self, request: Request, credentials: HTTPAuthorizationCredentials | None) -> None:
         """Reject everyone but the operator, unless metrics are open: metrics span all tenants.

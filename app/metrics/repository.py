@@ -15,7 +15,7 @@ class QueueState:
     """The numbers of queued and running adaptations and of live workers, and two ages.
 
     `queued_seconds` is the time since the oldest queued adaptation was created, `running_seconds` the time since the
-    oldest running one was first claimed; 0 if there is none.
+    oldest running one was first claimed. Each is 0 if there is no such adaptation.
     """
 
     queued: int

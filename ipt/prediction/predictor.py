@@ -43,7 +43,9 @@ class Prediction:
 
 
 class Predictor:
-    """Predicts for any tasks of one subspace, and of those in its library. `predict` is not thread-safe, all else is.
+    """Predicts for tasks of one subspace and of the subspaces in its library.
+
+    `predict` is not thread-safe. `bind` and `read` are.
 
     A pass has at most `max_positions` positions (prompts and texts together). The limit starts at what the device has
     room for, is halved when memory runs out, and grows back while it does not.
@@ -126,7 +128,7 @@ class Predictor:
         return [predictions[number] for number in range(len(rows))]
 
     def _predictor_of(self, subspace_id: str) -> Predictor:
-        """Return the predictor of a subspace in the library; this one if there is none."""
+        """Return the predictor of a subspace, or this one if the library does not have the subspace."""
         if subspace_id == self.subspace.id or self._library is None:
             return self
         with self._loading:

@@ -55,7 +55,7 @@ class TuningLoop(ABC):
         self.result: AdaptedTask | None = None
 
     def resume_from(self, checkpoint: bytes | None) -> None:
-        """Continue at a state that `checkpoint` returned for the same job, unless there is none.
+        """Continue at the state that `checkpoint` returned for the same job; start at the beginning if it is empty.
 
         Raises:
             CheckpointError: as in `TuningState.from_bytes`.
