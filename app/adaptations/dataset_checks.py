@@ -1,6 +1,7 @@
 """Check the examples of a request: the limits of the settings, and whether a task can be tuned on them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import ipt
 from app.adaptations.schemas import DatasetInput, ExampleInput
@@ -37,9 +38,11 @@ def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family |
         raise InvalidError(error.message, code="invalid_dataset", param=error.param) from error
     labels = labels_of(dataset.examples)
     if dataset.kind == "classification" and len(labels) > settings.max_labels:
-        raise InvalidError(
-            f"at most {settings.max_labels} labels, got {len(labels)}", code="too_many_labels", param="examples"
-        )
+        too_many = f"at most {settings.max_labels} labels, got {len(labels)}"
+        if body.kind is not None or family in ("encoder", None):
+            raise InvalidError(too_many, code="too_many_labels", param="examples")
+        texts = prepare(_to_core(body.examples), validation, "text2text")
+        dataset = replace(texts, warnings=[f"{too_many}: the outputs are tuned as texts", *texts.warnings])
     if dataset.kind == "text2text" and family == "encoder":
         doubt = doubt_about_outputs(dataset.examples)
         raise InvalidError(

@@ -1,33 +1,27 @@
 """`/v1/adaptations`."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from app.adaptations import repository, service
-from app.adaptations.dependencies import CreationThreadsDep, OpenStreamsDep, WakerDep
+from app.adaptations.creation import CREATED, CreationDep, create_from_form, created
+from app.adaptations.dependencies import OpenStreamsDep
 from app.adaptations.event_stream import follow
-from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView, FileSources
-from app.adaptations.upload import Form, FormRoute, documented_form, in_file, naming_lines, read_body, read_form
+from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView
+from app.adaptations.upload import Form, FormRoute, documented_form, read_form
 from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import AdaptingTenantDep, CallerDep
-from app.db.dependencies import OpenTransaction, TransactionDep
+from app.db.dependencies import TransactionDep
 from app.db.models import FINISHED, Adaptation, State
 from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
-from app.fairness.fair_pool import FairPool
-from app.http.dependencies import SettingsDep, StoppingDep
+from app.http.dependencies import StoppingDep
 from app.http.fields import Id
 from app.http.pagination import After, Limit, Page, page_of
-from app.predictions.dependencies import ModelDep
-from app.predictions.model import Model
-from app.queue.wake import Waker
-from app.settings import Settings
 
 router = APIRouter(
     prefix="/v1/adaptations",
@@ -36,18 +30,6 @@ router = APIRouter(
     route_class=AdmittingRoute,
 )
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
-        description="makes a retry safe: the same key and body return the same adaptation until its task is deleted",
-    ),
-]
-CREATED: dict[int | str, dict[str, Any]] = {
-    202: {"headers": {"Location": {"description": "the URL of the adaptation", "schema": {"type": "string"}}}}
-}
 SeqField = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _EVENT_STREAM = "text/event-stream"
 _EVENT_SCHEMA = {
@@ -70,73 +52,11 @@ _STREAMED: dict[int | str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Creation:
-    """The parts of a request to adapt besides its body, which is JSON or a form."""
-
-    settings: Settings
-    model: Model
-    transaction: OpenTransaction
-    tenant: str
-    waker: Waker | None
-    threads: FairPool
-    request: Request
-    response: Response
-    idempotency_key: str | None
-
-    async def in_thread(self, create: Callable[[], AdaptationView]) -> AdaptationView:
-        """Run `create` in the threads for creations, in which a tenant's turn is measured in bytes of bodies."""
-        return await self.threads.run(self.tenant, self.request.state.body_bytes, create)
-
-    def create(
-        self, body: AdaptationInput, source: FileSources | None = None, place_of: Callable[[str], str] = str
-    ) -> AdaptationView:
-        with self.transaction() as session:
-            adaptation = service.create(
-                session,
-                self.settings,
-                self.tenant,
-                body,
-                source,
-                idempotency_key=self.idempotency_key,
-                model=self.model,
-                place_of=place_of,
-            )
-            view = AdaptationView.of(adaptation)
-        self.response.headers["Location"] = f"/v1/adaptations/{view.id}"
-        if self.waker is not None:
-            self.waker.wake()
-        return view
-
-
-async def _creation(
-    settings: SettingsDep,
-    model: ModelDep,
-    transaction: TransactionDep,
-    tenant: AdaptingTenantDep,
-    waker: WakerDep,
-    threads: CreationThreadsDep,
-    request: Request,
-    response: Response,
-    idempotency_key: IdempotencyKey = None,
-) -> _Creation:
-    return _Creation(settings, model, transaction, tenant, waker, threads, request, response, idempotency_key)
-
-
-CreationDep = Annotated[_Creation, Depends(_creation)]
-
-
 async def create_adaptation_from_form(
-    form: Annotated[Form, Depends(read_form)], creation: CreationDep
+    form: Annotated[Form, Depends(read_form)], creation: CreationDep, response: Response
 ) -> AdaptationView:
     """Create an adaptation from a form; `create_adaptation` documents both."""
-
-    def create() -> AdaptationView:
-        upload = read_body(form, creation.settings, AdaptationInput)
-        with naming_lines(upload.lines):
-            return creation.create(upload.body, upload.source, partial(in_file, lines=upload.lines))
-
-    return await creation.in_thread(create)
+    return created(await creation.run(partial(create_from_form, form=form)), response)
 
 
 # Registered before the route for JSON, which matches any body.
@@ -157,12 +77,12 @@ router.add_api_route(
     responses=documented([NotFoundError, ConflictError]) | CREATED,
     openapi_extra=documented_form(AdaptationInput),
 )
-async def create_adaptation(body: AdaptationInput, creation: CreationDep) -> AdaptationView:
+async def create_adaptation(body: AdaptationInput, creation: CreationDep, response: Response) -> AdaptationView:
     """Queue the tuning of a task on a few examples, sent as JSON or, in a form, as a file.
 
     The response contains the id of the task, which answers predictions as soon as the adaptation has succeeded.
     """
-    return await creation.in_thread(partial(creation.create, body))
+    return created(await creation.run(partial(service.create, body=body)), response)
 
 
 @router.get("", summary="List adaptations", responses=documented([NotFoundError]))

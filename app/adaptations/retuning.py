@@ -1,10 +1,12 @@
 """`POST /v1/tasks/{task_id}/retune`: tune a task again, from its stored examples, as a further version."""
 
-from fastapi import APIRouter
+from functools import partial
+
+from fastapi import APIRouter, Response
 
 from app.adaptations import service
-from app.adaptations.endpoints import CREATED, CreationDep
-from app.adaptations.schemas import AdaptationInput, AdaptationView
+from app.adaptations.creation import CREATED, CreationDep, created
+from app.adaptations.schemas import AdaptationView
 from app.api_keys.admitting_route import AdmittingRoute
 from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
 from app.http.fields import Id
@@ -23,20 +25,9 @@ router = APIRouter(
     summary="Tune a task again",
     responses=documented([NotFoundError, ConflictError]) | CREATED,
 )
-def retune_task(task_id: Id, creation: CreationDep) -> AdaptationView:
+async def retune_task(task_id: Id, creation: CreationDep, response: Response) -> AdaptationView:
     """Queue the tuning of the newest version's examples in the service's current subspace, as a further version.
 
     After an upgrade that brings another default subspace, a task is answered in its old one until it is tuned again.
     """
-    with creation.transaction() as session:
-        dataset, adaptation = service.newest_dataset(session, creation.tenant, task_id)
-        body = AdaptationInput.model_validate(
-            {
-                "task_id": task_id,
-                "examples": dataset.examples,
-                "validation_examples": dataset.validation_examples,
-                "kind": adaptation.kind,
-                "metadata": adaptation.metadata_,
-            }
-        )
-    return creation.create(body)
+    return created(await creation.run(partial(service.retune, task_id=task_id)), response)

@@ -5,7 +5,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from app.adaptations.dataset_checks import prepare_dataset
 from app.adaptations.extension import extended, forgetting_warnings
 from app.adaptations.schemas import AdaptationInput, DatasetInput, FileSources, HyperparametersInput
 from app.db.ids import new_id
-from app.db.models import Adaptation, Dataset
+from app.db.models import Adaptation
 from app.db.session import after_commit
 from app.errors import BusyError, ConflictError, NotFoundError, UnavailableError
 from app.http.error_handlers import request_id
@@ -38,27 +38,32 @@ _WORKER_RETRY_SECONDS = 30
 _QUEUE_RETRY_SECONDS = 30
 
 
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """Whose adaptation is created, and the limits that hold for it."""
+
+    tenant_id: str
+    settings: Settings
+    model: Model
+    """The model of this process, which may still be loading."""
+    idempotency_key: str | None
+    """The caller's key, if any."""
+
+
 def create(
     session: Session,
-    settings: Settings,
-    tenant_id: str,
+    requester: Requester,
     body: AdaptationInput,
-    source: FileSources | None,
-    *,
-    idempotency_key: str | None,
-    model: Model,
-    place_of: Callable[[str], str],
+    source: FileSources | None = None,
+    place_of: Callable[[str], str] = str,
 ) -> Adaptation:
     """Queue an adaptation, or return the one that an earlier request with the same key created.
 
     Args:
         session: the request's transaction.
-        settings: limit the dataset and the tenant's unfinished adaptations.
-        tenant_id: the caller's tenant.
+        requester: who asks.
         body: the request.
         source: how its files were read, None if it came as JSON.
-        idempotency_key: the caller's key, if any.
-        model: the model of this process, which may still be loading.
         place_of: replaces places such as `examples[3]` in a text by the caller's names for them.
 
     Raises:
@@ -68,6 +73,8 @@ def create(
         BusyError: the tenant has too many unfinished adaptations.
         UnavailableError: no worker serves the subspace.
     """
+    tenant_id, settings, model = requester.tenant_id, requester.settings, requester.model
+    idempotency_key = requester.idempotency_key
     content = body.model_dump(mode="json")
     if not body.extend:
         del content["extend"]  # as before the field existed, so that a retry after an upgrade has the same hash
@@ -116,6 +123,27 @@ def create(
     return adaptation
 
 
+def retune(session: Session, requester: Requester, task_id: str) -> Adaptation:
+    """Queue the tuning of the newest version's examples, as a further version; raises as `create` does.
+
+    Raises:
+        NotFoundError: the tenant has no such task.
+        ConflictError: the task has no version yet.
+    """
+    version = task_service.version(session, requester.tenant_id, task_id, None)
+    dataset, adaptation = repository.dataset_of(session, requester.tenant_id, version.adaptation_id)
+    body = AdaptationInput.model_validate(
+        {
+            "task_id": task_id,
+            "examples": dataset.examples,
+            "validation_examples": dataset.validation_examples,
+            "kind": adaptation.kind,
+            "metadata": adaptation.metadata_,
+        }
+    )
+    return create(session, requester, body)
+
+
 def prepare(session: Session, settings: Settings, tenant_id: str, body: DatasetInput, model: Model) -> PreparedDataset:
     """Return the dataset that a task would be tuned on, with all warnings about it.
 
@@ -159,17 +187,6 @@ def cancel(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation:
     if adaptation.state in ("succeeded", "failed"):
         raise ConflictError(f"this adaptation has already {adaptation.state}", code="adaptation_finished")
     return adaptation
-
-
-def newest_dataset(session: Session, tenant_id: str, task_id: str) -> tuple[Dataset, Adaptation]:
-    """Return the examples of a task's newest version, and the adaptation that tuned it.
-
-    Raises:
-        NotFoundError: the tenant has no such task.
-        ConflictError: the task has no version yet.
-    """
-    version = task_service.version(session, tenant_id, task_id, None)
-    return repository.dataset_of(session, tenant_id, version.adaptation_id)
 
 
 def _not_found() -> NotFoundError:

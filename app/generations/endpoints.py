@@ -1,20 +1,18 @@
 """`POST /v1/tasks/{id}/generate`."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
-from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from fastapi.sse import format_sse_event
 from pydantic import BaseModel
-from starlette.background import BackgroundTask
 
 import ipt
 from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import PredictingTenantDep
-from app.errors import AppError, ConflictError, NotFoundError, PermissionDeniedError, documented, error_body
+from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
 from app.generations.dependencies import GenerationsDep
 from app.generations.schemas import (
     DeltaView,
@@ -25,12 +23,12 @@ from app.generations.schemas import (
     GenerationView,
     UsageView,
 )
-from app.generations.service import Generation
+from app.generations.streaming import EVENT_STREAM, EventForm, streaming_response
 from app.http.dependencies import SettingsDep, StoppingDep
 from app.http.disconnects import unless_gone
-from app.http.error_handlers import log_unforeseen
 from app.http.fields import Id
 from app.http.text_limits import check_input_count, check_text_length
+from app.predictions.task_cache import TaskKey
 from app.predictions.task_lookup import Question
 
 router = APIRouter(tags=["generations"], route_class=AdmittingRoute)
@@ -43,7 +41,6 @@ def _inlined(view: type[BaseModel]) -> dict[str, Any]:
     return schema
 
 
-_EVENT_STREAM = "text/event-stream"
 _EVENT_SCHEMA = {
     "type": "object",
     "properties": {
@@ -61,7 +58,7 @@ _EVENT_SCHEMA = {
     },
     "required": ["event", "data"],
 }
-_STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {_EVENT_STREAM: {"itemSchema": _EVENT_SCHEMA}}}}
+_STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {EVENT_STREAM: {"itemSchema": _EVENT_SCHEMA}}}}
 
 
 @router.post(
@@ -91,19 +88,8 @@ async def generate_with_task(
     question = Question(task_id, body.version, inputs[0], "task_id")
     generation = await generations.begin(tenant, question, inputs, body.parameters(), stopping)
     if body.stream:
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        # If the caller has disconnected already, the stream is never iterated and so cannot cancel its texts.
-        cancel = BackgroundTask(generation.cancel)
-        return StreamingResponse(_stream(generation), media_type=_EVENT_STREAM, headers=headers, background=cancel)
-    return await unless_gone(request, _complete(generation, len(inputs)))
-
-
-async def _complete(generation: Generation, count: int) -> GenerateView:
-    """Return the response once all `count` texts have ended."""
-    async with aclosing(generation.events) as events:
-        pairs = [pair async for pair in events if pair is not None]
-    finished = {index: event for index, event in pairs if isinstance(event, ipt.TextFinished)}
-    texts = [finished[index] for index in range(count)]
+        return streaming_response(generation, _NativeEvents(generation.key))
+    texts = await unless_gone(request, generation.texts())
     return GenerateView(
         task_id=generation.key[0],
         task_version=generation.key[1],
@@ -112,29 +98,24 @@ async def _complete(generation: Generation, count: int) -> GenerateView:
     )
 
 
-async def _stream(generation: Generation) -> AsyncIterator[bytes]:
-    """Yield server-sent events; an error is an event too, because the status has already been sent."""
-    finished: list[ipt.TextFinished] = []
-    try:
-        async with aclosing(generation.events) as events:
-            async for pair in events:
-                if pair is None:
-                    yield KEEPALIVE_COMMENT
-                    continue
-                index, event = pair
-                if isinstance(event, ipt.TextDelta):
-                    yield _message("delta", DeltaView(index=index, text=event.text))
-                else:
-                    finished.append(event)
-                    yield _message("finished", FinishedView.of(index, event))
-    except AppError as error:
-        if error.status == 500:
-            log_unforeseen(error.__cause__ or error)
-        body = error_body(error.message, type=error.type, code=error.code, param=error.param)
-        yield format_sse_event(event="error", data_str=json.dumps(body))
-        return
-    task_id, version = generation.key
-    yield _message("done", DoneView(task_id=task_id, task_version=version, usage=UsageView.of(finished)))
+@dataclass(frozen=True, slots=True)
+class _NativeEvents(EventForm):
+    """Named events whose data are the views of `schemas`."""
+
+    key: TaskKey
+
+    def delta(self, index: int, text: str) -> bytes:
+        return _message("delta", DeltaView(index=index, text=text))
+
+    def finished(self, index: int, text: ipt.TextFinished) -> bytes:
+        return _message("finished", FinishedView.of(index, text))
+
+    def failed(self, status: int, body: dict[str, Any]) -> bytes:  # noqa: ARG002 - the body says all
+        return format_sse_event(event="error", data_str=json.dumps(body))
+
+    def ended(self, texts: Sequence[ipt.TextFinished]) -> bytes:
+        task_id, version = self.key
+        return _message("done", DoneView(task_id=task_id, task_version=version, usage=UsageView.of(texts)))
 
 
 def _message(event: str, data: BaseModel) -> bytes:

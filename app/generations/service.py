@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -52,8 +52,19 @@ class Generation:
 
     Closing the generator cancels the texts that have not ended.
     """
+    count: int
+    """The number of texts."""
     cancel: Callable[[], None]
     """Cancels the texts that have not ended, even if `events` was never iterated."""
+
+    async def texts(self) -> list[ipt.TextFinished]:
+        """Return all texts, in the order of their inputs, once they have ended."""
+        finished: dict[int, ipt.TextFinished] = {}
+        async with aclosing(self.events) as events:
+            async for pair in events:
+                if pair is not None and isinstance(pair[1], ipt.TextFinished):
+                    finished[pair[0]] = pair[1]
+        return [finished[index] for index in range(self.count)]
 
 
 class Generations:
@@ -139,7 +150,7 @@ class Generations:
         except IptError as error:
             raise _invalid(error) from error
         ids = [request.request_id for request in requests]
-        return Generation(key, _follow(queue, writer, ids, stopping), partial(writer.cancel, ids))
+        return Generation(key, _follow(queue, writer, ids, stopping), len(ids), partial(writer.cancel, ids))
 
     def close(self) -> None:
         """Stop generating."""

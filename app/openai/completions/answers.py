@@ -2,19 +2,16 @@
 
 import json
 import time
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-from fastapi.sse import KEEPALIVE_COMMENT
 from pydantic import BaseModel
 
 import ipt
 from app.db.ids import new_id
-from app.errors import AppError, InvalidError, error_body
-from app.generations.service import Generation
-from app.http.error_handlers import log_unforeseen
+from app.errors import InvalidError
+from app.generations.streaming import EventForm
 from app.openai.completions.choices import Sampling, choose, cut
 from app.openai.completions.label_format import LabelFormat, label_format
 from app.openai.completions.schemas import ChatInput, CompletionInput, CompletionsInput
@@ -38,7 +35,7 @@ from app.openai.dialect import openai_error
 _END = b"data: [DONE]\n\n"
 
 
-class Answers(ABC):
+class Answers(EventForm):
     """Writes the answers of one request."""
 
     def __init__(self, body: CompletionsInput, id_prefix: str) -> None:
@@ -80,33 +77,21 @@ class Answers(ABC):
             chunks.append(_event(self.usage_chunk(UsageView.of_labels(answered, self.body.choices))))
         return b"".join([*chunks, _END])
 
-    async def stream_texts(self, generation: Generation, count: int) -> AsyncIterator[bytes]:
-        """Yield the stream of a text-to-text task's `count` texts; an error is an event, since the status is sent."""
-        finished: dict[int, ipt.TextFinished] = {}
-        for chunk in self.first_chunks(count):
-            yield _event(chunk)
-        try:
-            async with aclosing(generation.events) as events:
-                async for pair in events:
-                    if pair is None:
-                        yield KEEPALIVE_COMMENT
-                        continue
-                    index, event = pair
-                    if isinstance(event, ipt.TextDelta):
-                        yield _event(self.delta_chunk(index, event.text, None))
-                    else:
-                        finished[index] = event
-                        yield _event(self.delta_chunk(index, "", cast(FinishReason, event.reason)))
-        except AppError as error:
-            if error.status == 500:
-                log_unforeseen(error.__cause__ or error)
-            body = error_body(error.message, type=error.type, code=error.code, param=error.param)
-            yield f"data: {json.dumps(openai_error(error.status, body)[1])}\n\n".encode()
-            return
-        if self.body.with_usage:
-            texts = [finished[index] for index in range(count)]
-            yield _event(self.usage_chunk(UsageView.of_texts(texts, self.body.choices)))
-        yield _END
+    def begun(self, texts: int) -> bytes:
+        return b"".join(map(_event, self.first_chunks(texts)))
+
+    def delta(self, index: int, text: str) -> bytes:
+        return _event(self.delta_chunk(index, text, None))
+
+    def finished(self, index: int, text: ipt.TextFinished) -> bytes:
+        return _event(self.delta_chunk(index, "", cast(FinishReason, text.reason)))
+
+    def failed(self, status: int, body: dict[str, Any]) -> bytes:
+        return f"data: {json.dumps(openai_error(status, body)[1])}\n\n".encode()
+
+    def ended(self, texts: Sequence[ipt.TextFinished]) -> bytes:
+        usage = _event(self.usage_chunk(UsageView.of_texts(texts, self.body.choices))) if self.body.with_usage else b""
+        return usage + _END
 
     def choose(self, scores: dict[str, float]) -> list[str]:
         """Return the labels of all choices of one prompt."""

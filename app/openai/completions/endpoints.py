@@ -1,20 +1,16 @@
 """`/openai/v1/chat/completions` and `/openai/v1/completions`."""
 
 import threading
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
-from starlette.background import BackgroundTask
 
-import ipt
 from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import PredictingTenantDep
 from app.errors import InvalidError
-from app.generations.service import Generation
+from app.generations.streaming import EVENT_STREAM, NOT_BUFFERED, streaming_response
 from app.http.dependencies import SettingsDep, StoppingDep
 from app.http.disconnects import unless_gone
 from app.http.text_limits import check_input_count, check_text_length
@@ -32,8 +28,6 @@ from app.settings import Settings
 
 router = APIRouter(prefix=PREFIX, tags=["openai"], route_class=AdmittingRoute)
 
-_EVENT_STREAM = "text/event-stream"
-_NOT_BUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _LEAST_TOP_P = 1e-6
 """Stands for 0, which takes the most likely token."""
 IGNORED_HEADER = "x-ignored-parameters"
@@ -44,7 +38,7 @@ _EVENT_SCHEMA = {
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "content": {_EVENT_STREAM: {"itemSchema": _EVENT_SCHEMA}},
+        "content": {EVENT_STREAM: {"itemSchema": _EVENT_SCHEMA}},
         "headers": {
             IGNORED_HEADER: {"description": "the fields without any effect", "schema": {"type": "string"}},
         },
@@ -75,12 +69,12 @@ class _Asking:
         check_input_count(self.settings, len(texts) * body.choices, "n" if len(texts) == 1 else param)
         if body.ignored_fields:
             self.response.headers[IGNORED_HEADER] = ",".join(body.ignored_fields)
-        headers = dict(self.response.headers) | _NOT_BUFFERED
+        headers = dict(self.response.headers) | NOT_BUFFERED
         if await self.completions.kind(self.tenant, task_id) == "classification":
             work = self.completions.classify(self.tenant, task_id, texts)
             answered = await unless_gone(self.request, work)
             if body.stream:
-                return Response(answers.stream_labels(answered), media_type=_EVENT_STREAM, headers=headers)
+                return Response(answers.stream_labels(answered), media_type=EVENT_STREAM, headers=headers)
             return answers.of_labels(answered)
         answers.check_text()
         if body.choices > 1 and body.seed is not None and body.temperature:
@@ -97,14 +91,8 @@ class _Asking:
         options["stop"] = tuple(body.stops)
         generation = await self.completions.generate(self.tenant, task_id, inputs, options, self.stopping)
         if body.stream:
-            # If the caller has disconnected already, the stream is never iterated and so cannot cancel its texts.
-            return StreamingResponse(
-                answers.stream_texts(generation, len(inputs)),
-                media_type=_EVENT_STREAM,
-                headers=headers,
-                background=BackgroundTask(generation.cancel),
-            )
-        return answers.of_texts(await unless_gone(self.request, _complete(generation, len(inputs))))
+            return streaming_response(generation, answers, headers)
+        return answers.of_texts(await unless_gone(self.request, generation.texts()))
 
 
 async def _asking(
@@ -138,13 +126,3 @@ async def create_completion(body: CompletionInput, asking: AskingDep) -> Respons
     """Answer prompts of the legacy format; a separator at the end of a prompt is left out, as in tuning."""
     prompts = [strip_prompt(prompt) for prompt in body.prompts]
     return await asking.answer(CompletionAnswers(body), task_of(body.model), prompts, "prompt", body.max_tokens)
-
-
-async def _complete(generation: Generation, count: int) -> list[ipt.TextFinished]:
-    """Return the texts once all of them have ended."""
-    finished: dict[int, ipt.TextFinished] = {}
-    async with aclosing(generation.events) as events:
-        async for pair in events:
-            if pair is not None and isinstance(pair[1], ipt.TextFinished):
-                finished[pair[0]] = pair[1]
-    return [finished[index] for index in range(count)]

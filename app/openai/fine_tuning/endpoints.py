@@ -1,25 +1,23 @@
 """`/openai/v1/fine_tuning/jobs`."""
 
 import re
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from app.adaptations.dependencies import WakerDep
-from app.adaptations.endpoints import IdempotencyKey
+from app.adaptations.creation import CreationDep
 from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import AdaptingTenantDep
 from app.db.dependencies import TransactionDep
 from app.db.models import Adaptation
 from app.errors import NotFoundError
-from app.http.dependencies import SettingsDep
 from app.http.fields import Id
 from app.http.pagination import page_of
 from app.openai.dialect import PREFIX
 from app.openai.fine_tuning import repository, service
 from app.openai.fine_tuning.schemas import CheckpointView, JobEventView, JobInput, JobView
 from app.openai.pages import AfterId, CursorPage
-from app.predictions.dependencies import ModelDep
 
 router = APIRouter(prefix=f"{PREFIX}/fine_tuning/jobs", tags=["openai"], route_class=AdmittingRoute)
 
@@ -28,23 +26,9 @@ _EVENT_ID = re.compile(r"ftevent-[0-9a-z]{24}-([0-9]{1,9})")
 
 
 @router.post("", summary="Fine-tune a model")
-def create_job(
-    body: JobInput,
-    settings: SettingsDep,
-    model: ModelDep,
-    transaction: TransactionDep,
-    tenant: AdaptingTenantDep,
-    waker: WakerDep,
-    idempotency_key: IdempotencyKey = None,
-) -> JobView:
+async def create_job(body: JobInput, creation: CreationDep) -> JobView:
     """Queue the tuning of a task on the examples of a file."""
-    with transaction() as session:
-        job = service.create(session, settings, tenant, body, model=model, idempotency_key=idempotency_key)
-        session.flush()
-        view = JobView.of(job)
-    if waker is not None:
-        waker.wake()
-    return view
+    return JobView.of(await creation.run(partial(service.create, body=body)))
 
 
 @router.get("", summary="List fine-tuning jobs")

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from app.adaptations import service as adaptations
 from app.adaptations.schemas import AdaptationInput
-from app.db.models import Adaptation, Kind
+from app.adaptations.service import Requester
+from app.db.models import Adaptation
 from app.errors import InvalidError, NotFoundError
 from app.openai import names
 from app.openai.errors import model_not_found
@@ -20,8 +21,6 @@ from app.openai.fine_tuning.result_files import ResultFile
 from app.openai.fine_tuning.schemas import FineTuning, JobInput
 from app.openai.messages import ENCODER_INPUT_CHARS
 from app.openai.training_data import TrainingData, read_conversations, training_data
-from app.predictions.model import Model
-from app.settings import Settings
 from app.validation_messages import explain
 
 _PLACE = re.compile(r"\b((?:validation_)?examples)\[(\d+)\](?:\.(input|output))?")
@@ -32,15 +31,7 @@ Lines = Mapping[str, Sequence[int]]
 """The line of each example in its file, by the field of the adaptation."""
 
 
-def create(
-    session: Session,
-    settings: Settings,
-    tenant_id: str,
-    body: JobInput,
-    *,
-    model: Model,
-    idempotency_key: str | None,
-) -> Adaptation:
+def create(session: Session, requester: Requester, body: JobInput) -> Adaptation:
     """Queue the adaptation that a fine-tuning job asks for.
 
     Raises:
@@ -50,11 +41,11 @@ def create(
         BusyError: the tenant has too many unfinished adaptations.
         UnavailableError: the model is not loaded.
     """
+    tenant_id, model = requester.tenant_id, requester.model
     backbone = names.base_model(model.predictor.backbone.identity.id)
     if not names.names_backbone(body.model, backbone):
         raise model_not_found(f"fine-tune the base model '{backbone}'; a fine-tuned model cannot be fine-tuned again")
-    encoder = model.family == "encoder"
-    max_chars = ENCODER_INPUT_CHARS if encoder else settings.max_text_chars
+    max_chars = ENCODER_INPUT_CHARS if model.family == "encoder" else requester.settings.max_text_chars
     training = _read(session, tenant_id, body.training_file, "training_file", max_chars, None)
     lines = {"examples": training.lines}
     validation = None
@@ -65,29 +56,17 @@ def create(
     filename = files.get_summary(session, tenant_id, body.training_file, "training_file").filename
     name = body.suffix or names.safe_part(PurePath(filename).stem) or _DEFAULT_NAME
     options = body.hyperparameters if body.method is None else body.method.supervised.hyperparameters
-    labels = {example["output"] for example in training.examples}
-    kind: Kind | None = "text2text" if len(labels) > settings.max_labels and not encoder else None
     with _naming_lines(lines):
         request = AdaptationInput.model_validate(
             {
                 "name": name,
                 "examples": training.examples,
                 "validation_examples": None if validation is None else validation.examples,
-                "kind": kind,
                 "hyperparameters": options.to_own(len(training.examples), body.seed),
                 "metadata": body.metadata or {},
             }
         )
-        adaptation = adaptations.create(
-            session,
-            settings,
-            tenant_id,
-            request,
-            None,
-            idempotency_key=idempotency_key,
-            model=model,
-            place_of=lambda text: _in_files(text, lines),
-        )
+        adaptation = adaptations.create(session, requester, request, place_of=lambda text: _in_files(text, lines))
     if adaptation.fine_tuning is None:  # not created by an earlier request with the same key
         adaptation.fine_tuning = FineTuning(
             model=backbone,

@@ -67,6 +67,16 @@ def test_a_label_that_is_too_long_is_named_with_the_limit(fields: dict[str, Any]
     assert "has 201 characters, at most 200" in caught.value.message
 
 
+def test_too_many_labels_are_texts_on_a_backbone_that_writes() -> None:
+    body = _body([f"label {number}" for number in range(6)] * 2, kind=None)
+    dataset = prepare_dataset(Settings(max_labels=5), body, "causal")
+    assert dataset.kind == "text2text"
+    assert dataset.warnings[0] == "at most 5 labels, got 6: the outputs are tuned as texts"
+    for kind, family in ((None, "encoder"), ("classification", "causal")):
+        with pytest.raises(InvalidError, match="at most 5 labels"):
+            prepare_dataset(Settings(max_labels=5), body.model_copy(update={"kind": kind}), family)
+
+
 def test_each_distinct_label_is_normalized_once(normalized: list[str]) -> None:
     labels = [f"label {number}" for number in range(MAX_LABELS)]
     assert prepare_dataset(Settings(), _body(labels * 50), None).kind == "classification"
