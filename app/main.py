@@ -68,6 +68,7 @@ from app.predictions.task_lookup import TaskLookup
 from app.queue.wake import Waker
 from app.settings import Settings
 from app.subspaces import repository as subspaces
+from app.subspaces.coverage import Coverage
 from app.subspaces.endpoints import router as subspaces_router
 from app.tasks.endpoints import router as tasks
 
@@ -189,9 +190,10 @@ def _start(
     state.waker = None if settings.redis_url is None else Waker(settings.redis_url)
     if state.waker is not None:
         stack.callback(state.waker.close)
-    state.readiness = Readiness(engine)
+    coverage = Coverage(engine, model)
+    state.readiness = Readiness(engine, coverage)
     stack.callback(state.readiness.close)
-    state.collector = StateCollector(engine, model)
+    state.collector = StateCollector(engine, model, coverage)
     state.event_streams = OpenStreams(settings.max_event_streams)
 
 

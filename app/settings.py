@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     subspace: str = "default"
     earlier_subspaces: str = Field(
         default="",
-        description="folders of subspaces whose tasks are answered too, separated by commas (not those of the package)",
+        description="folders of subspaces that are used too, separated by commas (those of the package need no entry)",
     )
     device: str | None = None
 
@@ -159,6 +159,11 @@ class Settings(BaseSettings):
         if key is not None and (len(key.get_secret_value()) < 16 or not is_sendable(key.get_secret_value())):
             raise ValueError("must have at least 16 visible ASCII characters and no line break")
         return key
+
+    @property
+    def earlier_subspace_folders(self) -> list[Path]:
+        """The folders of `earlier_subspaces`."""
+        return [Path(folder) for folder in self.earlier_subspaces.split(",") if folder]
 
     @property
     def embedded(self) -> bool:

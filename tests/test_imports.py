@@ -39,7 +39,7 @@ ARROWS = {
     "app.api_keys": "app.http app.db app.fairness app.errors app.settings",
     "app.predictions": "app.tasks app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
     "app.generations": "app.predictions app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
-    "app.subspaces": "app.predictions app.api_keys app.http app.db app.errors ipt",
+    "app.subspaces": "app.predictions app.queue app.api_keys app.http app.db app.errors ipt",
     "app.tasks": "app.api_keys app.http app.db app.errors",
     "app.adaptations": "app.tasks app.subspaces app.predictions app.queue app.api_keys app.http app.db "
     "app.fairness app.errors app.settings ipt",
@@ -47,8 +47,8 @@ ARROWS = {
     "ipt",
     "app.openai": "app.adaptations app.generations app.predictions app.tasks app.api_keys app.http app.db app.errors "
     "app.settings app.validation_messages ipt",
-    "app.health": "app.predictions app.db app.errors",
-    "app.metrics": "app.predictions app.queue app.api_keys app.db app.errors",
+    "app.health": "app.subspaces app.predictions app.db app.errors",
+    "app.metrics": "app.subspaces app.predictions app.queue app.api_keys app.db app.errors",
     "app.main": "app.adaptations app.datasets app.generations app.health app.metrics app.openai app.predictions "
     "app.queue app.subspaces app.tasks app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
     # A worker registers the subspace that it has loaded.

@@ -1,4 +1,4 @@
-"""A batch: the jobs that one engine tunes together, and what the database already knows about each."""
+"""A batch: the jobs that a worker tunes together, and what the database already knows about each."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,6 +8,7 @@ from typing import Any, cast
 import ipt
 from app.queue.claiming import ClaimedAdaptation
 from app.queue.lifecycle import Lease
+from worker import metrics
 from worker.time_slices import TimeSlice
 
 # Enough for a progress bar; each event is a row.
@@ -23,6 +24,7 @@ class RunningJob:
     """
 
     lease: Lease
+    subspace_id: str
     is_retry: bool
     tuning: ipt.TuningJob
     checkpoint: bytes | None
@@ -45,6 +47,7 @@ class RunningJob:
         rows = claimed.validation_examples
         return cls(
             lease=claimed.lease,
+            subspace_id=claimed.subspace_id,
             is_retry=claimed.is_retry,
             tuning=ipt.TuningJob(
                 job_id=claimed.lease.adaptation_id,
@@ -93,11 +96,12 @@ class RunningJob:
 
 
 class Batch:
-    """An engine and its running jobs."""
+    """Running jobs, and an engine for each of their subspaces."""
 
-    def __init__(self, new_engine: Callable[[], ipt.TuningEngine]) -> None:
+    def __init__(self, new_engine: Callable[[str], ipt.TuningEngine]) -> None:
+        """Create an empty batch; `new_engine` gets the id of a subspace."""
         self._new_engine = new_engine
-        self._engine: ipt.TuningEngine | None = None
+        self._engines: dict[str, ipt.TuningEngine] = {}
         self._jobs: dict[str, RunningJob] = {}
 
     def __len__(self) -> int:
@@ -117,15 +121,22 @@ class Batch:
 
     def add(self, job: RunningJob) -> None:
         """Add a job, from its checkpoint if it has one; raises what the engine raises."""
-        if self._engine is None:
-            self._engine = self._new_engine()
-        self._engine.add(job.tuning, job.checkpoint)
+        if job.subspace_id not in self._engines:
+            self._engines[job.subspace_id] = self._new_engine(job.subspace_id)
+        self._engine_of(job).add(job.tuning, job.checkpoint)
         self._jobs[job.lease.adaptation_id] = job
 
     def step(self) -> list[RunningJob]:
-        """Advance every job by one step and return the jobs that are done, which stay in the batch."""
+        """Advance every job of one subspace by one step, and return those that are done, which stay in the batch.
+
+        Subspaces take turns, so that the duration of a step does not grow with their number.
+        """
+        subspace_id = next(subspace_id for subspace_id, engine in self._engines.items() if engine.job_ids)
+        engine = self._engines[subspace_id] = self._engines.pop(subspace_id)  # moves it to the end
+        steps = engine.step()
+        metrics.count_step(len(steps))
         done = []
-        for progress in self._running_engine.step():
+        for progress in steps:
             job = self._jobs[progress.job_id]
             job.record_step(progress.step, progress.steps, progress.loss)
             if progress.done:
@@ -134,33 +145,30 @@ class Batch:
 
     def checkpoint(self, job: RunningJob) -> None:
         """Save the job's state, from which it resumes exactly; before the first step there is no state to save."""
-        job.checkpoint = self._running_engine.checkpoint(job.lease.adaptation_id) or None
+        job.checkpoint = self._engine_of(job).checkpoint(job.lease.adaptation_id) or None
         job.checkpoint_step = job.step
 
     def finish(self, job: RunningJob) -> ipt.AdaptedTask:
         """Remove a job that is done and return its result; the job is removed even if this raises."""
         try:
-            return self._running_engine.finish(job.lease.adaptation_id)
+            return self._engine_of(job).finish(job.lease.adaptation_id)
         except BaseException:
-            self._running_engine.remove(job.lease.adaptation_id)
+            self._engine_of(job).remove(job.lease.adaptation_id)
             raise
         finally:
             del self._jobs[job.lease.adaptation_id]
 
     def remove(self, job: RunningJob) -> None:
         """Remove a job without a result."""
-        self._running_engine.remove(job.lease.adaptation_id)
+        self._engine_of(job).remove(job.lease.adaptation_id)
         del self._jobs[job.lease.adaptation_id]
 
     def abandon(self) -> list[RunningJob]:
-        """Remove and return all jobs, and drop the engine without calling it, because its last step may have failed."""
+        """Remove and return all jobs, and drop the engines without calling them: the last step may have failed."""
         jobs = list(self)
         self._jobs.clear()
-        self._engine = None
+        self._engines.clear()
         return jobs
 
-    @property
-    def _running_engine(self) -> ipt.TuningEngine:
-        if self._engine is None:
-            raise RuntimeError("no job has joined this batch")
-        return self._engine
+    def _engine_of(self, job: RunningJob) -> ipt.TuningEngine:
+        return self._engines[job.subspace_id]

@@ -15,7 +15,7 @@ from app.queue import lifecycle, workers
 from app.queue.claiming import ClaimedAdaptation
 from app.settings import Settings
 from app.subspaces import repository as subspaces
-from ipt.errors import CheckpointError, IptError, SubspaceMismatchError
+from ipt.errors import CheckpointError, IptError, SubspaceError, SubspaceMismatchError
 from ipt.runtime.memory import is_out_of_memory
 from worker import failures, metrics, outcomes, preemption
 from worker.backoff import Backoff
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Drainer:
-    """Runs queued adaptations in one engine; only one thread at a time may drive it.
+    """Runs queued adaptations in one batch; only one thread at a time may drive it.
 
     Every write is a compare-and-set on the lease, so no step depends on whether an earlier write got through.
     """
@@ -139,7 +139,7 @@ class Drainer:
             result = preemption.claim(
                 session,
                 self._batch,
-                subspace_id=subspace.id,
+                subspace_ids=self._model.subspace_ids(),
                 worker_id=self._worker_id,
                 lease_seconds=lease_seconds,
                 capacity=self._capacity,
@@ -155,14 +155,21 @@ class Drainer:
     def _announce(self, now: float) -> None:
         if now - self._announced_at < self._settings.heartbeat_seconds:
             return
-        subspace_id = self._model.load()[1].id if self._model.loaded else None
+        subspace_ids = self._model.subspace_ids() if self._model.loaded else []
         with transaction(self._database) as session:
-            workers.announce(session, self._worker_id, subspace_id, len(self._batch))
+            workers.announce(session, self._worker_id, subspace_ids, len(self._batch))
         self._announced_at = now
 
     def _start(self, claimed: ClaimedAdaptation) -> None:
         adaptation_id = claimed.lease.adaptation_id
         log.info("adaptation_claimed adaptation=%s attempt=%d step=%d", adaptation_id, claimed.attempt, claimed.step)
+        try:
+            self._model.subspace(claimed.subspace_id)
+        except SubspaceError as error:
+            # No fault of the adaptation's: a worker that can load the subspace will tune it.
+            log.error("subspace_unusable subspace=%s: %s", claimed.subspace_id, error.message)
+            self._outcomes.release(claimed.lease, reason="subspace_unusable", step=claimed.step, checkpoint=None)
+            return
         try:
             self._join(RunningJob.from_claim(claimed))
         except IptError as error:
@@ -183,13 +190,11 @@ class Drainer:
             self._batch.add(job)
 
     def _advance(self) -> None:
-        jobs = len(self._batch)
         try:
             done = self._batch.step()
         except Exception as error:  # noqa: BLE001 - `_recover` distinguishes the errors
             self._recover(error)
             return
-        metrics.count_step(jobs)
         for job in done:
             self._finish(job)
         if not self._batch:
@@ -206,7 +211,7 @@ class Drainer:
             self._outcomes.retry(job.lease, error)
             self._end_if_device_lost(error)
             return
-        _, subspace = self._model.load()
+        subspace = self._model.subspace(job.subspace_id)
         self._outcomes.succeed(job.lease, task, subspace.initial_vector_id(task.head.vector))
 
     def _recover(self, error: Exception) -> None:

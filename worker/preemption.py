@@ -6,6 +6,7 @@ A full batch also preempts a job that has had many slices, in favour of a tenant
 `docs/decisions/0040-preemption.md` gives the reasons.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
@@ -40,7 +41,7 @@ def may_claim(batch: Batch, capacity: int, lease_seconds: float) -> bool:
 
 
 def claim(
-    session: Session, batch: Batch, *, subspace_id: str, worker_id: str, lease_seconds: float, capacity: int
+    session: Session, batch: Batch, *, subspace_ids: Sequence[str], worker_id: str, lease_seconds: float, capacity: int
 ) -> ClaimResult:
     """Claim adaptations that may join the batch or preempt jobs in it, and requeue the preempted jobs.
 
@@ -51,7 +52,7 @@ def claim(
     longest = _longest_running(batch, seconds)
     claimed = claiming.claim(
         session,
-        subspace_id=subspace_id,
+        subspace_ids=subspace_ids,
         worker_id=worker_id,
         lease_seconds=lease_seconds,
         free_slots=capacity if batch.is_retry else capacity - len(batch),

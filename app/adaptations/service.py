@@ -194,7 +194,7 @@ def _not_found() -> NotFoundError:
 
 
 def _check_subspace(session: Session, subspace_id: str, loaded_id: str | None) -> None:
-    if not subspaces.exists(session, subspace_id):
+    if not subspaces.is_registered(session, subspace_id):
         raise NotFoundError(
             "there is no subspace with this id; see GET /v1/subspaces", code="subspace_not_found", param="subspace"
         )

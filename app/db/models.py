@@ -117,12 +117,16 @@ class SubspaceRow(Base):
 
 
 class Worker(Base):
-    """A worker process, as it last reported; `subspace_id` is null until it has loaded its subspace."""
+    """A worker process, as it last reported; `subspace_id` is null until it has loaded its subspace.
+
+    It tunes in `further_subspace_ids` too, for adaptations that name one of these.
+    """
 
     __tablename__ = "workers"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     subspace_id: Mapped[str | None]
+    further_subspace_ids: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     jobs: Mapped[int]
     started_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     seen_at: Mapped[datetime] = mapped_column(server_default=_NOW)

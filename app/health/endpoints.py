@@ -1,11 +1,13 @@
 """`/healthz` and `/readyz`."""
 
+from dataclasses import asdict
+
 from fastapi import APIRouter, Response
 
 from app.errors import ErrorDetail, UnavailableError, documented
 from app.health.dependencies import ReadinessDep
 from app.health.readiness import DatabaseState
-from app.health.schemas import Alive, Checks, NotReady, Ready
+from app.health.schemas import Alive, Checks, NotReady, Ready, UnanswerableView
 from app.predictions.dependencies import ModelDep
 from app.predictions.model import State as ModelState
 
@@ -23,12 +25,16 @@ async def healthz() -> Alive:
 
 @router.get("/readyz", summary="Can it serve?", responses=_RESPONSES, response_model=Ready | NotReady)
 async def readyz(model: ModelDep, readiness: ReadinessDep, response: Response) -> Ready | NotReady:
-    """Check that the database answers, that its migrations match this release, and that the model is loaded."""
+    """Check that the database answers, that its migrations match this release, and that the model is loaded.
+
+    `unanswerable` counts what needs a subspace that this service does not have; everything else is served.
+    """
     # No check waits for a thread of the pool: requests to a database that hangs may hold all of them.
-    checks = _checks(await readiness.database(), model.state)
+    database = await readiness.database()
+    checks = _checks(database.state, model.state)
     failed = [name for name, state in checks.model_dump().items() if state != "ok"]
-    if not failed:
-        return Ready(checks=checks)
+    if not failed and database.unanswerable is not None:
+        return Ready(checks=checks, unanswerable=UnanswerableView(**asdict(database.unanswerable)))
     response.status_code = UnavailableError.status
     response.headers["Retry-After"] = "2"
     message = "not ready: " + ", ".join(f"{name} {getattr(checks, name)}" for name in failed)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from sqlalchemy import Engine
@@ -9,6 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import migrate
 from app.db.coalescer import Coalescer, CoalescerClosedError
+from app.subspaces.coverage import Coverage
+from app.subspaces.repository import Unanswerable
 
 ANSWER_SECONDS = 2.5
 """Time limit of a check; shorter than the timeout of a probe, which is a few seconds."""
@@ -17,26 +20,36 @@ _PROBES_PER_CHECK = 1000
 DatabaseState = Literal["ok", "pending", "unavailable"]
 
 
+@dataclass(frozen=True, slots=True)
+class DatabaseCheck:
+    """The state of the database, and what no subspace of this process can answer, if the state is `ok`."""
+
+    state: DatabaseState
+    unanswerable: Unanswerable | None = None
+
+
 class Readiness:
     """Checks the database in a thread of its own, since all threads of the pool may be waiting for the database."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, coverage: Coverage) -> None:
         """Start the thread."""
         self._engine = engine
-        self._probes: Coalescer[None, DatabaseState] = Coalescer(self._check, name="readiness", most=_PROBES_PER_CHECK)
+        self._coverage = coverage
+        self._probes: Coalescer[None, DatabaseCheck] = Coalescer(self._check, name="readiness", most=_PROBES_PER_CHECK)
 
-    async def database(self) -> DatabaseState:
+    async def database(self) -> DatabaseCheck:
         """Return `unavailable` if the database does not answer, `pending` if it lacks migrations, otherwise `ok`."""
         try:
             return await asyncio.wait_for(asyncio.wrap_future(self._probes.ask(None)), ANSWER_SECONDS)
         except (TimeoutError, SQLAlchemyError, CoalescerClosedError):
-            return "unavailable"
+            return DatabaseCheck("unavailable")
 
     def close(self) -> None:
         """End the thread."""
         self._probes.close()
 
-    def _check(self, probes: Sequence[None]) -> list[DatabaseState]:
+    def _check(self, probes: Sequence[None]) -> list[DatabaseCheck]:
         with self._engine.connect() as connection:
-            state: DatabaseState = "pending" if migrate.pending(connection) else "ok"
-        return [state] * len(probes)
+            pending = migrate.pending(connection)
+        check = DatabaseCheck("pending") if pending else DatabaseCheck("ok", self._coverage.unanswerable())
+        return [check] * len(probes)

@@ -17,9 +17,15 @@ class Checks(BaseModel):
     model: Literal["ok", "loading", "failed"] = Field(description="the backbone and its subspace")
 
 
+class UnanswerableView(BaseModel):
+    tasks: int = Field(description="tasks whose subspace this service does not have; 10,000 means this many or more")
+    queued_adaptations: int = Field(description="queued adaptations whose subspace no worker has")
+
+
 class Ready(BaseModel):
     status: Literal["ok"] = "ok"
     checks: Checks
+    unanswerable: UnanswerableView
 
 
 class NotReady(ErrorBody):

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db.session import transaction
 from app.metrics.repository import QueueState, queue_state
 from app.predictions.model import Model, State
+from app.subspaces.coverage import Coverage
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +24,10 @@ CACHE_SECONDS = 2.0
 class StateCollector(Collector):
     """Queries the database at most once in `CACHE_SECONDS`. Without it, only the queue's metrics are missing."""
 
-    def __init__(self, engine: Engine, model: Model) -> None:
+    def __init__(self, engine: Engine, model: Model, coverage: Coverage) -> None:
         self._engine = engine
         self._model = model
+        self._coverage = coverage
         self._lock = threading.Lock()
         self._queue: QueueState | None = None
         self._queried_at = float("-inf")
@@ -53,6 +55,22 @@ class StateCollector(Collector):
         ages.add_metric(["running"], queue.running_seconds)
         yield ages
         yield GaugeMetricFamily("ipt_workers", "Live workers.", queue.workers)
+        yield from self._unanswerable()
+
+    def _unanswerable(self) -> Iterator[GaugeMetricFamily]:
+        try:
+            counted = self._coverage.unanswerable()
+        except SQLAlchemyError as error:
+            log.warning("subspaces_not_counted error=%s", type(error).__name__)
+            return
+        gauge = GaugeMetricFamily(
+            "ipt_unanswerable",
+            "Tasks and queued adaptations whose subspace this service does not have, at most 10,000 each.",
+            labels=["kind"],
+        )
+        gauge.add_metric(["task"], counted.tasks)
+        gauge.add_metric(["queued_adaptation"], counted.queued_adaptations)
+        yield gauge
 
     def _queue_state(self) -> QueueState | None:
         with self._lock:

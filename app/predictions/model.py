@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import ipt
@@ -94,7 +93,7 @@ class Model:
             backbone, subspace = load_backbone_and_subspace(
                 settings.backbone, settings.subspace, revision=settings.backbone_revision, device=settings.device
             )
-            library = SubspaceLibrary([Path(folder) for folder in settings.earlier_subspaces.split(",") if folder])
+            library = SubspaceLibrary(settings.earlier_subspace_folders)
             predictor = ipt.Predictor(backbone, subspace, prompt_bytes=settings.predict_prompt_bytes, library=library)
             self._on_loaded(subspace)
         except IptError as error:

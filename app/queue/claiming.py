@@ -23,6 +23,7 @@ class ClaimedAdaptation:
 
     lease: Lease
     attempt: int
+    subspace_id: str
     kind: str
     hyperparameters: dict[str, Any]
     examples: list[dict[str, str]]
@@ -59,11 +60,12 @@ def count_joining(attempts: Sequence[int], free_slots: int, protected: int) -> i
 _CLAIM = text("""
 WITH claimed AS (
     UPDATE adaptations
-    SET state = 'running', subspace_id = :subspace_id, attempt = attempt + 1, worker_id = :worker_id,
-        lease_token = gen_random_uuid(), lease_until = now() + :lease, started_at = coalesce(started_at, now())
+    SET state = 'running', subspace_id = coalesce(subspace_id, :default_subspace_id), attempt = attempt + 1,
+        worker_id = :worker_id, lease_token = gen_random_uuid(), lease_until = now() + :lease,
+        started_at = coalesce(started_at, now())
     WHERE id = ANY(:ids)
-    RETURNING id, tenant_id, task_id, dataset_id, lease_token, attempt, kind, hyperparameters, checkpoint, step, steps,
-        CASE WHEN started_at = now() THEN started_at - created_at END AS queued_for
+    RETURNING id, tenant_id, task_id, dataset_id, subspace_id, lease_token, attempt, kind, hyperparameters, checkpoint,
+        step, steps, CASE WHEN started_at = now() THEN started_at - created_at END AS queued_for
 ), event AS (
     INSERT INTO adaptation_events (adaptation_id, seq, type, data)
     SELECT id, 1 + (SELECT coalesce(max(seq), 0) FROM adaptation_events WHERE adaptation_id = claimed.id), 'running',
@@ -82,24 +84,25 @@ FROM claimed JOIN datasets ON datasets.id = claimed.dataset_id
 def claim(
     session: Session,
     *,
-    subspace_id: str,
+    subspace_ids: Sequence[str],
     worker_id: str,
     lease_seconds: float,
     free_slots: int,
     protected: int,
     idle_tenant_slots: int = 0,
 ) -> list[ClaimedAdaptation]:
-    """Claim the next queued adaptations of this subspace that may share a batch.
+    """Claim the next queued adaptations of these subspaces, or of none, that may share a batch.
 
     A retry is claimed even when `free_slots` is 0, provided that no running job is protected. Rows that another worker
     is claiming at this moment are skipped, so the call never waits for a lock.
 
     Args:
+        subspace_ids: the subspaces in which the worker can tune; an adaptation that names none gets the first one.
         free_slots: how many more jobs the batch may hold.
         protected: how many running jobs cannot be preempted yet.
         idle_tenant_slots: raises `free_slots` to this number if the next turn belongs to a tenant with nothing running.
     """
-    queued = turns.lock_next(session, subspace_id, max(1, free_slots))
+    queued = turns.lock_next(session, subspace_ids, max(1, free_slots))
     if queued and not queued[0].running:
         free_slots = max(free_slots, idle_tenant_slots)
     joining = [row.id for row in queued[: count_joining([row.attempt for row in queued], free_slots, protected)]]
@@ -107,7 +110,7 @@ def claim(
         return []
     parameters = {
         "ids": joining,
-        "subspace_id": subspace_id,
+        "default_subspace_id": subspace_ids[0],
         "worker_id": worker_id,
         "lease": timedelta(seconds=lease_seconds),
     }
@@ -119,6 +122,7 @@ def claim(
         ClaimedAdaptation(
             lease=Lease(row.id, row.task_id, row.lease_token),
             attempt=row.attempt,
+            subspace_id=row.subspace_id,
             kind=row.kind,
             hyperparameters=row.hyperparameters,
             examples=row.examples,

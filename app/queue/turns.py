@@ -27,7 +27,7 @@ _IDLE_BATCH = 1000
 _NEXT = text("""
 WITH claimable AS NOT MATERIALIZED (
     SELECT id, tenant_id, queued_at FROM adaptations
-    WHERE state = 'queued' AND (subspace_id = :subspace_id OR subspace_id IS NULL)
+    WHERE state = 'queued' AND (subspace_id = ANY(:subspace_ids) OR subspace_id IS NULL)
 ), running AS (
     SELECT tenant_id, count(*) AS jobs FROM adaptations WHERE state = 'running' GROUP BY tenant_id
 ), first AS (
@@ -51,7 +51,7 @@ WITH claimable AS NOT MATERIALIZED (
 ), locked AS (
     SELECT shares.*, queue.id, queue.queued_at, queue.attempt FROM shares CROSS JOIN LATERAL (
         SELECT id, queued_at, attempt FROM adaptations
-        WHERE state = 'queued' AND (subspace_id = :subspace_id OR subspace_id IS NULL)
+        WHERE state = 'queued' AND (subspace_id = ANY(:subspace_ids) OR subspace_id IS NULL)
             AND tenant_id = shares.tenant_id
         ORDER BY queued_at, id LIMIT shares.share
         FOR UPDATE SKIP LOCKED
@@ -63,8 +63,8 @@ ORDER BY running + row_number() OVER (PARTITION BY tenant_id ORDER BY queued_at,
 """).bindparams(bindparam("slots", type_=Integer, literal_execute=True))
 
 
-def lock_next(session: Session, subspace_id: str, slots: int) -> Sequence[Row[Any]]:
-    """Lock and return the next queued adaptations of this subspace or of no subspace, in turn order.
+def lock_next(session: Session, subspace_ids: Sequence[str], slots: int) -> Sequence[Row[Any]]:
+    """Lock and return the next queued adaptations of these subspaces or of no subspace, in turn order.
 
     The caller that claims the rows sets `served_at` of their tenants.
 
@@ -72,7 +72,7 @@ def lock_next(session: Session, subspace_id: str, slots: int) -> Sequence[Row[An
         At most `slots` rows of `id`, `attempt` and `running`, the number of adaptations that the tenant has running on
         any worker.
     """
-    return session.execute(_NEXT, {"subspace_id": subspace_id, "slots": slots}).all()
+    return session.execute(_NEXT, {"subspace_ids": list(subspace_ids), "slots": slots}).all()
 
 
 def clear_idle_tenants(session: Session) -> None:

@@ -1,8 +1,9 @@
 """Rows of `workers`: each worker refreshes its own row, and counts as live for `LIVE_SECONDS` after that."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -13,9 +14,14 @@ LIVE_SECONDS = 60.0
 _KEEP_GONE = timedelta(days=1)
 
 
-def announce(session: Session, worker_id: str, subspace_id: str | None, jobs: int) -> None:
-    """Record that this worker is live; `subspace_id` is None until it has loaded one."""
-    values = {"subspace_id": subspace_id, "jobs": jobs, "seen_at": func.now()}
+def announce(session: Session, worker_id: str, subspace_ids: Sequence[str], jobs: int) -> None:
+    """Record that this worker is live and tunes in these subspaces, its own first; none until it has loaded its own."""
+    values = {
+        "subspace_id": subspace_ids[0] if subspace_ids else None,
+        "further_subspace_ids": list(subspace_ids[1:]),
+        "jobs": jobs,
+        "seen_at": func.now(),
+    }
     session.execute(
         insert(Worker).values(id=worker_id, **values).on_conflict_do_update(index_elements=[Worker.id], set_=values)
     )
@@ -28,6 +34,19 @@ def remove(session: Session, worker_id: str) -> None:
 
 def count_serving(session: Session, subspace_id: str) -> int:
     """Return how many live workers tune in this subspace, or have loaded none yet and may load this one."""
-    live = Worker.seen_at > func.now() - timedelta(seconds=LIVE_SECONDS)
-    may_serve = or_(Worker.subspace_id == subspace_id, Worker.subspace_id.is_(None))
-    return session.execute(select(func.count()).select_from(Worker).where(live, may_serve)).scalar_one()
+    may_serve = or_(
+        Worker.subspace_id == subspace_id,
+        Worker.subspace_id.is_(None),
+        Worker.further_subspace_ids.any_() == subspace_id,
+    )
+    return session.execute(select(func.count()).select_from(Worker).where(_live(), may_serve)).scalar_one()
+
+
+def served_subspaces(session: Session) -> set[str]:
+    """Return the subspaces in which live workers tune."""
+    rows = session.execute(select(Worker.subspace_id, Worker.further_subspace_ids).where(_live()))
+    return {subspace_id for row in rows for subspace_id in (row.subspace_id, *row.further_subspace_ids) if subspace_id}
+
+
+def _live() -> ColumnElement[bool]:
+    return Worker.seen_at > func.now() - timedelta(seconds=LIVE_SECONDS)

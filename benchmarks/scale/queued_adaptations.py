@@ -62,7 +62,7 @@ def claim(engine: Engine, subspace_id: str) -> float:
     with transaction(engine) as session:
         claimed = claiming.claim(
             session,
-            subspace_id=subspace_id,
+            subspace_ids=[subspace_id],
             worker_id="benchmark",
             lease_seconds=60,
             free_slots=JOBS_PER_BATCH,

@@ -80,6 +80,12 @@ class Predictor:
         self._prompt_bytes = prompt_bytes
         self._prompts = PromptCache(subspace.decoder, backbone.device, backbone.dtype, prompt_bytes)
 
+    @property
+    def subspace_ids(self) -> set[str]:
+        """The subspaces whose tasks this predictor can answer."""
+        others = [] if self._library is None else self._library.ids_for(self.backbone)
+        return {self.subspace.id, *others}
+
     def bind(self, head: TaskHead) -> BoundTask:
         """Check a task once, so that `predict` need not; `ipt.prediction.task_head.bind` lists the errors."""
         other = self._predictor_of(head.subspace_id)

@@ -30,14 +30,22 @@ class SubspaceLibrary:
         Raises:
             SubspaceError: a folder has no readable manifest.
         """
-        self._folders = {
-            str(read_manifest(folder / MANIFEST_FILE)["subspace_id"]): folder
-            for folder in reversed([*folders, *shipped_folders()])
-        }
+        self._folders: dict[str, Path] = {}
+        self._weights: dict[str, str] = {}
+        for folder in reversed([*folders, *shipped_folders()]):
+            manifest = read_manifest(folder / MANIFEST_FILE)
+            subspace_id = str(manifest["subspace_id"])
+            self._folders[subspace_id] = folder
+            self._weights[subspace_id] = manifest["backbone"]["weights_sha256"]
 
     @property
     def ids(self) -> Collection[str]:
         return self._folders.keys()
+
+    def ids_for(self, backbone: Backbone) -> list[str]:
+        """Return the ids of the subspaces that were fitted on this backbone."""
+        weights = backbone.identity.weights_sha256
+        return sorted(subspace_id for subspace_id, fitted_on in self._weights.items() if fitted_on == weights)
 
     def load(self, subspace_id: str, backbone: Backbone | None = None) -> Subspace | None:
         """Return the subspace, or None if no folder has it.

@@ -25,7 +25,12 @@ def claim(engine: Engine, *, free_slots: int = 8, worker_id: str = "w", lease: f
     """Claim at most `free_slots` adaptations, for an empty batch."""
     with transaction(engine) as session:
         return claiming.claim(
-            session, subspace_id=SUBSPACE, worker_id=worker_id, lease_seconds=lease, free_slots=free_slots, protected=0
+            session,
+            subspace_ids=[SUBSPACE],
+            worker_id=worker_id,
+            lease_seconds=lease,
+            free_slots=free_slots,
+            protected=0,
         )
 
 

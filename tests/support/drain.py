@@ -38,8 +38,8 @@ class WatchedModel(LazyModel):
         super().__init__(settings)
         self._before_step = before_step
 
-    def new_engine(self) -> ipt.TuningEngine:
-        engine = WatchedEngine(*self.load())
+    def new_engine(self, subspace_id: str) -> ipt.TuningEngine:
+        engine = WatchedEngine(self.load()[0], self.subspace(subspace_id))
         engine.before_step = self._before_step
         return engine
 

@@ -71,7 +71,7 @@ def work_off_queue(engine: Engine, backbone: ipt.Backbone, subspace: ipt.Subspac
     done = []
     with transaction(engine) as session:
         for job in claiming.claim(
-            session, subspace_id=subspace.id, worker_id="test", lease_seconds=60, free_slots=1000, protected=0
+            session, subspace_ids=[subspace.id], worker_id="test", lease_seconds=60, free_slots=1000, protected=0
         ):
             tuned = ipt.adapt(
                 backbone,

@@ -181,7 +181,7 @@ def test_a_subspace_is_rejected_until_a_worker_serves_it(client: httpx.Client, s
         assert int(refused.headers["retry-after"]) > 0
         assert client.get("/v1/tasks").json()["data"] == []
         with transaction(service_engine) as session:
-            workers.announce(session, "worker-1", other, jobs=0)
+            workers.announce(session, "worker-1", ["sub_own", other], jobs=0)
         accepted = client.post("/v1/adaptations", json=body)
         assert (accepted.status_code, accepted.json()["subspace_id"]) == (202, other)
         with transaction(service_engine) as session:

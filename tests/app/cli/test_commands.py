@@ -12,6 +12,7 @@ from typer.main import get_command
 
 from app.cli.root import cli, run
 from tests.support.cli import Captured, one_error_line
+from tests.support.service import Serve
 
 ROWS = '{"input": "a", "output": "x"}\n'
 
@@ -159,3 +160,11 @@ def test_texts_may_start_with_a_hyphen(arguments: list[str], texts: list[str], a
 def test_a_misspelt_option_is_no_text(capsys: Captured) -> None:
     assert run(["predict", "tsk_1", "text", "--jsn"]) == 2
     assert "--jsn" in capsys.readouterr().err
+
+
+def test_retuning_every_task_waits_until_the_service_knows_its_subspace(
+    serve: Serve, tmp_path: Path, capsys: Captured
+) -> None:
+    with serve(wait=False, subspace=str(tmp_path / "missing")) as client:
+        assert run(["tasks", "retune", "--all", "--url", str(client.base_url)]) == 1
+    assert "the service has not loaded its subspace yet" in one_error_line(capsys)

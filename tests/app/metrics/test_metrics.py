@@ -109,8 +109,8 @@ def test_the_queue_metrics_follow_the_queue(service: httpx.Client, engine: Engin
     assert 300 <= running_for() < 360
     with transaction(engine) as session:
         session.execute(text("UPDATE adaptations SET state = 'queued', started_at = NULL"))
-        workers.announce(session, "one", None, 0)
-        workers.announce(session, "gone", None, 0)
+        workers.announce(session, "one", [], 0)
+        workers.announce(session, "gone", [], 0)
         session.execute(text("UPDATE workers SET seen_at = now() - interval '2 minutes' WHERE id = 'gone'"))
     assert len(work_off()) == 2
     assert queue() == (0, 0, False)

@@ -27,7 +27,7 @@ def claim(engine: Engine) -> Claim:
         with transaction(engine) as session:
             claimed = claiming.claim(
                 session,
-                subspace_id=SUBSPACE,
+                subspace_ids=[SUBSPACE],
                 worker_id="w",
                 lease_seconds=60,
                 free_slots=free_slots,
@@ -132,7 +132,7 @@ def test_a_claim_reads_no_finished_adaptations(engine: Engine, enqueue: Enqueue,
         connection.execute(text("VACUUM ANALYZE"))
     read = text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'adaptations'")
     with transaction(engine) as session:
-        assert len(turns.lock_next(session, SUBSPACE, 8)) == 8
+        assert len(turns.lock_next(session, [SUBSPACE], 8)) == 8
         assert session.scalars(read).one() < 100
 
 
