@@ -55,7 +55,7 @@ $(READY): $(PINS)
 $(BENCH_READY): $(PINS)
 	$(call make_venv,$(BENCH_VENV))
 	@echo "── installing the service and the benchmark dependencies into $(BENCH_VENV)"
-	@$(BENCH_VENV)/bin/pip install --constraint constraints.txt --editable '.[service,bench]' $(TEST_TOOLS) | $(SHOW_LARGE_STEPS)
+	@$(BENCH_VENV)/bin/pip install --constraint constraints.txt --editable '.[service,bench,writer]' $(TEST_TOOLS) | $(SHOW_LARGE_STEPS)
 	@touch $@
 
 $(CORE_READY): $(PINS)
@@ -83,8 +83,8 @@ test-core: $(CORE_READY) ## run the core's tests without a web framework or data
 		assert not installed, f"must not be installed: {installed}"; print("import ipt: works without the service")'
 	@$(CORE_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt tests/test_imports.py $(IN_PARALLEL) $(PYTEST_ARGS)
 
-test-optional: $(BENCH_READY) ## run the tests that need datasets, pyarrow or SetFit, which make test skips
-	@$(BENCH_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt/data/test_hub_tasks.py tests/ipt/data/files/test_formats.py tests/ipt/evaluation/test_methods.py $(PYTEST_ARGS)
+test-optional: $(BENCH_READY) ## run the tests that need datasets, pyarrow, gguf or SetFit, which make test skips
+	@$(BENCH_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt/backbones/test_gguf_files.py tests/ipt/data/test_hub_tasks.py tests/ipt/data/files/test_formats.py tests/ipt/evaluation/test_methods.py $(PYTEST_ARGS)
 	@$(BENCH_VENV)/bin/python -m pytest tests/app/cli/test_subspace_commands.py -k dataset $(PYTEST_ARGS)
 
 chaos: $(READY) ## kill every part of the service while it adapts; writes docs/reliability.md
@@ -139,7 +139,7 @@ bench-universe: $(BENCH_READY) ## pre-train a small text-to-text model and fit s
 lock: ## write constraints.txt from the pins in pyproject.toml
 	$(call make_venv,$(VENV))
 	@echo "── resolving the dependencies"
-	@$(VENV)/bin/pip install --quiet --dry-run --ignore-installed --report $(VENV)/lock.json '.[service,dev,bench,hub,tables]'
+	@$(VENV)/bin/pip install --quiet --dry-run --ignore-installed --report $(VENV)/lock.json '.[service,dev,bench,hub,tables,writer]'
 	@$(VENV)/bin/python -c 'import json, re, sys; \
 		names = {re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower(): item["metadata"]["version"].split("+")[0] for item in json.load(sys.stdin)["install"]}; \
 		del names["intrinsic-prompt-tuning"]; \

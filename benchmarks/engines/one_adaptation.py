@@ -20,7 +20,7 @@ from benchmarks.engines.backbones import Measured, examples_of
 from benchmarks.engines.peft_peer import PeftPeer
 from benchmarks.engines.timing import Ratio, timed
 from benchmarks.report import Figure
-from ipt.backbones.loading import default_folder
+from ipt.backbones.loading import DEFAULT, packaged_path
 
 PER_LABEL = 16
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
@@ -229,7 +229,7 @@ def _train_setfit(
         def on_step_end(self, _arguments: object, _state: object, control: Any, **_: object) -> None:
             control.should_training_stop |= time.perf_counter() - began > most_seconds
 
-    model: Any = setfit.SetFitModel.from_pretrained(str(default_folder()), local_files_only=True)
+    model: Any = setfit.SetFitModel.from_pretrained(str(packaged_path(DEFAULT)), local_files_only=True)
     data = Dataset.from_dict({"text": [e.input for e in train], "label": [e.output for e in train]})
     with tempfile.TemporaryDirectory() as folder:
         arguments = setfit.TrainingArguments(

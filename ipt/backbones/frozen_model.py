@@ -30,7 +30,7 @@ def load_frozen(
     if dtype is None and device.type == "cpu":
         dtype = torch.float32
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             model, info = auto.from_pretrained(
                 folder,
                 dtype=dtype or "auto",
@@ -76,7 +76,7 @@ def _load_tokenizer(folder: Path, config: Any) -> Any:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Turn off transformers' progress bar and its report of unused tensors; both settings are global."""
     from transformers.utils import logging as untyped
 

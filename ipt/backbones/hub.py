@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from ipt.errors import BackboneError
 
-FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "1_Pooling/config.json"]
+FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "1_Pooling/config.json"]
 # The same weights in other formats: as large, and never read.
 IGNORED_FILES = ["onnx/*", "openvino/*", "original/*", "consolidated*"]
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -47,7 +47,25 @@ def fetch(
     # ValueError: the client rejects a malformed id, or config.json is damaged.
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise BackboneError(_explain(repository, revision, error), param="backbone") from error
-    commit = folder.name
+    _warn_of_moving_revision(repository, revision, folder.name)
+    return folder, folder.name
+
+
+def fetch_file(repository: str, name: str, revision: str | None) -> tuple[Path, str]:
+    """Return one file of a repository and its commit, with a warning as in `fetch`.
+
+    Raises:
+        BackboneError: the file is in neither the cache nor the hub.
+    """
+    try:
+        file = Path(hf_hub_download(repository, name, revision=revision))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise BackboneError(_explain(f"{repository}/{name}", revision, error), param="backbone") from error
+    _warn_of_moving_revision(repository, revision, file.parent.name)
+    return file, file.parent.name
+
+
+def _warn_of_moving_revision(repository: str, revision: str | None, commit: str) -> None:
     if revision is None or not COMMIT.fullmatch(revision):
         logger.warning(
             "%s was loaded at %s, which is now commit %s; pin revision=%s so that it stays the same model",
@@ -56,7 +74,6 @@ def fetch(
             commit,
             commit,
         )
-    return folder, commit
 
 
 def _explain(repository: str, revision: str | None, error: Exception) -> str:

