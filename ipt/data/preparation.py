@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ipt.data.examples import Example, TaskKind, check_kind, check_texts, infer_kind, labels_of
 from ipt.data.labels import label_warnings, unify_labels
+from ipt.data.near_duplicates import TextFolding, new_texts
 
 _MAX_NAMED_PAIRS = 5
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}|\d{1,2}:\d{2}")
 _NUMBER = re.compile(r"[+-]?\d{1,20}(?:[.,]\d{1,20})?%?")
 _LARGELY = 0.8
+_HOW_COMPARED = "texts are compared without case, accents and punctuation, as an uncased model reads them"
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,26 @@ def prepare(
         check_kind(unified, unified_validation, kind)
         doubt = doubt_about_outputs(unified)
         warnings += [doubt] if doubt else []
+    new = new_texts(unified_validation, unified)
+    if len(new) < len(unified_validation):
+        shared = len(unified_validation) - len(new)
+        measured = "" if new else "; the score is measured on held-back training examples instead"
+        warnings.append(
+            f"{shared} of {len(unified_validation)} validation examples are also among the training examples, so they "
+            f"are not measured{measured} ({_HOW_COMPARED})"
+        )
     return PreparedDataset(kind, unified, None if validation_examples is None else unified_validation, warnings)
 
 
 def text_warnings(examples: Sequence[Example], validation_examples: Sequence[Example]) -> list[str]:
     """Return warnings about texts that occur several times, as an uncased model reads them.
 
-    Texts with different labels are probably a mistake. Repeated texts add nothing, and validation examples that are
-    training examples too make the score too good.
+    Texts with different labels are probably a mistake. Repeated texts add nothing.
     """
-    folding = _Folding()
+    folding = TextFolding()
     first_of: dict[str, tuple[str, str, str]] = {}
     pairs: list[str] = []
-    repeated = shared = 0
+    repeated = 0
     for field, rows in (("examples", examples), ("validation_examples", validation_examples)):
         for index, example in enumerate(rows):
             place = f"{field}[{index}]"
@@ -71,23 +79,17 @@ def text_warnings(examples: Sequence[Example], validation_examples: Sequence[Exa
                 pairs.append(f"{place} and {first[1]}")
             elif first[2] == field:
                 repeated += 1
-            else:
-                shared += 1
     warnings = []
-    how = "texts are compared without case, accents and punctuation, as an uncased model reads them"
     if pairs:
         more = f", and {len(pairs) - _MAX_NAMED_PAIRS} more" if len(pairs) > _MAX_NAMED_PAIRS else ""
         warnings.append(
             f"the same text has different labels in {', '.join(pairs[:_MAX_NAMED_PAIRS])}{more}: fix them if that is a "
-            f"mistake ({len(pairs)} in all; {how})"
+            f"mistake ({len(pairs)} in all; {_HOW_COMPARED})"
         )
     if repeated:
         total = len(examples) + len(validation_examples)
-        warnings.append(f"{repeated} of {total} examples repeat the text of an earlier one and add nothing ({how})")
-    if shared:
         warnings.append(
-            f"{shared} of {len(validation_examples)} validation examples are also among the training examples, so the "
-            f"score is too good ({how})"
+            f"{repeated} of {total} examples repeat the text of an earlier one and add nothing ({_HOW_COMPARED})"
         )
     return warnings
 
@@ -111,24 +113,3 @@ def _share(texts: Sequence[str], pattern: re.Pattern[str]) -> float:
     whole = pattern is _NUMBER
     matches = [pattern.fullmatch(text.strip()) if whole else pattern.match(text.strip()) for text in texts]
     return sum(match is not None for match in matches) / len(texts)
-
-
-class _Folding(dict[int, str]):
-    """Maps characters to how an uncased model reads them: in lower case, without accents, punctuation as a blank.
-
-    Characters are decomposed one by one: normalizing a whole text can take time quadratic in its length.
-    """
-
-    def __missing__(self, code: int) -> str:
-        base = "".join(
-            character
-            for character in unicodedata.normalize("NFKD", chr(code)).casefold()
-            if not "\u0300" <= character <= "\u036f"
-        )
-        kept = "".join(" " if unicodedata.category(character)[0] in "PZC" else character for character in base)
-        self[code] = kept
-        return kept
-
-    def key(self, text: str) -> str:
-        """Return the words of the text as one string, or the text itself if it has no words."""
-        return " ".join(text.translate(self).split()) or text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,3 +43,16 @@ def rows_per_label(examples: Sequence[Example], per_label: int, seed: int) -> li
         by_label[example.output].append(index)
     chosen = [index for rows in by_label.values() for index in rng.permutation(rows)[:per_label].tolist()]
     return sorted(chosen)
+
+
+def balanced_sample(examples: Sequence[Example], limit: int, rng: np.random.Generator) -> list[int]:
+    """Return the sorted indices of at most `limit` random examples, drawn round robin from the labels."""
+    if len(examples) <= limit:
+        return list(range(len(examples)))
+    drawn_of_label: dict[str, int] = defaultdict(int)
+    ranked = []
+    for index in rng.permutation(len(examples)).tolist():
+        label = examples[index].output
+        ranked.append((drawn_of_label[label], index))
+        drawn_of_label[label] += 1
+    return sorted(index for _, index in sorted(ranked)[:limit])

@@ -5,6 +5,8 @@ Letters: N examples, C classes.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -20,11 +22,18 @@ from ipt.readout.readout import SHARPNESS
 class CrossValidation:
     """Compares prompts by the log-likelihood of left-out examples, summed over all folds, in nats."""
 
-    def __init__(self, frozen: Tensor, classes: Tensor, num_classes: int, num_folds: int) -> None:
+    def __init__(
+        self,
+        frozen: Tensor,
+        classes: Tensor,
+        num_classes: int,
+        num_folds: int,
+        groups: Sequence[int] | None = None,
+    ) -> None:
         self._frozen = frozen
         self._classes = classes
         self._num_classes = num_classes
-        folds = assign_folds(classes, num_folds)
+        folds = assign_folds(classes, num_folds, groups)
         self._left_out = [folds == fold for fold in sorted(set(folds.tolist()) - {-1})]
 
     @cached_property
@@ -59,14 +68,33 @@ class CrossValidation:
         return [logits[out] for logits, out in zip(fold_logits, self._left_out, strict=True)]
 
 
-def assign_folds(classes: Tensor, num_folds: int) -> Tensor:
+def assign_folds(classes: Tensor, num_folds: int, groups: Sequence[int] | None = None) -> Tensor:
     """Return the fold [N] that leaves out each example of classes [N]; each class is spread evenly over the folds.
 
-    The only example of a class is never left out: its fold is -1.
+    Examples of one group are left out together; by default each is a group of its own. The only group of a class is
+    never left out: its fold is -1.
     """
+    classes_of_group: dict[int, set[int]] = defaultdict(set)
+    rows_of_group: dict[int, list[int]] = defaultdict(list)
+    for row, (group, c) in enumerate(zip(groups or range(len(classes)), classes.tolist(), strict=True)):
+        classes_of_group[group].add(c)
+        rows_of_group[group].append(row)
+    groups_of_class = Counter(c for present in classes_of_group.values() for c in present)
+    rows_in_fold: dict[int, list[int]] = defaultdict(lambda: [0] * num_folds)
+
+    def order(group: int) -> tuple[int, int, int]:
+        # What is hardest to place comes first: groups of several classes, then large groups.
+        return -len(classes_of_group[group]), min(classes_of_group[group]), -len(rows_of_group[group])
+
     folds = torch.full_like(classes, -1)
-    for c in range(int(classes.max()) + 1):
-        rows = torch.nonzero(classes == c).flatten()
-        if len(rows) > 1:
-            folds[rows] = (torch.arange(len(rows)) + c) % num_folds
+    for group in sorted(rows_of_group, key=order):
+        present = classes_of_group[group]
+        if any(groups_of_class[c] == 1 for c in present):
+            continue
+        first = min(present)
+        loads = [(sum(rows_in_fold[c][fold] for c in present), (fold - first) % num_folds) for fold in range(num_folds)]
+        fold = min(range(num_folds), key=loads.__getitem__)
+        for row in rows_of_group[group]:
+            folds[row] = fold
+            rows_in_fold[int(classes[row])][fold] += 1
     return folds

@@ -29,7 +29,8 @@ from ipt.readout.readout import fit_readout
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.checkpoint import TuningState
 from ipt.tuning.encoder_rows import EncoderRows
-from ipt.tuning.job import AdaptedTask, TuningJob
+from ipt.tuning.job import AdaptedTask, Metrics, TuningJob
+from ipt.tuning.label_scores import UNMEASURED, score_labels
 from ipt.tuning.losses import RidgeLoss
 from ipt.tuning.quality_warnings import quality_warnings
 from ipt.tuning.row_embeddings import RowEmbeddings
@@ -80,8 +81,9 @@ class EncoderLoop(TuningLoop):
         """Return the negative log evidence of each initial vector, from a sample of the examples."""
         rows = self.rows.first_look
         yield from self.embeddings.embed(self.initial_vectors, rows)
+        groups = [self.rows.groups[row] for row in rows]
         cross_validation = CrossValidation(
-            self.embeddings.frozen[rows], self.rows.classes[rows], len(self.labels), START_FOLDS
+            self.embeddings.frozen[rows], self.rows.classes[rows], len(self.labels), START_FOLDS, groups
         )
         losses = []
         for number, vector in enumerate(self.initial_vectors):
@@ -126,26 +128,35 @@ class EncoderLoop(TuningLoop):
         inputs = yield from self.embeddings.readout_inputs(vector, self.rows.known)
         yield from self._pause_before_large_fit(len(self.rows.known))
         readout = fit_readout(inputs.examples, self.rows.classes, len(self.labels), tuned.weight, inputs.names)
-        classes, measured = self._measured_classes, len(self.rows.measured)
-        score, start_score = tuned.accuracy(classes), untuned.accuracy(classes)
-        baseline_score = (self.frozen_logits.argmax(dim=1) == classes).double().mean().item()
-        metrics: dict[str, float | int | str | None] = {
-            "score_metric": "accuracy",
-            "score_source": "held_back" if self.job.validation_examples else "out_of_fold",
-            "score": score,
-            "start_score": start_score,
-            "baseline_score": baseline_score,
+        metrics, warnings = self._scores(tuned, untuned)
+        metrics |= {
             "prompt_weight": round(tuned.weight, 3),
-            "baseline": "logistic regression on frozen embeddings",
-            "held_back": measured,
             "steps_run": self.state.lanes.step,
             "best_step": self.state.best_step,
             "seconds": round(time.monotonic() - self.started, 3),
         }
-        warnings = quality_warnings(score, start_score, baseline_score, measured)
         final = vector.detach().cpu().numpy().astype(np.float32)
         head = TaskHead(final, self.subspace.id, "classification", self.labels, readout.to_bytes())
         return AdaptedTask(head, metrics, warnings)
+
+    def _scores(self, tuned: Blended, untuned: Blended) -> tuple[Metrics, list[str]]:
+        """Return the scores of the measured rows, and warnings about them."""
+        metrics: Metrics = {"score_metric": "accuracy", "baseline": "logistic regression on frozen embeddings"}
+        if self.rows.score_source == "none":
+            return metrics | UNMEASURED, quality_warnings(None, None, None, 0)
+        classes, rows = self._measured_classes, self.rows.measured
+        baseline_score = (self.frozen_logits.argmax(dim=1) == classes).double().mean().item()
+        groups = [self.rows.groups[row] for row in rows]
+        scores = score_labels(tuned.logits.argmax(dim=1).tolist(), classes.tolist(), self.labels, groups)
+        metrics |= {
+            "score_source": self.rows.score_source,
+            "score": scores.accuracy,
+            "start_score": untuned.accuracy(classes),
+            "baseline_score": baseline_score,
+            "held_back": len(rows),
+        }
+        warnings = quality_warnings(scores.accuracy, untuned.accuracy(classes), baseline_score, len(rows), scores)
+        return metrics | scores.metrics(), warnings
 
     def _measure(self, vectors: Tensor) -> Generator[Work, Result, Blended]:
         """Return what the readouts of a restart's lanes at `vectors` [F, D] say of the rows they leave out."""

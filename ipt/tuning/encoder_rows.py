@@ -16,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.data.examples import Example, names_of
+from ipt.data.examples import names_of
+from ipt.data.near_duplicates import near_duplicate_groups, new_texts
+from ipt.data.sampling import balanced_sample
 from ipt.readout.cross_validation import assign_folds
 from ipt.tuning.job import TuningJob
 
 FOLDS = 3
 """Lanes that are tuned on all examples but those of one fold."""
 MAX_CLASSES_PER_STEP = 6
-TUNING_TOKENS = 128
-"""Tuning truncates longer texts to this many tokens; prediction reads as much as the backbone can."""
 READOUT_ROWS = 4096
 """Most examples that the vectors and the final readout are fitted to."""
 VALIDATION_ROWS = 256
@@ -51,12 +51,12 @@ class EncoderRows:
 
     def __init__(self, job: TuningJob, labels: Sequence[str], backbone: EncoderBackbone) -> None:
         rng = np.random.default_rng([job.hyperparameters.seed, 3])
-        examples = [job.examples[i] for i in _balanced_sample(job.examples, READOUT_ROWS, rng)]
-        validation = job.validation_examples or []
-        validation = [validation[i] for i in _balanced_sample(validation, VALIDATION_ROWS, rng)]
+        examples = [job.examples[i] for i in balanced_sample(job.examples, READOUT_ROWS, rng)]
+        validation = new_texts(job.validation_examples or [], job.examples)
+        validation = [validation[i] for i in balanced_sample(validation, VALIDATION_ROWS, rng)]
         known = examples + validation
         texts = [*(example.input for example in known), *names_of(labels)]
-        self.token_ids = backbone.tokenize(texts, max_tokens=TUNING_TOKENS)
+        self.token_ids = backbone.tokenize(texts)  # as prediction reads them
         self.examples = list(range(len(examples)))
         self.known = list(range(len(known)))
         """Examples and validation examples, which the final readout is fitted to."""
@@ -64,13 +64,18 @@ class EncoderRows:
         index = {label: number for number, label in enumerate(labels)}
         self.classes = torch.tensor([index[example.output] for example in known])
         """[N + M], on the CPU."""
-        self.probe = _balanced_sample(examples, VALIDATION_ROWS, rng)
+        self.groups = near_duplicate_groups(known)
+        """[N + M]: near-duplicates share a group, which no split takes apart."""
+        self.probe = balanced_sample(examples, VALIDATION_ROWS, rng)
         """Examples that validations use."""
         limit = max(math.ceil(FIRST_LOOK_SHARE * len(self.probe)), FIRST_LOOK_PER_LABEL * len(labels))
-        sample = _balanced_sample([examples[row] for row in self.probe], limit, rng)
+        sample = balanced_sample([examples[row] for row in self.probe], limit, rng)
         self.first_look = [self.probe[i] for i in sample]
         """Examples that the initial vectors are compared on."""
-        self.splits = self._with_validation() if validation else self._folds()
+        splits = self._with_validation() if validation else self._folds()
+        self.score_source = "none" if not splits else "held_back" if validation else "out_of_fold"
+        """What measures the vectors; "none" if validations have to use the rows that the lanes are tuned on."""
+        self.splits = splits or [Split(self._by_class(self.examples), self.probe, self.probe)]
         self.measured = [row for split in self.splits for row in split.measured]
         """The rows that validations measure, in the order of the splits."""
         self.validated = sorted({*self.probe, *self.measured})
@@ -90,8 +95,11 @@ class EncoderRows:
         return [Split(self._by_class(self.examples), self.probe, self.known[len(self.examples) :])]
 
     def _folds(self) -> list[Split]:
-        """Return a split for each fold of the examples, which measures that fold."""
-        folds = assign_folds(self.classes, FOLDS).tolist()
+        """Return a split for each fold of the examples, which measures that fold.
+
+        There is no fold if every label has one text only.
+        """
+        folds = assign_folds(self.classes, FOLDS, self.groups).tolist()
         splits = []
         for fold in range(FOLDS):
             measured = [row for row in self.probe if folds[row] == fold]
@@ -110,16 +118,3 @@ class EncoderRows:
             of_class[int(self.classes[row])].append(row)
         several = [of_class[c] for c in sorted(of_class) if len(of_class[c]) > 1]
         return several if len(several) > 1 else [of_class[c] for c in sorted(of_class)]
-
-
-def _balanced_sample(examples: Sequence[Example], limit: int, rng: np.random.Generator) -> list[int]:
-    """Return the sorted indices of at most `limit` random examples, drawn round robin from the labels."""
-    if len(examples) <= limit:
-        return list(range(len(examples)))
-    drawn_of_label: dict[str, int] = defaultdict(int)
-    ranked = []
-    for index in rng.permutation(len(examples)).tolist():
-        label = examples[index].output
-        ranked.append((drawn_of_label[label], index))
-        drawn_of_label[label] += 1
-    return sorted(index for _, index in sorted(ranked)[:limit])

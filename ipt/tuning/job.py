@@ -12,6 +12,9 @@ from ipt.data.examples import Example, TaskKind
 from ipt.errors import IptError
 from ipt.prediction.task_head import TaskHead
 
+Metrics = dict[str, float | int | str | None]
+"""What was measured of an adaptation, by name; docs/api.md lists the names."""
+
 
 class Range(NamedTuple):
     """The integers that a hyperparameter may take, including both ends."""
@@ -98,7 +101,7 @@ class AdaptedTask:
     """A tuned task: the head that `Predictor.predict` takes, and how well it does."""
 
     head: TaskHead
-    metrics: dict[str, float | int | str | None]
+    metrics: Metrics
     warnings: list[str] = field(default_factory=list)
 
     def moved_from(self, start: NDArray[np.float32]) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +21,14 @@ from torch.nn import functional as F
 
 from ipt.backbones.interface import TextBackbone, TokenIds
 from ipt.data.examples import Example, labels_of
+from ipt.data.near_duplicates import near_duplicate_groups
+from ipt.data.sampling import balanced_sample
 from ipt.errors import DatasetError
 from ipt.prediction.task_head import TaskHead
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.checkpoint import TuningState
-from ipt.tuning.job import AdaptedTask, TuningJob
+from ipt.tuning.job import AdaptedTask, Metrics, TuningJob
+from ipt.tuning.label_scores import score_labels
 from ipt.tuning.losses import MeanLoss
 from ipt.tuning.quality_warnings import quality_warnings
 from ipt.tuning.text_scores import TEXT_SCORES, mean_scores
@@ -37,6 +41,13 @@ VALIDATION_ROWS = 128
 """Most held-back rows of one validation."""
 UNIT_TOKENS = 4096
 """Tokens of one unit of work without gradients; bounds the duration of an engine step."""
+
+
+class _Scores(NamedTuple):
+    """Scores of the held-back rows by name, and for a classification the number of each row's predicted label."""
+
+    by_name: dict[str, float]
+    predicted: Sequence[int] = ()
 
 
 class TextLoop(TuningLoop):
@@ -53,7 +64,7 @@ class TextLoop(TuningLoop):
         _check_distinct(self.labels, self.label_ids)
         train, held_back = split_examples(job)
         # Without held-back examples, validation has to use the training examples.
-        validation = (held_back or train)[:VALIDATION_ROWS]
+        validation = self._validation_sample(held_back or train)
         self.held_back_count = min(len(held_back), VALIDATION_ROWS)
         self.train_rows = range(len(train))
         self.validation_rows = range(len(train), len(train) + len(validation))
@@ -107,35 +118,52 @@ class TextLoop(TuningLoop):
         untuned = yield from self._score(start)
         without_prompt = yield from self._score(None)
         metric = "accuracy" if self.job.kind == "classification" else "exact_match"
-        metrics: dict[str, float | int | str | None] = {
+        metrics: Metrics = {
             "score_metric": metric,
             "score_source": "held_back" if self.held_back_count else "none",
-            "score": tuned.get(metric),
-            "start_score": untuned.get(metric),
-            "baseline_score": without_prompt.get(metric),
+            "score": tuned.by_name.get(metric),
+            "start_score": untuned.by_name.get(metric),
+            "baseline_score": without_prompt.by_name.get(metric),
             "baseline": "the backbone without a prompt",
             "held_back": self.held_back_count,
             "loss": loss,
             "steps_run": 0 if self.state is None else self.state.lanes.step,
             "seconds": round(time.monotonic() - self.started, 3),
         }
+        of_labels = None
         if self.job.kind == "text2text":
             for prefix, scores in (("", tuned), ("start_", untuned), ("baseline_", without_prompt)):
-                metrics |= {f"{prefix}{name}": scores.get(name) for name in TEXT_SCORES}
+                metrics |= {f"{prefix}{name}": scores.by_name.get(name) for name in TEXT_SCORES}
+        elif self.held_back_count:
+            groups = near_duplicate_groups([self.examples[row] for row in self.validation_rows])
+            of_labels = score_labels(tuned.predicted, self._classes().tolist(), self.labels, groups)
+            metrics |= of_labels.metrics()
         final = vector.detach().cpu().numpy().astype(np.float32)
         warnings = quality_warnings(
-            tuned.get(metric), untuned.get(metric), without_prompt.get(metric), self.held_back_count
+            tuned.by_name.get(metric),
+            untuned.by_name.get(metric),
+            without_prompt.by_name.get(metric),
+            self.held_back_count,
+            of_labels,
         )
         head = TaskHead(final, self.subspace.id, self.job.kind, self.labels, readout=None)
         return AdaptedTask(head, metrics, warnings)
 
-    def _score(self, vector: Tensor | None) -> Generator[Work, Result, dict[str, float]]:
-        """Return the scores of the held-back rows by name; empty without held-back rows."""
+    def _validation_sample(self, examples: Sequence[Example]) -> list[Example]:
+        """Return at most `VALIDATION_ROWS` examples: of every label, or the first ones of text to text."""
+        if self.job.kind == "text2text":
+            return list(examples[:VALIDATION_ROWS])
+        rng = np.random.default_rng([self.job.hyperparameters.seed, 3])
+        return [examples[row] for row in balanced_sample(examples, VALIDATION_ROWS, rng)]
+
+    def _score(self, vector: Tensor | None) -> Generator[Work, Result, _Scores]:
+        """Return the scores of the held-back rows; empty without held-back rows."""
         if not self.held_back_count:
-            return {}
+            return _Scores({})
         if self.job.kind == "classification":
-            scores = yield from self._label_scores(vector)
-            return {"accuracy": (scores.argmax(dim=1) == self._classes()).float().mean().item()}
+            predicted = (yield from self._label_scores(vector)).argmax(dim=1)
+            accuracy = (predicted == self._classes()).float().mean().item()
+            return _Scores({"accuracy": accuracy}, predicted.tolist())
         # A correct answer is no longer than the longest target.
         longest = max(len(self.targets[row]) for row in self.validation_rows)
         answers: list[str] = []
@@ -143,7 +171,7 @@ class TextLoop(TuningLoop):
             texts = yield Generate(*self._lanes(vector, len(unit)), self._inputs(unit), max_new_tokens=longest)
             assert isinstance(texts, list)
             answers += texts
-        return mean_scores(answers, [self.examples[row].output for row in self.validation_rows])
+        return _Scores(mean_scores(answers, [self.examples[row].output for row in self.validation_rows]))
 
     def _label_scores(self, vector: Tensor | None) -> Generator[Work, Result, Tensor]:
         """Return the label scores [B, C] of the validation rows, on the CPU."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Generator, Sequence
 from dataclasses import asdict
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ipt.data.examples import Example, labels_of
+from ipt.data.near_duplicates import near_duplicate_groups, new_texts
 from ipt.errors import IptError
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.checkpoint import TuningState
@@ -202,19 +204,29 @@ def _initial_vectors(job: TuningJob, subspace: Subspace) -> Tensor:
 def split_examples(job: TuningJob) -> tuple[list[Example], list[Example]]:
     """Return the examples to tune on and the held-back (validation) examples.
 
-    Without `validation_examples` a quarter of each label is held back (of all examples, for text); labels with fewer
-    than four examples hold none back.
+    Without `validation_examples` a quarter of each label's texts is held back (of all texts, for text to text); labels
+    with fewer than four texts hold none back. Near-duplicates count as one text and stay together; a text that has
+    several labels is not held back.
     """
-    if job.validation_examples is not None:
-        return list(job.examples), list(job.validation_examples)
+    validation = new_texts(job.validation_examples or [], job.examples)
+    if validation:
+        return list(job.examples), validation
     rng = np.random.default_rng([job.hyperparameters.seed, 0])
-    if job.kind == "classification":
-        groups = [[i for i, e in enumerate(job.examples) if e.output == label] for label in labels_of(job.examples)]
-    else:
-        groups = [list(range(len(job.examples)))]
+    rows_of_text: dict[int, list[int]] = defaultdict(list)
+    for row, group in enumerate(near_duplicate_groups(job.examples)):
+        rows_of_text[group].append(row)
+    texts_of_label: dict[str, list[list[int]]] = defaultdict(list)
+    for rows in rows_of_text.values():
+        outputs = {job.examples[row].output for row in rows}
+        if job.kind == "text2text":
+            texts_of_label[""].append(rows)
+        elif len(outputs) == 1:
+            texts_of_label[outputs.pop()].append(rows)
     held_back: set[int] = set()
-    for group in groups:
-        if len(group) >= MIN_PER_LABEL_TO_HOLD_BACK:
-            held_back.update(rng.permutation(group)[: max(1, int(len(group) * HELD_BACK_FRACTION))].tolist())
+    for label in labels_of(job.examples) if job.kind == "classification" else [""]:
+        texts = texts_of_label[label]
+        if len(texts) >= MIN_PER_LABEL_TO_HOLD_BACK:
+            drawn = rng.permutation(len(texts))[: max(1, int(len(texts) * HELD_BACK_FRACTION))]
+            held_back.update(row for number in drawn for row in texts[number])
     train = [example for i, example in enumerate(job.examples) if i not in held_back]
     return train, [job.examples[i] for i in sorted(held_back)]

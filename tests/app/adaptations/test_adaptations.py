@@ -41,8 +41,9 @@ def test_a_text_with_two_labels_causes_a_warning_with_its_places(client: httpx.C
     adaptation = client.post(
         "/v1/adaptations", json=adaptation_body(examples=noisy, validation_examples=validation)
     ).json()
-    warning, repeated = adaptation["warnings"]
+    warning, repeated, shared = adaptation["warnings"]
     assert repeated.startswith("1 of 11 examples repeat the text of an earlier one")
+    assert shared.startswith("1 of 1 validation examples are also among the training examples")
     assert "different labels in examples[9] and examples[5], validation_examples[0] and examples[0]:" in warning
     work_off()
     assert client.get(f"/v1/adaptations/{adaptation['id']}").json()["warnings"][0] == warning

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipt.data.examples import MAX_LABELS, Example
+from ipt.data.examples import MAX_LABELS, Example, TaskKind
 from ipt.data.labels import labels_alike
 from ipt.data.preparation import doubt_about_outputs, prepare
 from ipt.errors import DatasetError
@@ -76,6 +76,16 @@ def test_texts_are_compared_as_an_uncased_model_reads_them() -> None:
     ]
     assert warnings[1].startswith("1 of 7 examples repeat the text of an earlier one")
     assert warnings[2].startswith("1 of 1 validation examples are also among the training examples")
+
+
+@pytest.mark.parametrize("kind", ["classification", "text2text"])
+def test_validation_examples_that_are_training_examples_cause_a_warning(kind: TaskKind) -> None:
+    rows = examples_of("a", "a", "b", "b")
+    validation = [Example("TEXT 1!", "a"), Example("new", "a")]
+    dataset = prepare(rows, validation, kind)
+    assert dataset.validation_examples == validation
+    assert "1 of 2 validation examples are also among the training examples" in dataset.warnings[-1]
+    assert "the score is measured on held-back training examples instead" in prepare(rows, rows, kind).warnings[-1]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,18 @@ def test_folds_spread_every_class_evenly_and_keep_the_only_example_of_a_class() 
         assert len(counts) == 5
 
 
+def test_folds_leave_out_a_group_as_a_whole() -> None:
+    # Class 0: six groups of six rows. Class 1: one group. Class 2: two groups, one of which it shares with class 0.
+    classes = torch.tensor([0] * 36 + [1] * 4 + [2, 0, 2])
+    groups = [row // 6 for row in range(36)] + [6] * 4 + [7, 7, 8]
+    folds = assign_folds(classes, 3, groups).tolist()
+    fold_of = dict(zip(groups, folds, strict=True))
+    assert [fold_of[group] for group in groups] == folds
+    assert fold_of[6] == -1, "the only group of class 1"
+    assert sorted(fold_of[group] for group in range(6)) == [0, 0, 1, 1, 2, 2]
+    assert fold_of[7] != fold_of[8], "class 2 is never without examples"
+
+
 def test_cross_validation_prefers_the_prompt_that_separates_the_classes() -> None:
     frozen, classes = clusters(spread=0.4, seed=1)
     likelihood = CrossValidation(frozen, classes, C, 5)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -136,13 +137,51 @@ def test_each_example_is_measured_by_a_lane_that_was_not_tuned_on_it(engine: ipt
     assert sorted(loop.rows.measured) == list(range(len(topics())))
 
 
+def test_near_duplicates_are_measured_by_a_lane_that_saw_none_of_them(engine: ipt.TuningEngine) -> None:
+    spellings = [str.upper, str.title, "  {}!".format, "{} ...".format]
+    examples = [replace(example, input=spell(example.input)) for example in topics() for spell in spellings]
+    assert isinstance(engine.backbone, EncoderBackbone)
+    rows = EncoderLoop(job("job", examples), engine.subspace, engine.backbone).rows
+    assert sorted(rows.measured) == list(range(len(examples)))
+    for split in rows.splits:
+        measured = {rows.groups[row] for row in split.measured}
+        assert {rows.classes[row].item() for row in split.measured} == {0, 1, 2}, "folds are stratified"
+        assert not measured & {rows.groups[row] for row in split.fitted}
+        assert not measured & {rows.groups[row] for of_class in split.tuned_on for row in of_class}
+
+
+def test_a_label_with_one_text_is_named_as_not_measured(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
+    steps = ipt.Hyperparameters(steps=2)
+    once = [ipt.Example("Goodbye", "other"), ipt.Example("goodbye!", "other")]
+    task = ipt.adapt(encoder, subspace, [*sentiment(), *once], hyperparameters=steps)
+    assert (task.metrics["held_back"], task.metrics["unmeasured_labels"]) == (len(sentiment()), 1)
+    assert any("the score says nothing about 'other'" in warning for warning in task.warnings)
+    nothing = ipt.adapt(encoder, subspace, [*once, *(ipt.Example("Hi", "a"),) * 2], hyperparameters=steps)
+    assert (nothing.metrics["score"], nothing.metrics["score_source"]) == (None, "none")
+    assert "nothing was measured" in nothing.warnings[-1]
+
+
+def test_texts_are_tuned_on_as_they_are_predicted(engine: ipt.TuningEngine) -> None:
+    long = [replace(example, input=f"{example.input} " * 400) for example in sentiment()]
+    backbone = engine.backbone
+    assert isinstance(backbone, EncoderBackbone)
+    rows = EncoderLoop(job("job", long), engine.subspace, backbone).rows
+    predicted = backbone.tokenize_flagged([example.input for example in long], engine.subspace.prompt_length)
+    assert rows.token_ids[: len(long)] == [ids for ids, _ in predicted]
+    assert max(map(len, rows.token_ids)) == backbone.max_tokens
+
+
 def test_validation_examples_measure_one_lane_that_is_tuned_on_all_examples(
     encoder: EncoderBackbone, subspace: ipt.Subspace
 ) -> None:
+    steps = ipt.Hyperparameters(steps=3)
+    validation = [replace(example, input=f"{example.input} too") for example in topics()[:4]]
     task = ipt.adapt(
-        encoder, subspace, topics(), validation_examples=topics()[:4], hyperparameters=ipt.Hyperparameters(steps=3)
+        encoder, subspace, topics(), validation_examples=[*validation, *topics()[:2]], hyperparameters=steps
     )
     assert (task.metrics["score_source"], task.metrics["held_back"]) == ("held_back", 4)
+    again = ipt.adapt(encoder, subspace, topics(), validation_examples=topics(), hyperparameters=steps)
+    assert (again.metrics["score_source"], again.metrics["held_back"]) == ("out_of_fold", len(topics()))
 
 
 def test_two_examples_of_each_label_are_enough(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
