@@ -30,9 +30,7 @@ def test_a_label_that_was_not_measured_is_named() -> None:
     assert warning.startswith("the score says nothing about 'c'")
 
 
-@pytest.mark.parametrize(
-    ("right", "guessing"), [(30, False), (18, False), (17, True), (12, True), (6, True)]
-)
+@pytest.mark.parametrize(("right", "guessing"), [(30, False), (18, False), (17, True), (12, True), (6, True)])
 def test_a_score_whose_interval_holds_chance_is_no_better_than_guessing(right: int, guessing: bool) -> None:
     answers = [index < right for index in range(36)]
     scores = scores_of({"a": answers[::3], "b": answers[1::3], "c": answers[2::3]})
