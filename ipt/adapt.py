@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ipt.backbones.interface import Backbone
-from ipt.backbones.writable_outputs import unwritable_outputs_warning
 from ipt.data.examples import Example, TaskKind
 from ipt.data.preparation import prepare
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
+from ipt.tuning.reading_warnings import dataset_warnings
 
 
 def adapt(
@@ -60,8 +61,7 @@ def adapt(
     while not engine.step()[0].done:
         pass
     task = engine.finish("adapt")
-    warnings = list(dataset.warnings)
-    if dataset.kind == "text2text":
-        unwritable = unwritable_outputs_warning(backbone, [example.output for example in dataset.examples])
-        warnings += [unwritable] if unwritable else []
+    placed = subspace.placed(backbone)
+    read = partial(placed.tokenize_flagged, prompt_length=subspace.prompt_length)
+    warnings = [*dataset.warnings, *dataset_warnings(placed, subspace, dataset, read)]
     return replace(task, warnings=[*warnings, *task.warnings])

@@ -28,9 +28,9 @@ from app.subspaces import repository as subspaces
 from app.tasks import repository as tasks
 from app.tasks import service as task_service
 from app.tasks.errors import task_not_found_error
-from ipt.backbones.writable_outputs import unwritable_outputs_warning
 from ipt.data.preparation import PreparedDataset
 from ipt.tuning.job import SEED
+from ipt.tuning.reading_warnings import dataset_warnings
 
 log = logging.getLogger(__name__)
 
@@ -155,10 +155,9 @@ def prepare(session: Session, settings: Settings, tenant_id: str, body: DatasetI
     extended_body = extended(session, tenant_id, body)
     dataset = prepare_dataset(settings, extended_body, model.family)
     warnings = [*dataset.warnings, *forgetting_warnings(session, tenant_id, extended_body, dataset)]
-    if dataset.kind == "text2text" and model.family is not None:
-        outputs = [example.output for example in dataset.examples]
-        unwritable = unwritable_outputs_warning(model.predictor.backbone, outputs)
-        warnings += [unwritable] if unwritable else []
+    if model.family is not None:
+        predictor = model.predictor
+        warnings += dataset_warnings(predictor.backbone, predictor.subspace, dataset, predictor.read)
     return replace(dataset, warnings=warnings)
 
 

@@ -57,7 +57,7 @@ class EncoderLoop(TuningLoop):
         super().__init__(job, subspace, backbone.device)
         self.started = time.monotonic()
         self.labels = labels_of(job.examples)
-        self.rows = EncoderRows(job, self.labels, backbone)
+        self.rows = EncoderRows(job, self.labels, backbone, subspace.prompt_length)
         self.lanes_per_restart = len(self.rows.splits)
         self.resume_from(checkpoint)
         prompt_positions = backbone.input_positions(subspace.prompt_length)
@@ -133,6 +133,8 @@ class EncoderLoop(TuningLoop):
             "prompt_weight": round(tuned.weight, 3),
             "steps_run": self.state.lanes.step,
             "best_step": self.state.best_step,
+            "truncated": self.rows.truncated,
+            "unknown_tokens": round(self.rows.unknown_tokens, 4),
             "seconds": round(time.monotonic() - self.started, 3),
         }
         final = vector.detach().cpu().numpy().astype(np.float32)

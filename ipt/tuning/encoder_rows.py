@@ -21,6 +21,7 @@ from ipt.data.near_duplicates import near_duplicate_groups, new_texts
 from ipt.data.sampling import balanced_sample
 from ipt.readout.cross_validation import assign_folds
 from ipt.tuning.job import TuningJob
+from ipt.tuning.reading_warnings import Vocabulary
 
 FOLDS = 3
 """Lanes that are tuned on all examples but those of one fold."""
@@ -49,14 +50,19 @@ class Split(NamedTuple):
 class EncoderRows:
     """Token ids of all rows, and the numbers of the rows of each kind."""
 
-    def __init__(self, job: TuningJob, labels: Sequence[str], backbone: EncoderBackbone) -> None:
+    def __init__(self, job: TuningJob, labels: Sequence[str], backbone: EncoderBackbone, prompt_length: int) -> None:
         rng = np.random.default_rng([job.hyperparameters.seed, 3])
         examples = [job.examples[i] for i in balanced_sample(job.examples, READOUT_ROWS, rng)]
         validation = new_texts(job.validation_examples or [], job.examples)
         validation = [validation[i] for i in balanced_sample(validation, VALIDATION_ROWS, rng)]
         known = examples + validation
         texts = [*(example.input for example in known), *names_of(labels)]
-        self.token_ids = backbone.tokenize(texts)  # as prediction reads them
+        read = backbone.tokenize_flagged(texts, prompt_length)  # as prediction reads them
+        self.token_ids = [ids for ids, _ in read]
+        self.truncated = sum(is_cut for _, is_cut in read[: len(known)])
+        """How many texts of examples are cut."""
+        self.unknown_tokens = Vocabulary(backbone).unknown_share(self.token_ids[: len(known)])
+        """Share of the tokens of the examples that are unknown to the backbone."""
         self.examples = list(range(len(examples)))
         self.known = list(range(len(known)))
         """Examples and validation examples, which the final readout is fitted to."""

@@ -31,6 +31,7 @@ from ipt.tuning.job import AdaptedTask, Metrics, TuningJob
 from ipt.tuning.label_scores import score_labels
 from ipt.tuning.losses import MeanLoss
 from ipt.tuning.quality_warnings import quality_warnings
+from ipt.tuning.reading_warnings import Vocabulary
 from ipt.tuning.text_scores import TEXT_SCORES, mean_scores
 from ipt.tuning.tuning_loop import TuningLoop, split_examples
 from ipt.tuning.work_units import NO_PROMPT, Forward, Generate, GradientStep, Result, ScoreLabels, Work, WorkStream
@@ -69,7 +70,10 @@ class TextLoop(TuningLoop):
         self.train_rows = range(len(train))
         self.validation_rows = range(len(train), len(train) + len(validation))
         self.examples: list[Example] = [*train, *validation]
-        self.inputs = backbone.tokenize([example.input for example in self.examples])
+        read = backbone.tokenize_flagged([example.input for example in self.examples], subspace.prompt_length)
+        self.inputs = [ids for ids, _ in read]
+        self.truncated = sum(is_cut for _, is_cut in read)
+        self.unknown_tokens = Vocabulary(backbone).unknown_share(self.inputs)
         self.targets = backbone.tokenize_targets([example.output for example in self.examples])
 
     def prepare(self) -> WorkStream:
@@ -127,6 +131,8 @@ class TextLoop(TuningLoop):
             "baseline": "the backbone without a prompt",
             "held_back": self.held_back_count,
             "loss": loss,
+            "truncated": self.truncated,
+            "unknown_tokens": round(self.unknown_tokens, 4),
             "steps_run": 0 if self.state is None else self.state.lanes.step,
             "seconds": round(time.monotonic() - self.started, 3),
         }
