@@ -67,7 +67,7 @@ def fit(
         str | None,
         typer.Option(
             help="Where prompts are read, e.g. after_first_token or every_layer (keys and values). Default: "
-            "every_layer on an encoder, before the input on other backbones."
+            "every_layer on an encoder, user_turn on a model with a chat template, before_input on other backbones."
         ),
     ] = None,
     prompt_length: Annotated[
@@ -119,8 +119,8 @@ def fit(
     folder_tasks = read_task_folder(tasks, split).require_all()
     _print_notes(row_notes(folder_tasks))
     loaded = load_in_dedicated_process(backbone, revision, device)
-    if placement is None and loaded.family == "encoder" and not prompts:
-        placement = "every_layer"
+    if placement is None and not prompts:
+        placement = loaded.fit_placement
     if placement is not None:
         loaded = loaded.placed(placement)
     positions = prompt_length or (_EVERY_LAYER_POSITIONS if placement == "every_layer" and not prompts else None)

@@ -1,4 +1,4 @@
-"""The commands that use a running service: `adapt`, `predict`, `generate`, `tasks`, `export`."""
+"""The commands that use a running service: `adapt`, `predict`, `generate`, `tasks`."""
 
 import sys
 from pathlib import Path
@@ -92,7 +92,7 @@ def predict(
 
     inputs = texts or _lines_from_stdin()
     with ServiceClient(url, api_key()) as client:
-        task_id = _resolve_task(client, task)
+        task_id = resolve_task(client, task)
         answer = client.predict(task_id, inputs)
     if as_json:
         print_json(answer)
@@ -138,7 +138,7 @@ def generate(
     }
     body |= {name: value for name, value in options.items() if value is not None}
     with ServiceClient(url, api_key()) as client:
-        task_id = _resolve_task(client, task)
+        task_id = resolve_task(client, task)
         if as_json:
             print_json(client.generate(task_id, body))
             return
@@ -146,52 +146,6 @@ def generate(
             sys.stdout.write(piece)
             sys.stdout.flush()
     sys.stdout.write("\n")
-
-
-def export(
-    task: Annotated[str, typer.Argument(help="Id of a task, or its name: the newest task of that name.")],
-    output: Annotated[Path, typer.Argument(help="Safetensors file to write.", metavar="OUTPUT")],
-    subspace: Annotated[
-        str, typer.Option(envvar="IPT_SUBSPACE", help="'default', or the folder of the task's subspace.")
-    ] = "default",
-    version: Annotated[int | None, typer.Option(help="Version of the task. Default: the newest.")] = None,
-    url: Url = DEFAULT_URL,
-) -> None:
-    """Write a task's soft prompt as the tensor prompt_embeds, for engines that accept prompts as embeddings.
-
-    docs/deployment.md, "Other engines", shows how to use the file. The backbone must be causal.
-
-    \b
-    ipt export replies replies.safetensors --subspace qwen-subspace
-    """
-    import numpy as np
-
-    import ipt
-    from app.cli.client import ServiceClient
-    from ipt.subspace.library import SubspaceLibrary
-    from ipt.subspace.soft_prompt_files import save_prompt_embeds
-
-    with ServiceClient(url, api_key()) as client:
-        vector = client.vector(_resolve_task(client, task), version)
-    loaded = ipt.load_subspace(subspace)
-    if loaded.id != vector["subspace_id"]:
-        loaded = SubspaceLibrary().load(vector["subspace_id"]) or loaded
-    if loaded.id != vector["subspace_id"]:
-        raise CliError(
-            f"the task belongs to subspace {vector['subspace_id']}, but {subspace} is {loaded.id}: name the folder of "
-            "the task's subspace with --subspace"
-        )
-    about = {"task_id": vector["task_id"], "task_version": str(vector["task_version"])}
-    try:
-        save_prompt_embeds(output, loaded, np.asarray(vector["vector"], dtype=np.float32), about)
-    except OSError as error:
-        raise CliError(f"{output}: cannot be written: {error.strerror}") from error
-    results().print(
-        f"prompt_embeds [{loaded.prompt_length}, {loaded.hidden_size}] of {vector['task_id']} version "
-        f"{vector['task_version']} in {output}",
-        markup=False,
-        soft_wrap=True,
-    )
 
 
 commands = typer.Typer(help="List the tasks of the service, or tune them again.")
@@ -260,7 +214,7 @@ def retune(
                 raise CliError("the service has not loaded its subspace yet: try again in a few seconds")
             task_ids = [task["id"] for task in client.tasks() if _newest_subspace(task) not in (None, current)]
         else:
-            task_ids = [_resolve_task(client, name) for name in names or ()]
+            task_ids = [resolve_task(client, name) for name in names or ()]
         if not task_ids:
             notices().print("every task is in the current subspace")
         for number, task_id in enumerate(task_ids, start=1):
@@ -333,7 +287,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     return table
 
 
-def _resolve_task(client: "ServiceClient", name_or_id: str) -> str:
+def resolve_task(client: "ServiceClient", name_or_id: str) -> str:
     """Return the id of the named task; if several tasks have this name, print which one is used."""
     task_id, *others = client.task_ids(name_or_id)
     if others:

@@ -1,4 +1,7 @@
-"""Decoder-only backbones (GPT-2, Llama, Qwen): soft prompt, then input, then target, in one sequence."""
+"""Decoder-only backbones (GPT-2, Llama, Qwen): soft prompt, then input, then target, in one sequence.
+
+`CausalBackbone.placed` chooses what stands around them: nothing, or a user's turn of the chat template.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ipt.backbones.batching import right_padded, to_device
-from ipt.backbones.interface import BackboneIdentity, Family, TokenIds
+from ipt.backbones.input_frame import PLAIN_FRAME, user_turn
+from ipt.backbones.interface import PLACEMENTS, BackboneIdentity, Family, TokenIds
 from ipt.backbones.text_backbone import Decoding, PromptedTextBackbone, select_cache_rows
+from ipt.errors import BackboneError
 
 
 class CausalBackbone(PromptedTextBackbone):
@@ -20,34 +25,81 @@ class CausalBackbone(PromptedTextBackbone):
 
     A complete row (prompt, input, target) starts at position 0. Its padding follows it, where causal attention cannot
     see it, so it needs no mask. Rows that are being decoded are aligned at their ends, and a mask hides the padding
-    before the shorter ones.
+    before the shorter ones. The tokens before the prompt are the same in every row, so they are read once.
     """
 
     family: ClassVar[Family] = "causal"
 
-    def __init__(self, model: torch.nn.Module, tokenizer: Any, identity: BackboneIdentity) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        identity: BackboneIdentity,
+        *,
+        prompt_placement: str = "before_input",
+    ) -> None:
+        if prompt_placement not in PLACEMENTS[self.family]:
+            expected = ", ".join(PLACEMENTS[self.family])
+            raise BackboneError(
+                f"unknown prompt placement {prompt_placement!r}; expected one of: {expected}", param="prompt_placement"
+            )
         config: Any = model.config
         positions = int(config.max_position_embeddings)
         if "sliding_attention" in (getattr(config, "layer_types", None) or []):
             # Within the window every layer attends to everything, so that the cache keeps all positions.
             positions = min(positions, int(config.sliding_window))
-        super().__init__(model, tokenizer, identity, max_positions=positions)
+        self.prompt_placement = prompt_placement
+        self._frame = user_turn(tokenizer, identity.id) if prompt_placement == "user_turn" else PLAIN_FRAME
+        self.template = self._frame.template
+        self.min_input_tokens = 1 + len(self._frame.after)
+        super().__init__(model, tokenizer, identity, max_positions=positions - len(self._frame.before))
+        self._placed: dict[str, CausalBackbone] = {}
+        self._read_before: list[tuple[Tensor, Tensor]] | None = None
+
+    def placed(self, placement: str) -> CausalBackbone:
+        if placement == self.prompt_placement:
+            return self
+        if placement not in self._placed:
+            # Kept, because each has the keys and values of its frame.
+            self._placed[placement] = CausalBackbone(
+                self.model, self.tokenizer, self.identity, prompt_placement=placement
+            )
+        return self._placed[placement]
+
+    @property
+    def fit_placement(self) -> str:
+        return "user_turn" if self.tokenizer.chat_template else "before_input"
+
+    @property
+    def min_text_positions(self) -> int:
+        return super().min_text_positions + len(self._frame.after)
 
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
         """Return the token ids of each text, special tokens included; a long text is cut at its beginning."""
         if not texts:
             return []
+        longest = min(max_tokens or self.max_positions, self.max_positions)
+        frame = self._frame
+        if frame is not PLAIN_FRAME:
+            framed = [frame.separator + text for text in texts]
+            ids = self.tokenizer(framed, truncation=False, verbose=False, add_special_tokens=False)["input_ids"]
+            return [self._shorten([*row, *frame.after], longest) for row in ids]
         ids = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
         start = self.tokenizer.bos_token_id
         # The model needs a token to continue from, even for an empty text.
         empty = [self.tokenizer.eos_token_id if start is None else start]
-        longest = min(max_tokens or self.max_positions, self.max_positions)
         return [self._shorten(row, longest) if row else empty for row in ids]
 
     def tokenize_targets(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Return the token ids of each text as it reads after a space, end-of-sequence included."""
+        """Return the token ids of each text, end-of-sequence included.
+
+        A text reads as after a space, except in a chat, where an answer starts a turn.
+        """
         if not texts:
             return []
+        if self._frame is not PLAIN_FRAME:
+            rows = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+            return [self._ended(row) for row in rows]
         # Tokenizers mark a leading space in different ways: tokenize after a colon, then drop the colon.
         colon = self.tokenizer(":", add_special_tokens=False)["input_ids"]
         spaced = self.tokenizer([f": {text}" for text in texts], add_special_tokens=False, verbose=False)["input_ids"]
@@ -56,11 +108,16 @@ class CausalBackbone(PromptedTextBackbone):
             after_colon[len(colon) :] if after_colon[: len(colon)] == colon else row
             for after_colon, row in zip(spaced, plain, strict=True)
         ]
-        return [[*row[: self.max_target_tokens - 1], self.tokenizer.eos_token_id] for row in rows]
+        return [self._ended(row) for row in rows]
+
+    def _ended(self, target: TokenIds) -> TokenIds:
+        return [*target[: self.max_target_tokens - 1], self.tokenizer.eos_token_id]
 
     def _shorten(self, row: TokenIds, room: int) -> TokenIds:
         if len(row) <= room:
             return row
+        if after := self._frame.after:
+            return [*row[len(row) - room : len(row) - len(after)], *after]
         if row[0] == self.tokenizer.bos_token_id and room > 1:
             return [row[0], *row[len(row) - room + 1 :]]
         return row[len(row) - room :]
@@ -71,12 +128,14 @@ class CausalBackbone(PromptedTextBackbone):
     def _hidden_states(self, ids: Tensor, prompts: Tensor | None, cache: Any = None) -> Tensor:
         """Return the last hidden states [B, P + T, H] over prompts and right-padded ids [B, T].
 
-        Keys and values are added to `cache` if there is one.
+        Keys and values are added to `cache` if there is one, which starts with those before the prompts.
         """
         model: Any = self.model
         embeds = self.input_embeddings(to_device(ids, self.device))
         if prompts is not None:
             embeds = torch.cat([prompts, embeds], dim=1)
+        if cache is None and self._frame.before:
+            cache = _new_cache(self._before(len(ids)))
         output = model.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=cache is not None)
         states: Tensor = output.last_hidden_state
         return states
@@ -91,11 +150,11 @@ class CausalBackbone(PromptedTextBackbone):
         return self._head(states[torch.arange(len(inputs), device=self.device)[:, None], positions])
 
     def prefill(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
-        return self._prefill(inputs, prompts, [])
+        return self._prefill(inputs, prompts, self._before(len(inputs)))
 
     def prefill_prompts(self, prompts: Tensor) -> Tensor:
-        """Return the keys and values of each prompt: [J, 2 x layers, heads, P, size of a head]."""
-        cache = _new_cache()
+        """Return the keys and values of each prompt and of the tokens before it: [J, 2 x layers, heads, T, size]."""
+        cache = _new_cache(self._before(len(prompts)))
         model: Any = self.model
         model.base_model(inputs_embeds=prompts.to(self.dtype), past_key_values=cache, use_cache=True)
         return torch.stack([part for layer in cache.layers for part in (layer.keys, layer.values)], dim=1)
@@ -103,6 +162,20 @@ class CausalBackbone(PromptedTextBackbone):
     def prefill_after_prompts(self, inputs: Sequence[TokenIds], prefilled: Tensor) -> Decoding:
         parts = prefilled.unbind(dim=1)
         return self._prefill(inputs, None, list(zip(parts[::2], parts[1::2], strict=True)))
+
+    def _before(self, rows: int) -> list[tuple[Tensor, Tensor]]:
+        """Return the keys and values of each layer [B, heads, T, size of a head] of the tokens before the prompts."""
+        if not self._frame.before:
+            return []
+        if self._read_before is None:
+            cache = _new_cache()
+            model: Any = self.model
+            ids = torch.tensor([self._frame.before], device=self.device)
+            # Not as inference tensors, with which no gradient could be computed later.
+            with torch.inference_mode(mode=False), torch.no_grad():
+                model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+            self._read_before = [(layer.keys, layer.values) for layer in cache.layers]
+        return [(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in self._read_before]
 
     def _prefill(
         self, inputs: Sequence[TokenIds], prompts: Tensor | None, past: Sequence[tuple[Tensor, Tensor]]

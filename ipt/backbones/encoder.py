@@ -86,6 +86,10 @@ class EncoderBackbone(Backbone):
             )
         return self._placed[placement]
 
+    @property
+    def fit_placement(self) -> str:
+        return "every_layer"
+
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
         """Return token ids of each text, special tokens included, cut to `max_tokens` (default: `self.max_tokens`)."""
         if not texts:

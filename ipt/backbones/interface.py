@@ -21,17 +21,20 @@ from ipt.errors import BackboneError
 
 Family = Literal["encoder", "seq2seq", "causal"]
 EncoderPlacement = Literal["after_first_token", "before_first_token", "after_last_token", "every_layer"]
-Placement = Literal[EncoderPlacement, "before_input"]
-"""Where the prompt is put: relative to an encoder's special tokens, as keys and values at every layer of an encoder, or
-before the input of other families."""
+CausalPlacement = Literal["before_input", "user_turn"]
+Placement = Literal[EncoderPlacement, CausalPlacement]
+"""Where the prompt is put: relative to an encoder's special tokens, as keys and values at every layer of an encoder,
+before the input of other families, or before the input within a user's turn of the chat template."""
 PLACEMENTS: dict[str, tuple[Placement, ...]] = {
     "encoder": get_args(EncoderPlacement),
     "seq2seq": ("before_input",),
-    "causal": ("before_input",),
+    "causal": get_args(CausalPlacement),
 }
 """The placements that each family supports; the first one is the default."""
 MIN_TEXT_POSITIONS: dict[Family, int] = {"encoder": 3, "seq2seq": 2, "causal": 2}
 """Positions that a text needs besides the prompt: one token, plus two special tokens or one token of the answer."""
+PLAIN_TEMPLATE = "{input}"
+"""The template of a placement that puts no text around the input."""
 TokenIds = list[int]
 
 
@@ -44,11 +47,12 @@ class BackboneIdentity:
     weights_sha256: str
 
 
-def prompt_identity(weights_sha256: str, family: str, placement: str) -> str:
+def prompt_identity(weights_sha256: str, family: str, placement: str, template: str) -> str:
     """Return a SHA-256 of all that a prompt's meaning depends on; with the default placement, the weights' hash."""
     if placement == PLACEMENTS[family][0]:
         return weights_sha256
-    return hashlib.sha256(f"{placement} {weights_sha256}".encode()).hexdigest()
+    text = "" if template == PLAIN_TEMPLATE else f" {template}"
+    return hashlib.sha256(f"{placement} {weights_sha256}{text}".encode()).hexdigest()
 
 
 class Backbone(ABC):
@@ -64,6 +68,8 @@ class Backbone(ABC):
     model: torch.nn.Module
     """The frozen transformers model, in eval mode, without gradients of its parameters."""
     prompt_placement: Placement
+    template: str = PLAIN_TEMPLATE
+    """What the model reads, as text with the placeholder {input}, and {prompt} if the placement puts text before it."""
 
     def placed(self, placement: str) -> Backbone:
         """Return this backbone with another prompt placement; both share the model.
@@ -76,6 +82,11 @@ class Backbone(ABC):
                 f"unknown prompt placement {placement!r}; expected {self.prompt_placement}", param="prompt_placement"
             )
         return self
+
+    @property
+    def fit_placement(self) -> str:
+        """The prompt placement with which a subspace is fitted if its caller does not choose one."""
+        return self.prompt_placement
 
     def input_positions(self, prompt_length: int) -> int:
         """Return how many positions of the input a prompt of `prompt_length` rows takes: none at every layer."""
@@ -108,12 +119,17 @@ class Backbone(ABC):
                 f"{self.max_positions} positions",
                 param="prompt_length",
             )
-        if self.max_positions - self.input_positions(prompt_length) < MIN_TEXT_POSITIONS[self.family]:
+        if self.max_positions - self.input_positions(prompt_length) < self.min_text_positions:
             raise BackboneError(
                 f"a soft prompt of {prompt_length} positions leaves no room for text: {self.identity.id!r} attends to "
                 f"{self.max_positions} positions",
                 param="prompt_length",
             )
+
+    @property
+    def min_text_positions(self) -> int:
+        """Positions that a text needs besides the prompt."""
+        return MIN_TEXT_POSITIONS[self.family]
 
     def _check_whole_layers(self, prompt_length: int, param: str) -> None:
         rows = self._rows_per_position
@@ -132,7 +148,7 @@ class Backbone(ABC):
     @property
     def prompt_identity(self) -> str:
         """Hash of everything that the meaning of this backbone's prompts depends on."""
-        return prompt_identity(self.identity.weights_sha256, self.family, self.prompt_placement)
+        return prompt_identity(self.identity.weights_sha256, self.family, self.prompt_placement, self.template)
 
     @property
     def layer_count(self) -> int:
@@ -195,7 +211,7 @@ class TextBackbone(Backbone):
     prompt (and, for `causal`, the target) is cut in the same way as by `tokenize`.
     """
 
-    prompt_placement = "before_input"
+    prompt_placement: Placement = "before_input"
 
     @abstractmethod
     def tokenize_targets(self, texts: Sequence[str]) -> list[TokenIds]:

@@ -43,6 +43,8 @@ class PromptedTextBackbone(TextBackbone):
     """A frozen text backbone. A family adds two forward passes: of whole rows (`_target_logits`) and `prefill`."""
 
     max_target_tokens: int
+    min_input_tokens: int = 1
+    """Fewest tokens of a row: one of the text, and those that the placement puts after it."""
 
     def __init__(
         self, model: torch.nn.Module, tokenizer: Any, identity: BackboneIdentity, *, max_positions: int
@@ -101,7 +103,7 @@ class PromptedTextBackbone(TextBackbone):
             BackboneError: prompt and target leave no room for text.
         """
         room = self._room(prompt_length, target_length)
-        if room < 1:
+        if room < self.min_input_tokens:
             raise BackboneError(
                 f"a soft prompt of {prompt_length} and a target of {target_length} positions leave no room for text: "
                 f"the model attends to {self.max_positions} positions",

@@ -71,7 +71,8 @@ class GenerationEngine:
                 "predict with its tasks, or use a seq2seq or causal backbone",
                 param="backbone",
             )
-        subspace.check_backbone(backbone)
+        backbone = subspace.placed(backbone)
+        assert isinstance(backbone, PromptedTextBackbone)
         self.backbone = backbone
         self.subspace = subspace
         self.prompts = PrefixCache(backbone, subspace, prompt_cache_bytes)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ipt.backbones.interface import Backbone
 from ipt.errors import SubspaceError
-from ipt.subspace.manifest import TEMPLATE
 from ipt.subspace.prompt_decoder import PromptDecoder
 from ipt.subspace.subspace import Subspace
 
@@ -55,7 +54,7 @@ def full_prompt_space(backbone: Backbone, prompt_length: int, starts: Tensor | N
     manifest = {
         "backbone": {"family": backbone.family, "id": identity.id, "weights_sha256": identity.weights_sha256},
         "prompt_placement": backbone.prompt_placement,
-        "template": TEMPLATE,
+        "template": backbone.template,
         "training": {},
     }
     return Subspace(

@@ -10,14 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ipt.backbones.interface import PLACEMENTS
+from ipt.backbones.interface import PLACEMENTS, PLAIN_TEMPLATE
 from ipt.errors import SubspaceError
 
 FORMAT_VERSION = 1
 TENSORS_FILE = "subspace.safetensors"
 MANIFEST_FILE = "subspace.json"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
-TEMPLATE = "{input}"
 SHAPE_FIELDS = ("intrinsic_dim", "decoder_hidden", "prompt_length", "hidden_size")
 MAX_SHAPE = 1_000_000
 MAX_READOUT_CONSTANT = 1e6
@@ -87,11 +86,18 @@ def _check_backbone(path: Path, manifest: dict[str, Any]) -> None:
     for name, value, supported in (
         ("backbone.family", backbone["family"], tuple(PLACEMENTS)),
         ("prompt_placement", manifest.get("prompt_placement"), PLACEMENTS.get(backbone["family"], ())),
-        ("template", manifest.get("template"), (TEMPLATE,)),
     ):
         if value not in supported:
             expected = " or ".join(map(repr, supported))
             raise SubspaceError(f"{path}: {name} must be {expected} for this version of ipt, found {value!r}")
+    template = manifest.get("template")
+    if manifest["prompt_placement"] == "user_turn":
+        valid = isinstance(template, str) and "{prompt}" in template and "{input}" in template
+        expected = "a text with {prompt} and {input}"
+    else:
+        valid, expected = template == PLAIN_TEMPLATE, repr(PLAIN_TEMPLATE)
+    if not valid:
+        raise SubspaceError(f"{path}: template must be {expected} for this version of ipt, found {template!r}")
 
 
 def _check_storable(path: Path, manifest: dict[str, Any]) -> None:

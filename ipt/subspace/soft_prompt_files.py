@@ -1,11 +1,14 @@
-"""Soft prompts on disk: safetensors files with one tensor [P, H] for each task, named after the task.
+"""Soft prompts on disk: safetensors files with one tensor [P, H] for each task, and requests for vLLM's chat endpoint.
 
-PEFT's prompt-tuning files have the same format, with one tensor named `prompt_embeddings`.
+A tensor is named after its task. PEFT's prompt-tuning files have the same format, with one tensor named
+`prompt_embeddings`.
 Letters: P prompt length, H hidden size.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +41,8 @@ def save_prompts(path: Path, prompts: Mapping[str, Tensor], backbone: Backbone) 
 def save_prompt_embeds(path: Path, subspace: Subspace, vector: NDArray[np.float32], about: Mapping[str, str]) -> None:
     """Write a task's soft prompt as one tensor `prompt_embeds` [P, H], for inference engines that take embeddings.
 
-    A plain `causal` model with this prompt before the embedded input answers as the task does.
+    A plain `causal` model with this prompt before the embedded input answers as the task does. The metadata's
+    `template` says what else stands around the input.
 
     Args:
         path: the file, replaced atomically.
@@ -50,6 +54,45 @@ def save_prompt_embeds(path: Path, subspace: Subspace, vector: NDArray[np.float3
         SubspaceError: the subspace belongs to a backbone of another family.
         SubspaceMismatchError: the vector has another length than the subspace's vectors.
     """
+    prompt = _causal_prompt(subspace, vector)
+    backbone, template = json.dumps(subspace.manifest["backbone"]), subspace.manifest["template"]
+    metadata = {"backbone": backbone, "subspace_id": subspace.id, "template": template, **about}
+    with replace_atomically(path) as temporary:
+        save_file({"prompt_embeds": prompt}, temporary, metadata)
+
+
+def save_chat_request(path: Path, subspace: Subspace, vector: NDArray[np.float32], about: Mapping[str, str]) -> None:
+    """Write a request for vLLM's `/v1/chat/completions` as JSON, with the task's soft prompt before the text "{input}".
+
+    Args and errors are those of `save_prompt_embeds`, and:
+
+    Raises:
+        SubspaceError: the subspace's prompts do not stand in a user's turn.
+    """
+    prompt = _causal_prompt(subspace, vector)
+    if subspace.manifest["prompt_placement"] != "user_turn":
+        raise SubspaceError(
+            f"subspace {subspace.id} has the prompt placement {subspace.manifest['prompt_placement']!r}, and a chat "
+            "request needs 'user_turn': export the prompt as safetensors"
+        )
+    buffer = io.BytesIO()
+    torch.save(prompt, buffer)
+    parts = [
+        {"type": "prompt_embeds", "data": base64.b64encode(buffer.getvalue()).decode()},
+        {"type": "text", "text": "{input}"},
+    ]
+    request = {
+        "model": subspace.manifest["backbone"]["id"],
+        "messages": [{"role": "user", "content": parts}],
+        "temperature": 0,
+        "metadata": {"subspace_id": subspace.id, **about},
+    }
+    with replace_atomically(path) as temporary:
+        temporary.write_text(json.dumps(request) + "\n", encoding="utf-8")
+
+
+def _causal_prompt(subspace: Subspace, vector: NDArray[np.float32]) -> Tensor:
+    """Return the soft prompt of a vector [D], [P, H] in float32 on the CPU; `save_prompt_embeds` lists the errors."""
     backbone = subspace.manifest["backbone"]
     if backbone.get("family") != "causal":
         raise SubspaceError(
@@ -61,10 +104,9 @@ def save_prompt_embeds(path: Path, subspace: Subspace, vector: NDArray[np.float3
             f"the task vector has shape {list(vector.shape)}, subspace {subspace.id} expects [{subspace.intrinsic_dim}]"
         )
     with torch.no_grad():
-        prompt = subspace.decoder(torch.from_numpy(vector)[None].to(next(subspace.decoder.parameters()).device))[0]
-    metadata = {"backbone": json.dumps(backbone), "subspace_id": subspace.id, **about}
-    with replace_atomically(path) as temporary:
-        save_file({"prompt_embeds": prompt.float().cpu().contiguous()}, temporary, metadata)
+        vectors = torch.from_numpy(vector)[None].to(next(subspace.decoder.parameters()).device)
+        prompt: Tensor = subspace.decoder(vectors)[0]
+    return prompt.float().cpu().contiguous()
 
 
 def read_prompts(path: Path, user: Backbone | Subspace | None = None) -> dict[str, Tensor]:

@@ -24,7 +24,6 @@ from ipt.subspace.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
     SHAPE_FIELDS,
-    TEMPLATE,
     TENSORS_FILE,
     read_manifest,
     subspace_id,
@@ -85,7 +84,7 @@ def save_subspace(
             "weights_sha256": backbone.identity.weights_sha256,
         },
         "prompt_placement": backbone.prompt_placement,
-        "template": TEMPLATE,
+        "template": backbone.template,
         "training": training or {},
     }
     manifest["subspace_id"] = subspace_id(manifest, tensors)

@@ -48,8 +48,10 @@ class Subspace:
     @property
     def prompt_identity(self) -> str:
         """The `Backbone.prompt_identity` of the backbone that the prompts are for."""
-        backbone = self.manifest["backbone"]
-        return prompt_identity(backbone["weights_sha256"], backbone["family"], self.manifest["prompt_placement"])
+        manifest, backbone = self.manifest, self.manifest["backbone"]
+        return prompt_identity(
+            backbone["weights_sha256"], backbone["family"], manifest["prompt_placement"], manifest["template"]
+        )
 
     def initial_vector_id(self, vector: NDArray[np.float32]) -> int | None:
         """Return the 63-bit id of the initial vector that `vector` [D] equals, or None if tuning moved it.
@@ -106,7 +108,13 @@ class Subspace:
         """Return `backbone` with the prompt placement that this subspace was fitted with.
 
         Raises:
-            SubspaceMismatchError: the subspace was fitted on another backbone.
+            SubspaceMismatchError: the subspace was fitted on another backbone, or with another chat template.
         """
         self.check_backbone(backbone)
-        return backbone.placed(self.manifest["prompt_placement"])
+        placed = backbone.placed(self.manifest["prompt_placement"])
+        if placed.template != self.manifest["template"]:
+            raise SubspaceMismatchError(
+                f"subspace {self.id} was fitted with another chat template than that of {backbone.identity.id!r}: load "
+                "the backbone with the tokenizer files of that time, or fit a subspace for these"
+            )
+        return placed

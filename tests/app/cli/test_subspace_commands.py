@@ -8,6 +8,7 @@ import pytest
 from app.cli.root import run
 from tests.support.cli import Captured, one_error_line
 from tests.support.tiny import build_tiny_seq2seq
+from tests.support.tiny_chat import build_tiny_chat
 
 
 def test_info_prints_the_manifest(tiny_subspace_dir: Path, capsys: Captured) -> None:
@@ -310,3 +311,12 @@ def test_import_dataset_without_the_datasets_package_is_one_error_line(
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert run(["subspace", "import-dataset", "films", str(tmp_path)]) == 1
     assert "[hub]" in one_error_line(capsys)
+
+
+def test_a_fit_on_a_chat_model_puts_prompts_into_the_users_turn(crossfit_tasks: Path, tmp_path: Path) -> None:
+    model, output = build_tiny_chat(tmp_path / "model"), tmp_path / "out"
+    command = ["subspace", "fit", str(crossfit_tasks), str(output), "--backbone", str(model), "--device", "cpu"]
+    assert run([*command, "--steps", "2", "--prompt-length", "4"]) == 0
+    manifest = json.loads((output / "subspace.json").read_text())
+    assert (manifest["prompt_placement"], manifest["prompt_length"]) == ("user_turn", 4)
+    assert "<|im_start|>user\n{prompt}\n{input}<|im_end|>" in manifest["template"]

@@ -57,6 +57,9 @@ def test_the_command_exports_a_prompt(
     vector = service.client.get(f"/v1/tasks/{service.tasks[0]}/vector").json()["vector"]
     expected = ipt.load_subspace(folder).decoder(torch.tensor(vector)[None])[0]
     torch.testing.assert_close(load_file(file)["prompt_embeds"], expected)
+    chat = ["--format", "vllm-chat", "--subspace", folder, *command]
+    assert run(["export", "first", str(tmp_path / "request.json"), *chat]) == 1
+    assert "a chat request needs 'user_turn': export the prompt as safetensors" in capsys.readouterr().err
     assert run(["export", "first", str(file), *command]) == 1
     assert "name the folder of the task's subspace with --subspace" in capsys.readouterr().err
     assert run(["export", "first", str(tmp_path), "--subspace", folder, *command]) == 1

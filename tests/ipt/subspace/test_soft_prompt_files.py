@@ -1,5 +1,7 @@
 """Export of a task's prompt: the code in the deployment guide gives the same logits as this library."""
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
@@ -12,8 +14,9 @@ from safetensors import safe_open
 
 import ipt
 from ipt.backbones.text_backbone import PromptedTextBackbone
-from ipt.subspace.soft_prompt_files import read_prompts, save_prompt_embeds
+from ipt.subspace.soft_prompt_files import read_prompts, save_chat_request, save_prompt_embeds
 from tests.support.tiny import build_tiny_text
+from tests.support.tiny_chat import build_tiny_chat, save_chat_subspace
 
 ROOT = Path(__file__).parents[3]
 
@@ -65,4 +68,38 @@ def test_only_prompts_of_causal_backbones_are_exported(tmp_path: Path) -> None:
     _, folder = build_tiny_text(tmp_path / "gpt2", "gpt2")
     with pytest.raises(ipt.SubspaceMismatchError, match=r"shape \[9\], .* expects \[8\]"):
         save_prompt_embeds(tmp_path / "out", ipt.load_subspace(folder), np.zeros(9, np.float32), {})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_chat_request_has_our_logits_where_vllm_puts_the_prompt(tmp_path: Path) -> None:
+    plain = ipt.load_backbone(str(build_tiny_chat(tmp_path / "model")), device="cpu")
+    backbone = plain.placed("user_turn")
+    assert isinstance(backbone, PromptedTextBackbone)
+    subspace = save_chat_subspace(tmp_path / "subspace", backbone)
+    vector = np.random.default_rng(1).normal(size=8).astype(np.float32)
+    save_chat_request(tmp_path / "request.json", subspace, vector, {"task_id": "tsk_1"})
+
+    request = json.loads((tmp_path / "request.json").read_text().replace("{input}", "hello"))
+    assert request["metadata"] == {"subspace_id": subspace.id, "task_id": "tsk_1"}
+    # As vLLM does: parts are joined by a line break, and a token stands for each embedding until after tokenizing.
+    placeholder, [message] = "<|endoftext|>", request["messages"]
+    contents = [placeholder if part["type"] == "prompt_embeds" else part["text"] for part in message["content"]]
+    embeds = torch.load(io.BytesIO(base64.b64decode(message["content"][0]["data"])), weights_only=True)
+    tokens = plain.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "\n".join(contents)}], add_generation_prompt=True, return_dict=False
+    )
+    place = tokens.index(plain.tokenizer.convert_tokens_to_ids(placeholder))
+    words = plain.input_embeddings(torch.tensor(tokens))
+    model: Any = plain.model
+    with torch.no_grad():
+        theirs = model(inputs_embeds=torch.cat([words[:place], embeds, words[place + 1 :]])[None]).logits[:, -1]
+        prompts = subspace.decoder(torch.from_numpy(vector)[None])
+        ours = backbone.prefill(backbone.tokenize(["hello"]), prompts).logits
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-5)
+
+
+def test_a_chat_request_needs_a_subspace_of_chats(tmp_path: Path) -> None:
+    _, folder = build_tiny_text(tmp_path / "gpt2", "gpt2")
+    with pytest.raises(ipt.SubspaceError, match="a chat request needs 'user_turn': export the prompt as safetensors"):
+        save_chat_request(tmp_path / "out", ipt.load_subspace(folder), np.zeros(8, np.float32), {})
     assert not (tmp_path / "out").exists()
