@@ -23,6 +23,8 @@ from app.adaptations.endpoints import router as adaptations
 from app.adaptations.event_stream import OpenStreams
 from app.adaptations.retuning import router as retuning
 from app.api_keys.admission import Admission
+from app.classifications.endpoints import router as classifications
+from app.classifications.service import Classifications
 from app.datasets.endpoints import router as datasets
 from app.db import migrate
 from app.db.client_timeout import ClientTimeout
@@ -58,6 +60,7 @@ from app.metrics.endpoints import router as metrics
 from app.openai import dialect
 from app.openai.completions.endpoints import router as openai_completions
 from app.openai.completions.service import Completions
+from app.openai.embeddings.endpoints import router as openai_embeddings
 from app.openai.files.endpoints import router as openai_files
 from app.openai.fine_tuning.endpoints import router as openai_fine_tuning
 from app.openai.models.endpoints import router as openai_models
@@ -141,9 +144,10 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
         ]
     )
     # Predictions first, as the most frequent requests: routes are matched in this order.
-    for router in (predictions, adaptations, datasets, tasks, retuning, generations_router, subspaces_router):
+    first = (predictions, classifications)
+    for router in (*first, adaptations, datasets, tasks, retuning, generations_router, subspaces_router):
         app.include_router(router, responses=responses)
-    for router in (openai_completions, openai_files, openai_fine_tuning, openai_models):
+    for router in (openai_completions, openai_embeddings, openai_files, openai_fine_tuning, openai_models):
         app.include_router(router, responses=dialect.RESPONSES)
     app.include_router(health)
     api_reference.install(app)
@@ -178,6 +182,8 @@ def _start(
     stack.callback(task_lookup.close)
     state.predictions = Predictions(settings, model, task_lookup)
     stack.callback(state.predictions.close)
+    state.classifications = Classifications(settings, model, state.predictions)
+    stack.callback(state.classifications.close)
     state.generations = Generations(settings, model, task_lookup)
     stack.callback(state.generations.close)
     state.completions = Completions(engine, model, task_lookup, state.predictions, state.generations)

@@ -113,6 +113,10 @@ class Settings(BaseSettings):
         ge=0,
         description="memory for these task heads; the least recently used ones are evicted first",
     )
+    max_classify_examples: int = Field(default=1000, ge=2, description="examples of one request to /v1/classify")
+    classify_cached_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=0, description="memory for what was fitted to the examples of recent requests"
+    )
     predict_prompt_bytes: int = Field(
         default=64 * 1024 * 1024, ge=0, description="memory for the soft prompts of the most recently used tasks"
     )

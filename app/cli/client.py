@@ -123,12 +123,18 @@ class ServiceClient:
 
     def predict(self, task_id: str, inputs: Sequence[str]) -> Json:
         """Return the predictions for `inputs` in their order; many inputs are split over several requests."""
+        return self._in_parts(f"/v1/tasks/{task_id}/predict", {}, inputs)
+
+    def classify(self, examples: Sequence[Json], inputs: Sequence[str]) -> Json:
+        """Return the predictions for `inputs` by examples, and warnings about the examples."""
+        return self._in_parts("/v1/classify", {"examples": list(examples)}, inputs)
+
+    def _in_parts(self, path: str, body: Json, inputs: Sequence[str]) -> Json:
+        """Send inputs in several requests if they are many, and return the last answer with all predictions."""
         answer: Json = {}
         predictions: list[Json] = []
         for start in range(0, len(inputs), _INPUTS_PER_REQUEST):
-            answer = self._send(
-                "POST", f"/v1/tasks/{task_id}/predict", {"inputs": list(inputs[start : start + _INPUTS_PER_REQUEST])}
-            )
+            answer = self._send("POST", path, body | {"inputs": list(inputs[start : start + _INPUTS_PER_REQUEST])})
             predictions += answer["predictions"]
         return answer | {"predictions": predictions}
 

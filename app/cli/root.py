@@ -7,7 +7,7 @@ import warnings
 import typer
 from pydantic import ValidationError
 
-from app.cli import demo, evaluate, export, import_dataset, keys, service, settings, study, subspace, tasks
+from app.cli import classify, demo, evaluate, export, import_dataset, keys, service, settings, study, subspace, tasks
 from app.cli.output import CliError, print_error
 from app.cli.text_command import TextCommand
 
@@ -28,7 +28,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_WITH_TEXTS = (tasks.predict, tasks.generate)
+_WITH_TEXTS = (tasks.predict, tasks.generate, classify.classify)
 for _command in (demo.demo, service.serve, tasks.adapt, *_WITH_TEXTS, export.export):
     cli.command(cls=TextCommand if _command in _WITH_TEXTS else None)(_command)
 cli.add_typer(tasks.commands, name="tasks")

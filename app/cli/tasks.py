@@ -12,6 +12,7 @@ from rich.text import Text
 
 from app.cli.options import DEFAULT_URL, AsJson, Url, api_key
 from app.cli.output import CliError, notices, print_json, program, results, score
+from app.cli.standard_input import lines_from_stdin, text_from_stdin
 
 if TYPE_CHECKING:
     from app.cli.client import ServiceClient
@@ -90,7 +91,7 @@ def predict(
     """
     from app.cli.client import ServiceClient
 
-    inputs = texts or _lines_from_stdin()
+    inputs = texts or lines_from_stdin()
     with ServiceClient(url, api_key()) as client:
         task_id = resolve_task(client, task)
         answer = client.predict(task_id, inputs)
@@ -125,7 +126,7 @@ def generate(
     """
     from app.cli.client import ServiceClient
 
-    body: dict[str, Any] = {"input": _text_from_stdin() if text is None else text}
+    body: dict[str, Any] = {"input": text_from_stdin() if text is None else text}
     options = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -321,31 +322,3 @@ def _print_adaptation(console: Console, file: Path, adaptation: dict[str, Any]) 
             markup=False,
             soft_wrap=True,
         )
-
-
-def _text_from_stdin() -> str:
-    if sys.stdin.isatty():
-        raise typer.BadParameter("give a text as argument or on standard input", param_hint="TEXT")
-    return _read_stdin().strip()
-
-
-def _lines_from_stdin() -> list[str]:
-    if sys.stdin.isatty():
-        raise typer.BadParameter("give texts as arguments, or one per line on standard input", param_hint="TEXTS")
-    inputs = [line for line in map(str.strip, _read_stdin().splitlines()) if line]
-    if not inputs:
-        raise CliError("standard input is empty: expected one text per line")
-    return inputs
-
-
-def _read_stdin() -> str:
-    data = sys.stdin.buffer.read()
-    try:
-        return data.decode(sys.stdin.encoding).replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # as Windows PowerShell writes files
-            return data.decode("utf-16", errors="replace").replace("\r\n", "\n")
-        raise CliError(
-            f"standard input is not valid {sys.stdin.encoding.upper()} at byte {error.start + 1}: convert it to "
-            "this encoding, or name its encoding in the variable PYTHONIOENCODING"
-        ) from error

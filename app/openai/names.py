@@ -8,6 +8,7 @@ _FINE_TUNED = re.compile(r"ft:[^:]*:[^:]*:[^:]*:([0-9a-z]{24})")
 _JOB = re.compile(r"ftjob-([0-9a-z]{24})")
 # Scripts name the models that OpenAI fine-tunes; each stands for the service's backbone.
 _OPENAI_BASES = re.compile(r"(gpt|chatgpt|o[0-9]|davinci|babbage|curie|ada)([.:-].*)?", re.DOTALL)
+_OPENAI_EMBEDDERS = re.compile(r"text-embedding-.*", re.DOTALL)
 _MAX_PART_CHARS = 64
 
 
@@ -19,6 +20,11 @@ def base_model(backbone_id: str) -> str:
 def names_backbone(model: str, backbone: str) -> bool:
     """Return whether a base model is the backbone, or a model of OpenAI's, for which the backbone stands in."""
     return model == backbone or _OPENAI_BASES.fullmatch(model) is not None
+
+
+def names_embedder(model: str, backbone: str) -> bool:
+    """Return whether a model that embeds without a prompt is the backbone, or one for which it stands in."""
+    return names_backbone(model, backbone) or _OPENAI_EMBEDDERS.fullmatch(model) is not None
 
 
 def fine_tuned_model(backbone: str, tenant_id: str, name: str, task_id: str) -> str:

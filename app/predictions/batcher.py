@@ -6,14 +6,25 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 import ipt
 from app.errors import AppError, out_of_memory_error, stopping_error
 from app.fairness.fair_queue import FairQueue
 from app.predictions import metrics
 from ipt.runtime.memory import is_out_of_memory
 
-Row = tuple[ipt.BoundTask, list[int]]
-"""A task and the tokens of a text."""
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """Asks for a text's embedding instead of a prediction: with the prompt of a task, or without one."""
+
+    task: ipt.BoundTask | None
+
+
+Row = tuple[ipt.BoundTask | Embedding, list[int]]
+"""A task, or what to embed with, and the tokens of a text."""
 Predict = Callable[[Sequence[Row]], Sequence[ipt.Prediction]]
 
 PATIENCE = 0.2
@@ -29,6 +40,10 @@ class Answer:
     predictions: list[ipt.Prediction]
     queue_seconds: float
     inference_seconds: float
+
+    def embeddings(self) -> list[NDArray[np.float32]]:
+        """Return the embeddings [H] of rows that asked for them."""
+        return [prediction.embedding for prediction in self.predictions if prediction.embedding is not None]
 
 
 class PredictionFailedError(AppError):

@@ -1,7 +1,5 @@
 """`POST /v1/tasks/{id}/predict` and `POST /v1/predict`."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
 
 from app.api_keys.admitting_route import AdmittingRoute
@@ -11,23 +9,14 @@ from app.http.dependencies import settings_of
 from app.http.disconnects import unless_gone
 from app.http.fields import Id
 from app.http.text_limits import check_input_count, check_text_length
-from app.predictions.batcher import Answer
 from app.predictions.dependencies import predictions_of
-from app.predictions.schemas import PredictInput, PredictionView, PredictManyInput, PredictManyView, PredictView
-from app.predictions.service import AnsweredQuestions
+from app.predictions.responses import TIMES, prediction_views, set_time_headers
+from app.predictions.schemas import PredictInput, PredictManyInput, PredictManyView, PredictView
 from app.predictions.task_lookup import Question
 
 router = APIRouter(tags=["predictions"], route_class=AdmittingRoute)
 
-_TIMES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "headers": {
-            "x-queue-time": {"description": "milliseconds in the queue", "schema": {"type": "number"}},
-            "x-inference-time": {"description": "milliseconds in the model", "schema": {"type": "number"}},
-        }
-    }
-}
-_RESPONSES = documented([PermissionDeniedError, NotFoundError, ConflictError]) | _TIMES
+_RESPONSES = documented([PermissionDeniedError, NotFoundError, ConflictError]) | TIMES
 
 
 @router.post(
@@ -54,8 +43,10 @@ async def predict_with_task(
     check_input_count(settings, len(body.inputs), "inputs")
     questions = [Question(task_id, body.version, text, "task_id") for text in body.inputs]
     answered = await unless_gone(request, predictions_of(request).ask(tenant, questions, body.top_k))
-    _set_time_headers(response, answered.answer)
-    return PredictView(task_id=task_id, task_version=answered.keys[0][1], predictions=_views(answered, body.top_k))
+    set_time_headers(response, answered.answer)
+    return PredictView(
+        task_id=task_id, task_version=answered.keys[0][1], predictions=prediction_views(answered, body.top_k)
+    )
 
 
 @router.post("/v1/predict", summary="Predict with many tasks", responses=_RESPONSES, response_model_exclude_none=True)
@@ -70,15 +61,5 @@ async def predict_with_many_tasks(
         check_text_length(settings, entry.input, f"requests[{index}].input")
         questions.append(Question(entry.task_id, None, entry.input, f"requests[{index}].task_id"))
     answered = await unless_gone(request, predictions_of(request).ask(tenant, questions, body.top_k))
-    _set_time_headers(response, answered.answer)
-    return PredictManyView(predictions=_views(answered, body.top_k))
-
-
-def _set_time_headers(response: Response, answer: Answer) -> None:
-    response.headers["x-queue-time"] = f"{1000 * answer.queue_seconds:.2f}"
-    response.headers["x-inference-time"] = f"{1000 * answer.inference_seconds:.2f}"
-
-
-def _views(answered: AnsweredQuestions, top_k: int | None) -> list[PredictionView]:
-    predictions = zip(answered.answer.predictions, answered.truncated, strict=True)
-    return [PredictionView.of(prediction, truncated=truncated, top_k=top_k) for prediction, truncated in predictions]
+    set_time_headers(response, answered.answer)
+    return PredictManyView(predictions=prediction_views(answered, body.top_k))

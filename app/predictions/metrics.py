@@ -9,6 +9,7 @@ import ipt
 _PREDICTIONS = Counter("ipt_predictions_total", "Texts answered.", ["kind"])
 _CLASSIFICATION = _PREDICTIONS.labels("classification")
 _TEXT2TEXT = _PREDICTIONS.labels("text2text")
+_EMBEDDING = _PREDICTIONS.labels("embedding")
 _TRUNCATED = Counter("ipt_prediction_truncated_inputs_total", "Texts that were too long to be read completely.")
 _BATCH_ROWS = Histogram(
     "ipt_prediction_batch_rows",
@@ -25,6 +26,8 @@ def count_truncated(texts: int) -> None:
 def count_batch(batch: Sequence[ipt.Prediction]) -> None:
     """Count one batch."""
     generated = sum(prediction.text is not None for prediction in batch)
+    embedded = sum(prediction.embedding is not None for prediction in batch)
     _TEXT2TEXT.inc(generated)
-    _CLASSIFICATION.inc(len(batch) - generated)
+    _EMBEDDING.inc(embedded)
+    _CLASSIFICATION.inc(len(batch) - generated - embedded)
     _BATCH_ROWS.observe(len(batch))

@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import ipt
@@ -28,6 +29,7 @@ class Model:
         self._on_loaded = on_loaded
         self._predictor: ipt.Predictor | None = None
         self._failure: str | None = None
+        self._device_lock = threading.Lock()
         self._thread = threading.Thread(target=self._load, name="load-model", daemon=True)
         self._thread.start()
 
@@ -70,6 +72,12 @@ class Model:
             raise UnavailableError(self._failure, code="model_failed", retry_after=60)
         if self._predictor is None:
             raise UnavailableError("the model is still loading", code="model_loading", retry_after=2)
+
+    @contextmanager
+    def device_turn(self) -> Iterator[None]:
+        """Use the model within the context, on a GPU as the only thread: two must not use a CUDA graph at once."""
+        with self._device_lock if self.predictor.backbone.device.type == "cuda" else nullcontext():
+            yield
 
     def new_generation_engine(self, batch_rows: int) -> ipt.GenerationEngine:
         """Return a new generation engine on the loaded backbone and subspace.

@@ -5,6 +5,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from ipt import BoundTask
 
@@ -32,18 +33,21 @@ class CachedTask:
         return _OBJECT_BYTES + arrays + sum(map(sys.getsizeof, contents))
 
 
-class BoundTasks:
+CachedT = TypeVar("CachedT", bound=CachedTask)
+
+
+class BoundTasks(Generic[CachedT]):
     """The most recently used tasks; thread-safe."""
 
     def __init__(self, capacity: int, max_bytes: int) -> None:
         self._capacity = capacity
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._tasks: OrderedDict[TaskKey, tuple[CachedTask, int]] = OrderedDict()
+        self._tasks: OrderedDict[TaskKey, tuple[CachedT, int]] = OrderedDict()
         self._versions: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def get(self, key: TaskKey) -> CachedTask | None:
+    def get(self, key: TaskKey) -> CachedT | None:
         """Return the task and mark it as the most recently used."""
         with self._lock:
             if key not in self._tasks:
@@ -56,7 +60,7 @@ class BoundTasks:
         with self._lock:
             return task_id in self._versions
 
-    def put(self, key: TaskKey, task: CachedTask) -> None:
+    def put(self, key: TaskKey, task: CachedT) -> None:
         """Cache a task, and evict the least recently used ones until the cache is within its limits."""
         size = task.memory_bytes()
         with self._lock:

@@ -61,7 +61,7 @@ class TaskLookup:
     def __init__(self, engine: Engine, model: Model, cached_tasks: int, cached_bytes: int) -> None:
         self._engine = engine
         self._model = model
-        self._cache = BoundTasks(cached_tasks, cached_bytes)
+        self._cache: BoundTasks[CachedTask] = BoundTasks(cached_tasks, cached_bytes)
         self._coalescer = Coalescer(self._find_all, name="task-lookup", most=QUESTIONS_PER_LOOKUP)
 
     def find(self, tenant_id: str, questions: Sequence[Question]) -> "Future[FoundTasks]":

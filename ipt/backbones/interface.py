@@ -8,11 +8,12 @@ Rows may have any lengths: padding, masks, position ids and placement are up to 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -87,6 +88,12 @@ class Backbone(ABC):
     def fit_placement(self) -> str:
         """The prompt placement with which a subspace is fitted if its caller does not choose one."""
         return self.prompt_placement
+
+    def with_own_tokenizer(self) -> Self:
+        """Return this backbone with a copy of its tokenizer, because no two threads may use one at the same time."""
+        other = copy.copy(self)
+        other.tokenizer = copy.deepcopy(self.tokenizer)
+        return other
 
     def input_positions(self, prompt_length: int) -> int:
         """Return how many positions of the input a prompt of `prompt_length` rows takes: none at every layer."""

@@ -5,20 +5,22 @@ Letters: B rows, P prompt length, H hidden size.
 
 from __future__ import annotations
 
-import copy
 import threading
 import traceback
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.interface import Backbone, TextBackbone, TokenIds
 from ipt.data.examples import text_fault
-from ipt.errors import CheckpointError, IptError
+from ipt.errors import BackboneError, CheckpointError, IptError
 from ipt.prediction.prompt_cache import DEFAULT_BYTES, PromptCache
 from ipt.prediction.task_head import BoundTask, TaskHead, bind
 from ipt.readout.embeddings import Embeddings
@@ -35,17 +37,22 @@ SCORES_FOR_A_GROUP = 128
 
 @dataclass(frozen=True)
 class Prediction:
-    """A label and the probability of every label, or a text."""
+    """A label and the probability of every label, or a text, or an embedding [H]."""
 
     label: str | None = None
     scores: dict[str, float] | None = None
     text: str | None = None
+    embedding: NDArray[np.float32] | None = field(default=None, compare=False)
+
+
+Result = TypeVar("Result")
+Answer = Callable[["Predictor", Sequence[BoundTask], Sequence[TokenIds]], list[Result]]
 
 
 class Predictor:
     """Predicts for tasks of one subspace and of the subspaces in its library.
 
-    `predict` is not thread-safe. `bind` and `read` are.
+    `predict` and `embed` are not thread-safe. `bind` and `read` are.
 
     A pass has at most `max_positions` positions (prompts and texts together). The limit starts at what the device has
     room for, is halved when memory runs out, and grows back while it does not.
@@ -100,9 +107,7 @@ class Predictor:
         """Tokenize texts for `predict`, and tell for each whether it was truncated. Thread-safe."""
         with self._tokenizing:
             if self._reader is None:
-                # A tokenizer must not be used by two threads at once, and generation uses the backbone's own.
-                self._reader = copy.copy(self.backbone)
-                self._reader.tokenizer = copy.deepcopy(self.backbone.tokenizer)
+                self._reader = self.backbone.with_own_tokenizer()  # generation uses the backbone's own
             return self._reader.tokenize_flagged(texts, self.subspace.prompt_length)
 
     @torch.inference_mode()
@@ -113,25 +118,57 @@ class Predictor:
             IptError: a row is not a pair of a task and a text, or its text cannot be tokenized.
             SubspaceMismatchError, CheckpointError: `bind` rejects a task.
         """
+        return self._answer(rows, Predictor._predict)
+
+    @torch.inference_mode()
+    def embed(self, rows: Sequence[tuple[TaskHead | BoundTask, str | TokenIds]]) -> list[NDArray[np.float32]]:
+        """Return the embedding [H] of each text with the prompt of its task, of unit length; raises as `predict` does.
+
+        Raises:
+            BackboneError: the backbone is not an encoder.
+        """
+        self._encoder()
+        return self._answer(rows, Predictor._embed)
+
+    @torch.inference_mode()
+    def embed_frozen(self, texts: Sequence[str | TokenIds]) -> list[NDArray[np.float32]]:
+        """Return the embedding [H] of each text without a prompt; raises as `embed` does."""
+        self._encoder()
+        return self.answer_in_passes([], self._tokenized(texts), Predictor._embed)
+
+    def _answer(
+        self, rows: Sequence[tuple[TaskHead | BoundTask, str | TokenIds]], answer: Answer[Result]
+    ) -> list[Result]:
+        """Check, bind and tokenize rows, and answer those of each subspace together."""
         for number, row in enumerate(rows):
             _check_row(row, f"rows[{number}]")
         bound: dict[int, BoundTask] = {}
         for task, _ in rows:
             if id(task) not in bound:
                 bound[id(task)] = task if isinstance(task, BoundTask) else self.bind(task)
-        texts = [text for _, text in rows if isinstance(text, str)]
-        tokenized = iter(self.backbone.tokenize(texts))
-        ids = [next(tokenized) if isinstance(text, str) else text for _, text in rows]
+        ids = self._tokenized([text for _, text in rows])
         tasks = [bound[id(task)] for task, _ in rows]
         rows_of: dict[str, list[int]] = defaultdict(list)
         for number, task in enumerate(tasks):
             rows_of[task.head.subspace_id].append(number)
-        predictions: dict[int, Prediction] = {}
+        answers: dict[int, Result] = {}
         for subspace_id, numbers in rows_of.items():
             predictor = self._predictor_of(subspace_id)
-            answers = predictor.predict_in_passes([tasks[row] for row in numbers], [ids[row] for row in numbers])
-            predictions.update(zip(numbers, answers, strict=True))
-        return [predictions[number] for number in range(len(rows))]
+            own_tasks, own_ids = [tasks[row] for row in numbers], [ids[row] for row in numbers]
+            answers.update(zip(numbers, predictor.answer_in_passes(own_tasks, own_ids, answer), strict=True))
+        return [answers[number] for number in range(len(rows))]
+
+    def _tokenized(self, texts: Sequence[str | TokenIds]) -> list[TokenIds]:
+        """Return the token ids of each text, which may be token ids already."""
+        tokenized = iter(self.backbone.tokenize([text for text in texts if isinstance(text, str)]))
+        return [next(tokenized) if isinstance(text, str) else text for text in texts]
+
+    def _encoder(self) -> EncoderBackbone:
+        if not isinstance(self.backbone, EncoderBackbone):
+            raise BackboneError(
+                f"backbone {self.backbone.identity.id!r} writes text and has no sentence embeddings: load an encoder"
+            )
+        return self.backbone
 
     def _predictor_of(self, subspace_id: str) -> Predictor:
         """Return the predictor of a subspace, or this one if the library does not have the subspace."""
@@ -145,14 +182,22 @@ class Predictor:
                 self._others[subspace_id] = Predictor(self.backbone, subspace, prompt_bytes=self._prompt_bytes)
             return self._others[subspace_id]
 
-    def predict_in_passes(self, tasks: Sequence[BoundTask], token_ids: Sequence[TokenIds]) -> list[Prediction]:
-        """Return a prediction for each of `tasks`, all of this predictor's subspace, and its row of `token_ids`."""
-        predictions: list[Prediction] = []
-        while len(predictions) < len(tasks):
-            start = len(predictions)
+    def answer_in_passes(
+        self, tasks: Sequence[BoundTask], token_ids: Sequence[TokenIds], answer: Answer[Result]
+    ) -> list[Result]:
+        """Answer the rows of `token_ids`, in passes that memory has room for.
+
+        Args:
+            tasks: the task of each row, all of this predictor's subspace; empty if the rows have none.
+            token_ids: the rows.
+            answer: answers the rows of one pass.
+        """
+        answers: list[Result] = []
+        while len(answers) < len(token_ids):
+            start = len(answers)
             end = start + self._rows_of_pass(token_ids[start:])
             try:
-                predictions += self._predict(tasks[start:end], token_ids[start:end])
+                answers += answer(self, tasks[start:end], token_ids[start:end])
             except Exception as error:
                 if end - start == 1 or not is_out_of_memory(error):
                     raise
@@ -165,7 +210,7 @@ class Predictor:
             self._passes += 1
             if self._passes % PASSES_TO_GROW == 0:
                 self.max_positions = min(self._device_positions, 2 * self.max_positions)
-        return predictions
+        return answers
 
     def _rows_of_pass(self, token_ids: Sequence[TokenIds]) -> int:
         """Return how many of the first rows fit one pass; at least one."""
@@ -179,11 +224,18 @@ class Predictor:
     def _positions(self, token_ids: Sequence[TokenIds]) -> int:
         return sum(self.prompt_positions + len(row) for row in token_ids)
 
-    def _predict(self, tasks: Sequence[BoundTask], token_ids: Sequence[TokenIds]) -> list[Prediction]:
+    def _embed(self, tasks: Sequence[BoundTask], token_ids: Sequence[TokenIds]) -> list[NDArray[np.float32]]:
+        prompts = self._prompts_of(tasks)[2] if tasks else None
+        return list(self._encoder().embed(token_ids, prompts).cpu().numpy())
+
+    def _prompts_of(self, tasks: Sequence[BoundTask]) -> tuple[list[BoundTask], list[int], Tensor]:
+        """Return the distinct tasks, for each row the number of its task among them, and its prompt [B, P, H]."""
         numbers = {task: number for number, task in enumerate(dict.fromkeys(tasks))}
         task_of_row = [numbers[task] for task in tasks]
-        distinct = list(numbers)
-        prompts = self._prompts.prompts([task.vector for task in distinct], task_of_row)
+        return list(numbers), task_of_row, self._prompts.prompts([task.vector for task in numbers], task_of_row)
+
+    def _predict(self, tasks: Sequence[BoundTask], token_ids: Sequence[TokenIds]) -> list[Prediction]:
+        distinct, task_of_row, prompts = self._prompts_of(tasks)
         if isinstance(self.backbone, EncoderBackbone):
             return self._classify(self.backbone, tasks, token_ids, prompts)
         assert isinstance(self.backbone, TextBackbone)

@@ -164,6 +164,12 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
         ("post", f"{OPENAI}/chat/completions"): [
             Attempt(f"{OPENAI}/chat/completions", options={"json": {"model": a.model, "messages": messages}})
         ],
+        ("post", "/v1/classify"): [
+            Attempt("/v1/classify", "own", {"json": {"examples": EXAMPLES, "inputs": ["hello"]}})
+        ],
+        ("post", f"{OPENAI}/embeddings"): [
+            Attempt(f"{OPENAI}/embeddings", options={"json": {"model": a.model, "input": "hello"}})
+        ],
         ("post", f"{OPENAI}/completions"): [
             Attempt(f"{OPENAI}/completions", options={"json": {"model": a.model, "prompt": "hello"}})
         ],

@@ -15,7 +15,7 @@ from app.db.session import read_transaction
 from app.errors import ConflictError, InvalidError, NotFoundError
 from app.generations.service import Generation, Generations
 from app.openai import names
-from app.openai.errors import model_not_found
+from app.openai.errors import as_model_error, model_not_found
 from app.openai.fine_tuning import repository
 from app.predictions.model import Model
 from app.predictions.service import Predictions
@@ -23,8 +23,6 @@ from app.predictions.task_lookup import Question, TaskLookup
 
 KEPT_RULES = 10_000
 """Tasks whose rule for system messages is kept in memory."""
-
-_NO_ANSWER_CODES = ("task_not_found", "task_not_ready")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ class Completions:
         try:
             found = await asyncio.wrap_future(self._lookup.find(tenant_id, [question]))
         except (NotFoundError, ConflictError) as error:
-            raise _as_model_error(error) from error
+            raise as_model_error(error) from error
         return found.tasks[0].head.kind
 
     async def with_system(self, tenant_id: str, task_id: str) -> bool:
@@ -85,7 +83,7 @@ class Completions:
         try:
             answered = await self._predictions.ask(tenant_id, questions)
         except (NotFoundError, ConflictError) as error:
-            raise _as_model_error(error) from error
+            raise as_model_error(error) from error
         predictions = zip(answered.answer.predictions, answered.tokens, strict=True)
         return [LabelScores(prediction.scores or {}, tokens) for prediction, tokens in predictions]
 
@@ -100,7 +98,7 @@ class Completions:
             param = "max_tokens" if error.param == "max_new_tokens" else error.param
             raise InvalidError(error.message, code=error.code, param=param) from error
         except (NotFoundError, ConflictError) as error:
-            raise _as_model_error(error) from error
+            raise as_model_error(error) from error
 
     def _read_rule(self, tenant_id: str, task_id: str) -> bool:
         with read_transaction(self._engine) as session:
@@ -117,8 +115,3 @@ def task_of(model: str) -> str:
     if task_id is None:
         raise model_not_found("only fine-tuned models answer: name one of GET /openai/v1/models that begins with ft:")
     return task_id
-
-
-def _as_model_error(error: NotFoundError | ConflictError) -> NotFoundError | ConflictError:
-    """Return the error of a missing task as that of a missing model; other errors stay as they are."""
-    return model_not_found("see GET /openai/v1/models") if error.code in _NO_ANSWER_CODES else error

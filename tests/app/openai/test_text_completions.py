@@ -91,3 +91,9 @@ def test_an_unknown_model_is_not_found(ask: Any) -> None:
     with pytest.raises(openai.NotFoundError) as raised:
         ask(model="ft:a:b:c:" + "0" * 24)
     assert raised.value.code == "model_not_found"
+
+
+def test_a_backbone_that_writes_has_no_embeddings(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="no sentence embeddings") as raised:
+        client.embeddings.create(model="gpt-4o-mini", input="hello")
+    assert raised.value.param == "model"

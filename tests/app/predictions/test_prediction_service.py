@@ -5,7 +5,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, cast
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 
@@ -69,7 +69,7 @@ def lookup() -> Lookup:
 @pytest.fixture
 def predictions(predictor: Predictor, lookup: Lookup) -> Iterator[Predictions]:
     settings = Settings(predict_queue_rows=40, predict_wait_ms=0)
-    predictions = Predictions(settings, cast(Any, Mock(predictor=predictor)), cast(Any, lookup))
+    predictions = Predictions(settings, cast(Any, MagicMock(predictor=predictor)), cast(Any, lookup))
     yield predictions
     predictor.gate.set()
     predictions.close()

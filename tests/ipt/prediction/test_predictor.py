@@ -175,3 +175,15 @@ def test_stacked_readouts_equal_each_alone(at_once: int, monkeypatch: pytest.Mon
         embeddings = Embeddings(torch.randn(rows, 32, generator=rng), torch.randn(rows, 32, generator=rng))
         alone = [readout.logits(embeddings.rows(slice(i, i + 1))) for i, readout in enumerate(readouts)]
         torch.testing.assert_close(StackedReadouts(readouts).logits(embeddings), torch.cat(alone), rtol=1e-4, atol=1e-3)
+
+
+def test_embeddings_are_those_of_the_backbone_with_and_without_the_prompt(
+    predictor: ipt.Predictor, heads: list[ipt.TaskHead], encoder: EncoderBackbone, subspace: ipt.Subspace
+) -> None:
+    texts = ["good movie", "refund the invoice please", "bad"]
+    vectors = torch.tensor(np.stack([heads[number % 2].vector for number in range(3)]))
+    expected = encoder.embed(encoder.tokenize(texts), subspace.decoder(vectors)).detach().numpy()
+    rows = [(heads[number % 2], text) for number, text in enumerate(texts)]
+    assert np.array(predictor.embed(rows)) == pytest.approx(expected, abs=1e-5)
+    frozen = encoder.embed(encoder.tokenize(texts)).detach().numpy()
+    assert np.array(predictor.embed_frozen(texts)) == pytest.approx(frozen, abs=1e-5)

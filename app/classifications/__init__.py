@@ -1,0 +1,1 @@
+"""Classifications: texts answered by examples of the same request; nothing is stored."""

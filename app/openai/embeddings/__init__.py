@@ -1,0 +1,1 @@
+"""Embeddings: those of the backbone, and those behind the prompt of a task."""
