@@ -24,6 +24,7 @@ TEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis
 # Each test process starts its own database.
 IN_PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
 CHAOS_ARGS ?=
+SIMULATE_ARGS ?=
 AUDIT_ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -41,7 +42,7 @@ define make_venv
 	@test -x $(1)/bin/python || { echo "── creating $(1) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(1); }
 endef
 
-.PHONY: help demo serve migrate test test-core test-optional chaos lint format audit bench bench-engines bench-quality bench-gain bench-ablations bench-universe lock clean
+.PHONY: help demo serve migrate test test-core test-optional chaos simulate lint format audit bench bench-engines bench-quality bench-gain bench-ablations bench-universe lock clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +90,9 @@ test-optional: $(BENCH_READY) ## run the tests that need datasets, pyarrow, gguf
 
 chaos: $(READY) ## kill every part of the service while it adapts; writes docs/reliability.md
 	@$(VENV)/bin/python -m tests.chaos $(CHAOS_ARGS)
+
+simulate: $(READY) ## simulate a million histories of the queue; continues an earlier run
+	@$(VENV)/bin/python -m tests.simulation $(SIMULATE_ARGS)
 
 lint: $(READY) ## run ruff, mypy --strict, hadolint and the schema check of the compose files
 	@$(VENV)/bin/ruff check .
