@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ipt.fitting.resumable_fit import FitProgress, ResumableFit
     from ipt.fitting.task_losses import TaskLosses
 
-_EVERY_LAYER_POSITIONS = 4
-"""Default prompt length of prompts at every layer, which have keys and values for each position and layer."""
+_POSITIONS_IN_LAYERS = 4
+"""Default prompt length of prompts in layers, which have keys and values for each position and layer."""
 
 commands = typer.Typer(no_args_is_help=True, help="Fit a subspace on many tasks, import one, or inspect one.")
 
@@ -66,12 +66,13 @@ def fit(
     placement: Annotated[
         str | None,
         typer.Option(
-            help="Where prompts are read, e.g. after_first_token or every_layer (keys and values). Default: "
-            "every_layer on an encoder, user_turn on a model with a chat template, before_input on other backbones."
+            help="Where prompts are read: in the input (e.g. after_first_token, user_turn), or as keys and values in "
+            "layers (upper_layers, every_layer). Default: upper_layers on an encoder, user_turn on a model with a chat "
+            "template, before_input on other backbones."
         ),
     ] = None,
     prompt_length: Annotated[
-        int | None, typer.Option(help="Positions of a soft prompt: 16, or 4 at every layer.", min=1)
+        int | None, typer.Option(help="Positions of a soft prompt: 16, or 4 in layers.", min=1)
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", min=1)] = None,
     learning_rate: Annotated[
@@ -123,7 +124,7 @@ def fit(
         placement = loaded.fit_placement
     if placement is not None:
         loaded = loaded.placed(placement)
-    positions = prompt_length or (_EVERY_LAYER_POSITIONS if placement == "every_layer" and not prompts else None)
+    positions = prompt_length or (_POSITIONS_IN_LAYERS if loaded.prompted_layers and not prompts else None)
     rows = None if positions is None else loaded.prompt_rows(positions)
     running: ResumableFit
     with progress(notices()) as show:

@@ -1,6 +1,6 @@
 """BERT-like sentence encoders: a text with a soft prompt becomes one embedding of unit length.
 
-`EncoderBackbone.placed` chooses where the prompt is read: in the input, or as keys and values at every layer.
+`EncoderBackbone.placed` chooses where the prompt is read: in the input, or as keys and values of layers.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.functional import normalize
+from torch.nn.utils.rnn import pad_sequence
 
 from ipt.backbones.batching import forward_in_buckets, launch_bound_positions, right_padded, to_device
 from ipt.backbones.cuda_graphs import GraphedPasses
 from ipt.backbones.interface import PLACEMENTS, Backbone, BackboneIdentity, Family, TokenIds
+from ipt.backbones.lower_layers import LowerLayers, layers_of
 from ipt.backbones.prefix_attention import PREFIX_ATTENTION, enable_prefixes
 from ipt.errors import BackboneError
 from ipt.runtime.memory import positions_of_graphs
@@ -63,12 +65,15 @@ class EncoderBackbone(Backbone):
         self.max_tokens = min(self.max_positions, max_tokens or self.max_positions)
         self.prompt_placement = prompt_placement
         self._placed: dict[str, EncoderBackbone] = {}
-        if prompt_placement == "every_layer":
+        if self.prompted_layers:
             enable_prefixes(model)
+        self._lower_layers: LowerLayers | None = None
+        if self.device.type == "cpu" and 0 < self.prompted_layers < self.layer_count:
+            self._lower_layers = LowerLayers(model, self.layer_count - self.prompted_layers)
         self._graphs: GraphedPasses | None = None
         if self.device.type == "cuda" and config.model_type in GRAPHED_MODEL_TYPES and self._uses_sdpa:
             bound = launch_bound_positions(self.hidden_size)
-            in_input = prompt_placement != "every_layer"
+            in_input = not self.prompted_layers
             self._graphs = GraphedPasses(self.device, bound, positions_of_graphs(self), prompts_in_input=in_input)
 
     def placed(self, placement: str) -> EncoderBackbone:
@@ -88,7 +93,7 @@ class EncoderBackbone(Backbone):
 
     @property
     def fit_placement(self) -> str:
-        return "every_layer"
+        return "upper_layers"
 
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
         """Return token ids of each text, special tokens included, cut to `max_tokens` (default: `self.max_tokens`)."""
@@ -118,14 +123,15 @@ class EncoderBackbone(Backbone):
     def prompts_of_tokens(self, ids: Tensor) -> Tensor:
         """Return prompts [N, P, H] that the model reads like the tokens `ids` [N, T].
 
-        These are the tokens' embeddings (P = T) or, at every layer, their keys and values (P = 2 x layers x T).
+        These are the tokens' embeddings (P = T) or, in layers, their keys and values (P = 2 x prompted layers x T).
         """
-        if self.prompt_placement != "every_layer":
+        if not self.prompted_layers:
             return super().prompts_of_tokens(ids)
         layers: list[tuple[Tensor, Tensor]] = []
         model: Any = self.model
         model(input_ids=ids.to(self.device), captured=layers)
-        return torch.stack([states for layer in layers for states in layer], dim=1).flatten(1, 2)
+        prompted = layers[-self.prompted_layers :]
+        return torch.stack([states for layer in prompted for states in layer], dim=1).flatten(1, 2)
 
     def embed(self, token_ids: Sequence[TokenIds], prompts: Tensor | None = None) -> Tensor:
         """Return sentence embeddings of unit length, [B, H], in float32.
@@ -153,14 +159,20 @@ class EncoderBackbone(Backbone):
         rows = self._fit(token_ids, prompt_lengths)
         if not rows:
             return torch.zeros(0, self.hidden_size, device=self.device)
+        lower = None if self._lower_layers is None else self._lower_layers.states(rows)
+
+        def embed_bucket(bucket: list[int], bucket_prompts: Tensor | None) -> Tensor:
+            bucket_prompted = [prompted[row] for row in bucket]
+            if lower is not None:
+                return self._embed_upper([lower[row] for row in bucket], bucket_prompts, bucket_prompted)
+            return self._embed_bucket([rows[row] for row in bucket], bucket_prompts, bucket_prompted)
+
         return forward_in_buckets(
             [length + len(row) for length, row in zip(prompt_lengths, rows, strict=True)],
             prompts,
             self.device,
             self.hidden_size,
-            lambda bucket, bucket_prompts: self._embed_bucket(
-                [rows[row] for row in bucket], bucket_prompts, [prompted[row] for row in bucket]
-            ),
+            embed_bucket,
         )
 
     def _fit(self, token_ids: Sequence[TokenIds], prompt_lengths: Sequence[int]) -> list[TokenIds]:
@@ -191,6 +203,20 @@ class EncoderBackbone(Backbone):
             return graph(packed.pin_memory(), prompts, len(rows))
         return self._embed_packed(to_device(packed, self.device), prompts)
 
+    def _embed_upper(self, lower: list[Tensor], prompts: Tensor | None, prompted: list[bool]) -> Tensor:
+        """Return [B, H] of rows whose states [T, H] below the prompted layers are `lower`."""
+        hidden = pad_sequence(lower, batch_first=True)
+        present = torch.arange(hidden.shape[1]) < torch.tensor([[len(states)] for states in lower])
+        visible, attention_arguments = present, {}
+        if prompts is not None and any(prompted):
+            prefixes = prompts.unflatten(1, (self.prompted_layers, 2, -1))
+            with_prompt = torch.tensor(prompted)[:, None].expand(-1, prefixes.shape[3])
+            visible, attention_arguments = torch.cat([with_prompt, present], dim=1), {"prefixes": prefixes}
+        mask = None if bool(visible.all()) else self._mask(visible, hidden.shape[1])
+        for layer in layers_of(self.model)[-self.prompted_layers :]:
+            hidden = layer(hidden, mask, **attention_arguments)
+        return normalize(self._pool(hidden, present), dim=-1)
+
     def _embed_packed(self, packed: Tensor, prompts: Tensor | None) -> Tensor:
         """Return [B, H] of rows [B, 2 + T]: number of tokens, whether the prompt is read, and the padded tokens.
 
@@ -203,8 +229,8 @@ class EncoderBackbone(Backbone):
         embeds = self.input_embeddings(ids)
         starts, prompt_length, longest = self._prompt_starts(lengths), 0, self.max_positions
         prefixes = None
-        if prompts is not None and self.prompt_placement == "every_layer":
-            prefixes = prompts.unflatten(1, (self.layer_count, 2, -1))
+        if prompts is not None and self.prompted_layers:
+            prefixes = prompts.unflatten(1, (self.prompted_layers, 2, -1))
         elif prompts is not None:
             prompt_length = prompts.shape[1]
             prompted = self._insert_prompts(embeds, prompts, starts)

@@ -1,8 +1,8 @@
 """The interface of a backbone: frozen weights, token ids, and a forward pass with one soft prompt per row.
 
 Letters in shapes: B rows, T tokens, P prompt length, H hidden size, C classes.
-Soft prompts are always ``[B, P, H]``, one for each row; ``None`` or P = 0 means no prompt. At every layer, the P rows
-are the keys and the values of all layers (`ipt.backbones.prefix_attention`).
+Soft prompts are always ``[B, P, H]``, one for each row; ``None`` or P = 0 means no prompt. At every layer, and at the
+upper layers, the P rows are the keys and the values of those layers (`ipt.backbones.prefix_attention`).
 Rows may have any lengths: padding, masks, position ids and placement are up to the backbone.
 """
 
@@ -21,11 +21,12 @@ from torch import Tensor
 from ipt.errors import BackboneError
 
 Family = Literal["encoder", "seq2seq", "causal"]
-EncoderPlacement = Literal["after_first_token", "before_first_token", "after_last_token", "every_layer"]
+EncoderPlacement = Literal["after_first_token", "before_first_token", "after_last_token", "every_layer", "upper_layers"]
 CausalPlacement = Literal["before_input", "user_turn"]
 Placement = Literal[EncoderPlacement, CausalPlacement]
-"""Where the prompt is put: relative to an encoder's special tokens, as keys and values at every layer of an encoder,
-before the input of other families, or before the input within a user's turn of the chat template."""
+"""Where the prompt is put: relative to an encoder's special tokens, as keys and values at every layer or at the upper
+third of the layers of an encoder, before the input of other families, or before the input within a user's turn of the
+chat template."""
 PLACEMENTS: dict[str, tuple[Placement, ...]] = {
     "encoder": get_args(EncoderPlacement),
     "seq2seq": ("before_input",),
@@ -96,13 +97,20 @@ class Backbone(ABC):
         return other
 
     def input_positions(self, prompt_length: int) -> int:
-        """Return how many positions of the input a prompt of `prompt_length` rows takes: none at every layer."""
-        return 0 if self.prompt_placement == "every_layer" else prompt_length
+        """Return how many positions of the input a prompt of `prompt_length` rows takes: none in layers."""
+        return 0 if self.prompted_layers else prompt_length
+
+    @property
+    def prompted_layers(self) -> int:
+        """Number of layers, counted from the last, that read a prompt as keys and values; 0: the input has it."""
+        if self.prompt_placement == "upper_layers":
+            return max(1, self.layer_count // 3)
+        return self.layer_count if self.prompt_placement == "every_layer" else 0
 
     @property
     def _rows_per_position(self) -> int:
-        """Rows P of a prompt for each of its positions: at every layer, a key and a value of each layer."""
-        return 2 * self.layer_count if self.prompt_placement == "every_layer" else 1
+        """Rows P of a prompt for each of its positions: in layers, a key and a value of each layer."""
+        return max(1, 2 * self.prompted_layers)
 
     def prompt_rows(self, positions: int) -> int:
         """Return the rows P of a prompt of this many positions."""
@@ -120,9 +128,9 @@ class Backbone(ABC):
         """
         self._check_whole_layers(prompt_length, "prompt_length")
         words = self.prompt_words(prompt_length)
-        if self.prompt_placement == "every_layer" and words > self.max_positions:
+        if self.prompted_layers and words > self.max_positions:
             raise BackboneError(
-                f"a prompt of {words} positions at every layer is too long: {self.identity.id!r} attends to "
+                f"a prompt of {words} positions in each layer is too long: {self.identity.id!r} attends to "
                 f"{self.max_positions} positions",
                 param="prompt_length",
             )
@@ -142,7 +150,7 @@ class Backbone(ABC):
         rows = self._rows_per_position
         if prompt_length % rows:
             raise BackboneError(
-                f"a prompt at every layer has {rows} rows for each position (keys and values of {self.layer_count} "
+                f"a prompt in the layers has {rows} rows for each position (keys and values of {self.prompted_layers} "
                 f"layers), so its length must be a multiple of {rows}, got {prompt_length}",
                 param=param,
             )

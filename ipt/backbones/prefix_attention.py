@@ -1,8 +1,8 @@
-"""Attention with prefixes: in every layer, a row also attends to keys and values that belong to no token.
+"""Attention with prefixes: in the last layers, or in all, a row also attends to keys and values of no token.
 
 A prefix takes no position of the input and passes no feed-forward layer. Source: Li and Liang, "Prefix-Tuning",
 arXiv 2101.00190; Liu et al., "P-Tuning v2", arXiv 2110.07602.
-Letters in shapes: B rows, T tokens, L layers, P prefix positions, H hidden size.
+Letters in shapes: B rows, T tokens, L prefixed layers, P prefix positions, H hidden size.
 """
 
 from __future__ import annotations
@@ -33,16 +33,19 @@ def attend(
 
     Args:
         attention_mask: as SDPA takes it; its last dimension includes the prefix positions.
-        prefixes: [B, L, 2, P, H], the keys and the values of every layer.
+        prefixes: [B, L, 2, P, H], the keys and the values of the last L layers.
         captured: the layer's keys and values of its tokens, [B, T, H] each, are appended to this list.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if captured is not None:
         captured.append((key.transpose(1, 2).flatten(2), value.transpose(1, 2).flatten(2)))
-    if prefixes is not None:
+    below = 0 if prefixes is None else module.config.num_hidden_layers - prefixes.shape[1]
+    if prefixes is not None and module.layer_idx < below:
+        attention_mask = None if attention_mask is None else attention_mask[..., prefixes.shape[3] :]
+    elif prefixes is not None:
         rows, heads, _, size = key.shape
-        prefix = prefixes[:, module.layer_idx].reshape(rows, 2, -1, heads, size).transpose(2, 3).to(key.dtype)
+        prefix = prefixes[:, module.layer_idx - below].reshape(rows, 2, -1, heads, size).transpose(2, 3).to(key.dtype)
         key, value = torch.cat([prefix[:, 0], key], dim=2), torch.cat([prefix[:, 1], value], dim=2)
     output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return output
@@ -63,7 +66,7 @@ def enable_prefixes(model: nn.Module) -> None:
     config: Any = model.config
     if config._attn_implementation not in ("sdpa", PREFIX_ATTENTION):  # noqa: SLF001 - it has no public name
         raise BackboneError(
-            f"prompts at every layer need SDPA attention, which this {config.model_type} model does not use: choose "
+            f"prompts in the layers need SDPA attention, which this {config.model_type} model does not use: choose "
             "another prompt placement",
             param="prompt_placement",
         )

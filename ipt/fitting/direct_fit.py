@@ -198,11 +198,11 @@ def _task_weights(families: Sequence[str], balance: float) -> NDArray[np.float64
 def spread_of_words(backbone: Backbone, prompt: Tensor) -> Tensor:
     """Return how much prompts of words vary [P · H]: the standard deviation of each number of the flattened prompt.
 
-    In the input it is that of the embeddings; at every layer, that of the layer's keys and that of its values in
+    In the input it is that of the embeddings; in layers, that of the layer's keys and that of its values in
     `prompt` [P, H], which is made of words.
     """
-    if backbone.prompt_placement == "every_layer":
-        parts = prompt.view(2 * backbone.layer_count, -1)
+    if backbone.prompted_layers:
+        parts = prompt.view(2 * backbone.prompted_layers, -1)
         return parts.std(dim=1).repeat_interleave(parts.shape[1])
     return backbone.input_embeddings.weight.detach().float().std().cpu().expand(prompt.numel())
 

@@ -1,4 +1,4 @@
-"""Prompts at every layer: keys and values that all positions attend to, and that take no position themselves."""
+"""Prompts in the layers: keys and values that all positions attend to, and that take no position themselves."""
 
 from typing import Any
 
@@ -18,26 +18,28 @@ def model_type(backbone: EncoderBackbone) -> str:
     return str(model.config.model_type)
 
 
-@pytest.fixture
-def prefixed(encoder: EncoderBackbone) -> EncoderBackbone:
+@pytest.fixture(params=["every_layer", "upper_layers"])
+def prefixed(encoder: EncoderBackbone, request: pytest.FixtureRequest) -> EncoderBackbone:
     if model_type(encoder) == "mpnet":
         pytest.skip("MPNet has no SDPA attention")
-    return encoder.placed("every_layer")
+    return encoder.placed(request.param)
 
 
 def prefixes(backbone: EncoderBackbone, rows: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, 2 * backbone.layer_count * POSITIONS, backbone.hidden_size, generator=generator)
+    return torch.randn(rows, 2 * backbone.prompted_layers * POSITIONS, backbone.hidden_size, generator=generator)
 
 
-def test_every_layer_attends_to_its_own_keys_and_values(prefixed: EncoderBackbone) -> None:
+def test_every_prompted_layer_attends_to_its_own_keys_and_values(prefixed: EncoderBackbone) -> None:
     """Compare with the same attention written out: keys and values are put in front where the layer makes its own."""
     if model_type(prefixed) not in ("bert", "roberta", "xlm-roberta"):
         pytest.skip("the written-out layer is BERT's")
     model: Any = prefixed.model
     [row] = prefixed.tokenize(["the dog was happy"])
     prompts = prefixes(prefixed, 1)
-    layers = prompts.view(prefixed.layer_count, 2, POSITIONS, prefixed.hidden_size)
+    none = torch.empty(2, 0, prefixed.hidden_size)
+    layers = [none] * (prefixed.layer_count - prefixed.prompted_layers)
+    layers += prompts.view(prefixed.prompted_layers, 2, POSITIONS, prefixed.hidden_size).unbind()
     with torch.no_grad():
         states = model.embeddings(input_ids=torch.tensor([row]))[0]
         for layer, (keys, values) in zip(model.encoder.layer, layers, strict=True):
@@ -87,7 +89,7 @@ def test_rows_with_and_without_a_prompt_share_a_pass(
 def test_a_prefix_takes_no_position_of_the_input(prefixed: EncoderBackbone) -> None:
     [row] = prefixed.tokenize(["good " * 100])
     assert len(row) == prefixed.max_positions
-    assert prefixed.max_input_tokens(2 * prefixed.layer_count * POSITIONS) == prefixed.max_tokens
+    assert prefixed.max_input_tokens(2 * prefixed.prompted_layers * POSITIONS) == prefixed.max_tokens
     other = [*row[:-2], row[1] + 1, row[-1]]
     prompts = prefixes(prefixed, 1)
     assert not torch.equal(prefixed.embed([row], prompts), prefixed.embed([other], prompts))
@@ -97,16 +99,17 @@ def test_prompts_of_tokens_are_the_keys_and_values_that_the_tokens_have(prefixed
     model: Any = prefixed.model
     ids = torch.tensor([[7, 8, 9], [9, 10, 11]])
     prompts = prefixed.prompts_of_tokens(ids)
-    assert prompts.shape == (2, 2 * prefixed.layer_count * 3, prefixed.hidden_size)
+    assert prompts.shape == (2, 2 * prefixed.prompted_layers * 3, prefixed.hidden_size)
     if model.config.model_type == "bert":
-        first = model.encoder.layer[0].attention.self
-        states = model.embeddings(input_ids=ids)
-        keys_and_values = torch.stack([first.key(states), first.value(states)], dim=1)
+        first = prefixed.layer_count - prefixed.prompted_layers
+        states = model(input_ids=ids, output_hidden_states=True).hidden_states[first]
+        attention = model.encoder.layer[first].attention.self
+        keys_and_values = torch.stack([attention.key(states), attention.value(states)], dim=1)
         torch.testing.assert_close(prompts[:, :6].view(2, 2, 3, -1), keys_and_values, atol=1e-5, rtol=0)
 
 
 def test_a_length_that_is_no_multiple_of_the_layers_is_rejected(prefixed: EncoderBackbone) -> None:
-    rows = 2 * prefixed.layer_count
+    rows = 2 * prefixed.prompted_layers
     prefixed.check_room(3 * rows)
     with pytest.raises(BackboneError, match=f"must be a multiple of {rows}, got {rows + 1}"):
         prefixed.check_room(rows + 1)
@@ -119,9 +122,9 @@ def test_prompts_that_do_not_fill_the_layers_are_rejected(prefixed: EncoderBackb
 
 
 def test_a_prefix_longer_than_the_positions_of_the_model_is_rejected(prefixed: EncoderBackbone) -> None:
-    prefixed.check_room(2 * prefixed.layer_count * prefixed.max_positions)
+    prefixed.check_room(2 * prefixed.prompted_layers * prefixed.max_positions)
     with pytest.raises(BackboneError, match=f"prompt of {prefixed.max_positions + 1} positions .* is too long"):
-        prefixed.check_room(2 * prefixed.layer_count * (prefixed.max_positions + 1))
+        prefixed.check_room(2 * prefixed.prompted_layers * (prefixed.max_positions + 1))
 
 
 def test_a_model_without_sdpa_attention_is_rejected(encoder: EncoderBackbone) -> None:
