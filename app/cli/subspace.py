@@ -95,7 +95,7 @@ def fit(
     """Fit a subspace on many tasks: one decoder, and one vector per task.
 
     Each line of a task's file is {"split": "train" or "test", "input": …, "output": …}. After an interruption the
-    same command resumes. `ipt subspace randomize` makes half of the dimensions random, as in the shipped subspace.
+    same command resumes. `ipt subspace redirect` then replaces dimensions, as in the shipped subspace.
 
     \b
     ipt subspace fit tasks/ my-subspace --split seen
@@ -167,30 +167,41 @@ def fit(
 
 
 @commands.command()
-def randomize(
+def redirect(
     fitted: Annotated[str, typer.Argument(help="'default', or the folder of a fitted subspace.", metavar="FITTED")],
     output: Annotated[Path, typer.Argument(help="Folder for the new subspace.", metavar="OUTPUT")],
+    prompts: Annotated[
+        list[Path] | None,
+        typer.Option(help="Prompts from `ipt subspace tune-prompts --start FITTED`; repeatable. Without: random."),
+    ] = None,
     dimensions: Annotated[int, typer.Option(help="Number of dimensions to replace.", min=1, max=LARGEST_DIM)] = 125,
-    seed: Annotated[int, typer.Option(help="Seed of the random directions.", min=0, max=LARGEST_SEED)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of random directions.", min=0, max=LARGEST_SEED)] = 0,
     backbone: BackboneName = "default",
     revision: Revision = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replace the dimensions that training tasks use least by random directions.
+    """Replace the dimensions that training tasks use least by directions in which whole prompts were tuned, or random.
 
-    Tuning then also finds what no training task asked for. The initial vectors keep their prompts.
+    Tuning then also finds what the training tasks do not share. The initial vectors keep their prompts.
 
     \b
     ipt subspace fit tasks/ fitted --split seen
-    ipt subspace randomize fitted my-subspace
+    ipt subspace tune-prompts tasks/ prompts.safetensors --split seen --start fitted
+    ipt subspace redirect fitted my-subspace --prompts prompts.safetensors
     """
     import ipt
-    from ipt.fitting.random_directions import with_random_directions
+    from ipt.fitting.other_directions import with_prompt_directions, with_random_directions
+    from ipt.subspace.soft_prompt_files import read_prompts
 
     check_folder(output)
     _check_unfinished(output)
     loaded = ipt.load_backbone(backbone, revision=revision, device="cpu")
-    subspace = with_random_directions(ipt.load_subspace(fitted, loaded), loaded, dimensions, output, seed)
+    source = ipt.load_subspace(fitted, loaded)
+    if prompts:
+        tuned = [read_prompts(file, source.placed(loaded)) for file in prompts]
+        subspace = with_prompt_directions(source, loaded, dimensions, output, tuned)
+    else:
+        subspace = with_random_directions(source, loaded, dimensions, output, seed)
     _print_location(subspace.id, output, {}, as_json=as_json)
 
 
@@ -205,7 +216,15 @@ def tune_prompts_(
     backbone: BackboneName = "default",
     revision: Revision = None,
     device: Device = None,
-    prompt_length: Annotated[int, typer.Option(help="Positions of a soft prompt.", min=1)] = 16,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="Start at the prompt of the zero vector of this subspace ('default', or a folder). Default: words."
+        ),
+    ] = None,
+    prompt_length: Annotated[
+        int | None, typer.Option(help="Positions of a soft prompt: 16, or those of --start.", min=1)
+    ] = None,
     per_label: Annotated[int, typer.Option(help="Training examples per label.", min=2)] = 16,
     steps: Annotated[int, typer.Option(help="Optimizer steps per task.", min=1)] = 100,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of the prompts.")] = 0.03,
@@ -233,16 +252,21 @@ def tune_prompts_(
 
     check_file(output, ".safetensors")
     hyperparameters = ipt.Hyperparameters(steps=steps, learning_rate=learning_rate, seed=seed)
-    options = PromptOptions(prompt_length, per_label, hyperparameters)
+    if start is not None and prompt_length is not None:
+        raise CliError("--start brings its own prompt length: omit --prompt-length")
+    options = PromptOptions(prompt_length or PromptOptions.prompt_length, per_label, hyperparameters)
     folder_tasks = read_task_folder(tasks, split).require_all()
     loaded = load_in_dedicated_process(backbone, revision, device)
+    begins = None if start is None else ipt.load_subspace(start, loaded)
     with progress(notices()) as show:
 
         def on_step(done: int, total: int, finished: int) -> None:
             show("tuning prompts", done, total, f", {finished} of {len(folder_tasks)} tasks done")
 
         try:
-            report = tune_prompts(loaded, folder_tasks, output, options, batch_tasks=batch_tasks, on_step=on_step)
+            report = tune_prompts(
+                loaded, folder_tasks, output, options, start=begins, batch_tasks=batch_tasks, on_step=on_step
+            )
         except KeyboardInterrupt:
             notices().print("stopped; the same command resumes with the remaining tasks")
             raise typer.Exit(130) from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ipt.runtime.atomic_files import replace_atomically
 from ipt.runtime.process_lock import hold_lock
 from ipt.subspace.full_prompt_space import full_prompt_space, word_prompts
 from ipt.subspace.soft_prompt_files import backbone_metadata, read_prompts, save_prompts
+from ipt.subspace.subspace import Subspace
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.job import AdaptedTask, Hyperparameters, Progress, TuningJob
 
@@ -56,6 +57,7 @@ def tune_prompts(
     output: Path,
     options: PromptOptions,
     *,
+    start: Subspace | None = None,
     batch_tasks: int = 8,
     on_step: Callable[[int, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -65,17 +67,23 @@ def tune_prompts(
         backbone: the frozen model.
         tasks: of kinds that the backbone can answer; the report notes tasks with fewer rows than requested.
         output: the file of prompts by task, `….safetensors`; the report is `….json` beside it.
-        options: the same for all tasks. All prompts start at the same words, drawn by the seed.
+        options: the same for all tasks.
+        start: all prompts start at the prompt of this subspace's zero vector, of its length and where it stands. If
+            None, all start at the same words, drawn by the seed.
         batch_tasks: most tasks that are tuned together; it changes the numbers by rounding only.
         on_step: called after every step with optimizer steps done, steps in all, and tasks done.
 
     Raises:
         CheckpointError: the output has the prompts of another run, or another process uses it.
         DatasetError: a task cannot be tuned on; the message names it.
+        SubspaceMismatchError: `start` belongs to another backbone.
     """
+    if start is not None:
+        backbone = start.placed(backbone)
+        options = replace(options, prompt_length=start.decoder.prompt_length)
     jobs = [_job(backbone, task, options) for task in tasks]
     with hold_lock(output):
-        return _tune(backbone, jobs, output, options, row_notes(tasks), batch_tasks, on_step)
+        return _tune(backbone, jobs, output, options, start, row_notes(tasks), batch_tasks, on_step)
 
 
 def _tune(
@@ -83,16 +91,20 @@ def _tune(
     jobs: Sequence[TuningJob],
     output: Path,
     options: PromptOptions,
+    start_of: Subspace | None,
     notes: Sequence[str],
     batch_tasks: int,
     on_step: Callable[[int, int, int], None] | None,
 ) -> dict[str, Any]:
     hyperparameters = options.hyperparameters
     report_path = _report_path(output)
-    report = _begin_report(backbone, jobs, options, notes)
+    report = _begin_report(backbone, jobs, options, start_of, notes)
     prompts = _finished_prompts(backbone, output, report_path, report)
     waiting = [job for job in jobs if job.job_id not in prompts]
-    start = word_prompts(backbone, options.prompt_length, seed=hyperparameters.seed)
+    if start_of is None:
+        start = word_prompts(backbone, options.prompt_length, seed=hyperparameters.seed)
+    else:
+        start = start_of.zero_prompt()[None]
     engine = TuningEngine(backbone, full_prompt_space(backbone, options.prompt_length, start))
 
     running: dict[str, Progress] = {}
@@ -150,14 +162,20 @@ def _report_path(output: Path) -> Path:
 
 
 def _begin_report(
-    backbone: Backbone, jobs: Sequence[TuningJob], options: PromptOptions, row_notes: Sequence[str]
+    backbone: Backbone,
+    jobs: Sequence[TuningJob],
+    options: PromptOptions,
+    start: Subspace | None,
+    row_notes: Sequence[str],
 ) -> dict[str, Any]:
     identity = backbone_metadata(backbone)
     rows = [(job.job_id, job.kind, job.examples, job.validation_examples) for job in jobs]
-    described = repr((REVISION, sorted(asdict(options).items()), identity["weights_sha256"], rows))
+    begins: tuple[str, ...] = () if start is None else (start.id,)
+    described = repr((REVISION, sorted(asdict(options).items()), identity["weights_sha256"], rows, *begins))
     run = hashlib.sha256(described.encode()).hexdigest()
     notes = [*row_notes, *(note for job in jobs if (note := _too_few(job, options.per_label)))]
-    return {"backbone": identity, "options": asdict(options), "run": run, "notes": notes, "tasks": {}}
+    report = {"backbone": identity, "options": asdict(options), "run": run, "notes": notes, "tasks": {}}
+    return report if start is None else report | {"start": start.id}
 
 
 def _too_few(job: TuningJob, per_label: int) -> str | None:

@@ -53,6 +53,12 @@ class Subspace:
             backbone["weights_sha256"], backbone["family"], manifest["prompt_placement"], manifest["template"]
         )
 
+    @torch.no_grad()
+    def zero_prompt(self) -> Tensor:
+        """Return the prompt [P, H] of the zero vector, which stands for the average training task."""
+        prompts: Tensor = self.decoder(torch.zeros_like(self.initial_vectors[:1]))
+        return prompts[0]
+
     def initial_vector_id(self, vector: NDArray[np.float32]) -> int | None:
         """Return the 63-bit id of the initial vector that `vector` [D] equals, or None if tuning moved it.
 

@@ -70,23 +70,53 @@ def crossfit_tasks(tmp_path: Path) -> Path:
     return tmp_path / "tasks"
 
 
-@pytest.mark.parametrize(("option", "rows"), [((), 4 * 2 * 2), (("--prompt-length", "3"), 3 * 2 * 2)])
-def test_prompts_at_every_layer_have_keys_and_values_for_each_position_and_layer(
+@pytest.mark.parametrize(
+    ("placement", "option", "rows"),
+    [
+        ("every_layer", (), 4 * 2 * 2),
+        ("every_layer", ("--prompt-length", "3"), 3 * 2 * 2),
+        ("upper_layers", (), 4 * 2 * 1),
+    ],
+)
+def test_prompts_in_layers_have_keys_and_values_for_each_position_and_layer(
     crossfit_tasks: Path,
     tiny_backbone_dir: Path,
     tmp_path: Path,
     capsys: Captured,
+    placement: str,
     option: tuple[str, ...],
     rows: int,
 ) -> None:
     backbone = ["--backbone", str(tiny_backbone_dir), "--device", "cpu"]
     command = ["subspace", "fit", str(crossfit_tasks), str(tmp_path / "out"), *backbone, "--steps", "2"]
-    assert run([*command, "--placement", "every_layer", *option, "--json"]) == 0
+    assert run([*command, "--placement", placement, *option, "--json"]) == 0
     capsys.readouterr()
     assert run(["subspace", "info", str(tmp_path / "out"), "--json"]) == 0
     manifest = json.loads(capsys.readouterr().out)
-    assert manifest["prompt_placement"] == "every_layer"
+    assert manifest["prompt_placement"] == placement
     assert manifest["prompt_length"] == rows
+
+
+def test_a_fitted_subspace_is_redirected_to_where_whole_prompts_were_tuned(
+    crossfit_tasks: Path, tiny_backbone_dir: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    fitted, prompts, output = (str(tmp_path / name) for name in ("fitted", "prompts.safetensors", "output"))
+    backbone = ["--backbone", str(tiny_backbone_dir)]
+    fit = ["subspace", "fit", str(crossfit_tasks), fitted, "--steps", "2", "--intrinsic-dim", "4"]
+    assert run([*fit, *backbone, "--device", "cpu"]) == 0
+    tune = ["subspace", "tune-prompts", str(crossfit_tasks), prompts, "--start", fitted, *backbone, "--device", "cpu"]
+    assert run([*tune, "--prompt-length", "3"]) == 1
+    assert "omit --prompt-length" in one_error_line(capsys)
+    assert run([*tune, "--steps", "2", "--learning-rate", "0.1"]) == 0
+    capsys.readouterr()
+    report = json.loads((tmp_path / "prompts.json").read_text())
+    moved = sum(task["moved"] for task in report["tasks"].values())
+    redirect = ["subspace", "redirect", fitted, output, *backbone, "--dimensions"]
+    assert run([*redirect, "3", "--prompts", prompts]) == 1
+    assert f"and {moved} of 2 are: tune more prompts" in one_error_line(capsys)
+    assert run([*redirect, "3", "--json"]) == 0
+    created = json.loads(capsys.readouterr().out)
+    assert created["subspace_id"] != report["start"]
 
 
 def test_an_unknown_placement_is_named_with_the_known_ones(

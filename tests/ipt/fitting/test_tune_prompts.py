@@ -13,6 +13,7 @@ from ipt.backbones.interface import TextBackbone
 from ipt.data.task_dataset import TaskDataset
 from ipt.fitting.tune_prompts import PromptOptions, tune_prompts
 from ipt.subspace.full_prompt_space import full_prompt_space
+from ipt.subspace.prompt_decoder import SubspaceDecoder
 from ipt.subspace.soft_prompt_files import read_prompts
 from ipt.tuning.engine import TuningEngine
 from ipt.tuning.tuning_loop import TuningLoop
@@ -80,6 +81,21 @@ def test_prompts_are_tuned_to_the_last_step(
     options = replace(OPTIONS, hyperparameters=replace(OPTIONS.hyperparameters, steps=40))
     report = tune_prompts(encoder, TASKS, tmp_path / "prompts.safetensors", options)
     assert [(entry["steps_run"], entry["moved"]) for entry in report["tasks"].values()] == [(40, False)] * 3
+
+
+def test_prompts_start_at_the_zero_vector_of_a_subspace(encoder: EncoderBackbone, tmp_path: Path) -> None:
+    placed = encoder.placed("upper_layers")
+    decoder = SubspaceDecoder(5, 6, placed.prompt_rows(1), placed.hidden_size)
+    start = ipt.save_subspace(tmp_path / "start", decoder, placed, dtype=torch.float32)
+    options = replace(OPTIONS, hyperparameters=replace(OPTIONS.hyperparameters, learning_rate=1e-6))
+    output = tmp_path / "prompts.safetensors"
+    report = tune_prompts(encoder, TASKS[:1], output, options, start=start)
+    assert report["start"] == start.id
+    assert report["options"]["prompt_length"] == start.prompt_length
+    [prompt] = read_prompts(output, placed).values()
+    torch.testing.assert_close(prompt, start.zero_prompt(), atol=1e-4, rtol=0)
+    with pytest.raises(ipt.CheckpointError, match="other tasks or options"):
+        tune_prompts(encoder, TASKS[:1], output, options)
 
 
 def test_prompts_of_another_run_are_not_overwritten(encoder: EncoderBackbone, tmp_path: Path) -> None:

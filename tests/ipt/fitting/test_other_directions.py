@@ -1,4 +1,4 @@
-"""Random directions take the place of fitted dimensions."""
+"""Directions of tuned prompts, or random ones, take the place of fitted dimensions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.fitting.random_directions import REACH, with_random_directions
+from ipt.fitting.other_directions import PROMPT_REACH, RANDOM_REACH, with_prompt_directions, with_random_directions
 from ipt.subspace.prompt_decoder import SubspaceDecoder
 
 DIM, RANDOM = 10, 4
@@ -36,7 +36,7 @@ def test_prompts_of_starts_and_training_tasks_stay_and_new_directions_are_added(
 ) -> None:
     mixed = with_random_directions(fitted, encoder, RANDOM, tmp_path / "mixed")
     assert (mixed.intrinsic_dim, mixed.manifest["prompt_placement"]) == (DIM, "every_layer")
-    assert mixed.manifest["training"]["random_directions"] == {"dimensions": RANDOM, "seed": 0}
+    assert mixed.manifest["training"]["other_directions"] == {"dimensions": RANDOM, "from": "random", "seed": 0}
     assert fitted.task_vectors is not None
     assert mixed.task_vectors is not None
     assert torch.equal(mixed.initial_vectors[0], torch.zeros(DIM))
@@ -47,7 +47,42 @@ def test_prompts_of_starts_and_training_tasks_stay_and_new_directions_are_added(
     difference = (mixed.decoder(moved) - mixed.decoder(torch.zeros(1, DIM)))[0].view(2 * encoder.layer_count, -1)
     words = fitted.placed(encoder).prompts_of_tokens(torch.arange(20, 28)[None])[0].view(2 * encoder.layer_count, -1)
     ratios = difference.std(dim=1) / words.std(dim=1)
-    assert (ratios / REACH - 1.0).abs().max() < 0.6, "each layer moves by REACH times the spread of words"
+    assert (ratios / RANDOM_REACH - 1.0).abs().max() < 0.6, "each layer moves by RANDOM_REACH times the spread of words"
+
+
+def tuned_prompts(fitted: ipt.Subspace, count: int) -> dict[str, torch.Tensor]:
+    """Prompts that moved from the zero vector's prompt in `RANDOM` directions, and one that stayed there."""
+    start = fitted.zero_prompt()
+    generator = torch.Generator().manual_seed(4)
+    ways = torch.randn(count, RANDOM, generator=generator) @ torch.randn(RANDOM, start.numel(), generator=generator)
+    return {"stayed": start, **{f"task {i}": start + way.view_as(start) for i, way in enumerate(ways)}}
+
+
+def test_tuned_prompts_can_be_reached_in_their_principal_directions(
+    encoder: EncoderBackbone, fitted: ipt.Subspace, tmp_path: Path
+) -> None:
+    prompts = tuned_prompts(fitted, 9)
+    mixed = with_prompt_directions(fitted, encoder, RANDOM, tmp_path / "mixed", [prompts])
+    assert mixed.manifest["training"]["other_directions"] == {
+        "dimensions": RANDOM, "from": "tuned prompts", "prompts": 9,
+    }  # fmt: skip
+    torch.testing.assert_close(mixed.zero_prompt(), fitted.zero_prompt(), atol=2e-2, rtol=1e-2)
+    moved = torch.cat([torch.zeros(RANDOM, DIM - RANDOM), torch.eye(RANDOM)], dim=1) * 0.1
+    directions = (mixed.decoder(moved) - mixed.zero_prompt()).flatten(1) / 0.1
+    ways = torch.stack([(prompts[f"task {i}"] - fitted.zero_prompt()).flatten() for i in range(9)])
+    assert (directions.norm(dim=1) / (PROMPT_REACH * ways.norm(dim=1).mean()) - 1.0).abs().max() < 0.05
+    basis = torch.linalg.qr(directions.mT)[0]
+    assert ((ways @ basis).norm(dim=1) / ways.norm(dim=1)).min() > 0.99
+
+
+def test_prompts_that_give_too_few_directions_are_rejected(
+    encoder: EncoderBackbone, fitted: ipt.Subspace, tmp_path: Path
+) -> None:
+    few = tuned_prompts(fitted, RANDOM - 1)
+    with pytest.raises(ipt.SubspaceError, match="and 3 of 4 are: tune more prompts"):
+        with_prompt_directions(fitted, encoder, RANDOM, tmp_path / "mixed", [few])
+    with pytest.raises(ipt.SubspaceError, match="tune them with --start"):
+        with_prompt_directions(fitted, encoder, RANDOM, tmp_path / "mixed", [{"a": few["stayed"][1:]}])
 
 
 def test_what_cannot_be_mixed_is_rejected(encoder: EncoderBackbone, fitted: ipt.Subspace, tmp_path: Path) -> None:

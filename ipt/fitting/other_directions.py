@@ -1,0 +1,144 @@
+"""Replace dimensions of a subspace by other directions of the prompt: those of tuned prompts, or random ones.
+
+A fitted decoder has directions for what its training tasks share. A new task may ask for something else, and then
+tuning in the fitted directions gains little (docs/decisions/0049 and 0062). Whole prompts that were tuned on the
+training tasks, all from the prompt of the zero vector, show where else tuning goes. Random directions lead a little
+way towards anything.
+
+Letters: D intrinsic dimension, R replaced dimensions, N training tasks, P prompt length, H hidden size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ipt.backbones.interface import Backbone
+from ipt.errors import SubspaceError
+from ipt.fitting.direct_fit import spread_of_words
+from ipt.subspace.full_prompt_space import word_prompts
+from ipt.subspace.prompt_decoder import SubspaceDecoder
+from ipt.subspace.store import save_subspace
+from ipt.subspace.subspace import Subspace
+
+RANDOM_REACH = 3.0
+"""Standard deviation that the random directions together give a prompt's numbers, if all their coordinates are 1;
+relative to the standard deviation of the prompts of words."""
+PROMPT_REACH = 0.5
+"""Length of a direction of tuned prompts if its coordinate is 1, relative to the mean way of the tuned prompts."""
+LINEAR_WITHIN = 16.0
+"""A new direction passes a tanh unit, which is linear for coordinates much smaller than this."""
+
+
+def with_random_directions(subspace: Subspace, backbone: Backbone, dims: int, folder: Path, seed: int = 0) -> Subspace:
+    """Save a subspace of the same dimension, with R random directions in place of as many fitted ones.
+
+    Args:
+        subspace: has task vectors, and a decoder with a hidden layer.
+        backbone: that of the subspace.
+        dims: R, less than D.
+        folder: where to save the new subspace.
+        seed: of the random directions.
+
+    Raises:
+        SubspaceError: the subspace has no task vectors or no hidden layer, or R is not less than D.
+    """
+    placed = subspace.placed(backbone)
+    length = subspace.decoder.prompt_length
+    spread = spread_of_words(placed, word_prompts(placed, length, seed=seed)[0].float().cpu())
+    generator = torch.Generator().manual_seed(seed)
+    directions = (
+        torch.randn(len(spread), dims, generator=generator) * (RANDOM_REACH * spread / math.sqrt(max(dims, 1)))[:, None]
+    )
+    return _with_directions(subspace, placed, directions, folder, {"from": "random", "seed": seed})
+
+
+def with_prompt_directions(
+    subspace: Subspace,
+    backbone: Backbone,
+    dims: int,
+    folder: Path,
+    prompts: Sequence[Mapping[str, Tensor]],
+) -> Subspace:
+    """Save a subspace of the same dimension, with the R principal directions of tuned prompts in place of fitted ones.
+
+    Args:
+        subspace: has task vectors, and a decoder with a hidden layer.
+        backbone: that of the subspace.
+        dims: R, less than D.
+        folder: where to save the new subspace.
+        prompts: files of prompts [P, H] by task, tuned from the prompt of the subspace's zero vector.
+
+    Raises:
+        SubspaceError: as in `with_random_directions`; the prompts have another shape, or fewer than R of them moved.
+    """
+    placed = subspace.placed(backbone)
+    start = subspace.zero_prompt().cpu()
+    tuned = [prompt.float() for file in prompts for prompt in file.values()]
+    if any(prompt.shape != start.shape for prompt in tuned):
+        raise SubspaceError(f"the prompts must have the subspace's shape {list(start.shape)}: tune them with --start")
+    ways = torch.stack([(prompt - start).flatten() for prompt in tuned]).double()
+    lengths = ways.norm(dim=1)
+    # A prompt that tuning did not improve is the start, up to rounding.
+    ways = ways[lengths > 1e-3 * start.norm()]
+    if len(ways) < dims:
+        raise SubspaceError(
+            f"{dims} directions need at least as many prompts that tuning moved, and {len(ways)} of {len(tuned)} are: "
+            "tune more prompts (another --seed), or replace fewer dimensions"
+        )
+    directions = _principal_directions(ways / ways.norm(dim=1, keepdim=True), dims).float()
+    directions *= PROMPT_REACH * float(ways.norm(dim=1).mean())
+    return _with_directions(subspace, placed, directions, folder, {"from": "tuned prompts", "prompts": len(ways)})
+
+
+def _with_directions(
+    subspace: Subspace, backbone: Backbone, directions: Tensor, folder: Path, record: dict[str, object]
+) -> Subspace:
+    """Save a subspace whose last R dimensions are the `directions` [P · H, R] of the flattened prompt.
+
+    The D − R principal directions of the training tasks' vectors are kept; their span has the initial vectors, as far
+    as it can. The prompt of the zero vector stays the same.
+    """
+    decoder = subspace.decoder
+    vectors = subspace.task_vectors
+    if not isinstance(decoder, SubspaceDecoder) or decoder.expand is None or vectors is None:
+        raise SubspaceError("other directions need a subspace with task vectors and a decoder with a hidden layer")
+    dim, hidden, replaced = decoder.intrinsic_dim, decoder.decoder_hidden, directions.shape[1]
+    if not 0 < replaced < dim:
+        raise SubspaceError(f"the number of dimensions to replace must be from 1 to {dim - 1}, got {replaced}")
+    kept = dim - replaced
+    basis = _principal_directions(torch.cat([subspace.initial_vectors, vectors]).double(), kept).float()
+    widened = SubspaceDecoder(dim, hidden + replaced, decoder.prompt_length, decoder.hidden_size)
+    assert widened.expand is not None
+    with torch.no_grad():
+        for parameter in widened.parameters():
+            parameter.zero_()
+        widened.expand.weight[:hidden, :kept] = decoder.expand.weight.float().cpu() @ basis
+        widened.expand.weight[hidden:, kept:] = torch.eye(replaced) / LINEAR_WITHIN
+        widened.expand.bias[:hidden] = decoder.expand.bias
+        widened.project.weight[:, :hidden] = decoder.project.weight
+        widened.project.weight[:, hidden:] = directions * LINEAR_WITHIN
+        widened.project.bias.copy_(decoder.project.bias)
+    nothing = torch.zeros(1, replaced)
+
+    def in_new_coordinates(old: Tensor) -> Tensor:
+        return torch.cat([old @ basis, nothing.expand(len(old), -1)], dim=1)
+
+    return save_subspace(
+        folder,
+        widened,
+        backbone,
+        initial_vectors=in_new_coordinates(subspace.initial_vectors),
+        task_vectors=in_new_coordinates(vectors),
+        training=subspace.manifest["training"] | {"other_directions": {"dimensions": replaced, **record}},
+    )
+
+
+def _principal_directions(vectors: Tensor, count: int) -> Tensor:
+    """Return the orthonormal directions [D, count] in which `vectors` [N, D] are longest, completed if N is smaller."""
+    directions: Tensor = torch.linalg.svd(vectors, full_matrices=len(vectors) < count)[2]
+    return directions[:count].mT
