@@ -1,7 +1,7 @@
 """Replace dimensions of a subspace by other directions of the prompt: those of tuned prompts, or random ones.
 
 A fitted decoder has directions for what its training tasks share. A new task may ask for something else, and then
-tuning in the fitted directions gains little (docs/decisions/0049 and 0062). Whole prompts that were tuned on the
+tuning in the fitted directions gains little (docs/decisions/0049 and 0063). Whole prompts that were tuned on the
 training tasks, all from the prompt of the zero vector, show where else tuning goes. Random directions lead a little
 way towards anything.
 

@@ -104,6 +104,7 @@ def test_a_fitted_subspace_is_redirected_to_where_whole_prompts_were_tuned(
     backbone = ["--backbone", str(tiny_backbone_dir)]
     fit = ["subspace", "fit", str(crossfit_tasks), fitted, "--steps", "2", "--intrinsic-dim", "4"]
     assert run([*fit, *backbone, "--device", "cpu"]) == 0
+    capsys.readouterr()
     tune = ["subspace", "tune-prompts", str(crossfit_tasks), prompts, "--start", fitted, *backbone, "--device", "cpu"]
     assert run([*tune, "--prompt-length", "3"]) == 1
     assert "omit --prompt-length" in one_error_line(capsys)
