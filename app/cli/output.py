@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,9 @@ def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
     return Console(stderr=stderr, width=width, highlight=False)
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """Print each note on a line of its own to stderr."""
+    for note in notes:
+        notices().print(note, soft_wrap=True, highlight=False, markup=False)

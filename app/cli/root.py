@@ -7,7 +7,20 @@ import warnings
 import typer
 from pydantic import ValidationError
 
-from app.cli import classify, demo, evaluate, export, import_dataset, keys, service, settings, study, subspace, tasks
+from app.cli import (
+    classify,
+    demo,
+    evaluate,
+    export,
+    import_dataset,
+    keys,
+    service,
+    settings,
+    study,
+    subspace,
+    tasks,
+    tune_prompts,
+)
 from app.cli.output import CliError, print_error
 from app.cli.text_command import TextCommand
 
@@ -32,6 +45,7 @@ _WITH_TEXTS = (tasks.predict, tasks.generate, classify.classify)
 for _command in (demo.demo, service.serve, tasks.adapt, *_WITH_TEXTS, export.export):
     cli.command(cls=TextCommand if _command in _WITH_TEXTS else None)(_command)
 cli.add_typer(tasks.commands, name="tasks")
+subspace.commands.command()(tune_prompts.tune_prompts)
 subspace.commands.command()(evaluate.evaluate)
 subspace.commands.command()(study.study)
 subspace.commands.command()(import_dataset.import_dataset)
