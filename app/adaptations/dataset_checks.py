@@ -1,6 +1,6 @@
 """Check the examples of a request: the limits of the settings, and whether a task can be tuned on them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import ipt
@@ -9,6 +9,7 @@ from app.errors import InvalidError
 from app.http.text_limits import check_text_length
 from app.settings import Settings
 from ipt.data.examples import labels_of
+from ipt.data.names import listed
 from ipt.data.preparation import PreparedDataset, doubt_about_outputs, prepare
 from ipt.errors import DatasetError
 
@@ -27,13 +28,13 @@ def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family |
             code="too_many_examples",
             param="examples",
         )
-    for name, examples in fields.items():
-        for index, example in enumerate(examples):
-            for part in ("input", "output"):
-                check_text_length(settings, getattr(example, part), f"{name}[{index}].{part}")
-    validation = None if body.validation_examples is None else _to_core(body.validation_examples)
+    for name, rows in fields.items():
+        for index, example in enumerate(rows):
+            check_text_length(settings, example.output, f"{name}[{index}].output")
+    examples, all_validation = (_to_core(rows, settings.max_text_chars, family) for rows in fields.values())
+    validation = None if body.validation_examples is None else all_validation
     try:
-        dataset = prepare(_to_core(body.examples), validation, body.kind)
+        dataset = prepare(examples, validation, body.kind)
     except DatasetError as error:
         raise InvalidError(error.message, code="invalid_dataset", param=error.param) from error
     labels = labels_of(dataset.examples)
@@ -41,7 +42,7 @@ def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family |
         too_many = f"at most {settings.max_labels} labels, got {len(labels)}"
         if body.kind is not None or family in ("encoder", None):
             raise InvalidError(too_many, code="too_many_labels", param="examples")
-        texts = prepare(_to_core(body.examples), validation, "text2text")
+        texts = prepare(examples, validation, "text2text")
         dataset = replace(texts, warnings=[f"{too_many}: the outputs are tuned as texts", *texts.warnings])
     if dataset.kind == "text2text" and family == "encoder":
         doubt = doubt_about_outputs(dataset.examples)
@@ -52,8 +53,23 @@ def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family |
             code="kind_not_supported",
             param="kind",
         )
-    return dataset
+    return replace(dataset, warnings=[*dataset.warnings, *_cut_warnings(settings, fields)])
 
 
-def _to_core(examples: Sequence[ExampleInput]) -> list[ipt.Example]:
-    return [ipt.Example(example.input, example.output) for example in examples]
+def _to_core(examples: Sequence[ExampleInput], max_chars: int, family: ipt.Family | None) -> list[ipt.Example]:
+    """Return the examples, whose inputs are cut to `max_chars` at the end that the backbone does not read."""
+    kept = slice(-max_chars, None) if family == "causal" else slice(max_chars)
+    return [ipt.Example(example.input[kept], example.output) for example in examples]
+
+
+def _cut_warnings(settings: Settings, fields: Mapping[str, Sequence[ExampleInput]]) -> list[str]:
+    cut = [
+        f"{name}[{index}]"
+        for name, rows in fields.items()
+        for index, example in enumerate(rows)
+        if len(example.input) > settings.max_text_chars
+    ]
+    if not cut:
+        return []
+    count = "1 text is" if len(cut) == 1 else f"{len(cut)} texts are"
+    return [f"{count} cut to {settings.max_text_chars} characters: {listed(cut)}"]

@@ -252,7 +252,12 @@ def _service_error(status: int, document: object, url: str) -> ServiceError:
     if status == 401:
         message += " (set the API key in the environment variable IPT_API_KEY)"
     return ServiceError(
-        f"{param}: {message}" if param and str(param) not in message else message,
+        message if not param or _names(message, str(param)) else f"{param}: {message}",
         status=status,
         code=detail.get("code"),
     )
+
+
+def _names(message: str, param: str) -> bool:
+    """Return whether a message names a parameter; a word such as `file` may also occur in it by chance."""
+    return message.startswith(param) or (not param.isidentifier() and param in message)

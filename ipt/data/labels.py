@@ -19,6 +19,7 @@ _INVISIBLE = re.compile(
 _SEPARATORS_WITHIN = re.compile(r"(?<=\w)[\s_\-\u2010-\u2015\u2212]+(?=\w)")
 _WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 _JOINED_BY = re.compile(r"\s*([#|;,/+&])\s*")
+_ALWAYS_JOIN = ("|", "#")
 _MAX_COMPARED = 2 * MAX_LABELS
 
 
@@ -106,12 +107,17 @@ def _described(group: Sequence[str], kept: str, first_places: dict[str, str]) ->
 
 
 def _joined(labels: Sequence[str]) -> dict[str, list[str]]:
-    """Return, by separator, the labels that consist of several parts of which at least one is a label too."""
+    """Return, by separator, the labels that consist of several parts.
+
+    Bars and hashes always join labels. Other separators do if at least one part is a label too.
+    """
     names = set(labels)
     joined: dict[str, list[str]] = {}
     for label in labels:
         parts = _JOINED_BY.split(label)
-        if len(parts) > 1 and is_short_name(label) and not names.isdisjoint(parts[::2]):
+        if len(parts) == 1 or not all(parts) or not is_short_name(label):
+            continue
+        if parts[1] in _ALWAYS_JOIN or not names.isdisjoint(parts[::2]):
             joined.setdefault(parts[1], []).append(label)
     return joined
 

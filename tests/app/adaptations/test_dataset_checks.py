@@ -10,6 +10,7 @@ from app.adaptations.dataset_checks import prepare_dataset
 from app.adaptations.schemas import AdaptationInput, ExampleInput
 from app.errors import InvalidError
 from app.settings import Settings
+from ipt import Family
 from ipt.data.examples import MAX_LABEL_CHARS, MAX_LABELS
 
 # Normalization sorts a run of combining marks, in time quadratic in its length.
@@ -65,6 +66,15 @@ def test_a_label_that_is_too_long_is_named_with_the_limit(fields: dict[str, Any]
         prepare_dataset(Settings(), _body(["a", "b", "a", last], kind="classification", **fields), None)
     assert (caught.value.code, caught.value.param) == ("invalid_dataset", param)
     assert "has 201 characters, at most 200" in caught.value.message
+
+
+@pytest.mark.parametrize(("family", "kept"), [("encoder", "123"), (None, "123"), ("causal", "789")])
+def test_a_long_text_is_cut_where_the_backbone_does_not_read_it(family: Family | None, kept: str) -> None:
+    body = _body(["a", "b"] * 2)
+    body.examples[3] = ExampleInput.model_construct(input="123456789", output="b")
+    dataset = prepare_dataset(Settings(max_text_chars=3), body, family)
+    assert dataset.examples[3].input == kept
+    assert dataset.warnings[-1].startswith("4 texts are cut to 3 characters: examples[0], ")
 
 
 def test_too_many_labels_are_texts_on_a_backbone_that_writes() -> None:

@@ -148,8 +148,7 @@ def changed(index: int, line: str) -> str:
             "1 row has no text",
         ),
         (("a.csv", 'text,label\n"a\nb",x\n\n,y\n'), "file:5.input", "invalid_dataset_file", "no text"),
-        (("a.csv", written(EXAMPLES) + "x" * 10_001 + ",login"), "file:10.input", "text_too_long", ""),
-        (("a.csv", written(EXAMPLES) + "x" * 150_000 + ",login"), "file:10.input", "text_too_long", "at most 10000"),
+        (("a.csv", written(EXAMPLES) + "x," + "y" * 10_001), "file:10.output", "text_too_long", "at most 10000"),
         (("a.csv", written(EXAMPLES * 1251)), "file", "too_many_examples", "10000"),
         (("a.csv", written(EXAMPLES[:4])), "file", "invalid_dataset", "same output"),
         (

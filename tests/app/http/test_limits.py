@@ -248,14 +248,13 @@ def test_the_limits_of_a_dataset(serve: Serve) -> None:
         for too_many in (send(rows + rows[:3]), send(rows, validation_examples=rows[:3])):
             assert _error(too_many) == (422, "too_many_examples", "examples")
         assert _error(send(rows + third)) == (422, "too_many_labels", "examples")
-        for part in ("input", "output"):
-            assert _error(send([rows[0] | {part: "x" * 21}, *rows[1:]])) == (
-                422,
-                "text_too_long",
-                f"examples[0].{part}",
-            )
-        long = send(rows, validation_examples=[rows[0], rows[1] | {"input": "x" * 21}])
-        assert _error(long) == (422, "text_too_long", "validation_examples[1].input")
+        assert _error(send([rows[0] | {"output": "x" * 21}, *rows[1:]])) == (
+            422,
+            "text_too_long",
+            "examples[0].output",
+        )
+        long = send(rows, validation_examples=[rows[0], rows[1] | {"output": "x" * 21}])
+        assert _error(long) == (422, "text_too_long", "validation_examples[1].output")
 
 
 def test_the_limits_of_a_prediction(serve: Serve) -> None:
