@@ -16,7 +16,6 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import Depends, FastAPI
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.datastructures import State
 
 import ipt
 from app.adaptations.endpoints import router as adaptations
@@ -58,9 +57,14 @@ from app.http.single_headers import SingleHeaders
 from app.metrics.collector import StateCollector
 from app.metrics.endpoints import router as metrics
 from app.openai import dialect
+from app.openai.batches.answering import BatchAnswering
+from app.openai.batches.endpoints import router as openai_batches
+from app.openai.batches.runner import BatchRunner
+from app.openai.completions.answering import Answering
 from app.openai.completions.endpoints import router as openai_completions
 from app.openai.completions.service import Completions
 from app.openai.embeddings.endpoints import router as openai_embeddings
+from app.openai.embeddings.service import Embeddings
 from app.openai.files.endpoints import router as openai_files
 from app.openai.fine_tuning.endpoints import router as openai_fine_tuning
 from app.openai.models.endpoints import router as openai_models
@@ -112,12 +116,17 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     settings.check_bind()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, float]]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, float]]:
         timeout = ClientTimeout()
         with ExitStack() as stack:
-            await asyncio.to_thread(_start, app.state, settings, database_url, timeout, stack)
+            await asyncio.to_thread(_start, app, settings, database_url, timeout, stack)
             stack.callback(timeout.shorten)
-            yield {REQUEST_SECONDS: settings.max_body_seconds + ADMISSION_SECONDS}
+            batches = asyncio.create_task(app.state.batches.run())
+            try:
+                yield {REQUEST_SECONDS: settings.max_body_seconds + ADMISSION_SECONDS}
+            finally:
+                batches.cancel()
+                await asyncio.wait([batches])
 
     app = Api(
         title="Intrinsic prompt tuning",
@@ -147,7 +156,14 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     first = (predictions, classifications)
     for router in (*first, adaptations, datasets, tasks, retuning, generations_router, subspaces_router):
         app.include_router(router, responses=responses)
-    for router in (openai_completions, openai_embeddings, openai_files, openai_fine_tuning, openai_models):
+    for router in (
+        openai_completions,
+        openai_embeddings,
+        openai_batches,
+        openai_files,
+        openai_fine_tuning,
+        openai_models,
+    ):
         app.include_router(router, responses=dialect.RESPONSES)
     app.include_router(health)
     api_reference.install(app)
@@ -160,10 +176,9 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     return app
 
 
-def _start(
-    state: State, settings: Settings, database_url: str | None, timeout: ClientTimeout, stack: ExitStack
-) -> None:
-    """Start everything that lives as long as the process and set it on `state`; `stack` stops it."""
+def _start(app: Api, settings: Settings, database_url: str | None, timeout: ClientTimeout, stack: ExitStack) -> None:
+    """Start everything that lives as long as the process and set it on the app's state; `stack` stops it."""
+    state, stopping = app.state, app.stopping
     sys.setswitchinterval(SWITCH_SECONDS)
     url = database_url or settings.database_url or stack.enter_context(embedded_postgres(settings.data_dir))
     state.engine = engine = make_engine(url, server_timeouts=REQUEST_TIMEOUTS, client_timeout=timeout)
@@ -186,9 +201,13 @@ def _start(
     stack.callback(state.classifications.close)
     state.generations = Generations(settings, model, task_lookup)
     stack.callback(state.generations.close)
-    state.completions = Completions(engine, model, task_lookup, state.predictions, state.generations)
+    completions = Completions(engine, model, task_lookup, state.predictions, state.generations)
+    state.answering = Answering(settings, model, completions, stopping)
+    state.embeddings = Embeddings(settings, model, state.predictions)
     state.admission = Admission(settings, lookups)
     stack.callback(state.admission.close)
+    batch_answering = BatchAnswering(state.answering, state.embeddings)
+    state.batches = BatchRunner(engine, state.admission.foreground, batch_answering)
     state.parsing = FairPool("parse", threads=1, quantum=PARSED_BYTES)
     stack.callback(state.parsing.close)
     state.creations = FairPool("create", threads=CREATION_THREADS, quantum=PARSED_BYTES)

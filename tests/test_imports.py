@@ -47,8 +47,8 @@ ARROWS = {
     "ipt",
     "app.classifications": "app.adaptations app.predictions app.api_keys app.http app.fairness app.errors app.settings "
     "ipt",
-    "app.openai": "app.adaptations app.generations app.predictions app.tasks app.api_keys app.http app.db app.errors "
-    "app.settings app.validation_messages ipt",
+    "app.openai": "app.adaptations app.generations app.predictions app.tasks app.api_keys app.http app.db app.fairness "
+    "app.errors app.settings app.validation_messages ipt",
     "app.health": "app.subspaces app.predictions app.db app.errors",
     "app.metrics": "app.subspaces app.predictions app.queue app.api_keys app.db app.errors",
     "app.main": "app.adaptations app.classifications app.datasets app.generations app.health app.metrics app.openai "

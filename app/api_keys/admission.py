@@ -18,6 +18,7 @@ from app.api_keys.service import Caller
 from app.db.coalescer import Coalescer
 from app.db.session import read_transaction
 from app.errors import AuthenticationError, BusyError, PermissionDeniedError
+from app.fairness.background import Foreground
 from app.fairness.fair_slots import FairSlots
 from app.fairness.shared_capacity import SharedCapacity
 from app.http.rate_limit import RateLimit
@@ -27,6 +28,9 @@ KEYS_PER_LOOKUP = 256
 """Most API keys that one query looks up."""
 THREADS = 32
 """Most endpoints that run in the event loop's threads, which are 40; some are left for everything else."""
+
+BATCH_PATIENCE = 10.0
+"""Seconds after which a piece of a batch is answered although requests are in progress."""
 
 _OPERATOR = Caller(DEFAULT_TENANT, service.OPERATOR, frozenset({"admin"}))
 
@@ -45,6 +49,8 @@ class Admission:
         self._body_bytes = SharedCapacity(settings.max_bodies_bytes, _too_many_bytes)
         self.threads = FairSlots(THREADS)
         """For endpoints that run in a thread; their tenants take turns."""
+        self.foreground = Foreground(BATCH_PATIENCE)
+        """Counts the requests for answers in progress; batches are answered between them."""
         per_minute = settings.requests_per_minute
         self._rate_limit = None if per_minute is None else RateLimit(per_minute, settings.redis_url)
 

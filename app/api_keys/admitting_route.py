@@ -25,12 +25,14 @@ class AdmittingRoute(APIRoute):
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
         scopes = _scopes(self.dependant)
+        answers = "predict" in scopes
         in_thread = not inspect.iscoroutinefunction(self.endpoint)
 
         async def admit_and_handle(request: Request) -> Response:
             admission = admission_of(request)
             await admission.admit(request, scopes)
-            with admission.in_progress(request):
+            foreground = admission.foreground.request() if answers else nullcontext()
+            with admission.in_progress(request), foreground:
                 thread = admission.threads.use(request.state.caller.tenant_id) if in_thread else nullcontext()
                 async with thread:
                     return await handle(JsonRequest(request.scope, request.receive))

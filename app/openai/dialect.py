@@ -16,8 +16,8 @@ _STATUSES = {409: 400, 422: 400}
 _TYPES = {429: "rate_limit_error"}
 _CODES = {"api_key_missing": "invalid_api_key", "api_key_unknown": "invalid_api_key"}
 # A retry within seconds gets the same answer, or creates the same object twice.
-_FINAL_CODES = {"too_many_adaptations", "too_many_files", "prediction_failed", "generation_failed", "model_failed"}
-_FINAL_CODES |= {"outcome_unknown"}
+_FINAL_CODES = {"too_many_adaptations", "too_many_files", "too_many_batches", "outcome_unknown"}
+_FINAL_CODES |= {"prediction_failed", "generation_failed", "model_failed"}
 _RATE_LIMIT_HEADERS = {
     "RateLimit-Limit": "x-ratelimit-limit-requests",
     "RateLimit-Remaining": "x-ratelimit-remaining-requests",

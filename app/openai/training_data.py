@@ -8,20 +8,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.http.fields import Listed, Text
+from app.openai.json_lines import LineError, json_lines
 from app.openai.messages import SYSTEM_ROLES, ChatMessage, input_text, system_text
 from app.openai.prompts import strip_prompt, strip_stop_sequences
 from app.validation_messages import explain
-from ipt.data.files.encodings import decode
-from ipt.data.files.errors import DatasetFileError
-from ipt.data.files.json_records import load_json
-
-
-class TrainingFileError(Exception):
-    """A training file cannot be used; the message names the line and the field."""
-
-    def __init__(self, message: str, *, line: int | None = None, field: str | None = None) -> None:
-        place = "" if line is None else f"line {line}, {field}: " if field else f"line {line}: "
-        super().__init__(place + message)
 
 
 class TrainedMessage(ChatMessage):
@@ -112,24 +102,21 @@ def read_conversations(content: bytes) -> Iterator[Conversation]:
     """Yield the examples of a training file; a line of several answers has several examples.
 
     Raises:
-        TrainingFileError: the file cannot be used.
+        LineError: the file cannot be used.
     """
     first_format = None
-    try:
-        for number, record in _records(content):
-            line_format = next((entry for entry in _FORMATS if entry[0] in record), None)
-            if line_format is None:
-                named = ", or ".join(name for _, name, _ in _FORMATS)
-                raise TrainingFileError(f"expected an object with {named}", line=number)
-            first_format = first_format or line_format
-            if line_format is not first_format:
-                message = f"has {line_format[1]}, but the lines before have {first_format[1]}: use one format in a file"
-                raise TrainingFileError(message, line=number)
-            yield from _conversations(number, _parse(number, record, line_format[2]))
-    except DatasetFileError as error:
-        raise TrainingFileError(error.message, line=error.line) from error
+    for number, record in json_lines(content):
+        line_format = next((entry for entry in _FORMATS if entry[0] in record), None)
+        if line_format is None:
+            named = ", or ".join(name for _, name, _ in _FORMATS)
+            raise LineError(f"expected an object with {named}", line=number)
+        first_format = first_format or line_format
+        if line_format is not first_format:
+            message = f"has {line_format[1]}, but the lines before have {first_format[1]}: use one format in a file"
+            raise LineError(message, line=number)
+        yield from _conversations(number, _parse(number, record, line_format[2]))
     if first_format is None:
-        raise TrainingFileError("the file is empty: send one JSON object on each line")
+        raise LineError("the file is empty: send one JSON object on each line")
 
 
 def training_data(
@@ -164,21 +151,6 @@ def training_data(
     return TrainingData(examples, [conversation.line for conversation in conversations], with_system, notes)
 
 
-def _records(content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the JSON object on each line with the line's number; blank lines are skipped."""
-    text, _ = decode(content)
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = load_json(line)
-        except ValueError as error:
-            raise TrainingFileError(f"not JSON ({error}); every line must be one JSON object", line=number) from None
-        if not isinstance(record, dict):
-            raise TrainingFileError("expected a JSON object", line=number)
-        yield number, record
-
-
 def _parse(number: int, record: dict[str, Any], line_type: type[BaseModel]) -> Any:
     try:
         return line_type.model_validate(record)
@@ -190,7 +162,7 @@ def _parse(number: int, record: dict[str, Any], line_type: type[BaseModel]) -> A
                 field += f"[{part}]"
             elif part in _FIELDS:
                 field += ("." if field else "") + part
-        raise TrainingFileError(explain(first), line=number, field=field or None) from None
+        raise LineError(explain(first), line=number, field=field or None) from None
 
 
 _FIELDS = ("messages", "role", "content", "weight", "text", "type", "prompt", "completion", "input", "output")

@@ -4,6 +4,7 @@ A route, or a place for an id, that no attempt below covers fails the test.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -38,6 +39,9 @@ class Owner:
     file_id: str
     job_id: str
     """A fine-tuning job on that file, which has succeeded."""
+    batch_file_id: str
+    batch_id: str
+    """A batch of that file's only request, which names no model."""
 
     @property
     def model(self) -> str:
@@ -89,7 +93,14 @@ def owners(new_client: Callable[[], httpx.Client], work_off: WorkOff) -> tuple[O
         job = {"model": "gpt-4o-mini", "training_file": file_id, "hyperparameters": {"n_epochs": 1}}
         headers = {"Idempotency-Key": f"{word}-job"}
         job_id = client.post(f"{OPENAI}/fine_tuning/jobs", json=job, headers=headers).json()["id"]
-        return Owner(client, word, first["task_id"], [first["id"]], body, file_id, job_id)
+        line = {"custom_id": word, "method": "POST", "url": "/v1/completions", "body": {}}
+        file = {"file": ("requests.jsonl", json.dumps(line))}
+        batch_file_id = client.post(f"{OPENAI}/files", data={"purpose": "batch"}, files=file).json()["id"]
+        batch = {"input_file_id": batch_file_id, "endpoint": "/v1/completions", "completion_window": "24h"}
+        batch_id = client.post(f"{OPENAI}/batches", json=batch).json()["id"]
+        while client.get(f"{OPENAI}/batches/{batch_id}").json()["status"] != "completed":
+            time.sleep(0.05)
+        return Owner(client, word, first["task_id"], [first["id"]], body, file_id, job_id, batch_file_id, batch_id)
 
     def adapt_again(owner: Owner) -> None:
         body = {key: value for key, value in owner.first_body.items() if key != "name"} | {"task_id": owner.task_id}
@@ -118,6 +129,7 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
     inputs = {"inputs": ["hello"]}
     openai_file, job = f"{OPENAI}/files/{a.file_id}", f"{OPENAI}/fine_tuning/jobs/{a.job_id}"
     results = [f"{OPENAI}/files/file-steps-{a.job_id.removeprefix('ftjob-')}"]
+    new_batch = {"endpoint": "/v1/completions", "completion_window": "24h"}
     new_job = {"model": "gpt-4o-mini", "training_file": b.file_id}
     messages = [{"role": "user", "content": "hello"}]
     return {
@@ -170,6 +182,15 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
         ("post", f"{OPENAI}/embeddings"): [
             Attempt(f"{OPENAI}/embeddings", options={"json": {"model": a.model, "input": "hello"}})
         ],
+        ("post", f"{OPENAI}/batches"): [
+            Attempt(f"{OPENAI}/batches", options={"json": new_batch | {"input_file_id": a.batch_file_id}})
+        ],
+        ("get", f"{OPENAI}/batches"): [
+            Attempt(f"{OPENAI}/batches", "own"),
+            Attempt(f"{OPENAI}/batches", options={"params": {"after": a.batch_id}}),
+        ],
+        ("get", f"{OPENAI}/batches/{{batch_id}}"): [Attempt(f"{OPENAI}/batches/{a.batch_id}")],
+        ("post", f"{OPENAI}/batches/{{batch_id}}/cancel"): [Attempt(f"{OPENAI}/batches/{a.batch_id}/cancel")],
         ("post", f"{OPENAI}/completions"): [
             Attempt(f"{OPENAI}/completions", options={"json": {"model": a.model, "prompt": "hello"}})
         ],
@@ -276,7 +297,7 @@ def test_the_data_of_another_tenant_does_not_exist(owners: tuple[Owner, Owner]) 
             if attempt.outcome == "empty":
                 assert response.json()["data"] == [], request
             content = response.text + str(response.headers)
-            for secret in (a.word, a.task_id, a.file_id, a.job_id, *a.adaptation_ids):
+            for secret in (a.word, a.task_id, a.file_id, a.job_id, a.batch_id, *a.adaptation_ids):
                 assert secret not in content, (route, request)
     assert a.everything() == before
     prediction = a.client.post(f"/v1/tasks/{a.task_id}/predict", json={"inputs": ["hello"]}).json()

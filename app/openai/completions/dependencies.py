@@ -4,12 +4,12 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.openai.completions.service import Completions
+from app.openai.completions.answering import Answering
 
 
-async def _completions(request: Request) -> Completions:
-    completions: Completions = request.app.state.completions
-    return completions
+async def _answering(request: Request) -> Answering:
+    answering: Answering = request.app.state.answering
+    return answering
 
 
-CompletionsDep = Annotated[Completions, Depends(_completions)]
+AnsweringDep = Annotated[Answering, Depends(_answering)]

@@ -31,11 +31,11 @@ def create_file(
     transaction: TransactionDep,
     tenant: AdaptingTenantDep,
 ) -> FileView:
-    """Store a JSONL file of training data: chat messages, `prompt` and `completion`, or `input` and `output`.
+    """Store a JSONL file: training data for `fine-tune`, or the requests of a `batch`.
 
     The content is checked at once. A file that cannot be used has the status `error`, and `status_details` says why.
     """
-    error = service.fault(settings, upload.content)
+    error = service.fault(settings, upload)
     with transaction() as session:
         return FileView.of(service.store(session, settings, tenant, upload, error))
 

@@ -17,7 +17,7 @@ class FileView(Identified):
     expires_at: int | None
     filename: str
     purpose: FilePurpose | Literal["fine-tune-results"]
-    status: Literal["processed", "error"] = Field(description="whether a fine-tuning job can use the file")
+    status: Literal["processed", "error"] = Field(description="whether the file can be used for its purpose")
     status_details: str | None = Field(description="why it cannot: the line, the field and what to do")
 
     @classmethod

@@ -4,19 +4,25 @@ from sqlalchemy.orm import Session
 
 from app.db.models import File
 from app.errors import BusyError, NotFoundError
+from app.openai.batches.requests import read_requests
 from app.openai.files import repository
 from app.openai.files.upload import Upload
-from app.openai.training_data import TrainingFileError, read_conversations
+from app.openai.json_lines import LineError
+from app.openai.training_data import read_conversations
 from app.settings import Settings
 
 
-def fault(settings: Settings, content: bytes) -> str | None:
-    """Return why the content of a file cannot be used, None if it can."""
+def fault(settings: Settings, upload: Upload) -> str | None:
+    """Return why the content of a file cannot be used for its purpose, None if it can."""
     try:
-        for count, _ in enumerate(read_conversations(content), start=1):
+        if upload.purpose == "batch":
+            for _ in read_requests(upload.content):
+                pass
+            return None
+        for count, _ in enumerate(read_conversations(upload.content), start=1):
             if count > settings.max_examples:
                 return f"the file has more than {settings.max_examples:,} examples: send fewer"
-    except TrainingFileError as error:
+    except LineError as error:
         return str(error)
     return None
 

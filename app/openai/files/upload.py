@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, get_args
+from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
@@ -14,7 +14,7 @@ from app.db.models import FilePurpose
 from app.errors import BadRequestError
 from app.http.form_parts import parts_of
 
-_PURPOSES: tuple[FilePurpose, ...] = get_args(FilePurpose)
+_PURPOSES: tuple[FilePurpose, ...] = ("fine-tune", "batch")
 _ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 _TEXTS = {"purpose", _ANCHOR, _SECONDS}
 _MAX_FIELDS = 16

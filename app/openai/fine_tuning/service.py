@@ -116,6 +116,9 @@ def _read(
     session: Session, tenant_id: str, file_id: str, param: str, max_chars: int, with_system: bool | None
 ) -> TrainingData:
     file = files.get(session, tenant_id, file_id, param)
+    if file.purpose != "fine-tune":
+        message = f"this file has the purpose {file.purpose}: upload it with the purpose fine-tune"
+        raise InvalidError(message, code="invalid_training_file", param=param)
     if file.error is not None:
         raise InvalidError(f"this file cannot be used: {file.error}", code="invalid_training_file", param=param)
     return training_data(list(read_conversations(file.content)), max_chars=max_chars, with_system=with_system)

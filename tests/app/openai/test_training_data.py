@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.openai.training_data import TrainingData, TrainingFileError, read_conversations, training_data
+from app.openai.json_lines import LineError
+from app.openai.training_data import TrainingData, read_conversations, training_data
 
 
 def chat(user: str, assistant: str, system: str | None = "You sort tickets.") -> bytes:
@@ -122,11 +123,11 @@ GOOD = chat("refund me", "billing") + b"\n"
     ],
 )
 def test_a_wrong_line_is_rejected_by_line_and_field(line: bytes, message: str) -> None:
-    with pytest.raises(TrainingFileError) as raised:
+    with pytest.raises(LineError) as raised:
         list(read_conversations(GOOD + line))
     assert str(raised.value).startswith(message)
 
 
 def test_an_empty_file_is_rejected() -> None:
-    with pytest.raises(TrainingFileError, match="the file is empty"):
+    with pytest.raises(LineError, match="the file is empty"):
         list(read_conversations(b"\n"))
