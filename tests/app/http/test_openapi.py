@@ -70,6 +70,10 @@ include-name = "POST /v1/adaptations"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 
 [[operations]]
+include-name = "POST /v1/classify"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
+
+[[operations]]
 include-name = "POST /v1/datasets/check"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 
@@ -98,6 +102,11 @@ checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 
 [[operations]]
 include-name = "POST /openai/v1/chat/completions"
+parameters = {{ "body.model" = "{model}" }}
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
+
+[[operations]]
+include-name = "POST /openai/v1/embeddings"
 parameters = {{ "body.model" = "{model}" }}
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 
@@ -146,6 +155,12 @@ def test_every_response_is_documented(serve: Serve, work_off: WorkOff, tmp_path:
     for path in ("neighbors", "predict", "vector", "versions"):
         assert f"/v1/tasks/{tuned['task_id']}/{path}" in succeeded
     assert {"/v1/predict", f"/v1/adaptations/{tuned['id']}/events"} <= succeeded
-    expected = {f"/files/{file['id']}/content", f"/fine_tuning/jobs/{job['id']}/events", "/models", "/completions"}
+    expected = {
+        f"/files/{file['id']}/content",
+        f"/fine_tuning/jobs/{job['id']}/events",
+        "/models",
+        "/completions",
+        "/embeddings",
+    }
     assert {PREFIX + path for path in expected} <= succeeded
     assert any(entry["response"]["status"] == 202 for entry in entries), "no adaptation was valid"
