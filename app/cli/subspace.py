@@ -74,6 +74,8 @@ def fit(
     prompt_length: Annotated[
         int | None, typer.Option(help="Positions of a soft prompt: 16, or 4 in layers.", min=1)
     ] = None,
+    tasks_per_step: Annotated[int | None, typer.Option(help="Tasks of one step: 3.", min=1)] = None,
+    rows_per_task: Annotated[int | None, typer.Option(help="Rows of each task in a step: 18.", min=2)] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", min=1)] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Learning rate of decoder and encoder.", min=1e-8, max=1.0)
@@ -126,6 +128,7 @@ def fit(
         loaded = loaded.placed(placement)
     positions = prompt_length or (_POSITIONS_IN_LAYERS if loaded.prompted_layers and not prompts else None)
     rows = None if positions is None else loaded.prompt_rows(positions)
+    drawn = without_none(tasks_per_step=tasks_per_step, rows_per_task=rows_per_task)
     running: ResumableFit
     with progress(notices()) as show:
 
@@ -136,6 +139,7 @@ def fit(
             tuned = _read_prompts(prompts, loaded, rows)
             ae_options = AutoencoderOptions(
                 seed=seed,
+                **drawn,
                 **without_none(intrinsic_dim=intrinsic_dim, steps=steps, learning_rate=learning_rate),
                 **weights,
             )
@@ -143,6 +147,7 @@ def fit(
         else:
             options = FitOptions(
                 seed=seed,
+                **drawn,
                 **without_none(
                     intrinsic_dim=intrinsic_dim,
                     decoder_hidden=decoder_hidden,

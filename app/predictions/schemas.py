@@ -38,7 +38,7 @@ class PredictManyInput(Body):
 
 
 class PredictionView(BaseModel):
-    """`label` and `scores` for a classification task, `text` for a text-to-text task."""
+    """`label` and `scores` for a classification task, `text` and `confidence` for a text-to-text task."""
 
     label: str | None = Field(default=None, description="the most probable label", examples=["billing"])
     scores: dict[str, float] | None = Field(
@@ -47,6 +47,12 @@ class PredictionView(BaseModel):
         examples=[{"billing": 0.93, "bug": 0.07}],
     )
     text: str | None = Field(default=None, description="the generated text")
+    confidence: float | None = Field(
+        default=None,
+        description="the geometric mean of the probabilities of the text's tokens; not calibrated: compare texts of "
+        "one task by it",
+        examples=[0.81],
+    )
     truncated: Literal[True] | None = Field(
         default=None, description="the input was too long to be read completely; absent otherwise"
     )
@@ -60,6 +66,7 @@ class PredictionView(BaseModel):
             label=prediction.label,
             scores=scores,
             text=prediction.text,
+            confidence=prediction.confidence,
             truncated=True if truncated else None,
         )
 

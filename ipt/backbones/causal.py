@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from ipt.backbones.batching import right_padded, to_device
 from ipt.backbones.input_frame import PLAIN_FRAME, user_turn
 from ipt.backbones.interface import PLACEMENTS, BackboneIdentity, Family, TokenIds
-from ipt.backbones.text_backbone import Decoding, PromptedTextBackbone, select_cache_rows
+from ipt.backbones.text_backbone import Decoding, PromptedTextBackbone, row_of_tokens, select_cache_rows
 from ipt.errors import BackboneError
 
 
@@ -140,14 +140,18 @@ class CausalBackbone(PromptedTextBackbone):
         states: Tensor = output.last_hidden_state
         return states
 
-    def _target_logits(self, inputs: Sequence[TokenIds], targets: Tensor, prompts: Tensor | None) -> Tensor:
-        ids, _ = right_padded([[*row, *target[:-1]] for row, target in zip(inputs, targets.tolist(), strict=True)])
+    def _target_logits(self, inputs: Sequence[TokenIds], targets: Sequence[TokenIds], prompts: Tensor | None) -> Tensor:
+        ids, _ = right_padded([[*row, *target[:-1]] for row, target in zip(inputs, targets, strict=True)])
         states = self._hidden_states(ids, prompts)
-        prompt_length = 0 if prompts is None else prompts.shape[1]
         # A target's first token is predicted at the input's last. Only these positions go through the large head.
-        first = torch.tensor([prompt_length + len(row) - 1 for row in inputs])
-        positions = to_device(first[:, None] + torch.arange(targets.shape[1]), self.device)
-        return self._head(states[torch.arange(len(inputs), device=self.device)[:, None], positions])
+        start = (0 if prompts is None else prompts.shape[1]) - 1
+        ends = [
+            torch.arange(start + len(row), start + len(row) + len(target))
+            for row, target in zip(inputs, targets, strict=True)
+        ]
+        return self._head(
+            states[to_device(row_of_tokens(targets), self.device), to_device(torch.cat(ends), self.device)]
+        )
 
     def prefill(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
         return self._prefill(inputs, prompts, self._before(len(inputs)))

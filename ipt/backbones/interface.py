@@ -41,6 +41,16 @@ TokenIds = list[int]
 
 
 @dataclass(frozen=True)
+class Answer:
+    """A generated text."""
+
+    text: str
+    """Without special tokens and surrounding white space."""
+    confidence: float
+    """The geometric mean of the probabilities of its tokens, the one that ends it included."""
+
+
+@dataclass(frozen=True)
 class BackboneIdentity:
     """What identifies a frozen model: the same identity means the same function."""
 
@@ -260,7 +270,6 @@ class TextBackbone(Backbone):
     def score_labels(self, inputs: Sequence[TokenIds], labels: Sequence[TokenIds], prompts: Tensor | None) -> Tensor:
         """Return each label's log-likelihood for each row, divided by its number of tokens: [B, C], float32."""
 
-    @abstractmethod
     def generate(
         self,
         inputs: Sequence[TokenIds],
@@ -269,7 +278,20 @@ class TextBackbone(Backbone):
         max_new_tokens: int | None = None,
         use_cache: bool = True,
     ) -> list[str]:
-        """Return the greedy continuation of each row, without special tokens and surrounding white space.
+        """Return the texts of `answer`."""
+        answers = self.answer(inputs, prompts, max_new_tokens=max_new_tokens, use_cache=use_cache)
+        return [answer.text for answer in answers]
+
+    @abstractmethod
+    def answer(
+        self,
+        inputs: Sequence[TokenIds],
+        prompts: Tensor | None,
+        *,
+        max_new_tokens: int | None = None,
+        use_cache: bool = True,
+    ) -> list[Answer]:
+        """Return the greedy continuation of each row.
 
         Args:
             max_new_tokens: 64 when None, or fewer if input and answer share little room.

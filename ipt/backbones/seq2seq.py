@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ipt.backbones.batching import right_padded, to_device
 from ipt.backbones.interface import BackboneIdentity, Family, TokenIds
-from ipt.backbones.text_backbone import Decoding, PromptedTextBackbone, select_cache_rows
+from ipt.backbones.text_backbone import Decoding, PromptedTextBackbone, row_of_tokens, select_cache_rows
 from ipt.errors import BackboneError
 
 # T5's training length: its relative positions set no limit, and some of its tokenizers state none.
@@ -87,15 +87,19 @@ class Seq2SeqBackbone(PromptedTextBackbone):
     def _start_tokens_of(self, rows: int) -> Tensor:
         return to_device(torch.tensor([self.start_tokens]), self.device).expand(rows, -1)
 
-    def _target_logits(self, inputs: Sequence[TokenIds], targets: Tensor, prompts: Tensor | None) -> Tensor:
+    def _target_logits(self, inputs: Sequence[TokenIds], targets: Sequence[TokenIds], prompts: Tensor | None) -> Tensor:
         states, mask = self._encode(inputs, prompts)
-        decoder_ids = torch.cat([self._start_tokens_of(len(inputs)), to_device(targets[:, :-1], self.device)], dim=1)
+        padded, lengths = right_padded(targets)
+        decoder_ids = torch.cat([self._start_tokens_of(len(inputs)), to_device(padded[:, :-1], self.device)], dim=1)
         # Targets are right-padded, so causal attention in the decoder cannot see the padding.
         output = self.model(
             encoder_outputs=(states,), attention_mask=mask, decoder_input_ids=decoder_ids, use_cache=False
         )
-        logits: Tensor = output.logits
-        return logits[:, len(self.start_tokens) - 1 :]
+        positions = torch.cat([torch.arange(length) for length in lengths.tolist()]) + len(self.start_tokens) - 1
+        logits: Tensor = output.logits[
+            to_device(row_of_tokens(targets), self.device), to_device(positions, self.device)
+        ]
+        return logits
 
     def prefill_prompts(self, prompts: Tensor) -> Tensor:
         """Return the prompts themselves, [J, P, H]: the states of a prompt in the encoder depend on its input."""

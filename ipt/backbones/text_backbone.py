@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from ipt.backbones.batching import buckets_for, forward_in_buckets, max_positions_per_pass, right_padded, to_device
-from ipt.backbones.interface import BackboneIdentity, TextBackbone, TokenIds
+from ipt.backbones.interface import Answer, BackboneIdentity, TextBackbone, TokenIds
 from ipt.errors import BackboneError
 
 IGNORED = -100
@@ -59,8 +59,11 @@ class PromptedTextBackbone(TextBackbone):
         self.stop_tokens = _stop_tokens(model, tokenizer)
 
     @abstractmethod
-    def _target_logits(self, inputs: Sequence[TokenIds], targets: Tensor, prompts: Tensor | None) -> Tensor:
-        """Return the logits [B, L, V] that predict right-padded `targets` [B, L], which are on the CPU."""
+    def _target_logits(self, inputs: Sequence[TokenIds], targets: Sequence[TokenIds], prompts: Tensor | None) -> Tensor:
+        """Return the logits [N, V] that predict the tokens of all targets, one row's after the other's.
+
+        They are packed, because targets differ in length, and a large vocabulary makes their padding expensive.
+        """
 
     @abstractmethod
     def prefill(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
@@ -144,13 +147,12 @@ class PromptedTextBackbone(TextBackbone):
             return torch.zeros(0, device=self.device)
 
         def losses(bucket: list[int], bucket_prompts: Tensor | None) -> Tensor:
-            padded, _ = right_padded([targets[row] for row in bucket], padding=IGNORED)
-            logits = self._target_logits([rows[row] for row in bucket], padded.clamp(min=0), bucket_prompts)
-            padded = to_device(padded, self.device)
-            per_token = cross_entropy(
-                logits.flatten(0, 1).float(), padded.flatten(), reduction="none", label_smoothing=label_smoothing
-            )
-            return per_token.view(padded.shape).sum(dim=1)
+            in_bucket = [targets[row] for row in bucket]
+            logits = self._target_logits([rows[row] for row in bucket], in_bucket, bucket_prompts)
+            tokens = to_device(torch.tensor([token for target in in_bucket for token in target]), self.device)
+            per_token = cross_entropy(logits.float(), tokens, reduction="none", label_smoothing=label_smoothing)
+            sums = torch.zeros(len(bucket), device=self.device)
+            return sums.index_add(0, to_device(row_of_tokens(in_bucket), self.device), per_token)
 
         prompt_length = 0 if prompts is None else prompts.shape[1]
         lengths = [prompt_length + len(row) + len(target) for row, target in zip(rows, targets, strict=True)]
@@ -200,42 +202,44 @@ class PromptedTextBackbone(TextBackbone):
             sums.append(-losses.view(rows, len(group), -1).sum(dim=2))
         return first + torch.cat(sums, dim=1)
 
-    def generate(
+    def answer(
         self,
         inputs: Sequence[TokenIds],
         prompts: Tensor | None,
         *,
         max_new_tokens: int | None = None,
         use_cache: bool = True,
-    ) -> list[str]:
+    ) -> list[Answer]:
         prompt_length = 0 if prompts is None else prompts.shape[1]
         if max_new_tokens is None:
             max_new_tokens = self.default_new_tokens(prompt_length)
         max_new_tokens = min(max_new_tokens, self.max_target_tokens)
         rows, prompts = self._prepare(inputs, prompts, max_new_tokens)
-        answers: list[TokenIds] = [[] for _ in rows]
+        answers: dict[int, Answer] = {}
         with torch.no_grad():
             for bucket in buckets_for([prompt_length + len(row) for row in rows], self.device, self.hidden_size):
                 bucket_prompts = None if prompts is None else prompts[bucket]
                 in_bucket = self._greedy([rows[row] for row in bucket], bucket_prompts, max_new_tokens, use_cache)
-                for row, answer in zip(bucket, in_bucket, strict=True):
-                    answers[row] = answer
-        return [self.decode(answer).strip() for answer in answers]
+                answers.update(zip(bucket, in_bucket, strict=True))
+        return [answers[row] for row in range(len(rows))]
 
     def _greedy(
         self, rows: list[TokenIds], prompts: Tensor | None, max_new_tokens: int, use_cache: bool
-    ) -> list[TokenIds]:
+    ) -> list[Answer]:
         decoding = self.prefill(rows, prompts) if use_cache else None
         answers: list[TokenIds] = [[] for _ in rows]
+        log_probabilities: list[Tensor] = []
         open_rows = set(range(len(rows)))
         for step in range(max_new_tokens):
             if decoding is None:
                 # Any extra token will do: the logits that predict a target's last token do not depend on it.
-                logits = self._target_logits(rows, torch.tensor([[*answer, 0] for answer in answers]), prompts)[:, -1]
+                packed = self._target_logits(rows, [[*answer, 0] for answer in answers], prompts)
+                logits = packed.unflatten(0, (len(rows), -1))[:, -1]
             elif step == 0:
                 logits = decoding.logits
             else:
                 logits = decoding.extend(torch.tensor([[answer[-1]] for answer in answers], device=self.device))[:, -1]
+            log_probabilities.append(log_softmax(logits.float(), dim=-1).amax(dim=-1))
             for row, token in enumerate(logits.argmax(dim=-1).tolist()):
                 # Rows that have stopped continue, so that the batch keeps its shape; `_until_stop` cuts them.
                 answers[row].append(token)
@@ -243,11 +247,17 @@ class PromptedTextBackbone(TextBackbone):
                     open_rows.discard(row)
             if not open_rows:
                 break
-        return [self._until_stop(answer) for answer in answers]
+        if not log_probabilities:
+            return [Answer("", 1.0) for _ in rows]
+        by_row = torch.stack(log_probabilities, dim=1).cpu()
+        return [self._until_stop(*pair) for pair in zip(answers, by_row, strict=True)]
 
-    def _until_stop(self, answer: TokenIds) -> TokenIds:
-        stops = [position for position, token in enumerate(answer) if token in self.stop_tokens]
-        return answer[: stops[0]] if stops else answer
+    def _until_stop(self, tokens: TokenIds, log_probabilities: Tensor) -> Answer:
+        """Return the answer up to its first stop token, given the log-probabilities of all tokens [L]."""
+        stops = [position for position, token in enumerate(tokens) if token in self.stop_tokens]
+        end = stops[0] if stops else len(tokens)
+        confidence = log_probabilities[: end + 1].mean().exp().item()
+        return Answer(self.decode(tokens[:end]).strip(), confidence)
 
     def _prepare(
         self, inputs: Sequence[TokenIds], prompts: Tensor | None, target_length: int
@@ -267,6 +277,11 @@ class PromptedTextBackbone(TextBackbone):
                     f"a target has {len(target)} tokens, expected 1 to {self.max_target_tokens}",
                     param=f"{param}[{position}]",
                 )
+
+
+def row_of_tokens(targets: Sequence[TokenIds]) -> Tensor:
+    """Return the row number of each token of all targets, [N], on the CPU."""
+    return torch.arange(len(targets)).repeat_interleave(torch.tensor([len(target) for target in targets]))
 
 
 def select_cache_rows(cache: Any, rows: Tensor) -> Any:

@@ -42,6 +42,8 @@ class Prediction:
     label: str | None = None
     scores: dict[str, float] | None = None
     text: str | None = None
+    confidence: float | None = None
+    """Of a text: the geometric mean of the probabilities of its tokens."""
     embedding: NDArray[np.float32] | None = field(default=None, compare=False)
 
 
@@ -270,8 +272,9 @@ class Predictor:
         predictions: dict[int, Prediction] = {}
         text_rows = [row for row, number in enumerate(task_of_row) if tasks[number].head.kind == "text2text"]
         if text_rows:
-            texts = backbone.generate([token_ids[row] for row in text_rows], prompts[text_rows])
-            predictions |= {row: Prediction(text=text) for row, text in zip(text_rows, texts, strict=True)}
+            answers = backbone.answer([token_ids[row] for row in text_rows], prompts[text_rows])
+            for row, answer in zip(text_rows, answers, strict=True):
+                predictions[row] = Prediction(text=answer.text, confidence=answer.confidence)
         for number, task in enumerate(tasks):
             if task.head.kind != "classification":
                 continue

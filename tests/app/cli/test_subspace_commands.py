@@ -347,7 +347,9 @@ def test_import_dataset_without_the_datasets_package_is_one_error_line(
 def test_a_fit_on_a_chat_model_puts_prompts_into_the_users_turn(crossfit_tasks: Path, tmp_path: Path) -> None:
     model, output = build_tiny_chat(tmp_path / "model"), tmp_path / "out"
     command = ["subspace", "fit", str(crossfit_tasks), str(output), "--backbone", str(model), "--device", "cpu"]
-    assert run([*command, "--steps", "2", "--prompt-length", "4"]) == 0
+    assert run([*command, "--steps", "2", "--prompt-length", "4", "--tasks-per-step", "1", "--rows-per-task", "2"]) == 0
     manifest = json.loads((output / "subspace.json").read_text())
     assert (manifest["prompt_placement"], manifest["prompt_length"]) == ("user_turn", 4)
+    options = manifest["training"]["options"]
+    assert (options["tasks_per_step"], options["rows_per_task"]) == (1, 2)
     assert "<|im_start|>user\n{prompt}\n{input}<|im_end|>" in manifest["template"]

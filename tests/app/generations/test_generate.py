@@ -18,6 +18,7 @@ def test_generate_returns_the_text_of_predict(service: TextService) -> None:
     assert (answer["task_id"], answer["task_version"]) == (service.tasks[0], 1)
     [generation] = answer["generations"]
     assert generation["text"]
+    assert 0 < predicted["predictions"][0]["confidence"] <= 1
     assert predicted["predictions"][0]["text"].startswith(generation["text"])  # predict may generate more tokens
     assert generation["finish_reason"] in ("stop", "length")
     assert answer["usage"]["input_tokens"] == 2

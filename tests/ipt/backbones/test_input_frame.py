@@ -135,6 +135,18 @@ def test_the_tokens_before_the_prompt_are_read_once(backbone: CausalBackbone, mo
     assert positions == [before, *[5 + len(rows[0]) + len(targets[0]) - 1] * 2]
 
 
+def test_the_head_reads_only_the_tokens_of_the_targets(
+    backbone: CausalBackbone, monkeypatch: pytest.MonkeyPatch, one_bucket: None
+) -> None:
+    model: Any = backbone.model
+    positions: list[int] = []
+    head = model.lm_head.forward
+    monkeypatch.setattr(model.lm_head, "forward", lambda states: positions.append(states.shape[0]) or head(states))
+    targets = backbone.tokenize_targets(["a", "a much longer one"])
+    backbone.target_log_likelihood(backbone.tokenize(["hello", "he"]), targets, None)
+    assert positions == [sum(map(len, targets))]
+
+
 def test_gradients_follow_a_first_use_in_inference_mode(backbone: CausalBackbone) -> None:
     with torch.inference_mode():
         backbone.generate(backbone.tokenize(["hello"]), random_prompts(1), max_new_tokens=2)

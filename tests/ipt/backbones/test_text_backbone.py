@@ -182,6 +182,26 @@ def test_generation_without_a_prompt_is_the_stock_models_greedy_text(text_backbo
         assert text_backbone.tokenizer.decode(tokens, skip_special_tokens=True).strip() == answer
 
 
+def test_an_answers_confidence_is_the_geometric_mean_of_its_tokens_probabilities(
+    text_backbone: PromptedTextBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = text_backbone.tokenize(INPUTS)
+    second = int(stock_logits(text_backbone, rows[0], [*_greedy_tokens(text_backbone, rows[0], 1), 0])[-1].argmax())
+    monkeypatch.setattr(text_backbone, "stop_tokens", frozenset({second}))
+    for row, answer in zip(rows, text_backbone.answer(rows, None, max_new_tokens=5), strict=True):
+        tokens = _greedy_tokens(text_backbone, row, 5)
+        expected = stock_log_probabilities(text_backbone, row, tokens).mean().exp().item()
+        assert answer.confidence == pytest.approx(expected, rel=1e-3)
+
+
+def _greedy_tokens(backbone: PromptedTextBackbone, row: list[int], count: int) -> list[int]:
+    """Return the stock model's most likely tokens, up to a stop token."""
+    tokens: list[int] = []
+    while len(tokens) < count and not (tokens and tokens[-1] in backbone.stop_tokens):
+        tokens.append(int(stock_logits(backbone, row, [*tokens, 0])[-1].argmax()))
+    return tokens
+
+
 def test_generation_ends_at_a_stop_token(text_backbone: PromptedTextBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = text_backbone.tokenize(INPUTS[:1])
     first = int(stock_logits(text_backbone, rows[0], [0])[-1].argmax())
