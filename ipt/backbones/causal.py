@@ -29,6 +29,7 @@ class CausalBackbone(PromptedTextBackbone):
     """
 
     family: ClassVar[Family] = "causal"
+    shares_prompts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -141,17 +142,27 @@ class CausalBackbone(PromptedTextBackbone):
         return states
 
     def _target_logits(self, inputs: Sequence[TokenIds], targets: Sequence[TokenIds], prompts: Tensor | None) -> Tensor:
-        ids, _ = right_padded([[*row, *target[:-1]] for row, target in zip(inputs, targets, strict=True)])
-        states = self._hidden_states(ids, prompts)
+        states = self._hidden_states(_with_targets(inputs, targets), prompts)
+        return self._logits_of_targets(states, inputs, targets, 0 if prompts is None else prompts.shape[1])
+
+    def _target_logits_after(
+        self, inputs: Sequence[TokenIds], targets: Sequence[TokenIds], prefilled: Tensor | None
+    ) -> Tensor:
+        assert prefilled is not None
+        states = self._hidden_states(_with_targets(inputs, targets), None, _new_cache(_layers(prefilled)))
+        return self._logits_of_targets(states, inputs, targets, 0)
+
+    def _logits_of_targets(
+        self, states: Tensor, inputs: Sequence[TokenIds], targets: Sequence[TokenIds], prompt_length: int
+    ) -> Tensor:
+        """Return the packed logits [N, V] of the targets from the states [B, T, H] of whole rows."""
         # A target's first token is predicted at the input's last. Only these positions go through the large head.
-        start = (0 if prompts is None else prompts.shape[1]) - 1
-        ends = [
-            torch.arange(start + len(row), start + len(row) + len(target))
-            for row, target in zip(inputs, targets, strict=True)
-        ]
-        return self._head(
-            states[to_device(row_of_tokens(targets), self.device), to_device(torch.cat(ends), self.device)]
+        starts = [prompt_length + len(row) - 1 for row in inputs]
+        positions = torch.cat(
+            [torch.arange(start, start + len(target)) for start, target in zip(starts, targets, strict=True)]
         )
+        rows = row_of_tokens(targets)
+        return self._head(states[to_device(rows, self.device), to_device(positions, self.device)])
 
     def prefill(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
         return self._prefill(inputs, prompts, self._before(len(inputs)))
@@ -164,8 +175,7 @@ class CausalBackbone(PromptedTextBackbone):
         return torch.stack([part for layer in cache.layers for part in (layer.keys, layer.values)], dim=1)
 
     def prefill_after_prompts(self, inputs: Sequence[TokenIds], prefilled: Tensor) -> Decoding:
-        parts = prefilled.unbind(dim=1)
-        return self._prefill(inputs, None, list(zip(parts[::2], parts[1::2], strict=True)))
+        return self._prefill(inputs, None, _layers(prefilled))
 
     def _before(self, rows: int) -> list[tuple[Tensor, Tensor]]:
         """Return the keys and values of each layer [B, heads, T, size of a head] of the tokens before the prompts."""
@@ -248,6 +258,18 @@ class _CausalDecoding:
             torch.cat([self.lengths, other.lengths]),
             _new_cache(layers),
         )
+
+
+def _with_targets(inputs: Sequence[TokenIds], targets: Sequence[TokenIds]) -> Tensor:
+    """Return each row and its target, without the last token that nothing follows, right-padded: [B, T]."""
+    ids, _ = right_padded([[*row, *target[:-1]] for row, target in zip(inputs, targets, strict=True)])
+    return ids
+
+
+def _layers(prefilled: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return the keys and values of each layer from what `prefill_prompts` returns."""
+    parts = prefilled.unbind(dim=1)
+    return list(zip(parts[::2], parts[1::2], strict=True))
 
 
 def _new_cache(past: Sequence[tuple[Tensor, Tensor]] = (), expected_positions: int = 0) -> Any:

@@ -259,8 +259,12 @@ class TextBackbone(Backbone):
         prompts: Tensor | None,
         *,
         label_smoothing: float = 0.0,
+        prompt_of_row: Sequence[int] | None = None,
     ) -> Tensor:
         """Return the cross-entropy of each row's target, averaged over its tokens: [B], float32.
+
+        With `prompt_of_row`, rows share prompts [J, P, H], and it says which one each row has. Where the prompt does
+        not depend on the input, it is then read once for all of its rows.
 
         With `label_smoothing` s, each token's target is 1 - s on the token and s spread evenly over the vocabulary.
         Differentiable with respect to `prompts`.

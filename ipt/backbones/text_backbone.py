@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class PromptedTextBackbone(TextBackbone):
     """A frozen text backbone. A family adds two forward passes: of whole rows (`_target_logits`) and `prefill`."""
 
     max_target_tokens: int
+    shares_prompts: ClassVar[bool] = False
+    """Whether `prefill_prompts` reads the prompts, so that rows can share what was read."""
     min_input_tokens: int = 1
     """Fewest tokens of a row: one of the text, and those that the placement puts after it."""
 
@@ -64,6 +66,15 @@ class PromptedTextBackbone(TextBackbone):
 
         They are packed, because targets differ in length, and a large vocabulary makes their padding expensive.
         """
+
+    def _target_logits_after(
+        self, inputs: Sequence[TokenIds], targets: Sequence[TokenIds], prefilled: Tensor | None
+    ) -> Tensor:
+        """Do the same as `_target_logits`, given what `prefill_prompts` returned for each row's prompt: [B, …].
+
+        Only a family that sets `shares_prompts` has it.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def prefill(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
@@ -126,8 +137,11 @@ class PromptedTextBackbone(TextBackbone):
         prompts: Tensor | None,
         *,
         label_smoothing: float = 0.0,
+        prompt_of_row: Sequence[int] | None = None,
     ) -> Tensor:
-        losses = self._target_losses(inputs, targets, prompts, label_smoothing=label_smoothing)
+        losses = self._target_losses(
+            inputs, targets, prompts, label_smoothing=label_smoothing, prompt_of_row=prompt_of_row
+        )
         return losses / to_device(torch.tensor([len(target) for target in targets]), losses.device)
 
     def _target_losses(
@@ -137,26 +151,34 @@ class PromptedTextBackbone(TextBackbone):
         prompts: Tensor | None,
         *,
         label_smoothing: float,
+        prompt_of_row: Sequence[int] | None = None,
     ) -> Tensor:
         """Return the cross-entropy summed over each row's target: [B], float32."""
         if len(targets) != len(inputs):
             raise BackboneError(f"{len(inputs)} inputs have {len(targets)} targets", param="targets")
         self._check_targets(targets, "targets")
+        shared = None
+        if prompts is not None and prompt_of_row is not None:
+            numbers = to_device(torch.tensor(prompt_of_row), prompts.device)
+            distinct, prompts = prompts, prompts[numbers]
+            if self.shares_prompts and distinct.shape[1]:
+                shared = self.prefill_prompts(distinct)[numbers]
         rows, prompts = self._prepare(inputs, prompts, max(map(len, targets), default=0))
         if not rows:
             return torch.zeros(0, device=self.device)
 
         def losses(bucket: list[int], bucket_prompts: Tensor | None) -> Tensor:
             in_bucket = [targets[row] for row in bucket]
-            logits = self._target_logits([rows[row] for row in bucket], in_bucket, bucket_prompts)
+            read = self._target_logits if shared is None else self._target_logits_after
+            logits = read([rows[row] for row in bucket], in_bucket, bucket_prompts)
             tokens = to_device(torch.tensor([token for target in in_bucket for token in target]), self.device)
             per_token = cross_entropy(logits.float(), tokens, reduction="none", label_smoothing=label_smoothing)
             sums = torch.zeros(len(bucket), device=self.device)
             return sums.index_add(0, to_device(row_of_tokens(in_bucket), self.device), per_token)
 
-        prompt_length = 0 if prompts is None else prompts.shape[1]
+        prompt_length = 0 if prompts is None or shared is not None else prompts.shape[1]
         lengths = [prompt_length + len(row) + len(target) for row, target in zip(rows, targets, strict=True)]
-        return forward_in_buckets(lengths, prompts, self.device, self.hidden_size, losses)
+        return forward_in_buckets(lengths, prompts if shared is None else shared, self.device, self.hidden_size, losses)
 
     def score_labels(self, inputs: Sequence[TokenIds], labels: Sequence[TokenIds], prompts: Tensor | None) -> Tensor:
         self._check_targets(labels, "labels")

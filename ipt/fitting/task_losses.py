@@ -189,8 +189,9 @@ class TextTaskLosses(TaskLosses):
         losses = self.backbone.target_cross_entropy(
             [self.tasks[part.task].inputs[row] for part in drawn for row in part.rows],
             [self.tasks[part.task].targets[row] for part in drawn for row in part.rows],
-            self._prompt_of_row(drawn, prompts),
+            prompts,
             label_smoothing=TEXT_LABEL_SMOOTHING,
+            prompt_of_row=[number for number, part in enumerate(drawn) for _ in part.rows],
         )
         parts = torch.split(losses, [len(part.rows) for part in drawn])
         return torch.stack([part.mean() for part in parts]), None

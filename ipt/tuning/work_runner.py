@@ -141,18 +141,24 @@ class WorkRunner:
     ) -> Tensor:
         """Return the backbone's outputs for the rows of several units; `prompts` [L, P, H] are those of their lanes."""
         inputs: list[TokenIds] = [row for work in works for row in work.inputs]
-        row_prompts = None
+        lanes: list[int] = []
         if prompts is not None:
-            lanes, offset = [], 0
+            offset = 0
             for work in works:
                 lanes += [offset + lane for lane in work.lanes]
                 offset += work.vectors.shape[0] if isinstance(work, Forward) else work.state.vectors.shape[0]
-            row_prompts = prompts[to_device(torch.tensor(lanes), prompts.device)]
         if isinstance(self.backbone, EncoderBackbone):
+            row_prompts = None if prompts is None else prompts[to_device(torch.tensor(lanes), prompts.device)]
             return self.backbone.embed(inputs, row_prompts)
         assert isinstance(self.backbone, TextBackbone)
         targets = [row for work in works for row in work.targets or ()]
-        return self.backbone.target_cross_entropy(inputs, targets, row_prompts, label_smoothing=label_smoothing)
+        return self.backbone.target_cross_entropy(
+            inputs,
+            targets,
+            prompts,
+            label_smoothing=label_smoothing,
+            prompt_of_row=None if prompts is None else lanes,
+        )
 
     def _positions(self, work: Forward | GradientStep) -> int:
         return sum(self._row_positions(work))

@@ -133,6 +133,9 @@ def test_the_tokens_before_the_prompt_are_read_once(backbone: CausalBackbone, mo
     for _ in range(2):
         backbone.target_log_likelihood(rows, targets, prompts)
     assert positions == [before, *[5 + len(rows[0]) + len(targets[0]) - 1] * 2]
+    positions.clear()
+    backbone.target_cross_entropy(rows * 3, targets * 3, prompts, prompt_of_row=[0, 0, 0])
+    assert positions == [5, len(rows[0]) + len(targets[0]) - 1]
 
 
 def test_the_head_reads_only_the_tokens_of_the_targets(

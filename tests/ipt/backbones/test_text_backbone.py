@@ -151,6 +151,18 @@ def test_a_prompt_is_read_before_the_input(text_backbone: PromptedTextBackbone) 
     torch.testing.assert_close(prompted[0], stock, **CLOSE)
 
 
+def test_rows_that_share_a_prompt_have_the_losses_and_gradients_of_rows_with_copies(
+    text_backbone: PromptedTextBackbone,
+) -> None:
+    rows, targets = text_backbone.tokenize(INPUTS), text_backbone.tokenize_targets(TARGETS)
+    prompts, of_row = random_prompts(text_backbone, 2).requires_grad_(True), [1, 0, 1, 1]
+    shared = text_backbone.target_cross_entropy(rows, targets, prompts, label_smoothing=0.1, prompt_of_row=of_row)
+    copied = text_backbone.target_cross_entropy(rows, targets, prompts[of_row], label_smoothing=0.1)
+    torch.testing.assert_close(shared, copied, **CLOSE)
+    (ours,), (theirs,) = (torch.autograd.grad(losses.sum(), prompts) for losses in (shared, copied))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.usefixtures("one_bucket")
 def test_generation_with_prompt_and_cache_equals_generation_without_cache(
     text_backbone: PromptedTextBackbone,
