@@ -20,7 +20,7 @@ from torch import Tensor
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.interface import Backbone, TextBackbone, TokenIds
 from ipt.data.examples import text_fault
-from ipt.errors import BackboneError, CheckpointError, IptError
+from ipt.errors import BackboneError, CheckpointError, IptError, SubspaceMismatchError
 from ipt.prediction.prompt_cache import DEFAULT_BYTES, PromptCache
 from ipt.prediction.task_head import BoundTask, TaskHead, bind
 from ipt.readout.embeddings import Embeddings
@@ -181,7 +181,14 @@ class Predictor:
                 subspace = self._library.load(subspace_id, self.backbone)
                 if subspace is None:
                     return self
-                self._others[subspace_id] = Predictor(self.backbone, subspace, prompt_bytes=self._prompt_bytes)
+                other = Predictor(self.backbone, subspace, prompt_bytes=self._prompt_bytes)
+                if other.backbone.template != self.backbone.template:
+                    # Texts are tokenized before it is known which tasks they are for.
+                    raise SubspaceMismatchError(
+                        f"subspace {subspace_id} puts other text around inputs than {self.subspace.id}, so one process "
+                        "cannot answer in both: run a service of its own for it, with IPT_SUBSPACE"
+                    )
+                self._others[subspace_id] = other
             return self._others[subspace_id]
 
     def answer_in_passes(

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ import ipt
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.readout.embeddings import Embeddings
 from ipt.readout.readout import Readout, StackedReadouts
+from ipt.subspace.library import SubspaceLibrary
+from ipt.subspace.prompt_decoder import SubspaceDecoder
 from tests.support.datasets import sentiment, topics
+from tests.support.tiny_chat import build_tiny_chat, save_chat_subspace
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +191,14 @@ def test_embeddings_are_those_of_the_backbone_with_and_without_the_prompt(
     assert np.array(predictor.embed(rows)) == pytest.approx(expected, abs=1e-5)
     frozen = encoder.embed(encoder.tokenize(texts)).detach().numpy()
     assert np.array(predictor.embed_frozen(texts)) == pytest.approx(frozen, abs=1e-5)
+
+
+def test_a_subspace_with_another_template_is_not_answered_in_the_same_process(tmp_path: Path) -> None:
+    backbone = ipt.load_backbone(str(build_tiny_chat(tmp_path / "model")), device="cpu")
+    chat = save_chat_subspace(tmp_path / "chat", backbone)
+    decoder = SubspaceDecoder(intrinsic_dim=8, decoder_hidden=16, prompt_length=4, hidden_size=32)
+    plain = ipt.save_subspace(tmp_path / "plain", decoder, backbone)
+    predictor = ipt.Predictor(backbone, chat, library=SubspaceLibrary([tmp_path / "plain"]))
+    head = ipt.TaskHead(np.zeros(8, np.float32), plain.id, "text2text", (), None)
+    with pytest.raises(ipt.SubspaceMismatchError, match="puts other text around inputs"):
+        predictor.bind(head)
