@@ -119,6 +119,7 @@ audit: ## check every version in constraints.txt for known vulnerabilities; need
 
 bench: $(READY) ## measure speed and memory of the service; writes docs/benchmarks.md
 	@$(VENV)/bin/python -m benchmarks.service
+	@$(VENV)/bin/python -m benchmarks.openai_requests
 	@$(VENV)/bin/python -m benchmarks.scale
 
 bench-engines: $(BENCH_READY) ## measure tuning and prediction against PEFT and limits; writes docs/benchmarks.md

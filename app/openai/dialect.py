@@ -18,6 +18,10 @@ _CODES = {"api_key_missing": "invalid_api_key", "api_key_unknown": "invalid_api_
 # A retry within seconds gets the same answer, or creates the same object twice.
 _FINAL_CODES = {"too_many_adaptations", "too_many_files", "too_many_batches", "outcome_unknown"}
 _FINAL_CODES |= {"prediction_failed", "generation_failed", "model_failed"}
+_NOT_SUPPORTED = (
+    "this path is not supported: the service has files, fine_tuning/jobs, models, chat/completions, completions, "
+    "embeddings and batches of OpenAI's API (docs/openai.md)"
+)
 _RATE_LIMIT_HEADERS = {
     "RateLimit-Limit": "x-ratelimit-limit-requests",
     "RateLimit-Remaining": "x-ratelimit-remaining-requests",
@@ -86,6 +90,8 @@ class OpenAIDialect:
 def openai_error(status: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Return the status and the body that OpenAI's API would send for an error of this service."""
     error = body["error"]
+    if error["code"] == "route_not_found":
+        error = {**error, "message": _NOT_SUPPORTED}
     status = _STATUSES.get(status, status)
     error_type = "server_error" if status >= 500 else _TYPES.get(status, _INVALID_REQUEST)
     return status, {"error": {**error, "type": error_type, "code": _CODES.get(error["code"], error["code"])}}

@@ -87,13 +87,13 @@ def cancel(session: Session, tenant_id: str, batch_id: str) -> Batch:
 
 def finish(session: Session, batch: Batch) -> None:
     """End a batch whose row is locked: write its files, and delete its requests."""
-    unanswered = repository.unanswered(session, batch.id, batch.total)
     output = list(repository.responses(session, batch.id, succeeded=True))
     errors = list(repository.responses(session, batch.id, succeeded=False))
     if batch.state == "cancelling":
         batch.state = "cancelled"
-    elif unanswered:
+    elif batch.completed + batch.failed < batch.total:
         batch.state = "expired"
+        unanswered = repository.unanswered(session, batch.id, batch.total)
         batch.failed += len(unanswered)
         errors += [response_line(request.custom_id, None, _EXPIRED) for request in unanswered]
     else:

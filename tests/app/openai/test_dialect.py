@@ -22,9 +22,19 @@ def test_the_key_and_its_scopes_are_checked(new_openai: Callable[..., openai.Ope
     assert raised.value.code == "invalid_api_key"
 
 
-def test_an_unknown_path_has_openais_error_shape(openai_client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError) as raised:
-        openai_client.get("/assistants", cast_to=object)
+@pytest.mark.parametrize(
+    "request_unsupported",
+    [
+        lambda client: client.get("/assistants", cast_to=object),
+        lambda client: client.responses.create(model="gpt-4o", input="hello"),
+        lambda client: client.moderations.create(input="hello"),
+    ],
+)
+def test_a_path_that_is_not_supported_has_openais_error_shape(
+    openai_client: openai.OpenAI, request_unsupported: Callable[[openai.OpenAI], object]
+) -> None:
+    with pytest.raises(openai.NotFoundError, match="not supported: the service has files") as raised:
+        request_unsupported(openai_client)
     assert (raised.value.type, raised.value.code) == ("invalid_request_error", "route_not_found")
 
 

@@ -1,15 +1,17 @@
-"""The example script, which is written for OpenAI's API, and the same steps with the asynchronous client."""
+"""The example script, which is written for OpenAI's API, and every resource in one story with either client."""
 
 import asyncio
 import json
 import re
 import runpy
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 from sqlalchemy import Engine
 
 from app.settings import Settings
@@ -19,6 +21,10 @@ from worker.drain import Drainer
 from worker.lazy_model import LazyModel
 
 SCRIPT = Path(__file__).parents[3] / "examples" / "openai_migration.py"
+
+TRAINING = b"\n".join(chat(each["input"], each["output"]) for each in EXAMPLES)
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
+LABELS = {"billing", "login"}
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -54,11 +60,52 @@ def test_a_script_for_openai_runs_unchanged(
     assert set(re.findall(r"-> (.*)$", printed, re.MULTILINE)) <= labels
 
 
+def batch_file(model: str) -> tuple[str, bytes]:
+    body = {"model": model, "messages": QUESTION}
+    line = {"custom_id": "only", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    return "requests.jsonl", json.dumps(line).encode()
+
+
+def label_of(output: str) -> str:
+    """Return the label in the only line of a batch's output file."""
+    label: str = json.loads(output)["response"]["body"]["choices"][0]["message"]["content"]
+    return label
+
+
+def test_the_story_with_the_synchronous_client(base_url: str) -> None:
+    client = openai.OpenAI(base_url=base_url, api_key="any", max_retries=0)
+    file = client.files.create(file=("tickets.jsonl", TRAINING), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(training_file=file.id, model="gpt-3.5-turbo", hyperparameters={"n_epochs": 1})
+    while job.status not in ("succeeded", "failed", "cancelled"):
+        time.sleep(0.1)
+        job = client.fine_tuning.jobs.retrieve(job.id)
+    assert job.fine_tuned_model is not None
+    events = [event.message for event in client.fine_tuning.jobs.list_events(job.id, limit=1)]
+    assert events[-1].startswith("Created fine-tuning job")
+    answer = client.chat.completions.create(model=job.fine_tuned_model, messages=QUESTION, logprobs=True)
+    label, logprobs = answer.choices[0].message.content, answer.choices[0].logprobs
+    assert label in LABELS
+    assert logprobs is not None
+    assert [entry.token for entry in logprobs.content or []] == [label]
+    stream = client.chat.completions.create(model=job.fine_tuned_model, messages=QUESTION, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == label
+    assert len(client.embeddings.create(model=job.fine_tuned_model, input="hello").data[0].embedding) == 32
+    requests = client.files.create(file=batch_file(job.fine_tuned_model), purpose="batch")
+    batch = client.batches.create(input_file_id=requests.id, endpoint="/v1/chat/completions", completion_window="24h")
+    while batch.status == "in_progress":
+        time.sleep(0.1)
+        batch = client.batches.retrieve(batch.id)
+    assert batch.output_file_id is not None
+    assert label_of(client.files.content(batch.output_file_id).text) == label
+    assert client.models.delete(job.fine_tuned_model).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.fine_tuning.jobs.retrieve(job.id)
+
+
 def test_the_story_with_the_asynchronous_client(base_url: str) -> None:
     async def story() -> None:
         client = openai.AsyncOpenAI(base_url=base_url, api_key="any", max_retries=0)
-        content = b"\n".join(chat(each["input"], each["output"]) for each in EXAMPLES)
-        file = await client.files.create(file=("tickets.jsonl", content), purpose="fine-tune")
+        file = await client.files.create(file=("tickets.jsonl", TRAINING), purpose="fine-tune")
         job = await client.fine_tuning.jobs.create(
             training_file=file.id, model="gpt-3.5-turbo", hyperparameters={"n_epochs": 1}
         )
@@ -66,11 +113,20 @@ def test_the_story_with_the_asynchronous_client(base_url: str) -> None:
             await asyncio.sleep(0.1)
             job = await client.fine_tuning.jobs.retrieve(job.id)
         assert job.fine_tuned_model is not None
-        stream = await client.chat.completions.create(
-            model=job.fine_tuned_model, messages=[{"role": "user", "content": "hello"}], stream=True
+        stream = await client.chat.completions.create(model=job.fine_tuned_model, messages=QUESTION, stream=True)
+        label = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+        assert label in LABELS
+        embedded = await client.embeddings.create(model=job.fine_tuned_model, input="hello")
+        assert len(embedded.data[0].embedding) == 32
+        requests = await client.files.create(file=batch_file(job.fine_tuned_model), purpose="batch")
+        batch = await client.batches.create(
+            input_file_id=requests.id, endpoint="/v1/chat/completions", completion_window="24h"
         )
-        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
-        assert text in {"billing", "login"}
+        while batch.status == "in_progress":
+            await asyncio.sleep(0.1)
+            batch = await client.batches.retrieve(batch.id)
+        assert batch.output_file_id is not None
+        assert label_of((await client.files.content(batch.output_file_id)).text) == label
         events = [event.message async for event in client.fine_tuning.jobs.list_events(job.id, limit=1)]
         assert events[-1].startswith("Created fine-tuning job")
         assert (await client.models.delete(job.fine_tuned_model)).deleted
