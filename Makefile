@@ -18,6 +18,10 @@ BENCH_READY := $(BENCH_VENV)/.ready
 AUDIT_VENV := .venv-audit
 AUDIT := $(AUDIT_VENV)/bin/pip-audit
 PIP_AUDIT := pip-audit==2.10.1
+# Not an extra either, and without the lock: these clients need newer transitive versions.
+CLIENTS_VENV := .venv-clients
+CLIENTS_READY := $(CLIENTS_VENV)/.ready
+CLIENTS := langchain-openai==1.7.4 litellm==1.110.2
 PINS := pyproject.toml setup.py constraints.txt
 PYTEST_ARGS ?=
 TEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis
@@ -65,6 +69,12 @@ $(CORE_READY): $(PINS)
 	@$(CORE_VENV)/bin/pip install --constraint constraints.txt --editable . $(TEST_TOOLS) | $(SHOW_LARGE_STEPS)
 	@touch $@
 
+$(CLIENTS_READY): $(PINS)
+	$(call make_venv,$(CLIENTS_VENV))
+	@echo "── installing the service and other clients of OpenAI's API into $(CLIENTS_VENV)"
+	@$(CLIENTS_VENV)/bin/pip install --editable '.[service,dev]' $(CLIENTS) | $(SHOW_LARGE_STEPS)
+	@touch $@
+
 demo: $(READY) ## adapt to an example dataset through the REST API and show the results
 	@$(VENV)/bin/ipt demo
 
@@ -84,9 +94,10 @@ test-core: $(CORE_READY) ## run the core's tests without a web framework or data
 		assert not installed, f"must not be installed: {installed}"; print("import ipt: works without the service")'
 	@$(CORE_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt tests/test_imports.py $(IN_PARALLEL) $(PYTEST_ARGS)
 
-test-optional: $(BENCH_READY) ## run the tests that need datasets, pyarrow, gguf or SetFit, which make test skips
+test-optional: $(BENCH_READY) $(CLIENTS_READY) ## run the tests that make test skips: datasets, pyarrow, gguf, SetFit, LangChain, LiteLLM
 	@$(BENCH_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt/backbones/test_gguf_files.py tests/ipt/data/test_hub_tasks.py tests/ipt/data/files/test_formats.py tests/ipt/evaluation/test_methods.py $(PYTEST_ARGS)
 	@$(BENCH_VENV)/bin/python -m pytest tests/app/cli/test_subspace_commands.py -k dataset $(PYTEST_ARGS)
+	@$(CLIENTS_VENV)/bin/python -m pytest tests/app/openai/test_other_clients.py $(PYTEST_ARGS)
 
 chaos: $(READY) ## kill every part of the service while it adapts; writes docs/reliability.md
 	@$(VENV)/bin/python -m tests.chaos $(CHAOS_ARGS)
@@ -153,5 +164,5 @@ lock: ## write constraints.txt from the pins in pyproject.toml
 	@echo "   constraints.txt: $$(grep -c == constraints.txt) packages"
 
 clean: ## remove the virtual environments and caches (the data in .ipt stays)
-	rm -rf $(VENV) $(CORE_VENV) $(BENCH_VENV) $(AUDIT_VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(CORE_VENV) $(BENCH_VENV) $(AUDIT_VENV) $(CLIENTS_VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
