@@ -69,6 +69,19 @@ class Settings(BaseSettings):
     poll_seconds: Seconds = 0.5
 
     max_open_adaptations: int = Field(default=1000, ge=1, description="queued and running adaptations of one tenant")
+    max_stored_adaptations: int = Field(
+        default=100_000, ge=1, description="adaptations of one tenant that are kept, with their task versions"
+    )
+    max_stored_bytes: int = Field(default=8 * 1024**3, ge=1, description="bytes of the texts in one tenant's datasets")
+    keep_events_days: float | None = Field(
+        default=None, gt=0, description="days until the events of a finished adaptation are deleted, except the last"
+    )
+    keep_failed_days: float | None = Field(
+        default=None, gt=0, description="days until a failed or cancelled adaptation is deleted"
+    )
+    keep_versions: int | None = Field(
+        default=None, ge=1, description="versions of a task that are kept; older ones are deleted with their datasets"
+    )
     max_event_streams: int = Field(default=64, ge=1, description="open event streams of one tenant in each API process")
     max_files: int = Field(default=1000, ge=1, description="files of one tenant below /openai/v1/files")
     max_files_bytes: int = Field(default=256 * 1024 * 1024, ge=1, description="bytes of these files together")

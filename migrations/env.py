@@ -1,9 +1,13 @@
-"""Alembic's entry point: runs the migrations in the connection and the transaction of the caller."""
+"""Alembic's entry point: runs the migrations in the connection of the caller, each in a transaction of its own."""
 
 from alembic import context
 
 from app.db.models import Base
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    transaction_per_migration=True,
+)
 with context.begin_transaction():
     context.run_migrations()

@@ -43,6 +43,7 @@ class PoolProcess:
 
     def drain(self) -> None:
         """Drain until the queue is empty, after the thread that is draining now."""
+        from app.db.migrate import SchemaError
         from ipt.errors import IptError
         from worker.failures import DeviceLostError
 
@@ -51,8 +52,8 @@ class PoolProcess:
                 return
             try:
                 self._drainer.drain(self._stop)
-            except IptError as error:
-                log.error("worker_cannot_work: %s", error.message)
+            except (IptError, SchemaError) as error:
+                log.error("worker_cannot_work: %s", error)
             except DeviceLostError as error:
                 log.error("device_lost: %s", error)
                 os._exit(1)  # ends the process from any thread; the pool starts a new process
@@ -67,6 +68,7 @@ class PoolProcess:
     @cached_property
     def _drainer(self) -> "Drainer":
         # Imported here, because Celery's main process imports this module too and needs no torch.
+        from app.db.migrate import check_schema
         from app.db.server_timeouts import worker_timeouts
         from app.db.session import make_engine
         from worker.drain import Drainer
@@ -77,6 +79,7 @@ class PoolProcess:
             raise RuntimeError("IPT_DATABASE_URL is not set")
         timeouts = worker_timeouts(self._settings.lease_seconds)
         database = make_engine(self._settings.database_url, pool_size=1, server_timeouts=timeouts)
+        check_schema(database)
         return Drainer(database, LazyModel(self._settings), self._settings, new_worker_id())
 
     def _wake_periodically(self) -> None:

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 
+from app.db import migrate
 from app.db.server_timeouts import worker_timeouts
 from app.db.session import make_engine
 from app.settings import Settings
@@ -60,12 +61,13 @@ def poll(
     model = LazyModel(settings)
     liveness = None if liveness_file is None else LivenessFile(liveness_file)
     try:
+        migrate.check_schema(database)
         with liveness.keep_touching() if liveness else nullcontext():
             model.load()
         loading = False
         Drainer(database, model, settings, worker_id, liveness).poll(stop)
-    except IptError as error:
-        log.error("worker_cannot_work: %s", error.message)
+    except (IptError, migrate.SchemaError) as error:
+        log.error("worker_cannot_work: %s", error)
         return 1
     except DeviceLostError as error:
         log.error("device_lost: %s", error)

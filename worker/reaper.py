@@ -8,12 +8,16 @@ from app.db.session import transaction
 from app.queue import lifecycle
 from app.settings import Settings
 from worker import metrics
+from worker.retention import Retention
 
 log = logging.getLogger(__name__)
 
 
 class Reaper:
-    """Reaps expired leases every `reap_seconds`; the first run expires the leases of this worker's predecessor."""
+    """Reaps expired leases, and what has aged out, every `reap_seconds`.
+
+    The first run expires the leases of this worker's predecessor.
+    """
 
     def __init__(self, database: Engine, settings: Settings, worker_id: str) -> None:
         self._database = database
@@ -21,6 +25,7 @@ class Reaper:
         self._worker_id = worker_id
         self._predecessor_expired = False
         self._reaped_at = float("-inf")
+        self._retention = Retention(database, settings)
 
     def reap(self, now: float) -> None:
         """Requeue adaptations with an expired lease, or fail them after too many losses, if a run is due."""
@@ -32,6 +37,7 @@ class Reaper:
             return
         with transaction(self._database) as session:
             reaped = lifecycle.reap(session)
+        self._retention.run()
         self._reaped_at = now
         metrics.LEASES_EXPIRED.inc(len(reaped))
         for row in reaped:

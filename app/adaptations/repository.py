@@ -1,6 +1,7 @@
 """Queries on a tenant's adaptations, their events and datasets; the queries of workers are in `app.queue`."""
 
 import hashlib
+from dataclasses import dataclass
 
 from sqlalchemy import Select, func, select, text
 from sqlalchemy.dialects.postgresql import insert
@@ -10,10 +11,21 @@ from app.db.ids import new_id
 from app.db.models import Adaptation, AdaptationEvent, Dataset
 
 # Each state has its own partial index; one query for both states would read every row of the tenant.
-_COUNT_OPEN = text("""
+_USAGE = text("""
 SELECT (SELECT count(*) FROM adaptations WHERE tenant_id = :tenant_id AND state = 'queued')
-    + (SELECT count(*) FROM adaptations WHERE tenant_id = :tenant_id AND state = 'running')
+    + (SELECT count(*) FROM adaptations WHERE tenant_id = :tenant_id AND state = 'running') AS open,
+    (SELECT count(*) FROM adaptations WHERE tenant_id = :tenant_id) AS stored,
+    (SELECT coalesce(sum(size), 0) FROM datasets WHERE tenant_id = :tenant_id) AS bytes
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A tenant's queued and running adaptations, all of its adaptations, and the bytes of its datasets."""
+
+    open: int
+    stored: int
+    bytes: int
 
 
 def of_tenant(tenant_id: str, state: str | None = None, task_id: str | None = None) -> Select[Adaptation]:
@@ -31,14 +43,14 @@ def get(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation | No
     return session.scalar(of_tenant(tenant_id).where(Adaptation.id == adaptation_id))
 
 
-def count_open(session: Session, tenant_id: str) -> int:
-    """Count a tenant's queued and running adaptations.
+def usage(session: Session, tenant_id: str) -> Usage:
+    """Return what a tenant has stored.
 
-    Locks the tenant until the transaction ends, so that no concurrent request changes the count.
+    Locks the tenant until the transaction ends, so that no concurrent request changes the counts.
     """
     _lock_name(session, tenant_id)
-    count: int = session.execute(_COUNT_OPEN, {"tenant_id": tenant_id}).scalar_one()
-    return count
+    row = session.execute(_USAGE, {"tenant_id": tenant_id}).one()
+    return Usage(row.open, row.stored, int(row.bytes))
 
 
 def by_idempotency_key(session: Session, tenant_id: str, key: str) -> Adaptation | None:
@@ -64,6 +76,7 @@ def keep_dataset(
         content_hash=content_hash,
         examples=examples,
         validation_examples=validation_examples,
+        size=sum(len(text.encode()) for row in (*examples, *(validation_examples or ())) for text in row.values()),
     )
     # On a conflict, only an update returns and locks the existing row, so set a column to its own value.
     upsert = insertion.on_conflict_do_update(

@@ -19,7 +19,7 @@ from app.adaptations.schemas import AdaptationInput, DatasetInput, FileSources, 
 from app.db.ids import new_id
 from app.db.models import Adaptation
 from app.db.session import after_commit
-from app.errors import BusyError, ConflictError, NotFoundError, UnavailableError
+from app.errors import BusyError, ConflictError, InvalidError, NotFoundError, UnavailableError
 from app.http.error_handlers import request_id
 from app.predictions.model import Model
 from app.queue import lifecycle, workers
@@ -69,6 +69,7 @@ def create(
     Raises:
         InvalidError: no task can be tuned on this dataset.
         NotFoundError: the task or the subspace does not exist.
+        InvalidError: a quota of the tenant is used up.
         ConflictError: the key was used with another body.
         BusyError: the tenant has too many unfinished adaptations.
         UnavailableError: no worker serves the subspace.
@@ -92,13 +93,7 @@ def create(
     dataset = prepare(session, settings, tenant_id, body, model)
     if body.subspace is not None:
         _check_subspace(session, body.subspace, model.loaded_subspace_id)
-    if repository.count_open(session, tenant_id) >= settings.max_open_adaptations:
-        raise BusyError(
-            f"{settings.max_open_adaptations} of your adaptations are queued or running, which is the limit: wait for "
-            "some to end, or cancel some",
-            code="too_many_adaptations",
-            retry_after=_QUEUE_RETRY_SECONDS,
-        )
+    _check_quotas(repository.usage(session, tenant_id), settings)
     task_id, version = _next_version(session, tenant_id, body)
     hyperparameters = _resolve(body.hyperparameters)
     adaptation = Adaptation(
@@ -190,6 +185,27 @@ def cancel(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation:
 
 def _not_found() -> NotFoundError:
     return NotFoundError("there is no adaptation with this id", code="adaptation_not_found", param="adaptation_id")
+
+
+def _check_quotas(usage: repository.Usage, settings: Settings) -> None:
+    if usage.open >= settings.max_open_adaptations:
+        raise BusyError(
+            f"{settings.max_open_adaptations} of your adaptations are queued or running, which is the limit: wait for "
+            "some to end, or cancel some",
+            code="too_many_adaptations",
+            retry_after=_QUEUE_RETRY_SECONDS,
+        )
+    remedy = "delete tasks that you no longer need with DELETE /v1/tasks/{task_id}, which deletes their datasets too"
+    if usage.stored >= settings.max_stored_adaptations:
+        raise InvalidError(
+            f"you have {usage.stored:,} adaptations, of at most {settings.max_stored_adaptations:,}: {remedy}",
+            code="quota_exceeded",
+        )
+    if usage.bytes >= settings.max_stored_bytes:
+        raise InvalidError(
+            f"your datasets have {usage.bytes:,} bytes, of at most {settings.max_stored_bytes:,}: {remedy}",
+            code="quota_exceeded",
+        )
 
 
 def _check_subspace(session: Session, subspace_id: str, loaded_id: str | None) -> None:

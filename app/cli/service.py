@@ -115,6 +115,8 @@ def _serve(settings: "Settings", with_worker: bool, stack: ExitStack) -> None:
     database_url = settings.database_url or _start_embedded_postgres(settings, stack)
     if settings.embedded:
         _migrate(database_url)
+    else:
+        _check_schema(database_url)
     supervisor = stack.enter_context(Supervisor(settings, database_url)) if with_worker else None
     # API and worker stop at the same time; leaving the stack then waits for the worker.
     server = _server(settings, database_url, on_stop=None if supervisor is None else supervisor.request_stop)
@@ -204,8 +206,23 @@ def _migrate(database_url: str) -> None:
     engine = make_engine(database_url)
     try:
         migrate.upgrade(engine)
+    except migrate.SchemaError as error:
+        raise CliError(str(error)) from error
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()
         raise CliError(f"the database cannot be migrated: {reason[0] if reason else type(error).__name__}") from error
+    finally:
+        engine.dispose()
+
+
+def _check_schema(database_url: str) -> None:
+    from app.db import migrate
+    from app.db.session import make_engine
+
+    engine = make_engine(database_url)
+    try:
+        migrate.check_schema(engine)
+    except migrate.SchemaError as error:
+        raise CliError(str(error)) from error
     finally:
         engine.dispose()

@@ -1,4 +1,4 @@
-"""The tables. All except `subspaces` and `workers` belong to a tenant, and every query on them filters by tenant."""
+"""The tables. Except `subspaces`, `workers` and `schema_floor`, they belong to tenants; queries filter by tenant."""
 
 import uuid
 from datetime import datetime
@@ -144,6 +144,7 @@ class Dataset(Base):
     content_hash: Mapped[str]
     examples: Mapped[list[Any]]  # [{"input": str, "output": str}, …]
     validation_examples: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))
+    size: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # bytes of the texts
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
 
@@ -240,7 +241,8 @@ class Adaptation(Base):
         UniqueConstraint("task_id", "task_version"),
         Index("ix_adaptations_tenant_id_created_at_id", "tenant_id", "created_at", "id"),
         Index("ix_adaptations_queued", "tenant_id", "queued_at", "id", postgresql_where=text("state = 'queued'")),
-        Index("ix_adaptations_leases", "lease_until", postgresql_where=text("state = 'running'")),
+        # Not `lease_until`: renewing a lease must change no indexed column.
+        Index("ix_adaptations_running", "tenant_id", postgresql_where=text("state = 'running'")),
         Index(
             "ix_adaptations_finished",
             "tenant_id",
@@ -250,6 +252,8 @@ class Adaptation(Base):
             postgresql_where=text("state IN ('succeeded', 'failed', 'cancelled')"),
         ),
         Index("ix_adaptations_dataset_id", "dataset_id"),
+        Index("ix_adaptations_finished_at", "finished_at", "id", postgresql_where=text("finished_at IS NOT NULL")),
+        Index("ix_adaptations_unsuccessful", "finished_at", postgresql_where=text("state IN ('failed', 'cancelled')")),
         Index(
             "ix_adaptations_fine_tuning",
             "tenant_id",
@@ -319,6 +323,7 @@ class TaskVersion(Base):
     __tablename__ = "task_versions"
     __table_args__ = (
         CheckConstraint(_one_of("kind", Kind), name="kind"),
+        Index("ix_task_versions_subspace_id", "subspace_id"),
         # Only vectors that moved from their initial vector are compared with each other; the next index has the others.
         Index("ix_task_versions_moved", "tenant_id", "subspace_id", postgresql_where=text("start IS NULL")),
         Index(
@@ -353,3 +358,11 @@ class TaskVersion(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
     adaptation: Mapped[Adaptation] = relationship(lazy="raise", viewonly=True)  # has the metrics
+
+
+class SchemaFloor(Base):
+    """One row: the oldest revision whose release can work with this schema (`app.db.migrate`)."""
+
+    __tablename__ = "schema_floor"
+
+    oldest: Mapped[str] = mapped_column(primary_key=True)

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import migrate
 from app.db.coalescer import Coalescer, CoalescerClosedError
+from app.db.migrate import SchemaState
 from app.subspaces.coverage import Coverage
 from app.subspaces.repository import Unanswerable
 
@@ -17,7 +18,7 @@ ANSWER_SECONDS = 2.5
 """Time limit of a check; shorter than the timeout of a probe, which is a few seconds."""
 _PROBES_PER_CHECK = 1000
 
-DatabaseState = Literal["ok", "pending", "unavailable"]
+DatabaseState = SchemaState | Literal["unavailable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Readiness:
         self._probes: Coalescer[None, DatabaseCheck] = Coalescer(self._check, name="readiness", most=_PROBES_PER_CHECK)
 
     async def database(self) -> DatabaseCheck:
-        """Return `unavailable` if the database does not answer, `pending` if it lacks migrations, otherwise `ok`."""
+        """Return `unavailable` if the database does not answer, otherwise the state of its schema."""
         try:
             return await asyncio.wait_for(asyncio.wrap_future(self._probes.ask(None)), ANSWER_SECONDS)
         except (TimeoutError, SQLAlchemyError, CoalescerClosedError):
@@ -50,6 +51,6 @@ class Readiness:
 
     def _check(self, probes: Sequence[None]) -> list[DatabaseCheck]:
         with self._engine.connect() as connection:
-            pending = migrate.pending(connection)
-        check = DatabaseCheck("pending") if pending else DatabaseCheck("ok", self._coverage.unanswerable())
+            state = migrate.schema_state(connection)
+        check = DatabaseCheck(state, self._coverage.unanswerable() if state == "ok" else None)
         return [check] * len(probes)

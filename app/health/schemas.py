@@ -13,7 +13,9 @@ class Alive(BaseModel):
 
 class Checks(BaseModel):
     database: Literal["ok", "unavailable"]
-    migrations: Literal["ok", "pending", "unknown"]
+    migrations: Literal["ok", "pending", "unsupported", "unknown"] = Field(
+        description="`pending`: the database lacks migrations; `unsupported`: it is too new for this release"
+    )
     model: Literal["ok", "loading", "failed"] = Field(description="the backbone and its subspace")
 
 

@@ -224,7 +224,7 @@ def reap(session: Session) -> list[ReapedAdaptation]:
     expired = session.scalars(
         select(Adaptation)
         .where(Adaptation.in_state("running"), Adaptation.lease_until < func.now())
-        .order_by(Adaptation.lease_until)
+        .order_by(Adaptation.lease_until, Adaptation.id)
         .with_for_update(skip_locked=True)
     ).all()
     for row in expired:

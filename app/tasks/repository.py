@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session, aliased, defer, joinedload
 from sqlalchemy.sql.base import ExecutableOption
 
 from app.db.ids import new_id
-from app.db.models import Adaptation, Dataset, Task, TaskVersion
+from app.db.models import Adaptation, Task, TaskVersion
+from app.db.unused_datasets import delete_unused_datasets
 
 
 def add(session: Session, tenant_id: str, name: str) -> str:
@@ -115,9 +116,5 @@ def remove(session: Session, tenant_id: str, task_id: str) -> bool:
     datasets = select(Adaptation.dataset_id).where(Adaptation.task_id == task_id, Adaptation.tenant_id == tenant_id)
     dataset_ids = set(session.scalars(datasets))
     session.execute(delete(Task).where(Task.id == task_id, Task.tenant_id == tenant_id))
-    # A transaction that creates an adaptation locks its dataset: wait for it, then check whether the row is used.
-    lock = select(Dataset.id).where(Dataset.id.in_(dataset_ids)).order_by(Dataset.id).with_for_update()
-    session.execute(lock).all()
-    unused = ~select(Adaptation.id).where(Adaptation.dataset_id == Dataset.id).exists()
-    session.execute(delete(Dataset).where(Dataset.tenant_id == tenant_id, Dataset.id.in_(dataset_ids), unused))
+    delete_unused_datasets(session, dataset_ids)
     return True

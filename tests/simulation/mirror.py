@@ -278,7 +278,7 @@ def _post(session: Session, tenant: str, key: str, new_id: str, task_id: str | N
     earlier = adaptations.by_idempotency_key(session, tenant, key)
     if earlier is not None:
         return earlier.id, earlier.task_id
-    adaptations.count_open(session, tenant)
+    adaptations.usage(session, tenant)
     version: int | None = 1
     if task_id is None:
         task_id = task

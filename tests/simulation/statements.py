@@ -134,7 +134,7 @@ def insert_version(tx: Transaction, row: Row, adaptation_id: str) -> None:
 
 def lock_expired(tx: Transaction) -> list[tuple[str, Row]]:
     expired = [(i, row) for i, row in tx.scan("adaptations") if row["state"] == "running" and row["until"] < tx.now]
-    expired.sort(key=lambda item: item[1]["until"])
+    expired.sort(key=lambda item: (item[1]["until"], item[0]))
     return [(i, row) for i, row in expired if tx.try_lock(("adaptations", i), UPDATE)]
 
 

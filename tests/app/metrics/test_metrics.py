@@ -195,7 +195,7 @@ def test_counting_a_long_queue_reads_no_finished_rows(service: httpx.Client, eng
         session.execute(text("ANALYZE adaptations"))
         query = queue_query().compile(engine, compile_kwargs={"literal_binds": True})
         plan = str(session.execute(text(f"EXPLAIN {query}")).scalars().all())
-    for index in ("ix_adaptations_queued", "ix_adaptations_leases"):
+    for index in ("ix_adaptations_queued", "ix_adaptations_running"):
         assert index in plan
     assert "Seq Scan on adaptations" not in plan
     began = time.monotonic()
