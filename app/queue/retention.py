@@ -48,7 +48,7 @@ class Position:
 
 def take_turn(session: Session) -> bool:
     """Return whether this transaction may delete; no other one may until it ends."""
-    return session.execute(select(func.pg_try_advisory_xact_lock(_LOCK))).scalar_one()
+    return bool(session.execute(select(func.pg_try_advisory_xact_lock(_LOCK))).scalar_one())
 
 
 def trim_events(session: Session, age: timedelta, after: Position) -> Position:
