@@ -18,9 +18,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("--poll", action="store_true", help="poll even if IPT_REDIS_URL names a broker")
     parser.add_argument("--worker-id", help="id of the worker that this one replaces, to take over its jobs at once")
+    parser.add_argument("--predecessor-end", help="how the worker that this one replaces ended, for error messages")
     parser.add_argument("--parent-pid", type=int, help="exit when this process is no longer the parent")
     parser.add_argument("--sign-of-life", type=Path, help="file to touch while the worker makes progress")
     arguments = parser.parse_args(argv)
+    # Threads that spin while they wait for each other take three times the processor time on a busy machine. OpenMP
+    # reads this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         settings = Settings()
     except ValidationError as error:
@@ -39,7 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from worker.polling import new_worker_id, poll
 
     worker_id = arguments.worker_id or new_worker_id()
-    return poll(settings, settings.database_url, worker_id, arguments.parent_pid, arguments.sign_of_life)
+    return poll(
+        settings,
+        settings.database_url,
+        worker_id,
+        arguments.parent_pid,
+        arguments.sign_of_life,
+        arguments.predecessor_end,
+    )
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ class Drainer:
         settings: Settings,
         worker_id: str,
         liveness: LivenessFile | None = None,
+        predecessor_end: str | None = None,
     ) -> None:
         self._database = database
         self._model = model
@@ -54,7 +55,7 @@ class Drainer:
         self._capacity = self._max_jobs
         self._outcomes = Outcomes(database, settings.max_attempts)
         self._leases = Leases(database, settings, self._batch, self._outcomes)
-        self._reaper = Reaper(database, settings, worker_id)
+        self._reaper = Reaper(database, settings, worker_id, predecessor_end)
         self._backoff = Backoff(shortest=0.5, longest=10.0)
         self._subspace_registered = False
         self._retry_database_at = self._claimed_at = self._announced_at = float("-inf")

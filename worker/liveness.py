@@ -5,12 +5,16 @@ A database row would not do: steps continue while the database is down. A pipe w
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ipt.runtime.work_counter import WorkCounter
+
 # Shortest time between two touches, so that touching costs nothing between the steps of a fast device.
 _TOUCH_SECONDS = 1.0
+# A worker with less of one processor waits for something rather than computes.
+_MIN_SHARE = 0.01
 
 
 class LivenessFile:
@@ -31,12 +35,32 @@ class LivenessFile:
     @contextmanager
     def keep_touching(self) -> Iterator[None]:
         """Touch the file from a thread, for work that has no steps and may take any time."""
+        with self._while_alive(lambda: True):
+            yield
+
+    @contextmanager
+    def watch_passes(self, counter: WorkCounter) -> Iterator[None]:
+        """Touch the file from a thread whenever `counter` has moved: a long step shows that it proceeds."""
+        seen = counter.passes
+
+        def has_moved() -> bool:
+            nonlocal seen
+            before, seen = seen, counter.passes
+            return seen != before
+
+        with self._while_alive(has_moved):
+            yield
+
+    @contextmanager
+    def _while_alive(self, is_alive: Callable[[], bool]) -> Iterator[None]:
         done = threading.Event()
 
         def touch() -> None:
-            self.touch()
-            while not done.wait(_TOUCH_SECONDS):
-                self.touch()
+            while True:
+                if is_alive():
+                    self.touch()
+                if done.wait(_TOUCH_SECONDS):
+                    return
 
         thread = threading.Thread(target=touch, name="liveness", daemon=True)
         thread.start()
@@ -56,16 +80,23 @@ class LivenessProbe:
         self.started = False
         """Whether the worker has touched the file; before that, Python and its packages load."""
         self.silent_seconds = 0.0
+        """How long the worker has shown no progress, in its processor time while it computes."""
 
-    def check(self, interval: float) -> None:
+    def check(self, interval: float, processor_seconds: float | None = None) -> None:
         """Check the file, `interval` seconds after the last check.
 
         The caller passes the interval that it waited for, not the time on a clock: if the whole machine was suspended,
-        the worker was not silent.
+        the worker was not silent. A worker that computes is silent for the processor time that it gets: on a busy
+        machine the same step takes longer. A worker that computes nothing is silent for the whole interval.
+
+        Args:
+            interval: seconds since the last check.
+            processor_seconds: processor time of the worker in that interval; None if it is not known.
         """
         modified = self._modification_time()
         if modified == self._modified:
-            self.silent_seconds += interval
+            computes = processor_seconds is not None and processor_seconds >= _MIN_SHARE * interval
+            self.silent_seconds += min(interval, processor_seconds or 0.0) if computes else interval
         else:
             self._modified, self.started, self.silent_seconds = modified, True, 0.0
 

@@ -15,6 +15,7 @@ from app.db.server_timeouts import worker_timeouts
 from app.db.session import make_engine
 from app.settings import Settings
 from ipt.errors import IptError
+from ipt.runtime.work_counter import work_counter
 from worker import metrics
 from worker.drain import Drainer
 from worker.failures import DeviceLostError
@@ -36,10 +37,12 @@ def poll(
     worker_id: str,
     parent_pid: int | None = None,
     liveness_file: Path | None = None,
+    predecessor_end: str | None = None,
 ) -> int:
     """Run until SIGTERM, SIGINT or the end of the process `parent_pid`, and return the exit status.
 
-    The worker touches `liveness_file` while it makes progress.
+    The worker touches `liveness_file` while it makes progress. `predecessor_end` says how the worker that it replaces
+    ended, for the adaptations that both lose.
     """
     stop = threading.Event()
     loading = True
@@ -65,7 +68,8 @@ def poll(
         with liveness.keep_touching() if liveness else nullcontext():
             model.load()
         loading = False
-        Drainer(database, model, settings, worker_id, liveness).poll(stop)
+        with liveness.watch_passes(work_counter) if liveness else nullcontext():
+            Drainer(database, model, settings, worker_id, liveness, predecessor_end).poll(stop)
     except (IptError, migrate.SchemaError) as error:
         log.error("worker_cannot_work: %s", error)
         return 1

@@ -19,10 +19,13 @@ class Reaper:
     The first run expires the leases of this worker's predecessor.
     """
 
-    def __init__(self, database: Engine, settings: Settings, worker_id: str) -> None:
+    def __init__(
+        self, database: Engine, settings: Settings, worker_id: str, predecessor_end: str | None = None
+    ) -> None:
         self._database = database
         self._settings = settings
         self._worker_id = worker_id
+        self._ends = {} if predecessor_end is None else {worker_id: predecessor_end}
         self._predecessor_expired = False
         self._reaped_at = float("-inf")
         self._retention = Retention(database, settings)
@@ -36,7 +39,7 @@ class Reaper:
         elif now - self._reaped_at < self._settings.reap_seconds:
             return
         with transaction(self._database) as session:
-            reaped = lifecycle.reap(session)
+            reaped = lifecycle.reap(session, self._ends)
         self._retention.run()
         self._reaped_at = now
         metrics.LEASES_EXPIRED.inc(len(reaped))

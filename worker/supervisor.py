@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
 from pydantic import SecretStr
 
 from app.settings import Settings
@@ -38,8 +40,8 @@ _NOT_PASSED_ON = frozenset({"api_key", "redis_url", "database_url"})
 class Supervisor:
     """A context manager that starts the worker on entry and stops it on exit, so that it releases its jobs.
 
-    A worker that ends is replaced. So is a worker that hangs: one that has finished no step and no exchange with the
-    database for longer than a lease.
+    A worker that ends is replaced. So is a worker that hangs: one that has computed no pass and finished no exchange
+    with the database for longer than a lease, of its own processor time while it computes.
     """
 
     def __init__(self, settings: Settings, database_url: str) -> None:
@@ -51,6 +53,8 @@ class Supervisor:
         self._stop_by = float("inf")
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
+        self._killed_as_hung: int | None = None
+        self._last_end: str | None = None
         self._thread = threading.Thread(target=self._keep_running, name="worker-supervisor", daemon=True)
         self._folder = tempfile.TemporaryDirectory(prefix="ipt-worker-", ignore_cleanup_errors=True)
         self._liveness_file = Path(self._folder.name) / "alive"
@@ -108,6 +112,7 @@ class Supervisor:
                     return
                 self._child = self._spawn()
             status = None if self._child is None else self._child.wait()
+            self._last_end = self._described_end(status)
             if self._stopping.is_set():
                 return
             if time.monotonic() - began > _HEALTHY_SECONDS:
@@ -117,22 +122,37 @@ class Supervisor:
             self._stopping.wait(wait)
 
     def _kill_hung(self) -> None:
-        watched, probe = self._child, LivenessProbe(self._liveness_file)
+        watched, probe, used = self._child, LivenessProbe(self._liveness_file), 0.0
         while not self._stopping.wait(_CHECK_SECONDS):
             child = self._child
             if child is None or child.returncode is not None:
                 continue
             if child is not watched:
-                watched, probe = child, LivenessProbe(self._liveness_file)
-            probe.check(_CHECK_SECONDS)
+                watched, probe, used = child, LivenessProbe(self._liveness_file), 0.0
+            before, used = used, _processor_seconds(child.pid)
+            probe.check(_CHECK_SECONDS, max(0.0, used - before))
             if probe.silent_seconds > (self._max_silent_seconds if probe.started else _START_SECONDS):
                 log.error("worker_hung pid=%d silent=%.0f", child.pid, probe.silent_seconds)
+                self._killed_as_hung = child.pid
                 child.kill()
+
+    def _described_end(self, status: int | None) -> str | None:
+        """Return how the worker ended, as the end of a sentence about it."""
+        child = self._child
+        if child is None or status is None:
+            return None
+        if child.pid == self._killed_as_hung:
+            limit = self._max_silent_seconds
+            return f"was stopped because it made no progress in {limit:.0f} seconds of processor time"
+        if status == -signal.SIGKILL:
+            return "was killed by the system (signal 9), probably because memory ran out"
+        return f"crashed (signal {-status})" if status < 0 else f"ended with exit status {status}"
 
     def _spawn(self) -> subprocess.Popen[bytes] | None:
         command = [sys.executable, "-m", "worker", "--poll"]
         command += ["--worker-id", self._worker_id, "--parent-pid", str(os.getpid())]
         command += ["--sign-of-life", str(self._liveness_file)]
+        command += [] if self._last_end is None else ["--predecessor-end", self._last_end]
         try:
             # Ctrl-C signals the terminal's whole foreground process group. A worker in its own session ends only by
             # `stop`, while the database still runs and can store the released jobs.
@@ -142,6 +162,15 @@ class Supervisor:
         except OSError as error:
             log.error("worker_not_started error=%s", error.strerror)
             return None
+
+
+def _processor_seconds(pid: int) -> float:
+    """Return the processor time that a process has used; 0 if it has ended."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _environment(settings: Settings, database_url: str) -> dict[str, str]:

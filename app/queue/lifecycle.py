@@ -7,7 +7,7 @@ database's clock decides when a lease expires.
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -23,13 +23,6 @@ from app.queue import metrics, turns
 if TYPE_CHECKING:  # importing the core loads torch, which not every process that uses the queue needs
     from ipt import AdaptedTask
 
-WORKER_LOST = ErrorDetail(
-    message="Every worker that ran this adaptation was lost before it finished. Try again; "
-    "if it happens again, use fewer or shorter examples.",
-    type="internal_error",
-    param=None,
-    code="worker_lost",
-)
 MAX_LOSSES = 5
 """Workers in a row that an adaptation may lose at the same step; a job that ends its worker must not do so forever."""
 
@@ -216,10 +209,11 @@ def retry(session: Session, lease: Lease, *, max_attempts: int, error: ErrorDeta
     return True
 
 
-def reap(session: Session) -> list[ReapedAdaptation]:
+def reap(session: Session, ends: Mapping[str, str] | None = None) -> list[ReapedAdaptation]:
     """Requeue each adaptation whose lease has expired, or fail it after `MAX_LOSSES`; also clear idle tenants.
 
     Losing a worker is no attempt: machines are restarted and networks fail without any fault of the adaptation's.
+    `ends` says how workers ended, by their ids, for the error of an adaptation that fails.
     """
     expired = session.scalars(
         select(Adaptation)
@@ -230,11 +224,23 @@ def reap(session: Session) -> list[ReapedAdaptation]:
     for row in expired:
         losses = 1 + _count_requeued(session, row, "worker_lost", from_step=row.step)
         if losses >= MAX_LOSSES and not row.cancel_requested:
-            _fail(session, row, WORKER_LOST)
+            _fail(session, row, _worker_lost((ends or {}).get(row.worker_id or "")))
         else:
             _requeue(session, row, "worker_lost")
     turns.clear_idle_tenants(session)
     return [ReapedAdaptation(row.id, row.attempt, row.state) for row in expired]
+
+
+def _worker_lost(end: str | None) -> ErrorDetail:
+    """Return the error of an adaptation that lost its last worker; `end` says how that worker ended."""
+    how = f"the last one {end}" if end else "they were killed or cut off from the database"
+    return ErrorDetail(
+        message=f"{MAX_LOSSES} workers in a row that ran this adaptation were lost at the same step: {how}. If memory "
+        "ran out, use fewer or shorter examples. The log of the workers has more; then try again.",
+        type="internal_error",
+        param=None,
+        code="worker_lost",
+    )
 
 
 def expire_leases(session: Session, worker_id: str) -> int:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ipt.runtime.work_counter import work_counter
+
 # Arguments of `length_buckets`: most positions of a forward pass, the largest share of them that may be padding, and
 # the padding that is always allowed because another pass would cost as much (on a GPU, `launch_bound_positions`).
 # A CPU pays for padding in full and runs small batches well; a GPU wants few, large batches.
@@ -51,13 +53,17 @@ def forward_in_buckets(
     `forward` takes the row numbers of one bucket and their prompts [rows, P, H], and returns [rows, …].
     """
     buckets = buckets_for(lengths, device, hidden_size)
+    work_counter.advance()
     if len(buckets) == 1:
         return forward(list(range(len(lengths))), prompts)
     order = torch.tensor([row for bucket in buckets for row in bucket])
     prompts_of_buckets: Sequence[Tensor | None] = [None] * len(buckets)
     if prompts is not None:
         prompts_of_buckets = torch.split(prompts[to_device(order, device)], [len(bucket) for bucket in buckets])
-    results = [forward(*each) for each in zip(buckets, prompts_of_buckets, strict=True)]
+    results = []
+    for bucket, bucket_prompts in zip(buckets, prompts_of_buckets, strict=True):
+        results.append(forward(bucket, bucket_prompts))
+        work_counter.advance()
     return torch.cat(results)[to_device(torch.argsort(order), device)]
 
 

