@@ -67,7 +67,7 @@ def fit(
         str | None,
         typer.Option(
             help="Where prompts are read: in the input (e.g. after_first_token, user_turn), or as keys and values in "
-            "layers (upper_layers, every_layer). Default: upper_layers on an encoder, user_turn on a model with a chat "
+            "layers (upper_layers, every_layer). Default: every_layer on an encoder, user_turn on a model with a chat "
             "template, before_input on other backbones."
         ),
     ] = None,

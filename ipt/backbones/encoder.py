@@ -93,7 +93,7 @@ class EncoderBackbone(Backbone):
 
     @property
     def fit_placement(self) -> str:
-        return "upper_layers"
+        return "every_layer"
 
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> list[TokenIds]:
         """Return token ids of each text, special tokens included, cut to `max_tokens` (default: `self.max_tokens`)."""
