@@ -24,6 +24,7 @@ _PAIRS = (
     ("source", "target"),
     ("review", "sentiment"),
     ("reviewtext", "overall"),
+    ("data", "label"),  # doccano's older exports
     ("v2", "v1"),  # the SMS Spam Collection, whose labels come first
 )
 _INPUTS = frozenset(

@@ -68,8 +68,11 @@ def container_of(data: bytes) -> Container:
     if data.startswith(_PARQUET):
         return "parquet"
     if data.startswith(_ZIP):
-        if any(name.startswith("xl/") for name in _names_in_archive(data)):
+        names = _names_in_archive(data)
+        if any(name.startswith("xl/") for name in names):
             return "xlsx"
+        if "content.xml" in names and "mimetype" in names:
+            raise DatasetFileError("the file is an OpenDocument file: save the table as XLSX or CSV")
         raise DatasetFileError(
             "the file is a ZIP archive: unpack it and send the file itself, or compress it with gzip"
         )

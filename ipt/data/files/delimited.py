@@ -20,6 +20,8 @@ DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 _SAMPLE_CHARS = 32_768
 _SAMPLE_ROWS = 50
 _SEP_LINE = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
+# The line between the header and the rows of a Markdown table, such as | --- | :-: |.
+_MARKDOWN_RULE = re.compile(r"\|?[\s|]*:?-[-:|\s]*")
 # The largest C long on every platform: the length of texts is limited for every format alike.
 _MAX_FIELD_SIZE = 2**31 - 1
 
@@ -67,6 +69,10 @@ def rows_of(text: str, dialect: Dialect) -> Iterator[Cells]:
     try:
         header: list[str] | None = None
         for line, cells in _parsed(text, dialect):
+            if dialect.delimiter == "|":
+                cells[:] = [cell.strip() for cell in cells]
+                if _MARKDOWN_RULE.fullmatch("|".join(cells)):
+                    continue
             if header is None:
                 header = cells
             elif len(cells) > len(header):

@@ -163,6 +163,8 @@ def _after_element(text: str, position: int, lines: _LineCounter) -> int | None:
 
 
 def _as_record(value: object, line: int) -> Record:
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[1], dict) and "cats" in value[1]:
+        value = {"text": value[0], **value[1]}  # a pair of spaCy's training data
     if not isinstance(value, dict):
         raise DatasetFileError(_EXPECTED, line=line)
     inner = value.get(_ROW_WRAPPER)

@@ -9,9 +9,9 @@ from ipt.data.files.errors import DatasetFileError
 
 _LABEL = "__label__"
 _LINE_END = re.compile(r"\r\n|\r|\n")
-_INTENT = re.compile(r"\s*-\s+intent:\s*(\S.*)")
-_KEY = re.compile(r"\s*(?:-\s+)?(?:regex|lookup|synonym|rules|stories|story|responses|actions|entities|slots):")
-_ITEM = re.compile(r"\s*-\s+(\S.*)")
+_INTENT = re.compile(r"\s*(?:-|##)\s+intent:\s*(\S.*)")
+_KEY = re.compile(r"\s*(?:(?:-|##)\s+)?(?:regex|lookup|synonym|rules|stories|story|responses|actions|entities|slots):")
+_ITEM = re.compile(r"\s*[-*+]\s+(\S.*)")
 # An entity in a Rasa example: [Berlin](city) or [Berlin]{"entity": "city"}.
 _ENTITY = re.compile(r"\[([^\[\]]{1,1000})\](?:\([^()]{0,1000}\)|\{[^{}]{0,1000}\})")
 
@@ -22,8 +22,10 @@ def looks_like_fasttext(text: str) -> bool:
 
 
 def looks_like_rasa(text: str) -> bool:
-    """Return whether a text is the NLU data of Rasa in YAML."""
+    """Return whether a text is the NLU data of Rasa, in YAML or in the Markdown of its older versions."""
     start = text[:8192]
+    if re.search(r"^## intent:", start, re.MULTILINE):
+        return True
     return re.search(r"^nlu:", start, re.MULTILINE) is not None and "- intent:" in start
 
 

@@ -96,6 +96,14 @@ FORMATS: dict[str, tuple[str | bytes, str]] = {
         lines_of([{"text": text, "cats": {each: float(each == label) for each in LABELS}} for text, label in PAIRS]),
         "jsonl (spaCy)",
     ),
+    "spaCy's training data": (
+        json.dumps([[text, {"cats": {each: float(each == label) for each in LABELS}}] for text, label in PAIRS]),
+        "json (spaCy)",
+    ),
+    "doccano's older exports": (
+        lines_of([{"id": n, "data": text, "label": [label]} for n, (text, label) in enumerate(PAIRS)]),
+        "jsonl",
+    ),
     "Argilla": (
         lines_of([{"inputs": {"text": text}, "annotation": label, "status": "Validated"} for text, label in PAIRS]),
         "jsonl (Argilla)",
@@ -123,6 +131,18 @@ FORMATS: dict[str, tuple[str | bytes, str]] = {
         )
         + "- synonym: cash\n  examples: |\n    - dough\n",
         "Rasa",
+    ),
+    "Rasa Markdown": (
+        "".join(
+            f"## intent:{each}\n" + "".join(f"- {text}\n" for text, label in PAIRS if label == each) + "\n"
+            for each in LABELS
+        )
+        + "## synonym:cash\n- dough\n",
+        "Rasa",
+    ),
+    "Markdown table": (
+        "| text | label |\n| :-- | --- |\n" + "".join(f"| {text} | {label} |\n" for text, label in PAIRS),
+        "csv",
     ),
     "gzip": (gzip.compress(TABLE.encode(), mtime=0), "csv"),
     "gzip members": (gzip.compress(TABLE[:20].encode(), mtime=0) + gzip.compress(TABLE[20:].encode()), "csv"),
@@ -271,10 +291,11 @@ def test_a_parquet_file_is_read_under_any_suffix(tmp_path: Path) -> None:
         read_dataset((tmp_path / "big").read_bytes(), max_bytes=50_000)
 
 
-def archive_of(name: str) -> bytes:
+def archive_of(*names: str) -> bytes:
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as archive:
-        archive.writestr(name, TABLE)
+        for name in names:
+            archive.writestr(name, TABLE)
     return written.getvalue()
 
 
@@ -291,6 +312,7 @@ def archive_of(name: str) -> bytes:
         (gzip.compress(TABLE.encode(), mtime=0)[:-9], {}, "cut off"),
         (b"\x1f\x8bgarbage", {}, "gzip file is damaged"),
         (archive_of("data.csv"), {}, "a ZIP archive: unpack it"),
+        (archive_of("mimetype", "content.xml"), {}, "an OpenDocument file: save the table as XLSX"),
         (archive_of("xl/none.xml"), {}, "damaged|does not read"),
         (b"PK\x03\x04", {}, "damaged"),
         (b"PAR1" + bytes(range(50)), {}, "the Parquet file is damaged|does not read"),
