@@ -70,6 +70,7 @@ def load(name: str, device: torch.device, dtype: torch.dtype, folder: Path | Non
     manifest = {
         "backbone": {"family": backbone.family, "id": identity.id, "weights_sha256": identity.weights_sha256},
         "prompt_placement": backbone.prompt_placement,
+        "template": backbone.template,
         "training": {},
     }
     return Measured(name, backbone, Subspace("sub_random", decoder, torch.zeros(1, 250), manifest), bare)

@@ -41,7 +41,7 @@ def _examples(**changes: object) -> list[dict[str, object]]:
         ({"examples": _examples(input="\ud800")}, "examples[0].input"),
         ({"examples": _examples(output="\udfff")}, "examples[0].output"),
         ({"examples": _examples(more=1)}, "examples[0].more"),
-        ({"examples": _examples(input="x" * 10_001)}, "examples[0].input"),
+        ({"examples": _examples(output="x" * 10_001)}, "examples[0].output"),
         ({"examples": EXAMPLES[:4]}, "examples"),
         ({"examples": [*EXAMPLES, {"input": "x", "output": "rare"}], "kind": "classification"}, "examples[8].output"),
         ({"examples": EXAMPLES * 1251}, "examples"),

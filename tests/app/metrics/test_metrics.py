@@ -178,7 +178,8 @@ def test_frequent_scrapes_query_the_database_once(serve: Serve) -> None:
                 samples(client)
         finally:
             event.remove(Engine, "before_cursor_execute", record)
-    assert len(statements) == 1
+    # The loop that looks for batches has statements of its own.
+    assert len([statement for statement in statements if "batches" not in statement]) == 1
 
 
 def test_counting_a_long_queue_reads_no_finished_rows(service: httpx.Client, engine: Engine) -> None:

@@ -204,7 +204,7 @@ def test_a_vector_of_another_subspace_is_rejected(
 ) -> None:
     task_id = new_task()
     with transaction(service_engine) as session:
-        if not subspaces.exists(session, "sub_other"):
+        if not subspaces.is_registered(session, "sub_other"):
             session.add(SubspaceRow(id="sub_other", intrinsic_dim=8, prompt_length=4, hidden_size=32, manifest={}))
     damage(task_id, "subspace_id = 'sub_other'")
     response = client.post(f"/v1/tasks/{task_id}/predict", json={"inputs": ["hello"]})
