@@ -34,7 +34,8 @@ _STREAM_RETRY_SECONDS = 5
 class OpenStreams:
     """Counts and limits the open streams in this process, because each stream polls the database.
 
-    All tenants share twice `limit` streams, and each may have as many as it leaves free: one tenant alone has `limit`.
+    At most `2 * limit` streams are open. A tenant may not have more of them than stay free, so a single tenant gets
+    `limit`.
     """
 
     def __init__(self, limit: int) -> None:

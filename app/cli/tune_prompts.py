@@ -60,7 +60,7 @@ def tune_prompts(
     options = tuning.PromptOptions(prompt_length or tuning.PromptOptions.prompt_length, per_label, hyperparameters)
     folder_tasks = read_task_folder(tasks, split).require_all()
     loaded = load_in_dedicated_process(backbone, revision, device)
-    begins = None if start is None else ipt.load_subspace(start, loaded)
+    start_subspace = None if start is None else ipt.load_subspace(start, loaded)
     with progress(notices()) as show:
 
         def on_step(done: int, total: int, finished: int) -> None:
@@ -68,7 +68,7 @@ def tune_prompts(
 
         try:
             report = tuning.tune_prompts(
-                loaded, folder_tasks, output, options, start=begins, batch_tasks=batch_tasks, on_step=on_step
+                loaded, folder_tasks, output, options, start=start_subspace, batch_tasks=batch_tasks, on_step=on_step
             )
         except KeyboardInterrupt:
             notices().print("stopped; the same command resumes with the remaining tasks")

@@ -15,9 +15,8 @@ from torch.nn.functional import pad
 
 from ipt.backbones.batching import right_padded, to_device
 from ipt.backbones.input_frame import PLAIN_FRAME, user_turn
-from ipt.backbones.interface import PLACEMENTS, BackboneIdentity, Family, TokenIds
+from ipt.backbones.interface import BackboneIdentity, Family, TokenIds, known_placement
 from ipt.backbones.text_backbone import Decoding, PromptedTextBackbone, row_of_tokens, select_cache_rows
-from ipt.errors import BackboneError
 
 
 class CausalBackbone(PromptedTextBackbone):
@@ -39,17 +38,12 @@ class CausalBackbone(PromptedTextBackbone):
         *,
         prompt_placement: str = "before_input",
     ) -> None:
-        if prompt_placement not in PLACEMENTS[self.family]:
-            expected = ", ".join(PLACEMENTS[self.family])
-            raise BackboneError(
-                f"unknown prompt placement {prompt_placement!r}; expected one of: {expected}", param="prompt_placement"
-            )
+        self.prompt_placement = known_placement(self.family, prompt_placement)
         config: Any = model.config
         positions = int(config.max_position_embeddings)
         if "sliding_attention" in (getattr(config, "layer_types", None) or []):
             # Within the window every layer attends to everything, so that the cache keeps all positions.
             positions = min(positions, int(config.sliding_window))
-        self.prompt_placement = prompt_placement
         self._frame = user_turn(tokenizer, identity.id) if prompt_placement == "user_turn" else PLAIN_FRAME
         self.template = self._frame.template
         self.min_input_tokens = 1 + len(self._frame.after)

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ipt.backbones.batching import forward_in_buckets, launch_bound_positions, right_padded, to_device
 from ipt.backbones.cuda_graphs import GraphedPasses
-from ipt.backbones.interface import PLACEMENTS, Backbone, BackboneIdentity, Family, TokenIds
+from ipt.backbones.interface import Backbone, BackboneIdentity, Family, TokenIds, known_placement
 from ipt.backbones.lower_layers import LowerLayers, layers_of
 from ipt.backbones.prefix_attention import PREFIX_ATTENTION, enable_prefixes
 from ipt.errors import BackboneError
@@ -50,11 +50,7 @@ class EncoderBackbone(Backbone):
         max_tokens: int | None = None,
         prompt_placement: str = "after_first_token",
     ) -> None:
-        if prompt_placement not in PLACEMENTS[self.family]:
-            expected = ", ".join(PLACEMENTS[self.family])
-            raise BackboneError(
-                f"unknown prompt placement {prompt_placement!r}; expected one of: {expected}", param="prompt_placement"
-            )
+        self.prompt_placement = known_placement(self.family, prompt_placement)
         config: Any = model.config
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -63,7 +59,6 @@ class EncoderBackbone(Backbone):
         self.hidden_size = int(config.hidden_size)
         self.max_positions = _positions(config)
         self.max_tokens = min(self.max_positions, max_tokens or self.max_positions)
-        self.prompt_placement = prompt_placement
         self._placed: dict[str, EncoderBackbone] = {}
         if self.prompted_layers:
             enable_prefixes(model)

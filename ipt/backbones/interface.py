@@ -1,8 +1,8 @@
 """The interface of a backbone: frozen weights, token ids, and a forward pass with one soft prompt per row.
 
 Letters in shapes: B rows, T tokens, P prompt length, H hidden size, C classes.
-Soft prompts are always ``[B, P, H]``, one for each row; ``None`` or P = 0 means no prompt. At every layer, and at the
-upper layers, the P rows are the keys and the values of those layers (`ipt.backbones.prefix_attention`).
+Soft prompts are always ``[B, P, H]``, one for each row; ``None`` or P = 0 means no prompt. With the placements
+`every_layer` and `upper_layers`, the P rows are keys and values of these layers (`ipt.backbones.prefix_attention`).
 Rows may have any lengths: padding, masks, position ids and placement are up to the backbone.
 """
 
@@ -65,6 +65,21 @@ def prompt_identity(weights_sha256: str, family: str, placement: str, template: 
         return weights_sha256
     text = "" if template == PLAIN_TEMPLATE else f" {template}"
     return hashlib.sha256(f"{placement} {weights_sha256}{text}".encode()).hexdigest()
+
+
+def known_placement(family: Family, placement: str) -> Placement:
+    """Return a prompt placement that backbones of a family can have.
+
+    Raises:
+        BackboneError: they have no such placement; the message lists theirs.
+    """
+    for known in PLACEMENTS[family]:
+        if known == placement:
+            return known
+    expected = ", ".join(PLACEMENTS[family])
+    raise BackboneError(
+        f"unknown prompt placement {placement!r}; expected one of: {expected}", param="prompt_placement"
+    )
 
 
 class Backbone(ABC):

@@ -50,15 +50,16 @@ class LowerLayers:
             found = {key: states for key in keys if (states := self._states.get(key)) is not None}
             for key in found:
                 self._states.move_to_end(key)
-        missing = [list(key) for key in dict.fromkeys(keys) if key not in found]
+        missing = [key for key in dict.fromkeys(keys) if key not in found]
         # Callers may be in inference mode, whose tensors take no part in a later gradient step.
         with torch.inference_mode(False), torch.no_grad():
-            for bucket in length_buckets([len(row) for row in missing], *CPU_BUCKETS):
-                found |= self._run([missing[row] for row in bucket])
-        self._keep({tuple(row): found[tuple(row)] for row in missing})
+            for bucket in length_buckets([len(key) for key in missing], *CPU_BUCKETS):
+                found |= self._run([missing[number] for number in bucket])
+        self._keep({key: found[key] for key in missing})
         return [found[key] for key in keys]
 
-    def _run(self, rows: list[TokenIds]) -> dict[tuple[int, ...], Tensor]:
+    def _run(self, rows: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Tensor]:
+        """Return the states [T, H] of rows that form one padded batch."""
         ids, lengths = right_padded(rows)
         embeds = self._model.get_input_embeddings()(ids)
         hidden = self._model.embeddings(input_ids=None, inputs_embeds=embeds)
@@ -67,7 +68,7 @@ class LowerLayers:
         for layer in self._layers:
             hidden = layer(hidden, mask)
         # Clones, because a view would keep the memory of the whole batch.
-        return {tuple(row): states[: len(row)].clone() for row, states in zip(rows, hidden, strict=True)}
+        return {row: states[: len(row)].clone() for row, states in zip(rows, hidden, strict=True)}
 
     def _keep(self, states: dict[tuple[int, ...], Tensor]) -> None:
         with self._lock:

@@ -40,13 +40,15 @@ def attend(
 
     if captured is not None:
         captured.append((key.transpose(1, 2).flatten(2), value.transpose(1, 2).flatten(2)))
-    below = 0 if prefixes is None else module.config.num_hidden_layers - prefixes.shape[1]
-    if prefixes is not None and module.layer_idx < below:
-        attention_mask = None if attention_mask is None else attention_mask[..., prefixes.shape[3] :]
-    elif prefixes is not None:
-        rows, heads, _, size = key.shape
-        prefix = prefixes[:, module.layer_idx - below].reshape(rows, 2, -1, heads, size).transpose(2, 3).to(key.dtype)
-        key, value = torch.cat([prefix[:, 0], key], dim=2), torch.cat([prefix[:, 1], value], dim=2)
+    if prefixes is not None:
+        below = module.config.num_hidden_layers - prefixes.shape[1]
+        if module.layer_idx < below:
+            attention_mask = None if attention_mask is None else attention_mask[..., prefixes.shape[3] :]
+        else:
+            rows, heads, _, size = key.shape
+            of_layer = prefixes[:, module.layer_idx - below].reshape(rows, 2, -1, heads, size)
+            prefix = of_layer.transpose(2, 3).to(key.dtype)
+            key, value = torch.cat([prefix[:, 0], key], dim=2), torch.cat([prefix[:, 1], value], dim=2)
     output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return output
 

@@ -47,13 +47,13 @@ def with_random_directions(subspace: Subspace, backbone: Backbone, dims: int, fo
     Raises:
         SubspaceError: the subspace has no task vectors or no hidden layer, or R is not less than D.
     """
+    _check_replaceable(subspace, dims)
     placed = subspace.placed(backbone)
     length = subspace.decoder.prompt_length
     spread = spread_of_words(placed, word_prompts(placed, length, seed=seed)[0].float().cpu())
     generator = torch.Generator().manual_seed(seed)
-    directions = (
-        torch.randn(len(spread), dims, generator=generator) * (RANDOM_REACH * spread / math.sqrt(max(dims, 1)))[:, None]
-    )
+    lengths = RANDOM_REACH / math.sqrt(dims) * spread
+    directions = lengths[:, None] * torch.randn(len(spread), dims, generator=generator)
     return _with_directions(subspace, placed, directions, folder, {"from": "random", "seed": seed})
 
 
@@ -76,6 +76,7 @@ def with_prompt_directions(
     Raises:
         SubspaceError: as in `with_random_directions`; the prompts have another shape, or fewer than R of them moved.
     """
+    _check_replaceable(subspace, dims)
     placed = subspace.placed(backbone)
     start = subspace.zero_prompt().cpu()
     tuned = [prompt.float() for file in prompts for prompt in file.values()]
@@ -103,16 +104,12 @@ def _with_directions(
     The D − R principal directions of the training tasks' vectors are kept; their span has the initial vectors, as far
     as it can. The prompt of the zero vector stays the same.
     """
-    decoder = subspace.decoder
-    vectors = subspace.task_vectors
-    if not isinstance(decoder, SubspaceDecoder) or decoder.expand is None or vectors is None:
-        raise SubspaceError("other directions need a subspace with task vectors and a decoder with a hidden layer")
+    decoder, vectors = _check_replaceable(subspace, directions.shape[1])
     dim, hidden, replaced = decoder.intrinsic_dim, decoder.decoder_hidden, directions.shape[1]
-    if not 0 < replaced < dim:
-        raise SubspaceError(f"the number of dimensions to replace must be from 1 to {dim - 1}, got {replaced}")
     kept = dim - replaced
     basis = _principal_directions(torch.cat([subspace.initial_vectors, vectors]).double(), kept).float()
     widened = SubspaceDecoder(dim, hidden + replaced, decoder.prompt_length, decoder.hidden_size)
+    assert decoder.expand is not None
     assert widened.expand is not None
     with torch.no_grad():
         for parameter in widened.parameters():
@@ -136,6 +133,21 @@ def _with_directions(
         task_vectors=in_new_coordinates(vectors),
         training=subspace.manifest["training"] | {"other_directions": {"dimensions": replaced, **record}},
     )
+
+
+def _check_replaceable(subspace: Subspace, dims: int) -> tuple[SubspaceDecoder, Tensor]:
+    """Return the subspace's decoder and task vectors [N, D], if R of its dimensions can be replaced.
+
+    Raises:
+        SubspaceError: they cannot.
+    """
+    decoder, vectors = subspace.decoder, subspace.task_vectors
+    if not isinstance(decoder, SubspaceDecoder) or decoder.expand is None or vectors is None:
+        raise SubspaceError("other directions need a subspace with task vectors and a decoder with a hidden layer")
+    if not 0 < dims < decoder.intrinsic_dim:
+        most = decoder.intrinsic_dim - 1
+        raise SubspaceError(f"the number of dimensions to replace must be from 1 to {most}, got {dims}")
+    return decoder, vectors
 
 
 def _principal_directions(vectors: Tensor, count: int) -> Tensor:

@@ -91,21 +91,21 @@ def _tune(
     jobs: Sequence[TuningJob],
     output: Path,
     options: PromptOptions,
-    start_of: Subspace | None,
+    start: Subspace | None,
     notes: Sequence[str],
     batch_tasks: int,
     on_step: Callable[[int, int, int], None] | None,
 ) -> dict[str, Any]:
     hyperparameters = options.hyperparameters
     report_path = _report_path(output)
-    report = _begin_report(backbone, jobs, options, start_of, notes)
+    report = _begin_report(backbone, jobs, options, start, notes)
     prompts = _finished_prompts(backbone, output, report_path, report)
     waiting = [job for job in jobs if job.job_id not in prompts]
-    if start_of is None:
-        start = word_prompts(backbone, options.prompt_length, seed=hyperparameters.seed)
+    if start is None:
+        first = word_prompts(backbone, options.prompt_length, seed=hyperparameters.seed)
     else:
-        start = start_of.zero_prompt()[None]
-    engine = TuningEngine(backbone, full_prompt_space(backbone, options.prompt_length, start))
+        first = start.zero_prompt()[None]
+    engine = TuningEngine(backbone, full_prompt_space(backbone, options.prompt_length, first))
 
     running: dict[str, Progress] = {}
     while waiting or engine.job_ids:
@@ -118,7 +118,7 @@ def _tune(
             prompts[name] = torch.from_numpy(tuned.head.vector).view(options.prompt_length, backbone.hidden_size)
             if not report_path.exists():
                 _write_report(report_path, report)  # prompts without a report count as another run's
-            report["tasks"][name] = _summary(tuned, start)
+            report["tasks"][name] = _summary(tuned, first)
             # The report is written last, so every task that it names has a prompt.
             save_prompts(output, prompts, backbone)
             _write_report(report_path, report)
@@ -170,8 +170,8 @@ def _begin_report(
 ) -> dict[str, Any]:
     identity = backbone_metadata(backbone)
     rows = [(job.job_id, job.kind, job.examples, job.validation_examples) for job in jobs]
-    begins: tuple[str, ...] = () if start is None else (start.id,)
-    described = repr((REVISION, sorted(asdict(options).items()), identity["weights_sha256"], rows, *begins))
+    parts = [REVISION, sorted(asdict(options).items()), identity["weights_sha256"], rows]
+    described = repr(tuple(parts if start is None else [*parts, start.id]))
     run = hashlib.sha256(described.encode()).hexdigest()
     notes = [*row_notes, *(note for job in jobs if (note := _too_few(job, options.per_label)))]
     report = {"backbone": identity, "options": asdict(options), "run": run, "notes": notes, "tasks": {}}

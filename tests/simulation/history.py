@@ -36,7 +36,7 @@ class Actor:
 
 
 class History:
-    """The schedule of one seed. The random numbers alone decide it, so that a seed replays it."""
+    """The schedule of one seed. It depends on random numbers only, so the same seed replays it."""
 
     def __init__(self, seed: int, mirror: Any = None) -> None:
         """`mirror` runs the transactions in PostgreSQL too."""

@@ -171,7 +171,7 @@ def claim(
     batch: Sequence[tuple[Lease, int]],
     tokens: Iterator[int],
 ) -> Statements:
-    """`preemption.claim` for a batch, whose leases and steps are given; a retry runs alone.
+    """Do what `preemption.claim` does for a batch with these leases and steps; a retry runs in a batch of its own.
 
     Returns the new leases, and for each displaced lease whether it was preempted.
     """

@@ -89,7 +89,7 @@ def add(
 
 
 def claim(session: Session, lease_seconds: float) -> Batch | None:
-    """Take the next turn: lease the batch whose tenant has waited the longest, None if there is none.
+    """Lease and return the batch whose tenant has waited the longest, or None if no batch is free.
 
     Batches that another process has leased are skipped, unless the lease has expired.
     """

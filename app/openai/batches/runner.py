@@ -65,7 +65,7 @@ class BatchRunner:
             self._news.clear()
 
     async def _take_turn(self) -> bool:
-        """Answer a piece of the next batch; False if there is none, or if the service is too busy for some of it."""
+        """Answer a piece of the next batch; return whether there was one and all of the piece was answered."""
         await self._foreground.background_turn()
         claimed = await run_in_threadpool(self._claim)
         if claimed is None:
