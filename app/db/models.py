@@ -10,6 +10,7 @@ from sqlalchemy import (
     CheckConstraint,
     ColumnElement,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     MetaData,
     String,
@@ -358,6 +359,27 @@ class TaskVersion(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
     adaptation: Mapped[Adaptation] = relationship(lazy="raise", viewonly=True)  # has the metrics
+
+
+class HeldOutRow(Base):
+    """What a version was measured on, for reports; `logits` are the bytes of `ipt.tuning.held_out.HeldOutLogits`.
+
+    Apart from `TaskVersion`, which predictions read. Versions of earlier releases have no such row.
+    """
+
+    __tablename__ = "held_out_logits"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["task_id", "version"],
+            ["task_versions.task_id", "task_versions.version"],
+            name="fk_held_out_logits_task_id_version",
+            ondelete="CASCADE",
+        ),
+    )
+
+    task_id: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    logits: Mapped[bytes]
 
 
 class SchemaFloor(Base):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import exists, func, select, text, update
 from sqlalchemy.orm import Session
 
-from app.db.models import FINISHED, Adaptation, AdaptationEvent, State, Task, TaskVersion
+from app.db.models import FINISHED, Adaptation, AdaptationEvent, HeldOutRow, State, Task, TaskVersion
 from app.db.session import after_commit
 from app.errors import ErrorDetail
 from app.queue import metrics, turns
@@ -148,6 +148,9 @@ def succeed(session: Session, lease: Lease, task: "AdaptedTask", *, start: int |
         )
     )
     session.flush()
+    if task.held_out is not None:
+        session.add(HeldOutRow(task_id=row.task_id, version=row.task_version, logits=task.held_out.to_bytes()))
+        session.flush()
     append_event(session, row.id, "succeeded", {"metrics": task.metrics, "warnings": row.warnings})
     return True
 

@@ -32,13 +32,16 @@ def near_duplicate_groups(examples: Sequence[Example]) -> list[int]:
     ]
 
 
-def new_texts(examples: Sequence[Example], earlier: Sequence[Example]) -> list[Example]:
-    """Return the examples whose texts no earlier example has, compared without case, accents and punctuation."""
+def new_rows(examples: Sequence[Example], earlier: Sequence[Example]) -> list[int]:
+    """Return the numbers of the examples whose texts no earlier example has.
+
+    Texts are compared without case, accents and punctuation.
+    """
     if not examples:
         return []
     fold = TextFolding()
     seen = {fold.key(example.input) for example in earlier}
-    return [example for example in examples if fold.key(example.input) not in seen]
+    return [row for row, example in enumerate(examples) if fold.key(example.input) not in seen]
 
 
 class TextFolding(dict[int, str]):

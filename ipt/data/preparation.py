@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ipt.data.examples import Example, TaskKind, check_kind, check_texts, infer_kind, labels_of
 from ipt.data.labels import label_warnings, unify_labels
-from ipt.data.near_duplicates import TextFolding, new_texts
+from ipt.data.near_duplicates import TextFolding, new_rows
 
 _MAX_NAMED_PAIRS = 5
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}|\d{1,2}:\d{2}")
@@ -49,7 +49,7 @@ def prepare(
         check_kind(unified, unified_validation, kind)
         doubt = doubt_about_outputs(unified)
         warnings += [doubt] if doubt else []
-    new = new_texts(unified_validation, unified)
+    new = new_rows(unified_validation, unified)
     if len(new) < len(unified_validation):
         shared = len(unified_validation) - len(new)
         measured = "" if new else "; the score is measured on held-back training examples instead"

@@ -29,6 +29,7 @@ from ipt.readout.readout import fit_readout
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.checkpoint import TuningState
 from ipt.tuning.encoder_rows import EncoderRows
+from ipt.tuning.held_out import HeldOutLogits
 from ipt.tuning.job import AdaptedTask, Metrics, TuningJob
 from ipt.tuning.label_scores import UNMEASURED, score_labels
 from ipt.tuning.losses import RidgeLoss
@@ -139,7 +140,11 @@ class EncoderLoop(TuningLoop):
         }
         final = vector.detach().cpu().numpy().astype(np.float32)
         head = TaskHead(final, self.subspace.id, "classification", self.labels, readout.to_bytes())
-        return AdaptedTask(head, metrics, warnings)
+        held_out = None
+        if self.rows.score_source != "none":
+            rows = [self.rows.dataset_rows[row] for row in self.rows.measured]
+            held_out = HeldOutLogits.of(rows, tuned.logits)
+        return AdaptedTask(head, metrics, warnings, held_out)
 
     def _scores(self, tuned: Blended, untuned: Blended) -> tuple[Metrics, list[str]]:
         """Return the scores of the measured rows, and warnings about them."""

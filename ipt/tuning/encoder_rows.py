@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.data.examples import names_of
-from ipt.data.near_duplicates import near_duplicate_groups, new_texts
+from ipt.data.near_duplicates import near_duplicate_groups, new_rows
 from ipt.data.sampling import balanced_sample
 from ipt.readout.cross_validation import assign_folds
 from ipt.tuning.job import TuningJob
@@ -52,10 +52,15 @@ class EncoderRows:
 
     def __init__(self, job: TuningJob, labels: Sequence[str], backbone: EncoderBackbone, prompt_length: int) -> None:
         rng = np.random.default_rng([job.hyperparameters.seed, 3])
-        examples = [job.examples[i] for i in balanced_sample(job.examples, READOUT_ROWS, rng)]
-        validation = new_texts(job.validation_examples or [], job.examples)
-        validation = [validation[i] for i in balanced_sample(validation, VALIDATION_ROWS, rng)]
+        kept = balanced_sample(job.examples, READOUT_ROWS, rng)
+        examples = [job.examples[i] for i in kept]
+        all_validation = job.validation_examples or []
+        new = new_rows(all_validation, job.examples)
+        new = [new[i] for i in balanced_sample([all_validation[i] for i in new], VALIDATION_ROWS, rng)]
+        validation = [all_validation[i] for i in new]
         known = examples + validation
+        self.dataset_rows = [*kept, *(len(job.examples) + i for i in new)]
+        """[N + M]: the number of each row among all examples of the job, which its validation examples follow."""
         texts = [*(example.input for example in known), *names_of(labels)]
         read = backbone.tokenize_flagged(texts, prompt_length)  # as prediction reads them
         self.token_ids = [ids for ids, _ in read]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ipt.data.examples import Example, TaskKind
 from ipt.errors import IptError
 from ipt.prediction.task_head import TaskHead
+from ipt.tuning.held_out import HeldOutLogits
 
 Metrics = dict[str, float | int | str | None]
 """What was measured of an adaptation, by name; docs/api.md lists the names."""
@@ -103,6 +104,8 @@ class AdaptedTask:
     head: TaskHead
     metrics: Metrics
     warnings: list[str] = field(default_factory=list)
+    held_out: HeldOutLogits | None = field(default=None, repr=False)
+    """What the score of a classification was measured on; None if no row could be measured."""
 
     def moved_from(self, start: NDArray[np.float32]) -> bool:
         """Return whether tuning replaced this start (D floats, in any shape) with a better vector."""

@@ -27,13 +27,14 @@ from ipt.errors import DatasetError
 from ipt.prediction.task_head import TaskHead
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.checkpoint import TuningState
+from ipt.tuning.held_out import HeldOutLogits
 from ipt.tuning.job import AdaptedTask, Metrics, TuningJob
 from ipt.tuning.label_scores import score_labels
 from ipt.tuning.losses import MeanLoss
 from ipt.tuning.quality_warnings import quality_warnings
 from ipt.tuning.reading_warnings import Vocabulary
 from ipt.tuning.text_scores import TEXT_SCORES, mean_scores
-from ipt.tuning.tuning_loop import TuningLoop, split_examples
+from ipt.tuning.tuning_loop import TuningLoop, split_rows
 from ipt.tuning.work_units import NO_PROMPT, Forward, Generate, GradientStep, Result, ScoreLabels, Work, WorkStream
 
 VALIDATIONS = 4
@@ -45,10 +46,10 @@ UNIT_TOKENS = 4096
 
 
 class _Scores(NamedTuple):
-    """Scores of the held-back rows by name, and for a classification the number of each row's predicted label."""
+    """Scores of the held-back rows by name, and for a classification the logits [B, C] of the labels."""
 
     by_name: dict[str, float]
-    predicted: Sequence[int] = ()
+    logits: Tensor | None = None
 
 
 class TextLoop(TuningLoop):
@@ -63,13 +64,14 @@ class TextLoop(TuningLoop):
         self.labels = labels_of(job.examples) if job.kind == "classification" else ()
         self.label_ids = backbone.tokenize_targets(self.labels)
         _check_distinct(self.labels, self.label_ids)
-        train, held_back = split_examples(job)
+        train, held_back = split_rows(job)
+        dataset = [*job.examples, *(job.validation_examples or [])]
         # Without held-back examples, validation has to use the training examples.
-        validation = self._validation_sample(held_back or train)
+        self.validation_dataset_rows = self._validation_sample(dataset, held_back or train)
         self.held_back_count = min(len(held_back), VALIDATION_ROWS)
         self.train_rows = range(len(train))
-        self.validation_rows = range(len(train), len(train) + len(validation))
-        self.examples: list[Example] = [*train, *validation]
+        self.validation_rows = range(len(train), len(train) + len(self.validation_dataset_rows))
+        self.examples = [dataset[row] for row in (*train, *self.validation_dataset_rows)]
         read = backbone.tokenize_flagged([example.input for example in self.examples], subspace.prompt_length)
         self.inputs = [ids for ids, _ in read]
         self.truncated = sum(is_cut for _, is_cut in read)
@@ -136,14 +138,16 @@ class TextLoop(TuningLoop):
             "steps_run": 0 if self.state is None else self.state.lanes.step,
             "seconds": round(time.monotonic() - self.started, 3),
         }
-        of_labels = None
+        of_labels = held_out = None
         if self.job.kind == "text2text":
             for prefix, scores in (("", tuned), ("start_", untuned), ("baseline_", without_prompt)):
                 metrics |= {f"{prefix}{name}": scores.by_name.get(name) for name in TEXT_SCORES}
-        elif self.held_back_count:
+        elif tuned.logits is not None:
             groups = near_duplicate_groups([self.examples[row] for row in self.validation_rows])
-            of_labels = score_labels(tuned.predicted, self._classes().tolist(), self.labels, groups)
+            predicted = tuned.logits.argmax(dim=1).tolist()
+            of_labels = score_labels(predicted, self._classes().tolist(), self.labels, groups)
             metrics |= of_labels.metrics()
+            held_out = HeldOutLogits.of(self.validation_dataset_rows, tuned.logits)
         final = vector.detach().cpu().numpy().astype(np.float32)
         warnings = quality_warnings(
             tuned.by_name.get(metric),
@@ -153,23 +157,23 @@ class TextLoop(TuningLoop):
             of_labels,
         )
         head = TaskHead(final, self.subspace.id, self.job.kind, self.labels, readout=None)
-        return AdaptedTask(head, metrics, warnings)
+        return AdaptedTask(head, metrics, warnings, held_out)
 
-    def _validation_sample(self, examples: Sequence[Example]) -> list[Example]:
-        """Return at most `VALIDATION_ROWS` examples: of every label, or the first ones of text to text."""
+    def _validation_sample(self, dataset: Sequence[Example], rows: Sequence[int]) -> list[int]:
+        """Return at most `VALIDATION_ROWS` of the rows: of every label, or the first ones of text to text."""
         if self.job.kind == "text2text":
-            return list(examples[:VALIDATION_ROWS])
+            return list(rows[:VALIDATION_ROWS])
         rng = np.random.default_rng([self.job.hyperparameters.seed, 3])
-        return [examples[row] for row in balanced_sample(examples, VALIDATION_ROWS, rng)]
+        return [rows[i] for i in balanced_sample([dataset[row] for row in rows], VALIDATION_ROWS, rng)]
 
     def _score(self, vector: Tensor | None) -> Generator[Work, Result, _Scores]:
         """Return the scores of the held-back rows; empty without held-back rows."""
         if not self.held_back_count:
             return _Scores({})
         if self.job.kind == "classification":
-            predicted = (yield from self._label_scores(vector)).argmax(dim=1)
-            accuracy = (predicted == self._classes()).float().mean().item()
-            return _Scores({"accuracy": accuracy}, predicted.tolist())
+            logits = yield from self._label_scores(vector)
+            accuracy = (logits.argmax(dim=1) == self._classes()).float().mean().item()
+            return _Scores({"accuracy": accuracy}, logits)
         # A correct answer is no longer than the longest target.
         longest = max(len(self.targets[row]) for row in self.validation_rows)
         answers: list[str] = []

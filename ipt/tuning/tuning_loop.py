@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ipt.data.examples import Example, labels_of
-from ipt.data.near_duplicates import near_duplicate_groups, new_texts
+from ipt.data.examples import labels_of
+from ipt.data.near_duplicates import near_duplicate_groups, new_rows
 from ipt.errors import IptError
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.checkpoint import TuningState
@@ -201,16 +201,17 @@ def _initial_vectors(job: TuningJob, subspace: Subspace) -> Tensor:
     return vectors
 
 
-def split_examples(job: TuningJob) -> tuple[list[Example], list[Example]]:
-    """Return the examples to tune on and the held-back (validation) examples.
+def split_rows(job: TuningJob) -> tuple[list[int], list[int]]:
+    """Return the numbers of the examples to tune on and of the held-back (validation) examples.
 
+    Validation examples are numbered after the examples.
     Without `validation_examples` a quarter of each label's texts is held back (of all texts, for text to text); labels
     with fewer than four texts hold none back. Near-duplicates count as one text and stay together; a text that has
     several labels is not held back.
     """
-    validation = new_texts(job.validation_examples or [], job.examples)
-    if validation:
-        return list(job.examples), validation
+    new = new_rows(job.validation_examples or [], job.examples)
+    if new:
+        return list(range(len(job.examples))), [len(job.examples) + row for row in new]
     rng = np.random.default_rng([job.hyperparameters.seed, 0])
     rows_of_text: dict[int, list[int]] = defaultdict(list)
     for row, group in enumerate(near_duplicate_groups(job.examples)):
@@ -228,5 +229,4 @@ def split_examples(job: TuningJob) -> tuple[list[Example], list[Example]]:
         if len(texts) >= MIN_PER_LABEL_TO_HOLD_BACK:
             drawn = rng.permutation(len(texts))[: max(1, int(len(texts) * HELD_BACK_FRACTION))]
             held_back.update(row for number in drawn for row in texts[number])
-    train = [example for i, example in enumerate(job.examples) if i not in held_back]
-    return train, [job.examples[i] for i in sorted(held_back)]
+    return [row for row in range(len(job.examples)) if row not in held_back], sorted(held_back)

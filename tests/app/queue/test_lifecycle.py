@@ -10,12 +10,13 @@ from sqlalchemy import Engine, delete, select, update
 from sqlalchemy.exc import OperationalError
 
 import ipt
-from app.db.models import Adaptation, Task, TaskVersion
+from app.db.models import Adaptation, HeldOutRow, Task, TaskVersion
 from app.db.session import transaction
 from app.errors import ErrorDetail
 from app.queue import lifecycle
 from app.queue.lifecycle import MAX_LOSSES, Lease
 from app.settings import DEFAULT_TENANT
+from ipt.tuning.held_out import HeldOutLogits
 from tests.support.claims import SUBSPACE, claim, claim_one, ids
 from tests.support.jobs import Enqueue, Events, Row
 
@@ -30,6 +31,7 @@ TUNED = ipt.AdaptedTask(
     ),
     metrics={"score": 0.75, "steps_run": 27},
     warnings=["small"],
+    held_out=HeldOutLogits(np.array([2, 0], dtype=np.int32), np.array([[0.5, 1.5], [2.0, -1.0]], dtype=np.float32)),
 )
 
 pytestmark = pytest.mark.usefixtures("subspace")
@@ -74,6 +76,9 @@ def test_success_stores_the_task_version_and_clears_the_lease(
     assert done.finished_at is not None
     with transaction(engine) as session:
         version = session.get_one(TaskVersion, (lease.task_id, 1))
+        held_out = session.get_one(HeldOutRow, (lease.task_id, 1))
+    assert TUNED.held_out is not None
+    np.testing.assert_array_equal(HeldOutLogits.from_bytes(held_out.logits, 3, 2).logits, TUNED.held_out.logits)
     np.testing.assert_array_equal(np.asarray(version.vector), TUNED.head.vector)
     assert (version.readout, version.labels, version.subspace_id) == (b"readout", ["a", "b"], SUBSPACE)
     assert events(adaptation_id)[-1].type == "succeeded"

@@ -137,6 +137,21 @@ def test_each_example_is_measured_by_a_lane_that_was_not_tuned_on_it(engine: ipt
     assert sorted(loop.rows.measured) == list(range(len(topics())))
 
 
+def test_the_held_out_logits_are_those_of_the_score(engine: ipt.TuningEngine) -> None:
+    examples, validation = sentiment(), topics()[:7]
+    validation = [replace(example, output="positive") for example in validation]
+    jobs = [job("out_of_fold", examples), replace(job("held_back", examples), validation_examples=validation)]
+    for name, task in run(engine, jobs).items():
+        assert task.held_out is not None
+        rows = [*examples, *validation]
+        measured = [rows[row].output for row in task.held_out.rows]
+        answers = [task.head.labels[c] for c in task.held_out.logits.argmax(axis=1)]
+        right = [answer == output for answer, output in zip(answers, measured, strict=True)]
+        assert np.mean(right) == task.metrics["score"]
+        expected = range(len(examples)) if name == "out_of_fold" else range(len(examples), len(rows))
+        assert sorted(task.held_out.rows) == list(expected)
+
+
 def test_near_duplicates_are_measured_by_a_lane_that_saw_none_of_them(engine: ipt.TuningEngine) -> None:
     spellings = [str.upper, str.title, "  {}!".format, "{} ...".format]
     examples = [replace(example, input=spell(example.input)) for example in topics() for spell in spellings]

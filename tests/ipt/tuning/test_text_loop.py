@@ -165,6 +165,18 @@ def test_scores_are_reported_with_those_of_the_start_and_of_no_prompt(engine: ip
             assert metrics["exact_match"] == metrics["score"]
 
 
+def test_the_held_out_logits_are_those_of_the_score(engine: ipt.TuningEngine) -> None:
+    examples = topics()
+    tasks = run(engine, [text_job("labels", examples, "classification"), text_job("texts", PAIRS)])
+    held_out = tasks["labels"].held_out
+    assert held_out is not None
+    assert len(held_out.rows) == tasks["labels"].metrics["held_back"]
+    answers = [tasks["labels"].head.labels[c] for c in held_out.logits.argmax(axis=1)]
+    right = [answer == examples[row].output for answer, row in zip(answers, held_out.rows, strict=True)]
+    assert np.mean(right) == pytest.approx(tasks["labels"].metrics["score"])
+    assert tasks["texts"].held_out is None
+
+
 def test_text_similarity_is_measured_on_the_held_back_examples(
     engine: ipt.TuningEngine, backbone: PromptedTextBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
