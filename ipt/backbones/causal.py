@@ -1,6 +1,7 @@
 """Decoder-only backbones (GPT-2, Llama, Qwen): soft prompt, then input, then target, in one sequence.
 
-`CausalBackbone.placed` chooses what stands around them: nothing, or a user's turn of the chat template.
+`CausalBackbone.placed` chooses what stands around them (nothing, or a user's turn of the chat template) and whether the
+prompt is read in the input or as keys and values at every layer (prefix tuning, Li and Liang 2021).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ipt.backbones.batching import right_padded, to_device
-from ipt.backbones.input_frame import PLAIN_FRAME, user_turn
+from ipt.backbones.input_frame import PLAIN_FRAME, frame_of
 from ipt.backbones.interface import BackboneIdentity, Family, TokenIds, known_placement
 from ipt.backbones.text_backbone import Decoding, PromptedTextBackbone, row_of_tokens, select_cache_rows
 
@@ -44,7 +45,7 @@ class CausalBackbone(PromptedTextBackbone):
         if "sliding_attention" in (getattr(config, "layer_types", None) or []):
             # Within the window every layer attends to everything, so that the cache keeps all positions.
             positions = min(positions, int(config.sliding_window))
-        self._frame = user_turn(tokenizer, identity.id) if prompt_placement == "user_turn" else PLAIN_FRAME
+        self._frame = frame_of(prompt_placement, tokenizer, identity.id)
         self.template = self._frame.template
         self.min_input_tokens = 1 + len(self._frame.after)
         super().__init__(model, tokenizer, identity, max_positions=positions - len(self._frame.before))
@@ -63,7 +64,30 @@ class CausalBackbone(PromptedTextBackbone):
 
     @property
     def fit_placement(self) -> str:
-        return "user_turn" if self.tokenizer.chat_template else "before_input"
+        return "every_layer"
+
+    def input_positions(self, prompt_length: int) -> int:
+        return self.prompt_words(prompt_length)
+
+    @property
+    def _key_size(self) -> int:
+        config: Any = self.model.config
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or self.hidden_size // heads
+        return int(size * (getattr(config, "num_key_value_heads", None) or heads))
+
+    @torch.no_grad()
+    def prompts_of_tokens(self, ids: Tensor) -> Tensor:
+        """Return prompts [N, P, H] that the model reads like the tokens `ids` [N, T].
+
+        These are the tokens' embeddings (P = T) or, in layers, their keys and values at each layer.
+        """
+        if not self.prompted_layers:
+            return super().prompts_of_tokens(ids)
+        read = self._read_prompts(self.input_embeddings(ids.to(self.device)))[..., -ids.shape[1] :, :]
+        flat = read.transpose(2, 3).flatten(1)
+        rows = self.prompt_rows(ids.shape[1])
+        return pad(flat, (0, rows * self.hidden_size - flat.shape[1])).view(len(ids), rows, -1)
 
     @property
     def min_text_positions(self) -> int:
@@ -118,7 +142,7 @@ class CausalBackbone(PromptedTextBackbone):
         return row[len(row) - room :]
 
     def _room(self, prompt_length: int, target_length: int) -> int:
-        return self.max_positions - prompt_length - target_length
+        return self.max_positions - self.input_positions(prompt_length) - target_length
 
     def _hidden_states(self, ids: Tensor, prompts: Tensor | None, cache: Any = None) -> Tensor:
         """Return the last hidden states [B, P + T, H] over prompts and right-padded ids [B, T].
@@ -136,6 +160,8 @@ class CausalBackbone(PromptedTextBackbone):
         return states
 
     def _target_logits(self, inputs: Sequence[TokenIds], targets: Sequence[TokenIds], prompts: Tensor | None) -> Tensor:
+        if prompts is not None and self.prompted_layers:
+            return self._target_logits_after(inputs, targets, self.prefill_prompts(prompts))
         states = self._hidden_states(_with_targets(inputs, targets), prompts)
         return self._logits_of_targets(states, inputs, targets, 0 if prompts is None else prompts.shape[1])
 
@@ -159,13 +185,32 @@ class CausalBackbone(PromptedTextBackbone):
         return self._head(states[to_device(rows, self.device), to_device(positions, self.device)])
 
     def prefill(self, inputs: Sequence[TokenIds], prompts: Tensor | None) -> Decoding:
+        if prompts is not None and self.prompted_layers:
+            return self.prefill_after_prompts(inputs, self.prefill_prompts(prompts))
         return self._prefill(inputs, prompts, self._before(len(inputs)))
 
     def prefill_prompts(self, prompts: Tensor) -> Tensor:
         """Return the keys and values of each prompt and of the tokens before it: [J, 2 x layers, heads, T, size]."""
-        cache = _new_cache(self._before(len(prompts)))
+        if not self.prompted_layers:
+            return self._read_prompts(prompts)
+        prefixes = self._keys_and_values(prompts)
+        if not (before := self._before(len(prompts))):
+            return prefixes
+        return torch.cat([torch.stack([part for layer in before for part in layer], dim=1), prefixes], dim=3)
+
+    def _keys_and_values(self, prompts: Tensor) -> Tensor:
+        """Return what prompts [J, P, H] in the layers hold: [J, 2 x layers, heads, positions, size of a head]."""
+        positions, parts = self.prompt_words(prompts.shape[1]), 2 * self.layer_count
+        numbers = prompts.to(self.dtype).flatten(1)[:, : parts * positions * self._key_size]
+        config: Any = self.model.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        return numbers.view(len(prompts), parts, positions, heads, -1).transpose(2, 3)
+
+    def _read_prompts(self, embeds: Tensor) -> Tensor:
+        """Return the keys and values [J, 2 x layers, heads, T, size] after reading embeddings [J, P, H] as input."""
+        cache = _new_cache(self._before(len(embeds)))
         model: Any = self.model
-        model.base_model(inputs_embeds=prompts.to(self.dtype), past_key_values=cache, use_cache=True)
+        model.base_model(inputs_embeds=embeds.to(self.dtype), past_key_values=cache, use_cache=True)
         return torch.stack([part for layer in cache.layers for part in (layer.keys, layer.values)], dim=1)
 
     def prefill_after_prompts(self, inputs: Sequence[TokenIds], prefilled: Tensor) -> Decoding:

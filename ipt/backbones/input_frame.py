@@ -33,8 +33,20 @@ class InputFrame:
 PLAIN_FRAME = InputFrame([], [], "", PLAIN_TEMPLATE)
 
 
-def user_turn(tokenizer: Any, name: str) -> InputFrame:
+def frame_of(placement: str, tokenizer: Any, name: str) -> InputFrame:
+    """Return the frame of a prompt placement: a user's turn for `user_turn`, and in layers if there is a template."""
+    if placement == "user_turn":
+        return user_turn(tokenizer, name)
+    if placement == "every_layer" and tokenizer.chat_template:
+        return user_turn(tokenizer, name, with_prompt=False)
+    return PLAIN_FRAME
+
+
+def user_turn(tokenizer: Any, name: str, *, with_prompt: bool = True) -> InputFrame:
     """Return the frame of a user's turn, followed by the opening of the answer.
+
+    Args:
+        with_prompt: whether the turn holds a prompt before the input.
 
     Raises:
         BackboneError: the tokenizer has no chat template, or its template fails on one message of a user.
@@ -57,4 +69,6 @@ def user_turn(tokenizer: Any, name: str) -> InputFrame:
             param="prompt_placement",
         ) from error
     before_ids, after_ids = tokenizer([before, after], add_special_tokens=False)["input_ids"]
+    if not with_prompt:
+        return InputFrame(before_ids, after_ids, "", f"{before}{{input}}{after}")
     return InputFrame(before_ids, after_ids, SEPARATOR, f"{before}{{prompt}}{SEPARATOR}{{input}}{after}")

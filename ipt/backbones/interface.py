@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,11 +23,11 @@ from ipt.errors import BackboneError
 
 Family = Literal["encoder", "seq2seq", "causal"]
 EncoderPlacement = Literal["after_first_token", "before_first_token", "after_last_token", "every_layer", "upper_layers"]
-CausalPlacement = Literal["before_input", "user_turn"]
+CausalPlacement = Literal["before_input", "user_turn", "every_layer"]
 Placement = Literal[EncoderPlacement, CausalPlacement]
-"""Where the prompt is put: relative to an encoder's special tokens, as keys and values at every layer or at the upper
-third of the layers of an encoder, before the input of other families, or before the input within a user's turn of the
-chat template."""
+"""Where the prompt is put: relative to an encoder's special tokens, as keys and values at every layer (encoder, causal)
+or at the upper third of the layers (encoder), before the input of other families, or before the input within a user's
+turn of the chat template."""
 PLACEMENTS: dict[str, tuple[Placement, ...]] = {
     "encoder": get_args(EncoderPlacement),
     "seq2seq": ("before_input",),
@@ -122,7 +123,7 @@ class Backbone(ABC):
         return other
 
     def input_positions(self, prompt_length: int) -> int:
-        """Return how many positions of the input a prompt of `prompt_length` rows takes: none in layers."""
+        """Return how many positions of the input a prompt of `prompt_length` rows takes: none in an encoder's layers."""
         return 0 if self.prompted_layers else prompt_length
 
     @property
@@ -134,8 +135,13 @@ class Backbone(ABC):
 
     @property
     def _rows_per_position(self) -> int:
-        """Rows P of a prompt for each of its positions: in layers, a key and a value of each layer."""
-        return max(1, 2 * self.prompted_layers)
+        """Rows P of a prompt for each of its positions: in layers, enough for a key and a value of each layer."""
+        return max(1, math.ceil(2 * self.prompted_layers * self._key_size / self.hidden_size))
+
+    @property
+    def _key_size(self) -> int:
+        """Numbers of a key (or a value) of one position in one layer, all heads together."""
+        return self.hidden_size
 
     def prompt_rows(self, positions: int) -> int:
         """Return the rows P of a prompt of this many positions."""

@@ -119,7 +119,7 @@ class PromptedTextBackbone(TextBackbone):
         room = self._room(prompt_length, target_length)
         if room < self.min_input_tokens:
             raise BackboneError(
-                f"a soft prompt of {prompt_length} and a target of {target_length} positions leave no room for text: "
+                f"a soft prompt of {self.input_positions(prompt_length)} and a target of {target_length} positions leave no room for text: "
                 f"the model attends to {self.max_positions} positions",
                 param="prompts",
             )
@@ -176,7 +176,7 @@ class PromptedTextBackbone(TextBackbone):
             sums = torch.zeros(len(bucket), device=self.device)
             return sums.index_add(0, to_device(row_of_tokens(in_bucket), self.device), per_token)
 
-        prompt_length = 0 if prompts is None or shared is not None else prompts.shape[1]
+        prompt_length = 0 if prompts is None or shared is not None else self.input_positions(prompts.shape[1])
         lengths = [prompt_length + len(row) + len(target) for row, target in zip(rows, targets, strict=True)]
         return forward_in_buckets(lengths, prompts if shared is None else shared, self.device, self.hidden_size, losses)
 
@@ -192,7 +192,7 @@ class PromptedTextBackbone(TextBackbone):
             decoding = self.prefill([rows[row] for row in bucket], bucket_prompts)
             return self._label_sums(decoding, labels, longest) / label_lengths
 
-        prompt_length = 0 if prompts is None else prompts.shape[1]
+        prompt_length = 0 if prompts is None else self.input_positions(prompts.shape[1])
         row_lengths = [prompt_length + len(row) for row in rows]
         return forward_in_buckets(row_lengths, prompts, self.device, self.hidden_size, scores)
 
@@ -239,7 +239,8 @@ class PromptedTextBackbone(TextBackbone):
         rows, prompts = self._prepare(inputs, prompts, max_new_tokens)
         answers: dict[int, Answer] = {}
         with torch.no_grad():
-            for bucket in buckets_for([prompt_length + len(row) for row in rows], self.device, self.hidden_size):
+            positions = 0 if prompts is None else self.input_positions(prompt_length)
+            for bucket in buckets_for([positions + len(row) for row in rows], self.device, self.hidden_size):
                 bucket_prompts = None if prompts is None else prompts[bucket]
                 in_bucket = self._greedy([rows[row] for row in bucket], bucket_prompts, max_new_tokens, use_cache)
                 answers.update(zip(bucket, in_bucket, strict=True))

@@ -202,8 +202,8 @@ def spread_of_words(backbone: Backbone, prompt: Tensor) -> Tensor:
     `prompt` [P, H], which is made of words.
     """
     if backbone.prompted_layers:
-        parts = prompt.view(2 * backbone.prompted_layers, -1)
-        return parts.std(dim=1).repeat_interleave(parts.shape[1])
+        parts = prompt.flatten().tensor_split(2 * backbone.prompted_layers)
+        return torch.cat([part.std().expand(part.numel()) for part in parts])
     return backbone.input_embeddings.weight.detach().float().std().cpu().expand(prompt.numel())
 
 

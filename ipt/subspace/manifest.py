@@ -94,6 +94,8 @@ def _check_backbone(path: Path, manifest: dict[str, Any]) -> None:
     if manifest["prompt_placement"] == "user_turn":
         valid = isinstance(template, str) and "{prompt}" in template and "{input}" in template
         expected = "a text with {prompt} and {input}"
+    elif (backbone["family"], manifest["prompt_placement"]) == ("causal", "every_layer"):
+        valid, expected = isinstance(template, str) and "{input}" in template, "a text with {input}"
     else:
         valid, expected = template == PLAIN_TEMPLATE, repr(PLAIN_TEMPLATE)
     if not valid:

@@ -73,6 +73,7 @@ class TextLoop(TuningLoop):
         self.validation_rows = range(len(train), len(train) + len(self.validation_dataset_rows))
         self.examples = [dataset[row] for row in (*train, *self.validation_dataset_rows)]
         read = backbone.tokenize_flagged([example.input for example in self.examples], subspace.prompt_length)
+        self._prompt_positions = backbone.input_positions(subspace.prompt_length)
         self.inputs = [ids for ids, _ in read]
         self.truncated = sum(is_cut for _, is_cut in read)
         self.unknown_tokens = Vocabulary(backbone).unknown_share(self.inputs)
@@ -216,7 +217,7 @@ class TextLoop(TuningLoop):
         unit: list[int] = []
         tokens = 0
         for row in rows:
-            length = self.subspace.prompt_length + len(self.inputs[row]) + len(self.targets[row]) + extra
+            length = self._prompt_positions + len(self.inputs[row]) + len(self.targets[row]) + extra
             if unit and tokens + length > UNIT_TOKENS:
                 yield unit
                 unit, tokens = [], 0
