@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ipt.fitting.resumable_fit import FitProgress, ResumableFit
     from ipt.fitting.task_losses import TaskLosses
 
-_POSITIONS_IN_LAYERS = 4
+_POSITIONS_IN_LAYERS = {"encoder": 4, "causal": 1}
 """Default prompt length of prompts in layers, which have keys and values for each position and layer."""
 
 commands = typer.Typer(no_args_is_help=True, help="Fit a subspace on many tasks, import one, or inspect one.")
@@ -67,12 +67,12 @@ def fit(
         str | None,
         typer.Option(
             help="Where prompts are read: in the input (e.g. after_first_token, user_turn), or as keys and values in "
-            "layers (upper_layers, every_layer). Default: every_layer on an encoder, user_turn on a model with a chat "
-            "template, before_input on other backbones."
+            "layers (upper_layers, every_layer). Default: every_layer on an encoder or a causal model, before_input on "
+            "other backbones."
         ),
     ] = None,
     prompt_length: Annotated[
-        int | None, typer.Option(help="Positions of a soft prompt: 16, or 4 in layers.", min=1)
+        int | None, typer.Option(help="Positions of a soft prompt: 16; in layers 4, or 1 of a causal model.", min=1)
     ] = None,
     tasks_per_step: Annotated[int | None, typer.Option(help="Tasks of one step: 3.", min=1)] = None,
     rows_per_task: Annotated[int | None, typer.Option(help="Rows of each task in a step: 18.", min=2)] = None,
@@ -126,7 +126,9 @@ def fit(
         placement = loaded.fit_placement
     if placement is not None:
         loaded = loaded.placed(placement)
-    positions = prompt_length or (_POSITIONS_IN_LAYERS if loaded.prompted_layers and not prompts else None)
+    positions = prompt_length or (
+        _POSITIONS_IN_LAYERS[loaded.family] if loaded.prompted_layers and not prompts else None
+    )
     rows = None if positions is None else loaded.prompt_rows(positions)
     drawn = without_none(tasks_per_step=tasks_per_step, rows_per_task=rows_per_task)
     running: ResumableFit

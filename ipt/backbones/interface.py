@@ -123,7 +123,7 @@ class Backbone(ABC):
         return other
 
     def input_positions(self, prompt_length: int) -> int:
-        """Return how many positions of the input a prompt of `prompt_length` rows takes: none in an encoder's layers."""
+        """Return how many positions of the input a prompt of P = `prompt_length` takes: none in layers."""
         return 0 if self.prompted_layers else prompt_length
 
     @property

@@ -119,8 +119,8 @@ class PromptedTextBackbone(TextBackbone):
         room = self._room(prompt_length, target_length)
         if room < self.min_input_tokens:
             raise BackboneError(
-                f"a soft prompt of {self.input_positions(prompt_length)} and a target of {target_length} positions leave no room for text: "
-                f"the model attends to {self.max_positions} positions",
+                f"a soft prompt of {self.input_positions(prompt_length)} and a target of {target_length} positions "
+                f"leave no room for text: the model attends to {self.max_positions} positions",
                 param="prompts",
             )
         return row if len(row) <= room else self._shorten(row, room)

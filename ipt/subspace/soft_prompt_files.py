@@ -99,6 +99,11 @@ def _causal_prompt(subspace: Subspace, vector: NDArray[np.float32]) -> Tensor:
             f"subspace {subspace.id} belongs to {backbone['id']!r}, which is not a causal backbone: only causal "
             "backbones take a prompt as embeddings before the input"
         )
+    if subspace.manifest["prompt_placement"] == "every_layer":
+        raise SubspaceError(
+            f"the prompts of subspace {subspace.id} are keys and values of layers, which other servers do not take as "
+            "input: fit a subspace with the placement 'user_turn' or 'before_input' to export its prompts"
+        )
     if vector.shape != (subspace.intrinsic_dim,):
         raise SubspaceMismatchError(
             f"the task vector has shape {list(vector.shape)}, subspace {subspace.id} expects [{subspace.intrinsic_dim}]"

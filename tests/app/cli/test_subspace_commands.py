@@ -344,12 +344,22 @@ def test_import_dataset_without_the_datasets_package_is_one_error_line(
     assert "[hub]" in one_error_line(capsys)
 
 
-def test_a_fit_on_a_chat_model_puts_prompts_into_the_users_turn(crossfit_tasks: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "placement", "turn"),
+    [
+        ([], "every_layer", "user\n{input}<|im_end|>"),
+        (["--placement", "user_turn", "--prompt-length", "4"], "user_turn", "user\n{prompt}\n{input}<|im_end|>"),
+    ],
+)
+def test_a_fit_on_a_chat_model_uses_its_template(
+    options: list[str], placement: str, turn: str, crossfit_tasks: Path, tmp_path: Path
+) -> None:
     model, output = build_tiny_chat(tmp_path / "model"), tmp_path / "out"
     command = ["subspace", "fit", str(crossfit_tasks), str(output), "--backbone", str(model), "--device", "cpu"]
-    assert run([*command, "--steps", "2", "--prompt-length", "4", "--tasks-per-step", "1", "--rows-per-task", "2"]) == 0
+    assert run([*command, *options, "--steps", "2", "--tasks-per-step", "1", "--rows-per-task", "2"]) == 0
     manifest = json.loads((output / "subspace.json").read_text())
-    assert (manifest["prompt_placement"], manifest["prompt_length"]) == ("user_turn", 4)
-    options = manifest["training"]["options"]
-    assert (options["tasks_per_step"], options["rows_per_task"]) == (1, 2)
-    assert "<|im_start|>user\n{prompt}\n{input}<|im_end|>" in manifest["template"]
+    layers_in_rows = 2  # of 32 numbers: keys and values of two layers, two heads of 8 each
+    assert (manifest["prompt_placement"], manifest["prompt_length"]) == (placement, 4 if options else layers_in_rows)
+    fit_options = manifest["training"]["options"]
+    assert (fit_options["tasks_per_step"], fit_options["rows_per_task"]) == (1, 2)
+    assert turn in manifest["template"]
