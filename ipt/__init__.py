@@ -20,6 +20,8 @@ from ipt.errors import (
     SubspaceError,
     SubspaceMismatchError,
 )
+from ipt.evaluation.classification_report import Report, held_out_report, report
+from ipt.evaluation.comparison import Comparison, compare
 from ipt.generation.batch import GenerationRequest
 from ipt.generation.engine import GenerationEngine
 from ipt.generation.events import GenerationEvent, TextDelta, TextFinished
@@ -38,6 +40,7 @@ __all__ = [
     "BackboneIdentity",
     "BoundTask",
     "CheckpointError",
+    "Comparison",
     "DatasetError",
     "Example",
     "Family",
@@ -50,6 +53,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Progress",
+    "Report",
     "Subspace",
     "SubspaceError",
     "SubspaceMismatchError",
@@ -61,8 +65,11 @@ __all__ = [
     "TuningJob",
     "adapt",
     "check_examples",
+    "compare",
+    "held_out_report",
     "load_backbone",
     "load_subspace",
     "read_dataset_file",
+    "report",
     "save_subspace",
 ]

@@ -25,7 +25,8 @@ ARROWS = {
     "ipt.adapt": "ipt.data ipt.backbones ipt.subspace ipt.tuning",
     "ipt.evaluation": "ipt.errors ipt.runtime ipt.data ipt.backbones ipt.readout ipt.subspace ipt.prediction "
     "ipt.tuning ipt.fitting",
-    "ipt": "ipt.errors ipt.data ipt.backbones ipt.subspace ipt.prediction ipt.generation ipt.tuning ipt.adapt",
+    "ipt": "ipt.errors ipt.data ipt.backbones ipt.subspace ipt.prediction ipt.generation ipt.tuning ipt.adapt "
+    "ipt.evaluation",
     "app.validation_messages": "",
     "app.settings": "app.validation_messages",
     "app.errors": "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ipt.data.examples import MAX_LABEL_CHARS, MAX_LABELS, Example, labels_of
@@ -30,6 +30,19 @@ def labels_alike(first: str, second: str) -> bool:
     between words, and a whole number with and without `.0`.
     """
     return _key(first) == _key(second)
+
+
+def matching_labels(outputs: Iterable[str], labels: Sequence[str]) -> dict[str, str]:
+    """Map each output that is one of the labels, in this or another spelling, to that label."""
+    exact = set(labels)
+    by_key = {_key(label): label for label in labels}
+    matching = {}
+    for output in dict.fromkeys(outputs):
+        if output in exact:
+            matching[output] = output
+        elif len(output) <= MAX_LABEL_CHARS and _key(output) in by_key:
+            matching[output] = by_key[_key(output)]
+    return matching
 
 
 def unify_labels(
