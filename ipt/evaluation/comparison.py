@@ -34,4 +34,4 @@ def mcnemar_p_value(only_first: int, only_second: int) -> float:
     """Return the probability of a split at least as uneven as this one, if either side is as likely for each row."""
     differing = only_first + only_second
     ways = sum(math.comb(differing, count) for count in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * ways / 2**differing)
+    return min(1.0, ways / (1 << differing) * 2)
