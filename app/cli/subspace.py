@@ -80,6 +80,14 @@ def fit(
     learning_rate: Annotated[
         float | None, typer.Option(help="Learning rate of decoder and encoder.", min=1e-8, max=1.0)
     ] = None,
+    vector_learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate of the tasks' vectors: 0.01. Raise it if a task is drawn in few steps.",
+            min=1e-8,
+            max=1.0,
+        ),
+    ] = None,
     reconstruction_weight: Annotated[
         float | None,
         typer.Option(help="Weight of the reconstruction error in the auto-encoder's loss.", min=0, max=1e9),
@@ -115,6 +123,8 @@ def fit(
     if (method is Method.AUTOENCODER) != bool(prompts):
         raise CliError("--method autoencoder learns from tuned prompts: give --prompts FILE with it, and only with it")
     weights = without_none(reconstruction_weight=reconstruction_weight, task_weight=task_weight)
+    if vector_learning_rate is not None and prompts:
+        raise CliError("--vector-learning-rate needs --method direct")
     if weights and not prompts:
         raise CliError("--reconstruction-weight and --task-weight need --method autoencoder")
     check_folder(output)
@@ -156,6 +166,7 @@ def fit(
                     prompt_length=rows,
                     steps=steps,
                     decoder_learning_rate=learning_rate,
+                    vector_learning_rate=vector_learning_rate,
                 ),
             )
             running = DirectFit(prepare(options), options)
