@@ -24,3 +24,8 @@ def listed(names: Sequence[str]) -> str:
 def listed_lines(lines: Sequence[int]) -> str:
     """Return "line 3" or "lines 3, 5 and 7 more"."""
     return f"line{'s' if len(lines) > 1 else ''} {listed([str(line) for line in lines])}"
+
+
+def listed_rows(numbers: Sequence[int]) -> str:
+    """Return "row 3" or "rows 3, 5 and 7 more"."""
+    return f"row{'s' if len(numbers) > 1 else ''} {listed([str(number) for number in numbers])}"

@@ -19,6 +19,7 @@ from tests.support.written_files import (
     records,
     relabeled,
     table,
+    tar,
 )
 
 
@@ -189,4 +190,13 @@ def format_cases() -> list[Case]:
             warnings=(spellings, "'late_order'"),
         ),
         Case("20-nfd-label.csv", table(nfd_pairs).encode(), labels=german, warnings=(spellings,)),
+        Case("80-by-label.json", json.dumps(TEXTS, indent=2).encode(), format="json (texts by label)"),
+        Case(
+            "80b-intents.json",
+            json.dumps({"intents": [{"tag": label, "patterns": TEXTS[label]} for label in TEXTS]}).encode(),
+            format="json (texts by label)",
+        ),
+        Case("81-pairs.json", json.dumps(PAIRS).encode(), format="json"),
+        Case("82-title-above.csv", f"My tickets\n\n{table(PAIRS, delimiter=';')}".encode(), format="csv"),
+        Case("83-texts.tar", tar(), error=("a tar archive: unpack it",)),
     ]

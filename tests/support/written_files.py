@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 TEXTS = {
     "refund": [
@@ -113,6 +114,13 @@ def zipped(data: str) -> bytes:
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as archive:
         archive.writestr("data.csv", data)
+    return written.getvalue()
+
+
+def tar(mode: Literal["w", "w:gz"] = "w") -> bytes:
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode=mode) as archive:
+        archive.addfile(tarfile.TarInfo("data.csv"))
     return written.getvalue()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,33 +24,43 @@ class Reading:
 @dataclass(frozen=True, slots=True)
 class AnnotationFormat:
     name: str
-    matches: Callable[[Record], bool]
+    found_in: Callable[[Sequence[Record]], bool]
     read: Callable[[Record], Reading]
+    """Also reads records of the file that are not annotated."""
 
 
 def recognize(records: Sequence[Record]) -> AnnotationFormat | None:
-    """Return the format that all of these records have, None if they are plain rows."""
-    return next((known for known in _FORMATS if records and all(map(known.matches, records))), None)
+    """Return the format of these records, None if they are plain rows."""
+    return next((known for known in _FORMATS if records and known.found_in(records)), None)
+
+
+def rejection(record: Mapping[str, Any]) -> str | None:
+    """Return why an annotator's answer excludes a record, None if it does not."""
+    answer = record.get("answer")
+    return f"answered with {answer}" if answer in ("reject", "ignore") else None
 
 
 def _is_label_studio(record: Record) -> bool:
-    return isinstance(record.get("data"), dict) and isinstance(record.get("annotations"), list)
+    return isinstance(record.get("data"), dict) and isinstance(
+        record.get("annotations", record.get("completions")), list
+    )
 
 
 def _read_label_studio(record: Record) -> Reading:
-    kept = [
-        entry for entry in record["annotations"] if isinstance(entry, dict) and entry.get("was_cancelled") is not True
+    annotations = record.get("annotations", record.get("completions"))
+    entries = [entry for entry in annotations if isinstance(entry, dict)] if isinstance(annotations, list) else []
+    results = [
+        result
+        for entry in entries
+        if entry.get("was_cancelled") is not True and isinstance(entry.get("result"), list)
+        for result in entry["result"]
+        if isinstance(result, dict)
     ]
-    results = [result for entry in kept for result in entry.get("result") or [] if isinstance(result, dict)]
-    choices = [
-        choice
-        for result in results
-        if isinstance(result.get("value"), dict)
-        for choice in result["value"].get("choices") or []
-    ]
+    values = [result["value"] for result in results if isinstance(result.get("value"), dict)]
+    choices = [choice for value in values for choice in value.get("choices") or []]
     if not choices:
         return Reading(skip="not annotated")
-    return Reading(_text_of(record["data"]), list(dict.fromkeys(map(str, choices))))
+    return Reading(_text_of(record.get("data")), list(dict.fromkeys(map(str, choices))))
 
 
 def _is_prodigy(record: Record) -> bool:
@@ -58,10 +68,14 @@ def _is_prodigy(record: Record) -> bool:
 
 
 def _read_prodigy(record: Record) -> Reading:
-    if record["answer"] != "accept":
-        return Reading(skip=f"answered with {record['answer']}")
+    if record.get("answer") != "accept":
+        return Reading(skip=rejection(record) or "not answered")
     label = record.get("label", record.get("accept"))
-    return Reading(record["text"], label)
+    options = record.get("options")
+    if isinstance(label, list) and isinstance(options, list):
+        texts = {str(option.get("id")): option.get("text") for option in options if isinstance(option, dict)}
+        label = [texts.get(str(choice)) or choice for choice in label]
+    return Reading(record.get("text"), label)
 
 
 def _is_spacy(record: Record) -> bool:
@@ -69,7 +83,25 @@ def _is_spacy(record: Record) -> bool:
 
 
 def _read_spacy(record: Record) -> Reading:
-    return Reading(record["text"], [name for name, value in record["cats"].items() if _is_positive(value)])
+    categories = record.get("cats")
+    scores = categories if isinstance(categories, dict) else {}
+    return Reading(record.get("text"), [name for name, value in scores.items() if _is_positive(value)])
+
+
+def _is_spacy_2(record: Record) -> bool:
+    return isinstance(record.get("paragraphs"), list) and all(
+        isinstance(paragraph, dict) and "raw" in paragraph and isinstance(paragraph.get("cats"), list)
+        for paragraph in record["paragraphs"]
+    )
+
+
+def _read_spacy_2(record: Record) -> Reading:
+    paragraphs = record.get("paragraphs")
+    if not isinstance(paragraphs, list) or len(paragraphs) != 1 or not isinstance(paragraphs[0], dict):
+        return Reading(skip="not one paragraph")
+    categories = [entry for entry in paragraphs[0].get("cats") or [] if isinstance(entry, dict)]
+    labels = [entry.get("label") for entry in categories if _is_positive(entry.get("value"))]
+    return Reading(paragraphs[0].get("raw"), labels)
 
 
 def _is_argilla(record: Record) -> bool:
@@ -79,12 +111,12 @@ def _is_argilla(record: Record) -> bool:
 
 
 def _read_argilla(record: Record) -> Reading:
-    if record.get("status") in ("Discarded", "discarded"):
+    if str(record.get("status")).lower() == "discarded":
         return Reading(skip="discarded")
     if "fields" in record:
-        labels = _argilla_responses(record["responses"])
+        labels = _argilla_responses(record.get("responses"))
         return Reading(_text_of(record["fields"]), labels) if labels else Reading(skip="not annotated")
-    if record["annotation"] is None:
+    if record.get("annotation") is None:
         return Reading(skip="not annotated")
     inputs = record.get("inputs", record.get("text"))
     return Reading(_text_of(inputs) if isinstance(inputs, dict) else inputs, record["annotation"])
@@ -93,13 +125,61 @@ def _read_argilla(record: Record) -> Reading:
 def _argilla_responses(responses: object) -> list[Any]:
     questions = list(responses.values()) if isinstance(responses, dict) else [responses]
     answers = [entry for answers in questions for entry in (answers if isinstance(answers, list) else [])]
-    values = []
+    values: list[object] = []
     for answer in answers:
         if isinstance(answer, dict) and answer.get("status", "submitted") == "submitted":
             inner = answer.get("values")
             nested = list(inner.values()) if isinstance(inner, dict) else [answer]
-            values += [entry.get("value") for entry in nested if isinstance(entry, dict)]
+            for entry in nested:
+                value = entry.get("value") if isinstance(entry, dict) else None
+                values += value if isinstance(value, list) else [value]
     return list(dict.fromkeys(value for value in values if isinstance(value, str)))
+
+
+def _is_argilla_dataset(record: Record) -> bool:
+    return any(name.endswith(_RESPONSES) for name in record) and any(name.endswith(".suggestion") for name in record)
+
+
+def _read_argilla_dataset(record: Record) -> Reading:
+    """Read a row of a dataset as Argilla puts it on a hub: one column per field, and several per question."""
+    if str(record.get("status")).lower() == "discarded":
+        return Reading(skip="discarded")
+    lists = [answers for name, answers in record.items() if name.endswith(_RESPONSES) and isinstance(answers, list)]
+    labels = [answer for answers in lists for answer in answers if isinstance(answer, str)]
+    fields = {name: value for name, value in record.items() if "." not in name and name not in _ARGILLA_COLUMNS}
+    return Reading(_text_of(fields), list(dict.fromkeys(labels))) if labels else Reading(skip="not annotated")
+
+
+_RESPONSES = ".responses"
+_ARGILLA_COLUMNS = ("id", "status", "_server_id", "metadata", "external_id")
+
+
+def _is_doccano(record: Record) -> bool:
+    annotations = record.get("annotations")
+    return (
+        isinstance(annotations, list)
+        and "text" in record
+        and all(isinstance(entry, dict) and "label" in entry and "start_offset" not in entry for entry in annotations)
+    )
+
+
+def _read_doccano(record: Record) -> Reading:
+    annotations = record.get("annotations")
+    entries = annotations if isinstance(annotations, list) else []
+    labels = [entry.get("label") for entry in entries if isinstance(entry, dict)]
+    return Reading(record.get("text"), labels) if labels else Reading(skip="not annotated")
+
+
+def _have_instructions(records: Sequence[Record]) -> bool:
+    """Return whether the records have instructions that differ; the same one in all of them tells nothing."""
+    fields = ("instruction", "input", "output")
+    whole = all(isinstance(record.get(name), str) for record in records for name in fields)
+    return whole and len({record["instruction"] for record in records}) > 1
+
+
+def _read_instruction(record: Record) -> Reading:
+    parts = [record.get("instruction"), record.get("input")]
+    return Reading("\n".join(part for part in parts if isinstance(part, str) and part.strip()), record.get("output"))
 
 
 def _is_chat(record: Record) -> bool:
@@ -108,11 +188,12 @@ def _is_chat(record: Record) -> bool:
 
 
 def _read_chat(record: Record) -> Reading:
-    turns = [
+    turns = record.get("messages", record.get("conversations"))
+    spoken = [
         (turn.get("role", turn.get("from")), turn.get("content", turn.get("value")))
-        for turn in record.get("messages", record.get("conversations")) or ()
+        for turn in (turns if isinstance(turns, list) else ())
+        if isinstance(turn, dict) and turn.get("role", turn.get("from")) not in ("system", "developer")
     ]
-    spoken = [(role, content) for role, content in turns if role not in ("system", "developer")]
     if len(spoken) < 2 or spoken[-1][0] not in ("assistant", "gpt", "model", "bot"):
         return Reading(skip="the chat does not end with an answer of the assistant")
     texts = [content for _, content in spoken[:-1]]
@@ -120,7 +201,7 @@ def _read_chat(record: Record) -> Reading:
         return Reading(texts[0], spoken[-1][1])
     if not all(isinstance(content, str) for content in texts):
         return Reading(None, spoken[-1][1])
-    return Reading("\n".join(texts), spoken[-1][1])
+    return Reading("\n".join(map(str, texts)), spoken[-1][1])
 
 
 _PROMPT_END = re.compile(r"\s*(?:###|->|=>)\s*\Z")
@@ -132,18 +213,24 @@ def _is_prompt_completion(record: Record) -> bool:
 
 def _read_prompt_completion(record: Record) -> Reading:
     """Remove the separator after the prompt and the blank before the completion that fine-tuning guides recommend."""
+    if not _is_prompt_completion(record):
+        return Reading(record.get("prompt"), record.get("completion"))
     prompt = record["prompt"]
     # Only the last characters are searched: the expression would be tried from every blank of a long text.
     tail = _PROMPT_END.sub("", prompt[-20:])
     return Reading((prompt[:-20] + tail).strip() or prompt, record["completion"].strip())
 
 
-def _text_of(fields: Record) -> object:
-    """Return the text of a record's fields: the only one, or the one with a usual name."""
+def _text_of(fields: object) -> object:
+    """Return the text of a record's fields: the only one, the one with a usual name, or the only one that is text."""
+    if not isinstance(fields, dict):
+        return None
     if len(fields) == 1:
         return next(iter(fields.values()))
     usual = [value for name, value in fields.items() if is_usual_input(name)]
-    return usual[0] if len(usual) == 1 else None
+    # Numbers are texts here, since they stay as they are written: an id has no blank.
+    texts = usual or [value for value in fields.values() if isinstance(value, str) and " " in value.strip()]
+    return texts[0] if len(texts) == 1 else None
 
 
 def _is_positive(value: object) -> bool:
@@ -155,11 +242,24 @@ def _is_positive(value: object) -> bool:
         return False
 
 
+def _all(matches: Callable[[Record], bool]) -> Callable[[Sequence[Record]], bool]:
+    return lambda records: all(map(matches, records))
+
+
+def _any(matches: Callable[[Record], bool]) -> Callable[[Sequence[Record]], bool]:
+    return lambda records: any(map(matches, records))
+
+
 _FORMATS = (
-    AnnotationFormat("Label Studio", _is_label_studio, _read_label_studio),
-    AnnotationFormat("Prodigy", _is_prodigy, _read_prodigy),
-    AnnotationFormat("spaCy", _is_spacy, _read_spacy),
-    AnnotationFormat("Argilla", _is_argilla, _read_argilla),
-    AnnotationFormat("chat", _is_chat, _read_chat),
-    AnnotationFormat("prompt and completion", _is_prompt_completion, _read_prompt_completion),
+    AnnotationFormat("Label Studio", _all(_is_label_studio), _read_label_studio),
+    # One answer tells the format: the other records may not be answered yet.
+    AnnotationFormat("Prodigy", _any(_is_prodigy), _read_prodigy),
+    AnnotationFormat("spaCy", _all(_is_spacy), _read_spacy),
+    AnnotationFormat("spaCy", _all(_is_spacy_2), _read_spacy_2),
+    AnnotationFormat("Argilla", _all(_is_argilla), _read_argilla),
+    AnnotationFormat("Argilla", _all(_is_argilla_dataset), _read_argilla_dataset),
+    AnnotationFormat("doccano", _all(_is_doccano), _read_doccano),
+    AnnotationFormat("chat", _all(_is_chat), _read_chat),
+    AnnotationFormat("prompt and completion", _all(_is_prompt_completion), _read_prompt_completion),
+    AnnotationFormat("instructions", _have_instructions, _read_instruction),
 )

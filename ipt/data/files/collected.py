@@ -8,7 +8,7 @@ from ipt.data.examples import VISIBLE_TEXT, Example, text_fault
 from ipt.data.files.annotation_formats import Reading
 from ipt.data.files.errors import DatasetFileError
 from ipt.data.files.source import SkippedRow
-from ipt.data.names import MOST_NAMED, listed_lines
+from ipt.data.names import MOST_NAMED, listed_lines, listed_rows
 
 
 class CollectedRows:
@@ -19,8 +19,9 @@ class CollectedRows:
         self.lines: list[int] = []
         self.skipped = 0
         self.skipped_rows: list[SkippedRow] = []
-        self._missing: dict[str, list[int]] = {"output": [], "input": []}
-        self._several: list[int] = []
+        self._rows = 0
+        self._missing: dict[str, list[_Place]] = {"output": [], "input": []}
+        self._several: list[_Place] = []
 
     def add(self, line: int, reading: Reading) -> None:
         """Add a row.
@@ -28,6 +29,8 @@ class CollectedRows:
         Raises:
             DatasetFileError: a value is of a type that is no text.
         """
+        self._rows += 1
+        place = (line, self._rows)
         if reading.skip is not None:
             self.skipped += 1
             if len(self.skipped_rows) < MOST_NAMED:
@@ -36,11 +39,11 @@ class CollectedRows:
         texts = {}
         for field_name, value in (("input", reading.text), ("output", reading.label)):
             if isinstance(value, list) and len(value) > 1 and field_name == "output":
-                self._several.append(line)
+                self._several.append(place)
                 return
             text = _as_text(value, line, field_name)
             if text is None or not VISIBLE_TEXT.search(text):
-                self._missing[field_name].append(line)
+                self._missing[field_name].append(place)
             else:
                 texts[field_name] = text
         if len(texts) == 2:
@@ -50,23 +53,33 @@ class CollectedRows:
     def check(self) -> None:
         """Raise DatasetFileError if rows lack a text or a label, or if there is no row at all."""
         faults = [
-            (field_name, lines, f"{_counted(lines)} no {'label' if field_name == 'output' else 'text'}")
-            for field_name, lines in self._missing.items()
-            if lines
+            (field_name, places, f"{_counted(places)} no {'label' if field_name == 'output' else 'text'}")
+            for field_name, places in self._missing.items()
+            if places
         ]
         if self._several:
             faults.append(("output", self._several, f"{_counted(self._several)} several labels, but one is supported"))
         if faults:
-            message = "; ".join(f"{fault} ({listed_lines(lines)})" for _, lines, fault in faults)
-            field_name, lines, _ = faults[0]
-            raise DatasetFileError(f"{message}: correct or remove these rows", line=lines[0], field=field_name)
+            message = "; ".join(f"{fault} ({_listed(places)})" for _, places, fault in faults)
+            field_name, places, _ = faults[0]
+            raise DatasetFileError(f"{message}: correct or remove these rows", line=places[0][0], field=field_name)
         if not self.examples:
             skipped = f": all {self.skipped} are skipped ({self.skipped_rows[0].reason})" if self.skipped else ""
             raise DatasetFileError(f"the file has no rows{skipped}")
 
 
-def _counted(lines: Sequence[int]) -> str:
-    return "1 row has" if len(lines) == 1 else f"{len(lines):,} rows have"
+_Place = tuple[int, int]
+"""The line and the number of a row."""
+
+
+def _counted(places: Sequence[_Place]) -> str:
+    return "1 row has" if len(places) == 1 else f"{len(places):,} rows have"
+
+
+def _listed(places: Sequence[_Place]) -> str:
+    """Return the lines, or the numbers of the rows if several rows are on one line."""
+    lines = list(dict.fromkeys(line for line, _ in places))
+    return listed_lines(lines) if len(lines) == len(places) else listed_rows([row for _, row in places])
 
 
 def _as_text(value: object, line: int, field_name: str) -> str | None:

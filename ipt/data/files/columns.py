@@ -9,6 +9,7 @@ from ipt.data.files.errors import DatasetFileError
 from ipt.data.names import is_short_name, listed
 
 MAX_COLUMNS = 1000
+MAX_NAME_CHARS = 200
 # Tried in this order, before any other combination of a usual input with a usual output.
 _PAIRS = (
     ("input", "output"),
@@ -27,52 +28,41 @@ _PAIRS = (
     ("data", "label"),  # doccano's older exports
     ("v2", "v1"),  # the SMS Spam Collection, whose labels come first
 )
-_INPUTS = frozenset(
-    [
-        "input",
-        "text",
-        "utterance",
-        "sentence",
-        "message",
-        "query",
-        "question",
-        "prompt",
-        "review",
-        "reviewtext",
-        "content",
-        "document",
-        "tweet",
-        "comment",
-        "body",
-        "headline",
-        "title",
-        "email",
-        "post",
-        "description",
-    ]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_INPUTS = _words(
+    """input text utterance sentence message query question prompt review reviewtext content document tweet comment
+    body headline title email post description"""
 )
-_OUTPUTS = frozenset(
-    [
-        "output",
-        "label",
-        "intent",
-        "class",
-        "category",
-        "sentiment",
-        "topic",
-        "tag",
-        "target",
-        "answer",
-        "completion",
-        "response",
-        "rating",
-        "stars",
-        "overall",
-        "score",
-        "emotion",
-    ]
+_OUTPUTS = _words(
+    """output label intent class category sentiment topic tag target answer completion response rating stars overall
+    score emotion"""
 )
-_SEPARATORS = re.compile(r"[\s_\-.\u200b\ufeff]+")
+# Names that are usual enough if no column has one of the names above, also in other languages than English.
+_MORE_INPUTS = _INPUTS | _words(
+    """abstract article complaint dialogue example feedback instruction issue narrative news note paragraph passage
+    phrase request sms snippet statement ticket transcript utt verbatim
+    frage kommentar nachricht satz texte texto testo frase mensaje pregunta mensagem messaggio
+    текст сообщение 文本 内容 句子 问题 テキスト 文"""
+)
+_MORE_OUTPUTS = _OUTPUTS | _words(
+    """annotation status summary type
+    kategorie klasse thema absicht étiquette catégorie etiqueta categoría categoria clase classe intención intenção
+    метка категория класс 标签 类别 分类 意图 ラベル カテゴリ"""
+)
+# A column of names tells more than the numbers that stand for them.
+_NAMES_OF_LABELS = {"labeltext": "label", "labelname": "label", "classname": "class", "categoryname": "category"}
+_BOOKKEEPING = _words(
+    """id index idx no number split fold set length len lang language url link date time timestamp created updated
+    annotator worker file row line"""
+)
+_SEPARATORS = re.compile(r"[\s_\-.:*#\"'\u200b\ufeff]+")
+_WORD = re.compile(r"[^\W_]+")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 class ColumnsError(DatasetFileError):
@@ -80,13 +70,38 @@ class ColumnsError(DatasetFileError):
 
 
 def folded(name: str) -> str:
-    """Return a column's name without case, blanks, hyphens and underscores."""
+    """Return a column's name without case, blanks, hyphens, underscores and decorations."""
     return _SEPARATORS.sub("", name.casefold())
+
+
+def words_of(name: str) -> set[str]:
+    """Return the words of a column's name, also in the singular."""
+    words = _WORD.findall(_CAMEL.sub(" ", name[:MAX_NAME_CHARS]).casefold())
+    return {*words, *map(_singular, words)}
 
 
 def is_usual_input(name: str) -> bool:
     """Return whether a column's name usually stands for the inputs."""
-    return folded(name) in _INPUTS
+    return _singular(folded(name)) in _INPUTS
+
+
+def is_usual_output(name: str) -> bool:
+    """Return whether a column's name usually stands for the outputs."""
+    return _singular(folded(name)) in _OUTPUTS
+
+
+def is_bookkeeping(name: str) -> bool:
+    """Return whether a column's name says that it describes the row, such as an id or a date."""
+    return not words_of(name).isdisjoint(_BOOKKEEPING)
+
+
+def only_input(names: Sequence[str]) -> str | None:
+    """Return the only column whose name, or a word of it, usually stands for the inputs; None if there are several."""
+    for matches in (is_usual_input, _may_be_input):
+        inputs = [name for name in names if matches(name)]
+        if len(inputs) == 1:
+            return inputs[0]
+    return None
 
 
 def choose_columns(
@@ -102,10 +117,7 @@ def choose_columns(
     Raises:
         ColumnsError: a named column is missing, or the usual names leave no choice or several.
     """
-    by_folded: dict[str, str] = {}
-    for name in names:
-        by_folded.setdefault(folded(name), name)
-    by_folded.pop("", None)
+    by_folded = _by_folded(names)
     named_input, named_output = (
         None if column is None else _find(names, by_folded, column, hint) for column in (input_column, output_column)
     )
@@ -124,6 +136,10 @@ def choose_columns(
             return text, label
     if repeated:
         raise _error("input_column and output_column are the same column", names, hint)
+    texts = [named_input] if named_input is not None else [name for name in names if _may_be_input(name)]
+    labels = [named_output] if named_output is not None else [name for name in names if _may_be_output(name)]
+    if len(texts) == len(labels) == 1 and texts != labels:
+        return texts[0], labels[0]
     raise _error("no two columns have usual names, such as input and output, or text and label", names, hint)
 
 
@@ -141,6 +157,38 @@ def check_columns(names: Sequence[str], line: int | None) -> None:
         first = first_of.setdefault(name, number)
         if first != number and name.strip():
             raise DatasetFileError(f"columns {first} and {number} of the header have the same name", line=line)
+
+
+def _by_folded(names: Sequence[str]) -> dict[str, str]:
+    """Return the columns by their folded names, in the plural and in the singular."""
+    found: dict[str, str] = {}
+    for name in names:
+        found.setdefault(folded(name), name)
+    found.pop("", None)
+    for key, name in list(found.items()):
+        found.setdefault(_singular(key), name)
+    for names_of, usual in _NAMES_OF_LABELS.items():
+        if names_of in found:
+            found[usual] = found[names_of]
+    return found
+
+
+def _singular(word: str) -> str:
+    if word.endswith("ies"):
+        return f"{word[:-3]}y"
+    if word.endswith("sses"):
+        return word[:-2]
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
+
+
+def _may_be_input(name: str) -> bool:
+    words = words_of(name)
+    return not words.isdisjoint(_MORE_INPUTS) and words.isdisjoint(_MORE_OUTPUTS | _BOOKKEEPING)
+
+
+def _may_be_output(name: str) -> bool:
+    words = words_of(name)
+    return not words.isdisjoint(_MORE_OUTPUTS) and words.isdisjoint(_BOOKKEEPING)
 
 
 def _find(names: Sequence[str], by_folded: dict[str, str], column: str, hint: str) -> str:

@@ -7,7 +7,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -19,7 +19,12 @@ Cells = tuple[int, list[str]]
 DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 _SAMPLE_CHARS = 32_768
 _SAMPLE_ROWS = 50
-_SEP_LINE = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
+_SEP_LINE = re.compile(r'[ \r\n]{0,9}"?sep[ ]{0,9}=[ ]{0,9}([^\r\n])"?[ \t,;|]{0,99}(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
+# Delimiters that are tried only where they make a header with known names.
+_RARE_DELIMITERS = "^~:\x01\x1f¦§"
+_HEADER_LINES = 10
+_MAX_HEADER_CHARS = 4000
+_LINE_END = re.compile(r"\r\n|\r|\n")
 # The line between the header and the rows of a Markdown table, such as | --- | :-: |.
 _MARKDOWN_RULE = re.compile(r"\|?[\s|]*:?-[-:|\s]*")
 # The largest C long on every platform: the length of texts is limited for every format alike.
@@ -29,7 +34,10 @@ _QUOTINGS: dict[str, dict[str, Any]] = {
     "doubled quotes": {},
     "backslashes": {"doublequote": False, "escapechar": "\\"},
     "none": {"quoting": csv.QUOTE_NONE},
+    "single quotes": {"quotechar": "'"},
 }
+HasBothColumns = Callable[[Sequence[str]], bool]
+"""Whether a header has the names of both columns."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +47,49 @@ class Dialect:
     delimiter: str
     quoting: str = "doubled quotes"
     start: int = 0
-    """Where the header may start: after a line such as `sep=;`."""
+    """Where the header may start: after a line such as `sep=;`, or a title."""
+    blanks: bool = False
+    """Whether a blank follows each delimiter."""
     notes: tuple[str, ...] = field(default=())
 
 
-def find_dialect(text: str, preferred: str, is_known_header: Callable[[Sequence[str]], bool], max_rows: int) -> Dialect:
+def find_dialect(text: str, preferred: str, is_known_header: HasBothColumns, max_rows: int) -> Dialect:
     """Return how the text is written.
 
     Args:
         text: the decoded file.
         preferred: the delimiter that wins a tie.
-        is_known_header: whether a header has the names of both columns, which decides at once.
+        is_known_header: decides at once between delimiters, and finds a header below other lines.
         max_rows: rows that are read at most; further rows need not be valid.
     """
     sep_line = _SEP_LINE.match(text)
     if sep_line:
-        delimiter, start = sep_line[1], sep_line.end()
+        dialect = Dialect(sep_line[1], start=sep_line.end())
     else:
-        delimiter, start = _find_delimiter(text, preferred, is_known_header), 0
-    return _find_quoting(text, Dialect(delimiter, start=start), max_rows)
+        dialect = Dialect(_find_delimiter(text, preferred, is_known_header))
+        if not is_known_header(_header(text, dialect)):
+            dialect = _with_known_header(text, is_known_header) or dialect
+    header = _header(text, dialect)
+    if len(header) > 1 and all(cell.startswith(" ") for cell in header[1:]):
+        dialect = replace(dialect, blanks=True)
+    if header and all(len(cell) > 2 and cell[0] == cell[-1] == "'" for cell in map(str.strip, header)):
+        dialect = replace(dialect, quoting="single quotes")
+    return _find_quoting(text, dialect, max_rows)
+
+
+def unwrapped_rows(text: str, is_known_header: HasBothColumns) -> str | None:
+    """Return the table within a table whose rows are each one quoted cell, None for any other text."""
+    if not text.lstrip().startswith('"'):
+        return None
+    (header,) = _cells(text[:_MAX_HEADER_CHARS].lstrip(), ",")[:1] or [""]
+    if not any(is_known_header(_cells(header, delimiter)) for delimiter in DELIMITERS):
+        return None
+    csv.field_size_limit(_MAX_FIELD_SIZE)
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error:
+        return None
+    return "\n".join("".join(row) for row in rows) if all(len(row) <= 1 for row in rows) else None
 
 
 def rows_of(text: str, dialect: Dialect) -> Iterator[Cells]:
@@ -108,8 +140,14 @@ def _parsed(text: str, dialect: Dialect) -> Iterator[Cells]:
     csv.field_size_limit(_MAX_FIELD_SIZE)
     # Keep line ends as they are: inside quotes they are part of the text.
     lines = io.StringIO(text[dialect.start :], newline="")
-    reader = csv.reader(lines, delimiter=dialect.delimiter, strict=True, **_QUOTINGS[dialect.quoting])
-    first = 2 if dialect.start else 1
+    reader = csv.reader(
+        lines,
+        delimiter=dialect.delimiter,
+        strict=True,
+        skipinitialspace=dialect.blanks,
+        **_QUOTINGS[dialect.quoting],
+    )
+    first = sum(1 for _ in _LINE_END.finditer(text, 0, dialect.start)) + 1
     start = first
     try:
         for cells in reader:
@@ -120,7 +158,38 @@ def _parsed(text: str, dialect: Dialect) -> Iterator[Cells]:
         raise _QuotingError(str(error), start) from None
 
 
-def _find_delimiter(text: str, preferred: str, is_known_header: Callable[[Sequence[str]], bool]) -> str:
+def _header(text: str, dialect: Dialect) -> list[str]:
+    """Return the cells of the first row that is not blank."""
+    return _cells(text[dialect.start : dialect.start + _SAMPLE_CHARS].lstrip("\r\n"), dialect.delimiter)
+
+
+def _cells(text: str, delimiter: str) -> list[str]:
+    """Return the cells of the first row of a text, an empty list if it is not valid."""
+    try:
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+    except csv.Error:
+        return []
+
+
+def _with_known_header(text: str, is_known_header: HasBothColumns) -> Dialect | None:
+    """Return a dialect under which one of the first lines is a known header, None if there is none."""
+    start = 0
+    for number in range(_HEADER_LINES):
+        match = _LINE_END.search(text, start)
+        end = len(text) if match is None else match.start()
+        line = text[start : min(end, start + _MAX_HEADER_CHARS)]
+        for delimiter in (*DELIMITERS, *_RARE_DELIMITERS):
+            if delimiter in line and is_known_header(_cells(line, delimiter)):
+                blank = not text[:start].strip()
+                note = f"lines above the header are left out: {number}"
+                return Dialect(delimiter, start=start, notes=() if blank else (note,))
+        if match is None:
+            return None
+        start = match.end()
+    return None
+
+
+def _find_delimiter(text: str, preferred: str, is_known_header: HasBothColumns) -> str:
     sample = text[:_SAMPLE_CHARS]
     if len(text) > _SAMPLE_CHARS:  # its last line may be cut
         sample = sample[: max(sample.rfind("\n"), sample.rfind("\r"), 1)]
@@ -154,21 +223,24 @@ def _find_quoting(text: str, dialect: Dialect, max_rows: int) -> Dialect:
     """Return the dialect with the first way of quoting in which the whole text is valid; doubled quotes if none is."""
     if '"' not in text:
         return dialect
+    if dialect.quoting == "single quotes":
+        return dialect
     standard = _Check.of(text, dialect, max_rows)
-    raw = Dialect(dialect.delimiter, "none", dialect.start)
+    raw = replace(dialect, quoting="none")
     # Quotes in TSV are often raw: most programs that write tabs never quote.
     tabs = dialect.delimiter == "\t"
     if standard.valid:
         if tabs and standard.swallowed is not None and _Check.of(text, raw, max_rows).valid:
             note = f"line {standard.swallowed}: quotes are read as part of the texts, or they would join several lines"
-            return Dialect(dialect.delimiter, "none", dialect.start, (note,))
+            return replace(raw, notes=(*raw.notes, note))
         return dialect
     if '\\"' in text:
-        escaped = Dialect(dialect.delimiter, "backslashes", dialect.start, ('\\" is read as a quote inside a text',))
+        notes = (*dialect.notes, '\\" is read as a quote inside a text')
+        escaped = replace(dialect, quoting="backslashes", notes=notes)
         if _Check.of(text, escaped, max_rows).valid:
             return escaped
     if tabs and _Check.of(text, raw, max_rows).valid:
-        return Dialect(dialect.delimiter, "none", dialect.start, ("quotes are read as part of the texts",))
+        return replace(raw, notes=(*raw.notes, "quotes are read as part of the texts"))
     return dialect
 
 

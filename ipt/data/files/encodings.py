@@ -108,7 +108,18 @@ def decode(data: bytes, charset: str | None = None) -> tuple[str, str]:
     if nul >= 0:
         message = "a NUL character is not allowed in text: save the file as UTF-8"
         raise DatasetFileError(message, line=_line_at(text, nul))
-    return text.removeprefix("\ufeff"), charset_name(encoding)
+    return text.lstrip("\ufeff"), charset_name(encoding)
+
+
+def doubt_about(data: bytes, encoding: str) -> str | None:
+    """Return a note if data that were read in a declared charset are UTF-8 too, with other characters than ASCII."""
+    if encoding == "ascii" or encoding.startswith("utf") or data.isascii():
+        return None
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return None
+    return f"the file is valid UTF-8, but was read as {encoding}, the declared charset"
 
 
 def charset_name(codec: str) -> str:

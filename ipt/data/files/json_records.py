@@ -5,24 +5,46 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ipt.data.files.errors import DatasetFileError
 from ipt.data.json_structure import check_structure
 
 Record = dict[str, Any]
+HasBothColumns = Callable[[Sequence[str]], bool]
+"""Whether names of columns include those of the input and the output."""
 
 _MAX_ROW_VALUES = 100_000
 _MAX_DOCUMENT_VALUES = 500_000
 _MAX_DIGITS = 300
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_LIST_OF_TEXTS = re.compile(r'\s*\[\s*"')
 _BLANK = re.compile(r"[ \t\r\n]*")
 _SINGLE_QUOTED_KEY = re.compile(r"[\[{\s]*'")
 _TRAILING_COMMA = re.compile(r",\s*[}\]]")
 # Lists of rows that other tools and this API put into an object, and the object that each row may be wrapped in.
-_WRAPPERS = ("examples", "data", "rows", "records", "items", "instances", "train", "common_examples", "rasa_nlu_data")
+_WRAPPERS = (
+    "examples",
+    "data",
+    "rows",
+    "records",
+    "items",
+    "instances",
+    "train",
+    "common_examples",
+    "rasa_nlu_data",
+    "utterances",
+    "intents",
+    "samples",
+    "results",
+    "documents",
+    "dataset",
+)
+# Lists of objects that are a part of one row.
+_PARTS_OF_A_ROW = ("messages", "conversations", "annotations", "completions")
 _ROW_WRAPPER = "row"
+_PAIR = ("text", "label")
 _EXPECTED = 'expected a JSON object such as {"input": "…", "output": "…"}'
 
 
@@ -41,27 +63,57 @@ def load_json(text: str) -> Any:
     return _parse(text, numbers_as_written=False)
 
 
-def json_records(text: str) -> tuple[str, Iterator[tuple[int, Record]]]:
+def json_records(text: str, has_both: HasBothColumns) -> tuple[str, Iterator[tuple[int, Record]]]:
     """Return the name of the JSON format, and each row with the line that it starts on.
 
-    Numbers stay as they are written: they may be labels.
+    Numbers stay as they are written: they may be labels. Rows that are lists get the names of the first list if it is a
+    header; otherwise they must be pairs of a text and a label.
     """
     number, line = _first_line(text)
-    if line is not None and not line.lstrip().startswith("[") and _is_whole(line):
-        wrapped = _rows_of_only_line(text, line)
-        if wrapped is None:
-            return "jsonl", _records_of_lines(text)
-        return "json", ((number, _as_record(row, number)) for row in wrapped)
-    return "json", _records_of_document(text)
+    if line is None or not _is_whole(line) or (line.lstrip().startswith("[") and not _is_list_of_texts(line)):
+        return "json", _named(_values_of_document(text, has_both), has_both)
+    wrapped = _rows_of_only_line(text, line, has_both)
+    if wrapped is None:
+        return "jsonl", _named(_values_of_lines(text), has_both)
+    return "json", _named(((number, row) for row in wrapped), has_both)
 
 
-def _rows_of_only_line(text: str, line: str) -> list[Any] | None:
+def _named(values: Iterator[tuple[int, Any]], has_both: HasBothColumns) -> Iterator[tuple[int, Record]]:
+    """Yield the rows as objects; the first list may name the columns of those that follow."""
+    names: Sequence[str] | None = None
+    for line, value in values:
+        if not isinstance(value, list) or _is_spacy_pair(value):
+            yield line, _as_record(value, line)
+        elif names is None and all(isinstance(name, str) for name in value) and has_both(value):
+            names = value
+        elif len(value) == len(_PAIR if names is None else names):
+            yield line, dict(zip(_PAIR if names is None else names, value, strict=True))
+        else:
+            raise DatasetFileError(_EXPECTED, line=line)
+
+
+def _is_list_of_texts(line: str) -> bool:
+    """Return whether a line is a list of texts, and so a row itself."""
+    if not _LIST_OF_TEXTS.match(line):
+        return False
+    try:
+        check_structure(line, _MAX_ROW_VALUES)
+        return len(_parse(line)) == len(_PAIR)
+    except ValueError:
+        return False
+
+
+def _is_spacy_pair(value: list[Any]) -> bool:
+    return len(value) == len(_PAIR) and isinstance(value[1], dict) and "cats" in value[1]
+
+
+def _rows_of_only_line(text: str, line: str, has_both: HasBothColumns) -> list[Any] | None:
     """Return the rows within the only line of a text, None if it has more lines or holds one row or an error."""
     if text.strip() != line.strip():
         return None
     try:
         check_structure(line, _MAX_DOCUMENT_VALUES)
-        return _rows_within(_parse(line))
+        return _rows_within(_parse(line), has_both)
     except ValueError:
         return None
 
@@ -91,21 +143,21 @@ def _is_whole(line: str) -> bool:
     return True
 
 
-def _records_of_lines(text: str) -> Iterator[tuple[int, Record]]:
+def _values_of_lines(text: str) -> Iterator[tuple[int, Any]]:
     for number, line in _lines(text):
         if not line.strip():
             continue
         try:
             check_structure(line, _MAX_ROW_VALUES)
-            record = _parse(line)
+            value = _parse(line)
         except ValueError as error:
             reason = _explained(line, str(error))
             message = f"not JSON ({reason}); every line must be one JSON object"
             raise DatasetFileError(message, line=number) from None
-        yield number, _as_record(record, number)
+        yield number, value
 
 
-def _records_of_document(text: str) -> Iterator[tuple[int, Record]]:
+def _values_of_document(text: str, has_both: HasBothColumns) -> Iterator[tuple[int, Any]]:
     """Yield the elements of an array, or objects that follow each other, as they are parsed."""
     lines = _LineCounter(text)
     position = _skip_blank(text, 0)
@@ -133,9 +185,9 @@ def _records_of_document(text: str) -> Iterator[tuple[int, Record]]:
             raise DatasetFileError(f"not JSON ({error})", line=line) from None
         position = _skip_blank(text, end)
         last = position == len(text)
-        wrapped = _rows_within(value) if not in_array and not count and last else None
+        wrapped = _rows_within(value, has_both) if not in_array and not count and last else None
         for row in [value] if wrapped is None else wrapped:
-            yield line, _as_record(row, line)
+            yield line, row
         count += 1
         if last and not in_array:
             return
@@ -163,34 +215,61 @@ def _after_element(text: str, position: int, lines: _LineCounter) -> int | None:
 
 
 def _as_record(value: object, line: int) -> Record:
-    if isinstance(value, list) and len(value) == 2 and isinstance(value[1], dict) and "cats" in value[1]:
-        value = {"text": value[0], **value[1]}  # a pair of spaCy's training data
+    if isinstance(value, list):  # a pair of spaCy's training data
+        value = {"text": value[0], **value[1]}
     if not isinstance(value, dict):
         raise DatasetFileError(_EXPECTED, line=line)
     inner = value.get(_ROW_WRAPPER)
     return inner if isinstance(inner, dict) else value
 
 
-def _rows_within(value: object) -> list[Any] | None:
-    """Return the rows of an object that holds them as a list, or as one list per column; None if it is a row itself."""
+def _rows_within(value: object, has_both: HasBothColumns) -> list[Any] | None:
+    """Return the rows of an object that holds them; None if it is a row itself, or texts by label."""
     if not isinstance(value, dict):
+        return None
+    if has_both(list(value)) and not any(isinstance(cells, list | dict) for cells in value.values()):
         return None
     for name in _WRAPPERS:
         inner = value.get(name)
-        if isinstance(inner, list):
-            return inner
-        if isinstance(inner, dict) and (rows := _rows_within(inner)) is not None:
+        if isinstance(inner, list) and all(isinstance(row, list | dict) for row in inner):
+            return _with_header(value.get("columns"), inner)
+        if isinstance(inner, dict) and (rows := _rows_within(inner, has_both)) is not None:
             return rows
+        if isinstance(inner, dict) and all(isinstance(texts, list | dict) for texts in inner.values()):
+            return [inner]
+    return _rows_of_columns(value, has_both) or _rows_of_only_list(value)
+
+
+def _with_header(columns: object, rows: list[Any]) -> list[Any]:
+    """Return the rows; with the names of their columns if an object gives them apart, as pandas does."""
+    if not isinstance(columns, list) or not columns:
+        return rows
+    if not all(isinstance(row, list) and len(row) == len(columns) for row in rows):
+        return rows
+    return [dict(zip(map(str, columns), row, strict=True)) for row in rows]
+
+
+def _rows_of_columns(value: Record, has_both: HasBothColumns) -> list[Any] | None:
+    """Return the rows of an object with a list per column, or with an object per row."""
     columns = {name: list(cells.values()) if isinstance(cells, dict) else cells for name, cells in value.items()}
     lists = [cells for cells in columns.values() if isinstance(cells, list)]
-    if (
-        len(lists) >= 2
-        and len(lists) == len(columns)
-        and len({len(cells) for cells in lists}) == 1
-        and len(lists[0]) > 1
-    ):
-        return [dict(zip(columns, cells, strict=True)) for cells in zip(*lists, strict=True)]
+    if has_both(list(columns)) and len(lists) == len(columns) and len({len(cells) for cells in lists}) == 1:
+        return [dict(zip(columns, cells, strict=True)) for cells in zip(*lists, strict=True)] if lists[0][1:] else None
+    rows = list(value.values())
+    if rows and all(isinstance(row, dict) and has_both(list(row)) for row in rows):
+        return rows
     return None
+
+
+def _rows_of_only_list(value: Record) -> list[Any] | None:
+    """Return the only list of objects in an object, if it is no part of a row."""
+    lists = [
+        (name, inner)
+        for name, inner in value.items()
+        if isinstance(inner, list) and inner and all(isinstance(row, dict) for row in inner)
+    ]
+    is_part = "text" in value or not lists or lists[0][0] in _PARTS_OF_A_ROW
+    return lists[0][1] if len(lists) == 1 and not is_part else None
 
 
 def _explained(text: str, reason: str) -> str:

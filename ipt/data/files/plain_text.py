@@ -10,15 +10,33 @@ from ipt.data.files.errors import DatasetFileError
 _LABEL = "__label__"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _INTENT = re.compile(r"\s*(?:-|##)\s+intent:\s*(\S.*)")
+_COMMENT = re.compile(r"\s+(?:#.*|<!--.*-->\s*)")
 _KEY = re.compile(r"\s*(?:(?:-|##)\s+)?(?:regex|lookup|synonym|rules|stories|story|responses|actions|entities|slots):")
 _ITEM = re.compile(r"\s*[-*+]\s+(\S.*)")
+# An example with metadata: its text is on the same line or, after a bar, on the next ones.
+_TEXT_KEY = re.compile(r"\s*-\s+text:\s*(.*)")
+_BLOCK = re.compile(r"[|>][-+\d]*\s*")
 # An entity in a Rasa example: [Berlin](city) or [Berlin]{"entity": "city"}.
 _ENTITY = re.compile(r"\[([^\[\]]{1,1000})\](?:\([^()]{0,1000}\)|\{[^{}]{0,1000}\})")
 
 
+_OTHERS = (
+    (
+        re.compile(r"(?:\s*#.*\n|---\s*\n|\s*[\w-]+:[ ]*\n)*\s*-[ ]+[\w-]+:(?:[ ]|\n)"),
+        "the file looks like YAML: save its rows as JSON lines or CSV",
+    ),
+    (
+        re.compile(r"\s*(?:export\s|const\s|let\s|var\s|module\.exports)"),
+        "the file looks like JavaScript: save the array, from [ to ], as JSON",
+    ),
+    (re.compile(r"(?:\s*%.*\n)*\s*@relation\b", re.IGNORECASE), "the file looks like ARFF: save its data as CSV"),
+)
+
+
 def looks_like_fasttext(text: str) -> bool:
-    """Return whether the first line starts with a label of fastText."""
-    return text[:1024].lstrip().startswith(_LABEL)
+    """Return whether the first line starts or ends with a label of fastText."""
+    line = text[:65_536].lstrip().partition("\n")[0].rstrip()
+    return line.startswith(_LABEL) or _words_at_end(line)[1].startswith(_LABEL)
 
 
 def looks_like_rasa(text: str) -> bool:
@@ -26,29 +44,59 @@ def looks_like_rasa(text: str) -> bool:
     start = text[:8192]
     if re.search(r"^## intent:", start, re.MULTILINE):
         return True
-    return re.search(r"^nlu:", start, re.MULTILINE) is not None and "- intent:" in start
+    return re.search(r"^(?:nlu:|- intent:)", start, re.MULTILINE) is not None and "- intent:" in start
+
+
+def other_language(text: str) -> str | None:
+    """Return what to do with a text that is YAML, JavaScript or ARFF, None for any other text."""
+    start = text[:8192]
+    return next((fault for pattern, fault in _OTHERS if pattern.match(start)), None)
 
 
 def fasttext_rows(text: str) -> Iterator[tuple[int, str, str]]:
     """Yield the line, the text and the label of each row."""
-    for number, line in enumerate(_LINE_END.split(text), start=1):
-        if not line.strip():
+    for number, line in enumerate(map(str.strip, _LINE_END.split(text)), start=1):
+        if not line:
             continue
-        label, _, rest = line.strip().partition(" ")
+        label, rest = _words_at_start(line)
         if not label.startswith(_LABEL):
-            raise DatasetFileError(f"expected a line of fastText, which starts with {_LABEL}", line=number)
-        if rest.lstrip().startswith(_LABEL):
+            rest, label = _words_at_end(line)
+        if not label.startswith(_LABEL):
+            message = f"expected a line of fastText, which starts or ends with {_LABEL}"
+            raise DatasetFileError(message, line=number)
+        if rest.startswith(_LABEL) or _words_at_end(rest)[1].startswith(_LABEL):
             raise DatasetFileError("a text has several labels, but one is supported: keep one of them", line=number)
-        yield number, rest.strip(), label.removeprefix(_LABEL)
+        yield number, rest, label.removeprefix(_LABEL)
 
 
 def rasa_rows(text: str) -> Iterator[tuple[int, str, str]]:
     """Yield the line, the text and the intent of each example; entities are replaced by their texts."""
     intent: str | None = None
+    in_block = False
     for number, line in enumerate(_LINE_END.split(text), start=1):
+        example: str | None = None
         if match := _INTENT.fullmatch(line):
-            intent = match[1].strip().strip("'\"")
+            intent = _COMMENT.sub("", match[1]).strip().strip("'\"")
         elif _KEY.match(line):
             intent = None
+        elif intent is not None and (match := _TEXT_KEY.fullmatch(line)):
+            in_block = _BLOCK.fullmatch(match[1]) is not None
+            example = None if in_block else match[1]
+        elif in_block:
+            example, in_block = line.strip().removeprefix("- "), not line.strip()
         elif intent is not None and (match := _ITEM.fullmatch(line)):
-            yield number, _ENTITY.sub(r"\1", match[1]).strip(), intent
+            example = match[1]
+        if example and intent is not None:
+            yield number, _ENTITY.sub(r"\1", example).strip(), intent
+
+
+def _words_at_start(line: str) -> tuple[str, str]:
+    """Return the first word of a line, and the rest."""
+    first, *rest = line.split(None, 1) or [""]
+    return first, "".join(rest)
+
+
+def _words_at_end(line: str) -> tuple[str, str]:
+    """Return a line without its last word, and that word."""
+    *rest, last = line.rsplit(None, 1) or [""]
+    return "".join(rest), last

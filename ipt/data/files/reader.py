@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import Any
 
 from ipt.data.files import plain_text
-from ipt.data.files.annotation_formats import Reading, recognize
+from ipt.data.files.annotation_formats import Reading, recognize, rejection
+from ipt.data.files.cells import label_of
 from ipt.data.files.collected import CollectedRows
-from ipt.data.files.columns import MAX_COLUMNS, ColumnsError, check_columns, choose_columns, is_usual_input
+from ipt.data.files.columns import MAX_COLUMNS, ColumnsError, check_columns, choose_columns
 from ipt.data.files.containers import container_of, decompress
-from ipt.data.files.delimited import DELIMITERS, find_dialect, rows_of
-from ipt.data.files.encodings import decode
+from ipt.data.files.delimited import DELIMITERS, Cells, find_dialect, rows_of, unwrapped_rows
+from ipt.data.files.encodings import decode, doubt_about
 from ipt.data.files.errors import DatasetFileError
+from ipt.data.files.grouped import Pair, pairs_of_keys, pairs_of_phrases
 from ipt.data.files.json_records import json_records, looks_like_json
+from ipt.data.files.one_hot import find_one_hot
 from ipt.data.files.source import DatasetFile, Source
 from ipt.data.files.tables import parquet_rows, workbook_rows
 from ipt.errors import DatasetError
@@ -37,6 +39,7 @@ _FORMAT_OF_TYPE = {
 }
 _JSON_FORMATS = ("jsonl", "ndjson", "json")
 _SAMPLE_ROWS = 50
+_HEADER_ROWS = 10
 _WORDS_OF_A_NAME = 3
 
 Record = Mapping[str, Any]
@@ -60,6 +63,18 @@ class _Options:
     output_column: str | None
     max_rows: int
     max_bytes: int
+
+    @property
+    def names_no_column(self) -> bool:
+        return self.input_column is None and self.output_column is None
+
+    def has_both(self, names: Sequence[str]) -> bool:
+        """Return whether names of columns include those of the input and the output."""
+        try:
+            choose_columns(names, self.input_column, self.output_column)
+        except ColumnsError:
+            return False
+        return True
 
 
 def format_of(name: str, content_type: str = "") -> str | None:
@@ -160,47 +175,69 @@ def read_dataset(
 def _rows_of_container(data: bytes, file_format: str | None, charset: str | None, options: _Options) -> _Rows:
     container = container_of(data)
     if container == "xlsx":
-        return _table("xlsx", workbook_rows(data, options.max_bytes), options)
+        rows, notes = _below_titles(workbook_rows(data, options.max_bytes), options)
+        table = _table("xlsx", rows, options)
+        table.notes += notes
+        return table
     if container == "parquet":
         return _records("parquet", parquet_rows(data, options.max_bytes, options.max_rows), options)
     text, encoding = decode(data, charset)
-    rows = _rows_of_text(text, file_format, options)
-    rows.encoding = encoding
-    return rows
+    table = _rows_of_text(text, file_format, options)
+    table.encoding = encoding
+    if note := doubt_about(data, encoding):
+        table.notes.append(note)
+    return table
 
 
 def _rows_of_text(text: str, file_format: str | None, options: _Options) -> _Rows:
     if not text.strip():
         raise DatasetFileError("the file is blank: it has no rows")
     if looks_like_json(text) and (file_format not in ("csv", "tsv") or _starts_with_json_row(text)):
-        name, records = json_records(text)
+        name, records = json_records(text, options.has_both)
         return _records(name, records, options)
+    if plain_text.looks_like_fasttext(text):
+        return _labeled("fastText", plain_text.fasttext_rows(text))
+    if plain_text.looks_like_rasa(text):
+        return _labeled("Rasa", plain_text.rasa_rows(text))
+    unwrapped = unwrapped_rows(text, options.has_both)
+    text = text if unwrapped is None else unwrapped
+    preferred = "\t" if file_format == "tsv" else ","
+    dialect = find_dialect(text, preferred, options.has_both, options.max_rows)
+    cells = rows_of(text, dialect)
     if file_format in _JSON_FORMATS:
+        cells = _below_known_header(cells, text, options)
+    elif fault := plain_text.other_language(text):
+        raise DatasetFileError(fault)
+    name = "tsv" if dialect.delimiter == "\t" else "csv"
+    rows = _table(name, cells, options, known_format=file_format is not None)
+    rows.delimiter = DELIMITERS.get(dialect.delimiter, dialect.delimiter)
+    rows.notes += dialect.notes
+    if unwrapped is not None:
+        rows.notes.append("each row is one cell in quotes, and is read as a row of its own")
+    return rows
+
+
+def _below_known_header(rows: Iterator[Cells], text: str, options: _Options) -> Iterator[Cells]:
+    """Return the rows of a table in a file that should be JSON, if its header is a usual one."""
+    try:
+        first = next(rows, None)
+    except DatasetFileError:
+        first = None
+    if first is None or not options.has_both(first[1]):
         line = text[: len(text) - len(text.lstrip())].count("\n") + 1
         raise DatasetFileError(
             'not JSON: expected a JSON object such as {"input": "…", "output": "…"} on every line, or an array of '
             "objects; for CSV, send format=csv",
             line=line,
         )
-    if plain_text.looks_like_fasttext(text):
-        return _labeled("fastText", plain_text.fasttext_rows(text))
-    if plain_text.looks_like_rasa(text):
-        return _labeled("Rasa", plain_text.rasa_rows(text))
+    return chain([first], rows)
 
-    def is_known(header: Sequence[str]) -> bool:
-        try:
-            choose_columns(header, options.input_column, options.output_column)
-        except ColumnsError:
-            return False
-        return True
 
-    preferred = "\t" if file_format == "tsv" else ","
-    dialect = find_dialect(text, preferred, is_known, options.max_rows)
-    name = "tsv" if dialect.delimiter == "\t" else "csv"
-    rows = _table(name, rows_of(text, dialect), options, known_format=file_format is not None)
-    rows.delimiter = DELIMITERS.get(dialect.delimiter, dialect.delimiter)
-    rows.notes += dialect.notes
-    return rows
+def _below_titles(rows: Iterator[Cells], options: _Options) -> tuple[Iterator[Cells], list[str]]:
+    """Return the rows of a sheet from a usual header on, and a note if there are rows above it."""
+    first = list(islice(rows, _HEADER_ROWS))
+    above = next((number for number, (_, cells) in enumerate(first) if options.has_both(cells)), 0)
+    return chain(first[above:], rows), [f"rows above the header are left out: {above}"] if above else []
 
 
 def _starts_with_json_row(text: str) -> bool:
@@ -222,18 +259,43 @@ def _table(name: str, rows: Iterator[tuple[int, list[str]]], options: _Options, 
             f"{', '.join(FORMATS)} as format"
         )
     sample = list(islice(rows, _SAMPLE_ROWS))
-    records = ((line, dict(zip(header, cells, strict=False))) for line, cells in chain(sample, rows))
+    first = [(line, dict(zip(header, cells, strict=False))) for line, cells in sample]
+    records: Iterator[tuple[int, Record]] = chain(
+        first, ((line, dict(zip(header, cells, strict=False))) for line, cells in rows)
+    )
     hint = _missing_header_hint(names, [cells for _, cells in sample])
     try:
-        columns = choose_columns(header, options.input_column, options.output_column, hint)
+        text, label = choose_columns(header, options.input_column, options.output_column, hint)
     except ColumnsError as error:
-        one_hot = None if options.input_column or options.output_column else _one_hot(header, sample)
-        if one_hot is None:
+        rows_of_labels = _one_hot(name, header, [record for _, record in first], records, options)
+        if rows_of_labels is None:
             raise ColumnsError(error.message, line=line if hint else None) from None
-        return _Rows(f"{name} (one column per label)", _one_hot_readings(records, *one_hot))
-    text, label = columns
-    readings = ((line, Reading(record.get(text), _unwrapped_cell(record.get(label)))) for line, record in records)
+        return rows_of_labels
+    return _plain(name, records, text, label)
+
+
+def _plain(name: str, records: Iterator[tuple[int, Record]], text: str, label: str) -> _Rows:
+    """Return the rows whose text and label are in two columns."""
+
+    def read(record: Record) -> Reading:
+        skip = None if label == "answer" else rejection(record)
+        return Reading(record.get(text), label_of(record.get(label)), skip)
+
+    readings = ((line, read(record)) for line, record in records)
     return _Rows(name, readings, columns={"input": text.strip(), "output": label.strip()})
+
+
+def _one_hot(
+    name: str,
+    names: Sequence[str],
+    sample: Sequence[Record],
+    records: Iterator[tuple[int, Record]],
+    options: _Options,
+) -> _Rows | None:
+    one_hot = find_one_hot(names, sample) if options.names_no_column else None
+    if one_hot is None:
+        return None
+    return _Rows(f"{name} (one column per label)", ((line, one_hot.read(record)) for line, record in records))
 
 
 def _missing_header_hint(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -248,63 +310,42 @@ def _missing_header_hint(names: Sequence[str], rows: Sequence[Sequence[str]]) ->
     return " (no header? the first row looks like an example: put a row with the names of the columns above it)"
 
 
-def _one_hot(header: Sequence[str], sample: Sequence[tuple[int, Sequence[str]]]) -> tuple[str, list[str]] | None:
-    """Return the input column and the columns of the labels, if each of at least two further columns is 0 or 1."""
-    inputs = [name for name in header if is_usual_input(name)]
-    if len(inputs) != 1 or not sample:
-        return None
-    position = header.index(inputs[0])
-    flags = [
-        number
-        for number, name in enumerate(header)
-        if name.strip()
-        and number != position
-        and all(len(cells) > number and cells[number].strip().lower() in _FLAGS for _, cells in sample)
-    ]
-    labels = [header[number] for number in flags]
-    one_each = all(sum(_FLAGS[cells[number].strip().lower()] for number in flags) == 1 for _, cells in sample)
-    return (inputs[0], labels) if len(labels) >= 2 and one_each else None
-
-
-_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
-
-
-def _one_hot_readings(
-    records: Iterator[tuple[int, Record]], text: str, labels: Sequence[str]
-) -> Iterator[tuple[int, Reading]]:
-    for line, record in records:
-        chosen = [name.strip() for name in labels if _FLAGS.get(str(record.get(name, "")).strip().lower())]
-        yield line, Reading(record.get(text), chosen)
-
-
 def _records(name: str, records: Iterator[tuple[int, Record]], options: _Options) -> _Rows:
-    sample = list(islice(records, _SAMPLE_ROWS))
-    known = None
-    if options.input_column is None and options.output_column is None:
-        known = recognize([dict(record) for _, record in sample])
-    records = chain(sample, records)
-    if known is not None:
+    first = list(islice(records, _SAMPLE_ROWS))
+    sample = [dict(record) for _, record in first]
+    records = chain(first, records)
+    if options.names_no_column and (known := recognize(sample)) is not None:
         readings = ((line, known.read(dict(record))) for line, record in records)
         rows = _Rows(f"{name} ({known.name})", readings)
         if known.name == "prompt and completion":
             rows.columns = {"input": "prompt", "output": "completion"}
         return rows
-    names = list(dict.fromkeys(column for _, record in sample for column in islice(record, MAX_COLUMNS + 1)))
-    if len(names) > MAX_COLUMNS:
-        raise DatasetFileError(f"a row has more than {MAX_COLUMNS} columns: remove unused ones", line=sample[0][0])
+    names = list(dict.fromkeys(column for record in sample for column in islice(record, MAX_COLUMNS + 1)))
     if not sample:
         raise DatasetFileError("the file has no rows")
-    text, label = choose_columns(names, options.input_column, options.output_column)
-    readings = ((line, Reading(record.get(text), record.get(label))) for line, record in records)
-    return _Rows(name, readings, columns={"input": text, "output": label})
-
-
-def _unwrapped_cell(cell: str | None) -> object:
-    """Return the choices in a cell of Label Studio's CSV export, or else the cell."""
-    if cell is None or not cell.startswith('{"choices"') or len(cell) > 10_000:
-        return cell
+    if options.names_no_column and all(pairs_of_phrases(record) for record in sample):
+        return _groups(name, records, pairs_of_phrases)
     try:
-        choices: object = json.loads(cell)["choices"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return cell
-    return choices
+        if len(names) > MAX_COLUMNS:
+            raise ColumnsError(f"a row has more than {MAX_COLUMNS} columns: remove unused ones", line=first[0][0])
+        text, label = choose_columns(names, options.input_column, options.output_column)
+    except ColumnsError:
+        # The keys of a single object may be labels or texts, which no file has as columns of all its rows.
+        alone = all(len(record) == 1 or len(sample) == 1 for record in sample)
+        if options.names_no_column and alone and all(map(pairs_of_keys, sample)):
+            return _groups(name, records, pairs_of_keys)
+        one_hot = _one_hot(name, names, sample, records, options)
+        if one_hot is None:
+            raise
+        return one_hot
+    return _plain(name, records, text, label)
+
+
+def _groups(name: str, records: Iterator[tuple[int, Record]], pairs_of: Callable[[Record], list[Pair] | None]) -> _Rows:
+    """Return the rows of objects that hold several texts of a label each."""
+    readings = (
+        (line, reading)
+        for line, record in records
+        for reading in [Reading(text, label) for text, label in pairs_of(record) or ()] or [Reading()]
+    )
+    return _Rows(f"{name} (texts by label)", readings)

@@ -14,6 +14,7 @@ import pytest
 import ipt
 from ipt.data.files.errors import DatasetFileError
 from ipt.data.files.reader import read_dataset
+from tests.support.workbooks import workbook
 
 PAIRS = [
     (f"{text} {number}", label)
@@ -221,38 +222,6 @@ def test_the_source_says_how_a_file_was_read() -> None:
     }
 
 
-def workbook(rows: list[list[str]], dimension: str = "A1:B9", shared: str = "") -> bytes:
-    """Return a minimal workbook with its texts in the cells."""
-    cells = "".join(
-        f'<row r="{number}">'
-        + "".join(
-            f'<c r="{"AB"[column]}{number}" t="inlineStr"><is><t>{text}</t></is></c>' for column, text in enumerate(row)
-        )
-        + "</row>"
-        for number, row in enumerate(rows, start=1)
-    )
-    office = "http://schemas.openxmlformats.org"
-    main = f"{office}/spreadsheetml/2006/main"
-    related = f"{office}/officeDocument/2006/relationships"
-    package = f"{office}/package/2006/relationships"
-    parts = {
-        "_rels/.rels": f'<Relationships xmlns="{package}"><Relationship Id="r1" Type="{related}/officeDocument" '
-        'Target="xl/workbook.xml"/></Relationships>',
-        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{related}"><sheets><sheet name="s" sheetId="1" '
-        'r:id="r1"/></sheets></workbook>',
-        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}"><Relationship Id="r1" '
-        f'Type="{related}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>',
-        "xl/worksheets/sheet1.xml": f'<worksheet xmlns="{main}"><dimension ref="{dimension}"/><sheetData>{cells}'
-        f"{shared}</sheetData></worksheet>",
-        "xl/sharedStrings.xml": f'<sst xmlns="{main}"><si><t>{"x" * 10_000}</t></si></sst>',
-    }
-    written = io.BytesIO()
-    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in parts.items():
-            archive.writestr(name, content)
-    return written.getvalue()
-
-
 @pytest.mark.parametrize("suffix", ["csv", None])
 def test_an_excel_workbook_is_read_under_any_suffix(suffix: str | None) -> None:
     pytest.importorskip("python_calamine")
@@ -324,7 +293,12 @@ def archive_of(*names: str) -> bytes:
         (TABLE.encode(), {"charset": "\0"}, "unknown charset"),
         (TABLE.replace("text,label\r\n", "").encode(), {}, "no header\\?"),
         (TABLE.replace("text,label", "asked,team").encode(), {}, "its columns are 'asked', 'team'"),
-        (TABLE.encode(), {"format": "jsonl"}, "not JSON: .* for CSV, send format=csv"),
+        (
+            TABLE.replace("text,label", "asked,team").encode(),
+            {"format": "jsonl"},
+            "not JSON: .* for CSV, send format=csv",
+        ),
+        (b'// mine\n{"text": "x", "label": "y"}\n', {"format": "jsonl"}, "not JSON: "),
         (b"only some words\nand more words\n", {}, "unknown format"),
         (b'{"text": "x", "label": "y"},\n', {}, "a comma after the object"),
         (b'{"text": "x", "label": "y",}\n', {}, "a comma before the closing bracket"),

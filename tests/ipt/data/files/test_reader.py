@@ -90,8 +90,15 @@ def test_a_name_of_the_header_is_compared_with_few_others(monkeypatch: pytest.Mo
     class Reader:
         line_num = 0
 
+        def __init__(self) -> None:
+            names = [Name(number) for number in range(998)]
+            self.rows = iter(([*names, Name("text"), Name("label")], ["x"] * 1000))
+
         def __iter__(self) -> Iterator[list[str]]:
-            return iter(([Name(number) for number in range(998)] + [Name("text"), Name("label")], ["x"] * 1000))
+            return self.rows
+
+        def __next__(self) -> list[str]:
+            return next(self.rows)
 
     monkeypatch.setattr(csv, "reader", lambda *_, **__: Reader())
     assert rows_of("text,label\nx,x\n", "csv") == [example("x", "x")]
@@ -118,7 +125,7 @@ def test_columns_named_by_the_caller_come_before_the_default_columns() -> None:
         ("jsonl", '{"input": "x", "output": "y",}', 1, None, "not JSON"),
         ("jsonl", "{'input': 'x', 'output': 'y'}", 1, None, "not JSON"),
         ("jsonl", '{"input": "x\n", "output": "y"}', 1, None, "not JSON"),
-        ("jsonl", '\n["x", "y"]\n', 2, None, "expected a JSON object"),
+        ("jsonl", '\n["x", "y", "z"]\n', 2, None, "expected a JSON object"),
         ("jsonl", '{"input": "x", "output": "y", "n": NaN}', 1, None, "NaN"),
         ("jsonl", '{"input": "x", "output": -Infinity}', 1, None, "Infinity"),
         ("jsonl", '{"input": "x", "output": "y", "input": "z"}', 1, None, "the same key twice"),
@@ -141,7 +148,7 @@ def test_columns_named_by_the_caller_come_before_the_default_columns() -> None:
         ("csv", 'text,label\n\n"x\ny",z,1\n', 3, None, "more cells"),
         ("csv", 'text,label\n"x" y,z\n', 2, None, "not CSV"),
         ("csv", 'text,label\n\n"x,y\nx,y\n', 3, None, "unexpected end of data"),
-        ("csv", '"text, or so";"label"\n"x";"y"\n', None, None, "no two columns have usual names"),
+        ("csv", '"asked, or so";"label"\n"x";"y"\n', None, None, "no two columns have usual names"),
         ("csv", "\ntext,label,id,text\nx,y,1,z\n", 2, None, "columns 1 and 4"),
         ("csv", "\na" + "," * 1000 + "\n", 2, None, "the header has 1001 columns, at most 1000 are supported"),
         ("tsv", "a" + "\t" * 60_000 + "\n", 1, None, "60001 columns, at most 1000"),
