@@ -12,7 +12,7 @@ import torch
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import URL, make_url
 
-from app.db import migrate
+from app.db import embedded_access, migrate
 from app.db.embedded import embedded_postgres
 from app.db.session import make_engine
 from tests.support.tiny import build_tiny_encoder
@@ -26,6 +26,7 @@ for _name in [name for name in os.environ if name.startswith("IPT_")]:
     del os.environ[_name]  # tests must not use the settings or the database of the developer
 
 _TEMPLATE = "template_migrated"
+_SERVICE_ROLE = embedded_access.SERVICE_ROLE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,6 +62,11 @@ def _run_outside_transaction(url: URL, statement: str) -> None:
         engine.dispose()
 
 
+def _as_service(url: URL, database: str) -> str:
+    """Return the URL of a database for the service's role, which is no superuser."""
+    return url.set(username=_SERVICE_ROLE, database=database).render_as_string(hide_password=False)
+
+
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
     """A folder for an embedded PostgreSQL, in place of `tmp_path`.
@@ -73,16 +79,19 @@ def data_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[URL]:
-    """A PostgreSQL server with a migrated template database."""
+    """A PostgreSQL server with a migrated template database; the URL's user is a superuser."""
     # Not in pytest's folders, for the reason in `data_dir`.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, embedded_postgres(Path(folder)) as url_text:
-        url = make_url(url_text)
+        url = make_url(url_text).set(username=embedded_access.SUPERUSER)
         # The data need not survive a crash.
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             _run_outside_transaction(url, f"ALTER SYSTEM SET {setting} = off")
         _run_outside_transaction(url, "SELECT pg_reload_conf()")
-        _run_outside_transaction(url, f"CREATE DATABASE {_TEMPLATE}")
-        engine = make_engine(url.set(database=_TEMPLATE).render_as_string(hide_password=False))
+        # Rows of tests need not satisfy every foreign key.
+        _run_outside_transaction(url, f"GRANT SET ON PARAMETER session_replication_role TO {_SERVICE_ROLE}")
+        _run_outside_transaction(url.set(database="template1"), "CREATE EXTENSION vector")
+        _run_outside_transaction(url, f"CREATE DATABASE {_TEMPLATE} OWNER {_SERVICE_ROLE}")
+        engine = make_engine(_as_service(url, _TEMPLATE))
         migrate.upgrade(engine)
         engine.dispose()
         yield url
@@ -94,8 +103,8 @@ def make_database(postgres_url: URL) -> Callable[[], str]:
 
     def make_database() -> str:
         name = f"test_{secrets.token_hex(6)}"
-        _run_outside_transaction(postgres_url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
-        return postgres_url.set(database=name).render_as_string(hide_password=False)
+        _run_outside_transaction(postgres_url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} OWNER {_SERVICE_ROLE}")
+        return _as_service(postgres_url, name)
 
     return make_database
 
@@ -112,8 +121,8 @@ def database_url(postgres_url: URL, make_database: Callable[[], str]) -> Iterato
 def empty_database_url(postgres_url: URL) -> Iterator[str]:
     """The URL of a database without tables."""
     name = f"test_{secrets.token_hex(6)}"
-    _run_outside_transaction(postgres_url, f"CREATE DATABASE {name}")
-    yield postgres_url.set(database=name).render_as_string(hide_password=False)
+    _run_outside_transaction(postgres_url, f"CREATE DATABASE {name} OWNER {_SERVICE_ROLE}")
+    yield _as_service(postgres_url, name)
     _run_outside_transaction(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 import psutil
-from sqlalchemy import text
+from sqlalchemy import URL, Connection
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
+from app.db import embedded_access
 from app.db.session import make_engine
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_DATABASE = "ipt"
 _START_SECONDS = 120
 _RETRY_SECONDS = 0.2
 _WATCH_SECONDS = 1.0
@@ -73,9 +73,10 @@ def embedded_postgres(data_dir: Path) -> Iterator[str]:
         stack.callback(_stop, server)
         _start(server)
         url = make_url(server.get_uri(driver="psycopg"))
-        _create_database(url.render_as_string(hide_password=False), pgdata)
+        _create_database(url, pgdata)
         stack.enter_context(_restart_when_dead(server))
-        yield url.set(database=_DATABASE).render_as_string(hide_password=False)
+        service = url.set(username=embedded_access.SERVICE_ROLE, database=embedded_access.DATABASE)
+        yield service.render_as_string(hide_password=False)
 
 
 def running_url(data_dir: Path) -> str:
@@ -95,7 +96,7 @@ def running_url(data_dir: Path) -> str:
         raise EmbeddedDatabaseError(
             f"no database runs in {data_dir}: start `ipt serve` there, or set IPT_DATA_DIR or IPT_DATABASE_URL"
         )
-    return info.get_uri(database=_DATABASE, driver="psycopg")
+    return info.get_uri(embedded_access.SERVICE_ROLE, embedded_access.DATABASE, driver="psycopg")
 
 
 def _lock_folder(data_dir: Path) -> IO[str]:
@@ -165,8 +166,12 @@ def _server(pgdata: Path, stack: ExitStack) -> "PostgresServer":
             f"{pgdata} contains no data that this release's PostgreSQL can read ({error}): "
             "restore it, or set IPT_DATA_DIR to another folder"
         ) from error
-    if sys.platform != "win32" and _UNQUOTED.search(str(pgdata)):
-        # The package passes the socket's folder, by default this one, to a shell without quotes.
+    socket_path = os.fsencode(pgdata / ".s.PGSQL.5432")
+    if sys.platform != "win32" and (
+        _UNQUOTED.search(str(pgdata)) or len(socket_path) > embedded_access.MAX_SOCKET_PATH
+    ):
+        # The package passes the socket's folder, by default this one, to a shell without quotes. In place of a path
+        # that is too long it takes a folder that every user can enter.
         sockets = Path(tempfile.mkdtemp(prefix="ipt-postgres-"))
         stack.callback(shutil.rmtree, sockets, ignore_errors=True)
         names = vars(postgres_server)
@@ -180,11 +185,22 @@ def _server(pgdata: Path, stack: ExitStack) -> "PostgresServer":
     return server
 
 
+def _start_once(server: "PostgresServer") -> None:
+    server.ensure_pgdata_inited()
+    embedded_access.require_own_user(server.pgdata)
+    server.start()
+    sockets = server.get_postmaster_info().socket_dir
+    if sockets is not None:  # of root, the package opens another folder than the data's to every user
+        owner = server.pgdata.stat()
+        os.chown(sockets, owner.st_uid, owner.st_gid)
+        sockets.chmod(0o700)
+
+
 def _start(server: "PostgresServer") -> None:
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
-            server.start()
+            _start_once(server)
         except (subprocess.TimeoutExpired, AssertionError) as error:
             # The package waits ten seconds, but recovery may take longer; and it fails an assertion if the server is
             # only half started.
@@ -230,7 +246,7 @@ def _restart_when_dead(server: "PostgresServer") -> Iterator[None]:
             log.error("database_died: restarting the embedded PostgreSQL")
             try:
                 _clear_leftovers(server.pgdata)
-                server.start()
+                _start_once(server)
             except Exception as error:  # noqa: BLE001 - retried in the next round; the service responds with 503 meanwhile
                 log.error("database_not_started: %s", _start_error(server.pgdata, error))
 
@@ -285,21 +301,27 @@ def _kill(pgdata: Path, processes: Sequence[psutil.Process]) -> None:
         (pgdata / "postmaster.pid").unlink(missing_ok=True)
 
 
-def _create_database(server_url: str, pgdata: Path) -> None:
-    engine = make_engine(server_url)
+def _create_database(server_url: URL, pgdata: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            with _as_superuser(server_url) as server:
+                embedded_access.create_database(server)
+            with _as_superuser(server_url.set(database=embedded_access.DATABASE)) as database:
+                embedded_access.prepare_database(database)
+        except OperationalError as error:  # the server is still recovering
+            if time.monotonic() > deadline:
+                raise _start_error(pgdata, error) from error
+            time.sleep(_RETRY_SECONDS)
+        else:
+            return
+
+
+@contextmanager
+def _as_superuser(url: URL) -> Iterator[Connection]:
+    engine = make_engine(url.render_as_string(hide_password=False))
     try:
-        while True:
-            try:
-                with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                    query = text("SELECT 1 FROM pg_database WHERE datname = :name")
-                    if connection.execute(query, {"name": _DATABASE}).scalar() is None:
-                        connection.execute(text(f"CREATE DATABASE {_DATABASE}"))
-            except OperationalError as error:  # the server is still recovering
-                if time.monotonic() > deadline:
-                    raise _start_error(pgdata, error) from error
-                time.sleep(_RETRY_SECONDS)
-            else:
-                return
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            yield connection
     finally:
         engine.dispose()

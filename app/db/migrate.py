@@ -24,6 +24,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 import migrations
+from app.db import row_security
 from app.db.client_timeout import without_timeout
 from app.db.session import make_engine
 from app.settings import Settings
@@ -54,7 +55,8 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
     """Upgrade the database to `revision`; several processes may do this at the same time.
 
     Raises:
-        SchemaError: a newer release has migrated the database, and this release cannot work with it.
+        SchemaError: a newer release has migrated the database, and this release cannot work with it; or the database
+            user lacks a privilege.
         OperationalError: a table stays locked; the migrations before it are done, and a further call goes on.
     """
     with _migrating(engine) as connection:
@@ -62,6 +64,8 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
             raise _unsupported(connection)
         if _is_known(connection):
             _run(connection, command.upgrade, revision)
+            if _revision(connection) == _head():
+                _install_row_security(connection)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
@@ -104,13 +108,22 @@ def _run(connection: Connection, migrate: Callable[[Config, str], None], revisio
             return
 
 
+def _install_row_security(connection: Connection) -> None:
+    """Grant requests their privileges; at every upgrade, since a backup contains none."""
+    try:
+        row_security.install(connection)
+    except row_security.RowSecurityError as error:
+        raise SchemaError(str(error)) from error
+
+
 def schema_state(connection: Connection) -> SchemaState:
     """Return whether this release can work with the database's schema.
 
-    `pending`: it lacks migrations. `unsupported`: a newer release has taken away what this release needs.
+    `pending`: it lacks migrations, or privileges that a migration grants. `unsupported`: a newer release has taken away
+    what this release needs.
     """
     if _is_known(connection):
-        return "ok" if _revision(connection) == _head() else "pending"
+        return "ok" if _revision(connection) == _head() and row_security.is_installed(connection) else "pending"
     floor = connection.exec_driver_sql("SELECT max(oldest) FROM schema_floor").scalar()
     return "ok" if floor is not None and floor <= _head() else "unsupported"
 
@@ -128,8 +141,8 @@ def check_schema(engine: Engine) -> None:
                 raise _unsupported(connection)
             if state == "pending":
                 raise SchemaError(
-                    f"the database is at revision {_revision(connection) or 'none'}, and this release needs {_head()}: "
-                    "run `ipt migrate` first"
+                    f"the database is at revision {_revision(connection) or 'none'}, and this release needs {_head()} "
+                    f"and the role {row_security.ROLE}: run `ipt migrate` first"
                 )
     except SQLAlchemyError as error:
         log.warning("schema_not_checked: %s", type(error).__name__)

@@ -1,4 +1,4 @@
-"""The tables. Except `subspaces`, `workers` and `schema_floor`, they belong to tenants; queries filter by tenant."""
+"""The tables. All but `subspaces`, `workers` and `schema_floor` belong to tenants, by which every query filters."""
 
 import uuid
 from datetime import datetime

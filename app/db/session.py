@@ -1,6 +1,6 @@
 """Engines and transactions. Only the code that opens a transaction commits it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Engine, create_engine, event
@@ -9,6 +9,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from app.db.client_timeout import ClientTimeout
+from app.db.row_security import restrict
 from app.db.server_timeouts import NO_TIMEOUTS, ServerTimeouts
 
 
@@ -50,19 +51,22 @@ def make_engine(
 
 
 @contextmanager
-def transaction(engine: Engine) -> Iterator[Session]:
+def transaction(engine: Engine, tenant_ids: Collection[str] | None = None) -> Iterator[Session]:
     """Open a transaction: it is committed when the block ends, and rolled back if the block raises.
 
-    Loaded rows stay readable after the commit (`expire_on_commit=False`).
+    With `tenant_ids`, it sees and writes only rows of these tenants. Loaded rows stay readable after the commit
+    (`expire_on_commit=False`).
     """
-    with Session(engine, expire_on_commit=False) as session, session.begin():
+    with read_transaction(engine, tenant_ids) as session, session.begin():
         yield session
 
 
 @contextmanager
-def read_transaction(engine: Engine) -> Iterator[Session]:
+def read_transaction(engine: Engine, tenant_ids: Collection[str] | None = None) -> Iterator[Session]:
     """Open a transaction that only reads; it ends without a COMMIT, whose outcome could be unknown."""
     with Session(engine, expire_on_commit=False) as session:
+        if tenant_ids is not None:
+            restrict(session, tenant_ids)
         yield session
 
 

@@ -85,7 +85,7 @@ class TaskLookup:
     def _find_all(self, requests: Sequence[_Request]) -> list[FoundTasks | Exception]:
         owned = {(request.tenant_id, question.task_id) for request in requests for question in request.questions}
         in_memory = {(tenant_id, task_id) for tenant_id, task_id in owned if self._cache.knows(task_id)}
-        with read_transaction(self._engine) as session:
+        with read_transaction(self._engine, {request.tenant_id for request in requests}) as session:
             newest = repository.newest_numbers(session, in_memory)
             # One query returns number and row together for tasks that are not in memory.
             newest_of_others, rows = repository.newest_versions(session, owned - in_memory)

@@ -84,7 +84,7 @@ class FaultInjector:
         terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
         try:
             with transaction(self._service.engine) as session:
-                others = "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                others = "WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()"
                 return bool(session.execute(text(f"{terminate} {others}")).scalar())
         except SQLAlchemyError:
             return False  # the database is already down

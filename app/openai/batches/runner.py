@@ -88,7 +88,7 @@ class BatchRunner:
 
     def _store(self, claimed: Batch, answers: Sequence[Answered]) -> None:
         """Store the responses and end the lease; finish the batch if nothing is left to answer."""
-        with transaction(self._engine) as session:
+        with transaction(self._engine, [claimed.tenant_id]) as session:
             batch = repository.lock_leased(session, claimed)
             if batch is None:
                 return

@@ -101,7 +101,7 @@ class Completions:
             raise as_model_error(error) from error
 
     def _read_rule(self, tenant_id: str, task_id: str) -> bool:
-        with read_transaction(self._engine) as session:
+        with read_transaction(self._engine, [tenant_id]) as session:
             return repository.with_system(session, tenant_id, task_id)
 
 

@@ -45,7 +45,7 @@ def test_the_service_recovers_from_terminated_connections(serve: Serve, database
         engine = make_engine(database_url)
         terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
         with engine.connect() as connection:
-            connection.execute(text(f"{terminate} AND pid <> pg_backend_pid()"))
+            connection.execute(text(f"{terminate} AND usename = current_user AND pid <> pg_backend_pid()"))
         engine.dispose()
         assert client.post("/v1/adaptations", json=adaptation_body()).status_code == 202
         assert len(client.get("/v1/adaptations").json()["data"]) == 2
@@ -96,7 +96,7 @@ def test_a_read_only_database_is_reported_and_nothing_is_half_written(serve: Ser
                 connection.execute(
                     text(
                         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                        "WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()"
                     )
                 )
 
