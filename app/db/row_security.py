@@ -12,21 +12,13 @@ from sqlalchemy import Connection, Row, event, text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
+from app.db.models import Base
+
 ROLE = "ipt_tenant"
 """The role of a restricted transaction. It owns nothing and cannot log in."""
 
-_READ = ("subspaces", "workers", "api_keys")
-_READ_AND_WRITE = (
-    "tenants",
-    "datasets",
-    "files",
-    "batches",
-    "batch_requests",
-    "tasks",
-    "adaptations",
-    "adaptation_events",
-    "task_versions",
-)
+_HIDDEN = {"schema_floor"}
+_READ_ONLY = {"subspaces", "workers", "api_keys"}
 _RESTRICT = text(
     "SELECT set_config('ipt.tenant_ids', CAST(:tenant_ids AS text[])::text, true), set_config('role', :role, true)"
 )
@@ -74,8 +66,9 @@ def install(connection: Connection) -> None:
             connection.exec_driver_sql(_CREATE)
         if state is None or not state.is_member:
             connection.exec_driver_sql(f"GRANT {ROLE} TO CURRENT_USER")
-        connection.exec_driver_sql(f"GRANT SELECT ON {', '.join(_READ)} TO {ROLE}")
-        connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(_READ_AND_WRITE)} TO {ROLE}")
+        for table in sorted(set(Base.metadata.tables) - _HIDDEN):
+            privileges = "SELECT" if table in _READ_ONLY else "SELECT, INSERT, UPDATE, DELETE"
+            connection.exec_driver_sql(f"GRANT {privileges} ON {table} TO {ROLE}")
         connection.commit()
     except ProgrammingError as error:
         if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
