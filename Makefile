@@ -94,8 +94,8 @@ test-core: $(CORE_READY) ## run the core's tests without a web framework or data
 		assert not installed, f"must not be installed: {installed}"; print("import ipt: works without the service")'
 	@$(CORE_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt tests/test_imports.py $(IN_PARALLEL) $(PYTEST_ARGS)
 
-test-optional: $(BENCH_READY) $(CLIENTS_READY) ## run the tests that make test skips: datasets, pyarrow, gguf, SetFit, LangChain, LiteLLM
-	@$(BENCH_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt/backbones/test_gguf_files.py tests/ipt/data/test_hub_tasks.py tests/ipt/data/files/test_formats.py tests/ipt/evaluation/test_methods.py $(PYTEST_ARGS)
+test-optional: $(BENCH_READY) $(CLIENTS_READY) ## run the tests that make test skips: datasets, pyarrow, gguf, SetFit, scikit-learn, LangChain, LiteLLM
+	@$(BENCH_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt/backbones/test_gguf_files.py tests/ipt/data/test_hub_tasks.py tests/ipt/data/files/test_formats.py tests/ipt/evaluation/test_methods.py tests/ipt/evaluation/test_classification_report.py tests/ipt/evaluation/test_comparison.py $(PYTEST_ARGS)
 	@$(BENCH_VENV)/bin/python -m pytest tests/app/cli/test_subspace_commands.py -k dataset $(PYTEST_ARGS)
 	@$(CLIENTS_VENV)/bin/python -m pytest tests/app/openai/test_other_clients.py $(PYTEST_ARGS)
 

@@ -41,6 +41,7 @@ from app.errors import (
     UnsupportedMediaError,
     documented,
 )
+from app.evaluations.endpoints import router as evaluations
 from app.fairness.fair_pool import FairPool
 from app.generations.endpoints import router as generations_router
 from app.generations.service import Generations
@@ -154,7 +155,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     )
     # Predictions first, as the most frequent requests: routes are matched in this order.
     first = (predictions, classifications)
-    for router in (*first, adaptations, datasets, tasks, retuning, generations_router, subspaces_router):
+    for router in (*first, adaptations, datasets, tasks, retuning, evaluations, generations_router, subspaces_router):
         app.include_router(router, responses=responses)
     for router in (
         openai_completions,

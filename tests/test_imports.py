@@ -48,13 +48,15 @@ ARROWS = {
     "ipt",
     "app.classifications": "app.adaptations app.predictions app.api_keys app.http app.fairness app.errors app.settings "
     "ipt",
+    "app.evaluations": "app.adaptations app.predictions app.tasks app.api_keys app.http app.db app.fairness app.errors "
+    "app.settings ipt",
     "app.openai": "app.adaptations app.generations app.predictions app.tasks app.api_keys app.http app.db app.fairness "
     "app.errors app.settings app.validation_messages ipt",
     "app.health": "app.subspaces app.predictions app.db app.errors",
     "app.metrics": "app.subspaces app.predictions app.queue app.api_keys app.db app.errors",
-    "app.main": "app.adaptations app.classifications app.datasets app.generations app.health app.metrics app.openai "
-    "app.predictions app.queue app.subspaces app.tasks app.api_keys app.http app.db app.fairness app.errors "
-    "app.settings ipt",
+    "app.main": "app.adaptations app.classifications app.datasets app.evaluations app.generations app.health "
+    "app.metrics app.openai app.predictions app.queue app.subspaces app.tasks app.api_keys app.http app.db "
+    "app.fairness app.errors app.settings ipt",
     # A worker registers the subspace that it has loaded.
     "worker": "app.subspaces.repository app.queue app.db app.errors app.logs app.settings ipt",
     # The only package that starts processes of the worker; no package imports it.

@@ -31,7 +31,7 @@ def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family |
     for name, rows in fields.items():
         for index, example in enumerate(rows):
             check_text_length(settings, example.output, f"{name}[{index}].output")
-    examples, all_validation = (_to_core(rows, settings.max_text_chars, family) for rows in fields.values())
+    examples, all_validation = (core_examples(rows, settings.max_text_chars, family) for rows in fields.values())
     validation = None if body.validation_examples is None else all_validation
     try:
         dataset = prepare(examples, validation, body.kind)
@@ -56,7 +56,7 @@ def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family |
     return replace(dataset, warnings=[*dataset.warnings, *_cut_warnings(settings, fields)])
 
 
-def _to_core(examples: Sequence[ExampleInput], max_chars: int, family: ipt.Family | None) -> list[ipt.Example]:
+def core_examples(examples: Sequence[ExampleInput], max_chars: int, family: ipt.Family | None) -> list[ipt.Example]:
     """Return the examples, whose inputs are cut to `max_chars` at the end that the backbone does not read."""
     kept = slice(-max_chars, None) if family == "causal" else slice(max_chars)
     return [ipt.Example(example.input[kept], example.output) for example in examples]

@@ -1,7 +1,7 @@
 """Datasets uploaded as files: convert a multipart form to the equivalent JSON body."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -15,9 +15,10 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.adaptations.schemas import AdaptationInput, DatasetInput
+from app.adaptations.schemas import AdaptationInput
 from app.api_keys.admitting_route import AdmittingRoute
 from app.errors import BadRequestError, InvalidError
+from app.http.fields import Body
 from app.http.form_parts import parts_of
 from app.settings import Settings
 from ipt.data.files.errors import DatasetFileError
@@ -36,8 +37,7 @@ _FORMAT_PARTS = {
     "input_column": "the column of the inputs; by default one with a usual name, such as `input` or `text`",
     "output_column": "the column of the outputs; by default one with a usual name, such as `output` or `label`",
 }
-_JSON_FIELDS = [name for name in AdaptationInput.model_fields if name not in _PART_OF_FIELD]
-_PARSED_FIELDS = {"hyperparameters", "metadata", "extend"}
+_PARSED_FIELDS = {"hyperparameters", "metadata", "extend", "version", "compare_with"}
 # Above every known field, so that an unknown field is rejected by its name.
 _MAX_FIELDS = 32
 # Above the largest metadata in any escaping; does not apply to files.
@@ -46,7 +46,7 @@ _CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]{1,40})""", re.IGNORECASE)
 _EXAMPLE = re.compile(rf"\b({'|'.join(_PART_OF_FIELD)})\[(\d+)\]")
 
 Lines = dict[str, list[int]]
-BodyT = TypeVar("BodyT", bound=DatasetInput)
+BodyT = TypeVar("BodyT", bound=Body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +85,18 @@ class FormRoute(AdmittingRoute):
         return match, child_scope
 
 
-def documented_form(model: type[DatasetInput]) -> dict[str, Any]:
+def documented_form(model: type[Body]) -> dict[str, Any]:
     """Return the OpenAPI entry of the form, to merge with that of the JSON body."""
     in_json = model.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
     properties = {
         "file": file
         | {"description": "the examples: JSON, JSON lines, CSV, TSV, Excel, Parquet or an annotation tool's export"},
-        "validation_file": file | {"description": in_json["validation_examples"]["description"]},
+        **{
+            part: file | {"description": in_json[field]["description"]}
+            for field, part in _PART_OF_FIELD.items()
+            if field in in_json and part != "file"
+        },
         **{name: {"type": "string", "description": description} for name, description in _FORMAT_PARTS.items()},
         **{name: in_json[name] for name in in_json if name not in _PART_OF_FIELD},
     }
@@ -101,31 +105,42 @@ def documented_form(model: type[DatasetInput]) -> dict[str, Any]:
     return {"requestBody": {"content": {_FORM: {"schema": schema}}}}
 
 
-async def read_form(request: Request) -> Form:
-    """Read the form in the request's body.
+def form_reader(model: type[Body]) -> Callable[[Request], Awaitable[Form]]:
+    """Return a dependency that reads the form in a request's body, whose parts are the fields of `model`.
 
-    Raises:
+    The dependency raises:
         BadRequestError: the body is not a valid form.
         InvalidError: a part is repeated or of the wrong kind.
         RequestValidationError: a part is missing or unknown.
     """
-    form = Form({}, {})
+    names = {*_FORMAT_PARTS, *(_PART_OF_FIELD.get(field, field) for field in model.model_fields)}
     limits = {"max_files": len(_FIELD_OF_PART), "max_fields": _MAX_FIELDS, "max_part_size": _MAX_FIELD_BYTES}
-    try:
-        async with parts_of(request, **limits) as parts:
-            for name, value in parts.multi_items():
-                _check_part(form, name, value)
-                if isinstance(value, str):
-                    form.texts[name] = value
-                else:
-                    form.files[name] = File(value.filename or "", value.content_type or "", await value.read())
-    except MultiPartException as error:
-        raise BadRequestError(f"the form cannot be read: {error.message}", code="invalid_form") from error
-    except (ClientDisconnect, ValueError) as error:  # cut off; an unknown charset
-        raise BadRequestError("the form cannot be read", code="invalid_form") from error
-    if "file" not in form.files:
-        raise _invalid("missing", "file")
-    return form
+
+    async def read_form(request: Request) -> Form:
+        form = Form({}, {})
+        try:
+            async with parts_of(request, **limits) as parts:
+                for name, value in parts.multi_items():
+                    if name not in names:
+                        raise _invalid("extra_forbidden", name)
+                    _check_part(form, name, value)
+                    if isinstance(value, str):
+                        form.texts[name] = value
+                    else:
+                        form.files[name] = File(value.filename or "", value.content_type or "", await value.read())
+        except MultiPartException as error:
+            raise BadRequestError(f"the form cannot be read: {error.message}", code="invalid_form") from error
+        except (ClientDisconnect, ValueError) as error:  # cut off; an unknown charset
+            raise BadRequestError("the form cannot be read", code="invalid_form") from error
+        if "file" not in form.files:
+            raise _invalid("missing", "file")
+        return form
+
+    return read_form
+
+
+read_form = form_reader(AdaptationInput)
+"""The dependency for datasets of all kinds; `read_body` rejects the fields that a route does not have."""
 
 
 def read_body(form: Form, settings: Settings, model: type[BodyT]) -> Upload[BodyT]:
@@ -166,8 +181,6 @@ def naming_lines(lines: Lines) -> Iterator[None]:
 
 
 def _check_part(form: Form, name: str, value: str | UploadFile) -> None:
-    if name not in (*_FIELD_OF_PART, *_FORMAT_PARTS, *_JSON_FIELDS):
-        raise _invalid("extra_forbidden", name)
     if name in form.texts or name in form.files:
         raise InvalidError("sent more than once", code="invalid_value", param=name)
     if name in _FIELD_OF_PART and isinstance(value, str):

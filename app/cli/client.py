@@ -19,7 +19,7 @@ FINISHED_STATES = ("succeeded", "failed", "cancelled")
 # Few enough that the response is never too large, however long the labels are.
 _INPUTS_PER_REQUEST = 32
 _PAGE = 100
-_TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
 class ServiceError(CliError):
@@ -87,11 +87,33 @@ class ServiceClient:
         loaded = [subspace["id"] for subspace in self._pages("/v1/subspaces") if subspace["loaded"]]
         return loaded[0] if loaded else None
 
-    def upload(self, path: str, name: str, data: bytes, fields: dict[str, str]) -> Json:
+    def upload(
+        self,
+        path: str,
+        name: str,
+        data: bytes,
+        fields: dict[str, str],
+        timeout_seconds: float | None = TIMEOUT_SECONDS,
+    ) -> Json:
         """Send a file with other fields as a form."""
         with self._transport_errors():
-            response = self._http.post(path, files={"file": (name, data)}, data=fields, timeout=_TIMEOUT_SECONDS)
+            response = self._http.post(path, files={"file": (name, data)}, data=fields, timeout=timeout_seconds)
         return self._answer(response)
+
+    def report(self, task_id: str, version: int) -> Json:
+        """Return the report of the examples that a version was measured on."""
+        return self._send("GET", f"/v1/tasks/{task_id}/versions/{version}/report")
+
+    def newest_version(self, task_id: str) -> int:
+        """Return the number of a task's newest version.
+
+        Raises:
+            CliError: there is no such task, or no adaptation of it has succeeded.
+        """
+        version = self._send("GET", f"/v1/tasks/{task_id}")["version"]
+        if version is None:
+            raise CliError(f"{task_id} has no version yet; `{program()} tasks` shows when it has one")
+        return int(version)
 
     def adaptation(self, adaptation_id: str) -> Json:
         return self._send("GET", f"/v1/adaptations/{adaptation_id}")
@@ -121,9 +143,9 @@ class ServiceClient:
             raise CliError(f"there is no task named {name_or_id!r}; `{program()} tasks` lists all tasks")
         return [task["id"] for task in sorted(matches, key=lambda task: task["version"] is None)]
 
-    def predict(self, task_id: str, inputs: Sequence[str]) -> Json:
+    def predict(self, task_id: str, inputs: Sequence[str], options: Json | None = None) -> Json:
         """Return the predictions for `inputs` in their order; many inputs are split over several requests."""
-        return self._in_parts(f"/v1/tasks/{task_id}/predict", {}, inputs)
+        return self._in_parts(f"/v1/tasks/{task_id}/predict", options or {}, inputs)
 
     def classify(self, examples: Sequence[Json], inputs: Sequence[str]) -> Json:
         """Return the predictions for `inputs` by examples, and warnings about the examples."""
@@ -189,7 +211,7 @@ class ServiceClient:
         path: str,
         body: Json | None = None,
         params: Json | None = None,
-        timeout_seconds: float | None = _TIMEOUT_SECONDS,
+        timeout_seconds: float | None = TIMEOUT_SECONDS,
     ) -> Json:
         with self._transport_errors():
             # Escaped to ASCII, so that a lone surrogate reaches the service, which reports it.

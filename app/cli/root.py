@@ -14,6 +14,7 @@ from app.cli import (
     export,
     import_dataset,
     keys,
+    report,
     service,
     settings,
     study,
@@ -42,8 +43,9 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _WITH_TEXTS = (tasks.predict, tasks.generate, classify.classify)
-for _command in (demo.demo, service.serve, tasks.adapt, *_WITH_TEXTS, export.export):
+for _command in (demo.demo, service.serve, tasks.adapt, *_WITH_TEXTS, report.evaluate, export.export):
     cli.command(cls=TextCommand if _command in _WITH_TEXTS else None)(_command)
+tasks.commands.command()(report.report)
 cli.add_typer(tasks.commands, name="tasks")
 subspace.commands.command()(tune_prompts.tune_prompts)
 subspace.commands.command()(evaluate.evaluate)

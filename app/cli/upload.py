@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from app.cli.client import Json, ServiceClient, ServiceError
+from app.cli.client import TIMEOUT_SECONDS, Json, ServiceClient, ServiceError
 from app.cli.options import without_none
 from app.cli.output import CliError
 
@@ -14,7 +14,14 @@ _PARAM = re.compile(r"^file(?::(\d+))?(?:\.(input|output))?: ")
 _PLACE = re.compile(r"\bfile:(\d+)")
 
 
-def send_file(client: ServiceClient, path: str, file: Path, **fields: str | None) -> Json:
+def send_file(
+    client: ServiceClient,
+    path: str,
+    file: Path,
+    *,
+    timeout_seconds: float | None = TIMEOUT_SECONDS,
+    **fields: str | None,
+) -> Json:
     """Send a file as a form, and return the answer.
 
     Raises:
@@ -25,7 +32,7 @@ def send_file(client: ServiceClient, path: str, file: Path, **fields: str | None
     except OSError as error:
         raise CliError(f"{file}: {error.strerror}") from error
     try:
-        return client.upload(path, file.name, data, without_none(**fields))
+        return client.upload(path, file.name, data, without_none(**fields), timeout_seconds)
     except ServiceError as error:
         raise CliError(with_file_name(str(error), file)) from error
 

@@ -60,6 +60,7 @@ class Owner:
             "/v1/tasks",
             task,
             f"{task}/vector?version=1",
+            f"{task}/versions/1/report",
             f"{task}/vector",
             f"{task}/neighbors",
             "/v1/adaptations",
@@ -133,6 +134,11 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
     new_job = {"model": "gpt-4o-mini", "training_file": b.file_id}
     messages = [{"role": "user", "content": "hello"}]
     return {
+        ("get", "/v1/tasks/{task_id}/versions/{version}/report"): [Attempt(f"{task}/versions/1/report")],
+        ("post", "/v1/tasks/{task_id}/evaluate"): [
+            Attempt(f"{task}/evaluate", options={"json": {"examples": a.first_body["examples"]}}),
+            Attempt(f"{task}/evaluate", options={"files": file}),
+        ],
         ("post", "/v1/tasks/{task_id}/retune"): [Attempt(f"{task}/retune", options={"headers": key})],
         ("post", "/v1/datasets/check"): [Attempt("/v1/datasets/check", options={"json": check})],
         ("post", f"{OPENAI}/files"): [

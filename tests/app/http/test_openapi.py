@@ -44,6 +44,8 @@ answers = {{ values = ["application/json", "text/event-stream"] }}
 "path.adaptation_id" = {{ dictionary = "adaptations", probability = 0.9 }}
 # JSON Schema accepts 1.0 as an integer, the service does not.
 "body.version" = {{ dictionary = "numbers" }}
+"body.compare_with" = {{ dictionary = "numbers" }}
+"path.version" = {{ dictionary = "numbers", probability = 0.9 }}
 "body.max_new_tokens" = {{ dictionary = "numbers" }}
 "body.top_k" = {{ dictionary = "numbers" }}
 "body.seed" = {{ dictionary = "numbers" }}
@@ -71,6 +73,10 @@ checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 
 [[operations]]
 include-name = "POST /v1/classify"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
+
+[[operations]]
+include-name = "POST /v1/tasks/{{task_id}}/evaluate"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 
 [[operations]]

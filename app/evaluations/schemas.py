@@ -1,0 +1,148 @@
+"""Request and response bodies of evaluations."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+import ipt
+from app.adaptations.schemas import ExampleInput, FileSources
+from app.http.fields import Body, Listed
+
+MOST_WRONG = 256
+"""Most wrong answers that a report lists."""
+MOST_CHARS = 1000
+"""Most characters of a text that a report shows."""
+
+VersionNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class EvaluationInput(Body):
+    """A test set for a task: texts with the right labels."""
+
+    examples: Listed[ExampleInput] = Field(
+        min_length=1,
+        description="rows of labels that the task does not know are counted and not measured",
+        examples=[[{"input": "I was charged twice this month", "output": "billing"}]],
+    )
+    version: VersionNumber | None = Field(
+        default=None, description="the version that is measured; the newest by default", examples=[2]
+    )
+    compare_with: VersionNumber | None = Field(
+        default=None, description="another version, which answers the same rows", examples=[1]
+    )
+
+
+class CalibrationBinView(BaseModel):
+    low: float
+    high: float
+    rows: int = Field(description="rows whose highest score is above `low` and at most `high`")
+    mean_score: float | None
+    accuracy: float | None
+
+
+class LabelReportView(BaseModel):
+    label: str
+    precision: float | None = Field(description="null if the label is never answered")
+    recall: float | None = Field(description="null if no measured row has the label")
+    f1: float | None
+    support: int = Field(description="measured rows of the label")
+    predicted: int = Field(description="measured rows that are answered with the label")
+
+
+class WrongAnswerView(BaseModel):
+    row: int = Field(description="the number of the row, from 0; validation examples follow the examples")
+    input: str = Field(description=f"the first {MOST_CHARS} characters of the text")
+    expected: str
+    predicted: str
+    expected_score: float
+    predicted_score: float
+
+
+class ReportView(BaseModel):
+    rows: int = Field(description="rows that were measured")
+    accuracy: float
+    accuracy_low: float = Field(description="lower end of the 95 % interval")
+    accuracy_high: float
+    chance: float = Field(description="the accuracy of always answering with the most frequent label")
+    balanced_accuracy: float = Field(description="the mean of the labels' recalls")
+    macro_f1: float = Field(description="the mean F1 of the labels that occur in the rows or the answers")
+    weighted_f1: float = Field(description="the mean F1 of the labels, weighted by support")
+    log_loss: float = Field(description="the mean negative logarithm of the right label's score")
+    calibration_error: float = Field(description="expected calibration error: by how much the scores are off")
+    calibration: list[CalibrationBinView]
+    labels: list[LabelReportView]
+    confusion: list[list[int]] = Field(description="rows by their label, columns by the answer, in order of `labels`")
+    wrong_count: int = Field(description="rows that were answered wrongly")
+    wrong: list[WrongAnswerView] = Field(description=f"at most {MOST_WRONG}, those with the highest scores first")
+    unknown_labels: dict[str, int] = Field(
+        description="labels that the task does not know, with the number of their rows"
+    )
+
+    @classmethod
+    def of(cls, report: ipt.Report) -> "ReportView":
+        low, high = report.summary.interval
+        return cls(
+            rows=report.rows,
+            accuracy=report.summary.accuracy,
+            accuracy_low=low,
+            accuracy_high=high,
+            chance=report.summary.chance,
+            balanced_accuracy=report.summary.balanced_accuracy,
+            macro_f1=report.macro_f1,
+            weighted_f1=report.weighted_f1,
+            log_loss=report.log_loss,
+            calibration_error=report.calibration_error,
+            calibration=[CalibrationBinView.model_validate(each, from_attributes=True) for each in report.calibration],
+            labels=[LabelReportView.model_validate(each, from_attributes=True) for each in report.labels],
+            confusion=[list(row) for row in report.confusion],
+            wrong_count=len(report.wrong),
+            wrong=[_wrong_answer(each) for each in report.wrong[:MOST_WRONG]],
+            unknown_labels=dict(report.unknown_labels),
+        )
+
+
+def _wrong_answer(answer: Any) -> WrongAnswerView:
+    view = WrongAnswerView.model_validate(answer, from_attributes=True)
+    return view.model_copy(update={"input": view.input[:MOST_CHARS]})
+
+
+class VersionReportView(BaseModel):
+    object: Literal["report"] = "report"
+    task_id: str
+    task_version: int
+    source: Literal["out_of_fold", "held_back"] = Field(
+        description="`out_of_fold`: tuning held back each example once; `held_back`: validation examples, or a part "
+        "of the examples"
+    )
+    report: ReportView
+
+
+class ComparisonView(BaseModel):
+    version: int
+    report: ReportView
+    rows: int = Field(description="rows that both versions measure")
+    only_this_right: int = Field(description="rows that only the evaluated version answers right")
+    only_other_right: int = Field(description="rows that only the other version answers right")
+    p_value: float = Field(
+        description="of McNemar's exact test: how likely a difference of this size is if both are equally good"
+    )
+
+    @classmethod
+    def of(cls, version: int, report: ipt.Report, comparison: ipt.Comparison) -> "ComparisonView":
+        return cls(
+            version=version,
+            report=ReportView.of(report),
+            rows=comparison.rows,
+            only_this_right=comparison.only_first_right,
+            only_other_right=comparison.only_second_right,
+            p_value=comparison.p_value,
+        )
+
+
+class EvaluationView(BaseModel):
+    object: Literal["evaluation"] = "evaluation"
+    task_id: str
+    task_version: int = Field(description="the version that answered")
+    report: ReportView
+    comparison: ComparisonView | None = Field(description="null without `compare_with`")
+    source: FileSources | None = Field(description="how a file was read; null for JSON")
