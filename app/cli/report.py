@@ -48,7 +48,7 @@ def evaluate(
     with ServiceClient(url, api_key()) as client:
         task_id = resolve_task(client, task)
         path = f"/v1/tasks/{task_id}/evaluate"
-        answer = send_file(client, path, file, timeout_seconds=None, **columns, **numbers)  # may take minutes
+        answer = send_file(client, path, file, columns | numbers, timeout_seconds=None)  # may take minutes
     if as_json:
         print_json(answer)
         return

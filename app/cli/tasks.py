@@ -50,13 +50,13 @@ def adapt(
     how = {"input_column": input_column, "output_column": output_column, "charset": charset}
     with ServiceClient(url, api_key()) as client:
         if dry_run:
-            check = send_file(client, "/v1/datasets/check", file, **how)
+            check = send_file(client, "/v1/datasets/check", file, how)
             if as_json:
                 print_json(check)
             else:
                 print_check(results(), file, check)
             return
-        adaptation = send_file(client, "/v1/adaptations", file, name=name or task_name(file), **how)
+        adaptation = send_file(client, "/v1/adaptations", file, {"name": name or task_name(file), **how})
         if wait:
             try:
                 with adaptation_progress(notices()) as show:

@@ -1,6 +1,7 @@
 """Send a dataset file to a service, print how it was read, and name its lines as `FILE:5`."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -18,11 +19,10 @@ def send_file(
     client: ServiceClient,
     path: str,
     file: Path,
-    *,
+    fields: Mapping[str, str | None],
     timeout_seconds: float | None = TIMEOUT_SECONDS,
-    **fields: str | None,
 ) -> Json:
-    """Send a file as a form, and return the answer.
+    """Send a file as a form, with the fields that are not None, and return the answer.
 
     Raises:
         CliError: the file cannot be read, or the service rejects it; the message names file, line and column.

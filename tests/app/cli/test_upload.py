@@ -54,4 +54,4 @@ def test_a_dry_run_says_how_the_file_is_read(
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with ServiceClient("http://127.0.0.1:1") as service, pytest.raises(CliError, match="No such file"):
-        send_file(service, "/v1/adaptations", tmp_path / "none.csv")
+        send_file(service, "/v1/adaptations", tmp_path / "none.csv", {})
