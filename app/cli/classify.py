@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from app.cli.options import DEFAULT_URL, AsJson, Url, api_key
-from app.cli.output import notices, print_json, results
+from app.cli.output import CliError, notices, print_json, results
 from app.cli.standard_input import lines_from_stdin
 from app.cli.tasks import predictions_table
 
@@ -17,6 +17,9 @@ def classify(
         Path, typer.Argument(help="JSON lines, CSV, Excel or other file with one example per row.", metavar="FILE")
     ],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts. Default: the lines of standard input.")] = None,
+    input_column: Annotated[str | None, typer.Option(help="Column of the input texts.")] = None,
+    output_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    charset: Annotated[str | None, typer.Option(help="Charset of a file that is not in UTF-8.")] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -29,17 +32,20 @@ def classify(
     ipt classify examples/support_tickets.jsonl "where is my parcel?" "I was charged twice"
     ipt classify examples.csv < new_messages.txt
     """
-    from app.cli.client import ServiceClient
-    from app.cli.dataset_file import read_dataset
+    from app.cli.client import ServiceClient, ServiceError
+    from app.cli.dataset_file import read_dataset, rows_of, with_lines
 
-    examples = read_dataset(file)
+    examples = read_dataset(file, input_column=input_column, output_column=output_column, charset=charset)
     inputs = texts or lines_from_stdin()
     with ServiceClient(url, api_key()) as client:
-        answer = client.classify(examples, inputs)
+        try:
+            answer = client.classify(rows_of(examples), inputs)
+        except ServiceError as error:
+            raise CliError(with_lines(str(error), file, examples)) from error
     if as_json:
         print_json(answer)
         return
     for warning in answer["warnings"]:
-        notices().print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+        notices().print(Text(f"warning: {with_lines(warning, file, examples)}", style="yellow"), soft_wrap=True)
     console = results()
     console.print(predictions_table(inputs, answer["predictions"], console.width))

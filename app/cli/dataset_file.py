@@ -1,14 +1,26 @@
-"""Read the examples of a local dataset file as JSON rows."""
+"""Read the examples of a local dataset file as JSON rows, and name its lines in the service's answers."""
 
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.cli.output import CliError
+from app.cli.upload import with_options
+
+if TYPE_CHECKING:
+    from ipt.data.files.source import DatasetFile
 
 Row = dict[str, str]
 
+_PLACE = re.compile(r"\bexamples\[(\d+)\](?:\.(?:input|output))?")
 
-def read_dataset(path: Path) -> list[Row]:
-    """Return the file's rows as ``{"input": …, "output": …}``.
+
+def read_dataset(path: Path, **how: str | None) -> "DatasetFile":
+    """Return the file's examples with their lines.
+
+    Args:
+        path: the file.
+        how: `input_column`, `output_column` and `charset`, if the file needs them.
 
     Raises:
         CliError: the file cannot be read or parsed; the message names file, line and column.
@@ -17,7 +29,21 @@ def read_dataset(path: Path) -> list[Row]:
     from ipt.errors import DatasetError
 
     try:
-        examples = read_dataset_file(path).examples
+        return read_dataset_file(path, **how)
     except DatasetError as error:
-        raise CliError(error.message) from error
-    return [{"input": example.input, "output": example.output} for example in examples]
+        raise CliError(with_options(error.message)) from error
+
+
+def rows_of(file: "DatasetFile") -> list[Row]:
+    """Return the examples as ``{"input": …, "output": …}``."""
+    return [{"input": example.input, "output": example.output} for example in file.examples]
+
+
+def with_lines(message: str, path: Path, file: "DatasetFile") -> str:
+    """Replace places such as `examples[3]` by places such as `tickets.csv:5`."""
+
+    def place(match: re.Match[str]) -> str:
+        number = int(match[1])
+        return f"{path}:{file.lines[number]}" if number < len(file.lines) else match[0]
+
+    return _PLACE.sub(place, message)

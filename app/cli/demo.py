@@ -37,7 +37,7 @@ def demo() -> None:
     (IPT_DATA_DIR) and stops it at the end. It needs no other service, no network and no GPU.
     """
     from app.cli.client import ServiceClient
-    from app.cli.dataset_file import read_dataset
+    from app.cli.dataset_file import read_dataset, rows_of
     from app.cli.service_process import running_service
     from app.settings import Settings
 
@@ -46,7 +46,7 @@ def demo() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = results()
     seconds: dict[str, float] = {}
-    examples, held_back, new = _split(read_dataset(_DATASET))
+    examples, held_back, new = _split(rows_of(read_dataset(_DATASET)))
     labels = list(dict.fromkeys(row["output"] for row in examples))
     console.print(
         "[bold]Intrinsic prompt tuning: one frozen language model, one vector of 250 floats per task[/bold]\n"

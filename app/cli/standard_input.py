@@ -25,13 +25,21 @@ def lines_from_stdin() -> list[str]:
 
 
 def _read_stdin() -> str:
+    from ipt.data.files.encodings import byte_order_mark, likely_charset
+
     data = sys.stdin.buffer.read()
+    mark, marked = byte_order_mark(data)
+    encoding = marked or sys.stdin.encoding
     try:
-        return data.decode(sys.stdin.encoding).replace("\r\n", "\n")
+        return data[len(mark) :].decode(encoding).replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # as Windows PowerShell writes files
-            return data.decode("utf-16", errors="replace").replace("\r\n", "\n")
+        guess = likely_charset(data, error.start)
+        advice = (
+            f"it looks like {guess}: convert it, or set"
+            if guess
+            else "convert it to this encoding, or name its encoding in"
+        )
+        setting = f"PYTHONIOENCODING={guess}" if guess else "the variable PYTHONIOENCODING"
         raise CliError(
-            f"standard input is not valid {sys.stdin.encoding.upper()} at byte {error.start + 1}: convert it to "
-            "this encoding, or name its encoding in the variable PYTHONIOENCODING"
+            f"standard input is not valid {encoding.upper()} at byte {len(mark) + error.start + 1}: {advice} {setting}"
         ) from error

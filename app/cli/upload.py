@@ -13,6 +13,14 @@ from app.cli.output import CliError
 
 _PARAM = re.compile(r"^file(?::(\d+))?(?:\.(input|output))?: ")
 _PLACE = re.compile(r"\bfile:(\d+)")
+# What an error says for the fields of a form, and for the options of a command.
+_ADVICE = (
+    (re.compile(r"with input_column and output_column\b"), "with --input-column and --output-column"),
+    (re.compile(r"send charset=([\w-]+)"), r"add --charset \1"),
+    (re.compile(r"or send its charset"), "or name its charset with --charset"),
+    (re.compile(r"; for CSV, send format=csv"), ""),
+    (re.compile(r"; send one of .* as format"), ""),
+)
 
 
 def send_file(
@@ -44,7 +52,14 @@ def with_file_name(message: str, file: Path) -> str:
         line = f":{match[1]}" if match[1] else ""
         return f"{file}{line}: " + (f"{match[2]}: " if match[2] else "")
 
-    return _PLACE.sub(lambda match: f"{file}:{match[1]}", _PARAM.sub(place, message))
+    return with_options(_PLACE.sub(lambda match: f"{file}:{match[1]}", _PARAM.sub(place, message)))
+
+
+def with_options(message: str) -> str:
+    """Replace advice about fields of the API by advice about options of the command line."""
+    for pattern, words in _ADVICE:
+        message = pattern.sub(words, message)
+    return message
 
 
 def task_name(file: Path) -> str:

@@ -98,7 +98,7 @@ def decode(data: bytes, charset: str | None = None) -> tuple[str, str]:
         DatasetFileError: the charset is unknown, or the bytes are not text in this encoding.
     """
     declared = None if charset is None else _codec_of(charset)
-    mark, encoding = next((entry for entry in _BYTE_ORDER_MARKS if data.startswith(entry[0])), (b"", None))
+    mark, encoding = byte_order_mark(data)
     encoding = encoding or declared or _utf16_without_mark(data) or "utf-8"
     try:
         text = data[len(mark) :].decode(encoding)
@@ -109,6 +109,17 @@ def decode(data: bytes, charset: str | None = None) -> tuple[str, str]:
         message = "a NUL character is not allowed in text: save the file as UTF-8"
         raise DatasetFileError(message, line=_line_at(text, nul))
     return text.lstrip("\ufeff"), charset_name(encoding)
+
+
+def byte_order_mark(data: bytes) -> tuple[bytes, str | None]:
+    """Return the byte order mark with which data start, and its encoding; an empty mark and None without one."""
+    return next((entry for entry in _BYTE_ORDER_MARKS if data.startswith(entry[0])), (b"", None))
+
+
+def likely_charset(data: bytes, offset: int) -> str | None:
+    """Return the name of the charset that the bytes around an offset are probably in, None if there is no telling."""
+    guess = _guess(data, offset)
+    return None if guess is None else charset_name(guess)
 
 
 def doubt_about(data: bytes, encoding: str) -> str | None:
@@ -151,10 +162,9 @@ def _not_text(data: bytes, encoding: str, skipped: int, start: int) -> DatasetFi
     offset = skipped + start
     line = _line_at(data[skipped:offset].decode(encoding), None)
     fault = f"not {encoding.upper()} text: byte 0x{data[offset]:02x} at offset {offset}"
-    guess = _guess(data, offset) if encoding == "utf-8" and not skipped else None
-    if guess is None:
+    name = likely_charset(data, offset) if encoding == "utf-8" and not skipped else None
+    if name is None:
         return DatasetFileError(f"{fault}; save the file as UTF-8, or send its charset", line=line)
-    name = charset_name(guess)
     advice = f"it looks like {name.title()}: send charset={name}, or save the file as UTF-8"
     return DatasetFileError(f"{fault}; {advice}", line=line)
 

@@ -1,5 +1,6 @@
-"""Standard input and output of commands in a process of their own."""
+"""Standard input and output of commands, mostly in a process of their own."""
 
+import io
 import json
 import os
 import subprocess
@@ -9,20 +10,36 @@ from typing import Any
 
 import pytest
 
+from app.cli.standard_input import lines_from_stdin
 
-def test_invalid_utf8_on_standard_input_is_one_error_line() -> None:
+
+@pytest.mark.parametrize(
+    ("data", "advice"),
+    [
+        (b"caf\xe9\n", "it looks like windows-1252: convert it, or set PYTHONIOENCODING=windows-1252"),
+        (
+            b"caf\xff\xfe\x81\x00\n",
+            "convert it to this encoding, or name its encoding in the variable PYTHONIOENCODING",
+        ),
+    ],
+)
+def test_standard_input_in_another_encoding_is_one_error_line(data: bytes, advice: str) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "app.cli", "predict", "tsk_any"],
-        input=b"caf\xe9\n",
+        input=data,
         env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
         capture_output=True,
         check=False,
     )
     assert result.returncode == 1
-    assert result.stderr == (
-        b"error: standard input is not valid UTF-8 at byte 4: convert it to this encoding, or name its encoding in the "
-        b"variable PYTHONIOENCODING\n"
-    )
+    assert result.stderr.decode() == f"error: standard input is not valid UTF-8 at byte 4: {advice}\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_on_standard_input_is_followed(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = "où est-il ?\r\n\r\nmerci\n".encode(encoding)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), "utf-8"))
+    assert lines_from_stdin() == ["où est-il ?", "merci"]
 
 
 def ipt(*arguments: str, before: str = "", **options: Any) -> subprocess.CompletedProcess[str]:

@@ -21,6 +21,14 @@ FILE = Path("data/a.csv")
         ("file:5: not CSV", "data/a.csv:5: not CSV"),
         ("file: the file is empty", "data/a.csv: the file is empty"),
         ("examples: all examples have the same output", "examples: all examples have the same output"),
+        (
+            "file:2: it looks like Windows-1252: send charset=windows-1252, or save the file as UTF-8",
+            "data/a.csv:2: it looks like Windows-1252: add --charset windows-1252, or save the file as UTF-8",
+        ),
+        (
+            "file: name two columns with input_column and output_column",
+            "data/a.csv: name two columns with --input-column and --output-column",
+        ),
         ("the same text is in file:3 and file:12", "the same text is in data/a.csv:3 and data/a.csv:12"),
     ],
 )
@@ -55,3 +63,17 @@ def test_a_dry_run_says_how_the_file_is_read(
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with ServiceClient("http://127.0.0.1:1") as service, pytest.raises(CliError, match="No such file"):
         send_file(service, "/v1/adaptations", tmp_path / "none.csv", {})
+
+
+def test_classify_names_the_lines_of_its_file(
+    client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IPT_API_KEY", client.headers["authorization"].removeprefix("Bearer "))
+    path = tmp_path / "a.csv"
+    rows = [f"{row['input']};{row['output']}" for row in EXAMPLES]
+    path.write_text("\n".join(["asked;team", *rows, "what now;other"]), encoding="utf-8")
+    command = ["classify", str(path), "- no login", "--url", str(client.base_url)]
+    assert run(command) == 1
+    assert "name two columns of the file with --input-column and --output-column" in capsys.readouterr().err
+    assert run([*command, "--input-column=asked", "--output-column=team"]) == 1
+    assert f"'other' ({path}:{len(rows) + 2})" in capsys.readouterr().err
