@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, delete, event, select, text, update
 from sqlalchemy.orm import Session
 
 import ipt
-from app.db.models import Task, TaskVersion
+from app.db.models import HeldOutRow, Task, TaskVersion
 from app.db.session import transaction
 from app.errors import AppError, NotFoundError
 from app.predictions import repository
@@ -131,6 +131,7 @@ def test_a_version_deleted_during_its_lookup_is_named(
     question = Question(alpaca_task, None, "", "here")
     lookup.find(alpaca, [question]).result(30)
     with transaction(service_engine) as session:  # the newest version of a known task is not in memory
+        session.execute(delete(HeldOutRow).where(HeldOutRow.task_id == alpaca_task))
         session.execute(update(TaskVersion).where(TaskVersion.task_id == alpaca_task).values(version=2))
     read_versions = repository.versions
 
