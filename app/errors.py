@@ -99,6 +99,11 @@ class BusyError(AppError):
     type = "rate_limit_error"
 
 
+class HeadTooLargeError(AppError):
+    status = 431
+    type = "head_too_large_error"
+
+
 class UnavailableError(AppError):
     status = 503
     type = "unavailable_error"
@@ -127,6 +132,7 @@ _FAMILIES: tuple[type[AppError], ...] = (
     UnsupportedMediaError,
     InvalidError,
     BusyError,
+    HeadTooLargeError,
     UnavailableError,
 )
 _TYPE_OF_STATUS = {family.status: family.type for family in _FAMILIES} | {405: "method_not_allowed_error"}

@@ -1,6 +1,8 @@
-"""Connections with incomplete requests are closed; slow responses are not."""
+"""A client without a key holds neither connections nor memory: limits on requests, heads, reading and connections."""
 
+import asyncio
 import itertools
+import json
 import socket
 import threading
 import time
@@ -12,6 +14,9 @@ import httpx
 import pytest
 
 from app import main
+from app.http import connection_limits, unread_responses
+from app.http.connection_limits import MAX_HEAD_BYTES, MAX_HEADERS, LimitedProtocol
+from app.http.unread_responses import UnreadResponse, UnreadResponses
 from tests.support.service import Serve, adaptation_body
 
 KEY = "a-key-of-sixteen-characters-or-more"
@@ -111,3 +116,133 @@ def test_a_long_response_continues_while_another_request_arrives(limited: httpx.
             received += piece
         assert time.monotonic() - began > LIMIT * 2
         cancel.join()
+
+
+TOO_LARGE = {
+    "one header": [HEAD, b"x: ", *[b"x" * 8192] * 33],
+    "the path": [b"GET /", *[b"x" * 8192] * 33],
+    "all headers": [HEAD, *(f"x-{number}: {'x' * 4096}\r\n".encode() for number in range(17))],
+    "many headers": [HEAD, b"".join(b"x-%d: 1\r\n" % number for number in range(MAX_HEADERS + 1))],
+}
+
+
+@pytest.mark.parametrize("pieces", TOO_LARGE.values(), ids=TOO_LARGE)
+def test_a_head_that_is_too_large_is_refused_before_it_ends(limited: httpx.Client, pieces: list[bytes]) -> None:
+    with connected(limited) as connection:
+        for piece in pieces:
+            try:
+                connection.sendall(piece)
+            except ConnectionError:  # the service has refused it and closed the connection
+                break
+            time.sleep(0.001)
+        assert_refused(connection, 431, "head_too_large")
+
+
+def assert_refused(connection: socket.socket, status: int, code: str) -> None:
+    """Read until the service closes the connection; a reset may destroy the response before it is read."""
+    response = b""
+    try:
+        while piece := connection.recv(4096):
+            response += piece
+    except ConnectionError:
+        if not response:
+            return
+    head, _, body = response.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert json.loads(body)["error"]["code"] == code
+
+
+def test_a_head_below_the_limits_may_arrive_in_pieces(limited: httpx.Client) -> None:
+    with connected(limited) as connection:
+        connection.sendall(HEAD)
+        for number in range(MAX_HEADERS - 1):
+            connection.sendall(b"x-%d: " % number + b"x" * (MAX_HEAD_BYTES // MAX_HEADERS - 50))
+            connection.sendall(b"\r\n")
+        assert response_to(connection, b"\r\n").startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_trailer_is_no_header(limited: httpx.Client) -> None:
+    chunked = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    with connected(limited) as connection:
+        trailer = f"0\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode()
+        connection.sendall(chunked + b"Content-Type: application/json\r\n\r\n2\r\n{}\r\n" + trailer)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
+
+
+DOCUMENT = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def test_a_client_that_does_not_read_is_disconnected(limited: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unread_responses, "READ_SECONDS", LIMIT)
+    lost = threading.Event()
+    connection_lost = LimitedProtocol.connection_lost
+
+    def note_and_lose(protocol: LimitedProtocol, error: Exception | None) -> None:
+        connection_lost(protocol, error)
+        lost.set()
+
+    limited.close()
+    monkeypatch.setattr(LimitedProtocol, "connection_lost", note_and_lose)
+    with connected(limited) as connection:
+        connection.sendall(DOCUMENT * 60)  # more than the buffers of both systems hold
+        assert lost.wait(30)
+
+
+def test_a_client_that_reads_slowly_gets_everything(limited: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unread_responses, "READ_SECONDS", 3 * LIMIT)
+    monkeypatch.setattr(unread_responses, "READ_BYTES", 1024)
+    with connected(limited) as connection:
+        connection.sendall(DOCUMENT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        size = sum(map(len, iter(lambda: connection.recv(1 << 16), b""))) - len(b"connection: close\r\n")
+    with connected(limited) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        connection.sendall(DOCUMENT * 20)
+        received = 0
+        while received < 20 * size and (piece := connection.recv(1 << 16)):
+            received += len(piece)
+            time.sleep(LIMIT / 15)
+    assert received == 20 * size
+
+
+class Transport(asyncio.Transport):
+    """A connection whose client reads nothing."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.aborted = size, False
+
+    def get_write_buffer_size(self) -> int:
+        return self.size
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_clients_that_do_not_read_cannot_hold_more_than_a_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unread_responses, "MAX_UNREAD_BYTES", 100)
+    responses, transports = UnreadResponses(), [Transport(40) for _ in range(4)]
+    entries = [UnreadResponse(transport, now=0.0) for transport in transports]
+    for entry, transport in zip(entries[:2], transports, strict=False):
+        responses.add(entry, transport)
+    responses.discard(entries[0])  # read, and written again: now the second one waits the longest
+    responses.add(entries[0], transports[0])
+    for entry, transport in zip(entries[2:], transports[2:], strict=True):
+        responses.add(entry, transport)
+    assert [transport.aborted for transport in transports] == [True, True, False, False]
+
+
+def test_connections_beyond_the_limit_are_refused(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_limits, "MAX_CONNECTIONS", 2)
+    with serve(wait=False, embedded=False, api_key=KEY) as client:
+        with connected(client), connected(client) as second:
+            with connected(client) as third:
+                assert_refused(third, 503, "too_many_connections")
+            assert response_to(second, WHOLE).startswith(b"HTTP/1.1 200 ")
+        deadline = time.monotonic() + 30
+        while True:  # until the service notices that the others have closed
+            with connected(client) as connection:
+                try:
+                    assert response_to(connection, WHOLE).startswith(b"HTTP/1.1 200 ")
+                    break
+                except (AssertionError, ConnectionError):
+                    assert time.monotonic() < deadline
