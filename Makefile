@@ -46,7 +46,7 @@ define make_venv
 	@test -x $(1)/bin/python || { echo "── creating $(1) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(1); }
 endef
 
-.PHONY: help demo serve migrate test test-core test-optional chaos simulate lint format audit bench bench-engines bench-quality bench-gain bench-ablations bench-universe lock clean
+.PHONY: help demo serve migrate test test-core test-optional chaos simulate lint format audit bench bench-engines bench-quality bench-gain bench-scope bench-ablations bench-universe lock clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -143,6 +143,10 @@ bench-quality: $(BENCH_READY) ## measure accuracy on the tasks in TASKS=folder; 
 bench-gain: $(BENCH_READY) ## measure what tuning adds on the tasks in TASKS=folders; writes docs/tuning-gain.md
 	@test -n "$(TASKS)" || { echo "error: name folders of tasks: make bench-gain TASKS='folder folder'" >&2; exit 1; }
 	@$(BENCH_VENV)/bin/python -m benchmarks.tuning_gain $(TASKS)
+
+bench-scope: $(READY) ## measure which texts belong to no label on the tasks in TASKS=folder; writes docs/out-of-scope.md
+	@test -n "$(TASKS)" || { echo "error: name a folder of tasks: make bench-scope TASKS=folder" >&2; exit 1; }
+	@$(VENV)/bin/python -m benchmarks.out_of_scope $(TASKS) --steps 0
 
 bench-ablations: $(BENCH_READY) ## fit and measure subspaces that differ in one setting each; writes docs/ablations.md
 	@test -n "$(TASKS)" || { echo "error: name a folder of tasks: make bench-ablations TASKS=folder" >&2; exit 1; }

@@ -9,6 +9,7 @@ from app.errors import InvalidError
 from app.http.text_limits import check_text_length
 from app.settings import Settings
 from ipt.data.examples import labels_of
+from ipt.data.labels import labels_in_scope
 from ipt.data.names import listed
 from ipt.data.preparation import PreparedDataset, doubt_about_outputs, prepare
 from ipt.errors import DatasetError
@@ -35,6 +36,8 @@ def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family |
     validation = None if body.validation_examples is None else all_validation
     try:
         dataset = prepare(examples, validation, body.kind)
+        if family == "encoder" and dataset.kind == "classification":
+            labels_in_scope(dataset.examples)
     except DatasetError as error:
         raise InvalidError(error.message, code="invalid_dataset", param=error.param) from error
     labels = labels_of(dataset.examples)

@@ -19,7 +19,7 @@ router = APIRouter(tags=["predictions"], route_class=AdmittingRoute)
     "/v1/classify",
     summary="Classify by examples",
     responses=documented([PermissionDeniedError]) | TIMES,
-    response_model_exclude_none=True,
+    response_model_exclude_unset=True,
 )
 async def classify(
     body: ClassifyInput,
@@ -39,4 +39,4 @@ async def classify(
     check_input_count(settings, len(body.inputs), "inputs")
     answered, warnings = await unless_gone(request, classifications.classify(tenant, body))
     set_time_headers(response, answered.answer)
-    return ClassifyView(predictions=prediction_views(answered, body.top_k), warnings=list(warnings))
+    return ClassifyView(predictions=prediction_views(answered, body.top_k, body), warnings=list(warnings))

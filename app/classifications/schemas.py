@@ -3,8 +3,8 @@
 from pydantic import BaseModel, Field
 
 from app.adaptations.schemas import ExampleInput
-from app.http.fields import Body, Listed, Text
-from app.predictions.schemas import PredictionView, TopK
+from app.http.fields import Listed, Text
+from app.predictions.schemas import PredictionView, Thresholds, TopK
 
 _EXAMPLES = [
     {"input": "I was charged twice this month", "output": "billing"},
@@ -14,7 +14,7 @@ _EXAMPLES = [
 ]
 
 
-class ClassifyInput(Body):
+class ClassifyInput(Thresholds):
     """Examples of each label, and texts to classify."""
 
     examples: Listed[ExampleInput] = Field(

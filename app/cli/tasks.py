@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.options import DEFAULT_URL, AsJson, Url, api_key
+from app.cli.options import DEFAULT_URL, AsJson, Url, api_key, without_none
 from app.cli.output import CliError, notices, print_json, program, results, score
 from app.cli.standard_input import lines_from_stdin, text_from_stdin
 
@@ -80,6 +80,10 @@ def adapt(
 def predict(
     task: Annotated[str, typer.Argument(help="Id of a task, or its name: the newest adapted task of that name.")],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts. Default: the lines of standard input.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Answer no label with a lower score.")] = None,
+    min_in_scope: Annotated[
+        float | None, typer.Option(help="Answer no label for a text with a lower probability of having one.")
+    ] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -87,6 +91,7 @@ def predict(
 
     \b
     ipt predict support_tickets "where is my parcel?" "I was charged twice"
+    ipt predict support_tickets --min-in-scope 0.5 "what a lovely day"
     ipt predict tsk_5f0c… < new_messages.txt
     """
     from app.cli.client import ServiceClient
@@ -94,7 +99,7 @@ def predict(
     inputs = texts or lines_from_stdin()
     with ServiceClient(url, api_key()) as client:
         task_id = resolve_task(client, task)
-        answer = client.predict(task_id, inputs)
+        answer = client.predict(task_id, inputs, without_none(min_score=min_score, min_in_scope=min_in_scope))
     if as_json:
         print_json(answer)
     else:
@@ -262,6 +267,8 @@ def one_line(text: str) -> str:
 def answer_of(prediction: dict[str, Any]) -> tuple[str, str]:
     """Return a prediction's label or text, and its formatted score, which is empty for a text."""
     label = prediction.get("label")
+    if prediction.get("reason"):
+        return f"– ({prediction['reason'].replace('_', ' ')})", ""
     if label is None:
         return str(prediction.get("text") or ""), ""
     return str(label), score((prediction.get("scores") or {}).get(label))

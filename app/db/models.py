@@ -356,6 +356,7 @@ class TaskVersion(Base):
     # If tuning kept its initial vector, that vector's id (`Subspace.initial_vector_id`); otherwise null.
     start: Mapped[int | None] = mapped_column(BigInteger)
     readout: Mapped[bytes | None]
+    scope: Mapped[bytes | None]  # null if the version cannot tell which texts belong to no label
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
     adaptation: Mapped[Adaptation] = relationship(lazy="raise", viewonly=True)  # has the metrics

@@ -10,7 +10,9 @@ from app.errors import InvalidError
 
 MAX_ANSWER_BYTES = 8_000_000
 """Most bytes of the predictions of one request, as JSON."""
-_PREDICTION_BYTES = len('{"label":,"scores":{},"truncated":true},')
+_PREDICTION_BYTES = len(
+    '{"label":null,"scores":{},"in_scope":0.12345678901234567e-300,"reason":"out_of_scope","truncated":true},'
+)
 _SCORE_BYTES = len(":0.12345678901234567e-300,")
 
 

@@ -23,7 +23,7 @@ _RESPONSES = documented([PermissionDeniedError, NotFoundError, ConflictError]) |
     "/v1/tasks/{task_id}/predict",
     summary="Predict with one task",
     responses=_RESPONSES,
-    response_model_exclude_none=True,
+    response_model_exclude_unset=True,
 )
 async def predict_with_task(
     task_id: Id,
@@ -45,11 +45,11 @@ async def predict_with_task(
     answered = await unless_gone(request, predictions_of(request).ask(tenant, questions, body.top_k))
     set_time_headers(response, answered.answer)
     return PredictView(
-        task_id=task_id, task_version=answered.keys[0][1], predictions=prediction_views(answered, body.top_k)
+        task_id=task_id, task_version=answered.keys[0][1], predictions=prediction_views(answered, body.top_k, body)
     )
 
 
-@router.post("/v1/predict", summary="Predict with many tasks", responses=_RESPONSES, response_model_exclude_none=True)
+@router.post("/v1/predict", summary="Predict with many tasks", responses=_RESPONSES, response_model_exclude_unset=True)
 async def predict_with_many_tasks(
     body: PredictManyInput, tenant: PredictingTenantDep, request: Request, response: Response
 ) -> PredictManyView:
@@ -62,4 +62,4 @@ async def predict_with_many_tasks(
         questions.append(Question(entry.task_id, None, entry.input, f"requests[{index}].task_id"))
     answered = await unless_gone(request, predictions_of(request).ask(tenant, questions, body.top_k))
     set_time_headers(response, answered.answer)
-    return PredictManyView(predictions=prediction_views(answered, body.top_k))
+    return PredictManyView(predictions=prediction_views(answered, body.top_k, body))

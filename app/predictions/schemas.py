@@ -2,7 +2,7 @@
 
 from heapq import nlargest
 from operator import itemgetter
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -13,7 +13,23 @@ TopK = Annotated[int, Field(ge=1, le=2**31 - 1)]
 _TOP_K = "the number of scores of a prediction, highest first; by default the scores of all labels"
 
 
-class PredictInput(Body):
+Threshold = Annotated[float, Field(ge=0, le=1)]
+
+
+class Thresholds(Body):
+    """Below which a classification answers no label."""
+
+    min_score: Threshold | None = Field(
+        default=None, description="a label with a lower score is null, with the reason `low_score`", examples=[0.5]
+    )
+    min_in_scope: Threshold | None = Field(
+        default=None,
+        description="the label of a text with a lower `in_scope` is null, with the reason `out_of_scope`",
+        examples=[0.5],
+    )
+
+
+class PredictInput(Thresholds):
     """Texts for one task."""
 
     inputs: Listed[Text] = Field(
@@ -30,7 +46,7 @@ class TaskQuestion(Body):
     input: Text = Field(examples=["I was charged twice"])
 
 
-class PredictManyInput(Body):
+class PredictManyInput(Thresholds):
     """Texts for any number of tasks, computed in one batch."""
 
     requests: Listed[TaskQuestion] = Field(min_length=1)
@@ -40,11 +56,22 @@ class PredictManyInput(Body):
 class PredictionView(BaseModel):
     """`label` and `scores` for a classification task, `text` and `confidence` for a text-to-text task."""
 
-    label: str | None = Field(default=None, description="the most probable label", examples=["billing"])
+    label: str | None = Field(
+        default=None, description="the most probable label; null if there is a `reason`", examples=["billing"]
+    )
     scores: dict[str, float] | None = Field(
         default=None,
         description="the probability of every label, or of the `top_k` most probable ones",
         examples=[{"billing": 0.93, "bug": 0.07}],
+    )
+    in_scope: float | None = Field(
+        default=None,
+        description="the probability that the text belongs to any label of the task, if half of all texts do; absent "
+        "if the version cannot tell",
+        examples=[0.97],
+    )
+    reason: Literal["out_of_scope", "low_score"] | None = Field(
+        default=None, description="why there is no label; absent otherwise"
     )
     text: str | None = Field(default=None, description="the generated text")
     confidence: float | None = Field(
@@ -58,17 +85,33 @@ class PredictionView(BaseModel):
     )
 
     @classmethod
-    def of(cls, prediction: ipt.Prediction, *, truncated: bool, top_k: int | None) -> "PredictionView":
-        scores = prediction.scores
-        if scores is not None and top_k is not None:
-            scores = dict(nlargest(top_k, scores.items(), key=itemgetter(1)))
-        return cls(
-            label=prediction.label,
-            scores=scores,
-            text=prediction.text,
-            confidence=prediction.confidence,
-            truncated=True if truncated else None,
-        )
+    def of(
+        cls, prediction: ipt.Prediction, *, truncated: bool, top_k: int | None, thresholds: Thresholds | None = None
+    ) -> "PredictionView":
+        """Return the view of a prediction; fields without a value are not set, so that responses omit them."""
+        fields: dict[str, Any] = {}
+        if prediction.scores is not None:
+            fields["label"], fields["scores"] = prediction.label, prediction.scores
+            if top_k is not None:
+                fields["scores"] = dict(nlargest(top_k, prediction.scores.items(), key=itemgetter(1)))
+            reason = None if thresholds is None else _reason(prediction, thresholds)
+            if reason is not None:
+                fields["label"], fields["reason"] = None, reason
+        for name in ("in_scope", "text", "confidence"):
+            value = getattr(prediction, name)
+            if value is not None:
+                fields[name] = value
+        if truncated:
+            fields["truncated"] = True
+        return cls(**fields)
+
+
+def _reason(prediction: ipt.Prediction, thresholds: Thresholds) -> str | None:
+    """Return why a classification answers no label, None if it answers one."""
+    in_scope, score = prediction.in_scope, max((prediction.scores or {}).values())
+    if thresholds.min_in_scope is not None and in_scope is not None and in_scope < thresholds.min_in_scope:
+        return "out_of_scope"
+    return "low_score" if thresholds.min_score is not None and score < thresholds.min_score else None
 
 
 class PredictView(BaseModel):

@@ -24,11 +24,12 @@ class CachedTask:
 
     def memory_bytes(self) -> int:
         """Return about how much memory the task takes."""
-        head, readout = self.task.head, self.task.readout
+        head, scope = self.task.head, self.task.scope
         tensors = [self.task.vector]
-        if readout is not None:
-            tensors += [readout.weights, readout.row_scale, readout.bias]
-        contents = (head.readout, self.prediction_bytes, *head.labels)
+        for linear in (self.task.readout, None if scope is None else scope.linear):
+            if linear is not None:
+                tensors += [linear.weights, linear.row_scale, linear.bias]
+        contents = (head.readout, head.scope, self.prediction_bytes, *head.labels)
         arrays = head.vector.nbytes + sum(tensor.nbytes for tensor in tensors)
         return _OBJECT_BYTES + arrays + sum(map(sys.getsizeof, contents))
 

@@ -125,7 +125,7 @@ class TaskLookup:
         if row is None:
             raise version_not_found_error(number)
         vector = np.asarray(row.vector, dtype=np.float32)
-        head = ipt.TaskHead(vector, row.subspace_id, row.kind, tuple(row.labels), row.readout)
+        head = ipt.TaskHead(vector, row.subspace_id, row.kind, tuple(row.labels), row.readout, row.scope)
         try:
             return CachedTask(self._model.predictor.bind(head), prediction_bytes(head.labels))
         except SubspaceMismatchError as error:

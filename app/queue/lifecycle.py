@@ -145,6 +145,7 @@ def succeed(session: Session, lease: Lease, task: "AdaptedTask", *, start: int |
             vector=task.head.vector,
             start=start,
             readout=task.head.readout,
+            scope=task.head.scope,
         )
     )
     session.flush()

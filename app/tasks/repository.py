@@ -43,7 +43,7 @@ def get(session: Session, tenant_id: str, task_id: str) -> Task | None:
 def newest_versions(
     session: Session, tenant_id: str, task_ids: Collection[str], limit: int
 ) -> dict[str, list[TaskVersion]]:
-    """Return each task's newest versions, at most `limit`, oldest first, without vectors and readouts."""
+    """Return each task's newest versions, at most `limit`, oldest first, without vectors, readouts and scopes."""
     newest = aliased(
         TaskVersion,
         select(TaskVersion)
@@ -91,10 +91,11 @@ def versions_before(
 
 
 def _summary(version_: type[TaskVersion]) -> list[ExecutableOption]:
-    """Load the metrics of a version, and neither its vector nor its readout."""
+    """Load the metrics of a version, without its vector, readout and scope."""
     return [
         defer(version_.vector, raiseload=True),
         defer(version_.readout, raiseload=True),
+        defer(version_.scope, raiseload=True),
         joinedload(version_.adaptation).load_only(Adaptation.metrics),
     ]
 

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ipt.data.examples import MAX_LABEL_CHARS, MAX_LABELS, Example, labels_of
+from ipt.data.examples import MAX_LABEL_CHARS, MAX_LABELS, MIN_LABELS, Example, labels_of
 from ipt.data.names import is_short_name, listed
+from ipt.errors import DatasetError
 
 # Default_Ignorable_Code_Point of Unicode: zero-width spaces and joiners, direction marks, byte order marks.
 _INVISIBLE = re.compile(
@@ -21,6 +22,8 @@ _WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 _JOINED_BY = re.compile(r"\s*([#|;,/+&])\s*")
 _ALWAYS_JOIN = ("|", "#")
 _MAX_COMPARED = 2 * MAX_LABELS
+OUT_OF_SCOPE = "out_of_scope"
+"""The output, in any spelling, of texts that belong to no label; text backbones learn it as a label."""
 
 
 def labels_alike(first: str, second: str) -> bool:
@@ -30,6 +33,27 @@ def labels_alike(first: str, second: str) -> bool:
     between words, and a whole number with and without `.0`.
     """
     return _key(first) == _key(second)
+
+
+def is_out_of_scope(output: str) -> bool:
+    """Return whether an output says that its text belongs to no label."""
+    return len(output) <= MAX_LABEL_CHARS and labels_alike(output, OUT_OF_SCOPE)
+
+
+def labels_in_scope(examples: Sequence[Example]) -> tuple[str, ...]:
+    """Return the labels of a task on an encoder: all outputs but `OUT_OF_SCOPE`.
+
+    Raises:
+        DatasetError: too few labels are left.
+    """
+    labels = tuple(label for label in labels_of(examples) if not is_out_of_scope(label))
+    if len(labels) < MIN_LABELS:
+        raise DatasetError(
+            f"texts of {OUT_OF_SCOPE!r} belong to no label: give examples of at least {MIN_LABELS} labels besides, got "
+            f"{len(labels)}",
+            param="examples",
+        )
+    return labels
 
 
 def matching_labels(outputs: Iterable[str], labels: Sequence[str]) -> dict[str, str]:

@@ -25,6 +25,7 @@ from ipt.prediction.prompt_cache import DEFAULT_BYTES, PromptCache
 from ipt.prediction.task_head import BoundTask, TaskHead, bind
 from ipt.readout.embeddings import Embeddings
 from ipt.readout.readout import Readout, StackedReadouts
+from ipt.readout.scope import in_scope_of_rows
 from ipt.runtime.memory import is_out_of_memory, positions_without_gradients
 from ipt.subspace.library import SubspaceLibrary
 from ipt.subspace.subspace import Subspace
@@ -41,6 +42,8 @@ class Prediction:
 
     label: str | None = None
     scores: dict[str, float] | None = None
+    in_scope: float | None = None
+    """The probability that the text belongs to any label; None if the task cannot tell."""
     text: str | None = None
     confidence: float | None = None
     """Of a text: the geometric mean of the probabilities of its tokens."""
@@ -263,9 +266,11 @@ class Predictor:
         prompted, frozen = both.cpu()
         predictions: dict[int, Prediction] = {}
         for rows, readout in groups:
-            logits = readout.logits(Embeddings(prompted[rows], frozen[rows]))
-            for row, probabilities in zip(rows, logits.softmax(dim=1).tolist(), strict=True):
-                predictions[row] = _most_likely(tasks[row].labels, probabilities)
+            embeddings = Embeddings(prompted[rows], frozen[rows])
+            in_scope = in_scope_of_rows([tasks[row].scope for row in rows], embeddings)
+            logits = readout.logits(embeddings)
+            for row, probabilities, each in zip(rows, logits.softmax(dim=1).tolist(), in_scope, strict=True):
+                predictions[row] = _most_likely(tasks[row].labels, probabilities, each)
         return [predictions[row] for row in range(len(tasks))]
 
     def _predict_text(
@@ -320,9 +325,9 @@ def _groups(tasks: Sequence[BoundTask]) -> list[list[int]]:
     return groups + list(together.values())
 
 
-def _most_likely(labels: Sequence[str], probabilities: Sequence[float]) -> Prediction:
+def _most_likely(labels: Sequence[str], probabilities: Sequence[float], in_scope: float | None = None) -> Prediction:
     scores = dict(zip(labels, probabilities, strict=True))
-    return Prediction(label=max(scores, key=scores.__getitem__), scores=scores)
+    return Prediction(label=max(scores, key=scores.__getitem__), scores=scores, in_scope=in_scope)
 
 
 def _readout_of_rows(tasks: Sequence[BoundTask]) -> Readout | StackedReadouts:

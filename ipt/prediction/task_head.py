@@ -13,6 +13,7 @@ from torch import Tensor
 from ipt.data.examples import TaskKind
 from ipt.errors import CheckpointError, SubspaceMismatchError
 from ipt.readout.readout import Readout
+from ipt.readout.scope import Scope
 from ipt.subspace.subspace import Subspace
 
 
@@ -25,15 +26,18 @@ class TaskHead:
     kind: TaskKind
     labels: tuple[str, ...]
     readout: bytes | None
+    scope: bytes | None = field(default=None, repr=False)
+    """`ipt.readout.scope`; None for tasks that were tuned before there were scopes, and on text backbones."""
 
 
 @dataclass(frozen=True, eq=False)
 class BoundTask:
-    """A task head that has been checked against a subspace, with its vector [D] and parsed readout."""
+    """A task head that has been checked against a subspace, with its vector [D], parsed readout and scope."""
 
     head: TaskHead
     vector: Tensor = field(repr=False)
     readout: Readout | None = field(repr=False)
+    scope: Scope | None = field(default=None, repr=False)
 
     @property
     def labels(self) -> Sequence[str]:
@@ -45,7 +49,7 @@ def bind(head: TaskHead, subspace: Subspace) -> BoundTask:
 
     Raises:
         SubspaceMismatchError: the vector belongs to another subspace.
-        CheckpointError: the vector or the readout is damaged.
+        CheckpointError: the vector, the readout or the scope is damaged.
     """
     if head.subspace_id != subspace.id:
         raise SubspaceMismatchError(
@@ -60,4 +64,7 @@ def bind(head: TaskHead, subspace: Subspace) -> BoundTask:
     readout = None
     if head.readout is not None:
         readout = Readout.from_bytes(head.readout, len(head.labels), subspace.hidden_size)
-    return BoundTask(head, vector, readout)
+    scope = None
+    if head.scope is not None:
+        scope = Scope.from_bytes(head.scope, len(head.labels), subspace.hidden_size)
+    return BoundTask(head, vector, readout, scope)

@@ -150,7 +150,11 @@ def fit_readout(
         dim=1,
     )
     bias = blend * on_both.bias + (1.0 - blend) * on_frozen.bias
-    weights, bias = SHARPNESS * weights, SHARPNESS * bias
+    return quantized(SHARPNESS * weights, SHARPNESS * bias)
+
+
+def quantized(weights: Tensor, bias: Tensor) -> Readout:
+    """Return the linear map of `weights` [C, 2H] and `bias` [C] with eight-bit weights."""
     row_scale = weights.abs().amax(dim=1).clamp_min(1e-12) / 127.0
     rounded = torch.round(weights / row_scale[:, None]).to(torch.int8)
     return Readout(rounded.contiguous(), row_scale.float(), bias.float())

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.data.examples import labels_of
+from ipt.data.labels import labels_in_scope
 from ipt.prediction.task_head import TaskHead
 from ipt.readout.blend import Blended, blend
 from ipt.readout.cross_validation import CrossValidation
 from ipt.readout.embeddings import with_names
 from ipt.readout.linear_classifier import fit_linear, is_large
 from ipt.readout.readout import fit_readout
+from ipt.readout.scope import fit_scope
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.checkpoint import TuningState
 from ipt.tuning.encoder_rows import EncoderRows
@@ -57,7 +58,7 @@ class EncoderLoop(TuningLoop):
     ) -> None:
         super().__init__(job, subspace, backbone.device)
         self.started = time.monotonic()
-        self.labels = labels_of(job.examples)
+        self.labels = labels_in_scope(job.examples)
         self.rows = EncoderRows(job, self.labels, backbone, subspace.prompt_length)
         self.lanes_per_restart = len(self.rows.splits)
         self.resume_from(checkpoint)
@@ -129,6 +130,12 @@ class EncoderLoop(TuningLoop):
         inputs = yield from self.embeddings.readout_inputs(vector, self.rows.known)
         yield from self._pause_before_large_fit(len(self.rows.known))
         readout = fit_readout(inputs.examples, self.rows.classes, len(self.labels), tuned.weight, inputs.names)
+        groups = [self.rows.groups[row] for row in self.rows.known]
+        outside = None
+        if self.rows.outside:
+            outside = (yield from self.embeddings.readout_inputs(vector, self.rows.outside)).examples
+        yield from self._pause_before_large_fit(len(self.rows.known))
+        scope = fit_scope(inputs.examples, self.rows.classes, len(self.labels), groups, outside)
         metrics, warnings = self._scores(tuned, untuned)
         metrics |= {
             "prompt_weight": round(tuned.weight, 3),
@@ -139,7 +146,8 @@ class EncoderLoop(TuningLoop):
             "seconds": round(time.monotonic() - self.started, 3),
         }
         final = vector.detach().cpu().numpy().astype(np.float32)
-        head = TaskHead(final, self.subspace.id, "classification", self.labels, readout.to_bytes())
+        scope_bytes = None if scope is None else scope.to_bytes()
+        head = TaskHead(final, self.subspace.id, "classification", self.labels, readout.to_bytes(), scope_bytes)
         held_out = None
         if self.rows.score_source != "none":
             rows = [self.rows.dataset_rows[row] for row in self.rows.measured]

@@ -1,6 +1,7 @@
 """The rows of a classification job on an encoder, and which of them each stage of tuning uses.
 
-Rows are the examples, then the validation examples, then the names of the labels, which the readout is also fitted to.
+Rows are the examples, then the validation examples, then the names of the labels, which the readout is also fitted to,
+then the examples that belong to no label, which only the scope is fitted to.
 Letters: N examples, M validation examples, B rows of a step, F lanes.
 """
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.data.examples import names_of
+from ipt.data.labels import is_out_of_scope
 from ipt.data.near_duplicates import near_duplicate_groups, new_rows
 from ipt.data.sampling import balanced_sample
 from ipt.readout.cross_validation import assign_folds
@@ -28,6 +30,8 @@ FOLDS = 3
 MAX_CLASSES_PER_STEP = 6
 READOUT_ROWS = 4096
 """Most examples that the vectors and the final readout are fitted to."""
+OUTSIDE_ROWS = 256
+"""Most examples that belong to no label, which are read."""
 VALIDATION_ROWS = 256
 """Most examples, and most validation examples, of one validation."""
 FIRST_LOOK_SHARE = 0.25
@@ -52,16 +56,19 @@ class EncoderRows:
 
     def __init__(self, job: TuningJob, labels: Sequence[str], backbone: EncoderBackbone, prompt_length: int) -> None:
         rng = np.random.default_rng([job.hyperparameters.seed, 3])
-        kept = balanced_sample(job.examples, READOUT_ROWS, rng)
+        inside = [i for i, example in enumerate(job.examples) if not is_out_of_scope(example.output)]
+        outside = [i for i, example in enumerate(job.examples) if is_out_of_scope(example.output)][:OUTSIDE_ROWS]
+        kept = [inside[i] for i in balanced_sample([job.examples[i] for i in inside], READOUT_ROWS, rng)]
         examples = [job.examples[i] for i in kept]
         all_validation = job.validation_examples or []
-        new = new_rows(all_validation, job.examples)
+        new = [i for i in new_rows(all_validation, job.examples) if not is_out_of_scope(all_validation[i].output)]
         new = [new[i] for i in balanced_sample([all_validation[i] for i in new], VALIDATION_ROWS, rng)]
         validation = [all_validation[i] for i in new]
         known = examples + validation
         self.dataset_rows = [*kept, *(len(job.examples) + i for i in new)]
         """[N + M]: the number of each row among all examples of the job, which its validation examples follow."""
-        texts = [*(example.input for example in known), *names_of(labels)]
+        names = names_of(labels)
+        texts = [*(example.input for example in known), *names, *(job.examples[i].input for i in outside)]
         read = backbone.tokenize_flagged(texts, prompt_length)  # as prediction reads them
         self.token_ids = [ids for ids, _ in read]
         self.truncated = sum(is_cut for _, is_cut in read[: len(known)])
@@ -71,7 +78,8 @@ class EncoderRows:
         self.examples = list(range(len(examples)))
         self.known = list(range(len(known)))
         """Examples and validation examples, which the final readout is fitted to."""
-        self.names = list(range(len(known), len(texts)))
+        self.names = list(range(len(known), len(known) + len(names)))
+        self.outside = list(range(len(known) + len(names), len(texts)))
         index = {label: number for number, label in enumerate(labels)}
         self.classes = torch.tensor([index[example.output] for example in known])
         """[N + M], on the CPU."""

@@ -16,18 +16,21 @@ from app.db.models import TaskVersion
 from app.db.session import transaction
 from app.errors import InvalidError
 from app.predictions.answer_size import MAX_ANSWER_BYTES, check_answer_size, prediction_bytes
-from app.predictions.schemas import PredictionView
+from app.predictions.schemas import PredictionView, Thresholds
 from ipt.data.examples import MAX_LABEL_CHARS, MAX_LABELS
 from tests.support.service import EXAMPLES, WorkOff, adaptation_body, error_of
 
 SCORES = st.dictionaries(st.text(min_size=1), st.floats(0, 1), min_size=1, max_size=20)
 
 
-@given(SCORES, st.none() | st.integers(1, 30), st.booleans())
-def test_no_prediction_is_larger_than_its_bound(scores: dict[str, float], top_k: int | None, truncated: bool) -> None:
-    prediction = ipt.Prediction(label=max(scores, key=scores.__getitem__), scores=scores)
-    view = PredictionView.of(prediction, truncated=truncated, top_k=top_k)
-    content = view.model_dump(exclude_none=True)
+@given(SCORES, st.none() | st.integers(1, 30), st.booleans(), st.none() | st.floats(0, 1), st.floats(0, 1))
+def test_no_prediction_is_larger_than_its_bound(
+    scores: dict[str, float], top_k: int | None, truncated: bool, in_scope: float | None, min_in_scope: float
+) -> None:
+    prediction = ipt.Prediction(label=max(scores, key=scores.__getitem__), scores=scores, in_scope=in_scope)
+    thresholds = Thresholds(min_in_scope=min_in_scope)
+    view = PredictionView.of(prediction, truncated=truncated, top_k=top_k, thresholds=thresholds)
+    content = view.model_dump(exclude_unset=True)
     assert view.scores is not None
     assert len(view.scores) == min(len(scores), top_k or len(scores))
     assert min(view.scores.values()) >= max((scores[label] for label in scores.keys() - view.scores), default=0)

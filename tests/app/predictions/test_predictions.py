@@ -37,7 +37,7 @@ def test_predictions_have_a_label_and_all_probabilities(client: httpx.Client, ne
     assert (answer["task_id"], answer["task_version"]) == (task_id, 1)
     assert len(answer["predictions"]) == 2
     for prediction in answer["predictions"]:
-        assert set(prediction) == {"label", "scores"}
+        assert set(prediction) == {"label", "scores", "in_scope"}
         assert set(prediction["scores"]) == {"billing", "login"}
         assert abs(sum(prediction["scores"].values()) - 1) < 1e-4
         assert prediction["label"] == max(prediction["scores"], key=prediction["scores"].__getitem__)

@@ -11,6 +11,7 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
+from ipt.errors import DatasetError
 from ipt.readout.embeddings import PROMPTED_SHARE
 from ipt.tuning.encoder_loop import EncoderLoop
 from ipt.tuning.encoder_rows import VALIDATION_ROWS
@@ -19,7 +20,7 @@ from ipt.tuning.optimizer import CLIP_NORM, scheduled_rate
 from ipt.tuning.work_runner import WorkRunner
 from ipt.tuning.work_units import NO_PROMPT, Forward, Work
 from tests.reference import ist
-from tests.support.datasets import sentiment, topics
+from tests.support.datasets import BILLING, sentiment, topics
 from tests.support.tuning import job, run
 
 pytestmark = pytest.mark.usefixtures("keep_tuned")
@@ -150,6 +151,24 @@ def test_the_held_out_logits_are_those_of_the_score(engine: ipt.TuningEngine) ->
         assert np.mean(right) == task.metrics["score"]
         expected = range(len(examples)) if name == "out_of_fold" else range(len(examples), len(rows))
         assert sorted(task.held_out.rows) == list(expected)
+
+
+def test_texts_of_no_label_are_fitted_by_the_scope_only(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
+    examples = sentiment()
+    outside = [ipt.Example(text, "Out-of-scope") for text in BILLING]
+    options = ipt.Hyperparameters(steps=2)
+    plain = ipt.adapt(encoder, subspace, examples, hyperparameters=options)
+    aware = ipt.adapt(encoder, subspace, [*outside, *examples], hyperparameters=options)
+    assert aware.head.labels == plain.head.labels
+    np.testing.assert_allclose(aware.head.vector, plain.head.vector, atol=1e-5)
+    assert aware.held_out is not None
+    assert min(aware.held_out.rows) == len(outside), "rows are numbered as they were sent"
+    predictor = ipt.Predictor(encoder, subspace)
+    of_plain, of_aware = (predictor.predict([(task.head, text) for text in BILLING]) for task in (plain, aware))
+    sums = [sum(prediction.in_scope or 0.0 for prediction in rows) for rows in (of_plain, of_aware)]
+    assert sums[1] != pytest.approx(sums[0], abs=0.01)
+    with pytest.raises(DatasetError, match="at least 2 labels besides, got 1"):
+        ipt.adapt(encoder, subspace, [*outside, *examples[:5]])
 
 
 def test_near_duplicates_are_measured_by_a_lane_that_saw_none_of_them(engine: ipt.TuningEngine) -> None:
