@@ -12,6 +12,9 @@ from ipt.data.files.columns import is_usual_input
 Record = dict[str, Any]
 
 
+_ANSWERS = ("accept", "reject", "ignore")
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What a record holds: a text and a label, either of which may be missing, or a reason to skip the record."""
@@ -37,7 +40,7 @@ def recognize(records: Sequence[Record]) -> AnnotationFormat | None:
 def rejection(record: Mapping[str, Any]) -> str | None:
     """Return why an annotator's answer excludes a record, None if it does not."""
     answer = record.get("answer")
-    return f"answered with {answer}" if answer in ("reject", "ignore") else None
+    return f"answered with {answer}" if answer in _ANSWERS[1:] else None
 
 
 def _is_label_studio(record: Record) -> bool:
@@ -63,8 +66,11 @@ def _read_label_studio(record: Record) -> Reading:
     return Reading(_text_of(record.get("data")), list(dict.fromkeys(map(str, choices))))
 
 
-def _is_prodigy(record: Record) -> bool:
-    return record.get("answer") in ("accept", "reject", "ignore") and "text" in record
+def _have_answers(records: Sequence[Record]) -> bool:
+    """Return whether the records are Prodigy's, of which some may not be answered yet."""
+    answers = {str(record.get("answer")) for record in records}
+    annotated = any("text" in record and ("label" in record or "accept" in record) for record in records)
+    return annotated and not answers.isdisjoint(_ANSWERS) and answers <= {*_ANSWERS, str(None)}
 
 
 def _read_prodigy(record: Record) -> Reading:
@@ -246,14 +252,9 @@ def _all(matches: Callable[[Record], bool]) -> Callable[[Sequence[Record]], bool
     return lambda records: all(map(matches, records))
 
 
-def _any(matches: Callable[[Record], bool]) -> Callable[[Sequence[Record]], bool]:
-    return lambda records: any(map(matches, records))
-
-
 _FORMATS = (
     AnnotationFormat("Label Studio", _all(_is_label_studio), _read_label_studio),
-    # One answer tells the format: the other records may not be answered yet.
-    AnnotationFormat("Prodigy", _any(_is_prodigy), _read_prodigy),
+    AnnotationFormat("Prodigy", _have_answers, _read_prodigy),
     AnnotationFormat("spaCy", _all(_is_spacy), _read_spacy),
     AnnotationFormat("spaCy", _all(_is_spacy_2), _read_spacy_2),
     AnnotationFormat("Argilla", _all(_is_argilla), _read_argilla),

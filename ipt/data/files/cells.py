@@ -1,46 +1,53 @@
-"""Read a label from a cell of a table, or from a value of a JSON object."""
+"""Read labels from the cells of a table, or from the values of JSON objects."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 _MAX_CHARS = 10_000
 _FASTTEXT = "__label__"
-# A list as Python prints it: ['refund'] or ['refund', 'account'].
-_PYTHON_LIST = re.compile(r"\[\s*'[^'\\]*'(?:\s*,\s*'[^'\\]*')*\s*\]")
+# A list of one text as JSON or Python prints it: ["refund"] or ['refund'].
+_LIST_OF_ONE = re.compile(r"""\[\s*(?:"([^"\\]*)"|'([^'\\]*)')\s*\]""")
 _NAMES = ("name", "label", "value")
+_PROPERTIES = frozenset([*_NAMES, "id", "node_id", "url", "color", "description", "default", "score", "confidence"])
 
 
-def label_of(value: object) -> object:
+def are_printed_lists(values: Sequence[object]) -> bool:
+    """Return whether each label is the text of a list with one element; longer lists may be texts to write."""
+    texts = [value for value in values if isinstance(value, str) and value.strip()]
+    return bool(texts) and all(_LIST_OF_ONE.fullmatch(text.strip()[:_MAX_CHARS]) for text in texts)
+
+
+def label_of(value: object, *, printed_lists: bool = False) -> object:
     """Return the label of a value: without the wrapping of a tool, or as it is."""
     if isinstance(value, list):
-        return [label_of(entry) for entry in value]
+        return [_name_of(entry) for entry in value]
     if isinstance(value, dict):
-        return _label_of_object(value)
+        choices = value.get("choices")
+        return choices if isinstance(choices, list | str) else value
     if not isinstance(value, str) or len(value) > _MAX_CHARS:
         return value
     if value.startswith(_FASTTEXT):
         return value.removeprefix(_FASTTEXT)
-    if value.startswith(('{"choices"', '["')):
-        return _label_of_json(value)
-    if _PYTHON_LIST.fullmatch(value):
-        return re.findall(r"'([^']*)'", value)
+    if value.startswith('{"choices"'):
+        return _choices(value)
+    if printed_lists and (match := _LIST_OF_ONE.fullmatch(value.strip())):
+        return match[1] or match[2]
     return value
 
 
-def _label_of_object(value: dict[str, object]) -> object:
-    """Return the choices of Label Studio, or the name of a label with properties; another object as it is."""
-    choices = value.get("choices")
-    if isinstance(choices, list | str):
-        return choices
-    names = [value[name] for name in _NAMES if isinstance(value.get(name), str)]
-    return names[0] if names else value
+def _name_of(entry: object) -> object:
+    """Return the name of a label with properties, such as an id and a color; any other value as it is."""
+    if not isinstance(entry, dict) or not _PROPERTIES.issuperset(entry):
+        return entry
+    return next((entry[name] for name in _NAMES if isinstance(entry.get(name), str)), entry)
 
 
-def _label_of_json(cell: str) -> object:
+def _choices(cell: str) -> object:
+    """Return the choices in a cell of Label Studio's CSV export, or else the cell."""
     try:
-        value: object = json.loads(cell)
-    except (ValueError, RecursionError):
+        return json.loads(cell)["choices"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return cell
-    return _label_of_object(value) if isinstance(value, dict) else value

@@ -10,7 +10,7 @@ from typing import Any
 
 from ipt.data.files import plain_text
 from ipt.data.files.annotation_formats import Reading, recognize, rejection
-from ipt.data.files.cells import label_of
+from ipt.data.files.cells import are_printed_lists, label_of
 from ipt.data.files.collected import CollectedRows
 from ipt.data.files.columns import MAX_COLUMNS, ColumnsError, check_columns, choose_columns
 from ipt.data.files.containers import container_of, decompress
@@ -276,12 +276,14 @@ def _table(name: str, rows: Iterator[tuple[int, list[str]]], options: _Options, 
 
 def _plain(name: str, records: Iterator[tuple[int, Record]], text: str, label: str) -> _Rows:
     """Return the rows whose text and label are in two columns."""
+    first = list(islice(records, _SAMPLE_ROWS))
+    printed_lists = are_printed_lists([record.get(label) for _, record in first])
 
     def read(record: Record) -> Reading:
         skip = None if label == "answer" else rejection(record)
-        return Reading(record.get(text), label_of(record.get(label)), skip)
+        return Reading(record.get(text), label_of(record.get(label), printed_lists=printed_lists), skip)
 
-    readings = ((line, read(record)) for line, record in records)
+    readings = ((line, read(record)) for line, record in chain(first, records))
     return _Rows(name, readings, columns={"input": text.strip(), "output": label.strip()})
 
 

@@ -237,6 +237,20 @@ def test_a_record_far_below_that_is_not_annotated_is_skipped(kind: str) -> None:
     assert source.skipped_rows[0].reason.startswith(reason)
 
 
+def test_outputs_to_write_are_not_taken_for_wrapped_labels() -> None:
+    outputs = ['["a", "b"]', '["a"]', '{"name": "x", "age": 3}']
+    read = read_dataset(table([(f"text {n}", output) for n, output in enumerate(outputs)]).encode())
+    assert [example.output for example in read.examples] == outputs
+    with pytest.raises(DatasetFileError, match="expected a text, got an object"):
+        read_dataset(lines(records([("x", {"name": "Ann", "value": 3})])).encode())  # type: ignore[list-item]
+
+
+def test_answers_of_people_are_not_taken_for_prodigys() -> None:
+    rows = [{"text": "what to do with spam?", "answer": "ignore"}, {"text": "how do I say yes?", "answer": "say yes"}]
+    read = read_dataset(lines(rows).encode())
+    assert [example.output for example in read.examples] == ["ignore", "say yes"]
+
+
 def test_notes_say_what_was_left_out() -> None:
     titled = read_dataset(b"My tickets\n\ntext,label\nx,a\n")
     assert (titled.source.notes, titled.lines) == (("lines above the header are left out: 2",), [4])

@@ -269,12 +269,16 @@ _VALUES = st.recursive(
     max_leaves=5,
 )
 _COLUMNS = st.sampled_from(["input", "output", "text", "label"])
+_KEYS_OF_TOOLS = st.sampled_from(
+    ["answer", "options", "data", "annotations", "cats", "paragraphs", "fields", "responses", "messages", "tag"]
+) | st.sampled_from(["patterns", "examples", "utterances", "columns", "label.responses", "label.suggestion"])
 
 
-@given(lines=st.lists(st.dictionaries(_COLUMNS, _VALUES) | _VALUES, max_size=4))
+@given(lines=st.lists(st.dictionaries(_COLUMNS | _KEYS_OF_TOOLS, _VALUES) | _VALUES, max_size=4))
 def test_any_json_gives_rows_or_a_dataset_error(lines: list[object]) -> None:
-    with suppress(DatasetFileError):
-        rows_of("\n".join(map(json.dumps, lines)))
+    for content in ("\n".join(map(json.dumps, lines)), json.dumps(lines)):
+        with suppress(DatasetFileError):
+            rows_of(content)
 
 
 @given(texts=st.lists(st.tuples(VISIBLE_TEXTS, VISIBLE_TEXTS), min_size=1), ascii_only=st.booleans())
