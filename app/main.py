@@ -42,6 +42,7 @@ from app.errors import (
     documented,
 )
 from app.evaluations.endpoints import router as evaluations
+from app.examples.endpoints import router as examples
 from app.fairness.fair_pool import FairPool
 from app.generations.endpoints import router as generations_router
 from app.generations.service import Generations
@@ -73,12 +74,16 @@ from app.predictions.endpoints import router as predictions
 from app.predictions.model import Model
 from app.predictions.service import Predictions
 from app.predictions.task_lookup import TaskLookup
+from app.promotion.endpoints import router as promotion
 from app.queue.wake import Waker
 from app.settings import Settings
 from app.subspaces import repository as subspaces
 from app.subspaces.coverage import Coverage
 from app.subspaces.endpoints import router as subspaces_router
+from app.suggestions.endpoints import router as suggestions
 from app.tasks.endpoints import router as tasks
+from app.usage.endpoints import router as usage
+from app.usage.recorder import UsageRecorder
 
 SWITCH_SECONDS = 0.0005
 """Interpreter switch interval, a tenth of the default: the model's thread often waits this long for the lock."""
@@ -155,7 +160,8 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     )
     # Predictions first, as the most frequent requests: routes are matched in this order.
     first = (predictions, classifications)
-    for router in (*first, adaptations, datasets, tasks, retuning, evaluations, generations_router, subspaces_router):
+    of_tasks = (tasks, retuning, evaluations, examples, promotion, usage, suggestions)
+    for router in (*first, adaptations, datasets, *of_tasks, generations_router, subspaces_router):
         app.include_router(router, responses=responses)
     for router in (
         openai_completions,
@@ -196,7 +202,9 @@ def _start(app: Api, settings: Settings, database_url: str | None, timeout: Clie
     stack.callback(gc.unfreeze)
     task_lookup = TaskLookup(lookups, model, settings.predict_cached_tasks, settings.predict_cached_bytes)
     stack.callback(task_lookup.close)
-    state.predictions = Predictions(settings, model, task_lookup)
+    recorder = UsageRecorder(engine)
+    stack.callback(recorder.close)
+    state.predictions = Predictions(settings, model, task_lookup, recorder)
     stack.callback(state.predictions.close)
     state.classifications = Classifications(settings, model, state.predictions)
     stack.callback(state.classifications.close)

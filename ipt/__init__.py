@@ -27,6 +27,7 @@ from ipt.generation.engine import GenerationEngine
 from ipt.generation.events import GenerationEvent, TextDelta, TextFinished
 from ipt.generation.parameters import GenerationParameters
 from ipt.prediction.predictor import Prediction, Predictor
+from ipt.prediction.suggestion import suggest
 from ipt.prediction.task_head import BoundTask, TaskHead
 from ipt.subspace.store import load_subspace, save_subspace
 from ipt.subspace.subspace import Subspace
@@ -72,4 +73,5 @@ __all__ = [
     "read_dataset_file",
     "report",
     "save_subspace",
+    "suggest",
 ]

@@ -2,11 +2,11 @@
 
 from alembic import context
 
-from app.db.models import Base
+from app.db.tables import METADATA
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=Base.metadata,
+    target_metadata=METADATA,
     transaction_per_migration=True,
 )
 with context.begin_transaction():

@@ -38,12 +38,17 @@ ARROWS = {
     "app.queue": "app.db app.errors ipt",
     "app.http": "app.db app.fairness app.errors app.settings app.validation_messages ipt.data",
     "app.api_keys": "app.http app.db app.fairness app.errors app.settings",
-    "app.predictions": "app.tasks app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
+    "app.usage": "app.tasks app.api_keys app.http app.db app.errors app.logs ipt",
+    "app.predictions": "app.usage app.tasks app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
     "app.generations": "app.predictions app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
     "app.subspaces": "app.predictions app.queue app.api_keys app.http app.db app.errors ipt",
+    "app.tenants": "app.db app.settings",
     "app.tasks": "app.api_keys app.http app.db app.errors",
+    "app.suggestions": "app.predictions app.api_keys app.http app.errors ipt",
+    "app.promotion": "app.tasks app.api_keys app.http app.db app.errors",
     "app.adaptations": "app.tasks app.subspaces app.predictions app.queue app.api_keys app.http app.db "
     "app.fairness app.errors app.settings ipt",
+    "app.examples": "app.adaptations app.tasks app.api_keys app.http app.db app.errors ipt",
     "app.datasets": "app.adaptations app.predictions app.api_keys app.http app.db app.fairness app.errors app.settings "
     "ipt",
     "app.classifications": "app.adaptations app.predictions app.api_keys app.http app.fairness app.errors app.settings "
@@ -54,13 +59,13 @@ ARROWS = {
     "app.errors app.settings app.validation_messages ipt",
     "app.health": "app.subspaces app.predictions app.db app.errors",
     "app.metrics": "app.subspaces app.predictions app.queue app.api_keys app.db app.errors",
-    "app.main": "app.adaptations app.classifications app.datasets app.evaluations app.generations app.health "
-    "app.metrics app.openai app.predictions app.queue app.subspaces app.tasks app.api_keys app.http app.db "
-    "app.fairness app.errors app.settings ipt",
+    "app.main": "app.adaptations app.classifications app.datasets app.evaluations app.examples app.generations "
+    "app.health app.metrics app.openai app.predictions app.promotion app.queue app.subspaces app.suggestions app.tasks "
+    "app.usage app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
     # A worker registers the subspace that it has loaded.
     "worker": "app.subspaces.repository app.queue app.db app.errors app.logs app.settings ipt",
     # The only package that starts processes of the worker; no package imports it.
-    "app.cli": "worker app.main app.adaptations app.api_keys app.http app.db app.logs app.settings ipt",
+    "app.cli": "worker app.main app.adaptations app.api_keys app.tenants app.http app.db app.logs app.settings ipt",
     "app": "",
 }
 EXCEPTIONS = {("app.db.migrate", "migrations")}

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
+
 import ipt
 from app.queue.claiming import ClaimedAdaptation
 from app.queue.lifecycle import Lease
@@ -44,7 +46,7 @@ class RunningJob:
             IptError: a hyperparameter is out of range.
             TypeError: the core does not know a hyperparameter.
         """
-        rows = claimed.validation_examples
+        rows, start = claimed.validation_examples, claimed.start_vector
         return cls(
             lease=claimed.lease,
             subspace_id=claimed.subspace_id,
@@ -55,6 +57,7 @@ class RunningJob:
                 validation_examples=None if rows is None else [ipt.Example(**row) for row in rows],
                 kind=cast(ipt.TaskKind, claimed.kind),
                 hyperparameters=ipt.Hyperparameters(**claimed.hyperparameters),
+                initial_vectors=None if start is None else np.array([start], dtype=np.float32),
             ),
             checkpoint=claimed.checkpoint,
             step=claimed.step,

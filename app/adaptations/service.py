@@ -74,25 +74,46 @@ def create(
         BusyError: the tenant has too many unfinished adaptations.
         UnavailableError: no worker serves the subspace.
     """
-    tenant_id, settings, model = requester.tenant_id, requester.settings, requester.model
-    idempotency_key = requester.idempotency_key
     content = body.model_dump(mode="json")
     if not body.extend:
         del content["extend"]  # as before the field existed, so that a retry after an upgrade has the same hash
-    body_hash = _hash(content)
-    if idempotency_key is not None:
-        earlier = repository.by_idempotency_key(session, tenant_id, idempotency_key)
-        if earlier is not None:
-            if earlier.body_hash != body_hash:
-                raise ConflictError(
-                    "this Idempotency-Key was used with another body: send a new key for a new adaptation",
-                    code="idempotency_key_reused",
-                    param="Idempotency-Key",
-                )
-            return earlier
-    dataset = prepare(session, settings, tenant_id, body, model)
+    body_hash = hash_of(content)
+    earlier = repeated(session, requester, body_hash)
+    if earlier is not None:
+        return earlier
+    dataset = prepare(session, requester.settings, requester.tenant_id, body, requester.model)
+    warnings = [place_of(warning) for warning in dataset.warnings]
+    return queue(session, requester, body, replace(dataset, warnings=warnings), body_hash=body_hash, source=source)
+
+
+def repeated(session: Session, requester: Requester, body_hash: str) -> Adaptation | None:
+    """Return the adaptation that an earlier request with the caller's key created, if any.
+
+    Raises:
+        ConflictError: the key was used with another body.
+    """
+    if requester.idempotency_key is None:
+        return None
+    earlier = repository.by_idempotency_key(session, requester.tenant_id, requester.idempotency_key)
+    if earlier is not None and earlier.body_hash != body_hash:
+        raise ConflictError(
+            "this Idempotency-Key was used with another body: send a new key for a new adaptation",
+            code="idempotency_key_reused",
+            param="Idempotency-Key",
+        )
+    return earlier
+
+
+def queue(
+    session: Session, requester: Requester, body: AdaptationInput, dataset: PreparedDataset, **columns: Any
+) -> Adaptation:
+    """Queue an adaptation on a dataset that was checked; raises as `create` does.
+
+    `columns` are those of the adaptation that do not follow from the request, at least `body_hash`.
+    """
+    tenant_id, settings = requester.tenant_id, requester.settings
     if body.subspace is not None:
-        _check_subspace(session, body.subspace, model.loaded_subspace_id)
+        _check_subspace(session, body.subspace, requester.model.loaded_subspace_id)
     _check_quotas(repository.usage(session, tenant_id), settings)
     task_id, version = _next_version(session, tenant_id, body)
     hyperparameters = _resolve(body.hyperparameters)
@@ -107,10 +128,9 @@ def create(
         hyperparameters=hyperparameters,
         metadata_=body.metadata,
         steps=hyperparameters["steps"],
-        warnings=[place_of(warning) for warning in dataset.warnings],
-        source=source,
-        idempotency_key=idempotency_key,
-        body_hash=body_hash,
+        warnings=dataset.warnings,
+        idempotency_key=requester.idempotency_key,
+        **columns,
     )
     lifecycle.enqueue(session, adaptation)
     line = "adaptation_created adaptation=%s task=%s request=%s"
@@ -150,10 +170,16 @@ def prepare(session: Session, settings: Settings, tenant_id: str, body: DatasetI
     extended_body = extended(session, tenant_id, body)
     dataset = prepare_dataset(settings, extended_body, model.family)
     warnings = [*dataset.warnings, *forgetting_warnings(session, tenant_id, extended_body, dataset)]
-    if model.family is not None:
-        predictor = model.predictor
-        warnings += dataset_warnings(predictor.backbone, predictor.subspace, dataset, predictor.read)
-    return replace(dataset, warnings=warnings)
+    return with_reading_warnings(replace(dataset, warnings=warnings), model)
+
+
+def with_reading_warnings(dataset: PreparedDataset, model: Model) -> PreparedDataset:
+    """Return the dataset with warnings about how the backbone reads it, once the backbone is loaded."""
+    if model.family is None:
+        return dataset
+    predictor = model.predictor
+    warnings = dataset_warnings(predictor.backbone, predictor.subspace, dataset, predictor.read)
+    return replace(dataset, warnings=[*dataset.warnings, *warnings])
 
 
 def get(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation:
@@ -236,7 +262,7 @@ def _next_version(session: Session, tenant_id: str, body: AdaptationInput) -> tu
 def _keep_dataset(session: Session, tenant_id: str, dataset: PreparedDataset) -> str:
     examples = _as_json(dataset.examples)
     validation = None if dataset.validation_examples is None else _as_json(dataset.validation_examples)
-    content_hash = _hash({"examples": examples, "validation_examples": validation})
+    content_hash = hash_of({"examples": examples, "validation_examples": validation})
     return repository.keep_dataset(session, tenant_id, content_hash, examples, validation)
 
 
@@ -252,7 +278,8 @@ def _resolve(overrides: HyperparametersInput) -> dict[str, Any]:
     return asdict(ipt.Hyperparameters(**values))
 
 
-def _hash(content: Any) -> str:
+def hash_of(content: Any) -> str:
+    """Return the SHA-256 of a JSON document."""
     # In pieces: `json.dumps` would hold the interpreter lock for as long as a large dataset takes.
     encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     digest = hashlib.sha256()

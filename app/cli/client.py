@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import httpx
 
+from app.cli.options import without_none
 from app.cli.output import CliError, program
 from app.settings import is_loopback, is_sendable
 
@@ -151,6 +152,11 @@ class ServiceClient:
         """Return the predictions for `inputs` by examples, and warnings about the examples."""
         return self._in_parts("/v1/classify", {"examples": list(examples)}, inputs)
 
+    def suggest(self, task_id: str, inputs: Sequence[str], count: int) -> Json:
+        """Return which of the unlabelled `inputs` to label next, without a timeout."""
+        body = {"inputs": list(inputs), "count": count}
+        return self._send("POST", f"/v1/tasks/{task_id}/suggest", body, timeout_seconds=None)
+
     def _in_parts(self, path: str, body: Json, inputs: Sequence[str]) -> Json:
         """Send inputs in several requests if they are many, and return the last answer with all predictions."""
         answer: Json = {}
@@ -163,6 +169,46 @@ class ServiceClient:
     def vector(self, task_id: str, version: int | None = None) -> Json:
         """Return a task's vector with the ids of its subspace and version."""
         return self._send("GET", f"/v1/tasks/{task_id}/vector", params={"version": version} if version else None)
+
+    def promote(self, task_id: str, version: int) -> Json:
+        """Make a version of a task answer, and return the task."""
+        return self._send("POST", f"/v1/tasks/{task_id}/promote", {"version": version})
+
+    def change_task(self, task_id: str, changes: Json) -> Json:
+        """Change the fields of a task, and return it."""
+        return self._send("PATCH", f"/v1/tasks/{task_id}", changes)
+
+    def examples(self, task_id: str, **chosen: str | int | None) -> list[Json]:
+        """Return the examples of a task's version."""
+        return list(self._pages(f"/v1/tasks/{task_id}/examples", without_none(**chosen)))
+
+    def suspects(self, task_id: str, version: int | None) -> list[Json]:
+        """Return the examples of a task's version that another label fits better."""
+        page = self._send("GET", f"/v1/tasks/{task_id}/examples/suspects", params=without_none(version=version))
+        suspects: list[Json] = page["data"]
+        return suspects
+
+    def examples_file(self, task_id: str, file_format: str, **chosen: str | int | None) -> str:
+        """Return the examples of a task's version as a file."""
+        with self._transport_errors():
+            params = {"format": file_format, **without_none(**chosen)}
+            response = self._http.get(f"/v1/tasks/{task_id}/examples/file", params=params, timeout=TIMEOUT_SECONDS)
+        if not response.is_success:
+            raise _service_error(response.status_code, _document(response), self.url)
+        return response.text
+
+    def newest_examples_version(self, task_id: str) -> int:
+        """Return the newest version of a task, whether it is tuned or not."""
+        version: int = self._send("GET", f"/v1/tasks/{task_id}/examples", params={"limit": 1})["version"]
+        return version
+
+    def change_examples(self, task_id: str, changes: Json) -> Json:
+        """Queue a version of a task with changed examples."""
+        return self._send("PATCH", f"/v1/tasks/{task_id}/examples", changes)
+
+    def usage(self, task_id: str) -> list[Json]:
+        """Return the hours in which a task answered, newest first."""
+        return list(self._pages(f"/v1/tasks/{task_id}/usage"))
 
     def generate(self, task_id: str, body: Json) -> Json:
         """Return a whole generated text, without a timeout."""
@@ -196,10 +242,10 @@ class ServiceClient:
                         f"{self.url} closed the connection before the text was complete; see the log of `ipt serve`"
                     )
 
-    def _pages(self, path: str) -> Iterator[Json]:
+    def _pages(self, path: str, params: Json | None = None) -> Iterator[Json]:
         after = None
         while True:
-            page = self._send("GET", path, params={"limit": _PAGE} | ({"after": after} if after else {}))
+            page = self._send("GET", path, params={"limit": _PAGE, **(params or {}), **without_none(after=after)})
             yield from page["data"]
             if page["next"] is None:
                 return

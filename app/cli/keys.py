@@ -2,8 +2,6 @@
 
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,13 +10,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from app.cli.database import database_session
 from app.cli.options import AsJson
 from app.cli.output import CliError, notices, print_json, results
 from app.settings import DEFAULT_TENANT
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
     from app.db.models import ApiKey
 
 commands = typer.Typer(
@@ -82,7 +79,7 @@ def create(
     from app.api_keys import service
 
     scopes = [each.value for each in scope or ()] or service.DEFAULT_SCOPES
-    with _database() as session:
+    with database_session() as session:
         row, key = service.issue(session, tenant, scopes=scopes, lifetime=expires_in, name=name)
         shown = _view(row)
     until = shown["expires_at"] or "it is revoked"
@@ -107,7 +104,7 @@ def list_keys(
     """
     from app.api_keys import service
 
-    with _database() as session:
+    with database_session() as session:
         keys = [_view(row) for row in service.listed(session, tenant)]
     if as_json:
         print_json({"object": "list", "data": keys, "has_more": False})
@@ -137,7 +134,7 @@ def revoke(
     """
     from app.api_keys import service
 
-    with _database() as session:
+    with database_session() as session:
         row = service.revoke(session, key_id)
         shown = None if row is None else _view(row)
     if shown is None:
@@ -164,30 +161,3 @@ def _view(row: "ApiKey") -> dict[str, Any]:
 
 def _iso(time: datetime | None) -> str | None:
     return None if time is None else time.astimezone(UTC).isoformat(timespec="seconds")
-
-
-@contextmanager
-def _database() -> "Iterator[Session]":
-    """Yield a session in a transaction of the configured database."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from app.db.embedded import EmbeddedDatabaseError, running_url
-    from app.db.session import make_engine, transaction
-    from app.settings import Settings
-
-    settings = Settings()
-    try:
-        engine = make_engine(settings.database_url or running_url(settings.data_dir))
-    except EmbeddedDatabaseError as error:
-        raise CliError(str(error)) from error
-    try:
-        with transaction(engine) as session:
-            yield session
-    except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()
-        raise CliError(
-            f"the database returned an error ({reason[0] if reason else type(error).__name__}): "
-            "check that it runs and that `ipt migrate` has brought it up to date"
-        ) from error
-    finally:
-        engine.dispose()

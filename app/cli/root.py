@@ -19,7 +19,11 @@ from app.cli import (
     settings,
     study,
     subspace,
+    suggest,
+    task_examples,
+    task_versions,
     tasks,
+    tenants,
     tune_prompts,
 )
 from app.cli.output import CliError, print_error
@@ -43,9 +47,13 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _WITH_TEXTS = (tasks.predict, tasks.generate, classify.classify)
-for _command in (demo.demo, service.serve, tasks.adapt, *_WITH_TEXTS, report.evaluate, export.export):
+for _command in (demo.demo, service.serve, tasks.adapt, *_WITH_TEXTS, report.evaluate, suggest.suggest, export.export):
     cli.command(cls=TextCommand if _command in _WITH_TEXTS else None)(_command)
 tasks.commands.command()(report.report)
+tasks.commands.command()(task_examples.examples)
+tasks.commands.command()(task_examples.edit)
+tasks.commands.command()(task_versions.promote)
+tasks.commands.command()(task_versions.usage)
 cli.add_typer(tasks.commands, name="tasks")
 subspace.commands.command()(tune_prompts.tune_prompts)
 subspace.commands.command()(evaluate.evaluate)
@@ -55,6 +63,7 @@ cli.add_typer(subspace.commands, name="subspace")
 for _command in (service.worker, service.migrate, settings.settings):
     cli.command(rich_help_panel="Operating")(_command)
 cli.add_typer(keys.commands, name="keys", rich_help_panel="Operating")
+cli.add_typer(tenants.commands, name="tenants", rich_help_panel="Operating")
 
 
 def run(arguments: list[str] | None = None) -> int:

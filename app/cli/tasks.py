@@ -154,7 +154,7 @@ def generate(
     sys.stdout.write("\n")
 
 
-commands = typer.Typer(help="List the tasks of the service, or tune them again.")
+commands = typer.Typer(help="List the tasks of the service, and choose which version of a task answers.")
 
 
 @commands.callback(invoke_without_command=True)

@@ -1,8 +1,11 @@
-"""The tables. All but `subspaces`, `workers` and `schema_floor` belong to tenants, by which every query filters."""
+"""The tables, without those of files and batches.
+
+All but `subspaces`, `workers` and `schema_floor` belong to tenants, by which every query filters.
+"""
 
 import uuid
 from datetime import datetime
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import (
@@ -12,23 +15,22 @@ from sqlalchemy import (
     ForeignKey,
     ForeignKeyConstraint,
     Index,
-    MetaData,
     String,
     Text,
     UniqueConstraint,
-    func,
     literal,
     literal_column,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, TIMESTAMP
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.db.base import NOW, Base, one_of
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Kind = Literal["classification", "text2text"]
-FilePurpose = Literal["fine-tune", "batch", "batch_output"]
-BatchState = Literal["in_progress", "cancelling", "completed", "cancelled", "expired"]
 Scope = Literal["adapt", "predict", "admin"]
+Promotion = Literal["always", "if_better", "manual"]
 FINISHED: frozenset[State] = frozenset(("succeeded", "failed", "cancelled"))
 
 INDEXED_DIM = 250
@@ -36,32 +38,6 @@ INDEXED_DIM = 250
 SPREAD_DIMS = 16
 """Dimensions that `spread_vector` appends, in which equal vectors differ slightly (migration 0005)."""
 INDEXED = f"vector_dims(vector) = {INDEXED_DIM} AND vector_norm(vector) > 0 AND start IS NULL"
-
-_NOW = func.now()
-
-
-def _one_of(column: str, values: object) -> str:
-    return f"{column} IN ({', '.join(repr(value) for value in get_args(values))})"
-
-
-class Base(DeclarativeBase):
-    """The declarative base. Constraints have fixed names, so that a later migration can drop them."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map: ClassVar = {
-        datetime: TIMESTAMP(timezone=True),
-        bytes: BYTEA,
-        dict[str, Any]: JSONB,
-        list[Any]: JSONB,
-    }
 
 
 class Tenant(Base):
@@ -83,7 +59,7 @@ class Tenant(Base):
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     served_at: Mapped[datetime | None]
     waiting_since: Mapped[datetime | None]
 
@@ -100,7 +76,7 @@ class ApiKey(Base):
     sha256: Mapped[bytes] = mapped_column(unique=True)
     name: Mapped[str | None]
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 
@@ -115,7 +91,7 @@ class SubspaceRow(Base):
     prompt_length: Mapped[int]
     hidden_size: Mapped[int]
     manifest: Mapped[dict[str, Any]]
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class Worker(Base):
@@ -130,8 +106,8 @@ class Worker(Base):
     subspace_id: Mapped[str | None]
     further_subspace_ids: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     jobs: Mapped[int]
-    started_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-    seen_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    started_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    seen_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class Dataset(Base):
@@ -146,84 +122,31 @@ class Dataset(Base):
     examples: Mapped[list[Any]]  # [{"input": str, "output": str}, …]
     validation_examples: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))
     size: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # bytes of the texts
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-
-
-class File(Base):
-    """A file below /openai/v1/files; `error` says why its content cannot be used, null if it can."""
-
-    __tablename__ = "files"
-    __table_args__ = (Index("ix_files_tenant_id_created_at_id", "tenant_id", "created_at", "id"),)
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
-    filename: Mapped[str]
-    purpose: Mapped[FilePurpose] = mapped_column(String)
-    size: Mapped[int]
-    content: Mapped[bytes]
-    error: Mapped[str | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-    expires_at: Mapped[datetime | None]
-
-
-class Batch(Base):
-    """A file of requests that an API process answers piece by piece, under a lease on this row.
-
-    `served_at` is the time at which a process last took a piece of it; it orders the turns.
-    """
-
-    __tablename__ = "batches"
-    __table_args__ = (
-        CheckConstraint(_one_of("state", BatchState), name="state"),
-        Index("ix_batches_tenant_id_created_at_id", "tenant_id", "created_at", "id"),
-        Index("ix_batches_open", "tenant_id", postgresql_where=text("state IN ('in_progress', 'cancelling')")),
-    )
-
-    id: Mapped[str] = mapped_column(primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
-    state: Mapped[BatchState] = mapped_column(String, server_default=text("'in_progress'"))
-    endpoint: Mapped[str]
-    input_file_id: Mapped[str]
-    output_file_id: Mapped[str | None]
-    error_file_id: Mapped[str | None]
-    total: Mapped[int]
-    completed: Mapped[int] = mapped_column(server_default=text("0"))
-    failed: Mapped[int] = mapped_column(server_default=text("0"))
-    metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'::jsonb"))
-    lease_token: Mapped[uuid.UUID | None]
-    lease_until: Mapped[datetime | None]
-    served_at: Mapped[datetime | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-    expires_at: Mapped[datetime]
-    cancelling_at: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
-
-
-class BatchRequestRow(Base):
-    """A request of a batch that has not finished; `status` and `response` are null until it is answered."""
-
-    __tablename__ = "batch_requests"
-    __table_args__ = (Index("ix_batch_requests_open", "batch_id", "line", postgresql_where=text("status IS NULL")),)
-
-    batch_id: Mapped[str] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True)
-    line: Mapped[int] = mapped_column(primary_key=True)
-    custom_id: Mapped[str]
-    body: Mapped[str] = mapped_column(Text)
-    status: Mapped[int | None]
-    response: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class Task(Base):
-    """A task: a name and its versions. `last_version` is the last number assigned, even if its adaptation failed."""
+    """A task: a name and its versions. `last_version` is the last number assigned, even if its adaptation failed.
+
+    `promotion`, `promoted_version` and `newest_at_promotion` decide which version answers (`app.db.answering`).
+    """
 
     __tablename__ = "tasks"
-    __table_args__ = (Index("ix_tasks_tenant_id_created_at_id", "tenant_id", "created_at", "id"),)
+    __table_args__ = (
+        CheckConstraint(one_of("promotion", Promotion), name="promotion"),
+        Index("ix_tasks_tenant_id_created_at_id", "tenant_id", "created_at", "id"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
     name: Mapped[str]
     last_version: Mapped[int] = mapped_column(server_default=text("0"))
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    promotion: Mapped[Promotion] = mapped_column(String, server_default=text("'always'"))
+    promoted_version: Mapped[int | None]
+    newest_at_promotion: Mapped[int | None]
+    canary_version: Mapped[int | None]
+    canary_share: Mapped[float | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class Adaptation(Base):
@@ -236,8 +159,8 @@ class Adaptation(Base):
 
     __tablename__ = "adaptations"
     __table_args__ = (
-        CheckConstraint(_one_of("state", State), name="state"),
-        CheckConstraint(_one_of("kind", Kind), name="kind"),
+        CheckConstraint(one_of("state", State), name="state"),
+        CheckConstraint(one_of("kind", Kind), name="kind"),
         UniqueConstraint("tenant_id", "idempotency_key"),
         UniqueConstraint("task_id", "task_version"),
         Index("ix_adaptations_tenant_id_created_at_id", "tenant_id", "created_at", "id"),
@@ -290,13 +213,18 @@ class Adaptation(Base):
     error: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     source: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
 
+    # Tuning starts at the vector of this version, if it exists and is in the same subspace.
+    start_version: Mapped[int | None]
+    # How the examples differ from those of an earlier version; null for a dataset that was sent whole.
+    change: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+
     # What a fine-tuning job of OpenAI's API was created with; null for every other adaptation.
     fine_tuning: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
 
     idempotency_key: Mapped[str | None]
     body_hash: Mapped[str]
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-    queued_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    queued_at: Mapped[datetime] = mapped_column(server_default=NOW)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
@@ -315,7 +243,7 @@ class AdaptationEvent(Base):
     seq: Mapped[int] = mapped_column(primary_key=True)
     type: Mapped[str]
     data: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class TaskVersion(Base):
@@ -323,7 +251,7 @@ class TaskVersion(Base):
 
     __tablename__ = "task_versions"
     __table_args__ = (
-        CheckConstraint(_one_of("kind", Kind), name="kind"),
+        CheckConstraint(one_of("kind", Kind), name="kind"),
         Index("ix_task_versions_subspace_id", "subspace_id"),
         # Only vectors that moved from their initial vector are compared with each other; the next index has the others.
         Index("ix_task_versions_moved", "tenant_id", "subspace_id", postgresql_where=text("start IS NULL")),
@@ -357,7 +285,7 @@ class TaskVersion(Base):
     start: Mapped[int | None] = mapped_column(BigInteger)
     readout: Mapped[bytes | None]
     scope: Mapped[bytes | None]  # null if the version cannot tell which texts belong to no label
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
     adaptation: Mapped[Adaptation] = relationship(lazy="raise", viewonly=True)  # has the metrics
 
@@ -381,6 +309,20 @@ class HeldOutRow(Base):
     task_id: Mapped[str] = mapped_column(primary_key=True)
     version: Mapped[int] = mapped_column(primary_key=True)
     logits: Mapped[bytes]
+
+
+class TaskUsage(Base):
+    """How many predictions of an hour had a label, and the sum of its scores; the label of a text is empty."""
+
+    __tablename__ = "task_usage"
+    __table_args__ = (Index("ix_task_usage_hour", "hour"),)
+
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
+    hour: Mapped[datetime] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    label: Mapped[str] = mapped_column(primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger)
+    score_sum: Mapped[float]
 
 
 class SchemaFloor(Base):

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, event, text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
-from app.db.models import Base
+from app.db.tables import METADATA
 
 ROLE = "ipt_tenant"
 """The role of a restricted transaction. It owns nothing and cannot log in."""
@@ -66,7 +66,7 @@ def install(connection: Connection) -> None:
             connection.exec_driver_sql(_CREATE)
         if state is None or not state.is_member:
             connection.exec_driver_sql(f"GRANT {ROLE} TO CURRENT_USER")
-        for table in sorted(set(Base.metadata.tables) - _HIDDEN):
+        for table in sorted(set(METADATA.tables) - _HIDDEN):
             privileges = "SELECT" if table in _READ_ONLY else "SELECT, INSERT, UPDATE, DELETE"
             connection.exec_driver_sql(f"GRANT {privileges} ON {table} TO {ROLE}")
         connection.commit()

@@ -11,7 +11,8 @@ from app.errors import InvalidError
 MAX_ANSWER_BYTES = 8_000_000
 """Most bytes of the predictions of one request, as JSON."""
 _PREDICTION_BYTES = len(
-    '{"label":null,"scores":{},"in_scope":0.12345678901234567e-300,"reason":"out_of_scope","truncated":true},'
+    '{"label":null,"scores":{},"in_scope":0.12345678901234567e-300,"reason":"out_of_scope","truncated":true,'
+    '"version":2147483647},'
 )
 _SCORE_BYTES = len(":0.12345678901234567e-300,")
 

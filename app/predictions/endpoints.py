@@ -11,7 +11,13 @@ from app.http.fields import Id
 from app.http.text_limits import check_input_count, check_text_length
 from app.predictions.dependencies import predictions_of
 from app.predictions.responses import TIMES, prediction_views, set_time_headers
-from app.predictions.schemas import PredictInput, PredictManyInput, PredictManyView, PredictView
+from app.predictions.schemas import (
+    PredictInput,
+    PredictManyInput,
+    PredictManyView,
+    PredictView,
+    VersionedPredictionView,
+)
 from app.predictions.task_lookup import Question
 
 router = APIRouter(tags=["predictions"], route_class=AdmittingRoute)
@@ -34,8 +40,8 @@ async def predict_with_task(
 ) -> PredictView:
     """Answer texts with one task.
 
-    Returns 409 until the first adaptation of the task has succeeded. The newest version answers unless `version` names
-    another one.
+    Returns 409 until the first adaptation of the task has succeeded. The task's `version` answers unless the request
+    names another one. If the task has a canary, all texts of a request are answered by the same version.
     """
     settings = settings_of(request)
     for index, text in enumerate(body.inputs):
@@ -59,7 +65,10 @@ async def predict_with_many_tasks(
     questions = []
     for index, entry in enumerate(body.requests):
         check_text_length(settings, entry.input, f"requests[{index}].input")
-        questions.append(Question(entry.task_id, None, entry.input, f"requests[{index}].task_id"))
+        questions.append(Question(entry.task_id, entry.version, entry.input, f"requests[{index}].task_id"))
     answered = await unless_gone(request, predictions_of(request).ask(tenant, questions, body.top_k))
     set_time_headers(response, answered.answer)
-    return PredictManyView(predictions=prediction_views(answered, body.top_k, body))
+    views = zip(prediction_views(answered, body.top_k, body), answered.keys, strict=True)
+    return PredictManyView(
+        predictions=[VersionedPredictionView(**dict(view), version=version) for view, (_, version) in views]
+    )

@@ -4,14 +4,27 @@ Each query is built once and takes its keys as arrays, so that its text is the s
 """
 
 from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
 from sqlalchemy import ARRAY, Integer, Text, and_, bindparam, column, func, select, true
 from sqlalchemy.orm import Session, aliased
 
+from app.db.answering import ANSWERING_VERSION, CANARY_VERSION, OF_TASK
 from app.db.models import Task, TaskVersion
 
 OwnedTask = tuple[str, str]
 """Tenant id and task id."""
+
+
+class Answering(NamedTuple):
+    """Which version of a task answers, and which one answers a share of the requests instead."""
+
+    version: int | None
+    """None for a task without a version."""
+    canary: int | None
+    """None for a task without a canary, or if its version was deleted."""
+    share: float | None
+
 
 _OWNED_TASKS = bindparam("tenant_ids", type_=ARRAY(Text)), bindparam("task_ids", type_=ARRAY(Text))
 _named = (
@@ -20,15 +33,16 @@ _named = (
     .render_derived()
 )
 _is_named = and_(_named.c.tenant_id == Task.tenant_id, _named.c.task_id == Task.id)
-_of_task = and_(TaskVersion.task_id == Task.id, TaskVersion.tenant_id == Task.tenant_id)
+_CANARY = CANARY_VERSION.label("canary"), Task.canary_share
 
-_newest_number = select(func.max(TaskVersion.version)).where(_of_task).scalar_subquery()
-_NEWEST_NUMBERS = select(Task.tenant_id, Task.id, _newest_number).join(_named, _is_named)
+_NUMBERS = select(Task.tenant_id, Task.id, ANSWERING_VERSION.label("answering"), *_CANARY).join(_named, _is_named)
 
-_newest_row = aliased(
-    TaskVersion, select(TaskVersion).where(_of_task).order_by(TaskVersion.version.desc()).limit(1).lateral()
+_answering_row = aliased(
+    TaskVersion, select(TaskVersion).where(OF_TASK, TaskVersion.version == ANSWERING_VERSION).lateral()
 )
-_NEWEST = select(Task.tenant_id, Task.id, _newest_row).join(_named, _is_named).outerjoin(_newest_row, true())
+_ROWS = (
+    select(Task.tenant_id, Task.id, _answering_row, *_CANARY).join(_named, _is_named).outerjoin(_answering_row, true())
+)
 
 _numbered = (
     func.unnest(*_OWNED_TASKS, bindparam("versions", type_=ARRAY(Integer)))
@@ -45,25 +59,27 @@ _VERSIONS = select(TaskVersion).join(
 )
 
 
-def newest_numbers(session: Session, owned: Collection[OwnedTask]) -> dict[OwnedTask, int | None]:
-    """Return the number of the newest version of each existing task, None for a task without a version."""
+def answering_numbers(session: Session, owned: Collection[OwnedTask]) -> dict[OwnedTask, Answering]:
+    """Return which versions of each existing task answer."""
     if not owned:
         return {}
-    rows = session.execute(_NEWEST_NUMBERS, _arrays(owned))
-    return {(tenant_id, task_id): version for tenant_id, task_id, version in rows}
+    rows = session.execute(_NUMBERS, _arrays(owned))
+    return {(row.tenant_id, row.id): Answering(row.answering, row.canary, row.canary_share) for row in rows}
 
 
-def newest_versions(
+def answering_versions(
     session: Session, owned: Collection[OwnedTask]
-) -> tuple[dict[OwnedTask, int | None], list[TaskVersion]]:
-    """Return the same as `newest_numbers`, and the rows of these versions."""
+) -> tuple[dict[OwnedTask, Answering], list[TaskVersion]]:
+    """Return the same as `answering_numbers`, and the rows of the versions that answer, without those of canaries."""
     if not owned:
         return {}, []
-    numbers: dict[OwnedTask, int | None] = {}
+    numbers: dict[OwnedTask, Answering] = {}
     rows: list[TaskVersion] = []
-    results: Iterator[tuple[str, str, TaskVersion | None]] = iter(session.execute(_NEWEST, _arrays(owned)))
-    for tenant_id, task_id, row in results:
-        numbers[tenant_id, task_id] = None if row is None else row.version
+    results: Iterator[tuple[str, str, TaskVersion | None, int | None, float | None]] = iter(
+        session.execute(_ROWS, _arrays(owned))
+    )
+    for tenant_id, task_id, row, canary, share in results:
+        numbers[tenant_id, task_id] = Answering(None if row is None else row.version, canary, share)
         if row is not None:
             rows.append(row)
     return numbers, rows

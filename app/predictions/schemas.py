@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 import ipt
 from app.http.fields import Body, Id, Listed, Text
 
+Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TopK = Annotated[int, Field(ge=1, le=2**31 - 1)]
 _TOP_K = "the number of scores of a prediction, highest first; by default the scores of all labels"
 
@@ -35,14 +36,17 @@ class PredictInput(Thresholds):
     inputs: Listed[Text] = Field(
         min_length=1, description="texts to answer", examples=[["I was charged twice", "The app crashes"]]
     )
-    version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
-        default=None, description="the version of the task that answers; the newest by default", examples=[1]
+    version: Version | None = Field(
+        default=None, description="the version that answers; by default the task decides", examples=[1]
     )
     top_k: TopK | None = Field(default=None, description=_TOP_K, examples=[3])
 
 
 class TaskQuestion(Body):
     task_id: Id = Field(examples=["tsk_4f0m2q8z1x7c9v5b3n6k0j2h"])
+    version: Version | None = Field(
+        default=None, description="the version that answers; by default the task decides", examples=[1]
+    )
     input: Text = Field(examples=["I was charged twice"])
 
 
@@ -120,5 +124,9 @@ class PredictView(BaseModel):
     predictions: list[PredictionView] = Field(description="one per input, in the same order")
 
 
+class VersionedPredictionView(PredictionView):
+    version: int = Field(description="the version of the task that answered")
+
+
 class PredictManyView(BaseModel):
-    predictions: list[PredictionView] = Field(description="one per request, in the same order")
+    predictions: list[VersionedPredictionView] = Field(description="one per request, in the same order")

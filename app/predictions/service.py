@@ -20,6 +20,7 @@ from app.predictions.model import Model
 from app.predictions.task_cache import CachedTask, TaskKey
 from app.predictions.task_lookup import FoundTasks, Question, TaskLookup
 from app.settings import Settings
+from app.usage.recorder import UsageRecorder
 
 CHARS_PER_TOKENIZATION = 16_384
 """Most characters that are tokenized in one call, which takes a fraction of a second; a single text may have more."""
@@ -51,9 +52,10 @@ class EmbeddedTexts:
 class Predictions:
     """Answers for all tasks of all tenants in this process."""
 
-    def __init__(self, settings: Settings, model: Model, lookup: TaskLookup) -> None:
+    def __init__(self, settings: Settings, model: Model, lookup: TaskLookup, usage: UsageRecorder) -> None:
         self._model = model
         self._lookup = lookup
+        self._usage = usage
         self._capacity = SharedCapacity(settings.predict_queue_rows, _too_many_texts)
         self._tokenizer = Coalescer(self._tokenize_all, name="tokenizer", most=CHARS_PER_TOKENIZATION)
         self._batcher = Batcher(
@@ -63,8 +65,12 @@ class Predictions:
             batch_tokens=settings.predict_batch_tokens,
         )
 
-    async def ask(self, tenant_id: str, questions: Sequence[Question], top_k: int | None = None) -> AnsweredQuestions:
+    async def ask(
+        self, tenant_id: str, questions: Sequence[Question], top_k: int | None = None, *, counted: bool = True
+    ) -> AnsweredQuestions:
         """Answer each question; the caller sends only the `top_k` highest scores of each answer, all if None.
+
+        The answers are part of the tasks' usage if they are `counted`.
 
         Raises:
             NotFoundError: the tenant has no such task, or the task no such version.
@@ -76,7 +82,10 @@ class Predictions:
         texts = [question.text for question in questions]
         with self._capacity.use(tenant_id, len(texts)):  # before any work is done for the texts
             lookup = asyncio.wrap_future(self._lookup.find(tenant_id, questions))
-            return await self._answer(tenant_id, lookup, texts, top_k)
+            answered = await self._answer(tenant_id, lookup, texts, top_k)
+        if counted:
+            self._usage.record(answered.keys, answered.answer.predictions)
+        return answered
 
     async def answer(
         self, tenant_id: str, key: TaskKey, task: CachedTask, texts: Sequence[str], top_k: int | None = None
@@ -103,7 +112,8 @@ class Predictions:
         with self._capacity.use(tenant_id, len(texts)):
             lookup = _completed(FoundTasks([], [], []))
             if question is not None:
-                lookup = asyncio.wrap_future(self._lookup.find(tenant_id, [question]))
+                # A stored vector is compared with later ones, so all come from one version.
+                lookup = asyncio.wrap_future(self._lookup.find(tenant_id, [question], canaries=False))
             found, tokenized = await self._read(lookup, tenant_id, texts)
             embedding = Embedding(found.tasks[0] if found.tasks else None)
             rows = [(embedding, ids) for ids, _ in tokenized]

@@ -15,7 +15,9 @@ from app.db.session import read_transaction
 from app.errors import AppError, ConflictError
 from app.predictions import repository
 from app.predictions.answer_size import prediction_bytes
+from app.predictions.canary import version_for
 from app.predictions.model import Model
+from app.predictions.repository import Answering, OwnedTask
 from app.predictions.task_cache import BoundTasks, CachedTask, TaskKey
 from app.tasks.errors import task_not_found_error, task_not_ready_error, version_not_found_error
 from ipt.errors import IptError, SubspaceMismatchError
@@ -28,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One text for one task; `version` None means the newest. `param` is the request field that names the task."""
+    """One text for one task, which chooses the `version` if it is None; `param` is the field that names the task."""
 
     task_id: str
     version: int | None
@@ -50,12 +52,13 @@ class FoundTasks:
 class _Request:
     tenant_id: str
     questions: Sequence[Question]
+    canaries: bool
 
 
 class TaskLookup:
-    """Reads tasks from memory or the database, and the newest version's number from the database every time.
+    """Reads tasks from memory or the database, and the number of the answering version from the database every time.
 
-    The number is never cached, because any process may delete a task or tune it again.
+    The number is never cached, because any process may delete a task, tune it again or promote another version.
     """
 
     def __init__(self, engine: Engine, model: Model, cached_tasks: int, cached_bytes: int) -> None:
@@ -64,8 +67,8 @@ class TaskLookup:
         self._cache: BoundTasks[CachedTask] = BoundTasks(cached_tasks, cached_bytes)
         self._coalescer = Coalescer(self._find_all, name="task-lookup", most=QUESTIONS_PER_LOOKUP)
 
-    def find(self, tenant_id: str, questions: Sequence[Question]) -> "Future[FoundTasks]":
-        """Find the task for each question of one request.
+    def find(self, tenant_id: str, questions: Sequence[Question], *, canaries: bool = True) -> "Future[FoundTasks]":
+        """Find the task for each question of one request; its canary may answer, unless `canaries` is false.
 
         Raises:
             UnavailableError: the model is not loaded.
@@ -76,7 +79,7 @@ class TaskLookup:
             ConflictError: the task is not tuned yet, or was tuned in another subspace than the loaded one.
         """
         self._model.check_loaded()
-        return self._coalescer.ask(_Request(tenant_id, questions), len(questions), tenant_id)
+        return self._coalescer.ask(_Request(tenant_id, questions, canaries), len(questions), tenant_id)
 
     def close(self) -> None:
         """Answer the requests that wait, and accept no more."""
@@ -86,15 +89,15 @@ class TaskLookup:
         owned = {(request.tenant_id, question.task_id) for request in requests for question in request.questions}
         in_memory = {(tenant_id, task_id) for tenant_id, task_id in owned if self._cache.knows(task_id)}
         with read_transaction(self._engine, {request.tenant_id for request in requests}) as session:
-            newest = repository.newest_numbers(session, in_memory)
+            answering = repository.answering_numbers(session, in_memory)
             # One query returns number and row together for tasks that are not in memory.
-            newest_of_others, rows = repository.newest_versions(session, owned - in_memory)
-            newest |= newest_of_others
-            keys_by_request = [_keys(request, newest) for request in requests]
+            answering_of_others, rows = repository.answering_versions(session, owned - in_memory)
+            answering |= answering_of_others
+            keys_by_request = [_keys(request, answering) for request in requests]
             keys = {key for entry in keys_by_request if isinstance(entry, list) for key in entry}
             tasks = {key: task for key in keys if (task := self._cache.get(key)) is not None}
             rows_by_key = {(row.task_id, row.version): row for row in rows}
-            owners = {task_id: tenant_id for tenant_id, task_id in newest}
+            owners = {task_id: tenant_id for tenant_id, task_id in answering}
             missing = keys - tasks.keys() - rows_by_key.keys()
             rows = repository.versions(session, {(owners[task_id], task_id, number) for task_id, number in missing})
             rows_by_key |= {(row.task_id, row.version): row for row in rows}
@@ -139,15 +142,20 @@ class TaskLookup:
             ) from error
 
 
-def _keys(request: _Request, newest: Mapping[repository.OwnedTask, int | None]) -> list[TaskKey] | AppError:
+def _keys(request: _Request, answering: Mapping[OwnedTask, Answering]) -> list[TaskKey] | AppError:
     """Return the version that answers each question, or the error of the first question that has none."""
     keys = []
+    chosen: dict[str, int] = {}
     for question in request.questions:
         owned = (request.tenant_id, question.task_id)
-        if owned not in newest:
+        if owned not in answering:
             return task_not_found_error(question.param)
-        number = newest[owned]
-        if number is None:
+        candidates = answering[owned]
+        if candidates.version is None:
             return task_not_ready_error(question.param)
-        keys.append((question.task_id, question.version or number))
+        number = question.version
+        if number is None and question.task_id not in chosen:
+            texts = [other.text for other in request.questions if other.task_id == question.task_id]
+            chosen[question.task_id] = version_for(candidates, texts) if request.canaries else candidates.version
+        keys.append((question.task_id, chosen[question.task_id] if number is None else number))
     return keys

@@ -19,7 +19,10 @@ from app.queue.lifecycle import Lease
 
 @dataclass(frozen=True, slots=True)
 class ClaimedAdaptation:
-    """Everything a worker needs to tune: examples are `{"input", "output"}` objects, `attempt` counts from 1."""
+    """Everything a worker needs to tune: examples are `{"input", "output"}` objects, `attempt` counts from 1.
+
+    `start_vector` is the vector of the version that tuning starts at, None to start at the subspace's.
+    """
 
     lease: Lease
     attempt: int
@@ -28,6 +31,7 @@ class ClaimedAdaptation:
     hyperparameters: dict[str, Any]
     examples: list[dict[str, str]]
     validation_examples: list[dict[str, str]] | None
+    start_vector: list[float] | None
     checkpoint: bytes | None
     step: int
     steps: int
@@ -65,7 +69,7 @@ WITH claimed AS (
         started_at = coalesce(started_at, now())
     WHERE id = ANY(:ids)
     RETURNING id, tenant_id, task_id, dataset_id, subspace_id, lease_token, attempt, kind, hyperparameters, checkpoint,
-        step, steps, CASE WHEN started_at = now() THEN started_at - created_at END AS queued_for
+        step, steps, start_version, CASE WHEN started_at = now() THEN started_at - created_at END AS queued_for
 ), event AS (
     INSERT INTO adaptation_events (adaptation_id, seq, type, data)
     SELECT id, 1 + (SELECT coalesce(max(seq), 0) FROM adaptation_events WHERE adaptation_id = claimed.id), 'running',
@@ -76,8 +80,10 @@ WITH claimed AS (
         SELECT id FROM tenants WHERE id IN (SELECT tenant_id FROM claimed) FOR NO KEY UPDATE SKIP LOCKED
     )
 )
-SELECT claimed.*, datasets.examples, datasets.validation_examples
+SELECT claimed.*, datasets.examples, datasets.validation_examples, start.vector::float4[] AS start_vector
 FROM claimed JOIN datasets ON datasets.id = claimed.dataset_id
+LEFT JOIN task_versions AS start ON start.task_id = claimed.task_id AND start.version = claimed.start_version
+    AND start.subspace_id = claimed.subspace_id
 """)
 
 
@@ -127,6 +133,7 @@ def claim(
             hyperparameters=row.hyperparameters,
             examples=row.examples,
             validation_examples=row.validation_examples,
+            start_vector=row.start_vector,
             checkpoint=row.checkpoint,
             step=row.step,
             steps=row.steps,

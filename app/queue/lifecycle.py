@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from app.db.models import FINISHED, Adaptation, AdaptationEvent, HeldOutRow, State, Task, TaskVersion
 from app.db.session import after_commit
 from app.errors import ErrorDetail
-from app.queue import metrics, turns
+from app.queue import comparison, metrics, turns
 
 if TYPE_CHECKING:  # importing the core loads torch, which not every process that uses the queue needs
     from ipt import AdaptedTask
@@ -120,7 +120,8 @@ def succeed(session: Session, lease: Lease, task: "AdaptedTask", *, start: int |
     `start` is `Subspace.initial_vector_id` of the vector.
     """
     # Lock the task before the adaptation, in the order in which deleting a task does, or the two could deadlock.
-    session.execute(select(Task.id).where(Task.id == lease.task_id).with_for_update(read=True, key_share=True))
+    locked = select(Task.promotion).where(Task.id == lease.task_id).with_for_update(read=True, key_share=True)
+    promotion = session.execute(locked).scalar_one_or_none()
     row = _lock(session, lease)
     if row is None:
         return False
@@ -152,7 +153,10 @@ def succeed(session: Session, lease: Lease, task: "AdaptedTask", *, start: int |
     if task.held_out is not None:
         session.add(HeldOutRow(task_id=row.task_id, version=row.task_version, logits=task.held_out.to_bytes()))
         session.flush()
-    append_event(session, row.id, "succeeded", {"metrics": task.metrics, "warnings": row.warnings})
+    if promotion == "if_better":
+        figures, doubts = comparison.promote_if_better(session, row, task)
+        row.metrics, row.warnings = {**task.metrics, **figures}, [*row.warnings, *doubts]
+    append_event(session, row.id, "succeeded", {"metrics": row.metrics, "warnings": row.warnings})
     return True
 
 

@@ -28,9 +28,10 @@ DELETE FROM adaptation_events AS event USING (
 """)
 _SUPERSEDED = text("""
 SELECT adaptation_id FROM (
-    SELECT adaptation_id, row_number() OVER (PARTITION BY task_id ORDER BY version DESC) AS place
+    SELECT adaptation_id, task_id, version, row_number() OVER (PARTITION BY task_id ORDER BY version DESC) AS place
     FROM task_versions WHERE task_id = ANY(:task_ids)
-) AS ranked WHERE place > :keep
+) AS ranked JOIN tasks ON tasks.id = ranked.task_id
+WHERE place > :keep AND version IS DISTINCT FROM promoted_version AND version IS DISTINCT FROM canary_version
 """)
 _UNSUCCESSFUL = text("""
 SELECT id FROM adaptations WHERE state IN ('failed', 'cancelled') AND finished_at < now() - :age
@@ -59,7 +60,10 @@ def trim_events(session: Session, age: timedelta, after: Position) -> Position:
 
 
 def delete_superseded(session: Session, keep: int, after: Position) -> Position:
-    """Delete all versions but the newest `keep` of tasks that got one, with their adaptations and unused datasets."""
+    """Delete all versions but the newest `keep` of tasks that got one, with their adaptations and unused datasets.
+
+    The promoted version and the canary of a task stay.
+    """
     _, task_ids, position = _next_finished(session, timedelta(), after)
     superseded = session.scalars(_SUPERSEDED, {"task_ids": task_ids, "keep": keep}).all()
     _delete_adaptations(session, superseded)

@@ -12,7 +12,8 @@ from app.errors import ConflictError, NotFoundError, PermissionDeniedError, docu
 from app.http.fields import Id
 from app.http.pagination import After, Limit, Page, page_of
 from app.tasks import neighbors, repository, service
-from app.tasks.schemas import SHOWN_VERSIONS, DeletedView, NeighborView, TaskView, VectorView, VersionView
+from app.tasks.schemas import DeletedView, NeighborView, TaskView, VectorView, VersionView
+from app.tasks.views import task_view, task_views
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"], route_class=AdmittingRoute)
 
@@ -27,10 +28,7 @@ def list_tasks(
     query = repository.of_tenant(tenant)
     with transaction() as session:
         rows, following = page_of(session, query, (Task.created_at, Task.id), after=after, limit=limit)
-        task_ids = [row.id for row in rows]
-        newest = repository.newest_versions(session, tenant, task_ids, limit=1)
-        counts = repository.version_counts(session, tenant, task_ids)
-    views = [TaskView.of(row, newest[row.id], counts[row.id]) for row in rows]
+        views = task_views(session, tenant, rows)
     return Page(data=views, has_more=following is not None, next=following)
 
 
@@ -38,9 +36,7 @@ def list_tasks(
 def get_task(task_id: Id, transaction: TransactionDep, tenant: TenantDep) -> TaskView:
     """Return a task with its newest versions."""
     with transaction() as session:
-        task = service.get(session, tenant, task_id)
-        newest = repository.newest_versions(session, tenant, [task_id], limit=SHOWN_VERSIONS)
-        return TaskView.of(task, newest[task_id], repository.version_counts(session, tenant, [task_id])[task_id])
+        return task_view(session, service.get(session, tenant, task_id))
 
 
 @router.get("/{task_id}/versions", summary="List a task's versions", responses=documented([NotFoundError]))

@@ -17,8 +17,6 @@ def task_not_ready_error(param: str | None = "task_id") -> ConflictError:
     )
 
 
-def version_not_found_error(number: int) -> NotFoundError:
-    """Return the error for a version that the task does not have."""
-    return NotFoundError(
-        f"this task has no version {number} that can answer", code="version_not_found", param="version"
-    )
+def version_not_found_error(number: int, param: str = "version") -> NotFoundError:
+    """Return the error for a version that the task does not have; `param` is the request field that names it."""
+    return NotFoundError(f"this task has no version {number} that can answer", code="version_not_found", param=param)

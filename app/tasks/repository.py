@@ -1,15 +1,24 @@
 """Queries on a tenant's tasks and their versions."""
 
-from collections import Counter
 from collections.abc import Collection
+from typing import NamedTuple
 
 from sqlalchemy import Select, delete, func, select, true, update
 from sqlalchemy.orm import Session, aliased, defer, joinedload
 from sqlalchemy.sql.base import ExecutableOption
 
+from app.db.answering import ANSWERING_VERSION, CANARY_VERSION, OF_TASK
 from app.db.ids import new_id
 from app.db.models import Adaptation, Task, TaskVersion
 from app.db.unused_datasets import delete_unused_datasets
+
+
+class VersionSummary(NamedTuple):
+    """The version of a task that answers, its canary, and how many versions it has."""
+
+    answering: int | None
+    canary: int | None
+    total: int
 
 
 def add(session: Session, tenant_id: str, name: str) -> str:
@@ -66,17 +75,12 @@ def newest_versions(
     return by_task
 
 
-def version_counts(session: Session, tenant_id: str, task_ids: Collection[str]) -> Counter[str]:
-    """Return how many versions each task has."""
-    query = (
-        select(TaskVersion.task_id, func.count())
-        .where(TaskVersion.tenant_id == tenant_id, TaskVersion.task_id.in_(task_ids))
-        .group_by(TaskVersion.task_id)
-    )
-    counts: Counter[str] = Counter()
-    for task_id, count in session.execute(query):
-        counts[task_id] = count
-    return counts
+def summaries(session: Session, tenant_id: str, task_ids: Collection[str]) -> dict[str, VersionSummary]:
+    """Return which versions of each task answer, and how many it has."""
+    count = select(func.count()).select_from(TaskVersion).where(OF_TASK).correlate(Task).scalar_subquery()
+    query = select(Task.id, ANSWERING_VERSION, CANARY_VERSION, count)
+    rows = session.execute(query.where(Task.tenant_id == tenant_id, Task.id.in_(task_ids)))
+    return {task_id: VersionSummary(*summary) for task_id, *summary in rows}
 
 
 def versions_before(

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.db.models import Kind, Task, TaskVersion
+from app.db.models import Kind, Promotion, Task, TaskVersion
+from app.tasks.repository import VersionSummary
 
 SHOWN_VERSIONS = 10
 """Most versions that a task is shown with."""
@@ -34,11 +35,23 @@ class VersionView(BaseModel):
         )
 
 
+class CanaryView(BaseModel):
+    version: int
+    share: float = Field(description="the share of requests that this version answers")
+
+
 class TaskView(BaseModel):
     id: str = Field(examples=["tsk_4f0m2q8z1x7c9v5b3n6k0j2h"])
     object: Literal["task"] = "task"
     name: str = Field(examples=["tickets"])
-    version: int | None = Field(description="the newest version, which answers by default; null until one exists")
+    version: int | None = Field(
+        description="the version that answers by default, which is the newest one unless another was promoted; null "
+        "until one exists"
+    )
+    promote: Promotion = Field(
+        description="when a new version answers: at once, if it is better, or once it is promoted"
+    )
+    canary: CanaryView | None = Field(description="a version that answers a share of the requests that name none")
     version_count: int = Field(description="how many versions can answer; `/versions` lists them all")
     versions: list[VersionView] = Field(
         description=f"the newest {SHOWN_VERSIONS} versions, oldest first; in a list of tasks only the newest version"
@@ -46,12 +59,17 @@ class TaskView(BaseModel):
     created_at: datetime
 
     @classmethod
-    def of(cls, row: Task, newest: Sequence[TaskVersion], version_count: int) -> "TaskView":
+    def of(cls, row: Task, newest: Sequence[TaskVersion], summary: VersionSummary) -> "TaskView":
+        canary = None
+        if summary.canary is not None and row.canary_share is not None:
+            canary = CanaryView(version=summary.canary, share=row.canary_share)
         return cls(
             id=row.id,
             name=row.name,
-            version=newest[-1].version if newest else None,
-            version_count=version_count,
+            version=summary.answering,
+            promote=row.promotion,
+            canary=canary,
+            version_count=summary.total,
             versions=[VersionView.of(version) for version in newest],
             created_at=row.created_at,
         )

@@ -24,6 +24,7 @@ from ipt.prediction.task_head import TaskHead
 from ipt.readout.blend import Blended, blend
 from ipt.readout.cross_validation import CrossValidation
 from ipt.readout.embeddings import with_names
+from ipt.readout.label_errors import near_duplicates_across_labels, suspect_labels
 from ipt.readout.linear_classifier import fit_linear, is_large
 from ipt.readout.readout import fit_readout
 from ipt.readout.scope import fit_scope
@@ -34,7 +35,7 @@ from ipt.tuning.held_out import HeldOutLogits
 from ipt.tuning.job import AdaptedTask, Metrics, TuningJob
 from ipt.tuning.label_scores import UNMEASURED, score_labels
 from ipt.tuning.losses import RidgeLoss
-from ipt.tuning.quality_warnings import quality_warnings
+from ipt.tuning.quality_warnings import pair_warnings, quality_warnings, suspect_warnings
 from ipt.tuning.row_embeddings import RowEmbeddings
 from ipt.tuning.tuning_loop import TuningLoop
 from ipt.tuning.work_units import GradientStep, Pause, Result, Work, WorkStream
@@ -152,7 +153,24 @@ class EncoderLoop(TuningLoop):
         if self.rows.score_source != "none":
             rows = [self.rows.dataset_rows[row] for row in self.rows.measured]
             held_out = HeldOutLogits.of(rows, tuned.logits)
-        return AdaptedTask(head, metrics, warnings, held_out)
+        return AdaptedTask(head, metrics, [*self._label_warnings(held_out), *warnings], held_out)
+
+    def _label_warnings(self, held_out: HeldOutLogits | None) -> list[str]:
+        """Return warnings about examples whose labels are probably wrong."""
+        count = len(self.job.examples)
+        places = [
+            f"examples[{row}]" if row < count else f"validation_examples[{row - count}]"
+            for row in self.rows.dataset_rows
+        ]
+        warnings = []
+        if held_out is not None:
+            suspects = suspect_labels(held_out.logits, self._measured_classes.tolist())
+            warnings = suspect_warnings(suspects, [places[row] for row in self.rows.measured], self.labels)
+        tokens = self.rows.token_ids
+        pairs = near_duplicates_across_labels(self.embeddings.frozen[: len(places)].numpy(), self.rows.classes.tolist())
+        # The warnings about the dataset name texts that are equal for the backbone.
+        different = [(first, second) for first, second in pairs if tokens[first] != tokens[second]]
+        return [*warnings, *pair_warnings(different, places)]
 
     def _scores(self, tuned: Blended, untuned: Blended) -> tuple[Metrics, list[str]]:
         """Return the scores of the measured rows, and warnings about them."""

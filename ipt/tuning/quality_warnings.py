@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ipt.data.names import is_short_name, listed
+from ipt.readout.label_errors import Suspect
 from ipt.tuning.label_scores import LabelScores
 
 FEW_HELD_BACK = 20
+SURE = 0.8
+"""Probability of another label from which a warning names the example."""
 
 
 def quality_warnings(
@@ -40,3 +46,25 @@ def quality_warnings(
             "give validation_examples for a better one"
         )
     return warnings
+
+
+def suspect_warnings(suspects: Sequence[Suspect], places: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Warn of examples that are clearly of another label, unless few are measured, which says little of any.
+
+    `places` [M] are those of the measured examples.
+    """
+    clear = [suspect for suspect in suspects if suspect.likely_probability >= SURE]
+    if not clear or len(places) < FEW_HELD_BACK:
+        return []
+    rather = {label: f" (rather {label!r})" if is_short_name(label) else "" for label in labels}
+    named = listed([f"{places[suspect.row]}{rather[labels[suspect.likely]]}" for suspect in clear])
+    count = "1 example has" if len(clear) == 1 else f"{len(clear)} examples have"
+    return [f"{count} perhaps a wrong label, by what the other examples say: {named}"]
+
+
+def pair_warnings(pairs: Sequence[tuple[int, int]], places: Sequence[str]) -> list[str]:
+    """Warn of examples that hardly differ and have different labels."""
+    if not pairs:
+        return []
+    named = listed([f"{places[first]} and {places[second]}" for first, second in pairs])
+    return [f"texts with different labels hardly differ for the backbone: {named}; fix their labels if one is wrong"]

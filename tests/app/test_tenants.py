@@ -139,6 +139,14 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
             Attempt(f"{task}/evaluate", options={"json": {"examples": a.first_body["examples"]}}),
             Attempt(f"{task}/evaluate", options={"files": file}),
         ],
+        ("patch", "/v1/tasks/{task_id}/examples"): [
+            Attempt(f"{task}/examples", options={"json": {"version": 3, **changes}, "headers": headers})
+            for changes in (
+                {"add": EXAMPLES},
+                {"remove": [{"id": "exm_0"}], "relabel": [{"id": "exm_0", "output": "a"}]},
+            )
+            for headers in ({}, key)
+        ],
         ("post", "/v1/tasks/{task_id}/retune"): [Attempt(f"{task}/retune", options={"headers": key})],
         ("post", "/v1/datasets/check"): [Attempt("/v1/datasets/check", options={"json": check})],
         ("post", f"{OPENAI}/files"): [
@@ -232,6 +240,24 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
             Attempt(f"{task}/versions"),
             Attempt(f"{task}/versions", options={"params": {"after": 2}}),
         ],
+        ("post", "/v1/tasks/{task_id}/promote"): [Attempt(f"{task}/promote", options={"json": {"version": 1}})],
+        ("patch", "/v1/tasks/{task_id}"): [Attempt(task, options={"json": {"promote": "manual"}})],
+        ("get", "/v1/tasks/{task_id}/examples"): [
+            Attempt(f"{task}/examples"),
+            Attempt(f"{task}/examples", options={"params": {"after": 1, "label": f"{a.word} billing"}}),
+        ],
+        ("get", "/v1/tasks/{task_id}/examples/file"): [
+            Attempt(f"{task}/examples/file", options={"params": {"format": "csv", "label": f"{a.word} billing"}})
+        ],
+        ("get", "/v1/tasks/{task_id}/examples/suspects"): [Attempt(f"{task}/examples/suspects")],
+        ("get", "/v1/tasks/{task_id}/examples/history"): [
+            Attempt(f"{task}/examples/history"),
+            Attempt(f"{task}/examples/history", options={"params": {"after": 2}}),
+        ],
+        ("get", "/v1/tasks/{task_id}/usage"): [
+            Attempt(f"{task}/usage"),
+            Attempt(f"{task}/usage", options={"params": {"after": 4_000_000_000}}),
+        ],
         ("get", "/v1/tasks/{task_id}/vector"): [
             Attempt(f"{task}/vector"),
             Attempt(f"{task}/vector", options={"params": {"version": 1}}),
@@ -247,6 +273,9 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
         ("post", "/v1/tasks/{task_id}/generate"): [
             Attempt(f"{task}/generate", options={"json": {"input": "hello"} | changes})
             for changes in ({}, {"version": 1}, {"stream": True})
+        ],
+        ("post", "/v1/tasks/{task_id}/suggest"): [
+            Attempt(f"{task}/suggest", options={"json": inputs | changes}) for changes in ({}, {"version": 1})
         ],
         ("post", "/v1/predict"): [
             Attempt("/v1/predict", options={"json": {"requests": requests}})

@@ -40,10 +40,24 @@ def value_for(column: Column[Any]) -> Any:
     """Return a value that the column accepts; a foreign key refers to a row that exists."""
     for key in column.foreign_keys:
         return "default" if key.column.table.name == "tenants" else value_for(key.column)
-    by_name = {"kind": "classification", "state": "succeeded", "scopes": ["adapt"], "vector": [1.0, 2.0]}
+    by_name = {
+        "kind": "classification",
+        "state": "succeeded",
+        "scopes": ["adapt"],
+        "vector": [1.0, 2.0],
+        "promotion": "manual",
+    }
     by_name["batches.state"] = "completed"
     for name in (f"{column.table.name}.{column.name}", column.name):
         if name in by_name:
             return by_name[name]
-    by_type = {str: "text", int: 1, bool: True, bytes: b"bytes", datetime: datetime.now(UTC), UUID: UUID(int=1)}
+    by_type = {
+        str: "text",
+        int: 1,
+        float: 0.5,
+        bool: True,
+        bytes: b"bytes",
+        datetime: datetime.now(UTC),
+        UUID: UUID(int=1),
+    }
     return by_type.get(column.type.python_type, {"key": "value"})

@@ -100,6 +100,12 @@ def test_superseded_versions_are_deleted_with_datasets_that_nothing_uses(
             session.execute(text("DELETE FROM datasets WHERE id NOT IN (SELECT dataset_id FROM adaptations)"))
         finish(engine, days_ago=2)
         further.append(adaptation_id)
+    with transaction(engine) as session:
+        session.execute(update(Task).where(Task.id == task_id).values(promoted_version=1, canary_version=2))
+    run(engine, keep_versions=1)
+    assert count(engine, TaskVersion) == 4, "the promoted version and the canary stay"
+    with transaction(engine) as session:
+        session.execute(update(Task).where(Task.id == task_id).values(promoted_version=None, canary_version=None))
     run(engine, keep_versions=1)
     with transaction(engine) as session:
         versions = session.execute(select(TaskVersion.task_id, TaskVersion.version)).all()

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from app.db.file_models import Batch, BatchRequestRow
 from app.db.ids import new_id
-from app.db.models import Batch, BatchRequestRow
 from app.errors import AppError, BusyError, InvalidError, UnavailableError, error_body
 from app.http.error_handlers import log_unforeseen
 from app.openai.batches.repository import Answered

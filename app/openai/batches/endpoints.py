@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request
 from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import PredictingTenantDep
 from app.db.dependencies import TransactionDep
-from app.db.models import Batch
+from app.db.file_models import Batch
 from app.http.fields import Id
 from app.http.pagination import page_of
 from app.openai.batches import repository, service

@@ -8,8 +8,8 @@ from datetime import timedelta
 from sqlalchemy import Select, and_, delete, func, or_, select, text
 from sqlalchemy.orm import Session, aliased
 
+from app.db.file_models import Batch, BatchRequestRow, BatchState
 from app.db.ids import new_id
-from app.db.models import Batch, BatchRequestRow, BatchState
 from app.openai.batches.requests import BatchRequest
 
 OPEN: tuple[BatchState, ...] = ("in_progress", "cancelling")

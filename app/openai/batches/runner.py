@@ -13,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.db.models import Batch, BatchRequestRow
+from app.db.file_models import Batch, BatchRequestRow
 from app.db.session import transaction
 from app.fairness.background import Foreground
 from app.http.error_handlers import log_unforeseen

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.db.models import Batch, BatchState
+from app.db.file_models import Batch, BatchState
 from app.http.fields import Id, Metadata
 from app.openai.batches.requests import Endpoint
 from app.openai.pages import Identified, seconds

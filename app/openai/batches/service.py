@@ -6,8 +6,8 @@ from datetime import timedelta
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
+from app.db.file_models import Batch
 from app.db.ids import new_id
-from app.db.models import Batch
 from app.errors import BusyError, ConflictError, InvalidError, NotFoundError
 from app.openai.batches import repository
 from app.openai.batches.requests import read_requests

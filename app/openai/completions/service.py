@@ -58,7 +58,7 @@ class Completions:
             return "classification"
         question = Question(task_id, None, "", "model")
         try:
-            found = await asyncio.wrap_future(self._lookup.find(tenant_id, [question]))
+            found = await asyncio.wrap_future(self._lookup.find(tenant_id, [question], canaries=False))
         except (NotFoundError, ConflictError) as error:
             raise as_model_error(error) from error
         return found.tasks[0].head.kind

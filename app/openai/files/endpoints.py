@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import AdaptingTenantDep
 from app.db.dependencies import TransactionDep
-from app.db.models import FilePurpose
+from app.db.file_models import FilePurpose
 from app.http.dependencies import SettingsDep
 from app.http.fields import Id
 from app.openai.dialect import PREFIX

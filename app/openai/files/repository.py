@@ -6,8 +6,8 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, Select, delete, func, or_, select, tuple_
 from sqlalchemy.orm import Session, defer
 
+from app.db.file_models import File, FilePurpose
 from app.db.ids import new_id
-from app.db.models import File, FilePurpose
 
 
 def add(

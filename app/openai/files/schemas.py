@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from app.db.models import File, FilePurpose
+from app.db.file_models import File, FilePurpose
 from app.openai.fine_tuning.result_files import ResultFile
 from app.openai.pages import Identified, seconds
 

@@ -2,7 +2,7 @@
 
 from sqlalchemy.orm import Session
 
-from app.db.models import File
+from app.db.file_models import File
 from app.errors import BusyError, NotFoundError
 from app.openai.batches.requests import read_requests
 from app.openai.files import repository

@@ -10,7 +10,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
-from app.db.models import FilePurpose
+from app.db.file_models import FilePurpose
 from app.errors import BadRequestError
 from app.http.form_parts import parts_of
 

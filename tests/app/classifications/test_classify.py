@@ -12,8 +12,8 @@ from sqlalchemy import Engine, text
 
 import ipt
 from app.cli.root import run
-from app.db.models import Base
 from app.db.session import transaction
+from app.db.tables import METADATA
 from tests.support.service import EXAMPLES, Serve, error_of
 
 INPUTS = ["i was charged twice", "login screen is broken"]
@@ -39,7 +39,7 @@ def classify(client: httpx.Client, **changes: Any) -> httpx.Response:
 
 def rows_of_all_tables(engine: Engine) -> dict[str, int]:
     with transaction(engine) as session:
-        counts = {name: session.execute(text(f"SELECT count(*) FROM {name}")) for name in Base.metadata.tables}
+        counts = {name: session.execute(text(f"SELECT count(*) FROM {name}")) for name in METADATA.tables}
         return {name: count.scalar_one() for name, count in counts.items()}
 
 

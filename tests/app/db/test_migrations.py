@@ -11,15 +11,15 @@ from sqlalchemy import Engine, MetaData, delete, insert, inspect, select, text, 
 
 import migrations
 from app.db import migrate
-from app.db.models import Base
 from app.db.session import make_engine
+from app.db.tables import METADATA
 from tests.support.tables import common, contents, fill_empty_tables, value_for
 
 
 def test_the_migrated_tables_match_the_models(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
-        assert compare_metadata(context, Base.metadata) == []
+        assert compare_metadata(context, METADATA) == []
 
 
 def test_migrations_downgrade_and_upgrade_again(engine: Engine) -> None:

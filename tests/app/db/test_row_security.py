@@ -11,15 +11,16 @@ from sqlalchemy.exc import DBAPIError
 
 from app.db import migrate
 from app.db.embedded_access import SERVICE_ROLE
-from app.db.models import Adaptation, Base, Task, Tenant
+from app.db.models import Adaptation, Task, Tenant
 from app.db.row_security import ROLE
 from app.db.session import make_engine, transaction
+from app.db.tables import METADATA
 from app.tasks import repository
 from tests.support.service import adaptation_body
 from tests.support.tables import fill_empty_tables
 
 SHARED = {"subspaces", "workers", "schema_floor"}
-OF_TENANTS = sorted(set(Base.metadata.tables) - SHARED)
+OF_TENANTS = sorted(set(METADATA.tables) - SHARED)
 
 
 @contextmanager

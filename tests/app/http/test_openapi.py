@@ -46,6 +46,8 @@ answers = {{ values = ["application/json", "text/event-stream"] }}
 "body.version" = {{ dictionary = "numbers" }}
 "body.compare_with" = {{ dictionary = "numbers" }}
 "path.version" = {{ dictionary = "numbers", probability = 0.9 }}
+"body.requests[*].version" = {{ dictionary = "numbers" }}
+"body.canary.version" = {{ dictionary = "numbers" }}
 "body.max_new_tokens" = {{ dictionary = "numbers" }}
 "body.top_k" = {{ dictionary = "numbers" }}
 "body.seed" = {{ dictionary = "numbers" }}
@@ -69,6 +71,14 @@ parameters = {{ "path.adaptation_id" = "{tuned[id]}" }}
 # A schema cannot express which labels fit together, or what the file of a form must contain.
 [[operations]]
 include-name = "POST /v1/adaptations"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
+
+[[operations]]
+include-name = "PATCH /v1/tasks/{{task_id}}"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}  # a change of nothing
+
+[[operations]]
+include-name = "PATCH /v1/tasks/{{task_id}}/examples"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 
 [[operations]]

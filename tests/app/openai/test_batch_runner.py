@@ -8,7 +8,8 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import Engine, func, select, update
 
-from app.db.models import Batch, BatchRequestRow, File, Tenant
+from app.db.file_models import Batch, BatchRequestRow, File
+from app.db.models import Tenant
 from app.db.session import transaction
 from app.fairness.background import Foreground
 from app.openai.batches import repository, runner, service

@@ -9,7 +9,7 @@ import openai
 import pytest
 from sqlalchemy import Engine, func, select
 
-from app.db.models import BatchRequestRow
+from app.db.file_models import BatchRequestRow
 from app.db.session import transaction
 from app.openai.batches import service
 from tests.app.openai.test_training_data import chat, jsonl

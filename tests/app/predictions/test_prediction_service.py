@@ -69,7 +69,7 @@ def lookup() -> Lookup:
 @pytest.fixture
 def predictions(predictor: Predictor, lookup: Lookup) -> Iterator[Predictions]:
     settings = Settings(predict_queue_rows=40, predict_wait_ms=0)
-    predictions = Predictions(settings, cast(Any, MagicMock(predictor=predictor)), cast(Any, lookup))
+    predictions = Predictions(settings, cast(Any, MagicMock(predictor=predictor)), cast(Any, lookup), MagicMock())
     yield predictions
     predictor.gate.set()
     predictions.close()

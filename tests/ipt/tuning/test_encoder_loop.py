@@ -1,5 +1,6 @@
 """Tuning on an encoder: what it computes, when it stops, and the scores that it reports."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -223,6 +224,20 @@ def test_two_examples_of_each_label_are_enough(encoder: EncoderBackbone, subspac
     task = ipt.adapt(encoder, subspace, few, hyperparameters=ipt.Hyperparameters(steps=3))
     assert (task.metrics["score_source"], task.metrics["held_back"]) == ("out_of_fold", 4)
     assert "measured on only 4 held-back examples" in task.warnings[-1]
+
+
+def test_examples_with_doubtful_labels_are_warned_of(
+    encoder: EncoderBackbone, subspace: ipt.Subspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny backbone knows no language, so the limits of doubt are lowered."""
+    monkeypatch.setattr("ipt.tuning.quality_warnings.SURE", 0.0)
+    monkeypatch.setattr("ipt.readout.label_errors.NEAR_DUPLICATE_COSINE", -1.0)
+    task = ipt.adapt(encoder, subspace, sentiment(), hyperparameters=ipt.Hyperparameters(steps=0))
+    [suspects] = [warning for warning in task.warnings if "perhaps a wrong label" in warning]
+    assert re.search(r"examples\[\d+\] \(rather '(positive|negative)'\)", suspects)
+    [pairs] = [warning for warning in task.warnings if "hardly differ for the backbone" in warning]
+    first, second = map(int, re.findall(r"examples\[(\d+)\]", pairs)[:2])
+    assert sentiment()[first].output != sentiment()[second].output
 
 
 def test_random_labels_cause_a_warning(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:

@@ -1,0 +1,76 @@
+"""Apply changes to the examples of a dataset."""
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from app.errors import ConflictError, NotFoundError
+from app.examples.rows import DatasetRow
+from app.examples.schemas import ChangeInput, ExampleRef
+from ipt.data.labels import labels_alike
+
+
+class Change:
+    """Examples while they are changed, and a summary of what was changed."""
+
+    def __init__(self, rows: Sequence[DatasetRow], version: int) -> None:
+        self.rows = list(rows)
+        self.summary: dict[str, Any] = {"version": version, "removed": 0, "relabelled": 0, "added": 0}
+
+    def apply(self, body: ChangeInput) -> None:
+        """Make all changes of a request, in the order of its fields.
+
+        Raises:
+            NotFoundError: no example has the id, the input or the label that a change names.
+            ConflictError: a label would be renamed to one that exists.
+        """
+        removed = {row for numbers in self._named(body.remove, "remove") for row in numbers}
+        self.rows = [row for number, row in enumerate(self.rows) if number not in removed]
+        self.summary["removed"] = len(removed)
+        for relabelling, numbers in zip(body.relabel, self._named(body.relabel, "relabel"), strict=True):
+            for number in numbers:
+                self.rows[number] = self.rows[number].relabelled(relabelling.output)
+            self.summary["relabelled"] += len(numbers)
+        for index, renaming in enumerate(body.rename_labels):
+            self._rename(renaming.label, renaming.to, f"rename_labels[{index}]")
+        for index, merging in enumerate(body.merge_labels):
+            self._replace_labels(merging.labels, merging.into, f"merge_labels[{index}].labels")
+            self.summary.setdefault("merged", {})[merging.into] = merging.labels
+        self.rows += [DatasetRow("examples", example.input, example.output) for example in body.add]
+        self.summary["added"] = len(body.add)
+
+    def _named(self, refs: Sequence[ExampleRef], param: str) -> list[list[int]]:
+        """Return the numbers of the rows that each reference names."""
+        by_name: dict[tuple[str, str], list[int]] = defaultdict(list)
+        if refs:
+            for number, row in enumerate(self.rows):
+                by_name["id", row.id].append(number)
+                by_name["input", row.input].append(number)
+        named = []
+        for index, ref in enumerate(refs):
+            field, value = ("id", ref.id) if ref.input is None else ("input", ref.input)
+            if (field, value) not in by_name:
+                raise NotFoundError(
+                    f"no example of this version has this {field}; GET /v1/tasks/{{task_id}}/examples lists them",
+                    code="example_not_found",
+                    param=f"{param}[{index}].{field}",
+                )
+            named.append(by_name[field, str(value)])
+        return named
+
+    def _rename(self, label: str, to: str, param: str) -> None:
+        others = {row.output for row in self.rows} - {label}
+        if any(labels_alike(other, to) for other in others):
+            raise ConflictError(
+                "this label exists already: to put the examples of both under one label, send merge_labels",
+                code="label_exists",
+                param=f"{param}.to",
+            )
+        self._replace_labels([label], to, f"{param}.label")
+        self.summary.setdefault("renamed", {})[label] = to
+
+    def _replace_labels(self, labels: Collection[str], to: str, param: str) -> None:
+        replaced = set(labels)
+        if not replaced <= {row.output for row in self.rows}:
+            raise NotFoundError("no example has this label", code="label_not_found", param=param)
+        self.rows = [row.relabelled(to) if row.output in replaced else row for row in self.rows]

@@ -1,0 +1,1 @@
+"""Promotion: which version of a task answers."""

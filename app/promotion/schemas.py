@@ -1,0 +1,40 @@
+"""Request bodies about which version of a task answers."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from app.db.models import Promotion
+from app.http.fields import Body
+
+Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class PromoteInput(Body):
+    version: Number = Field(description="the version that answers from now on; an older one to roll back", examples=[1])
+
+
+class CanaryInput(Body):
+    version: Number = Field(examples=[3])
+    share: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="the share of requests that this version answers", examples=[0.1]
+    )
+
+
+class TaskChange(Body):
+    """Fields that are left out stay as they are."""
+
+    promote: Promotion | None = Field(
+        default=None,
+        description="when a new version answers: `always` at once, `if_better` if it is right more often on the rows "
+        "that both have measured, `manual` once it is promoted. A change concerns later versions",
+    )
+    canary: CanaryInput | None = Field(
+        default=None, description="a version that answers a share of the requests that name none; null ends it"
+    )
+
+    @model_validator(mode="after")
+    def _some_change(self) -> "TaskChange":
+        if self.promote is None and "canary" not in self.model_fields_set:
+            raise ValueError("changes nothing: send promote or canary")
+        return self

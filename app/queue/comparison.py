@@ -1,0 +1,111 @@
+"""Promotes a version that has just succeeded if it is better than the one that answers, for tasks that ask for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.answering import ANSWERING_VERSION
+from app.db.models import Adaptation, Dataset, HeldOutRow, Task, TaskVersion
+
+if TYPE_CHECKING:  # as in `lifecycle`
+    from ipt import AdaptedTask
+    from ipt.tuning.held_out import HeldOutLogits
+
+Metrics = dict[str, float | int | str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What a version answers for the texts that it was measured on."""
+
+    labels: Sequence[str]
+    scores: Mapping[str, NDArray[np.float64]]
+    """By text: the probability of each label [C]."""
+
+    @classmethod
+    def of(cls, labels: Sequence[str], dataset: Dataset, held_out: "HeldOutLogits") -> "_Measured":
+        texts = [row["input"] for row in _rows(dataset)]
+        logits = held_out.logits.astype(np.float64)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        scores = weights / weights.sum(axis=1, keepdims=True)
+        return cls(labels, {texts[row]: scores[i] for i, row in enumerate(held_out.rows.tolist())})
+
+    def judge(self, truth: Mapping[str, str]) -> tuple[int, float]:
+        """Return how many texts are answered right, and the sum of the probabilities of the right labels."""
+        right, probability = 0, 0.0
+        for text, label in truth.items():
+            scores = self.scores[text]
+            right += self.labels[int(scores.argmax())] == label
+            probability += float(scores[self.labels.index(label)]) if label in self.labels else 0.0
+        return right, probability
+
+
+def promote_if_better(session: Session, row: Adaptation, task: "AdaptedTask") -> tuple[Metrics, list[str]]:
+    """Compare the stored version of an adaptation with the one that answers, and promote it if it is better.
+
+    The better one is right more often on the texts that both were measured on without being fitted to them, by the
+    labels of the new dataset; if both are right as often, it gives the right labels a higher probability.
+
+    Returns:
+        the figures of the comparison, for the adaptation's metrics; and a warning if nothing can be compared. Both are
+        empty if there is no older version that answers.
+    """
+    locked = select(Task, ANSWERING_VERSION).where(Task.id == row.task_id).with_for_update(key_share=True, of=Task)
+    stored_task, answering = session.execute(locked).one()
+    if answering is None or answering >= row.task_version:
+        return {}, []
+    old, new = _earlier(session, row.task_id, answering), None
+    if task.held_out is not None:
+        dataset = session.get_one(Dataset, row.dataset_id)
+        new = _Measured.of(task.head.labels, dataset, task.held_out)
+    if old is None or new is None or not (common := new.scores.keys() & old.scores.keys()):
+        doubt = (
+            f"version {row.task_version} was not promoted: no text was held out both for it and for version "
+            f"{answering}, which answers. Compare them on examples of your own, and promote the better one"
+        )
+        return {}, [doubt]
+    truth = {each["input"]: each["output"] for each in _rows(dataset) if each["input"] in common}
+    (right, probability), (right_before, probability_before) = new.judge(truth), old.judge(truth)
+    is_better = (right, probability) > (right_before, probability_before)
+    if is_better:
+        stored_task.promoted_version = row.task_version
+        session.flush()
+    figures: Metrics = {
+        "compared_version": answering,
+        "compared_rows": len(truth),
+        "compared_right": right,
+        "compared_right_before": right_before,
+        "promoted": int(is_better),
+    }
+    return figures, []
+
+
+def _earlier(session: Session, task_id: str, version: int) -> _Measured | None:
+    """Return what an earlier version answers; None for one of a release that did not keep it."""
+    from ipt.errors import CheckpointError
+    from ipt.tuning.held_out import HeldOutLogits
+
+    query = (
+        select(TaskVersion.labels, Dataset, HeldOutRow.logits)
+        .join(Adaptation, Adaptation.id == TaskVersion.adaptation_id)
+        .join(Dataset, Dataset.id == Adaptation.dataset_id)
+        .join(HeldOutRow, (HeldOutRow.task_id == TaskVersion.task_id) & (HeldOutRow.version == TaskVersion.version))
+        .where(TaskVersion.task_id == task_id, TaskVersion.version == version)
+    )
+    found = session.execute(query).one_or_none()
+    if found is None:
+        return None
+    labels, dataset, logits = found
+    try:
+        return _Measured.of(labels, dataset, HeldOutLogits.from_bytes(logits, len(_rows(dataset)), len(labels)))
+    except CheckpointError:
+        return None
+
+
+def _rows(dataset: Dataset) -> list[dict[str, str]]:
+    return [*dataset.examples, *(dataset.validation_examples or [])]

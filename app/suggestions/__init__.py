@@ -1,0 +1,1 @@
+"""Suggestions: which unlabelled texts to label next."""

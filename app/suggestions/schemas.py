@@ -1,0 +1,36 @@
+"""Request and response bodies of suggestions."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from app.http.fields import Body, Listed, Text
+
+MAX_INPUTS = 10_000
+MAX_COUNT = 256
+
+
+class SuggestInput(Body):
+    """Unlabelled texts, and how many of them to label next."""
+
+    inputs: Listed[Text] = Field(
+        min_length=1,
+        description=f"at most {MAX_INPUTS:,} texts without labels",
+        examples=[["Where is my parcel?", "I was charged twice"]],
+    )
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = Field(default=16, description="most suggestions")
+    version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
+        default=None, description="the version of the task; by default the one that answers"
+    )
+
+
+class SuggestionView(BaseModel):
+    index: int = Field(description="the position of the text in `inputs`")
+    label: str = Field(description="the most probable label")
+    uncertainty: float = Field(description="1 less the margin between the two most probable labels")
+
+
+class SuggestView(BaseModel):
+    task_id: str
+    task_version: int
+    suggestions: list[SuggestionView] = Field(description="the most useful text first; fewer if there are fewer texts")

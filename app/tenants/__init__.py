@@ -1,0 +1,1 @@
+"""Tenants, for their operator: what they have, a copy of it, and its deletion."""

@@ -1,0 +1,85 @@
+"""List, export and delete tenants, over all tables that belong to them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Table, delete, func, literal_column, select
+from sqlalchemy.orm import Session
+
+from app.db.models import Adaptation, ApiKey, Dataset, SchemaFloor, SubspaceRow, Task, Tenant, Worker
+from app.db.tables import METADATA
+from app.settings import DEFAULT_TENANT
+
+OPERATORS_TABLES = frozenset(each.__tablename__ for each in (SubspaceRow, Worker, SchemaFloor))
+"""Tables that belong to no tenant."""
+_SECRET_COLUMNS = {"sha256"}
+_ROWS_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSummary:
+    """How much a tenant has; `bytes` are those of its datasets' texts."""
+
+    id: str
+    created_at: datetime
+    keys: int
+    tasks: int
+    adaptations: int
+    bytes: int
+
+
+def listed(session: Session) -> list[TenantSummary]:
+    """Return all tenants, by id."""
+
+    def count(table: type[ApiKey | Task | Adaptation]) -> Any:
+        return select(func.count()).where(table.tenant_id == Tenant.id).scalar_subquery()
+
+    stored = (
+        select(func.coalesce(func.sum(Dataset.size), 0).cast(BigInteger))
+        .where(Dataset.tenant_id == Tenant.id)
+        .scalar_subquery()
+    )
+    query = select(Tenant.id, Tenant.created_at, count(ApiKey), count(Task), count(Adaptation), stored)
+    rows = session.execute(query.order_by(Tenant.id)).all()
+    return [TenantSummary(*row) for row in rows]
+
+
+def exists(session: Session, tenant_id: str) -> bool:
+    """Return whether there is such a tenant."""
+    return session.get(Tenant, tenant_id) is not None
+
+
+def rows(session: Session, tenant_id: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield every row that belongs to a tenant with the name of its table, parents first; hashes of keys are left out.
+
+    Bytes are in hexadecimal.
+    """
+    for table in METADATA.sorted_tables:
+        if table.name in OPERATORS_TABLES:
+            continue
+        row = func.to_jsonb(literal_column(f'"{table.name}"'))
+        query = select(row).select_from(table).where(_belongs_to(table, tenant_id)).order_by(*table.primary_key)
+        for values in session.scalars(query.execution_options(yield_per=_ROWS_AT_ONCE)):
+            yield table.name, {name: value for name, value in values.items() if name not in _SECRET_COLUMNS}
+
+
+def remove(session: Session, tenant_id: str) -> None:
+    """Delete a tenant with everything that belongs to it; the default tenant exists again, empty."""
+    session.execute(delete(Tenant).where(Tenant.id == tenant_id))
+    if tenant_id == DEFAULT_TENANT:
+        session.add(Tenant(id=DEFAULT_TENANT))
+        session.flush()
+
+
+def _belongs_to(table: Table, tenant_id: str) -> ColumnElement[bool]:
+    """Return the condition for a table's rows of a tenant: by its column, or by the parent that its key refers to."""
+    if table.name == Tenant.__tablename__:
+        return table.c.id == tenant_id
+    if "tenant_id" in table.c:
+        return table.c.tenant_id == tenant_id
+    [constraint] = table.foreign_key_constraints
+    parent = constraint.referred_table
+    joined = [element.parent == element.column for element in constraint.elements]
+    return select(parent).where(*joined, _belongs_to(parent, tenant_id)).exists()

@@ -1,0 +1,1 @@
+"""Usage: hourly counts of a task's predictions."""

@@ -1,0 +1,108 @@
+"""A version that succeeds is promoted if it is better than the one that answers, where the task asks for it."""
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, select, update
+
+import ipt
+from app.db.answering import ANSWERING_VERSION
+from app.db.models import Adaptation, Promotion, Task
+from app.db.session import transaction
+from app.queue import lifecycle
+from ipt.tuning.held_out import HeldOutLogits
+from tests.support.claims import SUBSPACE, claim_one
+from tests.support.jobs import Enqueue, Row
+
+TEXTS = ["one", "two", "three", "four"]
+FIRST = [{"input": text, "output": label} for text, label in zip(TEXTS, "aabb", strict=True)]
+
+pytestmark = pytest.mark.usefixtures("subspace")
+
+
+class Versions:
+    """Adds versions to one task."""
+
+    def __init__(self, engine: Engine, enqueue: Enqueue, row: Row) -> None:
+        self._engine, self._enqueue, self._row = engine, enqueue, row
+        self.task_id: str | None = None
+        self._number = 0
+
+    def add(
+        self, answers: str, sure: float = 2.0, examples: list[dict[str, str]] = FIRST, labels: str = "ab"
+    ) -> Adaptation:
+        """Add a version that answers the first held-out texts with these labels, and return its adaptation."""
+        adaptation_id = self._enqueue(examples=examples)
+        self._number += 1
+        if self.task_id is None:
+            self.task_id = self._row(adaptation_id).task_id
+        values = {"task_id": self.task_id, "task_version": self._number}
+        with transaction(self._engine) as session:
+            session.execute(update(Adaptation).where(Adaptation.id == adaptation_id).values(values))
+        logits = np.array([[sure * (label == answer) for label in labels] for answer in answers], dtype=np.float32)
+        held_out = HeldOutLogits(np.arange(len(answers), dtype=np.int32), logits) if answers else None
+        head = ipt.TaskHead(np.zeros(4, np.float32), SUBSPACE, "classification", tuple(labels), b"")
+        task = ipt.AdaptedTask(head, {"score": 0.5}, held_out=held_out)
+        with transaction(self._engine) as session:
+            assert lifecycle.succeed(session, claim_one(self._engine), task)
+        return self._row(adaptation_id)
+
+    def answering(self) -> int | None:
+        with transaction(self._engine) as session:
+            return session.execute(select(ANSWERING_VERSION).where(Task.id == self.task_id)).scalar_one()
+
+    def set_policy(self, promotion: Promotion) -> None:
+        with transaction(self._engine) as session:
+            session.execute(update(Task).where(Task.id == self.task_id).values(promotion=promotion))
+
+
+@pytest.fixture
+def versions(engine: Engine, enqueue: Enqueue, row: Row) -> Versions:
+    """A task that promotes if better, whose first version answers three of four texts right."""
+    versions = Versions(engine, enqueue, row)
+    versions.add("aaba")
+    versions.set_policy("if_better")
+    return versions
+
+
+def test_only_a_better_version_is_promoted(versions: Versions) -> None:
+    worse = versions.add("abba").metrics
+    assert worse is not None
+    assert worse == {
+        "score": 0.5, "compared_version": 1, "compared_rows": 4, "compared_right": 2, "compared_right_before": 3,
+        "promoted": 0,
+    }  # fmt: skip
+    assert versions.answering() == 1
+    better = versions.add("aabb").metrics
+    assert better is not None
+    assert (better["compared_version"], better["compared_right"], better["promoted"]) == (1, 4, 1)
+    assert versions.answering() == 3
+    less_sure = versions.add("aabb", sure=1.0).metrics
+    assert less_sure is not None
+    assert (less_sure["compared_right"], less_sure["compared_right_before"], less_sure["promoted"]) == (4, 4, 0)
+    assert versions.answering() == 3
+
+
+def test_the_labels_of_the_new_dataset_decide_on_texts_that_both_have(versions: Versions) -> None:
+    relabelled = [{**FIRST[0], "output": "c"}, {"input": "new", "output": "c"}, *FIRST[2:]]
+    metrics = versions.add("ccba", examples=relabelled, labels="abc").metrics
+    assert metrics is not None
+    assert (metrics["compared_rows"], metrics["compared_right"], metrics["compared_right_before"]) == (3, 2, 1)
+    assert versions.answering() == 2
+
+
+@pytest.mark.parametrize("answers", ["", "ab"])
+def test_a_version_that_cannot_be_compared_is_not_promoted(versions: Versions, answers: str) -> None:
+    others = [{"input": f"{text} else", "output": label} for text, label in zip(TEXTS, "abab", strict=True)]
+    adaptation = versions.add(answers, examples=others)
+    assert versions.answering() == 1
+    assert adaptation.metrics == {"score": 0.5}
+    assert "version 2 was not promoted" in adaptation.warnings[-1]
+
+
+def test_other_policies_compare_nothing(versions: Versions) -> None:
+    versions.set_policy("manual")
+    assert versions.add("aabb").metrics == {"score": 0.5}
+    assert versions.answering() == 1
+    versions.set_policy("always")
+    assert versions.add("bbaa").metrics == {"score": 0.5}
+    assert versions.answering() == 3
