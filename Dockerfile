@@ -32,7 +32,7 @@ FROM python:3.11-slim
 # For commands such as `python -m app.db.migrate`; `ipt` sets both itself.
 ENV PYTHONPATH=/opt/ipt/lib/python3.11/site-packages/ipt_service PYTHONSAFEPATH=1
 ENV PATH=/opt/ipt/bin:$PATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 HF_HOME=/opt/models IPT_DATA_DIR=/var/lib/ipt
-RUN useradd --system --uid 10001 --create-home ipt && install -d -o ipt -g ipt /var/lib/ipt
+RUN useradd --uid 10001 --user-group --create-home ipt && install -d -o ipt -g ipt /var/lib/ipt
 COPY --from=build /opt/models /opt/models
 COPY --from=build /opt/ipt /opt/ipt
 USER 10001

@@ -18,6 +18,7 @@ BENCH_READY := $(BENCH_VENV)/.ready
 AUDIT_VENV := .venv-audit
 AUDIT := $(AUDIT_VENV)/bin/pip-audit
 PIP_AUDIT := pip-audit==2.10.1
+CYCLONEDX := cyclonedx-bom==7.5.0
 # Not an extra either, and without the lock: these clients need newer transitive versions.
 CLIENTS_VENV := .venv-clients
 CLIENTS_READY := $(CLIENTS_VENV)/.ready
@@ -46,7 +47,7 @@ define make_venv
 	@test -x $(1)/bin/python || { echo "── creating $(1) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(1); }
 endef
 
-.PHONY: help demo serve migrate test test-core test-optional chaos simulate lint format audit bench bench-engines bench-quality bench-gain bench-scope bench-ablations bench-universe lock clean
+.PHONY: help demo serve migrate test test-core test-optional chaos simulate lint format audit sbom bench bench-engines bench-quality bench-gain bench-scope bench-ablations bench-universe lock clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -110,7 +111,7 @@ lint: $(READY) ## run ruff, mypy --strict, hadolint and the schema check of the 
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/hadolint Dockerfile
-	@$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.gpu.yml
+	@$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.gpu.yml docker-compose.tls.yml
 
 format: $(READY) ## format and fix with ruff
 	@$(VENV)/bin/ruff check --fix .
@@ -127,6 +128,11 @@ audit: ## check every version in constraints.txt for known vulnerabilities; need
 		echo "error: not audited: the advisories could not be read (reason above; full log in $(AUDIT_VENV)/log). They come from https://pypi.org/pypi/NAME/VERSION/json; to use OSV or a mirror of it: make audit AUDIT_ARGS='--vulnerability-service osv --osv-url URL'" >&2; \
 		exit 1; }
 	@tail -n 1 $(AUDIT_VENV)/log
+
+sbom: $(READY) ## write sbom.json: a CycloneDX list of the packages in .venv, with licenses
+	$(call make_venv,$(AUDIT_VENV))
+	@$(AUDIT_VENV)/bin/pip install --quiet '$(CYCLONEDX)'
+	@$(AUDIT_VENV)/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file sbom.json $(VENV)/bin/python
 
 bench: $(READY) ## measure speed and memory of the service; writes docs/benchmarks.md
 	@$(VENV)/bin/python -m benchmarks.service

@@ -12,6 +12,8 @@ from tests.support.compose import ROOT, compose_file
 
 SECRETS = {"POSTGRES_PASSWORD": "one", "REDIS_PASSWORD": "two", "IPT_API_KEY": "three-three-three"}
 GPU = "docker-compose.gpu.yml"
+TLS = "docker-compose.tls.yml"
+TLS_FILES = {"TLS_CERTIFICATE": "./certificate.pem", "TLS_KEY": "./key.pem"}
 # The schema of the compose specification, which `make lint` checks, accepts any string as a duration.
 DURATION = re.compile(r"(\d+(us|ms|s|m|h))+")
 
@@ -33,7 +35,7 @@ def test_every_duration_is_valid(document: File) -> None:
 
 def test_services_depend_on_defined_services(document: File) -> None:
     services = document["services"]
-    assert set(services) == {"postgres", "redis", "migrate", "api", "worker"}
+    assert set(services) == {"postgres", "redis", "migrate", "api", "worker", "proxy"}
     for service in services.values():
         for name, wait in service.get("depends_on", {}).items():
             assert wait["condition"] != "service_healthy" or "healthcheck" in services[name]
@@ -59,6 +61,35 @@ def test_each_image_is_built_once(document: File) -> None:
         assert "migrate" in services[name]["depends_on"]
 
 
+def test_every_container_is_limited_and_its_log_rotates(document: File) -> None:
+    for service in document["services"].values():
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["mem_limit"]
+        assert service["pids_limit"]
+        assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+
+
+def test_only_the_proxy_is_published_and_it_reaches_the_api(document: File) -> None:
+    services = document["services"]
+    assert [name for name, service in services.items() if "ports" in service] == ["proxy"]
+    host, port = services["proxy"]["environment"]["IPT_API_ADDRESS"].split(":")
+    assert services[host]["environment"]["IPT_PORT"] == port
+    files = [volume.split(":")[0] for service in services.values() for volume in service.get("volumes", ())]
+    assert all((ROOT / name).is_file() for name in files if name.startswith("./docker/"))
+
+
+def test_the_tls_override_adds_https_with_the_operators_certificate() -> None:
+    proxy = compose_file(SECRETS | TLS_FILES, TLS)["services"]["proxy"]
+    assert proxy["ports"] == ["0.0.0.0:443:8443"]
+    mounted = {target: source for source, target, _ in (volume.split(":") for volume in proxy["volumes"])}
+    configuration = (ROOT / mounted.pop("/etc/nginx/tls/tls.conf")).read_text(encoding="utf-8")
+    assert set(re.findall(r"/etc/nginx/tls/\w+\.pem", configuration)) == set(mounted)
+    for name in TLS_FILES:
+        with pytest.raises(KeyError, match=name):
+            compose_file(SECRETS | TLS_FILES | {name: ""}, TLS)
+
+
 def test_redis_is_not_root_and_keeps_no_volume(document: File) -> None:
     redis = document["services"]["redis"]
     assert (redis["user"], redis["read_only"], redis["tmpfs"]) == ("redis", True, ["/data"])
@@ -80,7 +111,8 @@ def test_a_secret_has_no_default(secret: str) -> None:
 def test_the_example_env_file_lists_every_variable() -> None:
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     documented = set(re.findall(r"^(?:# )?([A-Z_]+)=", example, flags=re.MULTILINE))
-    used = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text(encoding="utf-8")))
+    files = [(ROOT / name).read_text(encoding="utf-8") for name in ("docker-compose.yml", TLS)]
+    used = set(re.findall(r"\$\{(\w+)", "".join(files)))
     assert used - {"IPT_IMAGE"} == documented
     assert re.findall(r"^([A-Z_]+)=(.*)$", example, flags=re.MULTILINE) == [(name, "") for name in SECRETS]
 
@@ -96,7 +128,7 @@ def test_every_setting_is_known_to_the_service(document: File) -> None:
 
 def test_every_published_port_is_on_loopback_by_default(document: File) -> None:
     ports = [port for service in document["services"].values() for port in service.get("ports", [])]
-    assert ports == ["127.0.0.1:8000:8000"]
+    assert ports == ["127.0.0.1:8000:8080"]
 
 
 def test_the_gpu_override_gives_workers_a_gpu_and_all_services_the_cuda_build() -> None:
@@ -105,7 +137,7 @@ def test_the_gpu_override_gives_workers_a_gpu_and_all_services_the_cuda_build() 
     [device] = services["worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
     assert services["worker"]["environment"] == plain["services"]["worker"]["environment"] | {"IPT_DEVICE": "cuda"}
-    assert "deploy" not in services["api"]
+    assert "resources" not in services["api"]["deploy"]
     assert services["migrate"]["build"]["args"]["TORCH_INDEX_URL"] == ""
     for name in ("migrate", "api", "worker"):
         assert services[name]["image"] == services["migrate"]["image"] != plain["services"][name]["image"]

@@ -4,13 +4,22 @@
 """
 
 import os
+import signal
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from celery import Celery, signals
 
 from app.queue.wake import WAKE_QUEUE
 from app.settings import Settings
-from worker.celery_pool import RELEASE_SIGNAL
+from worker.celery_pool import LIVENESS_FILE, RELEASE_SIGNAL
+from worker.liveness import SLACK_SECONDS, HangDetector
+
+_CHECK_SECONDS = 1.0
 
 
 def create_celery_app(settings: Settings) -> Celery:
@@ -50,8 +59,43 @@ def _release_on_shutdown(instance: Any, **_: Any) -> None:
     """Signal the pool's process on a shutdown: Celery waits for its task, and the signal ends it at the next step."""
 
     def signal_pool(**_: Any) -> None:
-        pool = getattr(instance, "pool", None)
-        for pid in pool.info["processes"] if pool is not None else ():
+        for pid in _pool_pids(instance):
             os.kill(pid, RELEASE_SIGNAL)
 
     signals.worker_shutting_down.connect(signal_pool, weak=False)
+
+
+@signals.celeryd_after_setup.connect
+def _replace_hung_process(instance: Any, **_: Any) -> None:
+    """Watch the pool's process, which may hang or lose the thread that looks for work; Celery replaces a killed one."""
+    folder = tempfile.TemporaryDirectory(prefix="ipt-worker-", ignore_cleanup_errors=True)
+    file = Path(folder.name) / "alive"
+    os.environ[LIVENESS_FILE] = str(file)
+    detector = HangDetector(file, Settings().lease_seconds + SLACK_SECONDS)
+    stopping = threading.Event()
+
+    def stop(**_: Any) -> None:
+        stopping.set()
+        folder.cleanup()
+
+    signals.worker_shutdown.connect(stop, weak=False)
+    arguments = (instance, detector, stopping, _CHECK_SECONDS)
+    threading.Thread(target=kill_hung, args=arguments, name="pool-watch", daemon=True).start()
+
+
+def kill_hung(instance: Any, detector: HangDetector, stopping: threading.Event, interval: float) -> None:
+    """Kill each process of the worker's pool that hangs, until `stopping` is set."""
+    while not stopping.wait(interval):
+        for pid in _pool_pids(instance):
+            if detector.is_hung(pid, interval):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _pool_pids(instance: Any) -> Sequence[int]:
+    """Return the processes of a worker's pool; none until it has started."""
+    pool = getattr(instance, "pool", None)
+    try:
+        return [] if pool is None else list(pool.info["processes"])
+    except AttributeError:  # Celery makes its list of processes while the pool starts
+        return []

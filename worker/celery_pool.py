@@ -4,7 +4,10 @@ import logging
 import os
 import signal
 import threading
+import time
+from contextlib import ExitStack
 from functools import cached_property
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ from app.logs import configure
 from app.queue.wake import WAKE_TASK
 from app.settings import Settings
 from worker import metrics
+from worker.liveness import LivenessFile
 
 if TYPE_CHECKING:
     from worker.drain import Drainer
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RELEASE_SIGNAL = signal.SIGUSR2
+LIVENESS_FILE = "WORKER_LIVENESS_FILE"
+"""The environment variable that names the file which the process touches while it makes progress."""
+_TOUCH_SECONDS = 1.0
 
 
 class PoolProcess:
@@ -33,6 +40,9 @@ class PoolProcess:
         self._settings = settings
         self._stop = threading.Event()
         self._draining = threading.Lock()
+        file = os.environ.get(LIVENESS_FILE)
+        self._liveness = None if file is None else LivenessFile(Path(file))
+        self._watching_passes = ExitStack()
 
     def start(self) -> None:
         """Install the signal handlers and start the periodic thread."""
@@ -71,6 +81,7 @@ class PoolProcess:
         from app.db.migrate import check_schema
         from app.db.server_timeouts import worker_timeouts
         from app.db.session import make_engine
+        from ipt.runtime.work_counter import work_counter
         from worker.drain import Drainer
         from worker.lazy_model import LazyModel
         from worker.polling import new_worker_id
@@ -80,12 +91,19 @@ class PoolProcess:
         timeouts = worker_timeouts(self._settings.lease_seconds)
         database = make_engine(self._settings.database_url, pool_size=1, server_timeouts=timeouts)
         check_schema(database)
-        return Drainer(database, LazyModel(self._settings), self._settings, new_worker_id())
+        if self._liveness is not None:
+            self._watching_passes.enter_context(self._liveness.watch_passes(work_counter))
+        model = LazyModel(self._settings, self._liveness)
+        return Drainer(database, model, self._settings, new_worker_id(), self._liveness)
 
     def _wake_periodically(self) -> None:
         while not self._stop.is_set():
             self.drain()
-            self._stop.wait(self._settings.reap_seconds)
+            # Only this thread touches the file while the process is idle: without it, nothing would look for work.
+            due = time.monotonic() + self._settings.reap_seconds
+            while (left := due - time.monotonic()) > 0 and not self._stop.wait(min(left, _TOUCH_SECONDS)):
+                if self._liveness is not None:
+                    self._liveness.touch()
 
     def _on_release(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()

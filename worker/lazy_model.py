@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import nullcontext
 
 import ipt
 from app.settings import Settings
@@ -9,6 +10,7 @@ from ipt.errors import SubspaceError
 from ipt.subspace.library import SubspaceLibrary
 from ipt.subspace.loading import load_backbone_and_subspace
 from worker import metrics
+from worker.liveness import LivenessFile
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +21,10 @@ class LazyModel:
     `load` loads the subspace of the settings. The subspaces of the library are loaded for adaptations that name one.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, liveness: LivenessFile | None = None) -> None:
+        """`liveness` is touched while the model loads, which may take any time."""
         self._settings = settings
+        self._liveness = liveness
         self._parts: tuple[ipt.Backbone, ipt.Subspace] | None = None
         self._library: SubspaceLibrary | None = None
         self._subspaces: dict[str, ipt.Subspace] = {}
@@ -40,9 +44,10 @@ class LazyModel:
         if self._parts is None:
             began = time.monotonic()
             settings = self._settings
-            self._parts = load_backbone_and_subspace(
-                settings.backbone, settings.subspace, revision=settings.backbone_revision, device=settings.device
-            )
+            with self._liveness.keep_touching() if self._liveness else nullcontext():
+                self._parts = load_backbone_and_subspace(
+                    settings.backbone, settings.subspace, revision=settings.backbone_revision, device=settings.device
+                )
             self._subspaces[self._parts[1].id] = self._parts[1]
             self._library = SubspaceLibrary(settings.earlier_subspace_folders)
             metrics.MODEL_LOADED.set(1)

@@ -1,18 +1,29 @@
-"""Liveness of a supervised worker: the worker touches a file, and the supervisor watches its modification time.
+"""Liveness of a worker: it touches a file, and the process that started it watches the file's modification time.
 
 A database row would not do: steps continue while the database is down. A pipe would not do: it can fill up.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ipt.runtime.work_counter import WorkCounter
+import psutil
 
+if TYPE_CHECKING:  # Celery's main process imports this module, and needs no torch
+    from ipt.runtime.work_counter import WorkCounter
+
+log = logging.getLogger(__name__)
+
+SLACK_SECONDS = 30.0
+"""Added to the lease, because a step that outlasts the lease has usually lost its job."""
 # Shortest time between two touches, so that touching costs nothing between the steps of a fast device.
 _TOUCH_SECONDS = 1.0
+# Python and its packages load from a slow disk on a busy machine. Loading the model comes later and has no limit.
+_START_SECONDS = 300.0
 # A worker with less of one processor waits for something rather than computes.
 _MIN_SHARE = 0.01
 
@@ -39,7 +50,7 @@ class LivenessFile:
             yield
 
     @contextmanager
-    def watch_passes(self, counter: WorkCounter) -> Iterator[None]:
+    def watch_passes(self, counter: "WorkCounter") -> Iterator[None]:
         """Touch the file from a thread whenever `counter` has moved: a long step shows that it proceeds."""
         seen = counter.passes
 
@@ -105,3 +116,35 @@ class LivenessProbe:
             return self._file.stat().st_mtime_ns
         except OSError:
             return None
+
+
+class HangDetector:
+    """Finds a worker that makes no progress; its process may be replaced by another one between two checks."""
+
+    def __init__(self, file: Path, max_silent_seconds: float) -> None:
+        self._file = file
+        self._max_silent_seconds = max_silent_seconds
+        self._pid: int | None = None
+        self._probe = LivenessProbe(file)
+        self._processor_seconds = 0.0
+
+    def is_hung(self, pid: int, interval: float) -> bool:
+        """Check this process, `interval` seconds after the last check, and log that it hangs."""
+        if pid != self._pid:
+            self._pid, self._probe, self._processor_seconds = pid, LivenessProbe(self._file), 0.0
+        before, self._processor_seconds = self._processor_seconds, _processor_seconds(pid)
+        self._probe.check(interval, max(0.0, self._processor_seconds - before))
+        silent = self._probe.silent_seconds
+        hung = silent > (self._max_silent_seconds if self._probe.started else _START_SECONDS)
+        if hung:
+            log.error("worker_hung pid=%d silent=%.0f", pid, silent)
+        return hung
+
+
+def _processor_seconds(pid: int) -> float:
+    """Return the processor time that a process has used; 0 if it has ended."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)

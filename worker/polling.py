@@ -61,12 +61,11 @@ def poll(
     metrics.serve(settings)
     timeouts = worker_timeouts(settings.lease_seconds)
     database = make_engine(database_url, pool_size=1, server_timeouts=timeouts)
-    model = LazyModel(settings)
     liveness = None if liveness_file is None else LivenessFile(liveness_file)
+    model = LazyModel(settings, liveness)
     try:
         migrate.check_schema(database)
-        with liveness.keep_touching() if liveness else nullcontext():
-            model.load()
+        model.load()
         loading = False
         with liveness.watch_passes(work_counter) if liveness else nullcontext():
             Drainer(database, model, settings, worker_id, liveness, predecessor_end).poll(stop)

@@ -14,12 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import psutil
 from pydantic import SecretStr
 
 from app.settings import Settings
 from worker.backoff import Backoff
-from worker.liveness import LivenessProbe
+from worker.liveness import SLACK_SECONDS, HangDetector
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +28,6 @@ _HEALTHY_SECONDS = 60.0
 # the service, so that the worker and the database end before that.
 _STOP_SECONDS = 8.0
 _CHECK_SECONDS = 1.0
-# Python and its packages load from a slow disk on a busy machine. Loading the model comes later and has no limit.
-_START_SECONDS = 300.0
-# Added to the lease, because a step that outlasts the lease has usually lost its job.
-_SLACK_SECONDS = 30.0
 # The worker needs no API key, polls even if there is a broker, and gets the URL of the embedded database.
 _NOT_PASSED_ON = frozenset({"api_key", "redis_url", "database_url"})
 
@@ -46,7 +41,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings, database_url: str) -> None:
         self._environment = _environment(settings, database_url)
-        self._max_silent_seconds = settings.lease_seconds + _SLACK_SECONDS
+        self._max_silent_seconds = settings.lease_seconds + SLACK_SECONDS
         # The same id for every child, so that a replacement takes over its predecessor's jobs at once.
         self._worker_id = f"{socket.gethostname()}:supervised:{secrets.token_hex(4)}"
         self._stopping = threading.Event()
@@ -122,17 +117,10 @@ class Supervisor:
             self._stopping.wait(wait)
 
     def _kill_hung(self) -> None:
-        watched, probe, used = self._child, LivenessProbe(self._liveness_file), 0.0
+        detector = HangDetector(self._liveness_file, self._max_silent_seconds)
         while not self._stopping.wait(_CHECK_SECONDS):
             child = self._child
-            if child is None or child.returncode is not None:
-                continue
-            if child is not watched:
-                watched, probe, used = child, LivenessProbe(self._liveness_file), 0.0
-            before, used = used, _processor_seconds(child.pid)
-            probe.check(_CHECK_SECONDS, max(0.0, used - before))
-            if probe.silent_seconds > (self._max_silent_seconds if probe.started else _START_SECONDS):
-                log.error("worker_hung pid=%d silent=%.0f", child.pid, probe.silent_seconds)
+            if child is not None and child.returncode is None and detector.is_hung(child.pid, _CHECK_SECONDS):
                 self._killed_as_hung = child.pid
                 child.kill()
 
@@ -162,15 +150,6 @@ class Supervisor:
         except OSError as error:
             log.error("worker_not_started error=%s", error.strerror)
             return None
-
-
-def _processor_seconds(pid: int) -> float:
-    """Return the processor time that a process has used; 0 if it has ended."""
-    try:
-        times = psutil.Process(pid).cpu_times()
-    except psutil.Error:
-        return 0.0
-    return float(times.user + times.system)
 
 
 def _environment(settings: Settings, database_url: str) -> dict[str, str]:

@@ -72,7 +72,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Note that the client reads more slowly than the service writes."""
         super().pause_writing()
-        self._unread_responses.add(self._unread, self.transport)
+        self._unread_responses.add(self._unread)
 
     def resume_writing(self) -> None:
         """Note that the client has read what was written."""

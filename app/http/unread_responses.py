@@ -23,6 +23,10 @@ class UnreadResponse:
         """The bytes that wait to be sent."""
         return self._transport.get_write_buffer_size()
 
+    def abort(self) -> None:
+        """Close the connection without waiting for its client."""
+        self._transport.abort()
+
     def drained(self) -> None:
         """Note that the client has read nearly everything, after which more may have been written."""
         self._drained = True
@@ -40,17 +44,20 @@ class UnreadResponses:
     """All connections of a process whose client reads more slowly than the service writes."""
 
     def __init__(self) -> None:
-        self._responses: dict[UnreadResponse, WriteTransport] = {}
+        self._sizes: dict[UnreadResponse, int] = {}  # when they were added, which was the most
+        self._bytes = 0
 
-    def add(self, response: UnreadResponse, transport: WriteTransport) -> None:
+    def add(self, response: UnreadResponse) -> None:
         """Add a connection; if all of them hold too many bytes, close those that wait the longest."""
-        self._responses.setdefault(response, transport)
-        held = sum(each.size for each in self._responses)
-        while held > MAX_UNREAD_BYTES and len(self._responses) > 1:
-            slowest = next(iter(self._responses))
-            held -= slowest.size
-            self._responses.pop(slowest).abort()
+        if response in self._sizes:
+            return
+        self._sizes[response] = response.size
+        self._bytes += self._sizes[response]
+        while self._bytes > MAX_UNREAD_BYTES and len(self._sizes) > 1:
+            slowest = next(iter(self._sizes))
+            self.discard(slowest)
+            slowest.abort()
 
     def discard(self, response: UnreadResponse) -> None:
         """Remove a connection whose client has read nearly everything, or that is closed."""
-        self._responses.pop(response, None)
+        self._bytes -= self._sizes.pop(response, 0)

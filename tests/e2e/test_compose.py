@@ -114,7 +114,7 @@ class Composed:
 def composed(
     tiny_backbone_dir: Path, tiny_subspace_dir: Path, tmp_path_factory: pytest.TempPathFactory, composed_dir: Path
 ) -> Iterator[Composed]:
-    """All services of docker-compose.yml with `--scale api=2 --scale worker=3`, healthy."""
+    """All services of docker-compose.yml but the proxy, with two API containers and three workers, healthy."""
     variables = SECRETS | {"IPT_BACKBONE": str(tiny_backbone_dir), "IPT_SUBSPACE": str(tiny_subspace_dir)}
     services = compose_file(variables)["services"]
     folder = tmp_path_factory.mktemp("composed")

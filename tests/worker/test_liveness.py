@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(900)
 def test_a_frozen_worker_is_replaced_and_its_job_continues(
     settings: Settings, enqueue: Enqueue, row: Row, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.supervisor._SLACK_SECONDS", 4.0)
+    monkeypatch.setattr("worker.supervisor.SLACK_SECONDS", 4.0)
     settings = settings.model_copy(update={"lease_seconds": 2.0})
     assert settings.database_url is not None
     adaptation_id = enqueue(hyperparameters=ENDLESS)

@@ -222,12 +222,11 @@ def test_clients_that_do_not_read_cannot_hold_more_than_a_limit_together(monkeyp
     monkeypatch.setattr(unread_responses, "MAX_UNREAD_BYTES", 100)
     responses, transports = UnreadResponses(), [Transport(40) for _ in range(4)]
     entries = [UnreadResponse(transport, now=0.0) for transport in transports]
-    for entry, transport in zip(entries[:2], transports, strict=False):
-        responses.add(entry, transport)
+    for entry in entries[:2]:
+        responses.add(entry)
     responses.discard(entries[0])  # read, and written again: now the second one waits the longest
-    responses.add(entries[0], transports[0])
-    for entry, transport in zip(entries[2:], transports[2:], strict=True):
-        responses.add(entry, transport)
+    for entry in (entries[0], *entries[2:]):
+        responses.add(entry)
     assert [transport.aborted for transport in transports] == [True, True, False, False]
 
 

@@ -1,0 +1,137 @@
+"""A proxy between the service and PostgreSQL that loses, delays and holds back what passes."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import make_url
+
+SOCKET = ".s.PGSQL.5432"
+
+
+class Fault(Enum):
+    """What the proxy does with the bytes of its connections."""
+
+    NONE = "forward everything"
+    PARTITION = "end every connection and refuse new ones"
+    HALF_OPEN = "accept everything from the service and send nothing back"
+    LOSE_COMMIT = "end the connection in place of forwarding the next COMMIT"
+    LOSE_COMMIT_REPLY = "forward the next COMMIT, and end the connection in place of forwarding the reply"
+
+
+class FaultProxy:
+    """Forwards the connections of a Unix socket to PostgreSQL's."""
+
+    def __init__(self, upstream: Path) -> None:
+        self._upstream = upstream
+        self._fault = Fault.NONE
+        self._healed = asyncio.Event()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.injected = 0
+        """How many connections a fault has hit."""
+
+    async def serve(self, folder: Path, ready: threading.Event, stop: asyncio.Event) -> None:
+        """Listen in a folder until `stop` is set."""
+        async with await asyncio.start_unix_server(self._connected, folder / SOCKET):
+            ready.set()
+            await stop.wait()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    async def set(self, fault: Fault) -> None:
+        """Change the fault; connections that were held back continue when there is none."""
+        self._fault = fault
+        self._healed.clear()
+        if fault is Fault.NONE:
+            self._healed.set()
+        if fault is Fault.PARTITION:
+            self.injected += len(self._writers)
+            self._end_all()
+
+    def _end_all(self) -> None:
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._fault is Fault.PARTITION:
+            writer.transport.abort()
+            return
+        server_reader, server_writer = await asyncio.open_unix_connection(self._upstream)
+        ends = {writer, server_writer}
+        self._writers |= ends
+        lost = asyncio.Event()
+        try:
+            directions = (
+                self._requests(reader, server_writer, lost),
+                self._replies(server_reader, writer, lost),
+            )
+            await asyncio.wait(map(asyncio.ensure_future, directions), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._writers -= ends
+            for end in ends:
+                end.transport.abort()
+
+    async def _requests(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, lost: asyncio.Event) -> None:
+        while data := await reader.read(1 << 16):
+            if b"COMMIT" in data and self._fault in (Fault.LOSE_COMMIT, Fault.LOSE_COMMIT_REPLY):
+                self.injected += 1
+                if self._fault is Fault.LOSE_COMMIT:
+                    return
+                self._fault = Fault.NONE
+                lost.set()
+            server.write(data)
+
+    async def _replies(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter, lost: asyncio.Event) -> None:
+        while data := await reader.read(1 << 16):
+            if lost.is_set():
+                return
+            if self._fault is Fault.HALF_OPEN:
+                self.injected += 1
+                await self._healed.wait()
+            client.write(data)
+
+
+class RunningProxy:
+    """A proxy in a thread of its own."""
+
+    def __init__(self, database_url: str, folder: Path) -> None:
+        url = make_url(database_url)
+        self._proxy = FaultProxy(Path(str(url.query["host"])) / SOCKET)
+        self.database_url = url.update_query_dict({"host": str(folder)}).render_as_string(hide_password=False)
+        self._folder = folder
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._ready = threading.Event()
+
+    @property
+    def injected(self) -> int:
+        """How many connections a fault has hit."""
+        return self._proxy.injected
+
+    def set(self, fault: Fault) -> None:
+        """Change the fault; it holds when this returns."""
+        self._call(self._proxy.set(fault))
+
+    def _call(self, coroutine: Any) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+
+    @contextmanager
+    def running(self) -> Iterator["RunningProxy"]:
+        """Run until the block ends."""
+        serve = self._proxy.serve(self._folder, self._ready, self._stop)
+        thread = threading.Thread(target=self._loop.run_until_complete, args=(serve,), daemon=True)
+        thread.start()
+        assert self._ready.wait(30)
+        try:
+            yield self
+        finally:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            thread.join(30)
+            assert not thread.is_alive()
+            self._loop.close()
