@@ -81,7 +81,7 @@ def reading_warnings(
 
 
 class Vocabulary:
-    """Counts the tokens of texts and the unknown ones among them; special tokens do not count."""
+    """Counts the tokens of texts and the unknown ones among them; special tokens and a fixed prefix do not count."""
 
     def __init__(self, backbone: Backbone) -> None:
         tokenizer = backbone.tokenizer
@@ -90,10 +90,12 @@ class Vocabulary:
         is_shared = unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
         self._unknown = None if is_shared else unknown
         self._special = frozenset(tokenizer.all_special_ids) - {self._unknown}
+        self._prefix = 0
+        self._prefix = self.count(tokenizer("")["input_ids"])
 
     def count(self, row: TokenIds) -> int:
         """Return the number of tokens."""
-        return len(row) - sum(map(row.count, self._special))
+        return max(0, len(row) - sum(map(row.count, self._special)) - self._prefix)
 
     def unknown_share(self, rows: Sequence[TokenIds]) -> float:
         """Return the share of unknown tokens in some texts."""

@@ -1,9 +1,11 @@
 """Warnings about texts that the backbone cuts, hardly knows, or cannot tell from a text of another label."""
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
@@ -79,3 +81,20 @@ def test_an_adapted_task_says_what_was_read(encoder: EncoderBackbone, subspace: 
     assert task.metrics["truncated"] == 1
     assert 0 < float(task.metrics["unknown_tokens"] or 0) < 0.1
     assert any("1 of 19 texts are longer than" in warning for warning in task.warnings)
+
+
+def test_a_prefix_that_the_tokenizer_adds_is_no_part_of_the_words(encoder: EncoderBackbone) -> None:
+    tokenizer = copy.deepcopy(encoder.tokenizer)
+    ids = tokenizer("good movie on the phone", add_special_tokens=False)["input_ids"]
+    pieces = [
+        (tokenizer.cls_token, tokenizer.cls_token_id),
+        {"id": "prefix", "ids": ids, "tokens": tokenizer.convert_ids_to_tokens(ids)},
+        (tokenizer.sep_token, tokenizer.sep_token_id),
+    ]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{tokenizer.cls_token} prefix $A {tokenizer.sep_token}", special_tokens=pieces
+    )
+    prefixed = EncoderBackbone(encoder.model, tokenizer, encoder.identity)
+    examples = [ipt.Example(f"good movie {number} with me on the phone", "a") for number in range(9)]
+    assert prefixed.tokenize(["good"])[0][1:-2] == ids
+    assert warnings_about(prefixed, examples) == []
