@@ -4,7 +4,7 @@ from pydantic import BaseModel, Field
 
 from app.adaptations.schemas import ExampleInput
 from app.http.fields import Listed, Text
-from app.predictions.schemas import PredictionView, Thresholds, TopK
+from app.predictions.schemas import PredictionView, ThresholdsInput, TopK
 
 _EXAMPLES = [
     {"input": "I was charged twice this month", "output": "billing"},
@@ -14,7 +14,7 @@ _EXAMPLES = [
 ]
 
 
-class ClassifyInput(Thresholds):
+class ClassifyInput(ThresholdsInput):
     """Examples of each label, and texts to classify."""
 
     examples: Listed[ExampleInput] = Field(

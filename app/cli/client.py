@@ -105,8 +105,8 @@ class ServiceClient:
         """Return the report of the examples that a version was measured on."""
         return self._send("GET", f"/v1/tasks/{task_id}/versions/{version}/report")
 
-    def newest_version(self, task_id: str) -> int:
-        """Return the number of a task's newest version.
+    def answering_version(self, task_id: str) -> int:
+        """Return the number of the version of a task that answers.
 
         Raises:
             CliError: there is no such task, or no adaptation of it has succeeded.

@@ -22,7 +22,9 @@ def evaluate(
     file: Annotated[
         Path, typer.Argument(help="JSON lines, CSV, Excel or other file with one test row per line.", metavar="FILE")
     ],
-    version: Annotated[int | None, typer.Option(help="Version of the task. Default: the newest.", min=1)] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Version of the task. Default: the one that answers.", min=1)
+    ] = None,
     compare_with: Annotated[int | None, typer.Option(help="Another version, on the same rows.", min=1)] = None,
     input_column: Annotated[str | None, typer.Option(help="Column of the input texts.")] = None,
     output_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
@@ -61,7 +63,9 @@ def evaluate(
 
 def report(
     task: _Task,
-    version: Annotated[int | None, typer.Option(help="Version of the task. Default: the newest.", min=1)] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Version of the task. Default: the one that answers.", min=1)
+    ] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -78,7 +82,7 @@ def report(
 
     with ServiceClient(url, api_key()) as client:
         task_id = resolve_task(client, task)
-        answer = client.report(task_id, version or client.newest_version(task_id))
+        answer = client.report(task_id, version or client.answering_version(task_id))
     if as_json:
         print_json(answer)
         return

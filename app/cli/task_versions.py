@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.options import DEFAULT_URL, AsJson, Url, api_key
+from app.cli.options import DEFAULT_URL, AsJson, Url, api_key, without_none
 from app.cli.output import CliError, notices, print_json, results, score
 from app.cli.tasks import resolve_task
 
@@ -66,6 +66,40 @@ def promote(
         markup=False,
         soft_wrap=True,
     )
+
+
+def thresholds(
+    task: Task,
+    min_score: Annotated[
+        float | None, typer.Option(help="Lowest score of a label that is answered; 0 for any.", min=0, max=1)
+    ] = None,
+    min_in_scope: Annotated[
+        float | None,
+        typer.Option(help="Lowest probability that a text has any label; 0 answers all texts.", min=0, max=1),
+    ] = None,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Set below which score, or below which probability of any label, a task answers no label.
+
+    They hold for predictions that name none themselves.
+
+    \b
+    ipt tasks thresholds support_tickets --min-in-scope 0.5
+    ipt tasks thresholds support_tickets --min-score 0.6 --min-in-scope 0
+    """
+    from app.cli.client import ServiceClient
+
+    changes = without_none(min_score=min_score, min_in_scope=min_in_scope)
+    if not changes:
+        raise CliError("give --min-score or --min-in-scope")
+    with ServiceClient(url, api_key()) as client:
+        changed = client.change_task(resolve_task(client, task), changes)
+    if as_json:
+        print_json(changed)
+        return
+    named = ", ".join(f"{name} {changed[name] or 0:g}" for name in ("min_score", "min_in_scope"))
+    results().print(f"{changed['id']}: {named}", markup=False, soft_wrap=True)
 
 
 def usage(task: Task, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:

@@ -146,6 +146,8 @@ class Task(Base):
     newest_at_promotion: Mapped[int | None]
     canary_version: Mapped[int | None]
     canary_share: Mapped[float | None]
+    min_score: Mapped[float | None]
+    min_in_scope: Mapped[float | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 

@@ -25,7 +25,7 @@ class EvaluationInput(Body):
         examples=[[{"input": "I was charged twice this month", "output": "billing"}]],
     )
     version: VersionNumber | None = Field(
-        default=None, description="the version that is measured; the newest by default", examples=[2]
+        default=None, description="the version that is measured; by default the one that answers", examples=[2]
     )
     compare_with: VersionNumber | None = Field(
         default=None, description="another version, which answers the same rows", examples=[1]

@@ -73,7 +73,7 @@ class AnsweredTestSet:
 async def answer_test_set(
     predictions: Predictions, tenant_id: str, task_id: str, version: int | None, examples: Sequence[ipt.Example]
 ) -> AnsweredTestSet:
-    """Answer the examples with one version of a task, the newest if `version` is None.
+    """Answer the examples with one version of a task, by default the one that answers without a canary.
 
     Raises:
         NotFoundError, ConflictError, BusyError, UnavailableError: as `Predictions.ask` does.
@@ -85,7 +85,7 @@ async def answer_test_set(
         questions = [
             Question(task_id, number, example.input, "task_id") for example in examples[start : start + ROWS_AT_ONCE]
         ]
-        answer = await predictions.ask(tenant_id, questions)
+        answer = await predictions.ask(tenant_id, questions, counted=False)
         if answered is None:
             scores = answer.answer.predictions[0].scores
             if scores is None:

@@ -70,5 +70,8 @@ async def predict_with_many_tasks(
     set_time_headers(response, answered.answer)
     views = zip(prediction_views(answered, body.top_k, body), answered.keys, strict=True)
     return PredictManyView(
-        predictions=[VersionedPredictionView(**dict(view), version=version) for view, (_, version) in views]
+        predictions=[
+            VersionedPredictionView(**view.model_dump(exclude_unset=True), version=version)
+            for view, (_, version) in views
+        ]
     )

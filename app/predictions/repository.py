@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.db.answering import ANSWERING_VERSION, CANARY_VERSION, OF_TASK
 from app.db.models import Task, TaskVersion
+from app.predictions.thresholds import Thresholds
 
 OwnedTask = tuple[str, str]
 """Tenant id and task id."""
@@ -24,6 +25,7 @@ class Answering(NamedTuple):
     canary: int | None
     """None for a task without a canary, or if its version was deleted."""
     share: float | None
+    thresholds: Thresholds
 
 
 _OWNED_TASKS = bindparam("tenant_ids", type_=ARRAY(Text)), bindparam("task_ids", type_=ARRAY(Text))
@@ -33,15 +35,17 @@ _named = (
     .render_derived()
 )
 _is_named = and_(_named.c.tenant_id == Task.tenant_id, _named.c.task_id == Task.id)
-_CANARY = CANARY_VERSION.label("canary"), Task.canary_share
+_SETTINGS = CANARY_VERSION.label("canary"), Task.canary_share, Task.min_score, Task.min_in_scope
 
-_NUMBERS = select(Task.tenant_id, Task.id, ANSWERING_VERSION.label("answering"), *_CANARY).join(_named, _is_named)
+_NUMBERS = select(Task.tenant_id, Task.id, ANSWERING_VERSION.label("answering"), *_SETTINGS).join(_named, _is_named)
 
 _answering_row = aliased(
     TaskVersion, select(TaskVersion).where(OF_TASK, TaskVersion.version == ANSWERING_VERSION).lateral()
 )
 _ROWS = (
-    select(Task.tenant_id, Task.id, _answering_row, *_CANARY).join(_named, _is_named).outerjoin(_answering_row, true())
+    select(Task.tenant_id, Task.id, _answering_row, *_SETTINGS)
+    .join(_named, _is_named)
+    .outerjoin(_answering_row, true())
 )
 
 _numbered = (
@@ -64,7 +68,10 @@ def answering_numbers(session: Session, owned: Collection[OwnedTask]) -> dict[Ow
     if not owned:
         return {}
     rows = session.execute(_NUMBERS, _arrays(owned))
-    return {(row.tenant_id, row.id): Answering(row.answering, row.canary, row.canary_share) for row in rows}
+    return {
+        (tenant_id, task_id): Answering(version, canary, share, Thresholds(*thresholds))
+        for tenant_id, task_id, version, canary, share, *thresholds in rows
+    }
 
 
 def answering_versions(
@@ -75,11 +82,11 @@ def answering_versions(
         return {}, []
     numbers: dict[OwnedTask, Answering] = {}
     rows: list[TaskVersion] = []
-    results: Iterator[tuple[str, str, TaskVersion | None, int | None, float | None]] = iter(
-        session.execute(_ROWS, _arrays(owned))
-    )
-    for tenant_id, task_id, row, canary, share in results:
-        numbers[tenant_id, task_id] = Answering(None if row is None else row.version, canary, share)
+    results: Iterator[tuple[str, str, TaskVersion | None, int | None, float | None, float | None, float | None]]
+    results = iter(session.execute(_ROWS, _arrays(owned)))
+    for tenant_id, task_id, row, canary, share, *thresholds in results:
+        version = None if row is None else row.version
+        numbers[tenant_id, task_id] = Answering(version, canary, share, Thresholds(*thresholds))
         if row is not None:
             rows.append(row)
     return numbers, rows

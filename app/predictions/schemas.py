@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 import ipt
 from app.http.fields import Body, Id, Listed, Text
+from app.predictions.thresholds import Reason, Thresholds
 
 Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TopK = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -17,20 +18,27 @@ _TOP_K = "the number of scores of a prediction, highest first; by default the sc
 Threshold = Annotated[float, Field(ge=0, le=1)]
 
 
-class Thresholds(Body):
+class ThresholdsInput(Body):
     """Below which a classification answers no label."""
 
     min_score: Threshold | None = Field(
-        default=None, description="a label with a lower score is null, with the reason `low_score`", examples=[0.5]
+        default=None,
+        description="a label with a lower score is null, with the reason `low_score`; by default that of the task",
+        examples=[0.5],
     )
     min_in_scope: Threshold | None = Field(
         default=None,
-        description="the label of a text with a lower `in_scope` is null, with the reason `out_of_scope`",
+        description="the label of a text with a lower `in_scope` is null, with the reason `out_of_scope`; by default "
+        "that of the task",
         examples=[0.5],
     )
 
+    def thresholds(self) -> dict[str, float | None]:
+        """Return the thresholds that the request has, also as null."""
+        return {name: getattr(self, name) for name in Thresholds._fields if name in self.model_fields_set}
 
-class PredictInput(Thresholds):
+
+class PredictInput(ThresholdsInput):
     """Texts for one task."""
 
     inputs: Listed[Text] = Field(
@@ -50,7 +58,7 @@ class TaskQuestion(Body):
     input: Text = Field(examples=["I was charged twice"])
 
 
-class PredictManyInput(Thresholds):
+class PredictManyInput(ThresholdsInput):
     """Texts for any number of tasks, computed in one batch."""
 
     requests: Listed[TaskQuestion] = Field(min_length=1)
@@ -74,9 +82,7 @@ class PredictionView(BaseModel):
         "if the version cannot tell",
         examples=[0.97],
     )
-    reason: Literal["out_of_scope", "low_score"] | None = Field(
-        default=None, description="why there is no label; absent otherwise"
-    )
+    reason: Reason | None = Field(default=None, description="why there is no label; absent otherwise")
     text: str | None = Field(default=None, description="the generated text")
     confidence: float | None = Field(
         default=None,
@@ -90,7 +96,12 @@ class PredictionView(BaseModel):
 
     @classmethod
     def of(
-        cls, prediction: ipt.Prediction, *, truncated: bool, top_k: int | None, thresholds: Thresholds | None = None
+        cls,
+        prediction: ipt.Prediction,
+        *,
+        truncated: bool,
+        top_k: int | None,
+        thresholds: Thresholds = Thresholds(),  # noqa: B008 - immutable
     ) -> "PredictionView":
         """Return the view of a prediction; fields without a value are not set, so that responses omit them."""
         fields: dict[str, Any] = {}
@@ -98,7 +109,7 @@ class PredictionView(BaseModel):
             fields["label"], fields["scores"] = prediction.label, prediction.scores
             if top_k is not None:
                 fields["scores"] = dict(nlargest(top_k, prediction.scores.items(), key=itemgetter(1)))
-            reason = None if thresholds is None else _reason(prediction, thresholds)
+            reason = thresholds.reason(prediction)
             if reason is not None:
                 fields["label"], fields["reason"] = None, reason
         for name in ("in_scope", "text", "confidence"):
@@ -108,14 +119,6 @@ class PredictionView(BaseModel):
         if truncated:
             fields["truncated"] = True
         return cls(**fields)
-
-
-def _reason(prediction: ipt.Prediction, thresholds: Thresholds) -> str | None:
-    """Return why a classification answers no label, None if it answers one."""
-    in_scope, score = prediction.in_scope, max((prediction.scores or {}).values())
-    if thresholds.min_in_scope is not None and in_scope is not None and in_scope < thresholds.min_in_scope:
-        return "out_of_scope"
-    return "low_score" if thresholds.min_score is not None and score < thresholds.min_score else None
 
 
 class PredictView(BaseModel):

@@ -19,6 +19,7 @@ from app.predictions.batcher import Answer, Batcher, Embedding, Row
 from app.predictions.model import Model
 from app.predictions.task_cache import CachedTask, TaskKey
 from app.predictions.task_lookup import FoundTasks, Question, TaskLookup
+from app.predictions.thresholds import Thresholds
 from app.settings import Settings
 from app.usage.recorder import UsageRecorder
 
@@ -39,6 +40,8 @@ class AnsweredQuestions:
     tokens: list[int]
     """How many tokens of each text were read."""
     answer: Answer
+    thresholds: list[Thresholds]
+    """Those of each text's task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class Predictions:
     ) -> AnsweredQuestions:
         """Answer each question; the caller sends only the `top_k` highest scores of each answer, all if None.
 
-        The answers are part of the tasks' usage if they are `counted`.
+        If they are `counted`, the answers are part of the tasks' usage, and canaries answer their share.
 
         Raises:
             NotFoundError: the tenant has no such task, or the task no such version.
@@ -81,7 +84,7 @@ class Predictions:
         """
         texts = [question.text for question in questions]
         with self._capacity.use(tenant_id, len(texts)):  # before any work is done for the texts
-            lookup = asyncio.wrap_future(self._lookup.find(tenant_id, questions))
+            lookup = asyncio.wrap_future(self._lookup.find(tenant_id, questions, canaries=counted))
             answered = await self._answer(tenant_id, lookup, texts, top_k)
         if counted:
             self._usage.record(answered.keys, answered.answer.predictions)
@@ -93,7 +96,8 @@ class Predictions:
         """Answer texts with a task that is no row of the database; raises as `ask` does, without errors of a lookup."""
         with self._capacity.use(tenant_id, len(texts)):
             count = len(texts)
-            found = FoundTasks([key] * count, [task.task] * count, [task.prediction_bytes] * count)
+            bounds, thresholds = [task.prediction_bytes] * count, [Thresholds()] * count
+            found = FoundTasks([key] * count, [task.task] * count, bounds, thresholds)
             return await self._answer(tenant_id, _completed(found), texts, top_k)
 
     async def embed(self, tenant_id: str, question: Question | None, texts: Sequence[str]) -> EmbeddedTexts:
@@ -110,7 +114,7 @@ class Predictions:
             )
             raise ConflictError(message, code="backbone_embeds_no_text", param="model")
         with self._capacity.use(tenant_id, len(texts)):
-            lookup = _completed(FoundTasks([], [], []))
+            lookup = _completed(FoundTasks([], [], [], []))
             if question is not None:
                 # A stored vector is compared with later ones, so all come from one version.
                 lookup = asyncio.wrap_future(self._lookup.find(tenant_id, [question], canaries=False))
@@ -129,7 +133,7 @@ class Predictions:
         rows = [(task, ids) for task, (ids, _) in zip(found.tasks, tokenized, strict=True)]
         answer = self._batcher.submit(tenant_id, rows, self._model.predictor.prompt_positions, arrived_at)
         tokens, truncated = [len(ids) for ids, _ in tokenized], [too_long for _, too_long in tokenized]
-        return AnsweredQuestions(found.keys, truncated, tokens, await asyncio.wrap_future(answer))
+        return AnsweredQuestions(found.keys, truncated, tokens, await asyncio.wrap_future(answer), found.thresholds)
 
     async def _read(
         self, lookup: "asyncio.Future[FoundTasks]", tenant_id: str, texts: Sequence[str]

@@ -19,6 +19,7 @@ from app.predictions.canary import version_for
 from app.predictions.model import Model
 from app.predictions.repository import Answering, OwnedTask
 from app.predictions.task_cache import BoundTasks, CachedTask, TaskKey
+from app.predictions.thresholds import Thresholds
 from app.tasks.errors import task_not_found_error, task_not_ready_error, version_not_found_error
 from ipt.errors import IptError, SubspaceMismatchError
 
@@ -46,6 +47,8 @@ class FoundTasks:
     tasks: list[ipt.BoundTask]
     prediction_bytes: list[Sequence[int]]
     """For each task `answer_size.prediction_bytes`."""
+    thresholds: list[Thresholds]
+    """Those of each task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ class TaskLookup:
             rows = repository.versions(session, {(owners[task_id], task_id, number) for task_id, number in missing})
             rows_by_key |= {(row.task_id, row.version): row for row in rows}
         return [
-            entry if isinstance(entry, AppError) else self._bind_all(request, entry, tasks, rows_by_key)
+            entry if isinstance(entry, AppError) else self._bind_all(request, entry, tasks, rows_by_key, answering)
             for request, entry in zip(requests, keys_by_request, strict=True)
         ]
 
@@ -112,6 +115,7 @@ class TaskLookup:
         keys: list[TaskKey],
         tasks: dict[TaskKey, CachedTask],
         rows: Mapping[TaskKey, TaskVersion],
+        answering: Mapping[OwnedTask, Answering],
     ) -> FoundTasks | Exception:
         """Bind the tasks that are not in `tasks` yet, and add them to it."""
         try:
@@ -122,7 +126,12 @@ class TaskLookup:
         except AppError as error:
             return error
         found = [tasks[key] for key in keys]
-        return FoundTasks(keys, [entry.task for entry in found], [entry.prediction_bytes for entry in found])
+        return FoundTasks(
+            keys,
+            [entry.task for entry in found],
+            [entry.prediction_bytes for entry in found],
+            [answering[request.tenant_id, task_id].thresholds for task_id, _ in keys],
+        )
 
     def _bind(self, row: TaskVersion | None, number: int, param: str | None) -> CachedTask:
         if row is None:

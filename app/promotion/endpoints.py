@@ -34,9 +34,9 @@ def promote_version(
         return task_view(session, task)
 
 
-@router.patch("/{task_id}", summary="Change how versions are promoted")
+@router.patch("/{task_id}", summary="Change how a task answers")
 def change_task(task_id: Id, body: TaskChange, transaction: TransactionDep, tenant: AdaptingTenantDep) -> TaskView:
-    """Change when new versions answer, or send a share of the requests to a canary version.
+    """Change when new versions answer, send a share of the requests to a canary version, or set thresholds.
 
     The texts of a request decide which version answers it, so a repeated request gets the same one.
     """

@@ -8,6 +8,7 @@ from app.db.models import Promotion
 from app.http.fields import Body
 
 Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Threshold = Annotated[float, Field(ge=0, le=1)]
 
 
 class PromoteInput(Body):
@@ -32,9 +33,18 @@ class TaskChange(Body):
     canary: CanaryInput | None = Field(
         default=None, description="a version that answers a share of the requests that name none; null ends it"
     )
+    min_score: Threshold | None = Field(
+        default=None, description="the `min_score` of predictions that name none; null for none", examples=[0.5]
+    )
+    min_in_scope: Threshold | None = Field(
+        default=None,
+        description="the `min_in_scope` of predictions that name none; null for none. Versions without `in_scope` "
+        "answer all texts",
+        examples=[0.5],
+    )
 
     @model_validator(mode="after")
     def _some_change(self) -> "TaskChange":
-        if self.promote is None and "canary" not in self.model_fields_set:
-            raise ValueError("changes nothing: send promote or canary")
+        if self.promote is None and not self.model_fields_set & {"canary", "min_score", "min_in_scope"}:
+            raise ValueError("changes nothing: send promote, canary, min_score or min_in_scope")
         return self

@@ -23,7 +23,7 @@ def promote(session: Session, tenant_id: str, task_id: str, number: int) -> Task
 
 
 def change(session: Session, tenant_id: str, task_id: str, body: TaskChange) -> Task:
-    """Change when new versions answer, and the canary. The version that answers now goes on answering.
+    """Change when new versions answer, the canary and the thresholds. The version that answers now goes on answering.
 
     Raises:
         NotFoundError: the tenant has no such task, or the task does not have the version of the canary.
@@ -39,6 +39,8 @@ def change(session: Session, tenant_id: str, task_id: str, body: TaskChange) -> 
             _check_version(session, task, body.canary.version, "canary.version")
         task.canary_version = None if body.canary is None else body.canary.version
         task.canary_share = None if body.canary is None else body.canary.share
+    for name in body.model_fields_set & {"min_score", "min_in_scope"}:
+        setattr(task, name, getattr(body, name))
     return task
 
 

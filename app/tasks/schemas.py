@@ -52,6 +52,8 @@ class TaskView(BaseModel):
         description="when a new version answers: at once, if it is better, or once it is promoted"
     )
     canary: CanaryView | None = Field(description="a version that answers a share of the requests that name none")
+    min_score: float | None = Field(description="the `min_score` of predictions that name none")
+    min_in_scope: float | None = Field(description="the `min_in_scope` of predictions that name none")
     version_count: int = Field(description="how many versions can answer; `/versions` lists them all")
     versions: list[VersionView] = Field(
         description=f"the newest {SHOWN_VERSIONS} versions, oldest first; in a list of tasks only the newest version"
@@ -69,6 +71,8 @@ class TaskView(BaseModel):
             version=summary.answering,
             promote=row.promotion,
             canary=canary,
+            min_score=row.min_score,
+            min_in_scope=row.min_in_scope,
             version_count=summary.total,
             versions=[VersionView.of(version) for version in newest],
             created_at=row.created_at,

@@ -50,7 +50,7 @@ def test_an_evaluation_prints_labels_and_wrong_answers_and_compares(
     assert percent in printed
 
 
-def test_a_report_is_of_the_newest_version_unless_another_is_named(url: str, capsys: Captured) -> None:
+def test_a_report_is_of_the_version_that_answers_unless_another_is_named(url: str, capsys: Captured) -> None:
     assert run(["tasks", "report", "tickets", "--url", url]) == 0
     assert "on 8 examples, each held back once" in capsys.readouterr().out
     versions = []

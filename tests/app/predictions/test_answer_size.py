@@ -16,7 +16,8 @@ from app.db.models import TaskVersion
 from app.db.session import transaction
 from app.errors import InvalidError
 from app.predictions.answer_size import MAX_ANSWER_BYTES, check_answer_size, prediction_bytes
-from app.predictions.schemas import PredictionView, Thresholds
+from app.predictions.schemas import PredictionView
+from app.predictions.thresholds import Thresholds
 from ipt.data.examples import MAX_LABEL_CHARS, MAX_LABELS
 from tests.support.service import EXAMPLES, WorkOff, adaptation_body, error_of
 

@@ -13,6 +13,7 @@ import ipt
 from app.errors import BusyError, NotFoundError
 from app.predictions.service import CHARS_PER_TOKENIZATION, Predictions
 from app.predictions.task_lookup import FoundTasks, Question
+from app.predictions.thresholds import Thresholds
 from app.settings import Settings
 
 LONG = "x" * 10_000
@@ -44,14 +45,14 @@ class Lookup:
     def __init__(self) -> None:
         self.tenants: list[str] = []
 
-    def find(self, tenant_id: str, questions: Sequence[Question]) -> "Future[FoundTasks]":
+    def find(self, tenant_id: str, questions: Sequence[Question], *, canaries: bool = True) -> "Future[FoundTasks]":
         self.tenants.append(tenant_id)
         future: Future[FoundTasks] = Future()
         if questions[0].task_id == "unknown":
             future.set_exception(NotFoundError("none", code="none"))
         else:
             future.set_result(
-                FoundTasks([("task", 1)] * len(questions), [Mock()] * len(questions), [[9]] * len(questions))
+                FoundTasks(*([each] * len(questions) for each in (("task", 1), Mock(), [9], Thresholds())))
             )
         return future
 

@@ -65,6 +65,22 @@ def test_below_a_threshold_the_label_is_null_with_a_reason(predict: Callable[...
         assert (prediction["label"], prediction["reason"], len(prediction["scores"])) == (None, "low_score", 1)
 
 
+def test_a_task_keeps_thresholds_for_requests_without_any(
+    client: httpx.Client, task: str, predict: Callable[..., list[dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    changed = client.patch(f"/v1/tasks/{task}", json={"min_in_scope": 1.0}).raise_for_status().json()
+    assert (changed["min_score"], changed["min_in_scope"]) == (None, 1.0)
+    assert [prediction["label"] for prediction in predict()] == [None, None]
+    assert all(prediction["label"] for prediction in predict(min_in_scope=None)), "null in a request means none"
+    monkeypatch.setenv("IPT_API_KEY", client.headers["authorization"].removeprefix("Bearer "))
+    options = ["--min-score", "0.1", "--min-in-scope", "0", "--url", str(client.base_url)]
+    assert run(["tasks", "thresholds", task, *options]) == 0
+    assert "min_score 0.1, min_in_scope 0" in capsys.readouterr().out
+    assert all(prediction["label"] for prediction in predict())
+    assert client.patch(f"/v1/tasks/{task}", json={"min_score": 1.5}).status_code == 422
+
+
 def test_a_version_of_an_earlier_release_answers_without_the_probability(
     client: httpx.Client, task: str, service_engine: Engine
 ) -> None:
