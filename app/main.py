@@ -7,7 +7,7 @@ import asyncio
 import gc
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -71,7 +71,7 @@ from app.openai.files.endpoints import router as openai_files
 from app.openai.fine_tuning.endpoints import router as openai_fine_tuning
 from app.openai.models.endpoints import router as openai_models
 from app.predictions.endpoints import router as predictions
-from app.predictions.model import Model
+from app.predictions.models import Models
 from app.predictions.service import Predictions
 from app.predictions.task_lookup import TaskLookup
 from app.promotion.endpoints import router as promotion
@@ -198,21 +198,21 @@ def _start(app: Api, settings: Settings, database_url: str | None, timeout: Clie
         migrations = make_engine(url, client_timeout=timeout)
         migrate.upgrade(migrations)
         migrations.dispose()
-    state.model = model = Model(settings, partial(_on_loaded, engine))
+    state.models = models = Models(settings, partial(_on_loaded, engine))
     stack.callback(gc.unfreeze)
-    task_lookup = TaskLookup(lookups, model, settings.predict_cached_tasks, settings.predict_cached_bytes)
+    task_lookup = TaskLookup(lookups, models, settings.predict_cached_tasks, settings.predict_cached_bytes)
     stack.callback(task_lookup.close)
     recorder = UsageRecorder(engine)
     stack.callback(recorder.close)
-    state.predictions = Predictions(settings, model, task_lookup, recorder)
+    state.predictions = Predictions(settings, models, task_lookup, recorder)
     stack.callback(state.predictions.close)
-    state.classifications = Classifications(settings, model, state.predictions)
+    state.classifications = Classifications(settings, models, state.predictions)
     stack.callback(state.classifications.close)
-    state.generations = Generations(settings, model, task_lookup)
+    state.generations = Generations(settings, models, task_lookup)
     stack.callback(state.generations.close)
-    completions = Completions(engine, model, task_lookup, state.predictions, state.generations)
-    state.answering = Answering(settings, model, completions, stopping)
-    state.embeddings = Embeddings(settings, model, state.predictions)
+    completions = Completions(engine, models, task_lookup, state.predictions, state.generations)
+    state.answering = Answering(settings, completions, stopping)
+    state.embeddings = Embeddings(settings, models, state.predictions)
     state.admission = Admission(settings, lookups)
     stack.callback(state.admission.close)
     batch_answering = BatchAnswering(state.answering, state.embeddings)
@@ -224,15 +224,16 @@ def _start(app: Api, settings: Settings, database_url: str | None, timeout: Clie
     state.waker = None if settings.redis_url is None else Waker(settings.redis_url)
     if state.waker is not None:
         stack.callback(state.waker.close)
-    coverage = Coverage(engine, model)
+    coverage = Coverage(engine, models)
     state.readiness = Readiness(engine, coverage)
     stack.callback(state.readiness.close)
-    state.collector = StateCollector(engine, model, coverage)
+    state.collector = StateCollector(engine, models, coverage)
     state.event_streams = OpenStreams(settings.max_event_streams)
 
 
-def _on_loaded(engine: Engine, subspace: ipt.Subspace) -> None:
-    _register(engine, subspace)
+def _on_loaded(engine: Engine, loaded: Sequence[ipt.Subspace]) -> None:
+    for subspace in loaded:
+        _register(engine, subspace)
     # The objects that exist now live until the end: excluding them from garbage collection shortens its pauses.
     gc.freeze()
 

@@ -4,7 +4,7 @@ import ipaddress
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -22,6 +22,14 @@ _OTHER_VARIABLES = {"IPT_URL", "IPT_IMAGE", "IPT_GPU_IMAGE", "IPT_PUBLISH", "IPT
 
 class SettingsError(Exception):
     """Each setting is valid, but the combination is not allowed; the message says what to change."""
+
+
+class ServedBackbone(NamedTuple):
+    """A backbone that a process loads, and the subspace in which it tunes."""
+
+    backbone: str
+    revision: str | None
+    subspace: str
 
 
 class Settings(BaseSettings):
@@ -53,6 +61,11 @@ class Settings(BaseSettings):
     earlier_subspaces: str = Field(
         default="",
         description="folders of subspaces that are used too, separated by commas (those of the package need no entry)",
+    )
+    backbones: str = Field(
+        default="",
+        description="several backbones for one process instead of `backbone`, separated by commas, each as "
+        "NAME[@REVISION][=SUBSPACE]",
     )
     device: str | None = None
 
@@ -151,6 +164,22 @@ class Settings(BaseSettings):
             raise ValueError("must be at most half of IPT_LEASE_SECONDS, or a worker would lose its leases")
         return seconds
 
+    @field_validator("backbones")
+    @classmethod
+    def _check_backbones(cls, text: str, settings: ValidationInfo) -> str:
+        if not text:
+            return text
+        single = ("backbone", "backbone_revision", "subspace")
+        also = [name for name in single if settings.data.get(name) != cls.model_fields[name].default]
+        if also:
+            raise ValueError(f"replaces {_PREFIX}{also[0].upper()}, which is set too: remove one of them")
+        served = [_served_backbone(part) for part in text.split(",")]
+        if not all(each.backbone and each.subspace for each in served):
+            raise ValueError("must be NAME[@REVISION][=SUBSPACE],…, such as default,smollm2")
+        if len(set(served)) < len(served):
+            raise ValueError("names a backbone twice")
+        return text
+
     @field_validator("database_url")
     @classmethod
     def _use_psycopg(cls, url: str | None) -> str | None:
@@ -181,6 +210,13 @@ class Settings(BaseSettings):
     def earlier_subspace_folders(self) -> list[Path]:
         """The folders of `earlier_subspaces`."""
         return [Path(folder) for folder in self.earlier_subspaces.split(",") if folder]
+
+    @property
+    def served_backbones(self) -> list[ServedBackbone]:
+        """The backbones that a process loads, each with its subspace; at least one."""
+        if self.backbones:
+            return [_served_backbone(part) for part in self.backbones.split(",")]
+        return [ServedBackbone(self.backbone, self.backbone_revision, self.subspace)]
 
     @property
     def embedded(self) -> bool:
@@ -236,6 +272,13 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Return the variables that look like settings but are not, such as misspelt ones."""
     known = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | _OTHER_VARIABLES
     return sorted(name for name in environment if name.startswith(_PREFIX) and name not in known)
+
+
+def _served_backbone(text: str) -> ServedBackbone:
+    """Parse NAME[@REVISION][=SUBSPACE]."""
+    backbone, _, subspace = text.strip().partition("=")
+    name, at, revision = backbone.rpartition("@")
+    return ServedBackbone(name if at else backbone, revision if at else None, subspace if "=" in text else "default")
 
 
 def is_sendable(key: str) -> bool:

@@ -57,7 +57,7 @@ ARROWS = {
     "app.settings ipt",
     "app.openai": "app.adaptations app.generations app.predictions app.tasks app.api_keys app.http app.db app.fairness "
     "app.errors app.settings app.validation_messages ipt",
-    "app.health": "app.subspaces app.predictions app.db app.errors",
+    "app.health": "app.subspaces app.predictions app.db app.errors ipt",
     "app.metrics": "app.subspaces app.predictions app.queue app.api_keys app.db app.errors",
     "app.main": "app.adaptations app.classifications app.datasets app.evaluations app.examples app.generations "
     "app.health app.metrics app.openai app.predictions app.promotion app.queue app.subspaces app.suggestions app.tasks "
@@ -80,6 +80,7 @@ CORE_DEPENDENCIES |= {"charset_normalizer"}
 # Packages that the core imports where they are installed, in functions of these modules only.
 OPTIONAL = {
     "ipt.backbones.gguf_files": {"gguf"},
+    "ipt.generation.json_format": {"llguidance"},
     "ipt.data.files.tables": {"pyarrow", "python_calamine"},
     "ipt.data.hub_tasks": {"datasets"},
     "ipt.evaluation.setfit": {"datasets", "sentence_transformers", "setfit"},

@@ -57,7 +57,7 @@ class Drainer:
         self._leases = Leases(database, settings, self._batch, self._outcomes)
         self._reaper = Reaper(database, settings, worker_id, predecessor_end)
         self._backoff = Backoff(shortest=0.5, longest=10.0)
-        self._subspace_registered = False
+        self._subspaces_registered = False
         self._retry_database_at = self._claimed_at = self._announced_at = float("-inf")
 
     def drain(self, stop: threading.Event) -> None:
@@ -133,19 +133,20 @@ class Drainer:
             with transaction(self._database) as session:
                 if not lifecycle.any_queued(session):
                     return
-        _, subspace = self._model.load()
+        models = self._model.load()
         with transaction(self._database) as session:
-            if not self._subspace_registered:
+            for subspace in [] if self._subspaces_registered else models.subspaces:
                 subspaces.register(session, subspace)
             result = preemption.claim(
                 session,
                 self._batch,
                 subspace_ids=self._model.subspace_ids(),
+                text_subspace_id=models.text_subspace.id,
                 worker_id=self._worker_id,
                 lease_seconds=lease_seconds,
                 capacity=self._capacity,
             )
-        self._subspace_registered = True
+        self._subspaces_registered = True
         self._claimed_at = now
         for job, stored in result.preempted:
             self._batch.remove(job)

@@ -41,7 +41,14 @@ def may_claim(batch: Batch, capacity: int, lease_seconds: float) -> bool:
 
 
 def claim(
-    session: Session, batch: Batch, *, subspace_ids: Sequence[str], worker_id: str, lease_seconds: float, capacity: int
+    session: Session,
+    batch: Batch,
+    *,
+    subspace_ids: Sequence[str],
+    text_subspace_id: str,
+    worker_id: str,
+    lease_seconds: float,
+    capacity: int,
 ) -> ClaimResult:
     """Claim adaptations that may join the batch or preempt jobs in it, and requeue the preempted jobs.
 
@@ -53,6 +60,7 @@ def claim(
     claimed = claiming.claim(
         session,
         subspace_ids=subspace_ids,
+        text_subspace_id=text_subspace_id,
         worker_id=worker_id,
         lease_seconds=lease_seconds,
         free_slots=capacity if batch.is_retry else capacity - len(batch),

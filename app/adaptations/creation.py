@@ -18,7 +18,7 @@ from app.db.dependencies import OpenTransaction, TransactionDep
 from app.db.models import Adaptation
 from app.fairness.fair_pool import FairPool
 from app.http.dependencies import SettingsDep
-from app.predictions.dependencies import ModelDep
+from app.predictions.dependencies import ModelsDep
 from app.queue.wake import Waker
 
 IdempotencyKey = Annotated[
@@ -79,7 +79,7 @@ def created(adaptation: Adaptation, response: Response) -> AdaptationView:
 
 async def _creation(
     settings: SettingsDep,
-    model: ModelDep,
+    models: ModelsDep,
     transaction: TransactionDep,
     tenant: AdaptingTenantDep,
     waker: WakerDep,
@@ -87,7 +87,7 @@ async def _creation(
     request: Request,
     idempotency_key: IdempotencyKey = None,
 ) -> Creation:
-    requester = Requester(tenant, settings, model, idempotency_key)
+    requester = Requester(tenant, settings, models, idempotency_key)
     return Creation(requester, transaction, waker, threads, request.state.body_bytes)
 
 

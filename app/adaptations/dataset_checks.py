@@ -51,7 +51,7 @@ def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family |
         doubt = doubt_about_outputs(dataset.examples)
         raise InvalidError(
             (f"{doubt} " if doubt else "")
-            + "This service's backbone is an encoder, which classifies but does not write text: outputs must be "
+            + "The backbone is an encoder, which classifies but does not write text: outputs must be "
             "labels, with at least two examples of each",
             code="kind_not_supported",
             param="kind",

@@ -69,7 +69,9 @@ class AdaptationInput(DatasetInput):
         default=None, description="the name of the new task; names need not be unique", examples=["tickets"]
     )
     subspace: Storable | None = Field(
-        default=None, max_length=128, description="the id of the subspace to tune in; the worker's own by default"
+        default=None,
+        max_length=128,
+        description="the id of the subspace to tune in; by default that of the service's backbone for this kind",
     )
     hyperparameters: HyperparametersInput = Field(default_factory=HyperparametersInput)
     metadata: Metadata = Field(

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ import ipt
 from app.adaptations import repository
 from app.adaptations.dataset_checks import prepare_dataset
 from app.adaptations.extension import extended, forgetting_warnings
+from app.adaptations.routing import choose_model
 from app.adaptations.schemas import AdaptationInput, DatasetInput, FileSources, HyperparametersInput
 from app.db.ids import new_id
 from app.db.models import Adaptation
@@ -22,6 +23,7 @@ from app.db.session import after_commit
 from app.errors import BusyError, ConflictError, InvalidError, NotFoundError, UnavailableError
 from app.http.error_handlers import request_id
 from app.predictions.model import Model
+from app.predictions.models import Models
 from app.queue import lifecycle, workers
 from app.settings import Settings
 from app.subspaces import repository as subspaces
@@ -44,8 +46,8 @@ class Requester:
 
     tenant_id: str
     settings: Settings
-    model: Model
-    """The model of this process, which may still be loading."""
+    models: Models
+    """The models of this process, which may still be loading."""
     idempotency_key: str | None
     """The caller's key, if any."""
 
@@ -72,7 +74,7 @@ def create(
         InvalidError: a quota of the tenant is used up.
         ConflictError: the key was used with another body.
         BusyError: the tenant has too many unfinished adaptations.
-        UnavailableError: no worker serves the subspace.
+        UnavailableError: no worker serves the subspace, or several models are not loaded yet.
     """
     content = body.model_dump(mode="json")
     if not body.extend:
@@ -81,7 +83,7 @@ def create(
     earlier = repeated(session, requester, body_hash)
     if earlier is not None:
         return earlier
-    dataset = prepare(session, requester.settings, requester.tenant_id, body, requester.model)
+    dataset = prepare(session, requester.settings, requester.tenant_id, body, requester.models, body.subspace)
     warnings = [place_of(warning) for warning in dataset.warnings]
     return queue(session, requester, body, replace(dataset, warnings=warnings), body_hash=body_hash, source=source)
 
@@ -113,7 +115,7 @@ def queue(
     """
     tenant_id, settings = requester.tenant_id, requester.settings
     if body.subspace is not None:
-        _check_subspace(session, body.subspace, requester.model.loaded_subspace_id)
+        _check_subspace(session, body.subspace, requester.models.default_subspace_ids)
     _check_quotas(repository.usage(session, tenant_id), settings)
     task_id, version = _next_version(session, tenant_id, body)
     hyperparameters = _resolve(body.hyperparameters)
@@ -123,7 +125,7 @@ def queue(
         task_id=task_id,
         task_version=version,
         dataset_id=_keep_dataset(session, tenant_id, dataset),
-        subspace_id=body.subspace,
+        subspace_id=body.subspace or _default_subspace(session, requester.models, dataset.kind),
         kind=dataset.kind,
         hyperparameters=hyperparameters,
         metadata_=body.metadata,
@@ -159,7 +161,14 @@ def retune(session: Session, requester: Requester, task_id: str) -> Adaptation:
     return create(session, requester, body)
 
 
-def prepare(session: Session, settings: Settings, tenant_id: str, body: DatasetInput, model: Model) -> PreparedDataset:
+def prepare(
+    session: Session,
+    settings: Settings,
+    tenant_id: str,
+    body: DatasetInput,
+    models: Models,
+    subspace_id: str | None = None,
+) -> PreparedDataset:
     """Return the dataset that a task would be tuned on, with all warnings about it.
 
     Raises:
@@ -168,14 +177,15 @@ def prepare(session: Session, settings: Settings, tenant_id: str, body: DatasetI
         ConflictError: the examples of a task are to be kept that has no version yet.
     """
     extended_body = extended(session, tenant_id, body)
+    model = choose_model(settings, models, extended_body, subspace_id)
     dataset = prepare_dataset(settings, extended_body, model.family)
     warnings = [*dataset.warnings, *forgetting_warnings(session, tenant_id, extended_body, dataset)]
-    return with_reading_warnings(replace(dataset, warnings=warnings), model)
+    return with_reading_warnings(replace(dataset, warnings=warnings), model, models)
 
 
-def with_reading_warnings(dataset: PreparedDataset, model: Model) -> PreparedDataset:
+def with_reading_warnings(dataset: PreparedDataset, model: Model, models: Models) -> PreparedDataset:
     """Return the dataset with warnings about how the backbone reads it, once the backbone is loaded."""
-    if model.family is None:
+    if models.state != "ok":
         return dataset
     predictor = model.predictor
     warnings = dataset_warnings(predictor.backbone, predictor.subspace, dataset, predictor.read)
@@ -234,13 +244,27 @@ def _check_quotas(usage: repository.Usage, settings: Settings) -> None:
         )
 
 
-def _check_subspace(session: Session, subspace_id: str, loaded_id: str | None) -> None:
+def _default_subspace(session: Session, models: Models, kind: ipt.TaskKind) -> str | None:
+    """Return the subspace for a kind of task; None in a process with one model, whose workers choose their own."""
+    if len(models.all) == 1:
+        return None
+    subspace = models.for_kind(kind).predictor.subspace
+    if not subspaces.is_registered(session, subspace.id):  # the database was not there when it was loaded
+        raise UnavailableError(
+            "the subspace for this kind of task is not registered yet: a worker registers it when it starts",
+            code="subspace_not_registered",
+            retry_after=_WORKER_RETRY_SECONDS,
+        )
+    return subspace.id
+
+
+def _check_subspace(session: Session, subspace_id: str, own_ids: Collection[str]) -> None:
     if not subspaces.is_registered(session, subspace_id):
         raise NotFoundError(
             "there is no subspace with this id; see GET /v1/subspaces", code="subspace_not_found", param="subspace"
         )
-    # This process's own subspace is always accepted: its workers may be starting just now.
-    if subspace_id != loaded_id and not workers.count_serving(session, subspace_id):
+    # This process's own subspaces are always accepted: their workers may be starting just now.
+    if subspace_id not in own_ids and not workers.count_serving(session, subspace_id):
         raise UnavailableError(
             "no worker serves this subspace right now: leave it out to use the service's own, or start a worker for it",
             code="subspace_not_served",

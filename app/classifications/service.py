@@ -17,7 +17,7 @@ from app.errors import BusyError, InvalidError, out_of_memory_error
 from app.fairness.fair_pool import FairPool
 from app.fairness.shared_capacity import SharedCapacity
 from app.predictions.answer_size import prediction_bytes
-from app.predictions.model import Model
+from app.predictions.models import Models
 from app.predictions.service import AnsweredQuestions, Predictions
 from app.predictions.task_cache import BoundTasks, CachedTask, TaskKey
 from app.settings import Settings
@@ -44,9 +44,9 @@ class FittedTask(CachedTask):
 class Classifications:
     """Classifies for all tenants in this process; one thread fits, and tenants take turns in it."""
 
-    def __init__(self, settings: Settings, model: Model, predictions: Predictions) -> None:
+    def __init__(self, settings: Settings, models: Models, predictions: Predictions) -> None:
         self._settings = settings
-        self._model = model
+        self._models = models
         self._predictions = predictions
         self._fitted: BoundTasks[FittedTask] = BoundTasks(settings.predict_cached_tasks, settings.classify_cached_bytes)
         self._capacity = SharedCapacity(WAITING_REQUESTS * settings.max_classify_examples, _too_many_examples)
@@ -61,7 +61,7 @@ class Classifications:
             BusyError: too many examples or texts of the tenant are waiting.
             UnavailableError: the model is not loaded, is out of memory, or the service is stopping.
         """
-        self._model.check_loaded()
+        self._models.check_loaded()
         examples = body.examples
         most = self._settings.max_classify_examples
         if len(examples) > most:
@@ -88,8 +88,9 @@ class Classifications:
         if earlier is not None:  # an equal request had its turn before
             return earlier
         body = DatasetInput(examples=examples, kind="classification")
-        dataset = prepare_dataset(self._settings, body, self._model.family)
-        predictor = self._model.predictor
+        model = self._models.for_kind("classification")
+        dataset = prepare_dataset(self._settings, body, model.family)
+        predictor = model.predictor
         if self._engine is None:
             # Other threads use the tokenizer of the predictor's backbone.
             self._engine = ipt.TuningEngine(predictor.backbone.with_own_tokenizer(), predictor.subspace)
@@ -100,7 +101,7 @@ class Classifications:
         try:
             done = False
             while not done:
-                with self._model.device_turn():
+                with model.device_turn():
                     [progress] = self._engine.step()
                 done = progress.done
         except Exception as error:

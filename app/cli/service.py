@@ -43,6 +43,7 @@ def serve(
     \b
     ipt serve
     ipt serve --port 9000
+    IPT_BACKBONES=default,smollm2 ipt serve
     IPT_HOST=0.0.0.0 IPT_API_KEY=… ipt serve
     """
     from app.settings import Settings, SettingsError
@@ -53,6 +54,8 @@ def serve(
         settings.check_bind()
         if with_worker:
             settings.check_worker_beside()
+        if len(settings.served_backbones) > 1:
+            _check_memory(settings, processes=2 if with_worker else 1)
     except SettingsError as error:
         raise CliError(str(error)) from error
     _on_stop(_interrupt_once)
@@ -101,6 +104,18 @@ def migrate() -> None:
         raise CliError("IPT_DATABASE_URL is not set; the embedded database is migrated when the service starts")
     _migrate(settings.database_url)
     notices().print("the database is up to date")
+
+
+def _check_memory(settings: "Settings", processes: int) -> None:
+    """Check memory for all processes together: each one that loads would count what the others have not taken yet."""
+    from ipt.backbones.loading import check_memory
+    from ipt.errors import BackboneError
+
+    backbones = [(served.backbone, served.revision) for served in settings.served_backbones]
+    try:
+        check_memory(backbones, settings.device, processes=processes)
+    except BackboneError as error:
+        raise CliError(error.message) from error
 
 
 def _serve(settings: "Settings", with_worker: bool, stack: ExitStack) -> None:

@@ -1,5 +1,6 @@
 """The commands that use a running service: `adapt`, `predict`, `generate`, `tasks`."""
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -119,6 +120,9 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Seed of sampling; the same seed gives the same text.")] = None,
     num_beams: Annotated[int | None, typer.Option(help="Beam search with this many beams.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this string; repeat for several.")] = None,
+    json_schema: Annotated[
+        typer.FileText | None, typer.Option(help="File with a JSON schema that the text fits.")
+    ] = None,
     version: Annotated[int | None, typer.Option(help="Version of the task. Default: the newest.")] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
@@ -128,6 +132,7 @@ def generate(
     \b
     ipt generate replies "The parcel never came"
     ipt generate replies --temperature 0.7 --seed 7 < message.txt
+    ipt generate orders --json-schema order.json < mail.txt
     """
     from app.cli.client import ServiceClient
 
@@ -143,6 +148,8 @@ def generate(
         "version": version,
     }
     body |= {name: value for name, value in options.items() if value is not None}
+    if json_schema is not None:
+        body["format"] = {"json_schema": _read_schema(json_schema)}
     with ServiceClient(url, api_key()) as client:
         task_id = resolve_task(client, task)
         if as_json:
@@ -152,6 +159,16 @@ def generate(
             sys.stdout.write(piece)
             sys.stdout.flush()
     sys.stdout.write("\n")
+
+
+def _read_schema(file: typer.FileText) -> dict[str, Any]:
+    try:
+        schema = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise CliError(f"{file.name} is not JSON: {error}") from None
+    if not isinstance(schema, dict):
+        raise CliError(f"{file.name} must hold a JSON object, the schema")
+    return schema
 
 
 commands = typer.Typer(help="List the tasks of the service, and choose which version of a task answers.")

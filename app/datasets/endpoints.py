@@ -18,8 +18,8 @@ from app.db.dependencies import OpenTransaction, TransactionDep
 from app.errors import ConflictError, NotFoundError, PermissionDeniedError, documented
 from app.fairness.fair_pool import FairPool
 from app.http.dependencies import SettingsDep
-from app.predictions.dependencies import ModelDep
-from app.predictions.model import Model
+from app.predictions.dependencies import ModelsDep
+from app.predictions.models import Models
 from app.settings import Settings
 
 router = APIRouter(
@@ -35,7 +35,7 @@ class _Checker:
     """The parts of a request besides its body, which is JSON or a form."""
 
     settings: Settings
-    model: Model
+    models: Models
     transaction: OpenTransaction
     tenant: str
     threads: FairPool
@@ -49,19 +49,19 @@ class _Checker:
         self, body: DatasetInput, source: FileSources | None = None, place_of: Callable[[str], str] = str
     ) -> DatasetCheckView:
         with self.transaction() as session:
-            dataset = service.prepare(session, self.settings, self.tenant, body, self.model)
+            dataset = service.prepare(session, self.settings, self.tenant, body, self.models)
         return DatasetCheckView.of(dataset, [place_of(warning) for warning in dataset.warnings], source)
 
 
 async def _checker(
     settings: SettingsDep,
-    model: ModelDep,
+    models: ModelsDep,
     transaction: TransactionDep,
     tenant: AdaptingTenantDep,
     threads: CreationThreadsDep,
     request: Request,
 ) -> _Checker:
-    return _Checker(settings, model, transaction, tenant, threads, request)
+    return _Checker(settings, models, transaction, tenant, threads, request)
 
 
 CheckerDep = Annotated[_Checker, Depends(_checker)]

@@ -21,8 +21,8 @@ from app.fairness.fair_pool import FairPool
 from app.http.dependencies import SettingsDep
 from app.http.disconnects import unless_gone
 from app.http.fields import Id
-from app.predictions.dependencies import ModelDep, predictions_of
-from app.predictions.model import Model
+from app.predictions.dependencies import predictions_of
+from app.predictions.task_lookup import Question
 from app.settings import Settings
 
 router = APIRouter(
@@ -57,7 +57,6 @@ class _Evaluator:
 
     task_id: str
     settings: Settings
-    model: Model
     tenant: str
     threads: FairPool
     request: Request
@@ -75,8 +74,10 @@ class _Evaluator:
                 code="too_many_examples",
                 param="examples",
             )
-        examples = core_examples(body.examples, self.settings.max_text_chars, self.model.family)
-        answer = partial(service.answer_test_set, predictions_of(self.request), self.tenant, self.task_id)
+        predictions = predictions_of(self.request)
+        model = await predictions.model_of(self.tenant, Question(self.task_id, body.version, "", "task_id"))
+        examples = core_examples(body.examples, self.settings.max_text_chars, model.family)
+        answer = partial(service.answer_test_set, predictions, self.tenant, self.task_id)
         answered = await answer(body.version, examples)
         other = None if body.compare_with is None else await answer(body.compare_with, examples)
         return await self.in_thread(partial(_view, self.task_id, answered, other, source))
@@ -102,12 +103,11 @@ def _view(
 async def _evaluator(
     task_id: Id,
     settings: SettingsDep,
-    model: ModelDep,
     tenant: PredictingTenantDep,
     threads: CreationThreadsDep,
     request: Request,
 ) -> _Evaluator:
-    return _Evaluator(task_id, settings, model, tenant, threads, request)
+    return _Evaluator(task_id, settings, tenant, threads, request)
 
 
 EvaluatorDep = Annotated[_Evaluator, Depends(_evaluator)]

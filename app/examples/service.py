@@ -2,6 +2,7 @@
 
 from sqlalchemy.orm import Session
 
+import ipt
 from app.adaptations import service as adaptations
 from app.adaptations.dataset_checks import prepare_dataset
 from app.adaptations.schemas import AdaptationInput
@@ -98,7 +99,9 @@ def change(session: Session, requester: Requester, task_id: str, body: ChangeInp
             "hyperparameters": body.hyperparameters.model_dump(),
         }
     )
-    prepared = adaptations.with_reading_warnings(_checked(requester, whole), requester.model)
+    model = requester.models.for_kind(base.kind)
+    checked = _checked(requester, whole, model.family)
+    prepared = adaptations.with_reading_warnings(checked, model, requester.models)
     start = tasks.newest_version(session, tenant_id, task_id)
     adaptation = adaptations.queue(
         session,
@@ -115,9 +118,9 @@ def change(session: Session, requester: Requester, task_id: str, body: ChangeInp
     return adaptation
 
 
-def _checked(requester: Requester, whole: AdaptationInput) -> PreparedDataset:
+def _checked(requester: Requester, whole: AdaptationInput, family: ipt.Family | None) -> PreparedDataset:
     try:
-        return prepare_dataset(requester.settings, whole, requester.model.family)
+        return prepare_dataset(requester.settings, whole, family)
     except InvalidError as error:  # whose `param` is no field of the request
         raise InvalidError(f"the examples after this change: {error.message}", code=error.code) from error
 

@@ -19,6 +19,15 @@ _INPUT_OR_INPUTS: list[JsonValue] = [
 ]
 
 
+class JsonFormat(Body):
+    """The form of a text."""
+
+    json_schema: dict[str, JsonValue] = Field(
+        description="the text is JSON that fits this schema; objects have only the properties that it lists",
+        examples=[{"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}],
+    )
+
+
 class GenerateInput(Body):
     """Inputs of one task to generate texts for."""
 
@@ -58,6 +67,7 @@ class GenerateInput(Body):
         ]
         | None
     ) = Field(default=None, description="a text ends before the first of these strings", examples=[["\n\n"]])
+    format: JsonFormat | None = Field(default=None, description="excludes `num_beams` and `stop`", examples=[None])
     stream: bool = Field(default=False, description="respond with server-sent events while the texts are generated")
 
     @model_validator(mode="after")
@@ -74,7 +84,8 @@ class GenerateInput(Body):
     def parameters(self) -> dict[str, Any]:
         """Return the arguments of `ipt.GenerationParameters` that the caller has set."""
         values = self.model_dump(include=_PARAMETERS, exclude_none=True)
-        return values | {"stop": tuple(values.get("stop", ()))}
+        values["stop"] = tuple(values.get("stop", ()))
+        return values if self.format is None else values | {"json_schema": self.format.json_schema}
 
 
 Reason = Literal["stop", "length"]
@@ -86,7 +97,8 @@ class GenerationView(BaseModel):
         description="the generated text, without surrounding white space", examples=["We are sorry, and look for it."]
     )
     finish_reason: Reason = Field(
-        description="`stop`: end of text or a stop string; `length`: `max_new_tokens` reached", examples=["stop"]
+        description="`stop`: end of text or a stop string; `length`: `max_new_tokens` reached, where JSON is closed",
+        examples=["stop"],
     )
 
     @classmethod

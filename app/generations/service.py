@@ -17,6 +17,7 @@ from app.errors import AppError, BusyError, ConflictError, InvalidError, out_of_
 from app.fairness.shared_capacity import SharedCapacity
 from app.generations.writer import Sink, Writer, reserved_rows
 from app.predictions.model import Model
+from app.predictions.models import Models
 from app.predictions.task_cache import TaskKey
 from app.predictions.task_lookup import Question, TaskLookup
 from app.settings import Settings
@@ -70,15 +71,14 @@ class Generation:
 class Generations:
     """Generates texts for all tasks of all tenants in this process."""
 
-    def __init__(self, settings: Settings, model: Model, lookup: TaskLookup) -> None:
+    def __init__(self, settings: Settings, models: Models, lookup: TaskLookup) -> None:
         self._settings = settings
-        self._model = model
+        self._models = models
         self._lookup = lookup
         self._max_rows = settings.generate_batch_rows + settings.generate_queue_rows
         self._capacity = SharedCapacity(self._max_rows, _too_many_texts)
         self._lock = threading.Lock()
-        self._writer: Writer | None = None
-        self._max_new_tokens = self._default_new_tokens = 0
+        self._writers: dict[Model, _WriterWithLimits] = {}
 
     async def begin(
         self,
@@ -94,7 +94,7 @@ class Generations:
             tenant_id: the caller's tenant.
             question: names the task.
             inputs: the inputs of that task.
-            options: the arguments of `ipt.GenerationParameters` that the caller has set.
+            options: the arguments of `ipt.GenerationParameters` that the caller has set, `json_schema` as an object.
             stopping: set when the service stops.
 
         Raises:
@@ -130,9 +130,11 @@ class Generations:
     ) -> Generation:
         found = await asyncio.wrap_future(self._lookup.find(tenant_id, [question]))
         [key], [task] = found.keys, found.tasks
-        writer = self._writer
-        if writer is None:
-            writer = await run_in_threadpool(self._start_writer)
+        model = self._models.of_task(task)
+        limited = self._writers.get(model)
+        if limited is None:
+            limited = await run_in_threadpool(self._start_writer, model)
+        writer = limited.writer
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[IndexedEvent] = asyncio.Queue()
 
@@ -144,7 +146,10 @@ class Generations:
             return enqueue
 
         try:
-            parameters = self._parameters(options)
+            if "json_schema" in options:
+                schema = await run_in_threadpool(writer.read_schema, options["json_schema"])
+                options = options | {"json_schema": schema}
+            parameters = limited.parameters(options)
             requests = [ipt.GenerationRequest(new_id("gen"), task, text, parameters) for text in inputs]
             writer.submit(tenant_id, [(request, sink(index)) for index, request in enumerate(requests)])
         except IptError as error:
@@ -154,26 +159,41 @@ class Generations:
 
     def close(self) -> None:
         """Stop generating."""
-        if self._writer is not None:
-            self._writer.close()
+        for limited in self._writers.values():
+            limited.writer.close()
 
-    def _start_writer(self) -> Writer:
-        """Return the writer, which starts with the first request."""
+    def _start_writer(self, model: Model) -> "_WriterWithLimits":
+        """Return the writer of a model, which starts with the first request."""
         with self._lock:
-            if self._writer is None:
+            if model not in self._writers:
                 settings, rows = self._settings, self._settings.generate_batch_rows
                 try:
-                    engine = self._model.new_generation_engine(rows + reserved_rows(rows))
+                    engine = model.new_generation_engine(rows + reserved_rows(rows))
                 except BackboneError as error:
                     raise ConflictError(error.message, code="backbone_writes_no_text", param="task_id") from error
-                self._max_new_tokens = min(settings.max_new_tokens, engine.backbone.max_target_tokens)
-                self._default_new_tokens = min(self._max_new_tokens, engine.default_new_tokens)
-                self._writer = Writer(engine, self._capacity, batch_rows=rows)
-            return self._writer
+                limit = min(settings.max_new_tokens, engine.backbone.max_target_tokens)
+                writer = Writer(engine, self._capacity, batch_rows=rows)
+                self._writers[model] = _WriterWithLimits(writer, limit, min(limit, engine.default_new_tokens))
+            return self._writers[model]
 
-    def _parameters(self, options: dict[str, Any]) -> ipt.GenerationParameters:
-        limit = self._max_new_tokens
-        length: int = options.get("max_new_tokens", self._default_new_tokens)
+
+@dataclass(frozen=True, slots=True)
+class _WriterWithLimits:
+    """The writer of a model, and its limits of the tokens of a text."""
+
+    writer: Writer
+    max_new_tokens: int
+    default_new_tokens: int
+
+    def parameters(self, options: dict[str, Any]) -> ipt.GenerationParameters:
+        """Return the parameters with these options.
+
+        Raises:
+            InvalidError: too many tokens are asked for.
+            IptError: the parameters contradict each other.
+        """
+        limit = self.max_new_tokens
+        length: int = options.get("max_new_tokens", self.default_new_tokens)
         if length > limit:
             raise InvalidError(
                 f"at most {limit} on this service, got {length}", code="too_many_new_tokens", param="max_new_tokens"

@@ -3,14 +3,16 @@
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ipt
 from app.errors import stopping_error
 from app.fairness.fair_queue import FairQueue
 from app.fairness.shared_capacity import SharedCapacity
 from app.generations import metrics
+from ipt.generation.json_format import JsonSchema
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,16 @@ class Writer:
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="generations", daemon=True)
         self._thread.start()
+
+    def read_schema(self, schema: Mapping[str, Any]) -> JsonSchema:
+        """Check a JSON schema for texts of this writer; takes a second at the first call.
+
+        Raises:
+            IptError: the schema or the backbone does not allow JSON output.
+        """
+        checked = JsonSchema.of(schema)
+        self._engine.check_schema(checked)
+        return checked
 
     def submit(self, tenant_id: str, texts: Sequence[tuple[ipt.GenerationRequest, Sink]]) -> None:
         """Queue the texts of one caller; each sink receives events until its text has finished.

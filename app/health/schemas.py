@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+import ipt
 from app.errors import ErrorBody
 
 
@@ -16,7 +17,18 @@ class Checks(BaseModel):
     migrations: Literal["ok", "pending", "unsupported", "unknown"] = Field(
         description="`pending`: the database lacks migrations; `unsupported`: it is too new for this release"
     )
-    model: Literal["ok", "loading", "failed"] = Field(description="the backbone and its subspace")
+    model: Literal["ok", "loading", "failed"] = Field(description="the backbones and their subspaces")
+
+
+class LoadedBackbone(BaseModel):
+    id: str
+    family: ipt.Family
+    subspace_id: str = Field(description="the subspace in which its tasks are tuned by default")
+
+    @classmethod
+    def of(cls, predictor: ipt.Predictor) -> "LoadedBackbone":
+        backbone = predictor.backbone
+        return cls(id=backbone.identity.id, family=backbone.family, subspace_id=predictor.subspace.id)
 
 
 class UnanswerableView(BaseModel):
@@ -27,6 +39,7 @@ class UnanswerableView(BaseModel):
 class Ready(BaseModel):
     status: Literal["ok"] = "ok"
     checks: Checks
+    backbones: list[LoadedBackbone]
     unanswerable: UnanswerableView
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.session import transaction
 from app.metrics.repository import QueueState, queue_state
-from app.predictions.model import Model, State
+from app.predictions.models import Models, State
 from app.subspaces.coverage import Coverage
 
 log = logging.getLogger(__name__)
@@ -24,9 +24,9 @@ CACHE_SECONDS = 2.0
 class StateCollector(Collector):
     """Queries the database at most once in `CACHE_SECONDS`. Without it, only the queue's metrics are missing."""
 
-    def __init__(self, engine: Engine, model: Model, coverage: Coverage) -> None:
+    def __init__(self, engine: Engine, models: Models, coverage: Coverage) -> None:
         self._engine = engine
-        self._model = model
+        self._models = models
         self._coverage = coverage
         self._lock = threading.Lock()
         self._queue: QueueState | None = None
@@ -34,10 +34,16 @@ class StateCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges; while the database is unreachable, the queue's gauges are omitted rather than 0."""
-        model = GaugeMetricFamily("ipt_model_state", "1 for the current state of the model.", labels=["state"])
+        states = GaugeMetricFamily("ipt_model_state", "1 for the current state of the models.", labels=["state"])
         for state in get_args(State):
-            model.add_metric([state], state == self._model.state)
-        yield model
+            states.add_metric([state], state == self._models.state)
+        yield states
+        labels = ["backbone", "family", "subspace"]
+        backbones = GaugeMetricFamily("ipt_backbone_info", "1 for each loaded backbone.", labels=labels)
+        for model in self._models.all if self._models.state == "ok" else []:
+            backbone = model.loaded.backbone
+            backbones.add_metric([backbone.identity.id, backbone.family, model.loaded.subspace.id], 1)
+        yield backbones
         queue = self._queue_state()
         yield GaugeMetricFamily("ipt_database_up", "Whether the database answers.", queue is not None)
         if queue is None:

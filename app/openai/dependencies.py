@@ -1,16 +1,15 @@
-"""The name of the backbone, which several resources show."""
+"""The names of the backbones, which several resources show."""
 
 from typing import Annotated
 
 from fastapi import Depends
 
-from app.openai import names
-from app.predictions.dependencies import ModelDep
+from app.openai.backbone_names import BackboneNames
+from app.predictions.dependencies import ModelsDep
 
 
-async def _backbone(model: ModelDep) -> str:
-    return names.base_model(model.predictor.backbone.identity.id)
+async def _backbones(models: ModelsDep) -> BackboneNames:
+    return BackboneNames(models)
 
 
-BackboneDep = Annotated[str, Depends(_backbone)]
-"""The name of the backbone; a request that needs it gets a 503 while the model loads."""
+BackbonesDep = Annotated[BackboneNames, Depends(_backbones)]

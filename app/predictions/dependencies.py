@@ -1,10 +1,10 @@
-"""Dependencies of the prediction endpoints, and the loaded model, which other nouns depend on too."""
+"""Dependencies of the prediction endpoints, and the loaded models, which other nouns depend on too."""
 
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.predictions.model import Model
+from app.predictions.models import Models
 from app.predictions.service import Predictions
 
 
@@ -17,9 +17,9 @@ def predictions_of(request: Request) -> Predictions:
     return predictions
 
 
-async def _model(request: Request) -> Model:
-    model: Model = request.app.state.model
-    return model
+async def _models(request: Request) -> Models:
+    models: Models = request.app.state.models
+    return models
 
 
-ModelDep = Annotated[Model, Depends(_model)]
+ModelsDep = Annotated[Models, Depends(_models)]

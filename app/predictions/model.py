@@ -1,49 +1,45 @@
-"""The backbone and subspace of an API process, loaded once in the background so that the port opens at once."""
+"""A backbone and its subspace in an API process; `Models` loads them."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal
 
 import ipt
-from app.errors import UnavailableError
-from app.http.error_handlers import log_unforeseen
-from app.settings import Settings
-from ipt.errors import IptError
+from app.settings import ServedBackbone, Settings
 from ipt.subspace.library import SubspaceLibrary
 from ipt.subspace.loading import load_backbone_and_subspace
 
-log = logging.getLogger(__name__)
-
-State = Literal["loading", "ok", "failed"]
-
 
 class Model:
-    """Loads in its own thread; until then, `predictor` raises an error that tells callers to retry."""
+    """One backbone and one subspace; until both are loaded, `predictor` raises an error that tells callers to retry."""
 
-    def __init__(self, settings: Settings, on_loaded: Callable[[ipt.Subspace], None]) -> None:
-        """Start loading; `on_loaded` runs in the loading thread before the state becomes "ok"."""
+    def __init__(
+        self,
+        served: ServedBackbone,
+        settings: Settings,
+        check_loaded: Callable[[], None],
+        device_lock: threading.Lock,
+    ) -> None:
+        """`check_loaded` raises UnavailableError until `load` has returned; models on one device share the lock."""
+        self._served = served
         self._settings = settings
-        self._on_loaded = on_loaded
+        self._check_loaded = check_loaded
+        self._device_lock = device_lock
         self._predictor: ipt.Predictor | None = None
-        self._failure: str | None = None
-        self._device_lock = threading.Lock()
-        self._thread = threading.Thread(target=self._load, name="load-model", daemon=True)
-        self._thread.start()
 
-    @property
-    def state(self) -> State:
-        """The state of loading."""
-        if self._failure is not None:
-            return "failed"
-        return "loading" if self._predictor is None else "ok"
+    def load(self, library: SubspaceLibrary) -> float:
+        """Load both, and return how many seconds that took.
 
-    @property
-    def failure(self) -> str | None:
-        """Why loading failed, None if it has not."""
-        return self._failure
+        Raises:
+            BackboneError, SubspaceError: the backbone or the subspace cannot be loaded.
+        """
+        served, settings, start = self._served, self._settings, time.monotonic()
+        backbone, subspace = load_backbone_and_subspace(
+            served.backbone, served.subspace, revision=served.revision, device=settings.device
+        )
+        self._predictor = ipt.Predictor(backbone, subspace, prompt_bytes=settings.predict_prompt_bytes, library=library)
+        return time.monotonic() - start
 
     @property
     def family(self) -> ipt.Family | None:
@@ -51,27 +47,20 @@ class Model:
         return None if self._predictor is None else self._predictor.backbone.family
 
     @property
-    def loaded_subspace_id(self) -> str | None:
-        """The id of the subspace, None until it is loaded."""
-        return None if self._predictor is None else self._predictor.subspace.id
-
-    @property
     def predictor(self) -> ipt.Predictor:
         """The predictor on the loaded backbone and subspace.
 
         Raises:
-            UnavailableError: the model is still loading, or could not be loaded.
+            UnavailableError: the models are still loading, or could not be loaded.
         """
-        self.check_loaded()
+        self._check_loaded()
+        return self.loaded
+
+    @property
+    def loaded(self) -> ipt.Predictor:
+        """The predictor, once `load` has returned, while the other models of the process may still be loading."""
         assert self._predictor is not None
         return self._predictor
-
-    def check_loaded(self) -> None:
-        """Raise UnavailableError unless the model is loaded."""
-        if self._failure is not None:
-            raise UnavailableError(self._failure, code="model_failed", retry_after=60)
-        if self._predictor is None:
-            raise UnavailableError("the model is still loading", code="model_loading", retry_after=2)
 
     @contextmanager
     def device_turn(self) -> Iterator[None]:
@@ -93,24 +82,3 @@ class Model:
             batch_rows=batch_rows,
             prompt_cache_bytes=settings.generate_prompt_cache_bytes,
         )
-
-    def _load(self) -> None:
-        settings = self._settings
-        start = time.monotonic()
-        try:
-            backbone, subspace = load_backbone_and_subspace(
-                settings.backbone, settings.subspace, revision=settings.backbone_revision, device=settings.device
-            )
-            library = SubspaceLibrary(settings.earlier_subspace_folders)
-            predictor = ipt.Predictor(backbone, subspace, prompt_bytes=settings.predict_prompt_bytes, library=library)
-            self._on_loaded(subspace)
-        except IptError as error:
-            log.error("the model cannot be loaded: %s", error.message)
-            self._failure = error.message
-            return
-        except Exception as error:  # noqa: BLE001 - the API keeps serving everything that needs no model
-            log_unforeseen(error)
-            self._failure = f"the model cannot be loaded ({type(error).__name__}); see the log"
-            return
-        self._predictor = predictor
-        log.info("model_loaded subspace=%s seconds=%.1f", subspace.id, time.monotonic() - start)

@@ -1,33 +1,28 @@
-"""Answer texts with tasks: look up the tasks, tokenize the texts, and submit both to the batcher."""
+"""Answer texts with tasks: look up the tasks, tokenize the texts, and submit both to the model of each task."""
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import ipt
-from app.db.coalescer import Coalescer
 from app.errors import BusyError, ConflictError
 from app.fairness.shared_capacity import SharedCapacity
 from app.predictions import metrics
 from app.predictions.answer_size import check_answer_size
-from app.predictions.batcher import Answer, Batcher, Embedding, Row
+from app.predictions.batcher import Answer, Embedding
+from app.predictions.lane import Lane, TokenizedText
 from app.predictions.model import Model
+from app.predictions.models import Models
 from app.predictions.task_cache import CachedTask, TaskKey
 from app.predictions.task_lookup import FoundTasks, Question, TaskLookup
 from app.predictions.thresholds import Thresholds
 from app.settings import Settings
 from app.usage.recorder import UsageRecorder
-
-CHARS_PER_TOKENIZATION = 16_384
-"""Most characters that are tokenized in one call, which takes a fraction of a second; a single text may have more."""
-
-TokenizedText = tuple[list[int], bool]
-"""The tokens of a text, and whether it is longer than the backbone reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +50,12 @@ class EmbeddedTexts:
 class Predictions:
     """Answers for all tasks of all tenants in this process."""
 
-    def __init__(self, settings: Settings, model: Model, lookup: TaskLookup, usage: UsageRecorder) -> None:
-        self._model = model
+    def __init__(self, settings: Settings, models: Models, lookup: TaskLookup, usage: UsageRecorder) -> None:
+        self._models = models
         self._lookup = lookup
         self._usage = usage
         self._capacity = SharedCapacity(settings.predict_queue_rows, _too_many_texts)
-        self._tokenizer = Coalescer(self._tokenize_all, name="tokenizer", most=CHARS_PER_TOKENIZATION)
-        self._batcher = Batcher(
-            self._run,
-            wait_seconds=settings.predict_wait_ms / 1000,
-            batch_rows=settings.predict_batch_rows,
-            batch_tokens=settings.predict_batch_tokens,
-        )
+        self._lanes = {model: Lane(settings, model) for model in models.all}
 
     async def ask(
         self, tenant_id: str, questions: Sequence[Question], top_k: int | None = None, *, counted: bool = True
@@ -77,7 +66,7 @@ class Predictions:
 
         Raises:
             NotFoundError: the tenant has no such task, or the task no such version.
-            ConflictError: the task is not tuned yet, or was tuned in another subspace than the loaded one.
+            ConflictError: the task is not tuned yet, or was tuned in another subspace than the loaded ones.
             InvalidError: the answer could be too large.
             BusyError: too many texts of the tenant are waiting.
             UnavailableError: the model is not loaded, is out of memory, or the service is stopping.
@@ -100,48 +89,93 @@ class Predictions:
             found = FoundTasks([key] * count, [task.task] * count, bounds, thresholds)
             return await self._answer(tenant_id, _completed(found), texts, top_k)
 
-    async def embed(self, tenant_id: str, question: Question | None, texts: Sequence[str]) -> EmbeddedTexts:
+    async def model_of(self, tenant_id: str, question: Question) -> Model:
+        """Return the model that answers a question's task; raises as `ask` does."""
+        if len(self._lanes) == 1:
+            return self._models.all[0]
+        found = await asyncio.wrap_future(self._lookup.find(tenant_id, [question], canaries=False))
+        return self._models.of_task(found.tasks[0])
+
+    async def embed(
+        self, tenant_id: str, question: Question | None, texts: Sequence[str], model: Model | None = None
+    ) -> EmbeddedTexts:
         """Embed texts with the prompt of the task that `question` names, or without a prompt if it is None.
 
+        Args:
+            tenant_id: the caller's tenant.
+            question: names the task.
+            texts: the texts to embed.
+            model: the model of that task; it is looked up when None.
+
         Raises:
-            ConflictError: the backbone has no sentence embeddings; or as `ask` does.
+            ConflictError: the model has no sentence embeddings; or as `ask` does.
             NotFoundError, BusyError, UnavailableError: as `ask` does.
         """
-        predictor = self._model.predictor
-        if self._model.family != "encoder":
-            message = (
-                "this service's backbone writes text and has no sentence embeddings: ask a service with an encoder"
-            )
+        self._models.check_loaded()
+        if model is None:
+            assert question is not None
+            model = await self.model_of(tenant_id, question)
+        if model.family != "encoder":
+            message = "this backbone writes text and has no sentence embeddings: name a model on an encoder"
             raise ConflictError(message, code="backbone_embeds_no_text", param="model")
         with self._capacity.use(tenant_id, len(texts)):
             lookup = _completed(FoundTasks([], [], [], []))
             if question is not None:
                 # A stored vector is compared with later ones, so all come from one version.
                 lookup = asyncio.wrap_future(self._lookup.find(tenant_id, [question], canaries=False))
-            found, tokenized = await self._read(lookup, tenant_id, texts)
+            lane = self._lanes[model]
+            found, tokenized = await self._read(lookup, tenant_id, lane, texts)
             embedding = Embedding(found.tasks[0] if found.tasks else None)
-            rows = [(embedding, ids) for ids, _ in tokenized]
-            answer = await asyncio.wrap_future(self._batcher.submit(tenant_id, rows, predictor.prompt_positions))
+            answer = await lane.answer(tenant_id, [(embedding, ids) for ids, _ in tokenized])
             return EmbeddedTexts(answer.embeddings(), [len(ids) for ids, _ in tokenized])
 
     async def _answer(
         self, tenant_id: str, lookup: "asyncio.Future[FoundTasks]", texts: Sequence[str], top_k: int | None
     ) -> AnsweredQuestions:
         arrived_at = time.monotonic()
-        found, tokenized = await self._read(lookup, tenant_id, texts)
-        check_answer_size(found.prediction_bytes, top_k)
-        rows = [(task, ids) for task, (ids, _) in zip(found.tasks, tokenized, strict=True)]
-        answer = self._batcher.submit(tenant_id, rows, self._model.predictor.prompt_positions, arrived_at)
+        if len(self._lanes) == 1:
+            [lane] = self._lanes.values()
+            found, tokenized = await self._read(lookup, tenant_id, lane, texts)
+            check_answer_size(found.prediction_bytes, top_k)
+            answer = await lane.answer(tenant_id, _rows(found.tasks, tokenized), arrived_at)
+        else:
+            found = await lookup
+            check_answer_size(found.prediction_bytes, top_k)
+            tokenized, answer = await self._answer_by_model(tenant_id, found.tasks, texts, arrived_at)
         tokens, truncated = [len(ids) for ids, _ in tokenized], [too_long for _, too_long in tokenized]
-        return AnsweredQuestions(found.keys, truncated, tokens, await asyncio.wrap_future(answer), found.thresholds)
+        return AnsweredQuestions(found.keys, truncated, tokens, answer, found.thresholds)
+
+    async def _answer_by_model(
+        self, tenant_id: str, tasks: Sequence[ipt.BoundTask], texts: Sequence[str], arrived_at: float
+    ) -> tuple[list[TokenizedText], Answer]:
+        """Answer each text in the lane of its task's model, all lanes at the same time."""
+        numbers_of: dict[Lane, list[int]] = defaultdict(list)
+        for number, task in enumerate(tasks):
+            numbers_of[self._lanes[self._models.of_task(task)]].append(number)
+
+        async def answer_in(lane: Lane, numbers: list[int]) -> tuple[list[TokenizedText], Answer]:
+            lookup = _completed(FoundTasks([], [], [], []))
+            _, tokenized = await self._read(lookup, tenant_id, lane, [texts[number] for number in numbers])
+            own_tasks = [tasks[number] for number in numbers]
+            return tokenized, await lane.answer(tenant_id, _rows(own_tasks, tokenized), arrived_at)
+
+        parts = await asyncio.gather(*(answer_in(*part) for part in numbers_of.items()))
+        order = [number for numbers in numbers_of.values() for number in numbers]
+        tokenized = dict(zip(order, (text for texts, _ in parts for text in texts), strict=True))
+        answers = [answer for _, answer in parts]
+        predictions = dict(zip(order, (each for answer in answers for each in answer.predictions), strict=True))
+        whole = Answer(
+            [predictions[number] for number in range(len(tasks))],
+            max(answer.queue_seconds for answer in answers),
+            max(answer.inference_seconds for answer in answers),
+        )
+        return [tokenized[number] for number in range(len(tasks))], whole
 
     async def _read(
-        self, lookup: "asyncio.Future[FoundTasks]", tenant_id: str, texts: Sequence[str]
+        self, lookup: "asyncio.Future[FoundTasks]", tenant_id: str, lane: Lane, texts: Sequence[str]
     ) -> tuple[FoundTasks, list[TokenizedText]]:
         """Return the tasks of a lookup, and meanwhile tokenize the texts."""
-        tokenizations = [
-            asyncio.wrap_future(self._tokenizer.ask(part, sum(map(len, part)), tenant_id)) for part in _parts(texts)
-        ]
+        tokenizations = lane.read(tenant_id, texts)
         try:
             found, parts = await asyncio.gather(lookup, asyncio.gather(*tokenizations))
         finally:
@@ -151,44 +185,14 @@ class Predictions:
         metrics.count_truncated(sum(too_long for _, too_long in tokenized))
         return found, tokenized
 
-    def _run(self, rows: Sequence[Row]) -> list[ipt.Prediction]:
-        """Run a batch: predict its rows, and embed those that ask for an embedding."""
-        predictor = self._model.predictor
-        with self._model.device_turn():
-            if not any(isinstance(task, Embedding) for task, _ in rows):
-                return predictor.predict(cast(Sequence[tuple[ipt.BoundTask, list[int]]], rows))
-            return _embed_and_predict(predictor, rows)
-
     def close(self) -> None:
         """Stop answering; the caller closes the lookup."""
-        self._tokenizer.close()
-        self._batcher.close()
-
-    def _tokenize_all(self, parts: Sequence[Sequence[str]]) -> list[list[TokenizedText] | Exception]:
-        tokenized = iter(self._model.predictor.read([text for texts in parts for text in texts]))
-        return [[next(tokenized) for _ in texts] for texts in parts]
+        for lane in self._lanes.values():
+            lane.close()
 
 
-def _embed_and_predict(predictor: ipt.Predictor, rows: Sequence[Row]) -> list[ipt.Prediction]:
-    """Answer the rows of a batch in three groups: predicted, embedded with a prompt, embedded without one."""
-    predicted, prompted, frozen = [], [], []
-    for number, (task, ids) in enumerate(rows):
-        if not isinstance(task, Embedding):
-            predicted.append((number, (task, ids)))
-        elif task.task is not None:
-            prompted.append((number, (task.task, ids)))
-        else:
-            frozen.append((number, ids))
-    answers: dict[int, ipt.Prediction] = {}
-    answers.update(zip(_firsts(predicted), predictor.predict([row for _, row in predicted]), strict=True))
-    embeddings = predictor.embed([row for _, row in prompted]) + predictor.embed_frozen([ids for _, ids in frozen])
-    wrapped = (ipt.Prediction(embedding=embedding) for embedding in embeddings)
-    answers.update(zip([*_firsts(prompted), *_firsts(frozen)], wrapped, strict=True))
-    return [answers[number] for number in range(len(rows))]
-
-
-def _firsts(pairs: Sequence[tuple[int, Any]]) -> list[int]:
-    return [number for number, _ in pairs]
+def _rows(tasks: Sequence[ipt.BoundTask], tokenized: Sequence[TokenizedText]) -> list[tuple[ipt.BoundTask, list[int]]]:
+    return [(task, ids) for task, (ids, _) in zip(tasks, tokenized, strict=True)]
 
 
 def _completed(found: FoundTasks) -> "asyncio.Future[FoundTasks]":
@@ -203,16 +207,3 @@ def _too_many_texts() -> BusyError:
         code="prediction_queue_full",
         retry_after=1,
     )
-
-
-def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the texts in order, as many at a time as are tokenized in one call, so that other tenants get turns."""
-    part: list[str] = []
-    chars = 0
-    for text in texts:
-        if part and chars + len(text) > CHARS_PER_TOKENIZATION:
-            yield part
-            part, chars = [], 0
-        part.append(text)
-        chars += len(text)
-    yield part

@@ -16,7 +16,7 @@ from app.errors import AppError, ConflictError
 from app.predictions import repository
 from app.predictions.answer_size import prediction_bytes
 from app.predictions.canary import version_for
-from app.predictions.model import Model
+from app.predictions.models import Models
 from app.predictions.repository import Answering, OwnedTask
 from app.predictions.task_cache import BoundTasks, CachedTask, TaskKey
 from app.predictions.thresholds import Thresholds
@@ -64,9 +64,9 @@ class TaskLookup:
     The number is never cached, because any process may delete a task, tune it again or promote another version.
     """
 
-    def __init__(self, engine: Engine, model: Model, cached_tasks: int, cached_bytes: int) -> None:
+    def __init__(self, engine: Engine, models: Models, cached_tasks: int, cached_bytes: int) -> None:
         self._engine = engine
-        self._model = model
+        self._models = models
         self._cache: BoundTasks[CachedTask] = BoundTasks(cached_tasks, cached_bytes)
         self._coalescer = Coalescer(self._find_all, name="task-lookup", most=QUESTIONS_PER_LOOKUP)
 
@@ -79,9 +79,9 @@ class TaskLookup:
 
         The future raises:
             NotFoundError: the tenant has no such task, or the task no such version.
-            ConflictError: the task is not tuned yet, or was tuned in another subspace than the loaded one.
+            ConflictError: the task is not tuned yet, or was tuned in another subspace than the loaded ones.
         """
-        self._model.check_loaded()
+        self._models.check_loaded()
         return self._coalescer.ask(_Request(tenant_id, questions, canaries), len(questions), tenant_id)
 
     def close(self) -> None:
@@ -139,7 +139,9 @@ class TaskLookup:
         vector = np.asarray(row.vector, dtype=np.float32)
         head = ipt.TaskHead(vector, row.subspace_id, row.kind, tuple(row.labels), row.readout, row.scope)
         try:
-            return CachedTask(self._model.predictor.bind(head), prediction_bytes(head.labels))
+            # The first model's error says what to do about a subspace that no model has.
+            model = self._models.of_subspace(row.subspace_id) or self._models.all[0]
+            return CachedTask(model.predictor.bind(head), prediction_bytes(head.labels))
         except SubspaceMismatchError as error:
             raise ConflictError(error.message, code="subspace_mismatch", param=param) from error
         except IptError as error:

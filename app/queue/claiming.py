@@ -64,7 +64,9 @@ def count_joining(attempts: Sequence[int], free_slots: int, protected: int) -> i
 _CLAIM = text("""
 WITH claimed AS (
     UPDATE adaptations
-    SET state = 'running', subspace_id = coalesce(subspace_id, :default_subspace_id), attempt = attempt + 1,
+    SET state = 'running', subspace_id = coalesce(
+            subspace_id, CASE kind WHEN 'text2text' THEN :text_subspace_id ELSE :default_subspace_id END
+        ), attempt = attempt + 1,
         worker_id = :worker_id, lease_token = gen_random_uuid(), lease_until = now() + :lease,
         started_at = coalesce(started_at, now())
     WHERE id = ANY(:ids)
@@ -96,6 +98,7 @@ def claim(
     free_slots: int,
     protected: int,
     idle_tenant_slots: int = 0,
+    text_subspace_id: str | None = None,
 ) -> list[ClaimedAdaptation]:
     """Claim the next queued adaptations of these subspaces, or of none, that may share a batch.
 
@@ -106,6 +109,7 @@ def claim(
         subspace_ids: the subspaces in which the worker can tune; an adaptation that names none gets the first one.
         free_slots: how many more jobs the batch may hold.
         protected: how many running jobs cannot be preempted yet.
+        text_subspace_id: the subspace of text-to-text adaptations that name none, the first one when None.
         idle_tenant_slots: raises `free_slots` to this number if the next turn belongs to a tenant with nothing running.
     """
     queued = turns.lock_next(session, subspace_ids, max(1, free_slots))
@@ -117,6 +121,7 @@ def claim(
     parameters = {
         "ids": joining,
         "default_subspace_id": subspace_ids[0],
+        "text_subspace_id": text_subspace_id or subspace_ids[0],
         "worker_id": worker_id,
         "lease": timedelta(seconds=lease_seconds),
     }

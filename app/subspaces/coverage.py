@@ -7,7 +7,7 @@ import time
 from sqlalchemy import Engine
 
 from app.db.session import read_transaction
-from app.predictions.model import Model
+from app.predictions.models import Models
 from app.subspaces.repository import Unanswerable, count_unanswerable
 
 log = logging.getLogger(__name__)
@@ -19,25 +19,25 @@ _NOTHING = Unanswerable(0, 0)
 class Coverage:
     """Counts at most once in `CACHE_SECONDS`, for the readiness check and the metrics."""
 
-    def __init__(self, engine: Engine, model: Model) -> None:
+    def __init__(self, engine: Engine, models: Models) -> None:
         self._engine = engine
-        self._model = model
+        self._models = models
         self._lock = threading.Lock()
         self._counted = _NOTHING
         self._counted_at = float("-inf")
 
     def unanswerable(self) -> Unanswerable:
-        """Return the counts, and log them when they change; zeros until the model is loaded.
+        """Return the counts, and log them when they change; zeros until the models are loaded.
 
         Raises:
             SQLAlchemyError: the database is unavailable.
         """
-        if self._model.state != "ok":
+        if self._models.state != "ok":
             return _NOTHING
         with self._lock:
             if time.monotonic() - self._counted_at > CACHE_SECONDS:
                 with read_transaction(self._engine) as session:
-                    counted = count_unanswerable(session, self._model.predictor.subspace_ids)
+                    counted = count_unanswerable(session, self._models.subspace_ids)
                 if counted != self._counted:
                     log.warning(
                         "subspaces_missing tasks=%d queued_adaptations=%d: name the folders of their subspaces in "

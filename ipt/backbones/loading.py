@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,17 @@ from ipt.backbones.gguf_files import SUFFIX as GGUF_SUFFIX
 from ipt.backbones.gguf_files import dequantized_folder
 from ipt.backbones.interface import Backbone, BackboneIdentity, Family
 from ipt.backbones.seq2seq import Seq2SeqBackbone
-from ipt.backbones.weight_files import check_headers, hash_files, weight_files
+from ipt.backbones.weight_files import check_headers, count_weights, hash_files, weight_files
 from ipt.errors import BackboneError
-from ipt.runtime.memory import keep_freed_memory
+from ipt.runtime.memory import available_bytes, keep_freed_memory
 from ipt.runtime.threads import limit_cpu_threads
 
 DEFAULT = "default"
 E5_SUFFIX = ".bin"
+FLOAT_BYTES_OF_QUANTIZED = 7
+"""Bytes in float32 of a byte of quantized weights, which have 4.5 bits or more."""
+PROCESS_BYTES = 2**30
+"""Memory of a process that tunes or predicts besides the weights: libraries and the activations of a pass."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,36 @@ def load_in_dedicated_process(spec: str, revision: str | None, device: str | Non
     backbone = load_backbone(spec, revision=revision, device=device)
     limit_cpu_threads(backbone.device)
     return backbone
+
+
+def check_memory(specs: Sequence[tuple[str, str | None]], device: str | None, *, processes: int = 1) -> None:
+    """Check that each of the processes can load all of these backbones, given as spec and revision.
+
+    Raises:
+        BackboneError: memory does not suffice, or files of a backbone are missing.
+    """
+    target = choose_device(device)
+    item = (default_dtype(target) or torch.float32).itemsize
+    needed = {spec: _weight_bytes(spec, revision, item) for spec, revision in specs}
+    total, available = processes * (sum(needed.values()) + PROCESS_BYTES), available_bytes(target)
+    if available is not None and total > available:
+        listed = ", ".join(f"{spec} {size / 2**30:.2f} GB" for spec, size in needed.items())
+        raise BackboneError(
+            f"the backbones need about {total / 2**30:.2f} GB in {processes} process{'es' if processes > 1 else ''} "
+            f"({listed}, {PROCESS_BYTES / 2**30:.2f} GB besides), and {available / 2**30:.2f} GB are available: "
+            "load fewer backbones in a process, or free memory",
+            param="backbone",
+        )
+
+
+def _weight_bytes(spec: str, revision: str | None, item: int) -> int:
+    """Return about how many bytes the weights of a backbone take in memory, at `item` bytes each."""
+    path = _files_of(spec, revision).path
+    if path.is_dir():
+        files = weight_files(path)
+        check_headers(files)
+        return item * count_weights(files)
+    return path.stat().st_size * FLOAT_BYTES_OF_QUANTIZED * item // torch.float32.itemsize
 
 
 def packaged_path(name: str) -> Path:

@@ -58,6 +58,7 @@ class PromptedTextBackbone(TextBackbone):
         self.hidden_size = int(config.hidden_size)
         self.max_positions = max_positions
         self.max_target_tokens = max_positions // 2
+        self.vocabulary_size = int(config.vocab_size)
         self.stop_tokens = _stop_tokens(model, tokenizer)
 
     @abstractmethod

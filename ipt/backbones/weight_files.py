@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,6 +61,15 @@ def check_headers(files: Sequence[Path]) -> None:
                 f"{file} is truncated or not a safetensors file ({first_line(error)}): download it again",
                 param="backbone",
             ) from None
+
+
+def count_weights(files: Sequence[Path]) -> int:
+    """Return the number of weights in safetensors files, from their headers."""
+    count = 0
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            count += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+    return count
 
 
 def hash_files(files: Sequence[Path]) -> str:

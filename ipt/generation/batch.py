@@ -9,11 +9,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from ipt.backbones.interface import TokenIds
 from ipt.backbones.text_backbone import Decoding
 from ipt.generation.beams import BeamSearch
 from ipt.generation.events import FinishReason, GenerationEvent, TextDelta, TextFinished
+from ipt.generation.json_format import JsonMatcher
 from ipt.generation.parameters import GenerationParameters
 from ipt.generation.sampling import draw, next_tokens
 from ipt.generation.text_stream import TextStream
@@ -40,6 +42,8 @@ class TextInProgress:
     stream: TextStream
     seed: int
     search: BeamSearch | None
+    matcher: JsonMatcher | None = None
+    """Follows a text that has to fit a JSON schema."""
     written: TokenIds = field(default_factory=list)
     cancelled: bool = False
     ended: bool = False
@@ -61,6 +65,8 @@ class TextInProgress:
         if token in stop_tokens:
             reason = "stop"
         else:
+            if self.matcher is not None:
+                self.matcher.accept(token)
             piece, stopped = self.stream.push(token)
             if piece:
                 events.append(TextDelta(self.request.request_id, piece))
@@ -70,6 +76,9 @@ class TextInProgress:
             if len(self.written) == self.request.parameters.max_new_tokens:
                 reason = "length"
         if reason:
+            if reason == "length" and self.matcher is not None:
+                pieces = (self.stream.push(token)[0] for token in self.matcher.close())
+                events += [TextDelta(self.request.request_id, piece) for piece in pieces if piece]
             rest = self.stream.finish()
             if rest:
                 events.append(TextDelta(self.request.request_id, rest))
@@ -105,7 +114,7 @@ class TextBatch:
 
     def choose_tokens(self, stop_tokens: Collection[int], events: list[GenerationEvent]) -> bool:
         """Choose the next token of each row, drop the texts that have ended, and return whether any continues."""
-        logits = self.decoding.logits
+        logits = self._allowed_logits()
         widths = [text.width for text in self.texts]
         row_parameters = [text.request.parameters for text in self.texts for _ in range(text.width)]
         draws = [
@@ -138,6 +147,17 @@ class TextBatch:
         if sources and sources != list(range(logits.shape[0])):
             self.decoding = self.decoding.select(torch.tensor(sources))
         return bool(sources)
+
+    def _allowed_logits(self) -> Tensor:
+        """Return the logits of the next tokens [B, V], minus infinity for tokens that break a text's JSON schema."""
+        logits, copied, row = self.decoding.logits, False, 0
+        for text in self.texts:
+            if text.matcher is not None:
+                logits, copied = (logits if copied else logits.clone()), True
+                forbidden = ~torch.from_numpy(text.matcher.allowed())
+                logits[row].masked_fill_(forbidden.to(logits.device), -torch.inf)
+            row += text.width
+        return logits
 
     def extend(self, device: torch.device) -> None:
         """Run the backbone on the newest token of each row."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ipt.errors import BackboneError, IptError
 from ipt.generation.batch import GenerationRequest, TextBatch, TextInProgress
 from ipt.generation.beams import BeamSearch
 from ipt.generation.events import GenerationEvent
+from ipt.generation.json_format import JsonSchema, JsonTokens
 from ipt.generation.parameters import GenerationParameters
 from ipt.generation.prefix_cache import PrefixCache
 from ipt.generation.text_stream import TextStream
@@ -49,7 +51,7 @@ class _Failure:
 
 
 class GenerationEngine:
-    """Writes texts with one backbone and one subspace, both frozen. Not thread-safe, except for `check`.
+    """Writes texts with one backbone and one subspace, both frozen. Not thread-safe, except for the checks.
 
     Args:
         backbone: a `seq2seq` or `causal` backbone.
@@ -82,6 +84,8 @@ class GenerationEngine:
         """Rows of the last step, including beams."""
         self._batch_rows = batch_rows
         self._steps_without_failure = 0
+        self._json_tokens: JsonTokens | None = None
+        self._json_lock = threading.Lock()
         self._waiting: deque[TextInProgress] = deque()
         self._batches: list[TextBatch] = []
 
@@ -123,6 +127,22 @@ class GenerationEngine:
         except BackboneError as error:
             raise IptError(error.message, param="max_new_tokens") from error
 
+    def check_schema(self, schema: JsonSchema) -> None:
+        """Prepare the backbone for JSON output, which takes a second once, and check a schema. Thread-safe.
+
+        Raises:
+            BackboneError: the backbone's tokenizer cannot write JSON.
+            IptError: the schema is too complex.
+        """
+        self._tokens_for_json().matcher(schema)
+
+    def _tokens_for_json(self) -> JsonTokens:
+        with self._json_lock:
+            if self._json_tokens is None:
+                backbone = self.backbone
+                self._json_tokens = JsonTokens(backbone.tokenizer, backbone.vocabulary_size, backbone.stop_tokens)
+            return self._json_tokens
+
     def add(self, request: GenerationRequest) -> None:
         """Add a text; it starts at the next `step` with room for it.
 
@@ -143,9 +163,11 @@ class GenerationEngine:
         search = None
         if parameters.num_beams > 1:
             search = BeamSearch(parameters.num_beams, self.backbone.stop_tokens, parameters.max_new_tokens)
+        schema = parameters.json_schema
+        matcher = None if schema is None else self._tokens_for_json().matcher(schema)
         seed = secrets.randbits(63) if parameters.seed is None else parameters.seed
         stream = TextStream(self.backbone.decode, parameters.stop)
-        self._waiting.append(TextInProgress(request, fitted, len(fitted) < len(tokens), stream, seed, search))
+        self._waiting.append(TextInProgress(request, fitted, len(fitted) < len(tokens), stream, seed, search, matcher))
 
     def cancel(self, request_id: str) -> None:
         """End a text at the next step; do nothing if it has already ended."""

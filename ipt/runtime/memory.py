@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -54,6 +56,23 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # not glibc, or Windows, where CDLL takes no None
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES))
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Return how much memory of a device a process may still take, None if the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    limits = []
+    with suppress(OSError, ValueError, StopIteration):  # not Linux
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        limits.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
+    with suppress(OSError, ValueError, StopIteration):  # no limit of a container
+        group = Path("/sys/fs/cgroup")
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        statistics = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+        cached = int(next(line for line in statistics if line.startswith("inactive_file ")).split()[1])
+        limits.append(int((group / "memory.max").read_text(encoding="ascii")) - used + cached)
+    return min(limits, default=None)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

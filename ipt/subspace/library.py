@@ -6,19 +6,13 @@ A task vector is valid only in the subspace that it was tuned in. So tasks of an
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from ipt.backbones.interface import Backbone
 from ipt.subspace.manifest import MANIFEST_FILE, read_manifest
+from ipt.subspace.shipped import shipped_folders
 from ipt.subspace.store import load_subspace
 from ipt.subspace.subspace import Subspace
-
-
-def shipped_folders() -> list[Path]:
-    """Return the folders of the packaged subspaces: the default, then the earlier defaults."""
-    package = Path(str(files("ipt.subspace")))
-    return [package / "default", *sorted(path.parent for path in package.glob(f"earlier/*/{MANIFEST_FILE}"))]
 
 
 class SubspaceLibrary:

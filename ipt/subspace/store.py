@@ -8,7 +8,6 @@ vectors and the training tasks' vectors, which the id leaves out.
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from ipt.subspace.manifest import (
     subspace_id,
 )
 from ipt.subspace.prompt_decoder import SubspaceDecoder, SubspaceEncoder
+from ipt.subspace.shipped import default_folder
 from ipt.subspace.subspace import Subspace
 
 MAX_INITIAL_VECTORS = 64
@@ -105,7 +105,8 @@ def load_subspace(spec: str | Path = "default", backbone: Backbone | None = None
     """
     if not isinstance(spec, str | Path):
         raise SubspaceError(f"expected 'default' or the path of its folder, got {type(spec).__name__}")
-    folder = Path(str(files("ipt.subspace") / "default")) if spec == "default" else Path(spec)
+    weights = None if backbone is None else backbone.identity.weights_sha256
+    folder = default_folder(weights) if spec == "default" else Path(spec)
     manifest = read_manifest(folder / MANIFEST_FILE)
     tensors = _read_tensors(folder / TENSORS_FILE)
     _check_tensors(folder, manifest, tensors)

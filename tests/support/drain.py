@@ -39,7 +39,7 @@ class WatchedModel(LazyModel):
         self._before_step = before_step
 
     def new_engine(self, subspace_id: str) -> ipt.TuningEngine:
-        engine = WatchedEngine(self.load()[0], self.subspace(subspace_id))
+        engine = WatchedEngine(self.load().backbone_of(subspace_id), self.subspace(subspace_id))
         engine.before_step = self._before_step
         return engine
 
@@ -81,7 +81,7 @@ def stored_vector(engine: Engine, row: Adaptation) -> np.ndarray[Any, np.dtype[n
 
 def undisturbed_vector(settings: Settings, hyperparameters: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Return the vector that an undisturbed run with these hyperparameters gives."""
-    backbone, subspace = LazyModel(settings).load()
+    [(backbone, subspace)] = LazyModel(settings).load().pairs
     task = ipt.adapt(
         backbone,
         subspace,

@@ -148,7 +148,7 @@ def test_a_subspace_that_the_database_rejects_ends_the_worker_and_keeps_the_queu
     engine: Engine, settings: Settings, enqueue: Enqueue, row: Row
 ) -> None:
     model = LazyModel(settings)
-    model.load()[1].manifest["note"] = "\0"
+    model.load().subspaces[0].manifest["note"] = "\0"
     adaptation_id = enqueue(hyperparameters=STEPS)
     with pytest.raises(SubspaceError, match="manifest"):
         run(Drainer(engine, model, settings, new_id("worker")))

@@ -14,7 +14,6 @@ from app.openai.completions.schemas import ChatInput, CompletionInput, Completio
 from app.openai.completions.service import Completions, LabelScores, task_of
 from app.openai.messages import ENCODER_INPUT_CHARS, input_text
 from app.openai.prompts import strip_prompt
-from app.predictions.model import Model
 from app.settings import Settings
 
 _LEAST_TOP_P = 1e-6
@@ -40,7 +39,6 @@ class Answering:
     """Answers requests of both forms for all tenants in this process."""
 
     settings: Settings
-    model: Model
     completions: Completions
     stopping: threading.Event
 
@@ -60,8 +58,10 @@ class Answering:
         return await self._begin(tenant_id, CompletionAnswers(body), prompts, "prompt", body.max_tokens)
 
     async def _begin_chat(self, tenant_id: str, body: ChatInput) -> Begun:
-        with_system = await self.completions.with_system(tenant_id, task_of(body.model))
-        max_chars = ENCODER_INPUT_CHARS if self.model.family == "encoder" else self.settings.max_text_chars
+        task_id = task_of(body.model)
+        with_system = await self.completions.with_system(tenant_id, task_id)
+        is_encoder = await self.completions.family(tenant_id, task_id) == "encoder"
+        max_chars = ENCODER_INPUT_CHARS if is_encoder else self.settings.max_text_chars
         text = input_text(body.messages, with_system=with_system, max_chars=max_chars)
         return await self._begin(tenant_id, ChatAnswers(body), [text], "messages", body.token_limit)
 
@@ -81,6 +81,7 @@ class Answering:
             check_text_length(self.settings, text, param)
         check_input_count(self.settings, len(texts) * body.choices, "n" if len(texts) == 1 else param)
         if await self.completions.kind(tenant_id, task_id) == "classification":
+            answers.check_labels()
             return Begun(answers, await self.completions.classify(tenant_id, task_id, texts))
         answers.check_text()
         if body.choices > 1 and body.seed is not None and body.temperature:
@@ -92,6 +93,7 @@ class Answering:
             "temperature": body.temperature,
             "top_p": None if body.top_p is None else max(body.top_p, _LEAST_TOP_P),
             "seed": body.own_seed,
+            "json_schema": answers.text_schema(),
         }
         options: dict[str, Any] = {name: value for name, value in requested.items() if value is not None}
         options["stop"] = tuple(body.stops)

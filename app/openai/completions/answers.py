@@ -13,7 +13,7 @@ from app.db.ids import new_id
 from app.errors import InvalidError
 from app.generations.streaming import EventForm
 from app.openai.completions.choices import Sampling, choose, cut
-from app.openai.completions.label_format import LabelFormat, label_format
+from app.openai.completions.label_format import label_format
 from app.openai.completions.schemas import ChatInput, CompletionInput, CompletionsInput
 from app.openai.completions.service import LabelScores
 from app.openai.completions.views import (
@@ -45,6 +45,21 @@ class Answers(EventForm):
             "created": int(time.time()),
             "model": body.model,
         }
+
+    def check_labels(self) -> None:
+        """Check the request for a classification task.
+
+        Raises:
+            InvalidError: it asks for JSON of a form that a label cannot have.
+        """
+
+    def text_schema(self) -> dict[str, Any] | None:
+        """Return the JSON schema that texts have to fit, None if any text will do.
+
+        Raises:
+            InvalidError: the request asks for JSON without a schema.
+        """
+        return None
 
     @abstractmethod
     def of_labels(self, answered: Sequence[LabelScores]) -> BaseModel:
@@ -104,9 +119,8 @@ class ChatAnswers(Answers):
 
     def __init__(self, body: ChatInput) -> None:
         super().__init__(body, "chatcmpl")
-        self._format: LabelFormat = label_format(body.response_format)
-        self._top = (body.top_logprobs or 0) if body.logprobs else None
         self._requested = body.response_format
+        self._top = (body.top_logprobs or 0) if body.logprobs else None
 
     def check_text(self) -> None:
         """Check the request for a text-to-text task.
@@ -114,11 +128,20 @@ class ChatAnswers(Answers):
         Raises:
             InvalidError: it asks for what only classification tasks have.
         """
-        if self._requested is not None and self._requested.type != "text":
-            message = "this model writes free text, whose form cannot be guaranteed: ask for text"
-            raise InvalidError(message, code="unsupported_value", param="response_format")
         if self._top is not None:
             raise InvalidError("only models that classify have logprobs", code="unsupported_value", param="logprobs")
+
+    def check_labels(self) -> None:
+        label_format(self._requested)
+
+    def text_schema(self) -> dict[str, Any] | None:
+        if self._requested is None or self._requested.type == "text":
+            return None
+        schema = (self._requested.json_schema or {}).get("schema")
+        if self._requested.type == "json_object" or not isinstance(schema, dict):
+            message = "a model that writes text needs a schema: ask for the type json_schema, with json_schema.schema"
+            raise InvalidError(message, code="unsupported_value", param="response_format")
+        return schema
 
     def of_labels(self, answered: Sequence[LabelScores]) -> BaseModel:
         choices = [
@@ -154,11 +177,12 @@ class ChatAnswers(Answers):
 
     def _labels(self, answered: Sequence[LabelScores]) -> Iterator[tuple[str, ChatLogprobs | None]]:
         """Yield the content of each choice; a conversation is one prompt."""
+        form = label_format(self._requested)
         for each in answered:
-            scores = self._format.restrict(each.scores)
+            scores = form.restrict(each.scores)
             for label in self.choose(scores):
                 logprobs = None if self._top is None else ChatLogprobs.of_label(label, scores, self._top)
-                yield cut(self._format.write(label), self.body.stops), logprobs
+                yield cut(form.write(label), self.body.stops), logprobs
 
     def _chunk(
         self,

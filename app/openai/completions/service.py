@@ -10,6 +10,7 @@ from typing import Any
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine
 
+import ipt
 from app.db.models import Kind
 from app.db.session import read_transaction
 from app.errors import ConflictError, InvalidError, NotFoundError
@@ -17,7 +18,7 @@ from app.generations.service import Generation, Generations
 from app.openai import names
 from app.openai.errors import as_model_error, model_not_found
 from app.openai.fine_tuning import repository
-from app.predictions.model import Model
+from app.predictions.models import Models
 from app.predictions.service import Predictions
 from app.predictions.task_lookup import Question, TaskLookup
 
@@ -37,10 +38,10 @@ class Completions:
     """Answers for the fine-tuned models of all tenants in this process."""
 
     def __init__(
-        self, engine: Engine, model: Model, lookup: TaskLookup, predictions: Predictions, generations: Generations
+        self, engine: Engine, models: Models, lookup: TaskLookup, predictions: Predictions, generations: Generations
     ) -> None:
         self._engine = engine
-        self._model = model
+        self._models = models
         self._lookup = lookup
         self._predictions = predictions
         self._generations = generations
@@ -54,14 +55,15 @@ class Completions:
         Raises:
             NotFoundError: the tenant has no such task, or it cannot answer yet.
         """
-        if self._model.family == "encoder":
+        if all(model.family == "encoder" for model in self._models.all):
             return "classification"
-        question = Question(task_id, None, "", "model")
-        try:
-            found = await asyncio.wrap_future(self._lookup.find(tenant_id, [question], canaries=False))
-        except (NotFoundError, ConflictError) as error:
-            raise as_model_error(error) from error
-        return found.tasks[0].head.kind
+        return (await self._task(tenant_id, task_id)).head.kind
+
+    async def family(self, tenant_id: str, task_id: str) -> ipt.Family | None:
+        """Return the family of the backbone that answers a task, None while the only one loads; raises as `kind`."""
+        if len(self._models.all) == 1:
+            return self._models.all[0].family
+        return self._models.of_task(await self._task(tenant_id, task_id)).family
 
     async def with_system(self, tenant_id: str, task_id: str) -> bool:
         """Return whether system messages are part of the inputs of a task."""
@@ -95,10 +97,18 @@ class Completions:
         try:
             return await self._generations.begin(tenant_id, question, texts, options, stopping)
         except InvalidError as error:
-            param = "max_tokens" if error.param == "max_new_tokens" else error.param
+            param = {"max_new_tokens": "max_tokens", "format": "response_format"}.get(error.param or "", error.param)
             raise InvalidError(error.message, code=error.code, param=param) from error
         except (NotFoundError, ConflictError) as error:
             raise as_model_error(error) from error
+
+    async def _task(self, tenant_id: str, task_id: str) -> ipt.BoundTask:
+        question = Question(task_id, None, "", "model")
+        try:
+            found = await asyncio.wrap_future(self._lookup.find(tenant_id, [question], canaries=False))
+        except (NotFoundError, ConflictError) as error:
+            raise as_model_error(error) from error
+        return found.tasks[0]
 
     def _read_rule(self, tenant_id: str, task_id: str) -> bool:
         with read_transaction(self._engine, [tenant_id]) as session:

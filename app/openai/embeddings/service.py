@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from app.errors import ConflictError, InvalidError, NotFoundError
 from app.http.text_limits import check_input_count, check_text_length
 from app.openai import names
+from app.openai.backbone_names import base_model_of
 from app.openai.embeddings.schemas import EmbeddingInput, EmbeddingsView
 from app.openai.errors import as_model_error, model_not_found
 from app.predictions.model import Model
+from app.predictions.models import Models
 from app.predictions.service import Predictions
 from app.predictions.task_lookup import Question
 from app.settings import Settings
@@ -18,7 +20,7 @@ class Embeddings:
     """Embeds for all tenants in this process."""
 
     settings: Settings
-    model: Model
+    models: Models
     predictions: Predictions
 
     async def embed(self, tenant_id: str, body: EmbeddingInput) -> EmbeddingsView:
@@ -31,10 +33,11 @@ class Embeddings:
             BusyError: too many texts of the tenant are waiting.
             UnavailableError: the model is not loaded, is out of memory, or the service is stopping.
         """
-        backbone = self.model.predictor.backbone
+        self.models.check_loaded()
         task_id = names.task_of_model(body.model)
-        if task_id is None and not names.names_embedder(body.model, names.base_model(backbone.identity.id)):
-            raise model_not_found("name one of GET /openai/v1/models")
+        question = None if task_id is None else Question(task_id, None, "", "model")
+        model = await self._model(tenant_id, body.model, question)
+        backbone = model.predictor.backbone
         if body.dimensions is not None and body.dimensions != backbone.hidden_size:
             raise InvalidError(
                 f"the model has {backbone.hidden_size} dimensions, and no shorter embeddings: leave it out",
@@ -44,9 +47,21 @@ class Embeddings:
         for text in body.texts:
             check_text_length(self.settings, text, "input")
         check_input_count(self.settings, len(body.texts), "input")
-        question = None if task_id is None else Question(task_id, None, "", "model")
         try:
-            embedded = await self.predictions.embed(tenant_id, question, body.texts)
+            embedded = await self.predictions.embed(tenant_id, question, body.texts, model)
         except (NotFoundError, ConflictError) as error:
             raise as_model_error(error) from error
         return EmbeddingsView.of(body, embedded.embeddings, sum(embedded.tokens))
+
+    async def _model(self, tenant_id: str, name: str, question: Question | None) -> Model:
+        """Return the model of a task, or the one that a name means which is no task's."""
+        if question is not None:
+            try:
+                return await self.predictions.model_of(tenant_id, question)
+            except (NotFoundError, ConflictError) as error:
+                raise as_model_error(error) from error
+        # Encoders first: only they embed.
+        for model in sorted(self.models.all, key=lambda model: model.family != "encoder"):
+            if names.names_embedder(name, base_model_of(model)):
+                return model
+        raise model_not_found("name one of GET /openai/v1/models")

@@ -9,11 +9,13 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.adaptations import service as adaptations
-from app.adaptations.schemas import AdaptationInput
+from app.adaptations.routing import choose_model
+from app.adaptations.schemas import AdaptationInput, DatasetInput
 from app.adaptations.service import Requester
 from app.db.models import Adaptation
 from app.errors import InvalidError, NotFoundError
 from app.openai import names
+from app.openai.backbone_names import base_model_of
 from app.openai.errors import model_not_found
 from app.openai.files import service as files
 from app.openai.fine_tuning import repository, result_files
@@ -21,6 +23,7 @@ from app.openai.fine_tuning.result_files import ResultFile
 from app.openai.fine_tuning.schemas import FineTuning, JobInput
 from app.openai.messages import ENCODER_INPUT_CHARS
 from app.openai.training_data import TrainingData, read_conversations, training_data
+from app.predictions.model import Model
 from app.validation_messages import explain
 
 _PLACE = re.compile(r"\b((?:validation_)?examples)\[(\d+)\](?:\.(input|output))?")
@@ -41,11 +44,9 @@ def create(session: Session, requester: Requester, body: JobInput) -> Adaptation
         BusyError: the tenant has too many unfinished adaptations.
         UnavailableError: the model is not loaded.
     """
-    tenant_id, model = requester.tenant_id, requester.model
-    backbone = names.base_model(model.predictor.backbone.identity.id)
-    if not names.names_backbone(body.model, backbone):
-        raise model_not_found(f"fine-tune the base model '{backbone}'; a fine-tuned model cannot be fine-tuned again")
-    max_chars = ENCODER_INPUT_CHARS if model.family == "encoder" else requester.settings.max_text_chars
+    tenant_id = requester.tenant_id
+    model = _model_of(session, requester, body)
+    max_chars = _max_chars(requester, model)
     training = _read(session, tenant_id, body.training_file, "training_file", max_chars, None)
     lines = {"examples": training.lines}
     validation = None
@@ -64,12 +65,13 @@ def create(session: Session, requester: Requester, body: JobInput) -> Adaptation
                 "validation_examples": None if validation is None else validation.examples,
                 "hyperparameters": options.to_own(len(training.examples), body.seed),
                 "metadata": body.metadata or {},
+                "subspace": model.predictor.subspace.id if len(requester.models.all) > 1 else None,
             }
         )
         adaptation = adaptations.create(session, requester, request, place_of=lambda text: _in_files(text, lines))
     if adaptation.fine_tuning is None:  # not created by an earlier request with the same key
         adaptation.fine_tuning = FineTuning(
-            model=backbone,
+            model=base_model_of(model),
             name=name,
             training_file=body.training_file,
             validation_file=body.validation_file,
@@ -110,6 +112,34 @@ def result_file(session: Session, tenant_id: str, file_id: str) -> tuple[ResultF
     if job is None or job.state != "succeeded":
         return None
     return result_files.render(file_id, job, repository.progress_events(session, tenant_id, job.id)), job
+
+
+def _model_of(session: Session, requester: Requester, body: JobInput) -> Model:
+    """Return the model that a job's base model means; a stand-in means the one for the kind of the training file.
+
+    Raises:
+        NotFoundError: the base model or the file does not exist.
+        InvalidError: no task can be tuned on the file.
+        UnavailableError: the models are not loaded.
+    """
+    models = requester.models.all
+    bases = [base_model_of(model) for model in models]
+    if body.model in bases:
+        return models[bases.index(body.model)]
+    if not names.names_backbone(body.model, bases[0]):
+        listed = " or ".join(f"'{name}'" for name in bases)
+        raise model_not_found(f"fine-tune the base model {listed}; a fine-tuned model cannot be fine-tuned again")
+    if len(models) == 1:
+        return models[0]
+    max_chars = _max_chars(requester, requester.models.for_kind("text2text"))
+    training = _read(session, requester.tenant_id, body.training_file, "training_file", max_chars, None)
+    with _naming_lines({"examples": training.lines}):
+        dataset = DatasetInput.model_validate({"examples": training.examples})
+        return choose_model(requester.settings, requester.models, dataset, None)
+
+
+def _max_chars(requester: Requester, model: Model) -> int:
+    return ENCODER_INPUT_CHARS if model.family == "encoder" else requester.settings.max_text_chars
 
 
 def _read(

@@ -9,7 +9,7 @@ from app.api_keys.dependencies import AdaptingTenantDep, TenantDep
 from app.db.dependencies import TransactionDep
 from app.http.fields import Storable
 from app.openai import names
-from app.openai.dependencies import BackboneDep
+from app.openai.dependencies import BackbonesDep
 from app.openai.dialect import PREFIX
 from app.openai.errors import model_not_found
 from app.openai.models import repository
@@ -25,24 +25,26 @@ ModelName = Annotated[Storable, Path(max_length=512)]
 
 
 @router.get("", summary="List models")
-def list_models(transaction: TransactionDep, backbone: BackboneDep, tenant: TenantDep) -> ModelsView:
-    """List the backbone and the newest 1,000 tasks that can answer, newest first."""
+def list_models(transaction: TransactionDep, backbones: BackbonesDep, tenant: TenantDep) -> ModelsView:
+    """List the backbones and the newest 1,000 tasks that can answer, newest first."""
+    base = [ModelView.of_backbone(name) for name in backbones.all()]
     with transaction() as session:
         rows = repository.newest(session, tenant, LISTED_MODELS)
-    return ModelsView(data=[ModelView.of_backbone(backbone), *(ModelView.of(row, backbone) for row in rows)])
+    return ModelsView(data=[*base, *(ModelView.of(task, backbones.of_subspace(subspace)) for task, subspace in rows)])
 
 
 @router.get("/{name}", summary="Look at a model")
-def get_model(name: ModelName, transaction: TransactionDep, backbone: BackboneDep, tenant: TenantDep) -> ModelView:
+def get_model(name: ModelName, transaction: TransactionDep, backbones: BackbonesDep, tenant: TenantDep) -> ModelView:
     """Return a model; the last part of a fine-tuned model's name decides."""
-    if name == backbone:
-        return ModelView.of_backbone(backbone)
+    if name in backbones.all():
+        return ModelView.of_backbone(name)
     task_id = names.task_of_model(name)
     with transaction() as session:
-        task = None if task_id is None else repository.get(session, tenant, task_id)
-    if task is None:
+        row = None if task_id is None else repository.get(session, tenant, task_id)
+    if row is None:
         raise model_not_found("see GET /openai/v1/models")
-    return ModelView.of(task, backbone)
+    task, subspace_id = row
+    return ModelView.of(task, backbones.of_subspace(subspace_id))
 
 
 @router.delete("/{name}", summary="Delete a fine-tuned model")

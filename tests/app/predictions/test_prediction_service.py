@@ -11,7 +11,8 @@ import pytest
 
 import ipt
 from app.errors import BusyError, NotFoundError
-from app.predictions.service import CHARS_PER_TOKENIZATION, Predictions
+from app.predictions.lane import CHARS_PER_TOKENIZATION
+from app.predictions.service import Predictions
 from app.predictions.task_lookup import FoundTasks, Question
 from app.predictions.thresholds import Thresholds
 from app.settings import Settings
@@ -70,7 +71,8 @@ def lookup() -> Lookup:
 @pytest.fixture
 def predictions(predictor: Predictor, lookup: Lookup) -> Iterator[Predictions]:
     settings = Settings(predict_queue_rows=40, predict_wait_ms=0)
-    predictions = Predictions(settings, cast(Any, MagicMock(predictor=predictor)), cast(Any, lookup), MagicMock())
+    models = MagicMock(all=[MagicMock(predictor=predictor)])
+    predictions = Predictions(settings, cast(Any, models), cast(Any, lookup), MagicMock())
     yield predictions
     predictor.gate.set()
     predictions.close()

@@ -18,7 +18,7 @@ from app.db.models import HeldOutRow, Task, TaskVersion
 from app.db.session import transaction
 from app.errors import AppError, NotFoundError
 from app.predictions import repository
-from app.predictions.model import Model
+from app.predictions.models import Models
 from app.predictions.task_lookup import QUESTIONS_PER_LOOKUP, FoundTasks, Question, TaskLookup
 from tests.support.service import WorkOff, adaptation_body
 
@@ -37,9 +37,10 @@ def owners(new_client: Callable[[], httpx.Client], work_off: WorkOff, service_en
 @pytest.fixture
 def lookup(service_engine: Engine) -> Iterator[TaskLookup]:
     """A lookup with a model that binds a task without checking it."""
-    model = Mock(Model)
-    model.predictor.bind = Mock(side_effect=lambda head: ipt.BoundTask(head, torch.as_tensor(head.vector), None))
-    lookup = TaskLookup(service_engine, cast(Model, model), cached_tasks=10, cached_bytes=10**6)
+    models = Mock(Models)
+    bind = Mock(side_effect=lambda head: ipt.BoundTask(head, torch.as_tensor(head.vector), None))
+    models.of_subspace.return_value.predictor.bind = bind
+    lookup = TaskLookup(service_engine, cast(Models, models), cached_tasks=10, cached_bytes=10**6)
     yield lookup
     lookup.close()
 

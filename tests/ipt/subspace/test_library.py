@@ -9,8 +9,9 @@ import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.subspace.library import SubspaceLibrary, shipped_folders
+from ipt.subspace.library import SubspaceLibrary
 from ipt.subspace.prompt_decoder import SubspaceDecoder
+from ipt.subspace.shipped import shipped_folders
 from tests.support.datasets import sentiment, topics
 
 
