@@ -11,6 +11,8 @@ from typing import Any
 from sqlalchemy.engine import make_url
 
 SOCKET = ".s.PGSQL.5432"
+# The service has other transactions too, for example to look for batches.
+_CREATION = b"INSERT INTO adaptations"
 
 
 class Fault(Enum):
@@ -19,8 +21,8 @@ class Fault(Enum):
     NONE = "forward everything"
     PARTITION = "end every connection and refuse new ones"
     HALF_OPEN = "accept everything from the service and send nothing back"
-    LOSE_COMMIT = "end the connection in place of forwarding the next COMMIT"
-    LOSE_COMMIT_REPLY = "forward the next COMMIT, and end the connection in place of forwarding the reply"
+    LOSE_COMMIT = "end the connection in place of forwarding the COMMIT of a new adaptation"
+    LOSE_COMMIT_REPLY = "forward that COMMIT, and end the connection in place of forwarding the reply"
 
 
 class FaultProxy:
@@ -31,6 +33,7 @@ class FaultProxy:
         self._fault = Fault.NONE
         self._healed = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._connections: set[asyncio.Task[Any]] = set()
         self.injected = 0
         """How many connections a fault has hit."""
 
@@ -39,10 +42,8 @@ class FaultProxy:
         async with await asyncio.start_unix_server(self._connected, folder / SOCKET):
             ready.set()
             await stop.wait()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+            self._end_all()
+            await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def set(self, fault: Fault) -> None:
         """Change the fault; connections that were held back continue when there is none."""
@@ -62,29 +63,37 @@ class FaultProxy:
         if self._fault is Fault.PARTITION:
             writer.transport.abort()
             return
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
         server_reader, server_writer = await asyncio.open_unix_connection(self._upstream)
         ends = {writer, server_writer}
         self._writers |= ends
         lost = asyncio.Event()
-        try:
-            directions = (
-                self._requests(reader, server_writer, lost),
-                self._replies(server_reader, writer, lost),
-            )
-            await asyncio.wait(map(asyncio.ensure_future, directions), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._writers -= ends
-            for end in ends:
-                end.transport.abort()
+        directions = (
+            asyncio.ensure_future(self._requests(reader, server_writer, lost)),
+            asyncio.ensure_future(self._replies(server_reader, writer, lost)),
+        )
+        await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+        for direction in directions:
+            direction.cancel()
+        await asyncio.gather(*directions, return_exceptions=True)
+        for end in ends:
+            end.transport.abort()
+        self._writers -= ends
+        self._connections.discard(task)
 
     async def _requests(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, lost: asyncio.Event) -> None:
+        creates = False
         while data := await reader.read(1 << 16):
-            if b"COMMIT" in data and self._fault in (Fault.LOSE_COMMIT, Fault.LOSE_COMMIT_REPLY):
-                self.injected += 1
-                if self._fault is Fault.LOSE_COMMIT:
-                    return
-                self._fault = Fault.NONE
-                lost.set()
+            creates |= _CREATION in data
+            if b"COMMIT" in data:
+                if creates and self._fault in (Fault.LOSE_COMMIT, Fault.LOSE_COMMIT_REPLY):
+                    self.injected += 1
+                    if self._fault is Fault.LOSE_COMMIT:
+                        return
+                    lost.set()
+                creates = False
             server.write(data)
 
     async def _replies(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter, lost: asyncio.Event) -> None:
