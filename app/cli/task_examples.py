@@ -90,11 +90,11 @@ def edit(
     ipt tasks edit support_tickets --rename bug=defect --merge payment=billing
     """
     from app.cli.client import ServiceClient
-    from app.cli.dataset_file import read_dataset
+    from app.cli.dataset_file import read_dataset, rows_of
     from app.cli.progress import adaptation_progress
 
     changes: dict[str, Any] = {
-        "add": read_dataset(add) if add else [],
+        "add": rows_of(read_dataset(add)) if add else [],
         "relabel": [{"id": name, "output": label} for name, label in map(_pair, relabel or [])],
         "remove": [{"id": name} for name in remove or []],
         "rename_labels": [{"label": label, "to": to} for label, to in map(_pair, rename or [])],
