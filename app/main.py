@@ -70,6 +70,9 @@ from app.openai.embeddings.service import Embeddings
 from app.openai.files.endpoints import router as openai_files
 from app.openai.fine_tuning.endpoints import router as openai_fine_tuning
 from app.openai.models.endpoints import router as openai_models
+from app.openai.webhooks.deliverer import Deliverer
+from app.openai.webhooks.endpoints import router as openai_webhooks
+from app.openai.webhooks.sender import Sender
 from app.predictions.endpoints import router as predictions
 from app.predictions.models import Models
 from app.predictions.service import Predictions
@@ -127,12 +130,13 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
         with ExitStack() as stack:
             await asyncio.to_thread(_start, app, settings, database_url, timeout, stack)
             stack.callback(timeout.shorten)
-            batches = asyncio.create_task(app.state.batches.run())
+            background = [asyncio.create_task(runner.run()) for runner in (app.state.batches, app.state.webhooks)]
             try:
                 yield {REQUEST_SECONDS: settings.max_body_seconds + ADMISSION_SECONDS}
             finally:
-                batches.cancel()
-                await asyncio.wait([batches])
+                for task in background:
+                    task.cancel()
+                await asyncio.wait(background)
 
     app = Api(
         title="Intrinsic prompt tuning",
@@ -170,6 +174,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
         openai_files,
         openai_fine_tuning,
         openai_models,
+        openai_webhooks,
     ):
         app.include_router(router, responses=dialect.RESPONSES)
     app.include_router(health)
@@ -217,6 +222,9 @@ def _start(app: Api, settings: Settings, database_url: str | None, timeout: Clie
     stack.callback(state.admission.close)
     batch_answering = BatchAnswering(state.answering, state.embeddings)
     state.batches = BatchRunner(engine, state.admission.foreground, batch_answering)
+    state.webhook_sender = Sender(settings.allowed_webhook_networks)
+    stack.callback(state.webhook_sender.close)
+    state.webhooks = Deliverer(engine, state.webhook_sender)
     state.parsing = FairPool("parse", threads=1, quantum=PARSED_BYTES)
     stack.callback(state.parsing.close)
     state.creations = FairPool("create", threads=CREATION_THREADS, quantum=PARSED_BYTES)

@@ -3,6 +3,7 @@
 import ipaddress
 import math
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -81,7 +82,7 @@ class Settings(BaseSettings):
     jobs_per_batch: int = Field(default=8, ge=1)
     poll_seconds: Seconds = 0.5
 
-    max_open_adaptations: int = Field(default=1000, ge=1, description="queued and running adaptations of one tenant")
+    max_open_adaptations: int = Field(default=1000, ge=1, description="unfinished adaptations of one tenant")
     max_stored_adaptations: int = Field(
         default=100_000, ge=1, description="adaptations of one tenant that are kept, with their task versions"
     )
@@ -98,6 +99,10 @@ class Settings(BaseSettings):
     max_event_streams: int = Field(default=64, ge=1, description="open event streams of one tenant in each API process")
     max_files: int = Field(default=1000, ge=1, description="files of one tenant below /openai/v1/files")
     max_files_bytes: int = Field(default=256 * 1024 * 1024, ge=1, description="bytes of these files together")
+    webhook_private_networks: str = Field(
+        default="",
+        description="private networks that webhooks may reach, separated by commas, such as 10.0.0.0/8 or 127.0.0.1",
+    )
     requests_per_minute: int | None = Field(
         default=None, ge=1, le=1_000_000, description="requests of one API key; unlimited if not set"
     )
@@ -206,6 +211,20 @@ class Settings(BaseSettings):
             raise ValueError("must have at least 16 visible ASCII characters and no line break")
         return key
 
+    @field_validator("webhook_private_networks")
+    @classmethod
+    def _check_networks(cls, networks: str) -> str:
+        try:
+            _networks(networks)
+        except ValueError as error:
+            raise ValueError(f"{error}: list networks such as 10.0.0.0/8,fd00::/8") from None
+        return networks
+
+    @property
+    def allowed_webhook_networks(self) -> list[IPv4Network | IPv6Network]:
+        """The networks of `webhook_private_networks`."""
+        return _networks(self.webhook_private_networks)
+
     @property
     def earlier_subspace_folders(self) -> list[Path]:
         """The folders of `earlier_subspaces`."""
@@ -284,6 +303,10 @@ def _served_backbone(text: str) -> ServedBackbone:
 def is_sendable(key: str) -> bool:
     """Return whether an HTTP header can carry this API key unchanged."""
     return key.isascii() and key.isprintable() and key == key.strip()
+
+
+def _networks(names: str) -> list[IPv4Network | IPv6Network]:
+    return [ipaddress.ip_network(name.strip()) for name in names.split(",") if name.strip()]
 
 
 def is_loopback(host: str) -> bool:

@@ -16,6 +16,8 @@ from app.settings import is_loopback, is_sendable
 Json = dict[str, Any]
 
 _JSON = {"content-type": "application/json"}
+_OPENAI = "/openai/v1"
+_WEBHOOKS = f"{_OPENAI}/webhook_endpoints"
 FINISHED_STATES = ("succeeded", "failed", "cancelled")
 # Few enough that the response is never too large, however long the labels are.
 _INPUTS_PER_REQUEST = 32
@@ -241,6 +243,29 @@ class ServiceClient:
                     raise CliError(
                         f"{self.url} closed the connection before the text was complete; see the log of `ipt serve`"
                     )
+
+    def create_webhook(self, url: str, name: str, event_types: Sequence[str] | None) -> Json:
+        """Register a webhook for some events, by default for all; only this response has its secret."""
+        if event_types is None:
+            event_types = self._send("GET", f"{_OPENAI}/webhook_event_types")["data"]
+        return self._send("POST", _WEBHOOKS, {"url": url, "name": name, "event_types": list(event_types)})
+
+    def webhooks(self) -> list[Json]:
+        """Return all webhooks; a tenant has fewer than a page."""
+        listed: list[Json] = self._send("GET", _WEBHOOKS, params={"limit": _PAGE})["data"]
+        return listed
+
+    def delete_webhook(self, webhook_id: str) -> Json:
+        return self._send("DELETE", f"{_WEBHOOKS}/{webhook_id}")
+
+    def test_webhook(self, webhook_id: str, event_type: str) -> Json:
+        """Send a sample event, and return the status of the receiver's answer."""
+        return self._send("POST", f"{_WEBHOOKS}/{webhook_id}/test", {"event_type": event_type})
+
+    def rotate_webhook_secret(self, webhook_id: str, *, keep_former: bool) -> Json:
+        """Replace the secret of a webhook, and return the new one."""
+        body = {"keep_old_secret_active_for_24_hours": keep_former}
+        return self._send("POST", f"{_WEBHOOKS}/{webhook_id}/rotate_secret", body)
 
     def _pages(self, path: str, params: Json | None = None) -> Iterator[Json]:
         after = None

@@ -25,6 +25,7 @@ from app.cli import (
     tasks,
     tenants,
     tune_prompts,
+    webhooks,
 )
 from app.cli.output import CliError, print_error
 from app.cli.text_command import TextCommand
@@ -56,6 +57,7 @@ tasks.commands.command()(task_versions.promote)
 tasks.commands.command()(task_versions.thresholds)
 tasks.commands.command()(task_versions.usage)
 cli.add_typer(tasks.commands, name="tasks")
+cli.add_typer(webhooks.commands, name="webhooks")
 subspace.commands.command()(tune_prompts.tune_prompts)
 subspace.commands.command()(evaluate.evaluate)
 subspace.commands.command()(study.study)

@@ -20,7 +20,7 @@ _FINAL_CODES = {"too_many_adaptations", "too_many_files", "too_many_batches", "o
 _FINAL_CODES |= {"prediction_failed", "generation_failed", "model_failed"}
 _NOT_SUPPORTED = (
     "this path is not supported: the service has files, fine_tuning/jobs, models, chat/completions, completions, "
-    "embeddings and batches of OpenAI's API (docs/openai.md)"
+    "embeddings, batches and webhook_endpoints of OpenAI's API (docs/openai.md)"
 )
 _RATE_LIMIT_HEADERS = {
     "RateLimit-Limit": "x-ratelimit-limit-requests",

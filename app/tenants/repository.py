@@ -14,7 +14,7 @@ from app.settings import DEFAULT_TENANT
 
 OPERATORS_TABLES = frozenset(each.__tablename__ for each in (SubspaceRow, Worker, SchemaFloor))
 """Tables that belong to no tenant."""
-_SECRET_COLUMNS = {"sha256"}
+_SECRET_COLUMNS = {"sha256", "secret", "former_secret"}
 _ROWS_AT_ONCE = 500
 
 
@@ -52,7 +52,7 @@ def exists(session: Session, tenant_id: str) -> bool:
 
 
 def rows(session: Session, tenant_id: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield every row that belongs to a tenant with the name of its table, parents first; hashes of keys are left out.
+    """Yield every row that belongs to a tenant with the name of its table, parents first, without hashes and secrets.
 
     Bytes are in hexadecimal.
     """

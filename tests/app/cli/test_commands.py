@@ -87,6 +87,11 @@ def test_settings_are_printed_with_secrets_masked(monkeypatch: pytest.MonkeyPatc
             "has more than one @: percent-encode the @ of the user or the password as %40",
         ),
         ("IPT_REDIS_URL", "amqp://broker", "must start with redis://, rediss:// or redis+socket://"),
+        (
+            "IPT_WEBHOOK_PRIVATE_NETWORKS",
+            "10.0.0.0/8,intern",
+            "'intern' does not appear to be an IPv4 or IPv6 network: list networks such as 10.0.0.0/8,fd00::/8",
+        ),
     ],
 )
 def test_an_invalid_setting_is_named_by_its_variable(

@@ -25,11 +25,11 @@ OF_TENANTS = sorted(set(METADATA.tables) - SHARED)
 
 @contextmanager
 def recorded_statements() -> Iterator[list[str]]:
-    """Record the statements of the process, without those of the loop that looks for batches."""
+    """Record the statements of the process, without those of the loops that look for batches and webhooks."""
     statements: list[str] = []
 
     def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if "batches" not in statement:
+        if "batches" not in statement and "webhook_deliveries" not in statement:
             statements.append(statement)
 
     event.listen(Engine, "before_cursor_execute", record)

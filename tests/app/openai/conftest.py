@@ -7,7 +7,8 @@ import openai
 import pytest
 
 from app.openai.dialect import PREFIX
-from tests.support.jobs import settings  # noqa: F401, a fixture
+from tests.support.claims import subspace  # noqa: F401, a fixture
+from tests.support.jobs import enqueue, settings  # noqa: F401, fixtures
 
 
 def openai_of(client: httpx.Client) -> openai.OpenAI:

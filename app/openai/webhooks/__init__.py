@@ -1,0 +1,1 @@
+"""Webhooks: signed messages to a tenant's receivers when a fine-tuning job or a batch has ended."""
