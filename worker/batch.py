@@ -33,6 +33,7 @@ class RunningJob:
     step: int
     steps: int
     loss: float | None
+    validation: tuple[int, float] | None
     checkpoint_step: int
     event_step: int
     time_slice: TimeSlice
@@ -63,21 +64,23 @@ class RunningJob:
             step=claimed.step,
             steps=claimed.steps,
             loss=None,
+            validation=None,
             checkpoint_step=claimed.step,
             event_step=claimed.step,
             time_slice=TimeSlice(claimed.step),
         )
 
-    def record_step(self, step: int, steps: int, loss: float | None) -> None:
+    def record_step(self, progress: ipt.Progress) -> None:
         """Record an engine step.
 
         The first steps may be lower than the row's `step`: a lost worker may have reported steps after its checkpoint.
         """
+        step = progress.step
         if step < self.step:
             self.checkpoint_step = self.event_step = step
             self.time_slice = TimeSlice(step)
         self.time_slice.record_step(step)
-        self.step, self.steps, self.loss = step, steps, loss
+        self.step, self.steps, self.loss, self.validation = step, progress.steps, progress.loss, progress.validation
         self.unreported = True
 
     def record_report(self, *, with_event: bool) -> None:
@@ -94,8 +97,18 @@ class RunningJob:
     @property
     def progress(self) -> dict[str, Any]:
         """The data of a progress event; a loss that is not finite becomes null, since JSON cannot hold it."""
-        loss = self.loss if self.loss is not None and math.isfinite(self.loss) else None
-        return {"step": self.step, "steps": self.steps, "loss": loss}
+        validated_step, validation_loss = self.validation or (None, None)
+        return {
+            "step": self.step,
+            "steps": self.steps,
+            "loss": _if_finite(self.loss),
+            "validated_step": validated_step,
+            "validation_loss": _if_finite(validation_loss),
+        }
+
+
+def _if_finite(loss: float | None) -> float | None:
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 class Batch:
@@ -141,7 +154,7 @@ class Batch:
         done = []
         for progress in steps:
             job = self._jobs[progress.job_id]
-            job.record_step(progress.step, progress.steps, progress.loss)
+            job.record_step(progress)
             if progress.done:
                 done.append(job)
         return done

@@ -1,4 +1,4 @@
-"""Leases of the running jobs: renewed with progress and checkpoints, dropped when lost or cancelled."""
+"""Leases of the running jobs: renewed with progress and checkpoints, dropped when lost, cancelled or paused."""
 
 import logging
 
@@ -28,19 +28,24 @@ class Leases:
         self._checked_at = self._renewed_at = float("-inf")
 
     def check(self, now: float) -> None:
-        """Remove the jobs whose lease was lost or whose cancellation was requested."""
+        """Remove the jobs whose lease was lost, or that a caller cancels or pauses."""
         if not self._batch or now - self._checked_at < _CHECK_SECONDS:
             return
         with transaction(self._database) as session:
-            cancellations = lifecycle.check_leases(session, [job.lease for job in self._batch])
+            demands = lifecycle.check_leases(session, [job.lease for job in self._batch])
         self._checked_at = now
         for job in self._batch:
-            cancel_requested = cancellations.get(job.lease.adaptation_id)
-            if cancel_requested is None:
+            adaptation_id = job.lease.adaptation_id
+            if adaptation_id not in demands:
                 self._drop(job)
-            elif cancel_requested:
+            elif demands[adaptation_id] == "cancel":
                 self._batch.remove(job)
                 self._outcomes.cancel(job.lease)
+            elif demands[adaptation_id] == "pause":
+                self._batch.checkpoint(job)
+                self._batch.remove(job)
+                step, checkpoint = job.checkpoint_step, job.checkpoint
+                self._outcomes.release(job.lease, reason="pause_requested", step=step, checkpoint=checkpoint)
         self._outcomes.store()
 
     def renew(self, now: float) -> None:

@@ -44,7 +44,12 @@ def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family |
     if dataset.kind == "classification" and len(labels) > settings.max_labels:
         too_many = f"at most {settings.max_labels} labels, got {len(labels)}"
         if body.kind is not None or family in ("encoder", None):
-            raise InvalidError(too_many, code="too_many_labels", param="examples")
+            advice = (
+                ": merge some"
+                if family != "encoder"
+                else (": merge some, or use a service whose backbone writes text, which tunes the outputs as texts")
+            )
+            raise InvalidError(too_many + advice, code="too_many_labels", param="examples")
         texts = prepare(examples, validation, "text2text")
         dataset = replace(texts, warnings=[f"{too_many}: the outputs are tuned as texts", *texts.warnings])
     if dataset.kind == "text2text" and family == "encoder":

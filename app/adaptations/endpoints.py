@@ -10,7 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from app.adaptations import repository, service
 from app.adaptations.creation import CREATED, CreationDep, create_from_form, created
-from app.adaptations.dependencies import OpenStreamsDep
+from app.adaptations.dependencies import OpenStreamsDep, WakerDep
 from app.adaptations.event_stream import follow
 from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView
 from app.adaptations.upload import Form, FormRoute, documented_form, read_form
@@ -157,6 +157,33 @@ def list_events(
         media_type=_EVENT_STREAM,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
+
+
+@router.post(
+    "/{adaptation_id}/pause",
+    summary="Pause an adaptation",
+    responses=documented([NotFoundError, ConflictError]),
+)
+def pause_adaptation(adaptation_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep) -> AdaptationView:
+    """Pause a queued adaptation at once, a running one within seconds; `pause_requested` is true until then."""
+    with transaction() as session:
+        return AdaptationView.of(service.pause(session, tenant, adaptation_id))
+
+
+@router.post(
+    "/{adaptation_id}/resume",
+    summary="Resume an adaptation",
+    responses=documented([NotFoundError, ConflictError]),
+)
+def resume_adaptation(
+    adaptation_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep, waker: WakerDep
+) -> AdaptationView:
+    """Queue a paused adaptation again: it continues from the step that it had reached."""
+    with transaction() as session:
+        adaptation = service.resume(session, tenant, adaptation_id)
+    if waker is not None:
+        waker.wake()
+    return AdaptationView.of(adaptation)
 
 
 @router.post(

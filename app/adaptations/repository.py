@@ -10,10 +10,11 @@ from sqlalchemy.orm import Session
 from app.db.ids import new_id
 from app.db.models import Adaptation, AdaptationEvent, Dataset
 
-# Each state has its own partial index; one query for both states would read every row of the tenant.
+# Each state has its own partial index; one query for all states would read every row of the tenant.
 _USAGE = text("""
 SELECT (SELECT count(*) FROM adaptations WHERE tenant_id = :tenant_id AND state = 'queued')
-    + (SELECT count(*) FROM adaptations WHERE tenant_id = :tenant_id AND state = 'running') AS open,
+    + (SELECT count(*) FROM adaptations WHERE tenant_id = :tenant_id AND state = 'running')
+    + (SELECT count(*) FROM adaptations WHERE tenant_id = :tenant_id AND state = 'paused') AS open,
     (SELECT count(*) FROM adaptations WHERE tenant_id = :tenant_id) AS stored,
     (SELECT coalesce(sum(size), 0) FROM datasets WHERE tenant_id = :tenant_id) AS bytes
 """)
@@ -21,7 +22,7 @@ SELECT (SELECT count(*) FROM adaptations WHERE tenant_id = :tenant_id AND state 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A tenant's queued and running adaptations, all of its adaptations, and the bytes of its datasets."""
+    """A tenant's unfinished adaptations, all of its adaptations, and the bytes of its datasets."""
 
     open: int
     stored: int

@@ -105,6 +105,7 @@ class AdaptationView(BaseModel):
     hyperparameters: dict[str, Any] = Field(description="all values, including defaults")
     metadata: dict[str, str]
     cancel_requested: bool
+    pause_requested: bool
     attempt: int = Field(description="how many times a worker has claimed it")
     progress: Progress
     metrics: dict[str, Any] | None = Field(
@@ -129,6 +130,7 @@ class AdaptationView(BaseModel):
             hyperparameters=row.hyperparameters,
             metadata=row.metadata_,
             cancel_requested=row.cancel_requested,
+            pause_requested=row.pause_requested,
             attempt=row.attempt,
             progress=Progress(step=row.step, steps=row.steps),
             metrics=row.metrics,

@@ -18,7 +18,7 @@ from app.adaptations.extension import extended, forgetting_warnings
 from app.adaptations.routing import choose_model
 from app.adaptations.schemas import AdaptationInput, DatasetInput, FileSources, HyperparametersInput
 from app.db.ids import new_id
-from app.db.models import Adaptation
+from app.db.models import FINISHED, Adaptation
 from app.db.session import after_commit
 from app.errors import BusyError, ConflictError, InvalidError, NotFoundError, UnavailableError
 from app.http.error_handlers import request_id
@@ -219,6 +219,30 @@ def cancel(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation:
     return adaptation
 
 
+def pause(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation:
+    """Pause a queued adaptation at once, or ask the worker of a running one to do so; idempotent.
+
+    Raises:
+        NotFoundError: the tenant has no such adaptation.
+        ConflictError: the adaptation has finished.
+    """
+    return _unfinished(lifecycle.request_pause(session, tenant_id, adaptation_id))
+
+
+def resume(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation:
+    """Queue a paused adaptation again; it continues from its checkpoint. Idempotent; raises as `pause` does."""
+    return _unfinished(lifecycle.resume(session, tenant_id, adaptation_id))
+
+
+def _unfinished(adaptation: Adaptation | None) -> Adaptation:
+    if adaptation is None:
+        raise _not_found()
+    if adaptation.state in FINISHED or adaptation.cancel_requested:
+        state = "been cancelled" if adaptation.cancel_requested else adaptation.state
+        raise ConflictError(f"this adaptation has already {state}", code="adaptation_finished")
+    return adaptation
+
+
 def _not_found() -> NotFoundError:
     return NotFoundError("there is no adaptation with this id", code="adaptation_not_found", param="adaptation_id")
 
@@ -226,8 +250,8 @@ def _not_found() -> NotFoundError:
 def _check_quotas(usage: repository.Usage, settings: Settings) -> None:
     if usage.open >= settings.max_open_adaptations:
         raise BusyError(
-            f"{settings.max_open_adaptations} of your adaptations are queued or running, which is the limit: wait for "
-            "some to end, or cancel some",
+            f"{settings.max_open_adaptations} of your adaptations have not finished, which is the limit: wait for some "
+            "to end, or cancel some",
             code="too_many_adaptations",
             retry_after=_QUEUE_RETRY_SECONDS,
         )

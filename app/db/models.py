@@ -27,7 +27,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db.base import NOW, Base, one_of
 
-State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+State = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 Kind = Literal["classification", "text2text"]
 Scope = Literal["adapt", "predict", "admin"]
 Promotion = Literal["always", "if_better", "manual"]
@@ -167,6 +167,7 @@ class Adaptation(Base):
         UniqueConstraint("task_id", "task_version"),
         Index("ix_adaptations_tenant_id_created_at_id", "tenant_id", "created_at", "id"),
         Index("ix_adaptations_queued", "tenant_id", "queued_at", "id", postgresql_where=text("state = 'queued'")),
+        Index("ix_adaptations_paused", "tenant_id", postgresql_where=text("state = 'paused'")),
         # Not `lease_until`: renewing a lease must change no indexed column.
         Index("ix_adaptations_running", "tenant_id", postgresql_where=text("state = 'running'")),
         Index(
@@ -203,6 +204,7 @@ class Adaptation(Base):
 
     attempt: Mapped[int] = mapped_column(server_default=text("0"))
     cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    pause_requested: Mapped[bool] = mapped_column(server_default=text("false"))
     lease_token: Mapped[uuid.UUID | None]
     lease_until: Mapped[datetime | None]
     worker_id: Mapped[str | None]

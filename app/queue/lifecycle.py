@@ -1,4 +1,4 @@
-"""The SQL of an adaptation's state changes: enqueue, renew, release, preempt, retry, finish, cancel, reap.
+"""The SQL of an adaptation's state changes: enqueue, renew, release, preempt, retry, finish, cancel, pause, reap.
 
 Functions work inside the caller's transaction and do not commit. A worker writes under the `Lease` that `claiming`
 returned: each write is a compare-and-set on the lease token, and returns False if the lease was lost. Only the
@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import exists, func, select, text, update
 from sqlalchemy.orm import Session
@@ -23,6 +23,7 @@ from app.queue import comparison, metrics, turns
 if TYPE_CHECKING:  # importing the core loads torch, which not every process that uses the queue needs
     from ipt import AdaptedTask
 
+Demand = Literal["cancel", "pause"]
 MAX_LOSSES = 5
 """Workers in a row that an adaptation may lose at the same step; a job that ends its worker must not do so forever."""
 
@@ -71,15 +72,19 @@ def any_queued(session: Session) -> bool:
     return bool(session.execute(select(exists().where(Adaptation.in_state("queued")))).scalar_one())
 
 
-def check_leases(session: Session, leases: Sequence[Lease]) -> dict[str, bool]:
-    """Return, for each lease that still holds, its adaptation id and whether a cancellation was requested."""
+def check_leases(session: Session, leases: Sequence[Lease]) -> dict[str, Demand | None]:
+    """Return, for each lease that still holds, its adaptation id and what a caller demands of its worker."""
     rows = session.execute(
-        select(Adaptation.id, Adaptation.lease_token, Adaptation.cancel_requested).where(
+        select(Adaptation.id, Adaptation.lease_token, Adaptation.cancel_requested, Adaptation.pause_requested).where(
             Adaptation.id.in_([lease.adaptation_id for lease in leases])
         )
     )
     tokens = {lease.adaptation_id: lease.token for lease in leases}
-    return {row.id: row.cancel_requested for row in rows if row.lease_token == tokens[row.id]}
+    return {
+        row.id: "cancel" if row.cancel_requested else "pause" if row.pause_requested else None
+        for row in rows
+        if row.lease_token == tokens[row.id]
+    }
 
 
 def renew(
@@ -199,9 +204,9 @@ def preempt(session: Session, lease: Lease, *, step: int, checkpoint: bytes | No
     row = _lock(session, lease, nowait=True)
     if row is None:
         return False
-    _release(session, row, "made_way", step, checkpoint)
-    if row.attempt > 0:
+    if row.attempt > 1:
         row.queued_at = func.now()
+    _release(session, row, "made_way", step, checkpoint)
     return True
 
 
@@ -264,22 +269,17 @@ def expire_leases(session: Session, worker_id: str) -> int:
 
 
 def request_cancel(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation | None:
-    """Cancel a queued adaptation at once, or request it from the worker that runs the adaptation.
+    """Cancel an adaptation that no worker runs at once, or request it from the worker that runs the adaptation.
 
     A finished adaptation does not change.
 
     Returns:
         The row, locked until the transaction ends, or None if the tenant has no adaptation with this id.
     """
-    row = session.scalars(
-        select(Adaptation)
-        .where(Adaptation.tenant_id == tenant_id, Adaptation.id == adaptation_id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    ).one_or_none()
+    row = _lock_of_tenant(session, tenant_id, adaptation_id)
     if row is None:
         return None
-    if row.state == "queued":
+    if row.state in ("queued", "paused"):
         row.cancel_requested = True
         _cancel(session, row)
         session.refresh(row)
@@ -287,6 +287,42 @@ def request_cancel(session: Session, tenant_id: str, adaptation_id: str) -> Adap
         row.cancel_requested = True
         session.flush()
     return row
+
+
+def request_pause(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation | None:
+    """Pause a queued adaptation at once, or request it from the worker that runs the adaptation.
+
+    The worker stores a checkpoint, from which the adaptation resumes. Otherwise as `request_cancel`.
+    """
+    row = _lock_of_tenant(session, tenant_id, adaptation_id)
+    if row is not None and row.state == "queued":
+        row.state = "paused"
+        session.flush()
+        append_event(session, row.id, "paused", {"step": row.step})
+    elif row is not None and row.state == "running":
+        row.pause_requested = True
+        session.flush()
+    return row
+
+
+def resume(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation | None:
+    """Requeue a paused adaptation in its former place, or withdraw the request; returns as `request_cancel` does."""
+    row = _lock_of_tenant(session, tenant_id, adaptation_id)
+    if row is not None and row.state == "paused":
+        _requeue(session, row, "resumed")
+    elif row is not None and row.state == "running":
+        row.pause_requested = False
+        session.flush()
+    return row
+
+
+def _lock_of_tenant(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation | None:
+    return session.scalars(
+        select(Adaptation)
+        .where(Adaptation.tenant_id == tenant_id, Adaptation.id == adaptation_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    ).one_or_none()
 
 
 def _count_requeued(session: Session, row: Adaptation, reason: str, *, from_step: int = 0) -> int:
@@ -348,11 +384,17 @@ def _release(session: Session, row: Adaptation, reason: str, step: int, checkpoi
 
 
 def _requeue(session: Session, row: Adaptation, reason: str) -> None:
-    """Requeue an adaptation, or finish it as cancelled if a cancellation was requested."""
+    """Requeue an adaptation, or pause it if that was requested, or cancel it if a cancellation was requested."""
     if row.cancel_requested:
         _cancel(session, row)
         return
-    row.state = "queued"
+    # Only one UPDATE: a second one in a transaction checks the foreign keys again. That locks the task after the
+    # adaptation, while deleting a task locks them in the other order.
+    pauses = row.pause_requested
+    row.state = "paused" if pauses else "queued"
+    row.pause_requested = False
     _clear_lease(row)
     session.flush()
     append_event(session, row.id, "requeued", {"reason": reason, "attempt": row.attempt, "step": row.step})
+    if pauses:
+        append_event(session, row.id, "paused", {"step": row.step})

@@ -42,6 +42,7 @@ class Owner:
     batch_file_id: str
     batch_id: str
     """A batch of that file's only request, which names no model."""
+    webhook_id: str
 
     @property
     def model(self) -> str:
@@ -67,7 +68,14 @@ class Owner:
         ]
         paths += [*adaptations, *(f"{path}/events" for path in adaptations)]
         job = f"{OPENAI}/fine_tuning/jobs/{self.job_id}"
-        paths += [f"{OPENAI}/files", f"{OPENAI}/models", f"{OPENAI}/fine_tuning/jobs", job, f"{job}/events"]
+        paths += [
+            f"{OPENAI}/files",
+            f"{OPENAI}/models",
+            f"{OPENAI}/fine_tuning/jobs",
+            job,
+            f"{job}/events",
+            f"{OPENAI}/webhook_endpoints",
+        ]
         return [self.client.get(path).raise_for_status().json() for path in paths]
 
 
@@ -101,7 +109,10 @@ def owners(new_client: Callable[[], httpx.Client], work_off: WorkOff) -> tuple[O
         batch_id = client.post(f"{OPENAI}/batches", json=batch).json()["id"]
         while client.get(f"{OPENAI}/batches/{batch_id}").json()["status"] != "completed":
             time.sleep(0.05)
-        return Owner(client, word, first["task_id"], [first["id"]], body, file_id, job_id, batch_file_id, batch_id)
+        hook = {"name": word, "url": f"https://{word}.invalid", "event_types": ["batch.completed"]}
+        hook_id = client.post(f"{OPENAI}/webhook_endpoints", json=hook).json()["id"]
+        ids = (file_id, job_id, batch_file_id, batch_id, hook_id)
+        return Owner(client, word, first["task_id"], [first["id"]], body, *ids)
 
     def adapt_again(owner: Owner) -> None:
         body = {key: value for key, value in owner.first_body.items() if key != "name"} | {"task_id": owner.task_id}
@@ -133,6 +144,9 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
     new_batch = {"endpoint": "/v1/completions", "completion_window": "24h"}
     new_job = {"model": "gpt-4o-mini", "training_file": b.file_id}
     messages = [{"role": "user", "content": "hello"}]
+    webhooks = f"{OPENAI}/webhook_endpoints"
+    webhook, a_webhook = f"{webhooks}/{{webhook_endpoint_id}}", f"{webhooks}/{a.webhook_id}"
+    new_webhook = {"name": "hook", "url": "https://example.com", "event_types": ["batch.completed"]}
     return {
         ("get", "/v1/tasks/{task_id}/versions/{version}/report"): [Attempt(f"{task}/versions/1/report")],
         ("post", "/v1/tasks/{task_id}/evaluate"): [
@@ -146,6 +160,19 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
                 {"remove": [{"id": "exm_0"}], "relabel": [{"id": "exm_0", "output": "a"}]},
             )
             for headers in ({}, key)
+        ],
+        ("get", f"{OPENAI}/webhook_event_types"): [Attempt(f"{OPENAI}/webhook_event_types", "own")],
+        ("post", webhooks): [Attempt(webhooks, "own", {"json": new_webhook})],
+        ("get", webhooks): [
+            Attempt(webhooks, "own"),
+            Attempt(webhooks, options={"params": {"after": a.webhook_id}}),
+        ],
+        ("get", webhook): [Attempt(a_webhook)],
+        ("post", webhook): [Attempt(a_webhook, options={"json": {"name": "stolen"}})],
+        ("delete", webhook): [Attempt(a_webhook)],
+        ("post", f"{webhook}/rotate_secret"): [Attempt(f"{a_webhook}/rotate_secret")],
+        ("post", f"{webhook}/test"): [
+            Attempt(f"{a_webhook}/test", options={"json": {"event_type": "batch.completed"}})
         ],
         ("post", "/v1/tasks/{task_id}/retune"): [Attempt(f"{task}/retune", options={"headers": key})],
         ("post", "/v1/datasets/check"): [Attempt("/v1/datasets/check", options={"json": check})],
@@ -176,6 +203,8 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
         ],
         ("get", f"{OPENAI}/fine_tuning/jobs/{{fine_tuning_job_id}}"): [Attempt(job)],
         ("post", f"{OPENAI}/fine_tuning/jobs/{{fine_tuning_job_id}}/cancel"): [Attempt(f"{job}/cancel")],
+        ("post", f"{OPENAI}/fine_tuning/jobs/{{fine_tuning_job_id}}/pause"): [Attempt(f"{job}/pause")],
+        ("post", f"{OPENAI}/fine_tuning/jobs/{{fine_tuning_job_id}}/resume"): [Attempt(f"{job}/resume")],
         ("get", f"{OPENAI}/fine_tuning/jobs/{{fine_tuning_job_id}}/events"): [
             Attempt(f"{job}/events"),
             Attempt(f"{job}/events", options={"params": {"after": f"ftevent-{'0' * 24}-2"}}),
@@ -230,6 +259,8 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
         ("post", "/v1/adaptations/{adaptation_id}/cancel"): [
             Attempt(f"/v1/adaptations/{each}/cancel") for each in a.adaptation_ids
         ],
+        ("post", "/v1/adaptations/{adaptation_id}/pause"): [Attempt(f"/v1/adaptations/{queued}/pause")],
+        ("post", "/v1/adaptations/{adaptation_id}/resume"): [Attempt(f"/v1/adaptations/{queued}/resume")],
         ("get", "/v1/tasks"): [
             Attempt("/v1/tasks", "own"),
             Attempt("/v1/tasks", options={"params": {"after": a.task_id}}),
@@ -332,7 +363,7 @@ def test_the_data_of_another_tenant_does_not_exist(owners: tuple[Owner, Owner]) 
             if attempt.outcome == "empty":
                 assert response.json()["data"] == [], request
             content = response.text + str(response.headers)
-            for secret in (a.word, a.task_id, a.file_id, a.job_id, a.batch_id, *a.adaptation_ids):
+            for secret in (a.word, a.task_id, a.file_id, a.job_id, a.batch_id, a.webhook_id, *a.adaptation_ids):
                 assert secret not in content, (route, request)
     assert a.everything() == before
     prediction = a.client.post(f"/v1/tasks/{a.task_id}/predict", json={"inputs": ["hello"]}).json()

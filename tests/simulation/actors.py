@@ -15,9 +15,13 @@ POSTS = 3
 
 
 def client(history: "History", actor: "Actor", tenant: str) -> "Run":
-    """Post adaptations, and repeat each request with its key until it is answered; also cancel and delete."""
+    """Post adaptations, and repeat each request with its key until it is answered; also cancel, pause and delete.
+
+    What a client pauses, it resumes in the end.
+    """
     yield "start"
     accepted: list[tuple[str, str]] = []
+    paused: list[str] = []
     for number in range(POSTS):
         key = f"k{number}"
         new_id, task = (f"{kind}_{number}_{actor.name[-1]}" for kind in ("adp", "tsk"))
@@ -37,13 +41,22 @@ def client(history: "History", actor: "Actor", tenant: str) -> "Run":
         if accepted and not history.recovering and history.random.random() < 0.4:
             adaptation_id, task_id = history.random.choice(accepted)
             try:
-                if history.random.random() < 0.6:
-                    yield from history.transaction(actor, "cancel", tenant, adaptation_id)
+                kind = history.random.choice(("cancel", "cancel", "pause", "pause", "resume", "delete", "delete"))
+                if kind == "pause":
+                    paused.append(adaptation_id)
+                if kind != "delete":
+                    yield from history.transaction(actor, kind, tenant, adaptation_id)
                 else:
                     history.invariants.record_deletion(task_id)
                     yield from history.transaction(actor, "delete", tenant, task_id)
             except DatabaseError:
                 continue
+    while paused:
+        try:
+            yield from history.transaction(actor, "resume", tenant, paused[-1])
+        except DatabaseError:
+            continue
+        paused.pop()
 
 
 @dataclass(slots=True)
@@ -81,7 +94,7 @@ def worker(history: "History", actor: "Actor") -> "Run":
         _step(history, state)
         if history.random.random() < 0.05:
             for job in state.jobs.values():
-                state.outcomes.append(("release", job.lease, job.step))
+                state.outcomes.append(("release", job.lease, "worker_stopped", job.step))
             state.jobs.clear()
         yield "step"
 
@@ -95,12 +108,15 @@ def _store(history: "History", actor: "Actor", state: Worker) -> "Run":
 def _check(history: "History", actor: "Actor", state: Worker) -> "Run":
     if not state.jobs:
         return
-    cancellations = yield from history.transaction(actor, "check_leases", [job.lease for job in state.jobs.values()])
+    demands = yield from history.transaction(actor, "check_leases", [job.lease for job in state.jobs.values()])
     for adaptation_id, job in list(state.jobs.items()):
-        if cancellations.get(adaptation_id) is not False:
+        demand = demands.get(adaptation_id)
+        if adaptation_id not in demands or demand is not None:
             del state.jobs[adaptation_id]
-        if cancellations.get(adaptation_id):
+        if demand == "cancel":
             state.outcomes.append(("cancel_running", job.lease))
+        elif demand == "pause":
+            state.outcomes.append(("release", job.lease, "pause_requested", job.step))
     yield from _store(history, actor, state)
 
 

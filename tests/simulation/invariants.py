@@ -11,6 +11,7 @@ from tests.simulation.transactions import FINISHED, MAX_ATTEMPTS
 _LAST_EVENTS = {
     "queued": {"queued", "requeued"},
     "running": {"running", "progress"},
+    "paused": {"paused"},
     **{state: {state} for state in FINISHED},
 }
 
@@ -111,7 +112,7 @@ class Invariants:
         _require((version is not None) == (row["state"] == "succeeded"), "state and version differ", row)
         reasons = Counter(event[2] for event in events if event[1] == "requeued")
         _require(reasons["error"] <= self._errors[adaptation_id], "an error was counted twice", adaptation_id)
-        uncounted = reasons["made_way"] + reasons["worker_stopped"]
+        uncounted = reasons["made_way"] + reasons["worker_stopped"] + reasons["pause_requested"]
         if row["state"] != "cancelled":
             _require(row["attempt"] == kinds.count("running") - uncounted, "attempts and events differ", row, kinds)
         if row["state"] == "failed":

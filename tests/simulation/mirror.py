@@ -40,8 +40,8 @@ _TUNED = ipt.AdaptedTask(
 )
 _CONTENTS = text("""
 SELECT
-    (SELECT coalesce(jsonb_object_agg(id, jsonb_build_array(state, attempt, cancel_requested, step, worker_id,
-        extract(epoch FROM lease_until), extract(epoch FROM queued_at))), '{}') FROM adaptations),
+    (SELECT coalesce(jsonb_object_agg(id, jsonb_build_array(state, attempt, cancel_requested, pause_requested, step,
+        worker_id, extract(epoch FROM lease_until), extract(epoch FROM queued_at))), '{}') FROM adaptations),
     (SELECT coalesce(jsonb_object_agg(id, list), '{}') FROM (
         SELECT adaptation_id AS id, jsonb_agg(jsonb_build_array(seq, type, coalesce(data->>'reason', ''),
             coalesce((data->>'step')::int, 0)) ORDER BY seq) AS list FROM adaptation_events GROUP BY 1) each),
@@ -128,10 +128,8 @@ class Mirror:
         with self._engine.connect() as connection:
             rows, events, versions, tenants, last, datasets = connection.execute(_CONTENTS).one()
         model = database.rows
-        expected = {
-            i: [row["state"], row["attempt"], row["cancel"], row["step"], row["worker"], row["until"], row["queued_at"]]
-            for i, row in model["adaptations"].items()
-        }
+        columns = ("state", "attempt", "cancel", "pause", "step", "worker", "until", "queued_at")
+        expected = {i: [row[column] for column in columns] for i, row in model["adaptations"].items()}
         _require_equal("adaptations", expected, rows)
         _require_equal("events", {i: [list(each) for each in rows] for i, rows in model["events"].items()}, events)
         _require_equal("versions", {i: row["adaptation"] for i, row in model["versions"].items()}, versions)
@@ -297,9 +295,12 @@ def _post(session: Session, tenant: str, key: str, new_id: str, task_id: str | N
     return new_id, task_id
 
 
-def _cancel(session: Session, tenant: str, adaptation_id: str) -> str | None:
-    row = lifecycle.request_cancel(session, tenant, adaptation_id)
-    return None if row is None else row.state
+def _state_after(change: Callable[[Session, str, str], Adaptation | None]) -> Callable[[Session, str, str], str | None]:
+    def state(session: Session, tenant: str, adaptation_id: str) -> str | None:
+        row = change(session, tenant, adaptation_id)
+        return None if row is None else row.state
+
+    return state
 
 
 def _claim(
@@ -318,7 +319,9 @@ def _claim(
 
 CODE: dict[str, Callable[..., Any]] = {
     "post": _post,
-    "cancel": _cancel,
+    "cancel": _state_after(lifecycle.request_cancel),
+    "pause": _state_after(lifecycle.request_pause),
+    "resume": _state_after(lifecycle.resume),
     "delete": tasks.remove,
     "check_leases": lambda session, leases: lifecycle.check_leases(session, [lease.mirrored for lease in leases]),
     "renew": lambda session, lease, step, event: lifecycle.renew(
@@ -328,8 +331,8 @@ CODE: dict[str, Callable[..., Any]] = {
     "succeed": lambda session, lease: lifecycle.succeed(session, lease.mirrored, _TUNED),
     "fail": lambda session, lease: lifecycle.fail(session, lease.mirrored, _ERROR),
     "cancel_running": lambda session, lease: lifecycle.cancel_running(session, lease.mirrored),
-    "release": lambda session, lease, step: lifecycle.release(
-        session, lease.mirrored, reason="worker_stopped", step=step, checkpoint=None
+    "release": lambda session, lease, reason, step: lifecycle.release(
+        session, lease.mirrored, reason=reason, step=step, checkpoint=None
     ),
     "retry": lambda session, lease: lifecycle.retry(
         session, lease.mirrored, max_attempts=MAX_ATTEMPTS, error=_ERROR

@@ -65,16 +65,27 @@ def insert_adaptation(
         _reference(tx, table, row_id)
     row: Row = {
         "tenant": tenant, "key": (tenant, key), "task": task_id, "version": version, "dataset": dataset,
-        "state": "queued", "attempt": 0, "cancel": False, "token": None, "until": None, "worker": None,
+        "state": "queued", "attempt": 0, "cancel": False, "pause": False, "token": None, "until": None, "worker": None,
         "step": 0, "queued_at": tx.now,
     }  # fmt: skip
     tx.put("adaptations", new_id, row)
     tx.lock(("adaptations", new_id), UPDATE)
-    # The trigger.
+    _wait_for_turn(tx, tenant)
+
+
+def _wait_for_turn(tx: Transaction, tenant: str) -> None:
+    """The triggers of an adaptation that becomes queued."""
     if tx.get("tenants", tenant)["waiting"] is None:
         tx.lock(("tenants", tenant), NO_KEY_UPDATE)
         if tx.get("tenants", tenant)["waiting"] is None:
             tx.change("tenants", tenant, waiting=tx.now)
+
+
+def resume(tx: Transaction, adaptation_id: str) -> None:
+    tenant = tx.get("adaptations", adaptation_id)["tenant"]
+    _reference(tx, "tenants", tenant)
+    _wait_for_turn(tx, tenant)
+    tx.change("adaptations", adaptation_id, state="queued")
 
 
 def insert_event(tx: Transaction, adaptation_id: str, seq: int, kind: str, reason: str = "", step: int = 0) -> None:

@@ -50,13 +50,41 @@ def cancel(tx: Transaction, tenant: str, adaptation_id: str) -> Statements:
     row = yield lambda: statements.select_for_update(tx, adaptation_id)
     if row is None or row["state"] in FINISHED:
         return row and row["state"]
-    if row["state"] == "queued":
+    if row["state"] in ("queued", "paused"):
         tx.change("adaptations", adaptation_id, cancel=True)
         yield from _finish(tx, adaptation_id, "cancelled")
         yield lambda: None  # refreshes the row
         return "cancelled"
     if not row["cancel"]:
         yield lambda: tx.change("adaptations", adaptation_id, cancel=True)
+    return "running"
+
+
+def pause(tx: Transaction, tenant: str, adaptation_id: str) -> Statements:
+    """`lifecycle.request_pause`; returns the state after it."""
+    row = yield lambda: statements.select_for_update(tx, adaptation_id)
+    if row is None or row["state"] not in ("queued", "running"):
+        return row and row["state"]
+    if row["state"] == "queued":
+        yield lambda: tx.change("adaptations", adaptation_id, state="paused")
+        yield from _append(tx, adaptation_id, "paused", step=row["step"])
+        return "paused"
+    if not row["pause"]:
+        yield lambda: tx.change("adaptations", adaptation_id, pause=True)
+    return "running"
+
+
+def resume(tx: Transaction, tenant: str, adaptation_id: str) -> Statements:
+    """`lifecycle.resume`; returns the state after it."""
+    row = yield lambda: statements.select_for_update(tx, adaptation_id)
+    if row is None or row["state"] not in ("paused", "running"):
+        return row and row["state"]
+    if row["state"] == "paused":
+        yield lambda: statements.resume(tx, adaptation_id)
+        yield from _append(tx, adaptation_id, "requeued", "resumed", row["step"])
+        return "queued"
+    if row["pause"]:
+        yield lambda: tx.change("adaptations", adaptation_id, pause=False)
     return "running"
 
 
@@ -77,7 +105,11 @@ def delete(tx: Transaction, tenant: str, task_id: str) -> Statements:
 def check_leases(tx: Transaction, leases: Sequence[Lease]) -> Statements:
     """`lifecycle.check_leases`."""
     rows = yield lambda: [(lease, tx.get("adaptations", lease.adaptation_id)) for lease in leases]
-    return {lease.adaptation_id: row["cancel"] for lease, row in rows if row and row["token"] == lease.token}
+    return {
+        lease.adaptation_id: "cancel" if row["cancel"] else "pause" if row["pause"] else None
+        for lease, row in rows
+        if row and row["token"] == lease.token
+    }
 
 
 def renew(tx: Transaction, lease: Lease, step: int, event: bool) -> Statements:
@@ -121,12 +153,12 @@ def cancel_running(tx: Transaction, lease: Lease) -> Statements:
     return True
 
 
-def release(tx: Transaction, lease: Lease, step: int) -> Statements:
+def release(tx: Transaction, lease: Lease, reason: str, step: int) -> Statements:
     """`lifecycle.release`."""
     row = yield from _lock_lease(tx, lease)
     if row is None:
         return False
-    yield from _release(tx, row, lease.adaptation_id, "worker_stopped", step)
+    yield from _release(tx, row, lease.adaptation_id, reason, step)
     return True
 
 
@@ -185,9 +217,8 @@ def claim(
         for lease, step in batch:
             row = yield lambda lease=lease: statements.lock_with_token(tx, lease, nowait=True)
             if row is not None:
-                yield from _release(tx, row, lease.adaptation_id, "made_way", step)
-                if row["attempt"] > 1:
-                    yield lambda lease=lease: tx.change("adaptations", lease.adaptation_id, queued_at=tx.now)
+                columns = {"queued_at": tx.now} if row["attempt"] > 1 else {}
+                yield from _release(tx, row, lease.adaptation_id, "made_way", step, **columns)
             preempted.append(row is not None)
     return claimed, preempted
 
@@ -213,18 +244,22 @@ def _requeue(tx: Transaction, row: Row, adaptation_id: str, reason: str, **colum
     if row["cancel"]:
         yield from _finish(tx, adaptation_id, "cancelled", **columns)
         return
-    yield lambda: statements.set_state(tx, adaptation_id, "queued", **columns)
-    yield from _append(tx, adaptation_id, "requeued", reason, columns.get("step", row["step"]))
+    state = "paused" if row["pause"] else "queued"
+    yield lambda: statements.set_state(tx, adaptation_id, state, pause=False, **columns)
+    step = columns.get("step", row["step"])
+    yield from _append(tx, adaptation_id, "requeued", reason, step)
+    if row["pause"]:
+        yield from _append(tx, adaptation_id, "paused", step=step)
 
 
-def _release(tx: Transaction, row: Row, adaptation_id: str, reason: str, step: int) -> Statements:
-    yield from _requeue(tx, row, adaptation_id, reason, attempt=row["attempt"] - 1, step=step)
+def _release(tx: Transaction, row: Row, adaptation_id: str, reason: str, step: int, **columns: Any) -> Statements:
+    yield from _requeue(tx, row, adaptation_id, reason, attempt=row["attempt"] - 1, step=step, **columns)
 
 
 TRANSACTIONS: dict[str, Callable[..., Statements]] = {
     function.__name__: function
     for function in (
-        post, cancel, delete, check_leases, renew, succeed, fail, cancel_running, release, retry, reap, expire_leases,
-        claim,
+        post, cancel, pause, resume, delete, check_leases, renew, succeed, fail, cancel_running, release, retry, reap,
+        expire_leases, claim,
     )
 }  # fmt: skip

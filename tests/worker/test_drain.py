@@ -150,6 +150,40 @@ def test_a_stopped_worker_releases_its_job_and_the_next_worker_resumes_exactly(
     assert [data["step"] for data in claims] == [0, released.step]
 
 
+def test_a_running_job_is_paused_within_a_step_and_resumes_exactly(
+    new_drainer: NewDrainer, engine: Engine, settings: Settings, enqueue: Enqueue, row: Row, events: Events,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("worker.leases._CHECK_SECONDS", 0.0)  # a step of the tiny model is shorter than the default
+    adaptation_id = enqueue(hyperparameters=STEPS)
+    steps = 0
+
+    def before_step(_: ipt.TuningEngine) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 7:
+            with transaction(engine) as session:
+                lifecycle.request_pause(session, DEFAULT_TENANT, adaptation_id)
+
+    run(new_drainer(before_step))
+    paused = row(adaptation_id)
+    assert (paused.state, paused.attempt, paused.pause_requested, paused.lease_token) == ("paused", 0, False, None)
+    assert 0 < paused.step < 24
+    assert steps == 7
+    run(new_drainer(before_step))
+    assert (row(adaptation_id).state, steps) == ("paused", 7)
+    with transaction(engine) as session:
+        lifecycle.resume(session, DEFAULT_TENANT, adaptation_id)
+    run(new_drainer())
+    done = row(adaptation_id)
+    assert (done.state, done.attempt) == ("succeeded", 1)
+    expected = undisturbed_vector(settings, STEPS)
+    np.testing.assert_allclose(stored_vector(engine, done), expected, rtol=1e-4, atol=1e-5)
+    happened = [event.data.get("reason", event.type) for event in events(adaptation_id) if event.type != "progress"]
+    expected_events = ["queued", "running", "pause_requested", "paused", "resumed", "running", "succeeded"]
+    assert happened == expected_events
+
+
 def test_a_damaged_checkpoint_restarts_the_job(
     new_drainer: NewDrainer, engine: Engine, settings: Settings, enqueue: Enqueue, row: Row
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from app.adaptations.creation import CreationDep
+from app.adaptations.dependencies import WakerDep
 from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import AdaptingTenantDep
 from app.db.dependencies import TransactionDep
@@ -55,6 +56,25 @@ def cancel_job(fine_tuning_job_id: Id, transaction: TransactionDep, tenant: Adap
     """Cancel a job; a running one stops at its next step."""
     with transaction() as session:
         return JobView.of(service.cancel(session, tenant, fine_tuning_job_id))
+
+
+@router.post("/{fine_tuning_job_id}/pause", summary="Pause a fine-tuning job")
+def pause_job(fine_tuning_job_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep) -> JobView:
+    """Pause a job; a running one is `paused` after its next step."""
+    with transaction() as session:
+        return JobView.of(service.pause(session, tenant, fine_tuning_job_id))
+
+
+@router.post("/{fine_tuning_job_id}/resume", summary="Resume a fine-tuning job")
+def resume_job(
+    fine_tuning_job_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep, waker: WakerDep
+) -> JobView:
+    """Queue a paused job again: it continues from the step that it had reached."""
+    with transaction() as session:
+        job = service.resume(session, tenant, fine_tuning_job_id)
+    if waker is not None:
+        waker.wake()
+    return JobView.of(job)
 
 
 @router.get("/{fine_tuning_job_id}/events", summary="What happened to a fine-tuning job")

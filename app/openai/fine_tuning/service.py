@@ -1,4 +1,4 @@
-"""Create, find and cancel fine-tuning jobs, which are adaptations of the service's own queue."""
+"""Create, find, pause and cancel fine-tuning jobs, which are adaptations of the service's own queue."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,6 +103,21 @@ def cancel(session: Session, tenant_id: str, job_id: str) -> Adaptation:
         ConflictError: the job has succeeded or failed.
     """
     return adaptations.cancel(session, tenant_id, get(session, tenant_id, job_id).id)
+
+
+def pause(session: Session, tenant_id: str, job_id: str) -> Adaptation:
+    """Pause a job.
+
+    Raises:
+        NotFoundError: the tenant has no such job.
+        ConflictError: the job has ended.
+    """
+    return adaptations.pause(session, tenant_id, get(session, tenant_id, job_id).id)
+
+
+def resume(session: Session, tenant_id: str, job_id: str) -> Adaptation:
+    """Resume a job; raises as `pause` does."""
+    return adaptations.resume(session, tenant_id, get(session, tenant_id, job_id).id)
 
 
 def result_file(session: Session, tenant_id: str, file_id: str) -> tuple[ResultFile, Adaptation] | None:

@@ -109,11 +109,32 @@ include-name = "POST /openai/v1/fine_tuning/jobs/{{fine_tuning_job_id}}/cancel"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}  # a job that has ended is a 400
 
 [[operations]]
+include-name = "POST /openai/v1/fine_tuning/jobs/{{fine_tuning_job_id}}/pause"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}  # as well
+
+[[operations]]
+include-name = "POST /openai/v1/fine_tuning/jobs/{{fine_tuning_job_id}}/resume"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}  # as well
+
+[[operations]]
 include-name = "POST /openai/v1/files"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 
 [[operations]]
 include-name = "POST /openai/v1/fine_tuning/jobs"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
+
+# A schema cannot express which URLs a webhook may reach, and no receiver answers.
+[[operations]]
+include-name = "POST /openai/v1/webhook_endpoints"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
+
+[[operations]]
+include-name = "POST /openai/v1/webhook_endpoints/{{webhook_endpoint_id}}"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
+
+[[operations]]
+include-name = "POST /openai/v1/webhook_endpoints/{{webhook_endpoint_id}}/test"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 
 [[operations]]

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, delete, select, update
 from sqlalchemy.exc import OperationalError
 
 import ipt
-from app.db.models import Adaptation, HeldOutRow, Task, TaskVersion
+from app.db.models import Adaptation, HeldOutRow, Task, TaskVersion, Tenant
 from app.db.session import transaction
 from app.errors import ErrorDetail
 from app.queue import lifecycle
@@ -110,7 +110,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(engine: Engine, enqueue: En
             session, lost, lease_seconds=60, step=9, steps=9, checkpoint=b"late", event={"step": 9}
         )
         assert lifecycle.check_leases(session, [lost]) == {}
-        assert lifecycle.check_leases(session, [current]) == {adaptation_id: False}
+        assert lifecycle.check_leases(session, [current]) == {adaptation_id: None}
     kept = row(adaptation_id)
     assert (kept.state, kept.lease_token, kept.checkpoint, kept.attempt) == ("running", current.token, None, 2)
 
@@ -169,11 +169,61 @@ def test_a_running_adaptation_is_cancelled_by_its_worker_even_if_it_has_just_fin
         assert requested is not None
         assert requested.state == "running"
     with transaction(engine) as session:
-        assert lifecycle.check_leases(session, [lease]) == {adaptation_id: True}
+        assert lifecycle.check_leases(session, [lease]) == {adaptation_id: "cancel"}
         assert lifecycle.succeed(session, lease, TUNED)
     assert row(adaptation_id).state == "cancelled"
     with transaction(engine) as session:
         assert session.get(TaskVersion, (lease.task_id, 1)) is None
+
+
+def test_a_queued_adaptation_is_paused_at_once_and_keeps_its_place(
+    engine: Engine, enqueue: Enqueue, row: Row, events: Events
+) -> None:
+    first, second = enqueue(), enqueue()
+    with transaction(engine) as session:
+        lifecycle.request_pause(session, DEFAULT_TENANT, first)
+    assert row(first).state == "paused"
+    assert ids(claim(engine, free_slots=1)) == [second]
+    with transaction(engine) as session:
+        lifecycle.resume(session, DEFAULT_TENANT, first)
+    assert ids(claim(engine)) == [first]
+    assert [event.type for event in events(first)] == ["queued", "paused", "requeued", "running"]
+
+
+def test_a_resumed_adaptation_of_an_idle_tenant_is_claimed(engine: Engine, enqueue: Enqueue) -> None:
+    adaptation_id = enqueue()
+    with transaction(engine) as session:
+        lifecycle.request_pause(session, DEFAULT_TENANT, adaptation_id)
+    with transaction(engine) as session:
+        lifecycle.reap(session)
+        assert session.get_one(Tenant, DEFAULT_TENANT).waiting_since is None
+    with transaction(engine) as session:
+        lifecycle.resume(session, DEFAULT_TENANT, adaptation_id)
+    assert ids(claim(engine)) == [adaptation_id]
+
+
+def test_a_request_to_pause_is_withdrawn_by_a_resumption(engine: Engine, enqueue: Enqueue, row: Row) -> None:
+    adaptation_id = enqueue()
+    lease = claim_one(engine)
+    demands = []
+    for change in (lifecycle.request_pause, lifecycle.resume):
+        with transaction(engine) as session:
+            change(session, DEFAULT_TENANT, adaptation_id)
+            demands.append(lifecycle.check_leases(session, [lease])[adaptation_id])
+    assert demands == ["pause", None]
+    with transaction(engine) as session:
+        lifecycle.release(session, lease, reason="pause_requested", step=3, checkpoint=b"state")
+    assert row(adaptation_id).state == "queued"
+
+
+def test_a_paused_adaptation_is_cancelled_at_once(engine: Engine, enqueue: Enqueue, row: Row, events: Events) -> None:
+    adaptation_id = enqueue()
+    with transaction(engine) as session:
+        lifecycle.request_pause(session, DEFAULT_TENANT, adaptation_id)
+    with transaction(engine) as session:
+        lifecycle.request_cancel(session, DEFAULT_TENANT, adaptation_id)
+    assert row(adaptation_id).state == "cancelled"
+    assert [event.type for event in events(adaptation_id)] == ["queued", "paused", "cancelled"]
 
 
 def test_only_the_tenant_can_cancel_and_a_finished_adaptation_does_not_change(
