@@ -25,7 +25,9 @@ def json_lines(content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         text, _ = decode(content)
     except DatasetFileError as error:
-        raise LineError(error.message, line=error.line) from error
+        # Not its message, which advises to name the charset: OpenAI's API has no field for it.
+        message = "not UTF-8 text, or it contains a NUL character: save the file as UTF-8"
+        raise LineError(message, line=error.line) from error
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -34,5 +36,5 @@ def json_lines(content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
         except ValueError as error:
             raise LineError(f"not JSON ({error}); every line must be one JSON object", line=number) from None
         if not isinstance(record, dict):
-            raise LineError("expected a JSON object", line=number)
+            raise LineError("expected a JSON object, not a list or a value: write one object on each line", line=number)
         yield number, record

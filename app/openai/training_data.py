@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from app.http.fields import Listed, Text
 from app.openai.json_lines import LineError, json_lines
@@ -27,18 +27,21 @@ class TrainedMessage(ChatMessage):
 class ChatLine(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    messages: Listed[TrainedMessage] = Field(min_length=2)
+    messages: Listed[TrainedMessage]
+    tools: Any = None
+    functions: Any = None
 
-    @model_validator(mode="before")
+    @field_validator("tools", "functions")
     @classmethod
-    def _no_tools(cls, line: Any) -> Any:
-        if isinstance(line, dict) and (line.get("tools") or line.get("functions")):
+    def _no_tools(cls, tools: Any) -> Any:
+        if tools:
             raise ValueError("tool calls are not supported: leave out the tools and their messages")
-        return line
+        return tools
 
-    @model_validator(mode="after")
-    def _check_order(self) -> "ChatLine":
-        roles = [message.role for message in self.messages]
+    @field_validator("messages")
+    @classmethod
+    def _check_order(cls, messages: list[TrainedMessage]) -> list[TrainedMessage]:
+        roles = [message.role for message in messages]
         turns = [role for role in roles if role not in SYSTEM_ROLES]
         if any(role in SYSTEM_ROLES for role in roles[len(roles) - len(turns) :]):
             raise ValueError("the system message must be the first one")
@@ -48,9 +51,9 @@ class ChatLine(BaseModel):
             raise ValueError("the last message must be the assistant's, which is what the model learns to answer")
         if any(pair == ("assistant", "assistant") for pair in pairwise(turns)):
             raise ValueError("two messages of the assistant in a row: put a message of the user between them")
-        if not any(message.role == "assistant" and message.weight for message in self.messages):
+        if not any(message.role == "assistant" and message.weight for message in messages):
             raise ValueError("every message of the assistant has weight 0, so there is nothing to learn")
-        return self
+        return messages
 
 
 class CompletionLine(BaseModel):
@@ -165,7 +168,8 @@ def _parse(number: int, record: dict[str, Any], line_type: type[BaseModel]) -> A
         raise LineError(explain(first), line=number, field=field or None) from None
 
 
-_FIELDS = ("messages", "role", "content", "weight", "text", "type", "prompt", "completion", "input", "output")
+_FIELDS = {"messages", "role", "content", "weight", "text", "type", "tools", "functions"}
+_FIELDS |= {"prompt", "completion", "input", "output"}
 
 
 def _conversations(number: int, line: Line) -> Iterator[Conversation]:

@@ -140,6 +140,7 @@ class EncoderLoop(TuningLoop):
         metrics, warnings = self._scores(tuned, untuned)
         metrics |= {
             "prompt_weight": round(tuned.weight, 3),
+            "loss": tuned.loss,
             "steps_run": self.state.lanes.step,
             "best_step": self.state.best_step,
             "truncated": self.rows.truncated,

@@ -95,6 +95,9 @@ class Progress:
     done: bool
     phase: str = "tuning"
     """One of "preparing", "tuning" and "finishing"."""
+    validation: tuple[int, float] | None = None
+    """The step of the newest validation, and its lowest loss of all restarts; None before the first one and until the
+    next one after a resumption."""
 
 
 @dataclass(frozen=True)

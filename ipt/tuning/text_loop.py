@@ -137,6 +137,7 @@ class TextLoop(TuningLoop):
             "truncated": self.truncated,
             "unknown_tokens": round(self.unknown_tokens, 4),
             "steps_run": 0 if self.state is None else self.state.lanes.step,
+            "best_step": 0 if self.state is None else self.state.best_step,
             "seconds": round(time.monotonic() - self.started, 3),
         }
         of_labels = held_out = None

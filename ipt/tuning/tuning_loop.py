@@ -53,6 +53,7 @@ class TuningLoop(ABC):
         self.state: TuningState | None = None
         self.phase = "preparing"
         self.loss: float | None = None
+        self.validation: tuple[int, float] | None = None
         self._newest_losses: Tensor | None = None
         self.result: AdaptedTask | None = None
 
@@ -73,7 +74,8 @@ class TuningLoop(ABC):
     def progress(self) -> Progress:
         step = 0 if self.state is None else self.state.lanes.step
         done = self.result is not None
-        return Progress(self.job.job_id, step, self.job.hyperparameters.steps, self.loss, done, self.phase)
+        steps = self.job.hyperparameters.steps
+        return Progress(self.job.job_id, step, steps, self.loss, done, self.phase, self.validation)
 
     def run(self) -> WorkStream:
         """Yield work until `result` is set."""
@@ -136,6 +138,7 @@ class TuningLoop(ABC):
                 state.best_vectors[lanes] = state.lanes.averages[lanes]
                 state.best_step = state.lanes.step
                 improved = True
+        self.validation = (state.lanes.step, min(losses))
         state.validated_step = state.lanes.step
         state.stale_validations = 0 if improved else state.stale_validations + 1
 

@@ -1,6 +1,7 @@
 """A service on a tiny GPT-2 that generates text, and a client of it."""
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +49,23 @@ class TextService:
     def stream(self, number: int = 0, **body: Any) -> Any:
         path = f"/v1/tasks/{self.tasks[number]}/generate"
         return self.client.stream("POST", path, json={"input": "hello world", "stream": True} | body)
+
+
+class Gate:
+    """Blocks each step of the engine until `open` releases it."""
+
+    def __init__(self, engine: ipt.GenerationEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._steps = threading.Semaphore(0)
+        step = engine.step
+
+        def gated() -> Any:
+            self._steps.acquire()
+            return step()
+
+        monkeypatch.setattr(engine, "step", gated)
+
+    def open(self, steps: int = 10_000) -> None:
+        self._steps.release(steps)
 
 
 @contextmanager

@@ -19,9 +19,11 @@ def fault(settings: Settings, upload: Upload) -> str | None:
             for _ in read_requests(upload.content):
                 pass
             return None
-        for count, _ in enumerate(read_conversations(upload.content), start=1):
+        for count, conversation in enumerate(read_conversations(upload.content), start=1):
             if count > settings.max_examples:
-                return f"the file has more than {settings.max_examples:,} examples: send fewer"
+                return (
+                    f"line {conversation.line}: the file has more than {settings.max_examples:,} examples: send fewer"
+                )
     except LineError as error:
         return str(error)
     return None

@@ -40,13 +40,26 @@ def render(file_id: str, job: Adaptation, progress: Sequence[AdaptationEvent]) -
 
 
 def _steps(job: Adaptation, progress: Sequence[AdaptationEvent]) -> str:
-    """Return one row for each progress event, and a last row with the accuracy on held-back examples, if any."""
+    """Return one row for each step with a loss, and a last row with the accuracy on held-back examples, if any.
+
+    Losses of validations are shown only if they were measured on held-back examples.
+    """
+    metrics = job.metrics or {}
     losses = {event.data["step"]: event.data["loss"] for event in progress}
-    score = (job.metrics or {}).get("score")
+    validation_losses: dict[int, float | None] = {}
+    if metrics.get("score_source", "none") != "none":
+        # Events of earlier releases have no losses of validations.
+        validation_losses = {
+            event.data["validated_step"]: event.data["validation_loss"]
+            for event in progress
+            if event.data.get("validated_step") is not None
+        }
+        if "best_step" in metrics:
+            validation_losses[metrics["best_step"]] = metrics.get("loss")
     lines = io.StringIO()
     writer = csv.DictWriter(lines, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for step in sorted({*losses, job.step}):
-        accuracy = score if step == job.step else None
-        writer.writerow({"step": step, "train_loss": losses.get(step), "valid_mean_token_accuracy": accuracy})
+    for step in sorted({*losses, *validation_losses, job.step}):
+        row = {"step": step, "train_loss": losses.get(step), "valid_loss": validation_losses.get(step)}
+        writer.writerow(row | {"valid_mean_token_accuracy": metrics.get("score") if step == job.step else None})
     return lines.getvalue()

@@ -12,7 +12,7 @@ from app.openai.fine_tuning.hyperparameters import Method, OpenAIHyperparameters
 from app.openai.fine_tuning.result_files import result_file_ids
 from app.openai.pages import Identified, seconds
 
-Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 
 
 class JobInput(BaseModel):
@@ -138,7 +138,12 @@ class JobEventView(Identified):
                 message = f"Fine-tuning job {event.type}"
         data = event.data
         if event.type == "progress":
-            data = {"step": data["step"], "total_steps": data["steps"], "train_loss": data["loss"]}
+            data = {
+                "step": data["step"],
+                "total_steps": data["steps"],
+                "train_loss": data["loss"],
+                "valid_loss": data.get("validation_loss"),
+            }
         return cls(
             id=f"ftevent-{job.id.removeprefix('adp_')}-{event.seq}",
             created_at=seconds(event.created_at),

@@ -11,25 +11,8 @@ import pytest
 
 import ipt
 from tests.support.service import Serve, adaptation_body, error_of, work_off_queue
-from tests.support.text_service import PAIRS, TextService, messages, metric
+from tests.support.text_service import PAIRS, Gate, TextService, messages, metric
 from tests.support.tiny import build_tiny_text
-
-
-class Gate:
-    """Blocks each step of the engine until `open` releases it."""
-
-    def __init__(self, engine: ipt.GenerationEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._steps = threading.Semaphore(0)
-        step = engine.step
-
-        def gated() -> Any:
-            self._steps.acquire()
-            return step()
-
-        monkeypatch.setattr(engine, "step", gated)
-
-    def open(self, steps: int = 10_000) -> None:
-        self._steps.release(steps)
 
 
 @pytest.fixture

@@ -35,6 +35,12 @@ def test_a_file_that_cannot_be_used_says_where_and_why(openai_client: openai.Ope
     assert waited.status_details.startswith("line 3, messages: ")
 
 
+def test_too_many_examples_are_named_by_the_first_line_too_many(serve: Serve) -> None:
+    with serve(max_examples=3) as http:
+        client = openai.OpenAI(base_url=f"{http.base_url}/openai/v1", api_key="any", max_retries=0)
+        assert upload(client, CHAT + CHAT).status_details == "line 4: the file has more than 3 examples: send fewer"
+
+
 def test_a_deleted_file_does_not_exist(openai_client: openai.OpenAI) -> None:
     created = upload(openai_client)
     assert openai_client.files.delete(created.id).deleted

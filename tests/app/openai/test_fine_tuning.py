@@ -14,14 +14,16 @@ import pytest
 from openai.types.fine_tuning import FineTuningJob
 from sqlalchemy import Engine
 
-from app.db.models import Adaptation, Dataset
+from app.db.models import Adaptation, AdaptationEvent, Dataset
 from app.db.session import transaction
+from app.openai.fine_tuning.result_files import render, result_file_ids
 from ipt.tuning.job import Hyperparameters
 from tests.app.openai.test_training_data import chat, jsonl
 from tests.support.service import EXAMPLES, WorkOff, adaptation_body
 
 CHAT = b"\n".join(chat(example["input"], example["output"]) for example in EXAMPLES)
 TEXTS = jsonl(*({"input": f"input {number}", "output": f"output {number}"} for number in range(20)))
+MANY_LABELS = jsonl(*({"input": f"{copy} {label}", "output": f"l{label}"} for label in range(201) for copy in "ab"))
 QUICK = {"n_epochs": 1, "batch_size": 8}
 DEFAULTS = Hyperparameters()
 DOUBLE = 2 * DEFAULTS.learning_rate
@@ -73,13 +75,31 @@ def test_the_result_files_have_the_metrics(openai_client: openai.OpenAI, new_job
     job = new_job()
     work_off()
     steps, metrics = openai_client.fine_tuning.jobs.retrieve(job.id).result_files
-    [row] = csv.DictReader(io.StringIO(openai_client.files.content(steps).text))
-    assert list(row) == ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
-    assert row["step"].isdecimal()
-    assert "baseline_score" in json.loads(openai_client.files.content(metrics).text)
+    rows = {row["step"]: row for row in csv.DictReader(io.StringIO(openai_client.files.content(steps).text))}
+    own = json.loads(openai_client.files.content(metrics).text)
+    assert {"baseline_score", "score", "loss", "best_step"} <= set(own)
+    assert float(rows[str(own["best_step"])]["valid_loss"]) == own["loss"]
+    assert float(rows[str(own["steps_run"])]["valid_mean_token_accuracy"]) == own["score"]
     shown = openai_client.files.retrieve(steps)
     assert (shown.filename, shown.purpose) == ("step_metrics.csv", "fine-tune-results")
     assert shown.bytes == len(openai_client.files.content(steps).read())
+
+
+@pytest.mark.parametrize(
+    ("source", "validation_losses"), [("out_of_fold", ["0.9", "", "0.7", "0.6"]), ("none", ["", "", ""])]
+)
+def test_losses_of_validations_stand_at_their_steps(source: str, validation_losses: list[str]) -> None:
+    steps = [(5, 0.5, 0, 0.9), (10, 0.4, 0, 0.9), (15, 0.3, 10, 0.7)]
+    names = ("step", "loss", "validated_step", "validation_loss")
+    events = [AdaptationEvent(type="progress", data=dict(zip(names, data, strict=True))) for data in steps]
+    metrics = {"score_source": source, "loss": 0.6, "best_step": 15, "score": 0.8}
+    job = Adaptation(step=15, metrics=metrics)
+    [file_id, _] = result_file_ids("adp_" + "a" * 24)
+    rows = list(csv.DictReader(io.StringIO(render(file_id, job, events).content.decode())))
+    expected = ["0", "5", "10", "15"] if source != "none" else ["5", "10", "15"]
+    assert [row["step"] for row in rows] == expected
+    assert [row["train_loss"] for row in rows][-3:] == ["0.5", "0.4", "0.3"]
+    assert [row["valid_loss"] for row in rows] == validation_losses
 
 
 @pytest.mark.parametrize(
@@ -156,6 +176,22 @@ def test_a_cancelled_job_has_no_model(openai_client: openai.OpenAI, new_job: New
     assert list(openai_client.fine_tuning.jobs.checkpoints.list(job.id)) == []
 
 
+def test_a_paused_job_waits_until_it_is_resumed(
+    openai_client: openai.OpenAI, new_job: NewJob, work_off: WorkOff
+) -> None:
+    jobs = openai_client.fine_tuning.jobs
+    job = new_job()
+    paused = jobs.pause(job.id)
+    assert paused.to_dict()["status"] == "paused"
+    assert jobs.list_events(job.id).data[0].message == "Fine-tuning job paused"
+    assert work_off() == []
+    assert jobs.resume(job.id).status == "queued"
+    assert len(work_off()) == 1
+    for change in (jobs.pause, jobs.resume):
+        with pytest.raises(openai.BadRequestError, match="already succeeded"):
+            change(job.id)
+
+
 def test_a_finished_job_cannot_be_cancelled(openai_client: openai.OpenAI, new_job: NewJob, work_off: WorkOff) -> None:
     job = new_job()
     work_off()
@@ -194,6 +230,7 @@ def test_a_native_task_is_a_model_as_soon_as_it_can_answer(
         (chat("a", "b"), {}, openai.BadRequestError, "training_file", "single example"),
         (CHAT + b"\n" + chat("a", "rare"), {}, openai.BadRequestError, "training_file", "single example"),
         (TEXTS, {}, openai.BadRequestError, "training_file", "encoder"),
+        (MANY_LABELS, {}, openai.BadRequestError, "training_file", "201 labels, at most 200 .*writes text"),
         (CHAT, {"method": {"type": "dpo"}}, openai.BadRequestError, "method.type", "supervised"),
         (CHAT, {"hyperparameters": {"n_epochs": 0}}, openai.BadRequestError, "hyperparameters.n_epochs", "at least 1"),
     ],

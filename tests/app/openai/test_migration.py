@@ -4,10 +4,13 @@ import asyncio
 import json
 import re
 import runpy
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -55,7 +58,9 @@ def test_a_script_for_openai_runs_unchanged(
     assert printed.startswith("Created fine-tuning job: ftjob-")
     assert re.search(r"^Step \d+/\d+: training loss=\d+\.\d+$", printed, re.MULTILINE)
     assert "\nThe job has successfully completed." in printed
-    assert re.search(r"^step,train_loss,.*\n\d+,\d+\.\d+,,,", printed, re.MULTILINE)
+    assert "\nstep,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n" in printed
+    assert re.search(r"^\d+,\d+\.\d+,,", printed, re.MULTILINE), "a training loss"
+    assert re.search(r"^\d+,[^,]*,,\d+\.\d+,", printed, re.MULTILINE), "a validation loss"
     labels = {json.loads(line)["output"] for line in SCRIPT.with_name("support_tickets.jsonl").read_text().splitlines()}
     assert set(re.findall(r"-> (.*)$", printed, re.MULTILINE)) <= labels
 
@@ -135,3 +140,33 @@ def test_the_story_with_the_asynchronous_client(base_url: str) -> None:
         await client.close()
 
     asyncio.run(story())
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_story_with_curl(base_url: str, tmp_path: Path) -> None:
+    def curl(path: str, *options: str) -> str:
+        command = ["curl", "-sS", "--fail-with-body", "-H", "Authorization: Bearer any", *options, f"{base_url}{path}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def post(path: str, body: dict[str, Any]) -> str:
+        return curl(path, "--json", json.dumps(body))
+
+    (tmp_path / "tickets.jsonl").write_bytes(TRAINING)
+    file = json.loads(curl("/files", "-F", "purpose=fine-tune", "-F", f"file=@{tmp_path / 'tickets.jsonl'}"))
+    job_input = {"model": "gpt-4o-mini", "training_file": file["id"], "hyperparameters": {"n_epochs": 1}}
+    job = json.loads(post("/fine_tuning/jobs", job_input))
+    while job["status"] != "succeeded":
+        assert job["status"] in ("queued", "running")
+        time.sleep(0.1)
+        job = json.loads(curl(f"/fine_tuning/jobs/{job['id']}"))
+    question = {"model": job["fine_tuned_model"], "messages": QUESTION}
+    label = json.loads(post("/chat/completions", question))["choices"][0]["message"]["content"]
+    assert label in LABELS
+    *chunks, end = post("/chat/completions", question | {"stream": True}).split("\n\n")[:-1]
+    assert end == "data: [DONE]"
+    pieces = [json.loads(chunk.removeprefix("data: "))["choices"][0]["delta"].get("content") for chunk in chunks]
+    assert "".join(filter(None, pieces)) == label
+    assert json.loads(curl(f"/models/{job['fine_tuned_model']}", "-X", "DELETE"))["deleted"]
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        post("/chat/completions", question)
+    assert json.loads(raised.value.stdout)["error"]["code"] == "model_not_found"

@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from app.openai.dialect import PREFIX
-from tests.support.text_service import API_KEY, TextService, running_text_service
+from tests.support.text_service import API_KEY, Gate, TextService, running_text_service
 
 HELLO = [{"role": "user", "content": "hello world"}]
 
@@ -97,3 +97,23 @@ def test_a_backbone_that_writes_has_no_embeddings(client: openai.OpenAI) -> None
     with pytest.raises(openai.BadRequestError, match="no sentence embeddings") as raised:
         client.embeddings.create(model="gpt-4o-mini", input="hello")
     assert raised.value.param == "model"
+
+
+def test_a_model_that_is_deleted_while_it_streams_completes_its_answer(
+    service: TextService, client: openai.OpenAI, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = service.tasks[1].replace("tsk_", "ft:a:b:c:")
+    whole = ask(model=model, max_tokens=12).choices[0]
+    gate = Gate(service.engine, monkeypatch)
+    gate.open(2)
+    chunks = ask(model=model, max_tokens=12, stream=True)
+    received = [next(chunks)]
+    while not received[-1].choices[0].delta.content:
+        received.append(next(chunks))
+    client.models.delete(model)
+    gate.open()
+    received += chunks
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in received) == whole.message.content
+    assert received[-1].choices[0].finish_reason == whole.finish_reason
+    with pytest.raises(openai.NotFoundError, match="no such model"):
+        ask(model=model)
