@@ -34,7 +34,7 @@ class WebhookEndpoint(Base):
 class WebhookDelivery(Base):
     """The outbox: a message that its receiver has not accepted yet; a process sends it under a lease.
 
-    Triggers insert the rows in the transaction that ends a fine-tuning job or a batch (migration 0023).
+    Triggers insert the rows in the transaction that ends a fine-tuning job or a batch (migration 0024).
     """
 
     __tablename__ = "webhook_deliveries"

@@ -1,6 +1,6 @@
 """Queries on a tenant's webhook endpoints, and the outbox of messages to them.
 
-Triggers fill the outbox in the transaction that ends a job or a batch (migration 0023), whatever process runs it.
+Triggers fill the outbox in the transaction that ends a job or a batch (migration 0024), whatever process runs it.
 """
 
 from collections.abc import Sequence
