@@ -289,6 +289,8 @@ class TaskVersion(Base):
     start: Mapped[int | None] = mapped_column(BigInteger)
     readout: Mapped[bytes | None]
     scope: Mapped[bytes | None]  # null if the version cannot tell which texts belong to no label
+    # Of a text-to-text task: slope and offset of `ipt.readout.calibration.Calibration`; null: not calibrated.
+    calibration: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
     adaptation: Mapped[Adaptation] = relationship(lazy="raise", viewonly=True)  # has the metrics

@@ -19,11 +19,12 @@ Threshold = Annotated[float, Field(ge=0, le=1)]
 
 
 class ThresholdsInput(Body):
-    """Below which a classification answers no label."""
+    """Below which a prediction has no label, or no text."""
 
     min_score: Threshold | None = Field(
         default=None,
-        description="a label with a lower score is null, with the reason `low_score`; by default that of the task",
+        description="a label with a lower score, or a text with a lower confidence, is null, with the reason "
+        "`low_score`; by default that of the task",
         examples=[0.5],
     )
     min_in_scope: Threshold | None = Field(
@@ -82,12 +83,12 @@ class PredictionView(BaseModel):
         "if the version cannot tell",
         examples=[0.97],
     )
-    reason: Reason | None = Field(default=None, description="why there is no label; absent otherwise")
-    text: str | None = Field(default=None, description="the generated text")
+    reason: Reason | None = Field(default=None, description="why there is no label or text; absent otherwise")
+    text: str | None = Field(default=None, description="the generated text; null if there is a `reason`")
     confidence: float | None = Field(
         default=None,
-        description="the geometric mean of the probabilities of the text's tokens; not calibrated: compare texts of "
-        "one task by it",
+        description="the probability that the text is exactly right, from the probabilities of its tokens and how "
+        "often such texts are right on the task's held-back examples",
         examples=[0.81],
     )
     truncated: Literal[True] | None = Field(
@@ -116,6 +117,9 @@ class PredictionView(BaseModel):
             value = getattr(prediction, name)
             if value is not None:
                 fields[name] = value
+        least = thresholds.min_score
+        if prediction.confidence is not None and least is not None and prediction.confidence < least:
+            fields["text"], fields["reason"] = None, "low_score"
         if truncated:
             fields["truncated"] = True
         return cls(**fields)

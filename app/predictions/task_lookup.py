@@ -22,6 +22,7 @@ from app.predictions.task_cache import BoundTasks, CachedTask, TaskKey
 from app.predictions.thresholds import Thresholds
 from app.tasks.errors import task_not_found_error, task_not_ready_error, version_not_found_error
 from ipt.errors import IptError, SubspaceMismatchError
+from ipt.readout.calibration import Calibration
 
 QUESTIONS_PER_LOOKUP = 256
 """Most questions whose tasks are looked up in one transaction."""
@@ -137,8 +138,11 @@ class TaskLookup:
         if row is None:
             raise version_not_found_error(number)
         vector = np.asarray(row.vector, dtype=np.float32)
-        head = ipt.TaskHead(vector, row.subspace_id, row.kind, tuple(row.labels), row.readout, row.scope)
         try:
+            calibration = Calibration(*(row.calibration or ()))
+            head = ipt.TaskHead(
+                vector, row.subspace_id, row.kind, tuple(row.labels), row.readout, row.scope, calibration
+            )
             # The first model's error says what to do about a subspace that no model has.
             model = self._models.of_subspace(row.subspace_id) or self._models.all[0]
             return CachedTask(model.predictor.bind(head), prediction_bytes(head.labels))

@@ -8,7 +8,7 @@ database's clock decides when a lease expires.
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -152,6 +152,7 @@ def succeed(session: Session, lease: Lease, task: "AdaptedTask", *, start: int |
             start=start,
             readout=task.head.readout,
             scope=task.head.scope,
+            calibration=None if task.head.kind == "classification" else list(astuple(task.head.calibration)),
         )
     )
     session.flush()

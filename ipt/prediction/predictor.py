@@ -46,7 +46,7 @@ class Prediction:
     """The probability that the text belongs to any label; None if the task cannot tell."""
     text: str | None = None
     confidence: float | None = None
-    """Of a text: the geometric mean of the probabilities of its tokens."""
+    """Of a text: the probability that it is right, from the geometric mean of the probabilities of its tokens."""
     embedding: NDArray[np.float32] | None = field(default=None, compare=False)
 
 
@@ -286,7 +286,8 @@ class Predictor:
         if text_rows:
             answers = backbone.answer([token_ids[row] for row in text_rows], prompts[text_rows])
             for row, answer in zip(text_rows, answers, strict=True):
-                predictions[row] = Prediction(text=answer.text, confidence=answer.confidence)
+                calibrated = tasks[task_of_row[row]].head.calibration(answer.confidence)
+                predictions[row] = Prediction(text=answer.text, confidence=calibrated)
         for number, task in enumerate(tasks):
             if task.head.kind != "classification":
                 continue

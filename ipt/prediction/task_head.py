@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ipt.data.examples import TaskKind
 from ipt.errors import CheckpointError, SubspaceMismatchError
+from ipt.readout.calibration import IDENTITY, Calibration
 from ipt.readout.readout import Readout
 from ipt.readout.scope import Scope
 from ipt.subspace.subspace import Subspace
@@ -28,6 +29,8 @@ class TaskHead:
     readout: bytes | None
     scope: bytes | None = field(default=None, repr=False)
     """`ipt.readout.scope`; None for tasks that were tuned before there were scopes, and on text backbones."""
+    calibration: Calibration = IDENTITY
+    """Of a text's confidence; the identity for tasks that were not calibrated."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ipt.backbones.interface import TextBackbone, TokenIds
+from ipt.backbones.interface import Answer, TextBackbone, TokenIds
 from ipt.data.examples import Example, labels_of
 from ipt.data.near_duplicates import near_duplicate_groups
 from ipt.data.sampling import balanced_sample
 from ipt.errors import DatasetError
 from ipt.prediction.task_head import TaskHead
+from ipt.readout.calibration import IDENTITY, Calibration
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.checkpoint import TuningState
 from ipt.tuning.held_out import HeldOutLogits
@@ -33,7 +34,7 @@ from ipt.tuning.label_scores import score_labels
 from ipt.tuning.losses import MeanLoss
 from ipt.tuning.quality_warnings import quality_warnings
 from ipt.tuning.reading_warnings import Vocabulary
-from ipt.tuning.text_scores import TEXT_SCORES, mean_scores
+from ipt.tuning.text_scores import TEXT_SCORES, exactly_matches, mean_scores
 from ipt.tuning.tuning_loop import TuningLoop, split_rows
 from ipt.tuning.work_units import NO_PROMPT, Forward, Generate, GradientStep, Result, ScoreLabels, Work, WorkStream
 
@@ -46,10 +47,13 @@ UNIT_TOKENS = 4096
 
 
 class _Scores(NamedTuple):
-    """Scores of the held-back rows by name, and for a classification the logits [B, C] of the labels."""
+    """Scores of the held-back rows by name, and what else was measured on them."""
 
     by_name: dict[str, float]
     logits: Tensor | None = None
+    """Of a classification: the logits of the labels [B, C]."""
+    calibration: Calibration = IDENTITY
+    """Of the confidences of texts."""
 
 
 class TextLoop(TuningLoop):
@@ -158,7 +162,7 @@ class TextLoop(TuningLoop):
             self.held_back_count,
             of_labels,
         )
-        head = TaskHead(final, self.subspace.id, self.job.kind, self.labels, readout=None)
+        head = TaskHead(final, self.subspace.id, self.job.kind, self.labels, None, calibration=tuned.calibration)
         return AdaptedTask(head, metrics, warnings, held_out)
 
     def _validation_sample(self, dataset: Sequence[Example], rows: Sequence[int]) -> list[int]:
@@ -178,12 +182,16 @@ class TextLoop(TuningLoop):
             return _Scores({"accuracy": accuracy}, logits)
         # A correct answer is no longer than the longest target.
         longest = max(len(self.targets[row]) for row in self.validation_rows)
-        answers: list[str] = []
+        answers: list[Answer] = []
         for unit in self._units(self.validation_rows, extra=longest):
-            texts = yield Generate(*self._lanes(vector, len(unit)), self._inputs(unit), max_new_tokens=longest)
-            assert isinstance(texts, list)
-            answers += texts
-        return _Scores(mean_scores(answers, [self.examples[row].output for row in self.validation_rows]))
+            written = yield Generate(*self._lanes(vector, len(unit)), self._inputs(unit), max_new_tokens=longest)
+            assert isinstance(written, list)
+            answers += written
+        texts = [answer.text for answer in answers]
+        targets = [self.examples[row].output for row in self.validation_rows]
+        right = [exactly_matches(*pair) for pair in zip(texts, targets, strict=True)]
+        calibration = Calibration.fit([answer.confidence for answer in answers], right)
+        return _Scores(mean_scores(texts, targets), calibration=calibration)
 
     def _label_scores(self, vector: Tensor | None) -> Generator[Work, Result, Tensor]:
         """Return the label scores [B, C] of the validation rows, on the CPU."""

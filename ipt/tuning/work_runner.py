@@ -134,7 +134,7 @@ class WorkRunner:
             prompts = self.subspace.decoder(work.vectors)[torch.tensor(work.lanes, device=work.vectors.device)]
         if isinstance(work, ScoreLabels):
             return self.backbone.score_labels(work.inputs, work.labels, prompts)
-        return self.backbone.generate(work.inputs, prompts, max_new_tokens=work.max_new_tokens)
+        return self.backbone.answer(work.inputs, prompts, max_new_tokens=work.max_new_tokens)
 
     def _outputs(
         self, works: Sequence[Forward] | Sequence[GradientStep], prompts: Tensor | None, label_smoothing: float = 0.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ipt.backbones.interface import TokenIds
+from ipt.backbones.interface import Answer, TokenIds
 from ipt.tuning.losses import Loss
 
 NO_PROMPT = -1
@@ -72,7 +72,7 @@ class ScoreLabels:
 
 @dataclass
 class Generate:
-    """Generate text for rows. Result: a list of strings."""
+    """Generate text for rows. Result: a list of answers."""
 
     vectors: Tensor
     lanes: Sequence[int]
@@ -109,5 +109,5 @@ class LaneState:
 
 
 Work = Forward | GradientStep | ScoreLabels | Generate | Pause
-Result = Tensor | list[str]
+Result = Tensor | list[Answer]
 WorkStream = Generator[Work, Result, None]

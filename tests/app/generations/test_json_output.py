@@ -85,6 +85,16 @@ def test_every_text_is_json_of_the_schema(
         jsonschema.validate(json.loads(text), ORDER)
 
 
+def test_a_text_below_the_least_score_is_refused(service: ChatService) -> None:
+    path, inputs = f"/v1/tasks/{service.task_id}/predict", ["two phones"]
+    [plain] = service.client.post(path, json={"inputs": inputs}).json()["predictions"]
+    confidence = plain["confidence"]
+    assert 0 < confidence < 1
+    for least, refused in ((confidence / 2, False), (min(1.0, 2 * confidence), True)):
+        [answer] = service.client.post(path, json={"inputs": inputs, "min_score": least}).json()["predictions"]
+        assert answer == (plain | {"text": None, "reason": "low_score"} if refused else plain)
+
+
 @pytest.mark.parametrize(
     ("schema", "message"),
     [

@@ -9,8 +9,10 @@ import torch
 from torch.nn import functional as F
 
 import ipt
+from ipt.backbones.interface import Answer
 from ipt.backbones.seq2seq import Seq2SeqBackbone
 from ipt.backbones.text_backbone import PromptedTextBackbone
+from ipt.readout.calibration import Calibration
 from ipt.subspace.prompt_decoder import SubspaceDecoder
 from ipt.tuning.optimizer import CLIP_NORM, scheduled_rate
 from ipt.tuning.text_loop import TextLoop
@@ -184,8 +186,12 @@ def test_text_similarity_is_measured_on_the_held_back_examples(
     loop = TextLoop(tuning_job, engine.subspace, backbone)
     targets = [loop.examples[row].output for row in loop.validation_rows]
     answers = ["music please", *["something else"] * (len(targets) - 1)]
-    monkeypatch.setattr(backbone, "generate", lambda rows, *_, **__: answers[: len(rows)])
-    metrics = run(engine, [tuning_job])["job"].metrics
+    written = [Answer(text, 0.9) for text in answers]
+    monkeypatch.setattr(backbone, "answer", lambda rows, *_, **__: written[: len(rows)])
+    task = run(engine, [tuning_job])["job"]
+    right = [answer == target for answer, target in zip(answers, targets, strict=True)]
+    assert task.head.calibration == Calibration.fit([0.9] * len(right), right) != Calibration()
+    metrics = task.metrics
     for name, value in mean_scores(answers, targets).items():
         assert metrics[name] == metrics[f"baseline_{name}"] == pytest.approx(value)
     token_f1 = metrics["token_f1"]
