@@ -55,6 +55,14 @@ Text = Annotated[
 ]
 Id = Annotated[Storable, Field(max_length=64)]
 
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+"""Makes an integer of a request body accept `47.0`, which is an integer in JSON Schema. It follows the `Field`."""
+
 Item = TypeVar("Item")
 Listed = Annotated[list[Item], Field(fail_fast=True)]
 """A list whose validation stops at the first wrong element: a hostile body gets one error, not millions."""

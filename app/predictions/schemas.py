@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 import ipt
-from app.http.fields import Body, Id, Listed, Text
+from app.http.fields import WHOLE, Body, Id, Listed, Text
 from app.predictions.thresholds import Reason, Thresholds
 
-Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
-TopK = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Version = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
+TopK = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
 _TOP_K = "the number of scores of a prediction, highest first; by default the scores of all labels"
 
 

@@ -5,9 +5,9 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from app.db.models import Promotion
-from app.http.fields import Body
+from app.http.fields import WHOLE, Body
 
-Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Number = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
 Threshold = Annotated[float, Field(ge=0, le=1)]
 
 

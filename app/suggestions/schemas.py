@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from app.http.fields import Body, Listed, Text
+from app.http.fields import WHOLE, Body, Listed, Text
 
 MAX_INPUTS = 10_000
 MAX_COUNT = 256
@@ -18,8 +18,8 @@ class SuggestInput(Body):
         description=f"at most {MAX_INPUTS:,} texts without labels",
         examples=[["Where is my parcel?", "I was charged twice"]],
     )
-    count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = Field(default=16, description="most suggestions")
-    version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT), WHOLE] = Field(default=16, description="most suggestions")
+    version: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = Field(
         default=None, description="the version of the task; by default the one that answers"
     )
 

@@ -51,7 +51,7 @@ def format_cases() -> list[Case]:
     german = {"Rückgabe": 8, "shipping": 8, "account": 8}
     spellings = "labels that differ only in case"
     return [
-        Case("01-cp1252.csv", plain.encode("cp1252"), error=("looks like Windows-1252", "charset=windows-1252")),
+        Case("01-cp1252.csv", plain.encode("cp1252"), error=("looks like Windows-1252", "charset", "windows-1252")),
         Case("37b-cp1252-charset.csv", plain.encode("cp1252"), fields={"charset": "cp1252"}),
         Case("02-excel-unicode-text.txt", table(PAIRS, delimiter="\t").encode("utf-16"), format="tsv"),
         Case("02b-excel-unicode-text.csv", table(PAIRS, delimiter="\t").encode("utf-16"), format="tsv"),

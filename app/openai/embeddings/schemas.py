@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.http.fields import Listed, Storable, Text
+from app.http.fields import WHOLE, Listed, Storable, Text
 
 EncodingFormat = Literal["float", "base64"]
 
@@ -24,7 +24,9 @@ class EmbeddingInput(BaseModel):
     )
     input: Text | Annotated[Listed[Text], Field(min_length=1)] = Field(description="one text, or several")
     encoding_format: EncodingFormat | None = Field(default=None, description="`float` by default")
-    dimensions: Annotated[int, Field(ge=1)] | None = Field(default=None, description="only the model's own number")
+    dimensions: Annotated[int, Field(ge=1), WHOLE] | None = Field(
+        default=None, description="only the model's own number"
+    )
 
     @property
     def texts(self) -> list[str]:

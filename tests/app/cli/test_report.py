@@ -14,6 +14,7 @@ from tests.support.service import EXAMPLES, WorkOff, adaptation_body
 @pytest.fixture
 def url(client: httpx.Client, work_off: WorkOff, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a service with the task "tickets" of two versions."""
+    monkeypatch.setenv("COLUMNS", "200")  # a narrow terminal would wrap the texts
     monkeypatch.setenv("IPT_API_KEY", client.headers["authorization"].removeprefix("Bearer "))
     first = client.post("/v1/adaptations", json=adaptation_body()).raise_for_status().json()
     work_off()
@@ -39,15 +40,16 @@ def test_an_evaluation_prints_labels_and_wrong_answers_and_compares(
     printed = capsys.readouterr().out
     assert "version 2, on" in printed
     assert "on 9 test rows" in printed
-    assert "i was charged twice today" in printed
     assert "labels that the task does not know, not measured: [weather] (1)" in printed
     assert "only version 2 answers 0 right, only version 1 0." in printed
     assert "McNemar's test: p = 1, may be chance" in printed
     assert run(["evaluate", "tickets", str(rows_file), "--json", "--url", url]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["task_version"], answer["comparison"], answer["report"]["rows"]) == (2, None, 9)
-    percent = f"{answer['report']['accuracy']:.1%}"
-    assert percent in printed
+    assert f"{answer['report']['accuracy']:.1%}" in printed
+    assert answer["report"]["wrong"], "one row has the label of other rows with nearly the same text"
+    for row in answer["report"]["wrong"]:
+        assert row["input"] in printed
 
 
 def test_a_report_is_of_the_version_that_answers_unless_another_is_named(url: str, capsys: Captured) -> None:

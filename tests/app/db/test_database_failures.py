@@ -58,6 +58,9 @@ def test_a_lost_commit_is_reported_as_unknown_and_can_be_repeated_with_the_same_
     commit = psycopg.Connection.commit
 
     def lose(connection: psycopg.Connection[Any]) -> None:
+        if connection.execute("SELECT FROM adaptations").fetchone() is None:  # a background task's
+            commit(connection)
+            return
         monkeypatch.setattr(psycopg.Connection, "commit", commit)
         if committed:
             commit(connection)

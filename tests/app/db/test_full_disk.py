@@ -11,10 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from app.db.embedded import running_url
+from app.db.embedded_access import SUPERUSER
 from app.db.session import make_engine, transaction
 from app.settings import Settings
 from tests.support.service import adaptation_body, error_of, running
@@ -83,7 +84,8 @@ def test_a_full_disk_is_reported_and_freeing_space_is_enough(
 
         # Without space for the write-ahead log, PostgreSQL stops and cannot start again.
         filler = fill(disk)
-        engine = make_engine(running_url(disk / "data"))
+        service = make_url(running_url(disk / "data"))
+        engine = make_engine(service.set(username=SUPERUSER).render_as_string(hide_password=False))
         with pytest.raises(DBAPIError):
             write_to_a_new_segment(engine)
         wait_until(lambda: "database_not_started" in caplog.text)

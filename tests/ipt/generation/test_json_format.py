@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 
@@ -15,6 +14,7 @@ from tests.support.tiny import build_tiny_text
 from tests.support.tiny_chat import build_tiny_chat, save_chat_subspace
 
 pytest.importorskip("llguidance")
+jsonschema = pytest.importorskip("jsonschema")
 
 ORDER = {
     "type": "object",
