@@ -294,6 +294,7 @@ BINARY = bytes(range(256))
         (b"- text: x\n  label: y\n", "YAML"),
         (b"@relation x\n@attribute text string\n", "ARFF"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",  # compressed contents have the time in them
 )
 def test_another_kind_of_file_is_named_with_what_to_do(content: bytes, words: str) -> None:
     with pytest.raises(DatasetFileError, match=words):
