@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from app.db.models import FINISHED, Adaptation, AdaptationEvent, HeldOutRow, State, Task, TaskVersion
 from app.db.session import after_commit
 from app.errors import ErrorDetail
-from app.queue import comparison, metrics, turns
+from app.queue import comparison, metrics, turns, workers
 
 if TYPE_CHECKING:  # importing the core loads torch, which not every process that uses the queue needs
     from ipt import AdaptedTask
@@ -238,23 +238,11 @@ def reap(session: Session, ends: Mapping[str, str] | None = None) -> list[Reaped
     for row in expired:
         losses = 1 + _count_requeued(session, row, "worker_lost", from_step=row.step)
         if losses >= MAX_LOSSES and not row.cancel_requested:
-            _fail(session, row, _worker_lost((ends or {}).get(row.worker_id or "")))
+            _fail(session, row, workers.lost_error(losses, (ends or {}).get(row.worker_id or "")))
         else:
             _requeue(session, row, "worker_lost")
     turns.clear_idle_tenants(session)
     return [ReapedAdaptation(row.id, row.attempt, row.state) for row in expired]
-
-
-def _worker_lost(end: str | None) -> ErrorDetail:
-    """Return the error of an adaptation that lost its last worker; `end` says how that worker ended."""
-    how = f"the last one {end}" if end else "they were killed or cut off from the database"
-    return ErrorDetail(
-        message=f"{MAX_LOSSES} workers in a row that ran this adaptation were lost at the same step: {how}. If memory "
-        "ran out, use fewer or shorter examples. The log of the workers has more; then try again.",
-        type="internal_error",
-        param=None,
-        code="worker_lost",
-    )
 
 
 def expire_leases(session: Session, worker_id: str) -> int:

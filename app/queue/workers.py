@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.db.models import Worker
+from app.errors import ErrorDetail
 
 LIVE_SECONDS = 60.0
 """A worker is gone this long after its last announcement; an idle one announces at least every `reap_seconds`."""
@@ -50,3 +51,15 @@ def served_subspaces(session: Session) -> set[str]:
 
 def _live() -> ColumnElement[bool]:
     return Worker.seen_at > func.now() - timedelta(seconds=LIVE_SECONDS)
+
+
+def lost_error(losses: int, end: str | None) -> ErrorDetail:
+    """Return the error of an adaptation that lost so many workers in a row; `end` says how the last one ended."""
+    how = f"the last one {end}" if end else "they were killed or cut off from the database"
+    return ErrorDetail(
+        message=f"{losses} workers in a row that ran this adaptation were lost at the same step: {how}. If memory "
+        "ran out, use fewer or shorter examples. The log of the workers has more; then try again.",
+        type="internal_error",
+        param=None,
+        code="worker_lost",
+    )
