@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from app.cli.dataset_file import Row, read_dataset
+from app.cli.dataset_file import Row, read_dataset, rows_of
 from benchmarks.machine import provenance
 from benchmarks.report import Figure, section, write
 from benchmarks.service import DATASET, PER_LABEL, SHORT_TEXT, post, split
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     # SIGTERM unwinds the stack, which stops the service.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    examples, rest = split(read_dataset(DATASET))
+    examples, rest = split(rows_of(read_dataset(DATASET)))
     with tempfile.TemporaryDirectory(prefix="ipt-bench-") as folder:
         environment = {"IPT_DATA_DIR": folder}
         with serving(Path(folder) / "log", environment) as service, http_client(service) as http:

@@ -25,7 +25,7 @@ from rich.console import Console
 from sqlalchemy import Engine
 
 from app.cli.client import ServiceClient
-from app.cli.dataset_file import Row, read_dataset
+from app.cli.dataset_file import Row, read_dataset, rows_of
 from app.cli.progress import adaptation_progress
 from app.db.embedded import embedded_postgres
 from app.db.models import Adaptation, Task, TaskVersion
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(times: int) -> list[Figure]:
     """Return all figures in the order of the table."""
-    examples, rest = split(read_dataset(DATASET))
+    examples, rest = split(rows_of(read_dataset(DATASET)))
     first: list[float] = []
     again: list[float] = []
     figures: list[Figure] = []

@@ -22,7 +22,7 @@ import psutil
 from sqlalchemy import make_url, text
 
 from app.cli.client import ServiceClient
-from app.cli.dataset_file import read_dataset
+from app.cli.dataset_file import read_dataset, rows_of
 from app.cli.progress import adaptation_progress, progress
 from app.db import migrate
 from app.db.client_timeout import ClientTimeout
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(options: argparse.Namespace) -> Iterator[Figure]:
     """Yield all figures in the order of the table, each as soon as it is measured."""
-    examples, rest = split(read_dataset(DATASET))
+    examples, rest = split(rows_of(read_dataset(DATASET)))
     lines = [row["input"] for row in rest]
     with tempfile.TemporaryDirectory(prefix="ipt-scale-") as name:
         folder = Path(name)
