@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from app.adaptations import repository
 from app.adaptations.schemas import DatasetInput, ExampleInput
-from app.errors import InvalidError
+from app.errors import ConflictError, InvalidError
 from app.tasks import service as tasks
 from ipt.data.examples import labels_of
 from ipt.data.labels import labels_alike
@@ -24,7 +24,7 @@ def extended(session: Session, tenant_id: str, body: DatasetInput) -> DatasetInp
     Raises:
         InvalidError: the body names no task.
         NotFoundError: the tenant has no such task.
-        ConflictError: the task has no version yet.
+        ConflictError: the task has no version yet, or a newer one is still tuned, whose examples would be lost.
     """
     if not body.extend:
         return body
@@ -35,6 +35,12 @@ def extended(session: Session, tenant_id: str, body: DatasetInput) -> DatasetInp
             param="extend",
         )
     newest = tasks.version(session, tenant_id, body.task_id, None)
+    if newer := repository.version_in_progress(session, tenant_id, body.task_id, newest.version):
+        raise ConflictError(
+            f"version {newer} is still tuned, and extend would lose its examples: wait for its end, or cancel it",
+            code="version_conflict",
+            param="extend",
+        )
     dataset, _ = repository.dataset_of(session, tenant_id, newest.adaptation_id)
     examples = [*body.examples, *_missing_from(body.examples, dataset.examples)]
     validation = body.validation_examples

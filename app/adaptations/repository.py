@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.db.ids import new_id
-from app.db.models import Adaptation, AdaptationEvent, Dataset
+from app.db.models import FINISHED, Adaptation, AdaptationEvent, Dataset
 
 # Each state has its own partial index; one query for all states would read every row of the tenant.
 _USAGE = text("""
@@ -92,6 +92,13 @@ def dataset_of(session: Session, tenant_id: str, adaptation_id: str) -> tuple[Da
     query = of_tenant(tenant_id).add_columns(Dataset).join(Dataset, Dataset.id == Adaptation.dataset_id)
     adaptation, dataset = session.execute(query.where(Adaptation.id == adaptation_id)).one()
     return dataset, adaptation
+
+
+def version_in_progress(session: Session, tenant_id: str, task_id: str, after: int) -> int | None:
+    """Return the number of the task's newest version above `after` whose adaptation has not finished, if any."""
+    version = func.max(Adaptation.task_version)
+    in_progress = (Adaptation.task_id == task_id, Adaptation.task_version > after, Adaptation.state.not_in(FINISHED))
+    return session.scalar(of_tenant(tenant_id).with_only_columns(version).where(*in_progress))
 
 
 def events(

@@ -83,6 +83,17 @@ def new_version(client: httpx.Client, task_id: str, rows: list[dict[str, str]], 
     return answer
 
 
+def test_a_contradiction_of_a_kept_example_is_a_warning_of_a_file_too(client: httpx.Client, work_off: Any) -> None:
+    task_id = client.post("/v1/adaptations", json=adaptation_body()).json()["task_id"]
+    work_off()
+    [other] = {example["output"] for example in EXAMPLES} - {EXAMPLES[0]["output"]}
+    rows = f"{EXAMPLES[0]['input'].upper()}!,{other}\nget a human,{other}\n"
+    data = {"task_id": task_id, "extend": "true"}
+    response = client.post("/v1/datasets/check", data=data, files={"file": ("more.csv", f"text,label\n{rows}")})
+    assert response.status_code == 200, response.text
+    assert any("a kept example" in warning for warning in response.json()["warnings"]), response.json()["warnings"]
+
+
 def test_a_new_version_names_the_labels_that_it_forgets_and_extend_keeps_them(
     client: httpx.Client, work_off: Any
 ) -> None:
@@ -92,8 +103,12 @@ def test_a_new_version_names_the_labels_that_it_forgets_and_extend_keeps_them(
     early = new_version(client, task_id, new, extend=True)
     assert early["error"]["code"] == "task_not_ready"
     work_off()
-    [warning] = [entry for entry in new_version(client, task_id, new)["warnings"] if "forgets" in entry]
+    forgetful = new_version(client, task_id, new)
+    [warning] = [entry for entry in forgetful["warnings"] if "forgets" in entry]
     assert "forgets 1 label of version 1: 'billing'" in warning
+    unfinished = new_version(client, task_id, new, extend=True)
+    assert (unfinished["error"]["code"], unfinished["error"]["param"]) == ("version_conflict", "extend")
+    client.post(f"/v1/adaptations/{forgetful['id']}/cancel").raise_for_status()
     checked = client.post("/v1/datasets/check", json={"examples": new, "task_id": task_id, "extend": True}).json()
     assert checked["labels"] == {"escalation": 2, "login": 6, "billing": 3}
     assert not [entry for entry in checked["warnings"] if "forgets" in entry]
