@@ -1,19 +1,17 @@
 """Request and response bodies of evaluations."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 import ipt
 from app.adaptations.schemas import ExampleInput, FileSources
-from app.http.fields import WHOLE, Body, Listed
+from app.http.fields import Body, Listed, VersionNumber
 
 MOST_WRONG = 256
 """Most wrong answers that a report lists."""
 MOST_CHARS = 1000
 """Most characters of a text that a report shows."""
-
-VersionNumber = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
 
 
 class EvaluationInput(Body):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 from app.adaptations.schemas import ExampleInput, HyperparametersInput
 from app.db.models import State
 from app.examples.rows import DatasetRow
-from app.http.fields import WHOLE, Body, Listed, Text
+from app.http.fields import Body, Listed, Text, VersionNumber
 from app.http.pagination import Page
 
 Split = Literal["examples", "validation_examples"]
@@ -101,7 +101,7 @@ class ChangeInput(Body):
     To split a label, relabel some of its examples.
     """
 
-    version: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] = Field(
+    version: VersionNumber = Field(
         description="the version whose examples change, which must be the newest: `version` of GET"
     )
     remove: Listed[ExampleRef] = Field(default_factory=list)

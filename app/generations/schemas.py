@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 import ipt
-from app.http.fields import WHOLE, Body, Listed, Storable, Text
+from app.http.fields import WHOLE, Body, Listed, Storable, Text, VersionNumber
 from ipt.generation.parameters import MAX_BEAMS, MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS
 from ipt.tuning.job import SEED
 
@@ -37,7 +37,7 @@ class GenerateInput(Body):
     inputs: Annotated[Listed[Text], Field(min_length=1)] | None = Field(
         default=None, description="several inputs, instead of `input`", examples=[None]
     )
-    version: Annotated[int, Field(ge=1, le=_LARGEST), WHOLE] | None = Field(
+    version: VersionNumber | None = Field(
         default=None, description="the version of the task to use; the newest by default", examples=[None]
     )
     max_new_tokens: Annotated[int, Field(ge=1, le=_LARGEST), WHOLE] | None = Field(

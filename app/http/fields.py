@@ -62,6 +62,8 @@ def _whole(value: Any) -> Any:
 
 WHOLE = BeforeValidator(_whole)
 """Makes an integer of a request body accept `47.0`, which is an integer in JSON Schema. It follows the `Field`."""
+VersionNumber = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
+"""The number of a task's version, in a request body."""
 
 Item = TypeVar("Item")
 Listed = Annotated[list[Item], Field(fail_fast=True)]

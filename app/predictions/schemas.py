@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 import ipt
-from app.http.fields import WHOLE, Body, Id, Listed, Text
+from app.http.fields import WHOLE, Body, Id, Listed, Text, VersionNumber
 from app.predictions.thresholds import Reason, Thresholds
 
-Version = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
 TopK = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
 _TOP_K = "the number of scores of a prediction, highest first; by default the scores of all labels"
 
@@ -45,7 +44,7 @@ class PredictInput(ThresholdsInput):
     inputs: Listed[Text] = Field(
         min_length=1, description="texts to answer", examples=[["I was charged twice", "The app crashes"]]
     )
-    version: Version | None = Field(
+    version: VersionNumber | None = Field(
         default=None, description="the version that answers; by default the task decides", examples=[1]
     )
     top_k: TopK | None = Field(default=None, description=_TOP_K, examples=[3])
@@ -53,7 +52,7 @@ class PredictInput(ThresholdsInput):
 
 class TaskQuestion(Body):
     task_id: Id = Field(examples=["tsk_4f0m2q8z1x7c9v5b3n6k0j2h"])
-    version: Version | None = Field(
+    version: VersionNumber | None = Field(
         default=None, description="the version that answers; by default the task decides", examples=[1]
     )
     input: Text = Field(examples=["I was charged twice"])

@@ -5,18 +5,19 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from app.db.models import Promotion
-from app.http.fields import WHOLE, Body
+from app.http.fields import Body, VersionNumber
 
-Number = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
 Threshold = Annotated[float, Field(ge=0, le=1)]
 
 
 class PromoteInput(Body):
-    version: Number = Field(description="the version that answers from now on; an older one to roll back", examples=[1])
+    version: VersionNumber = Field(
+        description="the version that answers from now on; an older one to roll back", examples=[1]
+    )
 
 
 class CanaryInput(Body):
-    version: Number = Field(examples=[3])
+    version: VersionNumber = Field(examples=[3])
     share: Annotated[float, Field(gt=0, le=1)] = Field(
         description="the share of requests that this version answers", examples=[0.1]
     )

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from app.http.fields import WHOLE, Body, Listed, Text
+from app.http.fields import WHOLE, Body, Listed, Text, VersionNumber
 
 MAX_INPUTS = 10_000
 MAX_COUNT = 256
@@ -19,7 +19,7 @@ class SuggestInput(Body):
         examples=[["Where is my parcel?", "I was charged twice"]],
     )
     count: Annotated[int, Field(ge=1, le=MAX_COUNT), WHOLE] = Field(default=16, description="most suggestions")
-    version: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = Field(
+    version: VersionNumber | None = Field(
         default=None, description="the version of the task; by default the one that answers"
     )
 

@@ -72,9 +72,14 @@ class CausalBackbone(PromptedTextBackbone):
     @property
     def _key_size(self) -> int:
         config: Any = self.model.config
-        heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or self.hidden_size // heads
-        return int(size * (getattr(config, "num_key_value_heads", None) or heads))
+        size = getattr(config, "head_dim", None) or self.hidden_size // config.num_attention_heads
+        return int(size) * self._key_heads
+
+    @property
+    def _key_heads(self) -> int:
+        """Number of heads of keys and values, which several heads of queries may share."""
+        config: Any = self.model.config
+        return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
     @torch.no_grad()
     def prompts_of_tokens(self, ids: Tensor) -> Tensor:
@@ -196,22 +201,20 @@ class CausalBackbone(PromptedTextBackbone):
         prefixes = self._keys_and_values(prompts)
         if not (before := self._before(len(prompts))):
             return prefixes
-        return torch.cat([torch.stack([part for layer in before for part in layer], dim=1), prefixes], dim=3)
+        return torch.cat([_stacked(before), prefixes], dim=3)
 
     def _keys_and_values(self, prompts: Tensor) -> Tensor:
         """Return what prompts [J, P, H] in the layers hold: [J, 2 x layers, heads, positions, size of a head]."""
         positions, parts = self.prompt_words(prompts.shape[1]), 2 * self.layer_count
         numbers = prompts.to(self.dtype).flatten(1)[:, : parts * positions * self._key_size]
-        config: Any = self.model.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        return numbers.view(len(prompts), parts, positions, heads, -1).transpose(2, 3)
+        return numbers.view(len(prompts), parts, positions, self._key_heads, -1).transpose(2, 3)
 
     def _read_prompts(self, embeds: Tensor) -> Tensor:
         """Return the keys and values [J, 2 x layers, heads, T, size] after reading embeddings [J, P, H] as input."""
         cache = _new_cache(self._before(len(embeds)))
         model: Any = self.model
         model.base_model(inputs_embeds=embeds.to(self.dtype), past_key_values=cache, use_cache=True)
-        return torch.stack([part for layer in cache.layers for part in (layer.keys, layer.values)], dim=1)
+        return _stacked([(layer.keys, layer.values) for layer in cache.layers])
 
     def prefill_after_prompts(self, inputs: Sequence[TokenIds], prefilled: Tensor) -> Decoding:
         return self._prefill(inputs, None, _layers(prefilled))
@@ -303,6 +306,11 @@ def _with_targets(inputs: Sequence[TokenIds], targets: Sequence[TokenIds]) -> Te
     """Return each row and its target, without the last token that nothing follows, right-padded: [B, T]."""
     ids, _ = right_padded([[*row, *target[:-1]] for row, target in zip(inputs, targets, strict=True)])
     return ids
+
+
+def _stacked(layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the keys and values of layers as one tensor [B, 2 x layers, heads, T, size], the inverse of `_layers`."""
+    return torch.stack([part for layer in layers for part in layer], dim=1)
 
 
 def _layers(prefilled: Tensor) -> list[tuple[Tensor, Tensor]]:
