@@ -108,6 +108,17 @@ def different_texts(size: int) -> Work:
     return lambda: near_duplicate_groups(rows)
 
 
+def texts_of_one_template(size: int) -> Work:
+    rows = [Example(f"how is the weather in {'pqrs'[row % 4] * (row + 9)}", "a") for row in range(size)]
+    return lambda: near_duplicate_groups(rows)
+
+
+def words_of_similar_texts(size: int) -> Work:
+    words = [f"{letter}{'xyz'[row % 3] * (row // 3 + 4)}" for row in range(size // 2) for letter in "kl"]
+    rows = [Example(" ".join(words[:row] + words[row + 1 :]), "a") for row in range(4)]
+    return lambda: near_duplicate_groups(rows)
+
+
 def tenants_in_a_queue(size: int) -> Work:
     def work() -> None:
         queue: FairQueue[int] = FairQueue(quantum=1)
@@ -163,6 +174,8 @@ DIMENSIONS = (
     spellings_of_labels,
     characters_of_a_text,
     different_texts,
+    texts_of_one_template,
+    words_of_similar_texts,
     tenants_in_a_queue,
     entries_of_a_tenant,
     connections_that_do_not_read,

@@ -176,20 +176,22 @@ class EncoderLoop(TuningLoop):
     def _scores(self, tuned: Blended, untuned: Blended) -> tuple[Metrics, list[str]]:
         """Return the scores of the measured rows, and warnings about them."""
         metrics: Metrics = {"score_metric": "accuracy", "baseline": "logistic regression on frozen embeddings"}
+        unknown = self.rows.unknown_tokens
         if self.rows.score_source == "none":
-            return metrics | UNMEASURED, quality_warnings(None, None, None, 0)
+            return metrics | UNMEASURED, quality_warnings(None, None, None, 0, unknown_tokens=unknown)
         classes, rows = self._measured_classes, self.rows.measured
         baseline_score = (self.frozen_logits.argmax(dim=1) == classes).double().mean().item()
         groups = [self.rows.groups[row] for row in rows]
         scores = score_labels(tuned.logits.argmax(dim=1).tolist(), classes.tolist(), self.labels, groups)
+        start_score = untuned.accuracy(classes)
         metrics |= {
             "score_source": self.rows.score_source,
             "score": scores.accuracy,
-            "start_score": untuned.accuracy(classes),
+            "start_score": start_score,
             "baseline_score": baseline_score,
             "held_back": len(rows),
         }
-        warnings = quality_warnings(scores.accuracy, untuned.accuracy(classes), baseline_score, len(rows), scores)
+        warnings = quality_warnings(scores.accuracy, start_score, baseline_score, len(rows), scores, unknown)
         return metrics | scores.metrics(), warnings
 
     def _measure(self, vectors: Tensor) -> Generator[Work, Result, Blended]:

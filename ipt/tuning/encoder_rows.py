@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.data.examples import names_of
 from ipt.data.labels import is_out_of_scope
-from ipt.data.near_duplicates import near_duplicate_groups, new_rows
+from ipt.data.near_duplicates import near_duplicate_groups, new_rows, new_token_ids
 from ipt.data.sampling import balanced_sample
 from ipt.readout.cross_validation import assign_folds
 from ipt.tuning.job import TuningJob
@@ -63,13 +63,20 @@ class EncoderRows:
         all_validation = job.validation_examples or []
         new = [i for i in new_rows(all_validation, job.examples) if not is_out_of_scope(all_validation[i].output)]
         new = [new[i] for i in balanced_sample([all_validation[i] for i in new], VALIDATION_ROWS, rng)]
+        names = names_of(labels)
+        texts = [*(example.input for example in examples), *(all_validation[i].input for i in new)]
+        texts += [*names, *(job.examples[i].input for i in outside)]
+        read = backbone.tokenize_flagged(texts, prompt_length)  # as prediction reads them
+        end = len(examples) + len(new)
+        different = new_token_ids(
+            [ids for ids, _ in read[len(examples) : end]], [ids for ids, _ in read[: len(examples)]]
+        )
+        read = [*read[: len(examples)], *(read[len(examples) + i] for i in different), *read[end:]]
+        new = [new[i] for i in different]
         validation = [all_validation[i] for i in new]
         known = examples + validation
         self.dataset_rows = [*kept, *(len(job.examples) + i for i in new)]
         """[N + M]: the number of each row among all examples of the job, which its validation examples follow."""
-        names = names_of(labels)
-        texts = [*(example.input for example in known), *names, *(job.examples[i].input for i in outside)]
-        read = backbone.tokenize_flagged(texts, prompt_length)  # as prediction reads them
         self.token_ids = [ids for ids, _ in read]
         self.truncated = sum(is_cut for _, is_cut in read[: len(known)])
         """How many texts of examples are cut."""
@@ -79,11 +86,11 @@ class EncoderRows:
         self.known = list(range(len(known)))
         """Examples and validation examples, which the final readout is fitted to."""
         self.names = list(range(len(known), len(known) + len(names)))
-        self.outside = list(range(len(known) + len(names), len(texts)))
+        self.outside = list(range(len(known) + len(names), len(read)))
         index = {label: number for number, label in enumerate(labels)}
         self.classes = torch.tensor([index[example.output] for example in known])
         """[N + M], on the CPU."""
-        self.groups = near_duplicate_groups(known)
+        self.groups = near_duplicate_groups(known, self.token_ids[: len(known)])
         """[N + M]: near-duplicates share a group, which no split takes apart."""
         self.probe = balanced_sample(examples, VALIDATION_ROWS, rng)
         """Examples that validations use."""

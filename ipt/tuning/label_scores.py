@@ -69,16 +69,17 @@ class LabelScores:
             "unmeasured_labels": len(self.unmeasured),
         }
 
+    def guessing_warning(self) -> str:
+        """Return a warning that the answers are no better than guessing, which `is_guessing` says."""
+        low, high = self.interval
+        return (
+            f"the score of {self.accuracy:.1%} on {self.texts} different texts (95 % interval {low:.0%} to {high:.0%}) "
+            f"is no better than guessing: always answering with the most frequent label scores {self.chance:.1%}"
+        )
+
     def warnings(self) -> list[str]:
         """Warn if the answers are no better than guessing, and of labels that were never right or not measured."""
-        warnings = []
-        if self.is_guessing:
-            low, high = self.interval
-            warnings.append(
-                f"the score of {self.accuracy:.1%} on {self.texts} different texts (95 % interval {low:.0%} to "
-                f"{high:.0%}) is no better than guessing: always answering with the most frequent label scores "
-                f"{self.chance:.1%}"
-            )
+        warnings = [self.guessing_warning()] if self.is_guessing else []
         never = [label for label, accuracy in self.accuracy_of.items() if accuracy == 0.0]
         if never:
             rows = sum(self.rows_of[label] for label in never)

@@ -9,6 +9,8 @@ from ipt.readout.label_errors import Suspect
 from ipt.tuning.label_scores import LabelScores
 
 FEW_HELD_BACK = 20
+UNREADABLE = 0.5
+"""Share of unknown tokens from which on the backbone cannot read the texts."""
 SURE = 0.8
 """Probability of another label from which a warning names the example."""
 
@@ -19,15 +21,26 @@ def quality_warnings(
     baseline: float | None,
     held_back: int,
     of_labels: LabelScores | None = None,
+    unknown_tokens: float = 0.0,
 ) -> list[str]:
     """Warn if the task is worse than the baseline, if it beats neither baseline, and if few examples were measured.
+
+    If the backbone cannot read the texts, the warnings say so and ask for no further examples, which would not help.
 
     Args:
         score, start, baseline: shares of right answers after tuning, before tuning and without a prompt; None if
             nothing could be measured.
         held_back: number of held-back examples they were measured on.
         of_labels: the scores label by label, if the task is a classification.
+        unknown_tokens: the share of tokens that the backbone does not know.
     """
+    if unknown_tokens >= UNREADABLE:
+        guessing = [of_labels.guessing_warning()] if of_labels is not None and of_labels.is_guessing else []
+        unreadable = (
+            f"the backbone cannot read the script of these texts: {unknown_tokens:.0%} of their tokens are unknown to "
+            "it. More examples do not help; use a multilingual backbone"
+        )
+        return [unreadable, *guessing]
     if score is None or start is None or baseline is None:
         return [
             "too few different texts to hold any back, so nothing was measured; give validation_examples for a score"

@@ -68,18 +68,19 @@ class TextLoop(TuningLoop):
         self.labels = labels_of(job.examples) if job.kind == "classification" else ()
         self.label_ids = backbone.tokenize_targets(self.labels)
         _check_distinct(self.labels, self.label_ids)
-        train, held_back = split_rows(job)
         dataset = [*job.examples, *(job.validation_examples or [])]
+        read = backbone.tokenize_flagged([example.input for example in dataset], subspace.prompt_length)
+        train, held_back = split_rows(job, [ids for ids, _ in read])
         # Without held-back examples, validation has to use the training examples.
         self.validation_dataset_rows = self._validation_sample(dataset, held_back or train)
         self.held_back_count = min(len(held_back), VALIDATION_ROWS)
         self.train_rows = range(len(train))
         self.validation_rows = range(len(train), len(train) + len(self.validation_dataset_rows))
-        self.examples = [dataset[row] for row in (*train, *self.validation_dataset_rows)]
-        read = backbone.tokenize_flagged([example.input for example in self.examples], subspace.prompt_length)
+        rows = [*train, *self.validation_dataset_rows]
+        self.examples = [dataset[row] for row in rows]
         self._prompt_positions = backbone.input_positions(subspace.prompt_length)
-        self.inputs = [ids for ids, _ in read]
-        self.truncated = sum(is_cut for _, is_cut in read)
+        self.inputs = [read[row][0] for row in rows]
+        self.truncated = sum(read[row][1] for row in rows)
         self.unknown_tokens = Vocabulary(backbone).unknown_share(self.inputs)
         self.targets = backbone.tokenize_targets([example.output for example in self.examples])
 
@@ -161,6 +162,7 @@ class TextLoop(TuningLoop):
             without_prompt.by_name.get(metric),
             self.held_back_count,
             of_labels,
+            self.unknown_tokens,
         )
         head = TaskHead(final, self.subspace.id, self.job.kind, self.labels, None, calibration=tuned.calibration)
         return AdaptedTask(head, metrics, warnings, held_out)

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ipt.backbones.interface import TokenIds
 from ipt.data.examples import labels_of
-from ipt.data.near_duplicates import near_duplicate_groups, new_rows
+from ipt.data.near_duplicates import near_duplicate_groups, new_rows, new_token_ids
 from ipt.errors import IptError
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.checkpoint import TuningState
@@ -204,20 +205,26 @@ def _initial_vectors(job: TuningJob, subspace: Subspace) -> Tensor:
     return vectors
 
 
-def split_rows(job: TuningJob) -> tuple[list[int], list[int]]:
+def split_rows(job: TuningJob, token_ids: Sequence[TokenIds]) -> tuple[list[int], list[int]]:
     """Return the numbers of the examples to tune on and of the held-back (validation) examples.
 
     Validation examples are numbered after the examples.
     Without `validation_examples` a quarter of each label's texts is held back (of all texts, for text to text); labels
     with fewer than four texts hold none back. Near-duplicates count as one text and stay together; a text that has
     several labels is not held back.
+
+    Args:
+        job: the job.
+        token_ids: of the inputs of all its examples, then of its validation examples.
     """
-    new = new_rows(job.validation_examples or [], job.examples)
+    count = len(job.examples)
+    different = {count + row for row in new_token_ids(token_ids[count:], token_ids[:count])}
+    new = [count + row for row in new_rows(job.validation_examples or [], job.examples) if count + row in different]
     if new:
-        return list(range(len(job.examples))), [len(job.examples) + row for row in new]
+        return list(range(count)), new
     rng = np.random.default_rng([job.hyperparameters.seed, 0])
     rows_of_text: dict[int, list[int]] = defaultdict(list)
-    for row, group in enumerate(near_duplicate_groups(job.examples)):
+    for row, group in enumerate(near_duplicate_groups(job.examples, token_ids[:count])):
         rows_of_text[group].append(row)
     texts_of_label: dict[str, list[list[int]]] = defaultdict(list)
     for rows in rows_of_text.values():
@@ -232,4 +239,4 @@ def split_rows(job: TuningJob) -> tuple[list[int], list[int]]:
         if len(texts) >= MIN_PER_LABEL_TO_HOLD_BACK:
             drawn = rng.permutation(len(texts))[: max(1, int(len(texts) * HELD_BACK_FRACTION))]
             held_back.update(row for number in drawn for row in texts[number])
-    return [row for row in range(len(job.examples)) if row not in held_back], sorted(held_back)
+    return [row for row in range(count) if row not in held_back], sorted(held_back)

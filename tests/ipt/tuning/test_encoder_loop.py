@@ -185,6 +185,20 @@ def test_near_duplicates_are_measured_by_a_lane_that_saw_none_of_them(engine: ip
         assert not measured & {rows.groups[row] for of_class in split.tuned_on for row in of_class}
 
 
+def test_texts_of_the_same_tokens_are_measured_by_a_lane_that_saw_none_of_them(engine: ipt.TuningEngine) -> None:
+    endings = ["", " 😀", " 😡", " 👍"]
+    examples = [replace(example, input=example.input + ending) for example in topics() for ending in endings[1:]]
+    assert isinstance(engine.backbone, EncoderBackbone)
+    rows = EncoderLoop(job("job", examples), engine.subspace, engine.backbone).rows
+    assert len(set(rows.groups)) == len(topics())
+    for split in rows.splits:
+        fitted = {tuple(rows.token_ids[row]) for row in split.fitted}
+        assert not fitted & {tuple(rows.token_ids[row]) for row in split.measured}
+    validation = [replace(examples[0], input=examples[0].input.replace("😀", "🎉"))]
+    seen = replace(job("job", examples), validation_examples=validation)
+    assert EncoderLoop(seen, engine.subspace, engine.backbone).rows.score_source == "out_of_fold"
+
+
 def test_a_label_with_one_text_is_named_as_not_measured(encoder: EncoderBackbone, subspace: ipt.Subspace) -> None:
     steps = ipt.Hyperparameters(steps=2)
     once = [ipt.Example("Goodbye", "other"), ipt.Example("goodbye!", "other")]

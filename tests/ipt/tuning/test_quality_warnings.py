@@ -2,6 +2,7 @@
 
 import pytest
 
+from ipt.tuning.label_scores import score_labels
 from ipt.tuning.quality_warnings import quality_warnings
 
 WORSE, NO_BETTER = "worse than it would be without a prompt", "no better than its baselines"
@@ -33,3 +34,15 @@ def test_a_score_of_few_examples_causes_a_warning() -> None:
     assert "measured on only 19 held-back examples" in quality_warnings(0.9, 0.5, 0.5, 19)[0]
     assert not quality_warnings(0.9, 0.5, 0.5, 20)
     assert "nothing was measured" in quality_warnings(None, 0.5, 0.5, 0)[0]
+
+
+def test_texts_that_the_backbone_cannot_read_need_another_backbone_instead_of_more_examples() -> None:
+    guessing = score_labels([0, 0], [0, 1], ["a", "b"], [0, 1])
+    for warnings in (
+        quality_warnings(0.5, 0.5, 0.5, 2, guessing, unknown_tokens=0.97),
+        quality_warnings(None, None, None, 0, unknown_tokens=0.97),
+    ):
+        assert warnings[0].startswith("the backbone cannot read the script of these texts: 97% of their tokens")
+        assert "multilingual" in warnings[0]
+        assert not any(f"{advice} " in warning for warning in warnings for advice in ("more examples may", "give"))
+    assert "give validation_examples" in quality_warnings(None, None, None, 0, unknown_tokens=0.4)[0]
