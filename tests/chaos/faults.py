@@ -52,13 +52,13 @@ class FaultInjector:
     def _kinds(self) -> dict[str, Callable[[], bool]]:
         service = self._service
         return {
-            "worker killed (SIGKILL, with its children)": lambda: self._one_of(service.workers, Process.kill),
-            "worker terminated (SIGTERM)": lambda: self._one_of(service.workers, Process.terminate),
-            "worker frozen past its lease (SIGSTOP, SIGCONT)": lambda: self._one_of(service.workers, self._freeze),
-            "pool process of a Celery worker killed": lambda: self._one_of(
+            "worker killed (SIGKILL, with its children)": lambda: self._busy_one_of(service.workers, Process.kill),
+            "worker terminated (SIGTERM)": lambda: self._busy_one_of(service.workers, Process.terminate),
+            "worker frozen past its lease (SIGSTOP, SIGCONT)": lambda: self._busy_one_of(service.workers, self._freeze),
+            "pool process of a Celery worker killed": lambda: self._busy_one_of(
                 service.celery_workers, lambda process: process.kill_child()
             ),
-            "Celery's main process killed, its pool process orphaned": lambda: self._one_of(
+            "Celery's main process killed, its pool process orphaned": lambda: self._busy_one_of(
                 service.celery_workers, Process.kill_parent
             ),
             "API process killed (SIGKILL)": lambda: self._one_of(service.apis, Process.kill),
@@ -70,11 +70,14 @@ class FaultInjector:
         }
 
     def _one_of(self, processes: list[Process], act: Callable[[Process], object]) -> bool:
-        """Act on a random process, preferably one that runs an adaptation, since an idle one has nothing to lose."""
+        """Act on a random process that is available; return whether there was one."""
         available = [process for process in processes if process.is_available]
-        busy_pids = _busy_worker_pids(self._service)
-        available = [process for process in available if busy_pids & process.pids()] or available
         return bool(available) and act(self._random.choice(available)) is not False
+
+    def _busy_one_of(self, workers: list[Process], act: Callable[[Process], object]) -> bool:
+        """Act on a random worker that runs an adaptation, since an idle one has nothing to lose."""
+        busy_pids = _busy_worker_pids(self._service)
+        return self._one_of([worker for worker in workers if busy_pids & worker.pids()], act)
 
     def _freeze(self, process: Process) -> None:
         process.freeze()

@@ -118,10 +118,9 @@ def _inject_faults(
         service.restart_ended()
         injector.end_expired()
         injected = sum(result.faults.values())
-        if now >= next_fault_at and injected < max_faults:
+        if now >= next_fault_at and injected < max_faults and (name := injector.inject()):
             next_fault_at = now + pauses.uniform(0.5, 1.5) * pause
-            if name := injector.inject():
-                log(f"{now - began:6.1f} s  {name}")
+            log(f"{now - began:6.1f} s  {name}")
         new_states = _count_states(service)
         if new_states is not None:
             if new_states != states:
