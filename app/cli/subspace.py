@@ -224,6 +224,32 @@ def redirect(
 
 
 @commands.command()
+def share_lower_layers(
+    fitted: Annotated[str, typer.Argument(help="'default', or the folder of a fitted subspace.", metavar="FITTED")],
+    output: Annotated[Path, typer.Argument(help="Folder for the new subspace.", metavar="OUTPUT")],
+    backbone: BackboneName = "default",
+    revision: Revision = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let task vectors move the upper third of the layers only: tuning is several times as fast on a CPU.
+
+    All tasks share the lower layers of the zero vector's prompt. FITTED must have prompts at every layer of an encoder.
+
+    \b
+    ipt subspace fit tasks/ fitted --split seen --placement every_layer
+    ipt subspace share-lower-layers fitted my-subspace
+    """
+    import ipt
+    from ipt.fitting.shared_lower_layers import share_lower_layers
+
+    check_folder(output)
+    _check_unfinished(output)
+    loaded = ipt.load_backbone(backbone, revision=revision, device="cpu")
+    subspace = share_lower_layers(ipt.load_subspace(fitted, loaded), loaded, output)
+    _print_location(subspace.id, output, {}, as_json=as_json)
+
+
+@commands.command()
 def info(
     subspace: Annotated[str, typer.Argument(help="'default', or the folder of a subspace.")] = "default",
     as_json: AsJson = False,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -36,6 +37,7 @@ class EncoderBackbone(Backbone):
         pooling: how token states become an embedding: their mean, or the state of the first token.
         max_tokens: length that `tokenize` cuts to, special tokens included; `max_positions` when None.
         prompt_placement: where in its input the model reads the prompt.
+        shared_prompt: as in `with_shared_prompt`.
     """
 
     family: ClassVar[Family] = "encoder"
@@ -49,6 +51,7 @@ class EncoderBackbone(Backbone):
         pooling: Pooling = "mean",
         max_tokens: int | None = None,
         prompt_placement: str = "after_first_token",
+        shared_prompt: Tensor | None = None,
     ) -> None:
         self.prompt_placement = known_placement(self.family, prompt_placement)
         config: Any = model.config
@@ -62,9 +65,17 @@ class EncoderBackbone(Backbone):
         self._placed: dict[str, EncoderBackbone] = {}
         if self.prompted_layers:
             enable_prefixes(model)
+        self.shared_prompt = shared_prompt
+        self._shared_prefix: Tensor | None = None
+        below = self.layer_count - self.prompted_layers
+        if shared_prompt is not None:
+            self._shared_prefix = shared_prompt.detach().to(self.input_embeddings.weight).unflatten(0, (below, 2, -1))
         self._lower_layers: LowerLayers | None = None
+        self._prompted_lower_layers: LowerLayers | None = None
         if self.device.type == "cpu" and 0 < self.prompted_layers < self.layer_count:
-            self._lower_layers = LowerLayers(model, self.layer_count - self.prompted_layers)
+            self._lower_layers = self._prompted_lower_layers = LowerLayers(model, below)
+            if self._shared_prefix is not None:
+                self._prompted_lower_layers = LowerLayers(model, below, self._shared_prefix)
         self._graphs: GraphedPasses | None = None
         if self.device.type == "cuda" and config.model_type in GRAPHED_MODEL_TYPES and self._uses_sdpa:
             bound = launch_bound_positions(self.hidden_size)
@@ -72,19 +83,40 @@ class EncoderBackbone(Backbone):
             self._graphs = GraphedPasses(self.device, bound, positions_of_graphs(self), prompts_in_input=in_input)
 
     def placed(self, placement: str) -> EncoderBackbone:
-        if placement == self.prompt_placement:
+        if placement == self.prompt_placement and self.shared_prompt is None:
             return self
         if placement not in self._placed:
             # Kept, because each has CUDA graphs of its own.
-            self._placed[placement] = EncoderBackbone(
-                self.model,
-                self.tokenizer,
-                self.identity,
-                pooling=self.pooling,
-                max_tokens=self.max_tokens,
-                prompt_placement=placement,
-            )
+            self._placed[placement] = self._copy(placement)
         return self._placed[placement]
+
+    def with_shared_prompt(self, prompt: Tensor) -> EncoderBackbone:
+        below = self.layer_count - self.prompted_layers
+        if not self.prompted_layers or not below:
+            super().with_shared_prompt(prompt)
+        if prompt.dim() != 2 or prompt.shape[1] != self.hidden_size or not len(prompt) or len(prompt) % (2 * below):
+            raise BackboneError(
+                f"a shared prompt has the keys and values of {below} layers, a multiple of {2 * below} rows of "
+                f"{self.hidden_size} numbers; got {list(prompt.shape)}",
+                param="shared_prompt",
+            )
+        if self.shared_prompt is not None and torch.equal(self.shared_prompt, prompt):
+            return self
+        key = hashlib.sha256(prompt.float().cpu().numpy().tobytes()).hexdigest()
+        if key not in self._placed:
+            self._placed[key] = self._copy(self.prompt_placement, prompt)
+        return self._placed[key]
+
+    def _copy(self, placement: str, shared_prompt: Tensor | None = None) -> EncoderBackbone:
+        return EncoderBackbone(
+            self.model,
+            self.tokenizer,
+            self.identity,
+            pooling=self.pooling,
+            max_tokens=self.max_tokens,
+            prompt_placement=placement,
+            shared_prompt=shared_prompt,
+        )
 
     @property
     def fit_placement(self) -> str:
@@ -154,7 +186,7 @@ class EncoderBackbone(Backbone):
         rows = self._fit(token_ids, prompt_lengths)
         if not rows:
             return torch.zeros(0, self.hidden_size, device=self.device)
-        lower = None if self._lower_layers is None else self._lower_layers.states(rows)
+        lower = self._lower_states(rows, prompted if prompts is not None else [False] * len(rows))
 
         def embed_bucket(bucket: list[int], bucket_prompts: Tensor | None) -> Tensor:
             bucket_prompted = [prompted[row] for row in bucket]
@@ -169,6 +201,16 @@ class EncoderBackbone(Backbone):
             self.hidden_size,
             embed_bucket,
         )
+
+    def _lower_states(self, rows: Sequence[TokenIds], prompted: Sequence[bool]) -> list[Tensor] | None:
+        """Return the states [T, H] of each row below the prompted layers; None if the rows pass all layers at once."""
+        if self._lower_layers is None or self._prompted_lower_layers is None:
+            return None
+        states: dict[int, Tensor] = {}
+        for with_prompt, layers in ((True, self._prompted_lower_layers), (False, self._lower_layers)):
+            numbers = [number for number, flag in enumerate(prompted) if flag == with_prompt]
+            states |= zip(numbers, layers.states([rows[number] for number in numbers]), strict=True)
+        return [states[number] for number in range(len(rows))]
 
     def _fit(self, token_ids: Sequence[TokenIds], prompt_lengths: Sequence[int]) -> list[TokenIds]:
         rows = []
@@ -226,6 +268,8 @@ class EncoderBackbone(Backbone):
         prefixes = None
         if prompts is not None and self.prompted_layers:
             prefixes = prompts.unflatten(1, (self.prompted_layers, 2, -1))
+            if self._shared_prefix is not None:
+                prefixes = torch.cat([self._shared_prefix.expand(len(prefixes), -1, -1, -1, -1), prefixes], dim=1)
         elif prompts is not None:
             prompt_length = prompts.shape[1]
             prompted = self._insert_prompts(embeds, prompts, starts)

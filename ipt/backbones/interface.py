@@ -60,12 +60,17 @@ class BackboneIdentity:
     weights_sha256: str
 
 
-def prompt_identity(weights_sha256: str, family: str, placement: str, template: str) -> str:
+def prompt_identity(
+    weights_sha256: str, family: str, placement: str, template: str, shared_prompt: Tensor | None = None
+) -> str:
     """Return a SHA-256 of all that a prompt's meaning depends on; with the default placement, the weights' hash."""
     if placement == PLACEMENTS[family][0]:
         return weights_sha256
     text = "" if template == PLAIN_TEMPLATE else f" {template}"
-    return hashlib.sha256(f"{placement} {weights_sha256}{text}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{placement} {weights_sha256}{text}".encode())
+    if shared_prompt is not None:
+        digest.update(shared_prompt.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def known_placement(family: Family, placement: str) -> Placement:
@@ -96,6 +101,8 @@ class Backbone(ABC):
     model: torch.nn.Module
     """The frozen transformers model, in eval mode, without gradients of its parameters."""
     prompt_placement: Placement
+    shared_prompt: Tensor | None = None
+    """Keys and values [rows, H] of the layers below the prompted ones, which all prompted rows read."""
     template: str = PLAIN_TEMPLATE
     """What the model reads, as text with the placeholder {input}, and {prompt} if the placement puts text before it."""
 
@@ -115,6 +122,21 @@ class Backbone(ABC):
     def fit_placement(self) -> str:
         """The prompt placement with which a subspace is fitted if its caller does not choose one."""
         return self.prompt_placement
+
+    def with_shared_prompt(self, prompt: Tensor) -> Backbone:
+        """Return this backbone with keys and values below its prompted layers that all prompted rows read.
+
+        Args:
+            prompt: [rows, H], the keys and values of each layer below the prompted ones, as in a prompt.
+
+        Raises:
+            BackboneError: the prompt placement leaves no layers below, or the prompt has another shape.
+        """
+        raise BackboneError(
+            f"the prompt placement {self.prompt_placement!r} has no layers below the prompt, for which {len(prompt)} "
+            "shared rows were given",
+            param="prompt_placement",
+        )
 
     def with_own_tokenizer(self) -> Self:
         """Return this backbone with a copy of its tokenizer, because no two threads may use one at the same time."""
@@ -194,7 +216,9 @@ class Backbone(ABC):
     @property
     def prompt_identity(self) -> str:
         """Hash of everything that the meaning of this backbone's prompts depends on."""
-        return prompt_identity(self.identity.weights_sha256, self.family, self.prompt_placement, self.template)
+        return prompt_identity(
+            self.identity.weights_sha256, self.family, self.prompt_placement, self.template, self.shared_prompt
+        )
 
     @property
     def layer_count(self) -> int:

@@ -1,6 +1,7 @@
-"""The layers of an encoder below its prompted layers: no prompt changes their output, so each text passes them once.
+"""The layers of an encoder below its prompted layers: a task's prompt never changes their output, so each text passes
+them once.
 
-Letters in shapes: B rows, T tokens, H hidden size.
+Letters in shapes: B rows, T tokens, P prefix positions, H hidden size.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from ipt.backbones.batching import CPU_BUCKETS, length_buckets, right_padded
 from ipt.backbones.interface import TokenIds
@@ -30,14 +32,22 @@ class LowerLayers:
     """Runs the first layers of an encoder on a CPU, and keeps the states of the most recent texts. Thread-safe.
 
     Args:
-        model: the encoder; its attention ignores prefixes in these layers.
+        model: the encoder.
         count: how many of its layers run here.
+        prefix: [count, 2, P, H], keys and values that every text reads in these layers.
         max_bytes: most memory of the states that are kept.
     """
 
-    def __init__(self, model: nn.Module, count: int, max_bytes: int = DEFAULT_BYTES) -> None:
+    def __init__(
+        self, model: nn.Module, count: int, prefix: Tensor | None = None, max_bytes: int = DEFAULT_BYTES
+    ) -> None:
         self._model: Any = model
         self._layers = layers_of(model)[:count]
+        self._prefixes: Tensor | None = None
+        if prefix is not None:
+            # The attention counts prefixed layers from the last one; those above are not run.
+            above = prefix.new_zeros(len(layers_of(model)) - count, *prefix.shape[1:])
+            self._prefixes = torch.cat([prefix, above])[None]
         self.max_bytes = max_bytes
         self._states: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
         self.kept_bytes = 0
@@ -64,9 +74,13 @@ class LowerLayers:
         embeds = self._model.get_input_embeddings()(ids)
         hidden = self._model.embeddings(input_ids=None, inputs_embeds=embeds)
         present = torch.arange(ids.shape[1]) < lengths[:, None]
-        mask = None if bool(present.all()) else present[:, None, None].expand(-1, -1, ids.shape[1], -1)
+        visible, attention_arguments = present, {}
+        if self._prefixes is not None:
+            visible = pad(present, (self._prefixes.shape[3], 0), value=True)
+            attention_arguments = {"prefixes": self._prefixes.expand(len(rows), -1, -1, -1, -1)}
+        mask = None if bool(present.all()) else visible[:, None, None].expand(-1, -1, ids.shape[1], -1)
         for layer in self._layers:
-            hidden = layer(hidden, mask)
+            hidden = layer(hidden, mask, **attention_arguments)
         # Clones, because a view would keep the memory of the whole batch.
         return {row: states[: len(row)].clone() for row, states in zip(rows, hidden, strict=True)}
 

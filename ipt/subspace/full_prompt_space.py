@@ -62,6 +62,7 @@ def full_prompt_space(backbone: Backbone, prompt_length: int, starts: Tensor | N
         decoder=IdentityDecoder(prompt_length, backbone.hidden_size),
         initial_vectors=starts.detach().float().cpu().flatten(1),
         manifest=manifest,
+        shared_prompt=backbone.shared_prompt,
     )
 
 

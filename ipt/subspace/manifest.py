@@ -17,6 +17,8 @@ FORMAT_VERSION = 1
 TENSORS_FILE = "subspace.safetensors"
 MANIFEST_FILE = "subspace.json"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+SHARED_PROMPT = "shared_prompt"
+"""Name of the tensor of `Subspace.shared_prompt`."""
 SHAPE_FIELDS = ("intrinsic_dim", "decoder_hidden", "prompt_length", "hidden_size")
 MAX_SHAPE = 1_000_000
 MAX_READOUT_CONSTANT = 1e6
@@ -43,14 +45,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def subspace_id(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Return a hash of everything that changes what a task vector means.
 
-    It covers the decoder, the shapes, the hash of the backbone's weights, the prompt placement and the template.
+    It covers the decoder, the shared prompt, the shapes, the hash of the backbone's weights, the prompt placement and
+    the template.
     """
     digest = hashlib.sha256()
     meaning = {name: manifest.get(name) for name in ("format_version", *SHAPE_FIELDS, "prompt_placement", "template")}
     meaning["weights_sha256"] = manifest["backbone"]["weights_sha256"]
     digest.update(json.dumps(meaning, sort_keys=True).encode())
     for name in sorted(tensors):
-        if name.startswith("decoder."):
+        if name.startswith("decoder.") or name == SHARED_PROMPT:
             # Always little-endian float32, so that the id does not depend on the dtype in the file.
             digest.update(name.encode() + tensors[name].float().numpy().astype("<f4").tobytes())
     return f"sub_{digest.hexdigest()[:24]}"

@@ -23,6 +23,7 @@ from ipt.subspace.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
     SHAPE_FIELDS,
+    SHARED_PROMPT,
     TENSORS_FILE,
     read_manifest,
     subspace_id,
@@ -51,7 +52,7 @@ def save_subspace(
     Args:
         folder: where to write; created if missing.
         decoder: the trained decoder.
-        backbone: the backbone that the decoder was trained on.
+        backbone: the backbone that the decoder was trained on, with its shared prompt if it has one.
         initial_vectors: [K, D] vectors where tuning may start; the zero vector when None.
         encoder: needed only to compress prompts to vectors.
         task_vectors: [N, D] vectors of the training tasks, in the order of ``training["tasks"]``.
@@ -67,6 +68,8 @@ def save_subspace(
     tensors["initial_vectors"] = torch.zeros(1, decoder.intrinsic_dim) if initial_vectors is None else initial_vectors
     if task_vectors is not None:
         tensors["task_vectors"] = task_vectors
+    if backbone.shared_prompt is not None:
+        tensors[SHARED_PROMPT] = backbone.shared_prompt
     tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in tensors.items()}
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
@@ -150,7 +153,10 @@ def _check_tensors(folder: Path, manifest: dict[str, Any], tensors: dict[str, Te
     if starts is None or starts.dim() != 2 or not 1 <= len(starts) <= MAX_INITIAL_VECTORS or starts.shape[1] != dim:
         raise SubspaceError(f"{folder}: initial_vectors must have shape [K, {dim}], K at most {MAX_INITIAL_VECTORS}")
     shapes = _expected_shapes(manifest, tensors)
-    names = sorted([*shapes, "initial_vectors"])
+    shared = tensors.get(SHARED_PROMPT)
+    if shared is not None and (shared.dim() != 2 or shared.shape[1] != manifest["hidden_size"]):
+        raise SubspaceError(f"{folder}: {SHARED_PROMPT} must have shape [rows, {manifest['hidden_size']}]")
+    names = sorted([*shapes, "initial_vectors", *({SHARED_PROMPT} & tensors.keys())])
     if sorted(tensors) != names:
         raise SubspaceError(f"{folder}: tensors are {sorted(tensors)}, expected {names}")
     for name, shape in shapes.items():
@@ -186,7 +192,8 @@ def _build(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> Subspace:
         encoder.requires_grad_(False)
     starts = tensors["initial_vectors"].float()
     vectors = tensors["task_vectors"].float() if "task_vectors" in tensors else None
-    return Subspace(manifest["subspace_id"], decoder.requires_grad_(False), starts, manifest, encoder, vectors)
+    shared = tensors[SHARED_PROMPT].float() if SHARED_PROMPT in tensors else None
+    return Subspace(manifest["subspace_id"], decoder.requires_grad_(False), starts, manifest, encoder, vectors, shared)
 
 
 def _has_encoder(tensors: dict[str, Tensor]) -> bool:

@@ -32,6 +32,8 @@ class Subspace:
     encoder: SubspaceEncoder | None = None
     task_vectors: Tensor | None = None
     """[N, D]: the vectors of the training tasks, in the manifest's order; None when they were not saved."""
+    shared_prompt: Tensor | None = None
+    """[rows, H]: keys and values of the layers below the prompted ones, equal for all vectors; None: there are none."""
 
     @property
     def intrinsic_dim(self) -> int:
@@ -50,7 +52,11 @@ class Subspace:
         """The `Backbone.prompt_identity` of the backbone that the prompts are for."""
         manifest, backbone = self.manifest, self.manifest["backbone"]
         return prompt_identity(
-            backbone["weights_sha256"], backbone["family"], manifest["prompt_placement"], manifest["template"]
+            backbone["weights_sha256"],
+            backbone["family"],
+            manifest["prompt_placement"],
+            manifest["template"],
+            self.shared_prompt,
         )
 
     @torch.no_grad()
@@ -123,4 +129,4 @@ class Subspace:
                 f"subspace {self.id} was fitted with another chat template than that of {backbone.identity.id!r}: load "
                 "the backbone with the tokenizer files of that time, or fit a subspace for these"
             )
-        return placed
+        return placed if self.shared_prompt is None else placed.with_shared_prompt(self.shared_prompt)
