@@ -88,6 +88,14 @@ def fit(
             max=1.0,
         ),
     ] = None,
+    bias_learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate of the decoder's output bias, which all tasks share. Default: --learning-rate.",
+            min=1e-8,
+            max=1.0,
+        ),
+    ] = None,
     reconstruction_weight: Annotated[
         float | None,
         typer.Option(help="Weight of the reconstruction error in the auto-encoder's loss.", min=0, max=1e9),
@@ -123,8 +131,9 @@ def fit(
     if (method is Method.AUTOENCODER) != bool(prompts):
         raise CliError("--method autoencoder learns from tuned prompts: give --prompts FILE with it, and only with it")
     weights = without_none(reconstruction_weight=reconstruction_weight, task_weight=task_weight)
-    if vector_learning_rate is not None and prompts:
-        raise CliError("--vector-learning-rate needs --method direct")
+    direct_rates = without_none(vector_learning_rate=vector_learning_rate, bias_learning_rate=bias_learning_rate)
+    if direct_rates and prompts:
+        raise CliError("--vector-learning-rate and --bias-learning-rate need --method direct")
     if weights and not prompts:
         raise CliError("--reconstruction-weight and --task-weight need --method autoencoder")
     check_folder(output)
@@ -166,7 +175,7 @@ def fit(
                     prompt_length=rows,
                     steps=steps,
                     decoder_learning_rate=learning_rate,
-                    vector_learning_rate=vector_learning_rate,
+                    **direct_rates,
                 ),
             )
             running = DirectFit(prepare(options), options)

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,8 @@ class FitOptions(RowOptions):
     steps: int = 4500
     decoder_learning_rate: float = 1e-3
     vector_learning_rate: float = 1e-2
+    bias_learning_rate: float | None = None
+    """Learning rate of the decoder's output bias, the part of a prompt that all tasks share; None: the decoder's."""
     warmup_steps: int = 60
     decay_fraction: float = 0.3
     """The learning rate decays linearly to zero over this last fraction of the steps."""
@@ -82,8 +85,12 @@ class DirectFit(ResumableFit):
             _start_like_words(decoder, backbone)
             vectors = VECTOR_START * torch.randn(len(self.families) + len(tasks), options.intrinsic_dim)
         self.decoder = decoder.to(device)
-        decoder_group = {"params": list(self.decoder.parameters()), "lr": options.decoder_learning_rate}
-        groups = [{**decoder_group, "weight_decay": 1e-4}]
+        rate, bias = options.decoder_learning_rate, self.decoder.project.bias
+        others = [parameter for parameter in self.decoder.parameters() if parameter is not bias]
+        groups: list[dict[str, Any]] = [
+            {"params": others, "lr": rate, "weight_decay": 1e-4},
+            {"params": [bias], "lr": options.bias_learning_rate or rate, "weight_decay": 1e-4},
+        ]
         if losses.constants:
             groups.append({"params": list(losses.constants.values()), "lr": CONSTANTS_RATE, "weight_decay": 0.0})
         self.decoder_optimizer = torch.optim.AdamW(groups)

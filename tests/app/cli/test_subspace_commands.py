@@ -356,14 +356,14 @@ def test_a_fit_on_a_chat_model_uses_its_template(
 ) -> None:
     model, output = build_tiny_chat(tmp_path / "model"), tmp_path / "out"
     command = ["subspace", "fit", str(crossfit_tasks), str(output), "--backbone", str(model), "--device", "cpu"]
-    command += ["--vector-learning-rate", "0.04"]
+    command += ["--vector-learning-rate", "0.04", "--bias-learning-rate", "0.05"]
     assert run([*command, *options, "--steps", "2", "--tasks-per-step", "1", "--rows-per-task", "2"]) == 0
     manifest = json.loads((output / "subspace.json").read_text())
     layers_in_rows = 2  # of 32 numbers: keys and values of two layers, two heads of 8 each
     assert (manifest["prompt_placement"], manifest["prompt_length"]) == (placement, 4 if options else layers_in_rows)
     fit_options = manifest["training"]["options"]
-    names = ("tasks_per_step", "rows_per_task", "vector_learning_rate")
-    assert [fit_options[name] for name in names] == [1, 2, 0.04]
+    names = ("tasks_per_step", "rows_per_task", "vector_learning_rate", "bias_learning_rate")
+    assert [fit_options[name] for name in names] == [1, 2, 0.04, 0.05]
     assert turn in manifest["template"]
 
 
@@ -372,7 +372,7 @@ def test_a_fit_on_a_chat_model_uses_its_template(
     [
         (["--method", "autoencoder"], "give --prompts FILE with it"),
         (["--task-weight", "2"], "need --method autoencoder"),
-        (["--method", "autoencoder", "--prompts", "p", "--vector-learning-rate", "1"], "needs --method direct"),
+        (["--method", "autoencoder", "--prompts", "p", "--vector-learning-rate", "1"], "need --method direct"),
     ],
 )
 def test_options_of_the_other_method_are_one_error_line(
