@@ -20,6 +20,7 @@ from benchmarks.machine import ROOT, provenance
 from ipt.subspace.prompt_decoder import SubspaceDecoder
 from tests.chaos.client import STEPS
 from tests.chaos.processes import TENANTS
+from tests.chaos.recovery import SECONDS_AFTER_REAPING
 from tests.chaos.result import Result
 from tests.chaos.run import LEASE_SECONDS, run
 from tests.support.tiny import build_tiny_encoder
@@ -77,6 +78,11 @@ def render(result: Result, seed: int, origin: str) -> str:
     if result.stop_seconds:
         slowest, name = max(result.stop_seconds)
         stop_seconds = f"{statistics.median(seconds for seconds, _ in result.stop_seconds):.1f}, {slowest:.1f} ({name})"
+    recovery = "none"
+    if result.recovery_seconds:
+        slowest, fault = max(result.recovery_seconds)
+        median = statistics.median(seconds for seconds, _ in result.recovery_seconds)
+        recovery = f"{median:.1f}, {slowest:.1f} ({fault})"
     rows = [
         ("adaptations accepted (202)", f"{result.adaptations}"),
         ("**lost**", f"**{len(result.lost)}**"),
@@ -89,6 +95,11 @@ def render(result: Result, seed: int, origin: str) -> str:
             f"seconds from SIGTERM to the end of a process, median and maximum of {len(result.stop_seconds)}",
             stop_seconds,
         ),
+        (
+            f"seconds until {len(result.recovery_seconds)} adaptations ran again after a fault, median and maximum",
+            recovery,
+        ),
+        ("most connections to PostgreSQL", f"{result.most_connections}"),
         ("duration", f"{result.seconds:.0f} s"),
         ("seed", f"{seed}"),
     ]
@@ -119,7 +130,9 @@ before any kind is repeated. Processes that end are restarted.
 
 - **lost**: accepted, but not in the database, or not succeeded with one final event and one task version.
 - **duplicated**: two adaptations, tasks, final events or task versions for one request.
-- **other errors**: a response other than 202 or 503; gaps in the numbers of events; attempts that disagree with the
+- **other errors**: an adaptation that waits after the loss of its worker for longer than the lease, the reaper's
+  interval, {SECONDS_AFTER_REAPING:.0f} s and the start of a process; more connections to PostgreSQL than the pools
+  hold, plus 10 %; a response other than 202 or 503; gaps in the numbers of events; attempts that disagree with the
   events; a lease or checkpoint that outlives its adaptation; a process that outlives its parent; a task vector that
   differs from that of an undisturbed run (relative tolerance 1e-4)."""
 

@@ -6,12 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from sqlalchemy import select, text
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.db.models import Adaptation
 from app.db.session import transaction
 from tests.chaos.processes import Process, Service
+from tests.chaos.recovery import Interruption, interrupted_now, running_adaptations
 
 
 class FaultInjector:
@@ -22,6 +22,12 @@ class FaultInjector:
         self._random = random.Random(seed)
         self._remaining: list[tuple[str, Callable[[], bool]]] = []
         self._undo: list[tuple[float, Callable[[], None]]] = []
+        self._hit: tuple[str, ...] = ()
+        self.interruptions: list[Interruption] = []
+
+    def random_pause(self, mean_seconds: float) -> float:
+        """Return the seconds until the next fault."""
+        return self._random.uniform(0.5, 1.5) * mean_seconds
 
     def end_expired(self) -> None:
         """End the temporary faults that are over."""
@@ -43,7 +49,10 @@ class FaultInjector:
             self._remaining = list(self._kinds().items())
             self._random.shuffle(self._remaining)
         for index, (name, cause) in enumerate(self._remaining):
+            self._hit = ()
             if cause():
+                if self._hit:
+                    self.interruptions.append(interrupted_now(name, self._hit))
                 del self._remaining[index]
                 self._counts[name] += 1
                 return name
@@ -76,8 +85,13 @@ class FaultInjector:
 
     def _busy_one_of(self, workers: list[Process], act: Callable[[Process], object]) -> bool:
         """Act on a random worker that runs an adaptation, since an idle one has nothing to lose."""
-        busy_pids = _busy_worker_pids(self._service)
-        return self._one_of([worker for worker in workers if busy_pids & worker.pids()], act)
+        running = {worker.name: running_adaptations(self._service, worker.pids()) for worker in workers}
+
+        def hit(worker: Process) -> object:
+            self._hit = running[worker.name]
+            return act(worker)
+
+        return self._one_of([worker for worker in workers if running[worker.name]], hit)
 
     def _freeze(self, process: Process) -> None:
         process.freeze()
@@ -98,13 +112,3 @@ class FaultInjector:
         except (OSError, ValueError, IndexError):
             return False  # the database is already down
         return True
-
-
-def _busy_worker_pids(service: Service) -> set[int]:
-    """Return the process ids of the workers that run an adaptation; a worker id contains its process id."""
-    try:
-        with transaction(service.engine) as session:
-            ids = session.scalars(select(Adaptation.worker_id).where(Adaptation.state == "running")).all()
-    except SQLAlchemyError:
-        return set()
-    return {int(worker_id.split(":")[1]) for worker_id in ids if worker_id is not None}

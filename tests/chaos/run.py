@@ -1,6 +1,5 @@
 """A chaos run: sends adaptations to a real service while faults are injected, then checks every result."""
 
-import random
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,9 +16,11 @@ from tests.chaos.checks import check_adaptations, check_vectors
 from tests.chaos.client import Client
 from tests.chaos.faults import FaultInjector
 from tests.chaos.processes import Service, running
+from tests.chaos.recovery import SECONDS_AFTER_REAPING, check_recovery, count_connections
 from tests.chaos.result import Result
 
 LEASE_SECONDS = 3.0
+REAP_SECONDS = 1.0
 # The mean pause between faults, as a fraction of the service's start time: longer on a slow machine.
 _PAUSE_PER_START_SECOND = 0.2
 # Longer than any part of the service takes to restart.
@@ -51,7 +52,7 @@ def run(
         "IPT_DEVICE": "cpu",
         "IPT_LEASE_SECONDS": str(LEASE_SECONDS),
         "IPT_HEARTBEAT_SECONDS": "0.5",
-        "IPT_REAP_SECONDS": "1",
+        "IPT_REAP_SECONDS": str(REAP_SECONDS),
         "IPT_POLL_SECONDS": "0.2",
         "IPT_CHECKPOINT_EVERY_STEPS": "5",
         "IPT_JOBS_PER_BATCH": "4",
@@ -60,12 +61,14 @@ def run(
     with running(folder, settings) as service:
         began = time.monotonic()
         _wait_until_ready(service)
-        pause = _PAUSE_PER_START_SECOND * (time.monotonic() - began)
-        log(f"ready after {time.monotonic() - began:.1f} s; a fault every {pause:.1f} s")
+        start_seconds = time.monotonic() - began
+        pause = _PAUSE_PER_START_SECOND * start_seconds
+        log(f"ready after {start_seconds:.1f} s; a fault every {pause:.1f} s")
         began = time.monotonic()
         # The client spreads its requests over the time of the faults.
         with Client(service, adaptations, faults * pause, seed) as client:
-            _inject_faults(service, client, result, seed, faults, pause, log)
+            injector = FaultInjector(service, LEASE_SECONDS, seed, result.faults)
+            _inject_faults(service, client, injector, result, faults, pause, log)
         result.seconds = time.monotonic() - began
         result.errors += client.errors
         result.stop_seconds += [
@@ -74,6 +77,9 @@ def run(
         _, alive = psutil.wait_procs(service.orphans(), timeout=_ORPHAN_SECONDS)
         result.errors += [f"process {process.pid} outlived its parent" for process in alive]
         check_adaptations(service, client.accepted, result)
+        # The faults may have stopped all workers, so that one must start first.
+        bound = LEASE_SECONDS + REAP_SECONDS + SECONDS_AFTER_REAPING + start_seconds
+        check_recovery(service, injector.interruptions, bound, result)
         check_vectors(service, result, str(backbone), str(subspace))
     return result
 
@@ -101,14 +107,12 @@ def _count_workers(service: Service) -> int:
 def _inject_faults(
     service: Service,
     client: Client,
+    injector: FaultInjector,
     result: Result,
-    seed: int,
     max_faults: int,
     pause: float,
     log: Callable[[str], None],
 ) -> None:
-    injector = FaultInjector(service, LEASE_SECONDS, seed, result.faults)
-    pauses = random.Random(seed)
     began = changed_at = logged_at = time.monotonic()
     next_fault_at = began + pause
     states: Counter[str] = Counter()
@@ -119,8 +123,9 @@ def _inject_faults(
         injector.end_expired()
         injected = sum(result.faults.values())
         if now >= next_fault_at and injected < max_faults and (name := injector.inject()):
-            next_fault_at = now + pauses.uniform(0.5, 1.5) * pause
+            next_fault_at = now + injector.random_pause(pause)
             log(f"{now - began:6.1f} s  {name}")
+        result.most_connections = max(result.most_connections, count_connections(service))
         new_states = _count_states(service)
         if new_states is not None:
             if new_states != states:
