@@ -16,6 +16,7 @@ from app.db.ids import new_id
 from app.db.models import Tenant
 from app.db.session import make_engine, transaction
 from app.settings import Settings
+from tests.support.fault_proxy import proxy  # noqa: F401, a fixture
 from tests.support.service import Serve, WorkOff, running, work_off_queue
 
 

@@ -119,7 +119,8 @@ lost or run twice. A lost worker counts against no adaptation; only one that los
 any further fails. `make chaos` tests this with real processes, and `make test` runs a short version. `make simulate`
 tests a million histories of the queue in which a seed decides between every two statements what runs next, fails or is
 lost ([decision 55](decisions/0055-simulation-of-the-queue.md)); `make test` runs 4,000 of them. It also puts a proxy
-in front of PostgreSQL that loses a COMMIT or its reply, ends every connection, or sends nothing back."""
+between PostgreSQL and an API process or a worker, which loses a COMMIT or its reply, delays every reply, ends every
+connection, or sends nothing back."""
 
 _HOW = f"""\
 PostgreSQL, Redis, two API processes, one polling worker and two Celery workers run as real processes with a tiny

@@ -46,11 +46,13 @@ class WatchedModel(LazyModel):
 
 @pytest.fixture
 def new_drainer(engine: Engine, settings: Settings) -> NewDrainer:
-    """Create a drainer that calls `before_step` before each engine step, with changed settings."""
+    """Create a drainer that calls `before_step` before each engine step, with another database and changed settings."""
 
-    def new_drainer(before_step: BeforeStep = lambda _: None, **changes: Any) -> Drainer:
+    def new_drainer(
+        before_step: BeforeStep = lambda _: None, database: Engine | None = None, **changes: Any
+    ) -> Drainer:
         changed = settings.model_copy(update=changes)
-        return Drainer(engine, WatchedModel(changed, before_step), changed, new_id("worker"))
+        return Drainer(database or engine, WatchedModel(changed, before_step), changed, new_id("worker"))
 
     return new_drainer
 

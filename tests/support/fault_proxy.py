@@ -1,6 +1,7 @@
 """A proxy between the service and PostgreSQL that loses, delays and holds back what passes."""
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +9,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy.engine import make_url
 
 SOCKET = ".s.PGSQL.5432"
-# The service has other transactions too, for example to look for batches.
-_CREATION = b"INSERT INTO adaptations"
+_DELAY_SECONDS = 0.005
 
 
 class Fault(Enum):
@@ -21,7 +22,8 @@ class Fault(Enum):
     NONE = "forward everything"
     PARTITION = "end every connection and refuse new ones"
     HALF_OPEN = "accept everything from the service and send nothing back"
-    LOSE_COMMIT = "end the connection in place of forwarding the COMMIT of a new adaptation"
+    DELAY = "hold everything back for a moment"
+    LOSE_COMMIT = "end the connection in place of forwarding the next COMMIT of rows of the table"
     LOSE_COMMIT_REPLY = "forward that COMMIT, and end the connection in place of forwarding the reply"
 
 
@@ -31,6 +33,7 @@ class FaultProxy:
     def __init__(self, upstream: Path) -> None:
         self._upstream = upstream
         self._fault = Fault.NONE
+        self._insertion = b""
         self._healed = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._connections: set[asyncio.Task[Any]] = set()
@@ -45,9 +48,11 @@ class FaultProxy:
             self._end_all()
             await asyncio.gather(*self._connections, return_exceptions=True)
 
-    async def set(self, fault: Fault) -> None:
+    async def set(self, fault: Fault, table: str) -> None:
         """Change the fault; connections that were held back continue when there is none."""
         self._fault = fault
+        # The service has other transactions too, for example to look for batches.
+        self._insertion = f"INSERT INTO {table} ".encode()
         self._healed.clear()
         if fault is Fault.NONE:
             self._healed.set()
@@ -84,16 +89,17 @@ class FaultProxy:
         self._connections.discard(task)
 
     async def _requests(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, lost: asyncio.Event) -> None:
-        creates = False
+        inserts = False
         while data := await reader.read(1 << 16):
-            creates |= _CREATION in data
+            inserts |= self._insertion in data
             if b"COMMIT" in data:
-                if creates and self._fault in (Fault.LOSE_COMMIT, Fault.LOSE_COMMIT_REPLY):
+                if inserts and self._fault in (Fault.LOSE_COMMIT, Fault.LOSE_COMMIT_REPLY):
                     self.injected += 1
-                    if self._fault is Fault.LOSE_COMMIT:
+                    fault, self._fault = self._fault, Fault.NONE
+                    if fault is Fault.LOSE_COMMIT:
                         return
                     lost.set()
-                creates = False
+                inserts = False
             server.write(data)
 
     async def _replies(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter, lost: asyncio.Event) -> None:
@@ -103,6 +109,9 @@ class FaultProxy:
             if self._fault is Fault.HALF_OPEN:
                 self.injected += 1
                 await self._healed.wait()
+            if self._fault is Fault.DELAY:
+                self.injected += 1
+                await asyncio.sleep(_DELAY_SECONDS)
             client.write(data)
 
 
@@ -123,9 +132,9 @@ class RunningProxy:
         """How many connections a fault has hit."""
         return self._proxy.injected
 
-    def set(self, fault: Fault) -> None:
-        """Change the fault; it holds when this returns."""
-        self._call(self._proxy.set(fault))
+    def set(self, fault: Fault, table: str = "adaptations") -> None:
+        """Change the fault; it holds when this returns. `table` is that of the COMMIT to lose."""
+        self._call(self._proxy.set(fault, table))
 
     def _call(self, coroutine: Any) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
@@ -144,3 +153,11 @@ class RunningProxy:
             thread.join(30)
             assert not thread.is_alive()
             self._loop.close()
+
+
+@pytest.fixture
+def proxy(database_url: str) -> Iterator[RunningProxy]:
+    """A proxy to the test's database."""
+    # Not in pytest's folders, whose paths are too long for a socket.
+    with tempfile.TemporaryDirectory() as folder, RunningProxy(database_url, Path(folder)).running() as proxy:
+        yield proxy

@@ -3,7 +3,6 @@
 Each test names the promise of docs/api.md or docs/reliability.md that the fault could break.
 """
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,6 @@ from tests.support.processes import until
 from tests.support.service import adaptation_body, error_of, running
 
 KEY = {"Idempotency-Key": "once"}
-
-
-@pytest.fixture
-def proxy(database_url: str) -> Iterator[RunningProxy]:
-    # Not in pytest's folders, whose paths are too long for a socket.
-    with tempfile.TemporaryDirectory() as folder, RunningProxy(database_url, Path(folder)).running() as proxy:
-        yield proxy
 
 
 @pytest.fixture
