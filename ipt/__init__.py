@@ -22,6 +22,8 @@ from ipt.errors import (
 )
 from ipt.evaluation.classification_report import Report, held_out_report, report
 from ipt.evaluation.comparison import Comparison, compare
+from ipt.evaluation.multilabel_report import MultiLabelReport, held_out_multilabel_report, multilabel_report
+from ipt.evaluation.text_report import TextReport, text_report
 from ipt.generation.batch import GenerationRequest
 from ipt.generation.engine import GenerationEngine
 from ipt.generation.events import GenerationEvent, TextDelta, TextFinished
@@ -51,6 +53,7 @@ __all__ = [
     "GenerationRequest",
     "Hyperparameters",
     "IptError",
+    "MultiLabelReport",
     "Prediction",
     "Predictor",
     "Progress",
@@ -62,16 +65,20 @@ __all__ = [
     "TaskKind",
     "TextDelta",
     "TextFinished",
+    "TextReport",
     "TuningEngine",
     "TuningJob",
     "adapt",
     "check_examples",
     "compare",
+    "held_out_multilabel_report",
     "held_out_report",
     "load_backbone",
     "load_subspace",
+    "multilabel_report",
     "read_dataset_file",
     "report",
     "save_subspace",
     "suggest",
+    "text_report",
 ]

@@ -38,7 +38,7 @@ def adapt(
         subspace: found on that backbone.
         examples: at least two of each label.
         validation_examples: to measure on; if None, a quarter of `examples` is held back.
-        kind: inferred from the outputs if None.
+        kind: inferred from the outputs if None; "multilabel" for examples of `Example.with_labels`.
         hyperparameters: the defaults if None.
         initial_vectors: [K, D], where tuning may start instead of the subspace's initial vectors.
         on_step: called with the progress after every step.

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import ipt
-from app.adaptations.schemas import DatasetInput, ExampleInput
+from app.adaptations.schemas import DatasetInput, ExampleInput, LabelSet
 from app.errors import InvalidError
 from app.http.text_limits import check_text_length
 from app.settings import Settings
-from ipt.data.examples import labels_of
+from ipt.data.examples import labels_of_kind
 from ipt.data.labels import labels_in_scope
 from ipt.data.names import listed
 from ipt.data.preparation import PreparedDataset, doubt_about_outputs, prepare
@@ -32,18 +32,25 @@ def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family |
     for name, rows in fields.items():
         for index, example in enumerate(rows):
             check_text_length(settings, example.output, f"{name}[{index}].output")
-    examples, all_validation = (core_examples(rows, settings.max_text_chars, family) for rows in fields.values())
+    kind = body.kind or kind_of_lists(fields)
+    if kind != "multilabel" and kind_of_lists(fields):
+        raise InvalidError(
+            "an output is a list of labels, which only tasks of the kind multilabel have: send that kind, or one label",
+            code="invalid_dataset",
+            param="kind",
+        )
+    examples, all_validation = (core_examples(rows, settings.max_text_chars, family, kind) for rows in fields.values())
     validation = None if body.validation_examples is None else all_validation
     try:
-        dataset = prepare(examples, validation, body.kind)
+        dataset = prepare(examples, validation, kind)
         if family == "encoder" and dataset.kind == "classification":
             labels_in_scope(dataset.examples)
     except DatasetError as error:
         raise InvalidError(error.message, code="invalid_dataset", param=error.param) from error
-    labels = labels_of(dataset.examples)
-    if dataset.kind == "classification" and len(labels) > settings.max_labels:
+    labels = labels_of_kind(dataset.examples, dataset.kind)
+    if dataset.kind != "text2text" and len(labels) > settings.max_labels:
         too_many = f"at most {settings.max_labels} labels, got {len(labels)}"
-        if body.kind is not None or family in ("encoder", None):
+        if kind is not None or family in ("encoder", None):
             advice = (
                 ": merge some"
                 if family != "encoder"
@@ -52,6 +59,13 @@ def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family |
             raise InvalidError(too_many + advice, code="too_many_labels", param="examples")
         texts = prepare(examples, validation, "text2text")
         dataset = replace(texts, warnings=[f"{too_many}: the outputs are tuned as texts", *texts.warnings])
+    if dataset.kind == "multilabel" and family not in ("encoder", None):
+        raise InvalidError(
+            "The backbone writes text, not several labels at once: use a service with an encoder, or send the labels "
+            "as one text, with kind text2text",
+            code="kind_not_supported",
+            param="kind",
+        )
     if dataset.kind == "text2text" and family == "encoder":
         doubt = doubt_about_outputs(dataset.examples)
         raise InvalidError(
@@ -64,10 +78,27 @@ def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family |
     return replace(dataset, warnings=[*dataset.warnings, *_cut_warnings(settings, fields)])
 
 
-def core_examples(examples: Sequence[ExampleInput], max_chars: int, family: ipt.Family | None) -> list[ipt.Example]:
+def kind_of_lists(fields: Mapping[str, Sequence[ExampleInput]]) -> ipt.TaskKind | None:
+    """Return "multilabel" if any output is a list, None otherwise."""
+    is_any_list = any(isinstance(example.output, LabelSet) for rows in fields.values() for example in rows)
+    return "multilabel" if is_any_list else None
+
+
+def core_examples(
+    examples: Sequence[ExampleInput], max_chars: int, family: ipt.Family | None, kind: ipt.TaskKind | None = None
+) -> list[ipt.Example]:
     """Return the examples, whose inputs are cut to `max_chars` at the end that the backbone does not read."""
     kept = slice(-max_chars, None) if family == "causal" else slice(max_chars)
-    return [ipt.Example(example.input[kept], example.output) for example in examples]
+    core = [ipt.Example(example.input[kept], str(example.output)) for example in examples]
+    return [with_labels(example) for example in core] if kind == "multilabel" else core
+
+
+def with_labels(example: ipt.Example) -> ipt.Example:
+    """Return the example of a multi-label task; an output that is no list is its only label."""
+    try:
+        return ipt.Example.with_labels(example.input, example.labels)
+    except DatasetError:
+        return ipt.Example.with_labels(example.input, [example.output])
 
 
 def _cut_warnings(settings: Settings, fields: Mapping[str, Sequence[ExampleInput]]) -> list[str]:

@@ -8,7 +8,7 @@ from app.adaptations import repository
 from app.adaptations.schemas import DatasetInput, ExampleInput
 from app.errors import ConflictError, InvalidError
 from app.tasks import service as tasks
-from ipt.data.examples import labels_of
+from ipt.data.examples import labels_of_kind
 from ipt.data.labels import labels_alike
 from ipt.data.names import is_short_name, listed
 from ipt.data.preparation import PreparedDataset
@@ -46,7 +46,8 @@ def extended(session: Session, tenant_id: str, body: DatasetInput) -> DatasetInp
     validation = body.validation_examples
     if dataset.validation_examples is not None:
         validation = [*(validation or []), *_missing_from(validation or [], dataset.validation_examples)]
-    return body.model_copy(update={"examples": examples, "validation_examples": validation})
+    kind = body.kind or ("multilabel" if newest.kind == "multilabel" else None)
+    return body.model_copy(update={"examples": examples, "validation_examples": validation, "kind": kind})
 
 
 def forgetting_warnings(session: Session, tenant_id: str, body: DatasetInput, dataset: PreparedDataset) -> list[str]:
@@ -55,12 +56,12 @@ def forgetting_warnings(session: Session, tenant_id: str, body: DatasetInput, da
     Raises:
         NotFoundError: the tenant has no such task.
     """
-    if body.task_id is None or dataset.kind != "classification":
+    if body.task_id is None or dataset.kind == "text2text":
         return []
     newest = tasks.newest_version(session, tenant_id, body.task_id)
     if newest is None:
         return []
-    labels = labels_of(dataset.examples)
+    labels = labels_of_kind(dataset.examples, dataset.kind)
     known = set(labels)
     lost = [
         label

@@ -1,6 +1,6 @@
 """Which of the process's models a dataset is tuned on."""
 
-from app.adaptations.dataset_checks import prepare_dataset
+from app.adaptations.dataset_checks import kind_of_lists, prepare_dataset
 from app.adaptations.schemas import DatasetInput
 from app.predictions.model import Model
 from app.predictions.models import Models
@@ -20,5 +20,8 @@ def choose_model(settings: Settings, models: Models, body: DatasetInput, subspac
     named = None if subspace_id is None else models.of_subspace(subspace_id)
     if named is not None:
         return named
-    # A model that writes accepts both kinds, so that only the dataset decides.
+    kind = body.kind or kind_of_lists({"examples": body.examples})
+    if kind == "multilabel":
+        return models.for_kind(kind)
+    # A model that writes accepts both other kinds, so that only the dataset decides.
     return models.for_kind(prepare_dataset(settings, body, models.for_kind("text2text").family).kind)

@@ -3,17 +3,48 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, ValidatorFunctionWrapHandler, WithJsonSchema, WrapValidator, model_validator
 
+import ipt
 from app.db.models import Adaptation, AdaptationEvent, Kind, State
 from app.errors import ErrorDetail
 from app.http.fields import WHOLE, Body, Id, Listed, Metadata, Name, Storable, Text
+from ipt.data.examples import MAX_LABELS, VISIBLE, VISIBLE_TEXT, text_fault
 from ipt.tuning.job import BATCH_SIZE, LARGEST_LEARNING_RATE, RESTARTS, SEED, STEPS
+
+
+class LabelSet(str):
+    """An output that came as a list of labels: the text that `ipt.Example.with_labels` stores."""
+
+    __slots__ = ()
+
+
+def _label_set_or_text(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    if not isinstance(value, list):
+        return handler(value)
+    if len(value) > MAX_LABELS:
+        raise ValueError(f"has {len(value)} labels; at most {MAX_LABELS} are allowed")
+    for label in value:
+        if not isinstance(label, str) or text_fault(label) or not VISIBLE_TEXT.search(label):
+            raise ValueError("must be a text or a list of labels, each a text with a visible character")
+    return LabelSet(ipt.Example.with_labels("", value).output)
+
+
+_LABELS = {"type": "array", "maxItems": MAX_LABELS, "items": {"type": "string", "minLength": 1, "pattern": VISIBLE}}
+Output = Annotated[
+    Text,
+    WrapValidator(_label_set_or_text),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1, "pattern": VISIBLE}, _LABELS]}),
+]
 
 
 class ExampleInput(Body):
     input: Text = Field(examples=["I was charged twice this month"])
-    output: Text = Field(description="the correct label or text for this input", examples=["billing"])
+    output: Output = Field(
+        description="the correct label or text for this input; of a multi-label task the list of its labels, which is "
+        "empty for a text of none",
+        examples=["billing"],
+    )
 
 
 class HyperparametersInput(Body):
@@ -55,7 +86,9 @@ class DatasetInput(Body):
     validation_examples: Listed[ExampleInput] | None = Field(
         default=None, description="held-back examples to measure on; by default some of `examples` are held back"
     )
-    kind: Kind | None = Field(default=None, description="inferred from the outputs by default")
+    kind: Kind | None = Field(
+        default=None, description="inferred from the outputs by default: multilabel if any output is a list"
+    )
     task_id: Id | None = Field(default=None, description="the task to create a new version of, instead of `name`")
     extend: bool = Field(
         default=False, description="with `task_id`: also tune on the examples of the task's newest version"

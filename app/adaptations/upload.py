@@ -36,6 +36,7 @@ _FORMAT_PARTS = {
     "charset": "the charset of a text file that is not in UTF-8, such as windows-1252",
     "input_column": "the column of the inputs; by default one with a usual name, such as `input` or `text`",
     "output_column": "the column of the outputs; by default one with a usual name, such as `output` or `label`",
+    "label_separator": "what separates the labels in a cell of a multi-label task, such as `;`; implies that `kind`",
 }
 _PARSED_FIELDS = {"hyperparameters", "metadata", "extend", "version", "compare_with"}
 # Above every known field, so that an unknown field is rejected by its name.
@@ -150,6 +151,8 @@ def read_body(form: Form, settings: Settings, model: type[BodyT]) -> Upload[Body
         InvalidError, RequestValidationError: as for JSON, but with file and line.
     """
     body: dict[str, Any] = {name: text for name, text in form.texts.items() if name not in _FORMAT_PARTS}
+    if "label_separator" in form.texts:
+        body.setdefault("kind", "multilabel")
     for name in body.keys() & _PARSED_FIELDS:
         try:
             body[name] = load_json(body[name])
@@ -193,6 +196,11 @@ def _read(form: Form, part: str, file: File, settings: Settings) -> DatasetFile:
     file_format = form.texts.get("format", format_of(file.name, file.content_type))
     if file_format is not None and file_format not in FORMATS:
         raise InvalidError(f"must be {_ONE_OF_FORMATS}", code="unknown_format", param="format")
+    separator = form.texts.get("label_separator")
+    if separator is not None and not separator.strip(" "):
+        raise InvalidError(
+            "must be the text between two labels, such as ;", code="invalid_value", param="label_separator"
+        )
     declared = _CHARSET.search(file.content_type)
     try:
         return read_dataset(
@@ -201,6 +209,8 @@ def _read(form: Form, part: str, file: File, settings: Settings) -> DatasetFile:
             charset=form.texts.get("charset", declared and declared[1]),
             input_column=form.texts.get("input_column"),
             output_column=form.texts.get("output_column"),
+            multilabel=form.texts.get("kind") == "multilabel",
+            label_separator=separator,
             # One row above the limit is enough for the check of JSON bodies to reject the file.
             max_rows=settings.max_examples,
             max_bytes=settings.max_body_bytes,

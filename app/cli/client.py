@@ -107,6 +107,11 @@ class ServiceClient:
         """Return the report of the examples that a version was measured on."""
         return self._send("GET", f"/v1/tasks/{task_id}/versions/{version}/report")
 
+    def is_multilabel(self, task_id: str) -> bool:
+        """Return whether the newest version of a task has several labels at once."""
+        versions = self._send("GET", f"/v1/tasks/{task_id}")["versions"]
+        return bool(versions) and versions[-1]["kind"] == "multilabel"
+
     def answering_version(self, task_id: str) -> int:
         """Return the number of the version of a task that answers.
 

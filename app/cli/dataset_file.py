@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.cli.output import CliError
 from app.cli.upload import with_options
@@ -15,11 +15,15 @@ Row = dict[str, str]
 _PLACE = re.compile(r"\bexamples\[(\d+)\](?:\.(?:input|output))?")
 
 
-def read_dataset(path: Path, **how: str | None) -> "DatasetFile":
+def read_dataset(
+    path: Path, *, multilabel: bool = False, label_separator: str | None = None, **how: Any
+) -> "DatasetFile":
     """Return the file's examples with their lines.
 
     Args:
         path: the file.
+        multilabel: read outputs as lists of labels.
+        label_separator: what separates the labels in a cell.
         how: `input_column`, `output_column` and `charset`, if the file needs them.
 
     Raises:
@@ -29,7 +33,7 @@ def read_dataset(path: Path, **how: str | None) -> "DatasetFile":
     from ipt.errors import DatasetError
 
     try:
-        return read_dataset_file(path, **how)
+        return read_dataset_file(path, multilabel=multilabel, label_separator=label_separator, **how)
     except DatasetError as error:
         raise CliError(with_options(error.message)) from error
 

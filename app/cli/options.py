@@ -22,6 +22,9 @@ FirstSeed = Annotated[
     # Further seeds follow it, so the limit leaves room.
     int, typer.Option(help="Seed of the first draw; fits use seed 0.", min=0, max=LARGEST_SEED // 2)
 ]
+LabelSeparator = Annotated[
+    str | None, typer.Option(help="What separates several labels in a cell, such as ';'.", metavar="TEXT")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.options import DEFAULT_URL, AsJson, Url, api_key
+from app.cli.options import DEFAULT_URL, AsJson, LabelSeparator, Url, api_key
 from app.cli.output import print_json, results, score
 from app.cli.tasks import one_line, resolve_task
 
@@ -29,6 +29,7 @@ def evaluate(
     input_column: Annotated[str | None, typer.Option(help="Column of the input texts.")] = None,
     output_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
     charset: Annotated[str | None, typer.Option(help="Charset of a file that is not in UTF-8.")] = None,
+    label_separator: LabelSeparator = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -47,9 +48,11 @@ def evaluate(
     numbers = {name: None if number is None else str(number)
                for name, number in (("version", version), ("compare_with", compare_with))}  # fmt: skip
     columns = {"input_column": input_column, "output_column": output_column, "charset": charset}
+    columns |= {"label_separator": label_separator}
     with ServiceClient(url, api_key()) as client:
         task_id = resolve_task(client, task)
         path = f"/v1/tasks/{task_id}/evaluate"
+        columns |= {"kind": "multilabel" if client.is_multilabel(task_id) else None}
         answer = send_file(client, path, file, columns | numbers, timeout_seconds=None)  # may take minutes
     if as_json:
         print_json(answer)
@@ -93,7 +96,11 @@ def report(
 
 
 def _print_report(console: Console, report: dict[str, Any], rows: str) -> None:
-    console.print(_summary(report, rows))
+    summary = {"classification": _summary, "multilabel": _multilabel_summary, "text2text": _text_summary}
+    console.print(summary[report["kind"]](report, rows))
+    if report["kind"] == "text2text":
+        _print_wrong(console, report)
+        return
     console.print()
     console.print(_labels(report))
     if len(report["labels"]) > _MOST_LABELS:
@@ -101,6 +108,10 @@ def _print_report(console: Console, report: dict[str, Any], rows: str) -> None:
     if report["unknown_labels"]:
         unknown = ", ".join(f"{label} ({count})" for label, count in report["unknown_labels"].items())
         console.print(Text(f"labels that the task does not know, not measured: {unknown}", style="yellow"))
+    _print_wrong(console, report)
+
+
+def _print_wrong(console: Console, report: dict[str, Any]) -> None:
     if report["wrong"]:
         console.print()
         console.print(_wrong(report, console.width))
@@ -123,41 +134,84 @@ def _summary(report: dict[str, Any], rows: str) -> Table:
     return table
 
 
+def _multilabel_summary(report: dict[str, Any], rows: str) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    interval = f"{score(report['subset_accuracy_low'])} to {score(report['subset_accuracy_high'])}"
+    table.add_row("micro F1", f"[bold]{score(report['micro_f1'])}[/bold]", f"of all labels, on {report['rows']} {rows}")
+    table.add_row("chance", score(report["chance"]), "the best labels that are the same for every text")
+    table.add_row("macro F1", score(report["macro_f1"]), "mean of the labels")
+    table.add_row("samples F1", score(report["samples_f1"]), "mean of the texts")
+    table.add_row("all labels right", score(report["subset_accuracy"]), f"of the texts; 95 % interval {interval}")
+    table.add_row("calibration error", score(report["calibration_error"]), "by how much the scores are off")
+    return table
+
+
+def _text_summary(report: dict[str, Any], rows: str) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    interval = f"95 % interval {score(report['exact_match_low'])} to {score(report['exact_match_high'])}"
+    exact = f"[bold]{score(report['exact_match'])}[/bold]"
+    table.add_row("exactly right", exact, f"{interval}, on {report['rows']} {rows}")
+    return table
+
+
 def _labels(report: dict[str, Any]) -> Table:
     """Return a table of the labels, worst F1 first, each with the label that it is most often taken for."""
     table = Table(box=None, pad_edge=False)
     table.add_column("label", overflow="ellipsis", max_width=30)
     for heading in ("precision", "recall", "F1", "support"):
         table.add_column(heading, justify="right")
-    table.add_column("taken for", overflow="ellipsis", max_width=30)
+    confusion = report.get("confusion")
+    if confusion:
+        table.add_column("taken for", overflow="ellipsis", max_width=30)
     names = [each["label"] for each in report["labels"]]
     order = sorted(range(len(names)), key=lambda c: (report["labels"][c]["f1"] is None, report["labels"][c]["f1"]))
     for c in order[:_MOST_LABELS]:
         each = report["labels"][c]
-        others = [(count, other) for other, count in enumerate(report["confusion"][c]) if other != c and count]
-        taken_for = f"{names[max(others)[1]]} ({max(others)[0]})" if others else ""
         values = (score(each["precision"]), score(each["recall"]), score(each["f1"]), str(each["support"]))
-        table.add_row(Text(each["label"]), *values, Text(taken_for))
+        cells = [Text(each["label"]), *values]
+        if confusion:
+            others = [(count, other) for other, count in enumerate(confusion[c]) if other != c and count]
+            cells.append(Text(f"{names[max(others)[1]]} ({max(others)[0]})" if others else ""))
+        table.add_row(*cells)
     return table
 
 
 def _wrong(report: dict[str, Any], width: int) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("label", overflow="ellipsis", max_width=22)
+    table.add_column("expected", overflow="ellipsis", max_width=22)
     table.add_column("answered", overflow="ellipsis", max_width=22)
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("text", no_wrap=True, overflow="ellipsis", max_width=max(20, width - 58))
     for each in report["wrong"][:_MOST_WRONG]:
         text = Text(one_line(each["input"]))
-        table.add_row(Text(each["expected"]), Text(each["predicted"]), score(each["predicted_score"]), text)
+        table.add_row(*(Text(_shown(each[side])) for side in ("expected", "predicted")), _sureness(each), text)
     return table
+
+
+def _shown(answer: str | list[str]) -> str:
+    return one_line(answer) if isinstance(answer, str) else ", ".join(answer) or "–"
+
+
+def _sureness(wrong: dict[str, Any]) -> str:
+    """Return how sure the task is of a wrong answer; of labels, of the clearest one."""
+    if "scores" not in wrong:
+        return score(wrong.get("predicted_score", wrong.get("confidence")))
+    return score(max(p if label in wrong["predicted"] else 1 - p for label, p in wrong["scores"].items()))
 
 
 def _print_comparison(console: Console, version: int, comparison: dict[str, Any]) -> None:
     other = comparison["version"]
+    measures = {"classification": "accuracy", "multilabel": "subset_accuracy", "text2text": "exact_match"}
+    measure = measures[comparison["report"]["kind"]]
     console.print()
     console.print(
-        f"version {other}: {score(comparison['report']['accuracy'])} right. Of {comparison['rows']} rows, only version "
+        f"version {other}: {score(comparison['report'][measure])} right. Of {comparison['rows']} rows, only version "
         f"{version} answers {comparison['only_this_right']} right, only version {other} "
         f"{comparison['only_other_right']}.",
         soft_wrap=True,

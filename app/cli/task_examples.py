@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.options import DEFAULT_URL, AsJson, Url, api_key
+from app.cli.options import DEFAULT_URL, AsJson, LabelSeparator, Url, api_key
 from app.cli.output import CliError, notices, print_json, results, score
 from app.cli.tasks import one_line, resolve_task
 
@@ -46,10 +46,10 @@ def examples(
             return
         if suspect:
             found = client.suspects(task_id, version)
-            rows = [{**each["example"], "rather": each["likely_label"]} for each in found]
+            rows = [{**each["example"], "rather": _rather(each)} for each in found]
         else:
             rows = client.examples(task_id, **chosen)
-    rows = [row for row in rows if label is None or row["output"] == label]
+    rows = [row for row in rows if label is None or label in _labels(row["output"])]
     if not rows:
         notices().print("no such examples")
         return
@@ -59,15 +59,17 @@ def examples(
     for heading in headings:
         table.add_column(heading, no_wrap=heading == "input", overflow="ellipsis")
     for row in rows:
-        table.add_row(row["id"], *(Text(one_line(row[heading])) for heading in headings))
+        table.add_row(row["id"], *(Text(one_line(", ".join(_labels(row[heading])))) for heading in headings))
     results().print(table)
 
 
 def edit(
     task: Task,
     add: Annotated[Path | None, typer.Option(help="File with examples to add.", metavar="FILE")] = None,
+    label_separator: LabelSeparator = None,
     relabel: Annotated[
-        list[str] | None, typer.Option(help="Give an example another label; repeatable.", metavar="ID=LABEL")
+        list[str] | None,
+        typer.Option(help="Give an example another label, or a JSON list of labels; repeatable.", metavar="ID=LABEL"),
     ] = None,
     remove: Annotated[list[str] | None, typer.Option(help="Remove an example; repeatable.", metavar="ID")] = None,
     rename: Annotated[list[str] | None, typer.Option(help="Rename a label; repeatable.", metavar="LABEL=NEW")] = None,
@@ -94,17 +96,20 @@ def edit(
     from app.cli.progress import adaptation_progress
 
     changes: dict[str, Any] = {
-        "add": rows_of(read_dataset(add)) if add else [],
+        "add": [],
         "relabel": [{"id": name, "output": label} for name, label in map(_pair, relabel or [])],
         "remove": [{"id": name} for name in remove or []],
         "rename_labels": [{"label": label, "to": to} for label, to in map(_pair, rename or [])],
         "merge_labels": [{"labels": [label], "into": into} for label, into in map(_pair, merge or [])],
     }
     changes = {name: values for name, values in changes.items() if values}
-    if not changes:
+    if not changes and add is None:
         raise CliError("name a change: --add, --relabel, --remove, --rename or --merge")
     with ServiceClient(url, api_key()) as client:
         task_id = resolve_task(client, task)
+        if add is not None:
+            multilabel = client.is_multilabel(task_id)
+            changes["add"] = rows_of(read_dataset(add, multilabel=multilabel, label_separator=label_separator))
         base = client.newest_examples_version(task_id) if version is None else version
         adaptation = client.change_examples(task_id, {"version": base, **changes})
         if wait:
@@ -124,6 +129,18 @@ def edit(
         )
         for warning in adaptation["warnings"]:
             notices().print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+
+
+def _labels(output: str | list[str]) -> list[str]:
+    return [output] if isinstance(output, str) else output
+
+
+def _rather(suspect: dict[str, Any]) -> str:
+    """Return the label that fits better; of several labels, the one that is lacking or too many."""
+    label: str = suspect["likely_label"]
+    if isinstance(suspect["example"]["output"], str):
+        return label
+    return f"with {label}" if suspect["belongs"] else f"without {label}"
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.options import DEFAULT_URL, AsJson, Url, api_key, without_none
+from app.cli.options import DEFAULT_URL, AsJson, LabelSeparator, Url, api_key, without_none
 from app.cli.output import CliError, notices, print_json, program, results, score
 from app.cli.standard_input import lines_from_stdin, text_from_stdin
 
@@ -29,6 +29,10 @@ def adapt(
     input_column: Annotated[str | None, typer.Option(help="Column of the input texts.")] = None,
     output_column: Annotated[str | None, typer.Option(help="Column of the labels or output texts.")] = None,
     charset: Annotated[str | None, typer.Option(help="Charset of a file that is not in UTF-8.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="classification, multilabel or text2text. Default: inferred.", metavar="KIND")
+    ] = None,
+    label_separator: LabelSeparator = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how the file is read.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result, or only queue it.")] = True,
     as_json: AsJson = False,
@@ -41,6 +45,7 @@ def adapt(
     \b
     ipt adapt examples/support_tickets.jsonl
     ipt adapt questions.csv --name triage --input-column question --output-column team
+    ipt adapt topics.csv --label-separator ";"
     ipt adapt export.xlsx --dry-run
     ipt adapt big.jsonl --no-wait --json
     """
@@ -49,6 +54,7 @@ def adapt(
     from app.cli.upload import print_check, send_file, task_name
 
     how = {"input_column": input_column, "output_column": output_column, "charset": charset}
+    how |= {"kind": kind, "label_separator": label_separator}
     with ServiceClient(url, api_key()) as client:
         if dry_run:
             check = send_file(client, "/v1/datasets/check", file, how)
@@ -282,13 +288,16 @@ def one_line(text: str) -> str:
 
 
 def answer_of(prediction: dict[str, Any]) -> tuple[str, str]:
-    """Return a prediction's label or text, and its formatted score, which is empty for a text."""
-    label = prediction.get("label")
+    """Return a prediction's label, labels or text, and the formatted score of the first label, empty for a text."""
+    label, labels = prediction.get("label"), prediction.get("labels")
+    scores = prediction.get("scores") or {}
     if prediction.get("reason"):
         return f"– ({prediction['reason'].replace('_', ' ')})", ""
+    if labels is not None:
+        return (", ".join(labels), score(scores.get(labels[0]))) if labels else ("–", "")
     if label is None:
         return str(prediction.get("text") or ""), ""
-    return str(label), score((prediction.get("scores") or {}).get(label))
+    return str(label), score(scores.get(label))
 
 
 def metrics_table(metrics: dict[str, Any]) -> Table:

@@ -1,13 +1,12 @@
 """Response bodies of datasets."""
 
-from collections import Counter
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from app.adaptations.schemas import FileSources
 from app.db.models import Kind
-from ipt.data.preparation import PreparedDataset
+from ipt.data.preparation import PreparedDataset, label_counts
 
 
 class DatasetCheckView(BaseModel):
@@ -21,13 +20,12 @@ class DatasetCheckView(BaseModel):
 
     @classmethod
     def of(cls, dataset: PreparedDataset, warnings: list[str], source: FileSources | None) -> "DatasetCheckView":
-        classified = dataset.kind == "classification"
         validation = dataset.validation_examples
         return cls(
             kind=dataset.kind,
             examples=len(dataset.examples),
             validation_examples=None if validation is None else len(validation),
-            labels=Counter(example.output for example in dataset.examples) if classified else {},
+            labels=label_counts(dataset),
             warnings=warnings,
             source=source,
         )

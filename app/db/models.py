@@ -28,7 +28,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from app.db.base import NOW, Base, one_of
 
 State = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
-Kind = Literal["classification", "text2text"]
+Kind = Literal["classification", "multilabel", "text2text"]
 Scope = Literal["adapt", "predict", "admin"]
 Promotion = Literal["always", "if_better", "manual"]
 FINISHED: frozenset[State] = frozenset(("succeeded", "failed", "cancelled"))

@@ -16,7 +16,7 @@ from app.api_keys.dependencies import AdaptingTenantDep, PredictingTenantDep
 from app.db.dependencies import TransactionDep
 from app.errors import ConflictError, InvalidError, NotFoundError, PermissionDeniedError, documented
 from app.evaluations import service
-from app.evaluations.schemas import ComparisonView, EvaluationInput, EvaluationView, ReportView, VersionReportView
+from app.evaluations.schemas import ComparisonView, EvaluationInput, EvaluationView, VersionReportView, view_of
 from app.fairness.fair_pool import FairPool
 from app.http.dependencies import SettingsDep
 from app.http.disconnects import unless_gone
@@ -48,7 +48,7 @@ def get_report(
     """
     with transaction() as session:
         report, source = service.version_report(session, tenant, task_id, version)
-    return VersionReportView(task_id=task_id, task_version=version, source=source, report=ReportView.of(report))
+    return VersionReportView(task_id=task_id, task_version=version, source=source, report=view_of(report))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def _view(
     return EvaluationView(
         task_id=task_id,
         task_version=answered.number,
-        report=ReportView.of(report),
+        report=view_of(report),
         comparison=comparison,
         source=source,
     )
@@ -133,6 +133,8 @@ router.add_api_route(
 )
 async def evaluate_task(body: EvaluationInput, evaluator: EvaluatorDep) -> EvaluationView:
     """Report how a version answers a test set, sent as JSON or, in a form, as a file; nothing is stored.
+
+    A form with labels in lists needs `kind` multilabel or a `label_separator`.
 
     With `compare_with`, a second version answers the same rows, and McNemar's test says whether one is better.
     """

@@ -1,11 +1,12 @@
 """Request and response bodies of evaluations."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 import ipt
 from app.adaptations.schemas import ExampleInput, FileSources
+from app.db.models import Kind
 from app.http.fields import Body, Listed, VersionNumber
 
 MOST_WRONG = 256
@@ -15,12 +16,15 @@ MOST_CHARS = 1000
 
 
 class EvaluationInput(Body):
-    """A test set for a task: texts with the right labels."""
+    """A test set for a task: texts with the right labels or texts."""
 
     examples: Listed[ExampleInput] = Field(
         min_length=1,
         description="rows of labels that the task does not know are counted and not measured",
         examples=[[{"input": "I was charged twice this month", "output": "billing"}]],
+    )
+    kind: Kind | None = Field(
+        default=None, description="multilabel reads lists of labels in a file; in JSON it need not be sent"
     )
     version: VersionNumber | None = Field(
         default=None, description="the version that is measured; by default the one that answers", examples=[2]
@@ -56,7 +60,24 @@ class WrongAnswerView(BaseModel):
     predicted_score: float
 
 
+class WrongLabelsView(BaseModel):
+    row: int = Field(description="the number of the row, from 0; validation examples follow the examples")
+    input: str = Field(description=f"the first {MOST_CHARS} characters of the text")
+    expected: list[str]
+    predicted: list[str]
+    scores: dict[str, float] = Field(description="of the labels that it lacks or has too many")
+
+
+class WrongTextView(BaseModel):
+    row: int = Field(description="the number of the row, from 0")
+    input: str = Field(description=f"the first {MOST_CHARS} characters of the text")
+    expected: str = Field(description=f"the first {MOST_CHARS} characters of the text")
+    predicted: str = Field(description=f"the first {MOST_CHARS} characters of the text")
+    confidence: float | None
+
+
 class ReportView(BaseModel):
+    kind: Literal["classification"] = "classification"
     rows: int = Field(description="rows that were measured")
     accuracy: float
     accuracy_low: float = Field(description="lower end of the 95 % interval")
@@ -99,6 +120,100 @@ class ReportView(BaseModel):
         )
 
 
+class MultiLabelReportView(BaseModel):
+    kind: Literal["multilabel"] = "multilabel"
+    rows: int = Field(description="rows that were measured")
+    micro_f1: float = Field(description="of all pairs of a row and a label together")
+    macro_f1: float = Field(description="the mean F1 of the labels that occur in the rows or the answers")
+    samples_f1: float = Field(description="the mean F1 of the rows; 1 for a row that has and gets no label")
+    subset_accuracy: float = Field(description="share of the rows whose labels are all right")
+    subset_accuracy_low: float = Field(description="lower end of the 95 % interval")
+    subset_accuracy_high: float
+    chance: float = Field(description="the micro F1 of the best answer that is the same for every row")
+    log_loss: float = Field(description="the mean negative logarithm of the score of what is right, over all labels")
+    calibration_error: float = Field(description="expected calibration error: by how much the scores are off")
+    calibration: list[CalibrationBinView] = Field(description="of all pairs of a row and a label")
+    labels: list[LabelReportView]
+    wrong_count: int = Field(description="rows that were answered wrongly")
+    wrong: list[WrongLabelsView] = Field(description=f"at most {MOST_WRONG}, the clearest first")
+    unknown_labels: dict[str, int] = Field(
+        description="labels that the task does not know, with the number of their rows"
+    )
+
+    @classmethod
+    def of(cls, report: ipt.MultiLabelReport) -> "MultiLabelReportView":
+        low, high = report.summary.interval
+        return cls(
+            rows=report.rows,
+            micro_f1=report.summary.micro_f1,
+            macro_f1=report.summary.macro_f1,
+            samples_f1=report.summary.samples_f1,
+            subset_accuracy=report.summary.subset_accuracy,
+            subset_accuracy_low=low,
+            subset_accuracy_high=high,
+            chance=report.summary.chance,
+            log_loss=report.log_loss,
+            calibration_error=report.calibration_error,
+            calibration=[CalibrationBinView.model_validate(each, from_attributes=True) for each in report.calibration],
+            labels=[LabelReportView.model_validate(each, from_attributes=True) for each in report.labels],
+            wrong_count=len(report.wrong),
+            wrong=[
+                WrongLabelsView(
+                    row=each.row,
+                    input=each.input[:MOST_CHARS],
+                    expected=list(each.expected),
+                    predicted=list(each.predicted),
+                    scores=dict(each.scores),
+                )
+                for each in report.wrong[:MOST_WRONG]
+            ],
+            unknown_labels=dict(report.unknown_labels),
+        )
+
+
+class TextReportView(BaseModel):
+    kind: Literal["text2text"] = "text2text"
+    rows: int
+    exact_match: float = Field(description="share of the texts that are right word by word")
+    exact_match_low: float = Field(description="lower end of the 95 % interval")
+    exact_match_high: float
+    wrong_count: int
+    wrong: list[WrongTextView] = Field(description=f"at most {MOST_WRONG}, the most confident first")
+
+    @classmethod
+    def of(cls, report: ipt.TextReport) -> "TextReportView":
+        low, high = report.interval
+        return cls(
+            rows=report.rows,
+            exact_match=report.exact_match,
+            exact_match_low=low,
+            exact_match_high=high,
+            wrong_count=len(report.wrong),
+            wrong=[
+                WrongTextView(
+                    row=each.row,
+                    input=each.input[:MOST_CHARS],
+                    expected=each.expected[:MOST_CHARS],
+                    predicted=each.predicted[:MOST_CHARS],
+                    confidence=each.confidence,
+                )
+                for each in report.wrong[:MOST_WRONG]
+            ],
+        )
+
+
+AnyReportView = Annotated[ReportView | MultiLabelReportView | TextReportView, Field(discriminator="kind")]
+
+
+def view_of(
+    report: ipt.Report | ipt.MultiLabelReport | ipt.TextReport,
+) -> ReportView | MultiLabelReportView | TextReportView:
+    """Return the view of a report of any kind of task."""
+    if isinstance(report, ipt.MultiLabelReport):
+        return MultiLabelReportView.of(report)
+    return TextReportView.of(report) if isinstance(report, ipt.TextReport) else ReportView.of(report)
+
+
 def _wrong_answer(answer: Any) -> WrongAnswerView:
     view = WrongAnswerView.model_validate(answer, from_attributes=True)
     return view.model_copy(update={"input": view.input[:MOST_CHARS]})
@@ -112,12 +227,12 @@ class VersionReportView(BaseModel):
         description="`out_of_fold`: tuning held back each example once; `held_back`: validation examples, or a part "
         "of the examples"
     )
-    report: ReportView
+    report: AnyReportView
 
 
 class ComparisonView(BaseModel):
     version: int
-    report: ReportView
+    report: AnyReportView
     rows: int = Field(description="rows that both versions measure")
     only_this_right: int = Field(description="rows that only the evaluated version answers right")
     only_other_right: int = Field(description="rows that only the other version answers right")
@@ -126,10 +241,15 @@ class ComparisonView(BaseModel):
     )
 
     @classmethod
-    def of(cls, version: int, report: ipt.Report, comparison: ipt.Comparison) -> "ComparisonView":
+    def of(
+        cls,
+        version: int,
+        report: ipt.Report | ipt.MultiLabelReport | ipt.TextReport,
+        comparison: ipt.Comparison,
+    ) -> "ComparisonView":
         return cls(
             version=version,
-            report=ReportView.of(report),
+            report=view_of(report),
             rows=comparison.rows,
             only_this_right=comparison.only_first_right,
             only_other_right=comparison.only_second_right,
@@ -141,6 +261,6 @@ class EvaluationView(BaseModel):
     object: Literal["evaluation"] = "evaluation"
     task_id: str
     task_version: int = Field(description="the version that answered")
-    report: ReportView
+    report: AnyReportView
     comparison: ComparisonView | None = Field(description="null without `compare_with`")
     source: FileSources | None = Field(description="how a file was read; null for JSON")

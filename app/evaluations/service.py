@@ -1,12 +1,12 @@
 """Report how a version answers: the examples that it was measured on, or a test set."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 from sqlalchemy.orm import Session
 
 import ipt
-from app.db.models import TaskVersion
+from app.adaptations.dataset_checks import with_labels
 from app.errors import ConflictError, InvalidError
 from app.evaluations import repository
 from app.evaluations.repository import ScoreSource
@@ -14,22 +14,30 @@ from app.predictions.service import Predictions
 from app.predictions.task_lookup import Question
 from app.tasks import service as tasks
 from ipt.errors import DatasetError
-from ipt.evaluation.classification_report import report_scores
 from ipt.tuning.held_out import HeldOutLogits
 
+AnyReport = ipt.Report | ipt.MultiLabelReport | ipt.TextReport
 ROWS_AT_ONCE = 32
 """Rows of a test set that are asked together, as the requests of other callers are: theirs come in between."""
 
 
-def version_report(session: Session, tenant_id: str, task_id: str, number: int) -> tuple[ipt.Report, ScoreSource]:
+def version_report(
+    session: Session, tenant_id: str, task_id: str, number: int
+) -> tuple[ipt.Report | ipt.MultiLabelReport, ScoreSource]:
     """Return the report of the examples that a version was measured on, and how they were chosen.
 
     Raises:
         NotFoundError: the tenant has no such task, or the task no such version.
-        ConflictError: the version is no classification, or keeps nothing that it was measured on.
+        ConflictError: the version writes texts, or keeps nothing that it was measured on.
     """
     version = tasks.version(session, tenant_id, task_id, number)
-    _check_kind(version)
+    if version.kind == "text2text":
+        raise ConflictError(
+            "a version that writes texts keeps no report: its adaptation's metrics say how similar its texts are to "
+            "the expected ones, and POST /v1/tasks/{task_id}/evaluate measures it on a test set",
+            code="report_not_available",
+            param="task_id",
+        )
     held_out = repository.held_out(session, version)
     if held_out is None:
         raise ConflictError(
@@ -40,32 +48,30 @@ def version_report(session: Session, tenant_id: str, task_id: str, number: int) 
         )
     dataset = [ipt.Example(**row) for row in held_out.rows]
     logits = HeldOutLogits.from_bytes(held_out.logits, len(dataset), len(version.labels))
-    return ipt.held_out_report(version.labels, dataset, logits), held_out.source
+    report = ipt.held_out_multilabel_report if version.kind == "multilabel" else ipt.held_out_report
+    return report(version.labels, dataset, logits), held_out.source
 
 
+@dataclass(frozen=True, slots=True)
 class AnsweredTestSet:
-    """A test set and the scores of one version for its rows."""
+    """A test set and the predictions of one version for its rows."""
 
-    def __init__(self, number: int, labels: Sequence[str], examples: Sequence[ipt.Example]) -> None:
-        self.number = number
-        self.labels = labels
-        self._examples = examples
-        self._scores = np.empty((len(examples), len(labels)))
+    number: int
+    kind: ipt.TaskKind
+    examples: Sequence[ipt.Example]
+    predictions: Sequence[ipt.Prediction]
 
-    def record(self, start: int, predictions: Sequence[ipt.Prediction]) -> None:
-        """Keep the scores of the rows from `start` on."""
-        for row, prediction in enumerate(predictions, start):
-            assert prediction.scores is not None
-            self._scores[row] = [prediction.scores[label] for label in self.labels]
-
-    def report(self) -> ipt.Report:
+    def report(self) -> AnyReport:
         """Report the answers.
 
         Raises:
             InvalidError: the task knows none of the labels.
         """
         try:
-            return report_scores(self.labels, self._examples, range(len(self._examples)), self._scores)
+            if self.kind == "text2text":
+                return ipt.text_report(self.examples, self.predictions)
+            report = ipt.multilabel_report if self.kind == "multilabel" else ipt.report
+            return report(self.examples, self.predictions)
         except DatasetError as error:
             raise InvalidError(error.message, code="no_known_label", param=error.param) from error
 
@@ -77,42 +83,32 @@ async def answer_test_set(
 
     Raises:
         NotFoundError, ConflictError, BusyError, UnavailableError: as `Predictions.ask` does.
-        ConflictError: the task is no classification.
     """
-    answered: AnsweredTestSet | None = None
+    answers: list[ipt.Prediction] = []
+    number = version
     for start in range(0, len(examples), ROWS_AT_ONCE):
-        number = version if answered is None else answered.number
         questions = [
             Question(task_id, number, example.input, "task_id") for example in examples[start : start + ROWS_AT_ONCE]
         ]
         answer = await predictions.ask(tenant_id, questions, counted=False)
-        if answered is None:
-            scores = answer.answer.predictions[0].scores
-            if scores is None:
-                raise _not_a_classification()
-            answered = AnsweredTestSet(answer.keys[0][1], list(scores), examples)
-        answered.record(start, answer.answer.predictions)
-    assert answered is not None  # a test set has an example
-    return answered
+        number = answer.keys[0][1]
+        answers += answer.answer.predictions
+    assert number is not None  # a test set has an example
+    kind = _kind_of(answers[0])
+    if kind == "multilabel":
+        examples = [with_labels(example) for example in examples]
+    return AnsweredTestSet(number, kind, examples, answers)
 
 
-def compare_reports(first: ipt.Report, second: ipt.Report) -> ipt.Comparison:
-    """Compare two versions on the rows whose labels both know."""
+def compare_reports(first: AnyReport, second: AnyReport) -> ipt.Comparison:
+    """Compare two versions on the rows that both can be measured on."""
     right_of_second = dict(zip(second.measured, second.right.tolist(), strict=True))
     shared = [(right, row) for right, row in zip(first.right.tolist(), first.measured, strict=True)
               if row in right_of_second]  # fmt: skip
     return ipt.compare([right for right, _ in shared], [right_of_second[row] for _, row in shared])
 
 
-def _check_kind(version: TaskVersion) -> None:
-    if version.kind != "classification":
-        raise _not_a_classification()
-
-
-def _not_a_classification() -> ConflictError:
-    return ConflictError(
-        "reports are of classification tasks, and this task writes texts: its adaptation's metrics say how similar "
-        "they are to the expected ones",
-        code="report_not_available",
-        param="task_id",
-    )
+def _kind_of(prediction: ipt.Prediction) -> ipt.TaskKind:
+    if prediction.text is not None:
+        return "text2text"
+    return "classification" if prediction.labels is None else "multilabel"

@@ -4,8 +4,9 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from app.db.models import Kind
 from app.errors import ConflictError, NotFoundError
-from app.examples.rows import DatasetRow
+from app.examples.rows import DatasetRow, output_of
 from app.examples.schemas import ChangeInput, ExampleRef
 from ipt.data.labels import labels_alike
 
@@ -13,8 +14,9 @@ from ipt.data.labels import labels_alike
 class Change:
     """Examples while they are changed, and a summary of what was changed."""
 
-    def __init__(self, rows: Sequence[DatasetRow], version: int) -> None:
+    def __init__(self, rows: Sequence[DatasetRow], kind: Kind, version: int) -> None:
         self.rows = list(rows)
+        self._kind = kind
         self.summary: dict[str, Any] = {"version": version, "removed": 0, "relabelled": 0, "added": 0}
 
     def apply(self, body: ChangeInput) -> None:
@@ -36,7 +38,10 @@ class Change:
         for index, merging in enumerate(body.merge_labels):
             self._replace_labels(merging.labels, merging.into, f"merge_labels[{index}].labels")
             self.summary.setdefault("merged", {})[merging.into] = merging.labels
-        self.rows += [DatasetRow("examples", example.input, example.output) for example in body.add]
+        self.rows += [
+            DatasetRow("examples", example.input, output_of(example.output, self._kind), self._kind)
+            for example in body.add
+        ]
         self.summary["added"] = len(body.add)
 
     def _named(self, refs: Sequence[ExampleRef], param: str) -> list[list[int]]:
@@ -59,7 +64,7 @@ class Change:
         return named
 
     def _rename(self, label: str, to: str, param: str) -> None:
-        others = {row.output for row in self.rows} - {label}
+        others = {other for row in self.rows for other in row.labels} - {label}
         if any(labels_alike(other, to) for other in others):
             raise ConflictError(
                 "this label exists already: to put the examples of both under one label, send merge_labels",
@@ -71,6 +76,6 @@ class Change:
 
     def _replace_labels(self, labels: Collection[str], to: str, param: str) -> None:
         replaced = set(labels)
-        if not replaced <= {row.output for row in self.rows}:
+        if not replaced <= {label for row in self.rows for label in row.labels}:
             raise NotFoundError("no example has this label", code="label_not_found", param=param)
-        self.rows = [row.relabelled(to) if row.output in replaced else row for row in self.rows]
+        self.rows = [row.with_labels_replaced(replaced, to) for row in self.rows]

@@ -31,7 +31,9 @@ router = APIRouter(
 )
 
 Version = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="by default the newest version, tuned or not")]
-Label = Annotated[Storable | None, Query(max_length=10_000, description="only examples with exactly this output")]
+Label = Annotated[
+    Storable | None, Query(max_length=10_000, description="only examples with exactly this label or text")
+]
 Number = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="`next` of the previous page")]
 
 _FILE: dict[int | str, dict[str, Any]] = {
@@ -56,8 +58,8 @@ def list_examples(
     """List the examples of a version in their order, the validation examples last."""
     with transaction() as session:
         adaptation, dataset = service.of_version(session, tenant, task_id, version)
-    rows = rows_of(dataset)
-    selected = [row for row in rows if label is None or row.output == label]
+    rows = rows_of(dataset, adaptation.kind)
+    selected = [row for row in rows if label is None or label in row.labels]
     first = after or 0
     end = first + limit
     return ExamplesPage(
@@ -85,10 +87,13 @@ def export_examples(
     label: Label = None,
     format: Annotated[Literal["jsonl", "csv"], Query(description="JSON lines or CSV")] = "jsonl",  # noqa: A002
 ) -> StreamingResponse:
-    """Return the examples of a version as a file that `POST /v1/adaptations` reads; further columns are ignored."""
+    """Return the examples of a version as a file that `POST /v1/adaptations` reads; further columns are ignored.
+
+    Several labels are a list, in CSV as JSON; send such a file with `kind` multilabel.
+    """
     with transaction() as session:
         adaptation, dataset = service.of_version(session, tenant, task_id, version)
-    rows = [row for row in rows_of(dataset) if label is None or row.output == label]
+    rows = [row for row in rows_of(dataset, adaptation.kind) if label is None or label in row.labels]
     name = f"examples-{adaptation.task_version}.{format}"
     return StreamingResponse(
         _jsonl(rows) if format == "jsonl" else _csv(rows),
@@ -157,7 +162,8 @@ async def change_examples(task_id: Id, body: ChangeInput, creation: CreationDep,
 
 def _jsonl(rows: list[DatasetRow]) -> Iterator[str]:
     for row in rows:
-        yield json.dumps({name: getattr(row, name) for name in _COLUMNS}, ensure_ascii=False) + "\n"
+        fields = {"id": row.id, "split": row.split, "input": row.input, "output": row.shown_output}
+        yield json.dumps(fields, ensure_ascii=False) + "\n"
 
 
 def _csv(rows: list[DatasetRow]) -> Iterator[str]:

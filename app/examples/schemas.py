@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from app.adaptations.schemas import ExampleInput, HyperparametersInput
+from app.adaptations.schemas import ExampleInput, HyperparametersInput, Output
 from app.db.models import State
 from app.examples.rows import DatasetRow
 from app.http.fields import Body, Listed, Text, VersionNumber
@@ -20,11 +20,11 @@ class ExampleView(BaseModel):
     object: Literal["example"] = "example"
     split: Split
     input: str
-    output: str
+    output: str | list[str] = Field(description="of a multi-label task the list of its labels")
 
     @classmethod
     def of(cls, row: DatasetRow) -> "ExampleView":
-        return cls(id=row.id, split=row.split, input=row.input, output=row.output)
+        return cls(id=row.id, split=row.split, input=row.input, output=row.shown_output)
 
 
 class ExamplesPage(Page[ExampleView]):
@@ -35,7 +35,7 @@ class ExamplesPage(Page[ExampleView]):
 
     @staticmethod
     def labels_of(rows: list[DatasetRow], kind: str) -> dict[str, int]:
-        return dict(Counter(row.output for row in rows)) if kind == "classification" else {}
+        return {} if kind == "text2text" else dict(Counter(label for row in rows for label in row.labels))
 
 
 class SuspectView(BaseModel):
@@ -43,9 +43,10 @@ class SuspectView(BaseModel):
 
     object: Literal["suspect"] = "suspect"
     example: ExampleView
-    likely_label: str
-    likely_probability: float
-    given_probability: float = Field(description="the probability of the example's own label")
+    likely_label: str = Field(description="of a multi-label task the label that the example lacks or has too many")
+    belongs: bool = Field(description="whether the example should have the label; false only in a multi-label task")
+    likely_probability: float = Field(description="that this is right")
+    given_probability: float = Field(description="the probability of what the example has")
 
 
 class ChangeView(BaseModel):
@@ -82,7 +83,9 @@ class ExampleRef(Body):
 
 
 class Relabelling(ExampleRef):
-    output: Text = Field(description="the new label, which may be new to the task", examples=["billing"])
+    output: Output = Field(
+        description="the new label, or list of labels, which may be new to the task", examples=["billing"]
+    )
 
 
 class Renaming(Body):

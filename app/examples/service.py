@@ -1,5 +1,6 @@
 """Read the examples of a task's versions, and queue versions with changed examples."""
 
+import numpy as np
 from sqlalchemy.orm import Session
 
 import ipt
@@ -16,7 +17,7 @@ from app.examples.schemas import ChangeInput, ExampleView, SuspectView
 from app.tasks import service as tasks
 from ipt.data.preparation import PreparedDataset
 from ipt.errors import CheckpointError
-from ipt.readout.label_errors import suspect_labels
+from ipt.readout.label_errors import suspect_label_sets, suspect_labels
 from ipt.tuning.held_out import HeldOutLogits
 
 
@@ -50,7 +51,7 @@ def suspects(session: Session, tenant_id: str, task_id: str, version: int | None
     if logits is None:
         return []
     _, dataset = of_version(session, tenant_id, task_id, row.version)
-    rows = rows_of(dataset)
+    rows = rows_of(dataset, row.kind)
     try:
         held_out = HeldOutLogits.from_bytes(logits, len(rows), len(row.labels))
     except CheckpointError as error:
@@ -58,12 +59,25 @@ def suspects(session: Session, tenant_id: str, task_id: str, version: int | None
             f"what version {row.version} was measured on is damaged: adapt the task again", code="task_damaged"
         ) from error
     examples = [rows[number] for number in held_out.rows.tolist()]
+    if row.kind == "multilabel":
+        sets = np.array([[label in example.labels for label in row.labels] for example in examples])
+        return [
+            SuspectView(
+                example=ExampleView.of(examples[each.row]),
+                likely_label=row.labels[each.label],
+                belongs=each.belongs,
+                likely_probability=each.probability,
+                given_probability=1.0 - each.probability,
+            )
+            for each in suspect_label_sets(held_out.logits, sets)
+        ]
     class_of = {label: number for number, label in enumerate(row.labels)}
     found = suspect_labels(held_out.logits, [class_of[example.output] for example in examples])
     return [
         SuspectView(
             example=ExampleView.of(examples[suspect.row]),
             likely_label=row.labels[suspect.likely],
+            belongs=True,
             likely_probability=suspect.likely_probability,
             given_probability=suspect.given_probability,
         )
@@ -85,7 +99,7 @@ def change(session: Session, requester: Requester, task_id: str, body: ChangeInp
         return earlier
     base, dataset = of_version(session, tenant_id, task_id, body.version)
     _check_is_newest(repository.newest_version(session, tenant_id, task_id), body.version)
-    changed = Change(rows_of(dataset), body.version)
+    changed = Change(rows_of(dataset, base.kind), base.kind, body.version)
     changed.apply(body)
     whole = AdaptationInput.model_validate(
         {

@@ -11,17 +11,21 @@ from app.errors import InvalidError
 MAX_ANSWER_BYTES = 8_000_000
 """Most bytes of the predictions of one request, as JSON."""
 _PREDICTION_BYTES = len(
-    '{"label":null,"scores":{},"in_scope":0.12345678901234567e-300,"reason":"out_of_scope","truncated":true,'
+    '{"label":null,"labels":[],"scores":{},"in_scope":0.12345678901234567e-300,"reason":"out_of_scope","truncated":true,'
     '"version":2147483647},'
 )
 _SCORE_BYTES = len(":0.12345678901234567e-300,")
 
 
-def prediction_bytes(labels: Sequence[str]) -> Sequence[int]:
-    """Return the most bytes of one prediction with no score, one score, and so on up to a score for each label."""
+def prediction_bytes(labels: Sequence[str], *, all_labels: bool = False) -> Sequence[int]:
+    """Return the most bytes of one prediction with no score, one score, and so on up to a score for each label.
+
+    A prediction has one label; of a multi-label task, `all_labels`.
+    """
     sizes = sorted((len(json.dumps(label, ensure_ascii=False).encode()) for label in labels), reverse=True)
     scores = (size + _SCORE_BYTES for size in sizes)
-    return array("Q", accumulate(scores, initial=_PREDICTION_BYTES + max(sizes, default=0)))
+    answered = sum(sizes) + len(sizes) if all_labels else max(sizes, default=0)
+    return array("Q", accumulate(scores, initial=_PREDICTION_BYTES + answered))
 
 
 def check_answer_size(bounds: Sequence[Sequence[int]], top_k: int | None) -> None:

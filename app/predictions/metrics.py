@@ -8,6 +8,7 @@ import ipt
 
 _PREDICTIONS = Counter("ipt_predictions_total", "Texts answered.", ["kind"])
 _CLASSIFICATION = _PREDICTIONS.labels("classification")
+_MULTILABEL = _PREDICTIONS.labels("multilabel")
 _TEXT2TEXT = _PREDICTIONS.labels("text2text")
 _EMBEDDING = _PREDICTIONS.labels("embedding")
 _TRUNCATED = Counter("ipt_prediction_truncated_inputs_total", "Texts that were too long to be read completely.")
@@ -29,5 +30,7 @@ def count_batch(batch: Sequence[ipt.Prediction]) -> None:
     embedded = sum(prediction.embedding is not None for prediction in batch)
     _TEXT2TEXT.inc(generated)
     _EMBEDDING.inc(embedded)
-    _CLASSIFICATION.inc(len(batch) - generated - embedded)
+    multilabel = sum(prediction.labels is not None for prediction in batch)
+    _MULTILABEL.inc(multilabel)
+    _CLASSIFICATION.inc(len(batch) - generated - embedded - multilabel)
     _BATCH_ROWS.observe(len(batch))

@@ -84,9 +84,7 @@ class Models:
         if len(self.all) == 1:
             return self.all[0]
         self.check_loaded()
-        return next(
-            (model for model in self.all if (model.family == "encoder") == (kind == "classification")), self.all[0]
-        )
+        return next((model for model in self.all if (model.family == "encoder") == (kind != "text2text")), self.all[0])
 
     def _load(self) -> None:
         settings = self._settings

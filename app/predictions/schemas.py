@@ -23,7 +23,7 @@ class ThresholdsInput(Body):
     min_score: Threshold | None = Field(
         default=None,
         description="a label with a lower score, or a text with a lower confidence, is null, with the reason "
-        "`low_score`; by default that of the task",
+        "`low_score`, and is left out of `labels`; by default that of the task",
         examples=[0.5],
     )
     min_in_scope: Threshold | None = Field(
@@ -66,14 +66,24 @@ class PredictManyInput(ThresholdsInput):
 
 
 class PredictionView(BaseModel):
-    """`label` and `scores` for a classification task, `text` and `confidence` for a text-to-text task."""
+    """What a task answers.
+
+    `label` and `scores` for a classification task, `labels` and `scores` for a multi-label task, `text` and
+    `confidence` for a text-to-text task.
+    """
 
     label: str | None = Field(
         default=None, description="the most probable label; null if there is a `reason`", examples=["billing"]
     )
+    labels: list[str] | None = Field(
+        default=None,
+        description="of a multi-label task: all labels of the text, the most probable first",
+        examples=[["billing", "refund"]],
+    )
     scores: dict[str, float] | None = Field(
         default=None,
-        description="the probability of every label, or of the `top_k` most probable ones",
+        description="the probability of every label, or of the `top_k` most probable ones; those of a multi-label task "
+        "do not add up to 1",
         examples=[{"billing": 0.93, "bug": 0.07}],
     )
     in_scope: float | None = Field(
@@ -106,12 +116,17 @@ class PredictionView(BaseModel):
         """Return the view of a prediction; fields without a value are not set, so that responses omit them."""
         fields: dict[str, Any] = {}
         if prediction.scores is not None:
-            fields["label"], fields["scores"] = prediction.label, prediction.scores
+            fields["scores"] = prediction.scores
             if top_k is not None:
                 fields["scores"] = dict(nlargest(top_k, prediction.scores.items(), key=itemgetter(1)))
-            reason = thresholds.reason(prediction)
+            if prediction.labels is None:
+                reason = thresholds.reason(prediction)
+                fields["label"] = prediction.label if reason is None else None
+            else:
+                fields["labels"] = thresholds.kept(prediction.labels, prediction.scores)
+                reason = "low_score" if prediction.labels and not fields["labels"] else None
             if reason is not None:
-                fields["label"], fields["reason"] = None, reason
+                fields["reason"] = reason
         for name in ("in_scope", "text", "confidence"):
             value = getattr(prediction, name)
             if value is not None:

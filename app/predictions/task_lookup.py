@@ -145,7 +145,8 @@ class TaskLookup:
             )
             # The first model's error says what to do about a subspace that no model has.
             model = self._models.of_subspace(row.subspace_id) or self._models.all[0]
-            return CachedTask(model.predictor.bind(head), prediction_bytes(head.labels))
+            size = prediction_bytes(head.labels, all_labels=head.kind == "multilabel")
+            return CachedTask(model.predictor.bind(head), size)
         except SubspaceMismatchError as error:
             raise ConflictError(error.message, code="subspace_mismatch", param=param) from error
         except IptError as error:

@@ -1,5 +1,6 @@
 """Below which a classification answers no label."""
 
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import ipt
@@ -12,6 +13,10 @@ class Thresholds(NamedTuple):
 
     min_score: float | None = None
     min_in_scope: float | None = None
+
+    def kept(self, labels: Sequence[str], scores: Mapping[str, float]) -> list[str]:
+        """Return the labels of a multi-label task that are answered."""
+        return [label for label in labels if self.min_score is None or scores[label] >= self.min_score]
 
     def reason(self, prediction: ipt.Prediction) -> Reason | None:
         """Return why a classification answers no label, None if it answers one."""

@@ -45,6 +45,42 @@ class _Measured:
         return right, probability
 
 
+@dataclass(frozen=True, slots=True)
+class _MeasuredSets:
+    """The same for a version with several labels at once."""
+
+    scores: Mapping[str, Mapping[str, float]]
+    """By text: the probability of each label."""
+    answers: Mapping[str, frozenset[str]]
+    """By text: the labels that are answered, with thresholds that were chosen on other texts."""
+
+    @classmethod
+    def of(cls, labels: Sequence[str], dataset: Dataset, held_out: "HeldOutLogits") -> "_MeasuredSets":
+        from ipt import Example, held_out_multilabel_report
+
+        rows = _rows(dataset)
+        report = held_out_multilabel_report(labels, [Example(**row) for row in rows], held_out)
+        wrong = {each.row: each.predicted for each in report.wrong}
+        scores = 1.0 / (1.0 + np.exp(-held_out.logits.astype(np.float64)))
+        numbers = held_out.rows.tolist()
+        return cls(
+            {rows[row]["input"]: dict(zip(labels, scores[i].tolist(), strict=True)) for i, row in enumerate(numbers)},
+            {rows[row]["input"]: frozenset(wrong.get(row, Example(**rows[row]).labels)) for row in numbers},
+        )
+
+    def judge(self, truth: Mapping[str, str]) -> tuple[int, float]:
+        """Return how many texts have all labels right, and the sum of the probabilities of what is right."""
+        from ipt import Example
+
+        right, probability = 0, 0.0
+        for text, output in truth.items():
+            labels = set(Example(text, output).labels)
+            right += self.answers[text] == labels
+            sides = [score if label in labels else 1.0 - score for label, score in self.scores[text].items()]
+            probability += sum(sides) / len(sides)
+        return right, probability
+
+
 def promote_if_better(session: Session, row: Adaptation, task: "AdaptedTask") -> tuple[Metrics, list[str]]:
     """Compare the stored version of an adaptation with the one that answers, and promote it if it is better.
 
@@ -62,8 +98,13 @@ def promote_if_better(session: Session, row: Adaptation, task: "AdaptedTask") ->
     old, new = _earlier(session, row.task_id, answering), None
     if task.held_out is not None:
         dataset = session.get_one(Dataset, row.dataset_id)
-        new = _Measured.of(task.head.labels, dataset, task.held_out)
-    if old is None or new is None or not (common := new.scores.keys() & old.scores.keys()):
+        new = _measured(task.head.kind, task.head.labels, dataset, task.held_out)
+    if (
+        old is None
+        or new is None
+        or type(old) is not type(new)
+        or not (common := new.scores.keys() & old.scores.keys())
+    ):
         doubt = (
             f"version {row.task_version} was not promoted: no text was held out both for it and for version "
             f"{answering}, which answers. Compare them on examples of your own, and promote the better one"
@@ -85,13 +126,20 @@ def promote_if_better(session: Session, row: Adaptation, task: "AdaptedTask") ->
     return figures, []
 
 
-def _earlier(session: Session, task_id: str, version: int) -> _Measured | None:
+def _measured(
+    kind: str, labels: Sequence[str], dataset: Dataset, held_out: "HeldOutLogits"
+) -> _Measured | _MeasuredSets:
+    measured = _MeasuredSets if kind == "multilabel" else _Measured
+    return measured.of(labels, dataset, held_out)
+
+
+def _earlier(session: Session, task_id: str, version: int) -> _Measured | _MeasuredSets | None:
     """Return what an earlier version answers; None for one of a release that did not keep it."""
     from ipt.errors import CheckpointError
     from ipt.tuning.held_out import HeldOutLogits
 
     query = (
-        select(TaskVersion.labels, Dataset, HeldOutRow.logits)
+        select(TaskVersion.kind, TaskVersion.labels, Dataset, HeldOutRow.logits)
         .join(Adaptation, Adaptation.id == TaskVersion.adaptation_id)
         .join(Dataset, Dataset.id == Adaptation.dataset_id)
         .join(HeldOutRow, (HeldOutRow.task_id == TaskVersion.task_id) & (HeldOutRow.version == TaskVersion.version))
@@ -100,9 +148,10 @@ def _earlier(session: Session, task_id: str, version: int) -> _Measured | None:
     found = session.execute(query).one_or_none()
     if found is None:
         return None
-    labels, dataset, logits = found
+    kind, labels, dataset, logits = found
     try:
-        return _Measured.of(labels, dataset, HeldOutLogits.from_bytes(logits, len(_rows(dataset)), len(labels)))
+        held_out = HeldOutLogits.from_bytes(logits, len(_rows(dataset)), len(labels))
+        return _measured(kind, labels, dataset, held_out)
     except CheckpointError:
         return None
 

@@ -152,7 +152,7 @@ def succeed(session: Session, lease: Lease, task: "AdaptedTask", *, start: int |
             start=start,
             readout=task.head.readout,
             scope=task.head.scope,
-            calibration=None if task.head.kind == "classification" else list(astuple(task.head.calibration)),
+            calibration=None if task.head.kind != "text2text" else list(astuple(task.head.calibration)),
         )
     )
     session.flush()

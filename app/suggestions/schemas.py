@@ -26,8 +26,10 @@ class SuggestInput(Body):
 
 class SuggestionView(BaseModel):
     index: int = Field(description="the position of the text in `inputs`")
-    label: str = Field(description="the most probable label")
-    uncertainty: float = Field(description="1 less the margin between the two most probable labels")
+    label: str = Field(description="the most probable label; of a multi-label task the most doubtful one")
+    uncertainty: float = Field(
+        description="1 less the margin between the two most probable labels, or between a label and its absence"
+    )
 
 
 class SuggestView(BaseModel):

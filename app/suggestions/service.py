@@ -10,7 +10,7 @@ import ipt
 from app.predictions.service import Predictions
 from app.predictions.task_lookup import Question
 from app.suggestions.schemas import SuggestInput, SuggestionView, SuggestView
-from ipt.prediction.suggestion import uncertainties
+from ipt.prediction.suggestion import most_doubtful, uncertainties
 
 TEXTS_AT_ONCE = 128
 """Texts of one request that wait for the model together, so that other requests get turns between them."""
@@ -34,15 +34,16 @@ async def suggest(predictions: Predictions, tenant_id: str, task_id: str, body: 
         embeddings += embedded.embeddings
     assert version is not None
     table = np.stack(scores)
+    named = table.argmax(axis=1)
+    if answered.answer.predictions[0].labels is not None:
+        named, table = most_doubtful(table)
     chosen = await run_in_threadpool(ipt.suggest, table, np.stack(embeddings), body.count)
     uncertainty = uncertainties(table)
     return SuggestView(
         task_id=task_id,
         task_version=version,
         suggestions=[
-            SuggestionView(
-                index=number, label=labels[int(table[number].argmax())], uncertainty=float(uncertainty[number])
-            )
+            SuggestionView(index=number, label=labels[int(named[number])], uncertainty=float(uncertainty[number]))
             for number in chosen
         ],
     )

@@ -37,13 +37,17 @@ class UsageRecorder:
         self._thread.start()
 
     def record(self, keys: Sequence[tuple[str, int]], predictions: Sequence[ipt.Prediction]) -> None:
-        """Count predictions by the task and version that answered each; never waits for the database."""
+        """Count predictions by the task and version that answered each; never waits for the database.
+
+        A prediction of several labels counts for each of them, and one of none as one without a label.
+        """
         hour = int(time.time()) // HOUR_SECONDS
         with self._lock:
             for (task_id, version), prediction in zip(keys, predictions, strict=True):
-                label = prediction.label or ""
-                score = (prediction.scores or {}).get(label, prediction.confidence or 0.0)
-                self._add(Counter(task_id, hour, version, label), Count(1, score))
+                answered = prediction.labels or (prediction.label or "",)
+                for label in answered:
+                    score = (prediction.scores or {}).get(label, prediction.confidence or 0.0)
+                    self._add(Counter(task_id, hour, version, label), Count(1, score))
 
     def flush(self) -> None:
         """Add all counts to the database, and delete those of long ago once an hour.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ipt.data.names import MOST_NAMED, is_short_name
 from ipt.errors import DatasetError
 
-TaskKind = Literal["classification", "text2text"]
+TaskKind = Literal["classification", "multilabel", "text2text"]
 
 MIN_LABELS = 2
 MAX_LABELS = 200
@@ -32,15 +33,47 @@ MIN_LETTERS_OF_A_NAME = 2
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One few-shot example: an input text and its expected output, a label or a text."""
+    """One few-shot example: an input text and its expected output, a label, a text or a set of labels."""
 
     input: str
     output: str
+
+    @classmethod
+    def with_labels(cls, text: str, labels: Iterable[str]) -> Example:
+        """Return an example of a multi-label task; its output is the JSON list of the labels, sorted."""
+        return cls(text, json.dumps(sorted(set(labels)), ensure_ascii=False))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of an example of a multi-label task.
+
+        Raises:
+            DatasetError: the output is no list of labels.
+        """
+        try:
+            labels = json.loads(self.output)
+        except (ValueError, RecursionError):
+            labels = None
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise DatasetError("the output must be a list of labels: write it with Example.with_labels", param="output")
+        return tuple(labels)
 
 
 def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
     """Return the distinct outputs in order of first appearance, which is the order of a task's classes."""
     return tuple(dict.fromkeys(example.output for example in examples))
+
+
+def labels_in_sets(examples: Sequence[Example]) -> tuple[str, ...]:
+    """Return the labels of a multi-label task in order of first appearance."""
+    return tuple(dict.fromkeys(label for example in examples for label in example.labels))
+
+
+def labels_of_kind(examples: Sequence[Example], kind: TaskKind) -> tuple[str, ...]:
+    """Return the labels of a task of this kind, in order of first appearance; text to text has none."""
+    if kind == "text2text":
+        return ()
+    return labels_in_sets(examples) if kind == "multilabel" else labels_of(examples)
 
 
 def rarest_label(examples: Sequence[Example]) -> tuple[str, int]:
@@ -102,11 +135,13 @@ def check_kind(examples: Sequence[Example], validation_examples: Sequence[Exampl
     """
     if kind == "classification":
         _check_labels(examples, validation_examples)
+    elif kind == "multilabel":
+        _check_label_sets(examples, validation_examples)
     elif kind == "text2text":
         if len(examples) < MIN_TEXT_PAIRS:
             raise DatasetError(f"text2text needs at least {MIN_TEXT_PAIRS} examples, got 1", param="examples")
     else:
-        raise DatasetError(f"kind must be 'classification' or 'text2text', got {kind!r}", param="kind")
+        raise DatasetError(f"kind must be 'classification', 'multilabel' or 'text2text', got {kind!r}", param="kind")
 
 
 def check_text(text: object, param: str) -> str:
@@ -179,6 +214,60 @@ def _check_labels(examples: Sequence[Example], validation_examples: Sequence[Exa
             f"labels of validation examples that do not occur among the training examples: {named}",
             param=f"validation_examples[{unknown[0]}].output",
         )
+
+
+def check_label_lists(examples: Sequence[Example], validation_examples: Sequence[Example]) -> None:
+    """Check that every output is a list of labels that can be stored.
+
+    Raises:
+        DatasetError: one is not; `param` names it.
+    """
+    for field, rows in (("examples", examples), ("validation_examples", validation_examples)):
+        for index, example in enumerate(rows):
+            _check_label_list(example, f"{field}[{index}].output")
+
+
+def _check_label_sets(examples: Sequence[Example], validation_examples: Sequence[Example]) -> None:
+    check_label_lists(examples, validation_examples)
+    counts = Counter(label for example in examples for label in example.labels)
+    if not counts:
+        raise DatasetError("no example has a label: give at least 2 examples of each label", param="examples")
+    if len(counts) > MAX_LABELS:
+        raise DatasetError(
+            f"the examples have {len(counts)} labels, at most {MAX_LABELS} are supported: merge labels",
+            param="examples",
+        )
+    most = len(examples) - MIN_EXAMPLES_PER_LABEL
+    for index, example in enumerate(examples):
+        for label in example.labels:
+            if MIN_EXAMPLES_PER_LABEL <= counts[label] <= most:
+                continue
+            name = f"the label {label!r}" if is_short_name(label) else "one of these labels"
+            fault = "has a single example: give at least 2 examples of every label"
+            if counts[label] > most:
+                fault = f"belongs to {counts[label]} of {len(examples)} examples: give at least 2 examples without it"
+            raise DatasetError(f"{name} {fault}", param=f"examples[{index}].output")
+    for index, example in enumerate(validation_examples):
+        unknown = [label for label in example.labels if label not in counts]
+        if unknown:
+            names = ", ".join(repr(label) for label in unknown if is_short_name(label))
+            raise DatasetError(
+                f"validation examples have labels that no training example has{names and f': {names}'}",
+                param=f"validation_examples[{index}].output",
+            )
+
+
+def _check_label_list(example: Example, param: str) -> None:
+    try:
+        labels = example.labels
+    except DatasetError as error:
+        raise DatasetError(error.message, param=param) from None
+    for label in labels:
+        check_text(label, param)
+        if len(label) > MAX_LABEL_CHARS:
+            raise DatasetError(
+                f"a label has {len(label)} characters, at most {MAX_LABEL_CHARS} are supported: shorten it", param=param
+            )
 
 
 def _check_no_single_example(examples: Sequence[Example], counts: Counter[str]) -> None:

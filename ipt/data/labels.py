@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ipt.data.examples import MAX_LABEL_CHARS, MAX_LABELS, MIN_LABELS, Example, labels_of
@@ -78,27 +78,24 @@ def unify_labels(
     length; they are errors anyway.
     """
     counts = Counter(example.output for example in examples)
-    spellings = labels_of([*examples, *validation_examples])
-    if len(spellings) > _MAX_COMPARED:
-        return list(examples), list(validation_examples), []
-    groups: dict[str, list[str]] = {}
-    for label in spellings:
-        if len(label) <= MAX_LABEL_CHARS:
-            groups.setdefault(_key(label), []).append(label)
-    alike = [group for group in groups.values() if len(group) > 1]
-    if not alike:
-        return list(examples), list(validation_examples), []
-    unified = {label: max(group, key=counts.__getitem__) for group in alike for label in group}
-    first_places: dict[str, str] = {}
-    for name, rows in (("examples", examples), ("validation_examples", validation_examples)):
-        for index, example in enumerate(rows):
-            first_places.setdefault(example.output, f"{name}[{index}]")
-    described = [_described(group, unified[group[0]], first_places) for group in alike]
-    warning = (
-        "labels that differ only in case, blanks, hyphens, invisible characters or Unicode form are read as one: "
-        f"{'; '.join(described[:10])}{f'; and {len(described) - 10} more labels' if len(described) > 10 else ''}"
-    )
-    return _relabeled(examples, unified), _relabeled(validation_examples, unified), [warning]
+    unified, warnings = _unified(counts, _first_places(examples, validation_examples, lambda example: [example.output]))
+    return _relabeled(examples, unified), _relabeled(validation_examples, unified), warnings
+
+
+def unify_label_sets(
+    examples: Sequence[Example], validation_examples: Sequence[Example]
+) -> tuple[list[Example], list[Example], list[str]]:
+    """Return the same as `unify_labels`, for the examples of a multi-label task."""
+    counts = Counter(label for example in examples for label in example.labels)
+    unified, warnings = _unified(counts, _first_places(examples, validation_examples, lambda example: example.labels))
+
+    def relabeled(rows: Sequence[Example]) -> list[Example]:
+        return [
+            Example.with_labels(example.input, (unified.get(label, label) for label in example.labels))
+            for example in rows
+        ]
+
+    return relabeled(examples), relabeled(validation_examples), warnings
 
 
 def label_warnings(labels: Sequence[str]) -> list[str]:
@@ -107,7 +104,7 @@ def label_warnings(labels: Sequence[str]) -> list[str]:
     for separator, joined in _joined(labels).items():
         warnings.append(
             f"{listed([repr(label) for label in joined])}: several labels joined by {separator!r}? Each is learned as "
-            "a label of its own; to learn them separately, adapt one task for each label"
+            f"a label of its own; to learn them separately, send kind multilabel and label_separator {separator!r}"
         )
     if len(labels) > 2 and all(_is_number(label) for label in labels):
         warnings.append(
@@ -123,14 +120,46 @@ def _key(label: str) -> str:
     return number[1] if number else _SEPARATORS_WITHIN.sub(" ", key)
 
 
-def _relabeled(examples: Sequence[Example], unified: dict[str, str]) -> list[Example]:
+def _first_places(
+    examples: Sequence[Example], validation_examples: Sequence[Example], labels: Callable[[Example], Iterable[str]]
+) -> dict[str, str]:
+    """Return the place where each label occurs first, in that order."""
+    places: dict[str, str] = {}
+    for name, rows in (("examples", examples), ("validation_examples", validation_examples)):
+        for index, example in enumerate(rows):
+            for label in labels(example):
+                places.setdefault(label, f"{name}[{index}]")
+    return places
+
+
+def _unified(counts: Counter[str], first_places: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return the most frequent spelling of each label that has several, and a warning that names them."""
+    if len(first_places) > _MAX_COMPARED:
+        return {}, []
+    groups: dict[str, list[str]] = {}
+    for label in first_places:
+        if len(label) <= MAX_LABEL_CHARS:
+            groups.setdefault(_key(label), []).append(label)
+    alike = [group for group in groups.values() if len(group) > 1]
+    if not alike:
+        return {}, []
+    unified = {label: max(group, key=counts.__getitem__) for group in alike for label in group}
+    described = [_described(group, unified[group[0]], first_places) for group in alike]
+    warning = (
+        "labels that differ only in case, blanks, hyphens, invisible characters or Unicode form are read as one: "
+        f"{'; '.join(described[:10])}{f'; and {len(described) - 10} more labels' if len(described) > 10 else ''}"
+    )
+    return unified, [warning]
+
+
+def _relabeled(examples: Sequence[Example], unified: Mapping[str, str]) -> list[Example]:
     return [
         replace(example, output=unified[example.output]) if example.output in unified else example
         for example in examples
     ]
 
 
-def _described(group: Sequence[str], kept: str, first_places: dict[str, str]) -> str:
+def _described(group: Sequence[str], kept: str, first_places: Mapping[str, str]) -> str:
     """Return the spellings of one label, with escapes if they look the same."""
     looks = {unicodedata.normalize("NFC", repr(label)) for label in group}
     show = repr if len(looks) == len(group) else ascii

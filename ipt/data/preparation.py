@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ipt.data.examples import Example, TaskKind, check_kind, check_texts, infer_kind, labels_of
-from ipt.data.labels import label_warnings, unify_labels
+from ipt.data.examples import (
+    Example,
+    TaskKind,
+    check_kind,
+    check_label_lists,
+    check_texts,
+    infer_kind,
+    labels_in_sets,
+    labels_of,
+)
+from ipt.data.labels import label_warnings, unify_label_sets, unify_labels
+from ipt.data.names import listed
 from ipt.data.near_duplicates import TextFolding, new_rows
 
 _MAX_NAMED_PAIRS = 5
@@ -38,6 +49,14 @@ def prepare(
     """
     validation = validation_examples or ()
     check_texts(examples, validation)
+    if kind == "multilabel":
+        check_label_lists(examples, validation)
+        unified, unified_validation, warnings = unify_label_sets(examples, validation)
+        check_kind(unified, unified_validation, kind)
+        warnings += label_warnings(labels_in_sets(unified))
+        warnings += _no_label_warnings(unified)
+        warnings += text_warnings(unified, unified_validation)
+        return _prepared(kind, unified, None if validation_examples is None else unified_validation, warnings)
     unified, unified_validation, warnings = unify_labels(examples, validation)
     kind = kind or infer_kind(unified)
     if kind == "classification":
@@ -49,15 +68,39 @@ def prepare(
         check_kind(unified, unified_validation, kind)
         doubt = doubt_about_outputs(unified)
         warnings += [doubt] if doubt else []
-    new = new_rows(unified_validation, unified)
-    if len(new) < len(unified_validation):
-        shared = len(unified_validation) - len(new)
+    return _prepared(kind, unified, None if validation_examples is None else unified_validation, warnings)
+
+
+def label_counts(dataset: PreparedDataset) -> dict[str, int]:
+    """Return the number of examples of each label; empty for text to text."""
+    if dataset.kind == "text2text":
+        return {}
+    if dataset.kind == "multilabel":
+        return Counter(label for example in dataset.examples for label in example.labels)
+    return Counter(example.output for example in dataset.examples)
+
+
+def _prepared(
+    kind: TaskKind, examples: list[Example], validation_examples: list[Example] | None, warnings: list[str]
+) -> PreparedDataset:
+    """Return the dataset, with a warning about validation examples that are training examples too."""
+    validation = validation_examples or []
+    new = new_rows(validation, examples)
+    if len(new) < len(validation):
         measured = "" if new else "; the score is measured on held-back training examples instead"
         warnings.append(
-            f"{shared} of {len(unified_validation)} validation examples are also among the training examples, so they "
-            f"are not measured{measured} ({_HOW_COMPARED})"
+            f"{len(validation) - len(new)} of {len(validation)} validation examples are also among the training "
+            f"examples, so they are not measured{measured} ({_HOW_COMPARED})"
         )
-    return PreparedDataset(kind, unified, None if validation_examples is None else unified_validation, warnings)
+    return PreparedDataset(kind, examples, validation_examples, warnings)
+
+
+def _no_label_warnings(examples: Sequence[Example]) -> list[str]:
+    without = [f"examples[{index}]" for index, example in enumerate(examples) if not example.labels]
+    if not without:
+        return []
+    count = "1 example has" if len(without) == 1 else f"{len(without)} examples have"
+    return [f"{count} no label, and count as texts that belong to none of the labels: {listed(without)}"]
 
 
 def text_warnings(examples: Sequence[Example], validation_examples: Sequence[Example]) -> list[str]:

@@ -38,7 +38,7 @@ SCORES_FOR_A_GROUP = 128
 
 @dataclass(frozen=True)
 class Prediction:
-    """A label and the probability of every label, or a text, or an embedding [H]."""
+    """A label, or several, with the probability of every label; or a text, or an embedding [H]."""
 
     label: str | None = None
     scores: dict[str, float] | None = None
@@ -47,6 +47,8 @@ class Prediction:
     text: str | None = None
     confidence: float | None = None
     """Of a text: the probability that it is right, from the geometric mean of the probabilities of its tokens."""
+    labels: tuple[str, ...] | None = None
+    """Of a multi-label task, the most probable label first."""
     embedding: NDArray[np.float32] | None = field(default=None, compare=False)
 
 
@@ -270,7 +272,11 @@ class Predictor:
             in_scope = in_scope_of_rows([tasks[row].scope for row in rows], embeddings)
             logits = readout.logits(embeddings)
             for row, probabilities, each in zip(rows, logits.softmax(dim=1).tolist(), in_scope, strict=True):
-                predictions[row] = _most_likely(tasks[row].labels, probabilities, each)
+                if tasks[row].head.kind != "multilabel":
+                    predictions[row] = _most_likely(tasks[row].labels, probabilities, each)
+            for number, row in enumerate(rows):
+                if tasks[row].head.kind == "multilabel":
+                    predictions[row] = _label_set(tasks[row], logits[number])
         return [predictions[row] for row in range(len(tasks))]
 
     def _predict_text(
@@ -329,6 +335,17 @@ def _groups(tasks: Sequence[BoundTask]) -> list[list[int]]:
 def _most_likely(labels: Sequence[str], probabilities: Sequence[float], in_scope: float | None = None) -> Prediction:
     scores = dict(zip(labels, probabilities, strict=True))
     return Prediction(label=max(scores, key=scores.__getitem__), scores=scores, in_scope=in_scope)
+
+
+def _label_set(task: BoundTask, logits: Tensor) -> Prediction:
+    """Return the labels whose logits [C] reach their thresholds."""
+    assert task.readout is not None
+    assert task.readout.thresholds is not None  # `bind` requires it
+    scores = dict(zip(task.labels, logits.sigmoid().tolist(), strict=True))
+    answered = [
+        label for label, is_answered in zip(task.labels, logits >= task.readout.thresholds, strict=True) if is_answered
+    ]
+    return Prediction(labels=tuple(sorted(answered, key=scores.__getitem__, reverse=True)), scores=scores)
 
 
 def _readout_of_rows(tasks: Sequence[BoundTask]) -> Readout | StackedReadouts:

@@ -83,3 +83,13 @@ def _first_centres(
             chances[numbers] = 0
         numbers.append(int(rng.choice(len(weights), p=chances / chances.sum())))
     return directions[numbers].copy()
+
+
+def most_doubtful(scores: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the label [N] of each text that a multi-label task is least sure of, and the scores of its sides [N, 2].
+
+    `suggest` takes the two sides, of the label and of its absence, as the scores of a text. `scores` are [N, C].
+    """
+    labels = np.abs(scores - 0.5).argmin(axis=1)
+    of_label = scores[np.arange(len(scores)), labels]
+    return labels, np.stack([of_label, 1.0 - of_label], axis=1)

@@ -67,6 +67,8 @@ def bind(head: TaskHead, subspace: Subspace) -> BoundTask:
     readout = None
     if head.readout is not None:
         readout = Readout.from_bytes(head.readout, len(head.labels), subspace.hidden_size)
+        if head.kind == "multilabel" and readout.thresholds is None:
+            raise CheckpointError("the readout of a multi-label task must have a threshold for each label")
     scope = None
     if head.scope is not None:
         scope = Scope.from_bytes(head.scope, len(head.labels), subspace.hidden_size)

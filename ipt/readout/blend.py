@@ -1,6 +1,6 @@
 """How much each of a readout's two classifiers counts, measured on rows that neither was fitted to.
 
-Letters: M measured rows, C classes.
+Letters: M measured rows, C classes or labels.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ipt.readout.readout import SHARPNESS
+from ipt.readout.targets import log_loss
 
 BLENDS = torch.linspace(0.0, 1.0, 21, dtype=torch.float64)
 """Weights of the classifier on both embeddings that are compared."""
@@ -32,14 +32,16 @@ class Blended(NamedTuple):
 
 
 def blend(on_both: Tensor, on_frozen: Tensor, classes: Tensor) -> Blended:
-    """Weigh two classifiers by their logits [M, C] of rows of `classes` [M] that they were not fitted to.
+    """Weigh two classifiers by their logits [M, C] of rows that they were not fitted to.
+
+    `classes` are those of the rows [M], or their label sets [M, C].
 
     The weight is the posterior mean under a uniform prior over `BLENDS`: near the best weight if the rows are many, and
     near one half if they are too few to tell.
     """
     blends = BLENDS[:, None, None]
     logits = SHARPNESS * (blends * on_both.double() + (1.0 - blends) * on_frozen.double())
-    log_likelihoods = torch.stack([-F.cross_entropy(each, classes, reduction="sum") for each in logits])
+    log_likelihoods = torch.stack([-log_loss(each, classes) for each in logits])
     weight = float(log_likelihoods.softmax(dim=0) @ BLENDS)
     blended = SHARPNESS * (weight * on_both.double() + (1.0 - weight) * on_frozen.double())
-    return Blended(weight, F.cross_entropy(blended, classes).item(), blended)
+    return Blended(weight, log_loss(blended, classes, "mean").item(), blended)

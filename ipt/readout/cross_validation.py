@@ -1,6 +1,6 @@
 """Cross-validation: how likely classifiers make the examples that they were not fitted to.
 
-Letters: N examples, C classes.
+Letters: N examples, C classes or labels.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ipt.readout.embeddings import Embeddings, with_names
 from ipt.readout.linear_classifier import PENALTY, fit_linear, is_large, span_coordinates
 from ipt.readout.logistic_regression import logistic_regressions
 from ipt.readout.readout import SHARPNESS
+from ipt.readout.targets import are_label_sets, log_loss
 
 
 class CrossValidation:
@@ -48,7 +48,7 @@ class CrossValidation:
     def _log_likelihood(self, features: Tensor, names: Embeddings | None = None) -> float:
         total = 0.0
         for left_out, logits in zip(self._left_out, self._left_out_logits(features, names), strict=True):
-            total -= F.cross_entropy(SHARPNESS * logits, self._classes[left_out], reduction="sum").item()
+            total -= log_loss(SHARPNESS * logits, self._classes[left_out]).item()
         return total
 
     def _left_out_logits(self, features: Tensor, names: Embeddings | None) -> list[Tensor]:
@@ -72,12 +72,14 @@ def assign_folds(classes: Tensor, num_folds: int, groups: Sequence[int] | None =
     """Return the fold [N] that leaves out each example of classes [N]; each class is spread evenly over the folds.
 
     Examples of one group are left out together; by default each is a group of its own. The only group of a class is
-    never left out: its fold is -1.
+    never left out: its fold is -1. Of label sets [N, C], each label is spread as evenly as the others allow; examples
+    without a label are spread as those of a further label.
     """
+    classes_of_row = _classes_of_rows(classes)
     classes_of_group: dict[int, set[int]] = defaultdict(set)
     rows_of_group: dict[int, list[int]] = defaultdict(list)
-    for row, (group, c) in enumerate(zip(groups or range(len(classes)), classes.tolist(), strict=True)):
-        classes_of_group[group].add(c)
+    for row, group in enumerate(groups or range(len(classes))):
+        classes_of_group[group].update(classes_of_row[row])
         rows_of_group[group].append(row)
     groups_of_class = Counter(c for present in classes_of_group.values() for c in present)
     rows_in_fold: dict[int, list[int]] = defaultdict(lambda: [0] * num_folds)
@@ -86,7 +88,7 @@ def assign_folds(classes: Tensor, num_folds: int, groups: Sequence[int] | None =
         # What is hardest to place comes first: groups of several classes, then large groups.
         return -len(classes_of_group[group]), min(classes_of_group[group]), -len(rows_of_group[group])
 
-    folds = torch.full_like(classes, -1)
+    folds = torch.full((len(classes),), -1)
     for group in sorted(rows_of_group, key=order):
         present = classes_of_group[group]
         if any(groups_of_class[c] == 1 for c in present):
@@ -96,5 +98,13 @@ def assign_folds(classes: Tensor, num_folds: int, groups: Sequence[int] | None =
         fold = min(range(num_folds), key=loads.__getitem__)
         for row in rows_of_group[group]:
             folds[row] = fold
-            rows_in_fold[int(classes[row])][fold] += 1
+            for c in classes_of_row[row]:
+                rows_in_fold[c][fold] += 1
     return folds
+
+
+def _classes_of_rows(classes: Tensor) -> list[list[int]]:
+    if not are_label_sets(classes):
+        return [[c] for c in classes.tolist()]
+    no_label = classes.shape[1]
+    return [row.nonzero().flatten().tolist() or [no_label] for row in classes]

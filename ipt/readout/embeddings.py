@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ipt.readout.targets import with_all_labels
+
 PROMPTED_SHARE = 0.5
 """Share of a feature vector's squared length that the prompted embedding contributes; the frozen one has the rest."""
 
@@ -37,7 +39,7 @@ class Embeddings:
 
 
 def with_names(features: Tensor, classes: Tensor, names: Embeddings | None) -> tuple[Tensor, Tensor]:
-    """Append the label names, one more example of each class, to features [N, F] and classes [N]."""
+    """Append the label names, one more example of each label, to features [N, F] and their classes or label sets."""
     if names is None:
         return features, classes
-    return torch.cat([features, names.features()]), torch.cat([classes, torch.arange(len(names))])
+    return torch.cat([features, names.features()]), with_all_labels(classes, len(names))

@@ -1,6 +1,6 @@
 """Examples whose labels are probably wrong: what the other examples say of them, and near-duplicates across labels.
 
-Letters: M measured examples, C classes, N examples, H hidden size.
+Letters: M measured examples, C classes or labels, N examples, H hidden size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,39 @@ class Suspect:
     given_probability: float
 
 
-def suspect_labels(logits: NDArray[np.float32], classes: Sequence[int]) -> list[Suspect]:
+@dataclass(frozen=True)
+class SuspectLabel:
+    """A label that an example of a multi-label task lacks, or has too many; `row` is its number among the measured."""
+
+    row: int
+    label: int
+    belongs: bool
+    """Whether the example should have the label."""
+    probability: float
+    """Of what should be."""
+
+
+def suspect_label_sets(logits: NDArray[np.float32], label_sets: NDArray[np.bool_]) -> list[SuspectLabel]:
+    """Return the labels that examples confidently lack or have too many, the clearest first.
+
+    Each label is one classification into the label and its absence for `suspect_labels`.
+
+    Args:
+        logits: [M, C], by classifiers that were not fitted to the example.
+        label_sets: [M, C], the labels that the examples have.
+    """
+    suspects = []
+    for label in range(label_sets.shape[1]):
+        of_label = logits[:, label]
+        both = np.stack([np.zeros_like(of_label), of_label], axis=1)
+        suspects += [
+            SuspectLabel(each.row, label, each.likely == 1, each.likely_probability)
+            for each in suspect_labels(both, label_sets[:, label].astype(np.int64))
+        ]
+    return sorted(suspects, key=lambda suspect: -suspect.probability)
+
+
+def suspect_labels(logits: NDArray[np.float32], classes: Sequence[int] | NDArray[np.int64]) -> list[Suspect]:
     """Return the examples that are confidently of another class than theirs, the clearest first.
 
     This is the confident joint of confident learning (Northcutt et al., 2021, section 3.1): an example is confidently

@@ -1,6 +1,6 @@
-"""Multinomial logistic regression: one linear classifier, fitted to features on the CPU.
+"""Logistic regression, multinomial or of each label: one linear classifier, fitted to features on the CPU.
 
-Letters: B rows, N examples, C classes, F features, R rank of the examples.
+Letters: B rows, N examples, C classes or labels, F features, R rank of the examples.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ipt.readout.logistic_regression import logistic_regressions
+from ipt.readout.targets import are_label_sets, log_loss
 
 PENALTY = 1.0
 """Half of the sum of squared weights counts as much as the loss of this many examples."""
@@ -33,7 +33,7 @@ class LinearClassifier(NamedTuple):
 
 
 def fit_linear(features: Tensor, classes: Tensor, num_classes: int) -> LinearClassifier:
-    """Fit a multinomial logistic regression to features [N, F] of classes [N]: the minimum of the penalized loss."""
+    """Fit a logistic regression to features [N, F] of classes [N] or label sets [N, C]: the minimum of the loss."""
     if is_large(len(features), num_classes):
         basis, coordinates = span_coordinates(features.float())
         solution, bias = _fit_by_lbfgs(coordinates, classes, num_classes)
@@ -61,14 +61,15 @@ def _fit_by_lbfgs(features: Tensor, classes: Tensor, num_classes: int) -> tuple[
     """Minimize the loss of `logistic_regressions`, whose bound on the curvature is loose for many classes."""
     weight = features.new_zeros(num_classes, features.shape[1]).requires_grad_(True)
     bias = features.new_zeros(num_classes).requires_grad_(True)
+    penalty = 0.5 * PENALTY if are_label_sets(classes) else PENALTY
     optimizer = torch.optim.LBFGS(
         [weight, bias], max_iter=MAX_ITERATIONS, tolerance_grad=1e-5, history_size=20, line_search_fn="strong_wolfe"
     )
 
     def objective() -> float:
         optimizer.zero_grad()
-        loss = F.cross_entropy(features @ weight.mT + bias, classes, reduction="sum")
-        loss = loss + 0.5 * PENALTY * weight.square().sum()
+        loss = log_loss(features @ weight.mT + bias, classes)
+        loss = loss + 0.5 * penalty * weight.square().sum()
         loss.backward()
         return float(loss.detach())
 

@@ -1,12 +1,13 @@
 """The readout of an encoder task: the linear classifier that turns embeddings into label scores.
 
-It blends two multinomial logistic regressions. One is fitted to the prompted and the frozen embedding side by side, and
-the name of each label is one more example of it. The other is fitted to the frozen embedding; it is the baseline that
-every task is compared with. Both fits are convex, so they depend on the examples and names only. A blend of the logits
-of two linear classifiers is one linear classifier, and that is what is stored. Cross-validation decides the weight of
-each. docs/decisions/0001, 0008 and 0015 list the alternatives.
+It blends two multinomial logistic regressions; in a multi-label task, those of each label. One is fitted to the
+prompted and the frozen embedding side by side, and the name of each label is one more example of it. The other is
+fitted to the frozen embedding; it is the baseline that every task is compared with. Both fits are convex, so they
+depend on the examples and names only. A blend of the logits of two linear classifiers is one linear classifier, and
+that is what is stored. Cross-validation decides the weight of each. docs/decisions/0001, 0008, 0015 and 0080 list the
+alternatives.
 
-Letters: B rows, N examples, C classes, H hidden size.
+Letters: B rows, N examples, C classes or labels, H hidden size.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from safetensors import SafetensorError
@@ -40,12 +41,13 @@ class Readout:
     """A linear classifier of embeddings with eight-bit weights.
 
     `weights` [C, 2H] int8 apply to the unscaled embeddings, first the prompted, then the frozen one; `row_scale` [C],
-    `bias` [C].
+    `bias` [C]. `thresholds` [C] are the logits from which the labels of a multi-label task are answered.
     """
 
     weights: Tensor
     row_scale: Tensor
     bias: Tensor
+    thresholds: Tensor | None = field(default=None)
 
     def logits(self, embeddings: Embeddings) -> Tensor:
         """Return logits [B, C]."""
@@ -54,7 +56,10 @@ class Readout:
 
     def to_bytes(self) -> bytes:
         """Return safetensors in a zlib stream; most weights are small, so it is usually shorter than C · 2H bytes."""
-        data: bytes = save_safetensors({"weights": self.weights, "row_scale": self.row_scale, "bias": self.bias})
+        tensors = {"weights": self.weights, "row_scale": self.row_scale, "bias": self.bias}
+        if self.thresholds is not None:
+            tensors["thresholds"] = self.thresholds
+        data: bytes = save_safetensors(tensors)
         stream = zlib.compressobj(strategy=zlib.Z_FILTERED)  # for data with few repeated sequences
         return stream.compress(data) + stream.flush()
 
@@ -70,18 +75,24 @@ class Readout:
         except (SafetensorError, ValueError, KeyError) as error:
             raise CheckpointError(f"the readout is not readable: {error}") from None
         expected = {"weights": (num_classes, 2 * hidden_size), "row_scale": (num_classes,), "bias": (num_classes,)}
+        if "thresholds" in tensors:
+            expected["thresholds"] = (num_classes,)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if shapes != expected:
             raise CheckpointError(f"a readout of {num_classes} classes has tensors {expected}, got {shapes}")
-        weights, row_scale, bias = (tensors[name] for name in expected)
-        if weights.dtype != torch.int8 or not (row_scale.is_floating_point() and bias.is_floating_point()):
+        weights = tensors.pop("weights")
+        if weights.dtype != torch.int8 or not all(tensor.is_floating_point() for tensor in tensors.values()):
+            types = ", ".join(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
             raise CheckpointError(
-                f"the readout must have int8 weights and floating-point row_scale and bias, got {weights.dtype}, "
-                f"{row_scale.dtype} and {bias.dtype}"
+                f"the readout must have int8 weights, and floats besides, got weights {weights.dtype}, {types}"
             )
-        if not (torch.isfinite(row_scale).all() and torch.isfinite(bias).all()):
+        if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
             raise CheckpointError("the readout contains values that are not finite")
-        return cls(weights, row_scale.float(), bias.float())
+        return cls(weights, **{name: tensor.float() for name, tensor in tensors.items()})
+
+    def with_thresholds(self, thresholds: Tensor) -> Readout:
+        """Return the readout of a multi-label task, whose labels are answered from the logits `thresholds` [C] on."""
+        return replace(self, thresholds=thresholds.float())
 
 
 def _inflate(data: bytes, max_bytes: int) -> bytes:
@@ -133,7 +144,7 @@ def fit_readout(
 
     Args:
         embeddings: of N examples.
-        classes: [N], the class of each example.
+        classes: [N], the class of each example, or [N, C], its labels.
         num_classes: C.
         blend: weight of the classifier on both embeddings, from 0 to 1; the classifier on frozen ones has the rest.
         names: embeddings of the C label names, if they are examples too.

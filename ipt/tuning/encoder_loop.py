@@ -12,7 +12,7 @@ Letters: R restarts, F lanes of a restart, L = R · F lanes, M measured rows, C 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ from ipt.readout.cross_validation import CrossValidation
 from ipt.readout.embeddings import with_names
 from ipt.readout.label_errors import near_duplicates_across_labels, suspect_labels
 from ipt.readout.linear_classifier import fit_linear, is_large
-from ipt.readout.readout import fit_readout
-from ipt.readout.scope import fit_scope
+from ipt.readout.readout import Readout, fit_readout
+from ipt.readout.scope import Scope, fit_scope
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.checkpoint import TuningState
 from ipt.tuning.encoder_rows import EncoderRows
@@ -36,7 +36,7 @@ from ipt.tuning.job import AdaptedTask, Metrics, TuningJob
 from ipt.tuning.label_scores import UNMEASURED, score_labels
 from ipt.tuning.losses import RidgeLoss
 from ipt.tuning.quality_warnings import pair_warnings, quality_warnings, suspect_warnings
-from ipt.tuning.row_embeddings import RowEmbeddings
+from ipt.tuning.row_embeddings import ReadoutInputs, RowEmbeddings
 from ipt.tuning.tuning_loop import TuningLoop
 from ipt.tuning.work_units import GradientStep, Pause, Result, Work, WorkStream
 
@@ -54,13 +54,14 @@ DEFAULT_CONSTANTS = {"ridge": 0.3, "scale": 8.0}
 class EncoderLoop(TuningLoop):
     """The work of one classification job on an encoder."""
 
+    has_scope = True
+
     def __init__(
         self, job: TuningJob, subspace: Subspace, backbone: EncoderBackbone, checkpoint: bytes | None = None
     ) -> None:
         super().__init__(job, subspace, backbone.device)
         self.started = time.monotonic()
-        self.labels = labels_in_scope(job.examples)
-        self.rows = EncoderRows(job, self.labels, backbone, subspace.prompt_length)
+        self.labels, self.rows = self._read_rows(job, backbone, subspace.prompt_length)
         self.lanes_per_restart = len(self.rows.splits)
         self.resume_from(checkpoint)
         prompt_positions = backbone.input_positions(subspace.prompt_length)
@@ -70,6 +71,13 @@ class EncoderLoop(TuningLoop):
         self.ridge, self.scale = float(constants["ridge"]), float(constants["scale"])
         self.frozen_logits = torch.empty(0)
         """[M, C]: those of the classifiers on frozen embeddings, which no vector changes, once `prepare` has run."""
+
+    def _read_rows(
+        self, job: TuningJob, backbone: EncoderBackbone, prompt_length: int
+    ) -> tuple[Sequence[str], EncoderRows]:
+        """Return the labels, and the rows."""
+        labels = labels_in_scope(job.examples)
+        return labels, EncoderRows(job, labels, backbone, prompt_length)
 
     def prepare(self) -> WorkStream:
         yield from self.embeddings.embed_frozen()
@@ -130,13 +138,8 @@ class EncoderLoop(TuningLoop):
         vector = start + (vectors - start).mean(dim=0)  # exactly the start if no lane left it
         inputs = yield from self.embeddings.readout_inputs(vector, self.rows.known)
         yield from self._pause_before_large_fit(len(self.rows.known))
-        readout = fit_readout(inputs.examples, self.rows.classes, len(self.labels), tuned.weight, inputs.names)
-        groups = [self.rows.groups[row] for row in self.rows.known]
-        outside = None
-        if self.rows.outside:
-            outside = (yield from self.embeddings.readout_inputs(vector, self.rows.outside)).examples
-        yield from self._pause_before_large_fit(len(self.rows.known))
-        scope = fit_scope(inputs.examples, self.rows.classes, len(self.labels), groups, outside)
+        readout = self._fit_readout(inputs, tuned)
+        scope = (yield from self._fit_scope(vector, inputs)) if self.has_scope else None
         metrics, warnings = self._scores(tuned, untuned)
         metrics |= {
             "prompt_weight": round(tuned.weight, 3),
@@ -149,12 +152,23 @@ class EncoderLoop(TuningLoop):
         }
         final = vector.detach().cpu().numpy().astype(np.float32)
         scope_bytes = None if scope is None else scope.to_bytes()
-        head = TaskHead(final, self.subspace.id, "classification", self.labels, readout.to_bytes(), scope_bytes)
+        head = TaskHead(final, self.subspace.id, self.job.kind, tuple(self.labels), readout.to_bytes(), scope_bytes)
         held_out = None
         if self.rows.score_source != "none":
             rows = [self.rows.dataset_rows[row] for row in self.rows.measured]
             held_out = HeldOutLogits.of(rows, tuned.logits)
         return AdaptedTask(head, metrics, [*self._label_warnings(held_out), *warnings], held_out)
+
+    def _fit_readout(self, inputs: ReadoutInputs, tuned: Blended) -> Readout:
+        return fit_readout(inputs.examples, self.rows.classes, len(self.labels), tuned.weight, inputs.names)
+
+    def _fit_scope(self, vector: Tensor, inputs: ReadoutInputs) -> Generator[Work, Result, Scope | None]:
+        groups = [self.rows.groups[row] for row in self.rows.known]
+        outside = None
+        if self.rows.outside:
+            outside = (yield from self.embeddings.readout_inputs(vector, self.rows.outside)).examples
+        yield from self._pause_before_large_fit(len(self.rows.known))
+        return fit_scope(inputs.examples, self.rows.classes, len(self.labels), groups, outside)
 
     def _label_warnings(self, held_out: HeldOutLogits | None) -> list[str]:
         """Return warnings about examples whose labels are probably wrong."""
@@ -165,13 +179,21 @@ class EncoderLoop(TuningLoop):
         ]
         warnings = []
         if held_out is not None:
-            suspects = suspect_labels(held_out.logits, self._measured_classes.tolist())
-            warnings = suspect_warnings(suspects, [places[row] for row in self.rows.measured], self.labels)
+            warnings = self._suspect_warnings(held_out, places)
         tokens = self.rows.token_ids
-        pairs = near_duplicates_across_labels(self.embeddings.frozen[: len(places)].numpy(), self.rows.classes.tolist())
+        pairs = near_duplicates_across_labels(self.embeddings.frozen[: len(places)].numpy(), self._answer_numbers())
         # The warnings about the dataset name texts that are equal for the backbone.
         different = [(first, second) for first, second in pairs if tokens[first] != tokens[second]]
         return [*warnings, *pair_warnings(different, places)]
+
+    def _suspect_warnings(self, held_out: HeldOutLogits, places: Sequence[str]) -> list[str]:
+        suspects = suspect_labels(held_out.logits, self._measured_classes.tolist())
+        return suspect_warnings(suspects, [places[row] for row in self.rows.measured], self.labels)
+
+    def _answer_numbers(self) -> list[int]:
+        """Return for each example and validation example a number that the examples with the same answer share."""
+        numbers: list[int] = self.rows.classes.tolist()
+        return numbers
 
     def _scores(self, tuned: Blended, untuned: Blended) -> tuple[Metrics, list[str]]:
         """Return the scores of the measured rows, and warnings about them."""
@@ -191,7 +213,9 @@ class EncoderLoop(TuningLoop):
             "baseline_score": baseline_score,
             "held_back": len(rows),
         }
-        warnings = quality_warnings(scores.accuracy, start_score, baseline_score, len(rows), scores, unknown)
+        warnings = quality_warnings(
+            scores.accuracy, start_score, baseline_score, len(rows), scores, unknown_tokens=unknown
+        )
         return metrics | scores.metrics(), warnings
 
     def _measure(self, vectors: Tensor) -> Generator[Work, Result, Blended]:

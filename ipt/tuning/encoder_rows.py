@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.data.examples import names_of
+from ipt.data.examples import Example, names_of
 from ipt.data.labels import is_out_of_scope
 from ipt.data.near_duplicates import near_duplicate_groups, new_rows, new_token_ids
 from ipt.data.sampling import balanced_sample
@@ -43,8 +44,8 @@ FIRST_LOOK_PER_LABEL = 4
 class Split(NamedTuple):
     """The rows of one lane."""
 
-    tuned_on: list[list[int]]
-    """For each class that steps draw from, its rows."""
+    tuned_on: dict[int, list[int]]
+    """The rows of each class that steps draw from."""
     fitted: list[int]
     """Rows that a validation fits the readout to; the vector may have been tuned on them."""
     measured: list[int]
@@ -87,8 +88,7 @@ class EncoderRows:
         """Examples and validation examples, which the final readout is fitted to."""
         self.names = list(range(len(known), len(known) + len(names)))
         self.outside = list(range(len(known) + len(names), len(read)))
-        index = {label: number for number, label in enumerate(labels)}
-        self.classes = torch.tensor([index[example.output] for example in known])
+        self.classes = self._classes_of(known, labels)
         """[N + M], on the CPU."""
         self.groups = near_duplicate_groups(known, self.token_ids[: len(known)])
         """[N + M]: near-duplicates share a group, which no split takes apart."""
@@ -108,13 +108,18 @@ class EncoderRows:
         """The rows that validations read."""
         self.classes_per_step = min(MAX_CLASSES_PER_STEP, *(len(split.tuned_on) for split in self.splits))
 
-    def draw(self, lane: int, rng: np.random.Generator, batch_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def draw(self, lane: int, rng: np.random.Generator, batch_size: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Draw rows [B] for a step of one lane, equally many of some classes, and number those classes from 0."""
-        rows_of_class = self.splits[lane].tuned_on
+        rows_of_class = list(self.splits[lane].tuned_on.values())
         per_class = max(2, batch_size // self.classes_per_step)
         chosen = rng.choice(len(rows_of_class), size=self.classes_per_step, replace=False)
         drawn = [rng.permutation(rows_of_class[c])[:per_class] for c in chosen]
         return np.concatenate(drawn), np.repeat(np.arange(self.classes_per_step), [len(rows) for rows in drawn])
+
+    def _classes_of(self, known: Sequence[Example], labels: Sequence[str]) -> Tensor:
+        """Return the class of each example."""
+        number = {label: c for c, label in enumerate(labels)}
+        return torch.tensor([number[example.output] for example in known])
 
     def _with_validation(self) -> list[Split]:
         """Return one split, which measures the validation examples."""
@@ -134,7 +139,7 @@ class EncoderRows:
                 splits.append(Split(self._by_class(kept), [row for row in self.probe if folds[row] != fold], measured))
         return splits
 
-    def _by_class(self, rows: Sequence[int]) -> list[list[int]]:
+    def _by_class(self, rows: Sequence[int]) -> dict[int, list[int]]:
         """Return the rows of each class; classes of a single row are left out if at least two classes have more.
 
         The loss leaves each row out in turn, and no other row tells of the class of a single one.
@@ -142,5 +147,5 @@ class EncoderRows:
         of_class: dict[int, list[int]] = defaultdict(list)
         for row in rows:
             of_class[int(self.classes[row])].append(row)
-        several = [of_class[c] for c in sorted(of_class) if len(of_class[c]) > 1]
-        return several if len(several) > 1 else [of_class[c] for c in sorted(of_class)]
+        several = {c: of_class[c] for c in sorted(of_class) if len(of_class[c]) > 1}
+        return several if len(several) > 1 else {c: of_class[c] for c in sorted(of_class)}

@@ -21,6 +21,7 @@ from ipt.errors import DatasetError, IptError
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.encoder_loop import EncoderLoop
 from ipt.tuning.job import AdaptedTask, Progress, TuningJob
+from ipt.tuning.multilabel_loop import MultiLabelLoop
 from ipt.tuning.text_loop import TextLoop
 from ipt.tuning.tuning_loop import TuningLoop
 from ipt.tuning.work_runner import WorkRunner
@@ -120,6 +121,8 @@ class TuningEngine:
 
     def _tuning_loop(self, job: TuningJob, checkpoint: bytes | None) -> TuningLoop:
         if isinstance(self.backbone, EncoderBackbone):
+            if job.kind == "multilabel":
+                return MultiLabelLoop(job, self.subspace, self.backbone, checkpoint)
             if job.kind != "classification":
                 raise DatasetError(
                     f"backbone {self.backbone.identity.id!r} is an encoder, which classifies but does not write text: "
@@ -128,6 +131,12 @@ class TuningEngine:
                 )
             return EncoderLoop(job, self.subspace, self.backbone, checkpoint)
         assert isinstance(self.backbone, TextBackbone)
+        if job.kind == "multilabel":
+            raise DatasetError(
+                f"backbone {self.backbone.identity.id!r} writes text, not several labels at once: tune on an "
+                "encoder, or set kind to 'text2text' with the labels as one text",
+                param="kind",
+            )
         return TextLoop(job, self.subspace, self.backbone, checkpoint)
 
     def _run(self, active: Sequence[_RunningJob]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ipt.data.names import is_short_name, listed
-from ipt.readout.label_errors import Suspect
+from ipt.readout.label_errors import Suspect, SuspectLabel
 from ipt.tuning.label_scores import LabelScores
+from ipt.tuning.label_set_scores import LabelSetScores
 
 FEW_HELD_BACK = 20
 UNREADABLE = 0.5
@@ -20,7 +21,8 @@ def quality_warnings(
     start: float | None,
     baseline: float | None,
     held_back: int,
-    of_labels: LabelScores | None = None,
+    of_labels: LabelScores | LabelSetScores | None = None,
+    measure: str = "right",
     unknown_tokens: float = 0.0,
 ) -> list[str]:
     """Warn if the task is worse than the baseline, if it beats neither baseline, and if few examples were measured.
@@ -28,10 +30,11 @@ def quality_warnings(
     If the backbone cannot read the texts, the warnings say so and ask for no further examples, which would not help.
 
     Args:
-        score, start, baseline: shares of right answers after tuning, before tuning and without a prompt; None if
-            nothing could be measured.
+        score, start, baseline: the `measure` after tuning, before tuning and without a prompt; None if nothing could be
+            measured.
         held_back: number of held-back examples they were measured on.
-        of_labels: the scores label by label, if the task is a classification.
+        of_labels: the scores label by label, if the task has labels.
+        measure: what the three are.
         unknown_tokens: the share of tokens that the backbone does not know.
     """
     if unknown_tokens >= UNREADABLE:
@@ -49,7 +52,7 @@ def quality_warnings(
     if score < baseline or score == baseline <= start:
         fault = "worse than it would be without a prompt" if score < baseline else "no better than its baselines"
         warnings.append(
-            f"on {held_back} held-back examples the tuned task is {fault}: {score:.1%} right, {start:.1%} "
+            f"on {held_back} held-back examples the tuned task is {fault}: {score:.1%} {measure}, {start:.1%} "
             f"before tuning, {baseline:.1%} without a prompt"
             + ("" if of_labels is not None and of_labels.is_guessing else "; more examples may make a difference")
         )
@@ -67,12 +70,34 @@ def suspect_warnings(suspects: Sequence[Suspect], places: Sequence[str], labels:
     `places` [M] are those of the measured examples.
     """
     clear = [suspect for suspect in suspects if suspect.likely_probability >= SURE]
-    if not clear or len(places) < FEW_HELD_BACK:
+    if len(places) < FEW_HELD_BACK:
         return []
-    rather = {label: f" (rather {label!r})" if is_short_name(label) else "" for label in labels}
-    named = listed([f"{places[suspect.row]}{rather[labels[suspect.likely]]}" for suspect in clear])
-    count = "1 example has" if len(clear) == 1 else f"{len(clear)} examples have"
-    return [f"{count} perhaps a wrong label, by what the other examples say: {named}"]
+    return _suspect_warning([(places[each.row], _quoted("rather", labels[each.likely])) for each in clear])
+
+
+def label_set_suspect_warnings(
+    suspects: Sequence[SuspectLabel], places: Sequence[str], labels: Sequence[str]
+) -> list[str]:
+    """Warn of examples of a multi-label task that clearly lack a label or have one too many, as `suspect_warnings`."""
+    if len(places) < FEW_HELD_BACK:
+        return []
+    clear = [each for each in suspects if each.probability >= SURE]
+    return _suspect_warning(
+        [(places[each.row], _quoted("with" if each.belongs else "without", labels[each.label])) for each in clear]
+    )
+
+
+def _quoted(what: str, label: str) -> str:
+    return f" ({what} {label!r})" if is_short_name(label) else ""
+
+
+def _suspect_warning(named: Sequence[tuple[str, str]]) -> list[str]:
+    """Return a warning about examples at some places, each with what it should rather be."""
+    if not named:
+        return []
+    count = "1 example has" if len(named) == 1 else f"{len(named)} examples have"
+    listing = listed([f"{place}{rather}" for place, rather in named])
+    return [f"{count} perhaps a wrong label, by what the other examples say: {listing}"]
 
 
 def pair_warnings(pairs: Sequence[tuple[int, int]], places: Sequence[str]) -> list[str]:

@@ -57,7 +57,8 @@ class Completions:
         """
         if all(model.family == "encoder" for model in self._models.all):
             return "classification"
-        return (await self._task(tenant_id, task_id)).head.kind
+        kind = (await self._task(tenant_id, task_id)).head.kind
+        return "text2text" if kind == "text2text" else "classification"
 
     async def family(self, tenant_id: str, task_id: str) -> ipt.Family | None:
         """Return the family of the backbone that answers a task, None while the only one loads; raises as `kind`."""

@@ -10,6 +10,8 @@ _MAX_CHARS = 10_000
 _FASTTEXT = "__label__"
 # A list of one text as JSON or Python prints it: ["refund"] or ['refund'].
 _LIST_OF_ONE = re.compile(r"""\[\s*(?:"([^"\\]*)"|'([^'\\]*)')\s*\]""")
+_PRINTED_TEXT = re.compile(r"""\"((?:[^"\\]|\\["\\/])+)\"|'([^'\\]+)'""")
+_PRINTED_LIST = re.compile(rf"\[\s*(?:(?:{_PRINTED_TEXT.pattern})(?:\s*,\s*(?:{_PRINTED_TEXT.pattern}))*)?\s*\]")
 _NAMES = ("name", "label", "value")
 _PROPERTIES = frozenset([*_NAMES, "id", "node_id", "url", "color", "description", "default", "score", "confidence"])
 
@@ -36,6 +38,29 @@ def label_of(value: object, *, printed_lists: bool = False) -> object:
     if printed_lists and (match := _LIST_OF_ONE.fullmatch(value.strip())):
         return match[1] or match[2]
     return value
+
+
+def labels_in(value: object, separator: str | None) -> list[object] | None:
+    """Return the labels of a multi-label row: an empty list says that it has none; None that they are missing.
+
+    A text is a list as JSON or Python prints it, labels with a separator between them, or one label.
+    """
+    if value is None or isinstance(value, list):
+        return value
+    if not isinstance(value, str):
+        return [value]
+    text = value.strip()
+    if text.startswith("[") and text.endswith("]") and (printed := _printed_list(text)) is not None:
+        return printed
+    parts = text.split(separator) if separator else [text]
+    return [part.strip() for part in parts if part.strip()] or None
+
+
+def _printed_list(text: str) -> list[object] | None:
+    """Return the texts of a list that JSON or Python printed, None if it is no such list."""
+    if len(text) > _MAX_CHARS or not _PRINTED_LIST.fullmatch(text):
+        return None
+    return [json.loads(f'"{double}"') if double else single for double, single in _PRINTED_TEXT.findall(text)]
 
 
 def _name_of(entry: object) -> object:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ipt.data.examples import VISIBLE_TEXT, Example, text_fault
 from ipt.data.files.annotation_formats import Reading
+from ipt.data.files.cells import labels_in
 from ipt.data.files.errors import DatasetFileError
 from ipt.data.files.source import SkippedRow
 from ipt.data.names import MOST_NAMED, listed_lines, listed_rows
@@ -14,7 +15,10 @@ from ipt.data.names import MOST_NAMED, listed_lines, listed_rows
 class CollectedRows:
     """The examples read so far, and the rows that lack a text or a label, which are reported together."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, multilabel: bool = False, separator: str | None = None) -> None:
+        """Read labels as sets, whose texts are split at the separator, if the rows are those of a multi-label task."""
+        self._multilabel = multilabel
+        self._separator = separator
         self.examples: list[Example] = []
         self.lines: list[int] = []
         self.skipped = 0
@@ -36,8 +40,14 @@ class CollectedRows:
             if len(self.skipped_rows) < MOST_NAMED:
                 self.skipped_rows.append(SkippedRow(line, reading.skip))
             return
+        label = reading.label
+        if self._multilabel:
+            labels = labels_in(label, self._separator)
+            label = (
+                None if labels is None else Example.with_labels("", [_checked(each, line) for each in labels]).output
+            )
         texts = {}
-        for field_name, value in (("input", reading.text), ("output", reading.label)):
+        for field_name, value in (("input", reading.text), ("output", label)):
             if isinstance(value, list) and len(value) > 1 and field_name == "output":
                 self._several.append(place)
                 return
@@ -58,7 +68,13 @@ class CollectedRows:
             if places
         ]
         if self._several:
-            faults.append(("output", self._several, f"{_counted(self._several)} several labels, but one is supported"))
+            faults.append(
+                (
+                    "output",
+                    self._several,
+                    f"{_counted(self._several)} several labels, which only tasks of the kind multilabel have",
+                )
+            )
         if faults:
             message = "; ".join(f"{fault} ({_listed(places)})" for _, places, fault in faults)
             field_name, places, _ = faults[0]
@@ -80,6 +96,18 @@ def _listed(places: Sequence[_Place]) -> str:
     """Return the lines, or the numbers of the rows if several rows are on one line."""
     lines = list(dict.fromkeys(line for line, _ in places))
     return listed_lines(lines) if len(lines) == len(places) else listed_rows([row for _, row in places])
+
+
+def _checked(label: object, line: int) -> str:
+    """Return a label of a list as text.
+
+    Raises:
+        DatasetFileError: it is empty, or no text.
+    """
+    text = _as_text(label, line, "output")
+    if text is None or not VISIBLE_TEXT.search(text):
+        raise DatasetFileError("one of the labels is empty: remove it", line=line, field="output")
+    return text
 
 
 def _as_text(value: object, line: int, field_name: str) -> str | None:

@@ -91,6 +91,8 @@ def read_dataset_file(
     charset: str | None = None,
     input_column: str | None = None,
     output_column: str | None = None,
+    multilabel: bool = False,
+    label_separator: str | None = None,
 ) -> DatasetFile:
     """Read a few-shot dataset from a local file.
 
@@ -103,6 +105,8 @@ def read_dataset_file(
         format: one of `FORMATS`, if neither the suffix nor the content says it.
         charset: of a text file that is not in UTF-8.
         input_column, output_column: the columns to read, if their names are not usual ones.
+        multilabel: read outputs as lists of labels, for a multi-label task.
+        label_separator: what separates the labels in a cell; implies `multilabel`.
 
     Raises:
         DatasetError: the file cannot be read, or a row is invalid; the message names file and line.
@@ -119,6 +123,8 @@ def read_dataset_file(
             charset=charset,
             input_column=input_column,
             output_column=output_column,
+            multilabel=multilabel,
+            label_separator=label_separator,
         )
     except DatasetFileError as error:
         place = "" if error.line is None else f":{error.line}"
@@ -133,6 +139,8 @@ def read_dataset(
     charset: str | None = None,
     input_column: str | None = None,
     output_column: str | None = None,
+    multilabel: bool = False,
+    label_separator: str | None = None,
     max_rows: int = MAX_ROWS,
     max_bytes: int = MAX_BYTES,
 ) -> DatasetFile:
@@ -143,6 +151,8 @@ def read_dataset(
         format: one of `FORMATS`, from the caller or from the file's name; the content decides where it differs.
         charset: the declared charset of a text file; a byte order mark comes first.
         input_column, output_column: the columns to read, if their names are not usual ones.
+        multilabel: read outputs as lists of labels.
+        label_separator: what separates the labels in a cell; implies `multilabel`.
         max_rows: after one row more, the rest of the file is not read.
         max_bytes: most bytes after decompression.
 
@@ -154,7 +164,7 @@ def read_dataset(
     data, compressed = decompress(data, max_bytes)
     options = _Options(input_column, output_column, max_rows, max_bytes)
     rows = _rows_of_container(data, format, charset, options)
-    collected = CollectedRows()
+    collected = CollectedRows(multilabel=multilabel or label_separator is not None, separator=label_separator)
     for line, reading in islice(rows.readings, max_rows + 1):
         collected.add(line, reading)
     collected.check()

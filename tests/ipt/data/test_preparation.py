@@ -143,3 +143,46 @@ def test_too_many_labels_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> No
         patch.setattr(unicodedata, "normalize", normalize)
         with pytest.raises(DatasetError, match="at most 200"):
             prepare(many, kind="classification")
+
+
+def label_sets(*sets: list[str]) -> list[Example]:
+    return [Example.with_labels(f"text {row}", labels) for row, labels in enumerate(sets)]
+
+
+def test_label_sets_are_unified_and_texts_without_a_label_are_counted() -> None:
+    rows = label_sets(["Bug", "login"], ["bug"], ["bug", "bug"], [], ["login"])
+    dataset = prepare(rows, kind="multilabel")
+    assert [example.labels for example in dataset.examples] == [("bug", "login"), ("bug",), ("bug",), (), ("login",)]
+    assert any("'Bug' (examples[0]) as 'bug'" in warning for warning in dataset.warnings)
+    assert any(
+        warning.startswith("1 example has no label") and "examples[3]" in warning for warning in dataset.warnings
+    )
+
+
+@pytest.mark.parametrize(
+    ("sets", "message", "param"),
+    [
+        ([["a", "b"], ["a"], ["b"], ["c"], []], "'c' has a single example", "examples[3].output"),
+        ([["a", "b"], ["a"], ["a", "b"]], "'a' belongs to 3 of 3 examples", "examples[0].output"),
+        ([[], []], "no example has a label", "examples"),
+        ([["a", " "], ["a"], [], []], "is empty", "examples[0].output"),
+        ([["a" * 201], ["a"], [], []], "has 201 characters", "examples[0].output"),
+    ],
+)
+def test_label_sets_that_cannot_be_learned_are_refused(sets: list[list[str]], message: str, param: str) -> None:
+    with pytest.raises(DatasetError, match=message) as refused:
+        prepare(label_sets(*sets), kind="multilabel")
+    assert refused.value.param == param
+
+
+def test_outputs_that_are_no_lists_are_refused() -> None:
+    with pytest.raises(DatasetError, match="must be a list of labels") as refused:
+        prepare([*label_sets(["a"], ["a"]), Example("text", "a")], kind="multilabel")
+    assert refused.value.param == "examples[2].output"
+
+
+def test_validation_examples_with_other_labels_are_refused() -> None:
+    rows = label_sets(["a"], ["a"], [], ["b"], ["b"])
+    with pytest.raises(DatasetError, match="no training example has: 'c'") as refused:
+        prepare(rows, [Example.with_labels("new", ["a", "c"])], "multilabel")
+    assert refused.value.param == "validation_examples[0].output"

@@ -66,3 +66,18 @@ def test_the_log_likelihood_is_zero_if_no_class_has_two_examples() -> None:
     rows = clusters(spread=0.1)[0][:C]
     likelihood = CrossValidation(rows, torch.arange(C), C, 5)
     assert likelihood.prompted(Embeddings(rows, rows)) == likelihood.baseline == 0.0
+
+
+def test_each_label_of_label_sets_is_spread_over_the_folds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.rand(90, 5, generator=generator) < torch.tensor([0.5, 0.3, 0.2, 0.1, 0.1])
+    labels[:, 4] = False
+    labels[7, 4] = True  # the only row of its label
+    groups = [row - row % 2 for row in range(90)]
+    folds = assign_folds(labels, 3, groups)
+    assert folds[7] == folds[6] == -1, "the only text of a label is never left out"
+    assert (folds[0::2] == folds[1::2]).all(), "a group stays together"
+    without = ~labels.any(dim=1)
+    for rows in (*labels[:, :4].T, without):
+        counts = [int((rows & (folds == fold)).sum()) for fold in range(3)]
+        assert max(counts) - min(counts) <= 3, counts

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ipt.readout.label_errors import near_duplicates_across_labels, suspect_labels
+from ipt.readout.label_errors import near_duplicates_across_labels, suspect_label_sets, suspect_labels
 
 
 def logits_of(scores: list[list[float]]) -> np.ndarray:
@@ -46,3 +46,13 @@ def test_near_duplicates_across_labels_are_paired_whatever_all_texts_have_in_com
     embeddings[9] = embeddings[4] + 0.01 * rng.normal(size=16)
     classes = [row % 2 for row in range(40)]
     assert near_duplicates_across_labels(embeddings, classes) == [(4, 9)], "3 and 7 have the same label"
+
+
+def test_labels_that_an_example_lacks_or_has_too_many_are_suspects() -> None:
+    scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.95], [0.2, 0.9], [0.9, 0.1], [0.15, 0.9]])
+    sets = scores > 0.5
+    sets[4, 0], sets[5, 1] = False, False
+    sets[0, 1] = True
+    suspects = suspect_label_sets(np.log(scores / (1 - scores)).astype(np.float32), sets)
+    assert {(each.row, each.label, each.belongs) for each in suspects} == {(4, 0, True), (5, 1, True), (0, 1, False)}
+    assert [each.probability for each in suspects] == pytest.approx([0.9, 0.9, 0.9])

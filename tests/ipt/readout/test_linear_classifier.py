@@ -50,3 +50,12 @@ def test_a_large_fit_is_close_to_the_exact_one(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(centred[0], centred[1], atol=0.01, rtol=0)  # the error of eight-bit weights is larger
     monkeypatch.setattr(linear_classifier, "LARGE_FIT", len(rows) * C)
     assert torch.equal(fit_linear(rows, classes, C).weight, exact.weight)
+
+
+def test_a_large_fit_of_labels_equals_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(60, 12, generator=generator))
+    labels = rows[:, :3] + 0.2 * torch.randn(60, 3, generator=generator) > 0.1
+    exact = fit_linear(rows, labels, 3)
+    monkeypatch.setattr(linear_classifier, "LARGE_FIT", 0)
+    torch.testing.assert_close(fit_linear(rows, labels, 3).logits(rows), exact.logits(rows), atol=2e-3, rtol=0)

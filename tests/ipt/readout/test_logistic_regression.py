@@ -57,3 +57,21 @@ def test_nan_affects_its_own_fit_only() -> None:
     weights, _ = logistic_regressions(both, classes_of_row, 3, 1.0)
     assert torch.isfinite(weights[0]).all()
     assert not torch.isfinite(weights[1]).all()
+
+
+def test_one_label_by_itself_equals_two_classes() -> None:
+    rows, classes_of_row = examples(40, 12, 2)
+    [weights], [biases] = logistic_regressions(rows, classes_of_row, 2, 1.0)
+    [weight], [bias] = logistic_regressions(rows, (classes_of_row == 1)[:, None], 1, 1.0)
+    torch.testing.assert_close(weight[0], weights[1] - weights[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(bias[0], biases[1] - biases[0], atol=1e-5, rtol=0)
+
+
+def test_labels_are_fitted_independently_of_each_other() -> None:
+    rows, classes_of_row = examples(40, 12, 4)
+    labels = torch.stack([classes_of_row == 0, classes_of_row < 2, classes_of_row != 3], dim=1)
+    [weights], [biases] = logistic_regressions(rows, labels, 3, 1.0)
+    for label in range(3):
+        [weight], [bias] = logistic_regressions(rows, labels[:, [label]], 1, 1.0)
+        torch.testing.assert_close(weights[[label]], weight, atol=1e-5, rtol=0)
+        torch.testing.assert_close(biases[[label]], bias, atol=1e-5, rtol=0)

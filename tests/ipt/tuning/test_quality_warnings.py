@@ -2,8 +2,9 @@
 
 import pytest
 
+from ipt.readout.label_errors import SuspectLabel
 from ipt.tuning.label_scores import score_labels
-from ipt.tuning.quality_warnings import quality_warnings
+from ipt.tuning.quality_warnings import label_set_suspect_warnings, quality_warnings
 
 WORSE, NO_BETTER = "worse than it would be without a prompt", "no better than its baselines"
 
@@ -46,3 +47,11 @@ def test_texts_that_the_backbone_cannot_read_need_another_backbone_instead_of_mo
         assert "multilingual" in warnings[0]
         assert not any(f"{advice} " in warning for warning in warnings for advice in ("more examples may", "give"))
     assert "give validation_examples" in quality_warnings(None, None, None, 0, unknown_tokens=0.4)[0]
+
+
+def test_wrong_label_sets_are_named_with_what_should_change() -> None:
+    suspects = [SuspectLabel(3, 0, True, 0.9), SuspectLabel(5, 1, False, 0.85), SuspectLabel(6, 1, True, 0.79)]
+    places = [f"examples[{row}]" for row in range(20)]
+    [warning] = label_set_suspect_warnings(suspects, places, ["bug", "login"])
+    assert warning.endswith("examples[3] (with 'bug'), examples[5] (without 'login')")
+    assert not label_set_suspect_warnings(suspects, places[:19], ["bug", "login"])

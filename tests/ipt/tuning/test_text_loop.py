@@ -12,6 +12,7 @@ import ipt
 from ipt.backbones.interface import Answer
 from ipt.backbones.seq2seq import Seq2SeqBackbone
 from ipt.backbones.text_backbone import PromptedTextBackbone
+from ipt.errors import DatasetError
 from ipt.readout.calibration import Calibration
 from ipt.subspace.prompt_decoder import SubspaceDecoder
 from ipt.tuning.optimizer import CLIP_NORM, scheduled_rate
@@ -209,3 +210,10 @@ def test_labels_with_the_same_tokens_are_rejected(engine: ipt.TuningEngine) -> N
     examples = [ipt.Example("good", label) for label in ("Yes", "yes", "Yes", "yes")]
     with pytest.raises(ipt.DatasetError, match="'Yes' and 'yes' are the same tokens"):
         engine.add(text_job("job", examples, "classification"))
+
+
+def test_several_labels_at_once_are_refused(engine: ipt.TuningEngine) -> None:
+    rows = [ipt.Example.with_labels(f"text {row}", ["a", "b"][: row % 3]) for row in range(6)]
+    with pytest.raises(DatasetError, match="not several labels at once: tune on an encoder") as refused:
+        engine.add(text_job("tickets", rows, "multilabel"))
+    assert refused.value.param == "kind"

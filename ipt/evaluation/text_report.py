@@ -1,0 +1,77 @@
+"""The report of a text-to-text task: how many texts are exactly right, and the wrong ones.
+
+Letters: M rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipt.data.examples import Example
+from ipt.data.near_duplicates import near_duplicate_groups
+from ipt.errors import DatasetError
+from ipt.prediction.predictor import Prediction
+from ipt.tuning.label_scores import wilson_interval
+from ipt.tuning.text_scores import exactly_matches
+
+
+@dataclass(frozen=True)
+class WrongText:
+    """A row whose text is not the expected one; `row` is its number."""
+
+    row: int
+    input: str
+    expected: str
+    predicted: str
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class TextReport:
+    """What the texts that a task writes for examples say about it."""
+
+    rows: int
+    exact_match: float
+    interval: tuple[float, float]
+    """The 95 % interval of the exact match on different inputs (Wilson, 1927)."""
+    wrong: tuple[WrongText, ...]
+    """The most confident first."""
+    right: NDArray[np.bool_] = field(repr=False, compare=False)
+    """[M]: whether each text is exactly right."""
+    measured: tuple[int, ...] = field(repr=False)
+    """[M]: the number of each row."""
+
+
+def text_report(examples: Sequence[Example], predictions: Sequence[Prediction]) -> TextReport:
+    """Report how a text-to-text task answers examples, from the predictions of their inputs.
+
+    Raises:
+        DatasetError: there are no examples, they are not as many as the predictions, or a prediction has no text.
+    """
+    if not examples or len(examples) != len(predictions):
+        raise DatasetError(
+            f"a report needs at least one example and a prediction for each, got {len(examples)} examples and "
+            f"{len(predictions)} predictions",
+            param="examples",
+        )
+    texts = [prediction.text for prediction in predictions if prediction.text is not None]
+    if len(texts) < len(predictions):
+        raise DatasetError("a report needs predictions of a text-to-text task, with their texts", param="predictions")
+    right = np.array([exactly_matches(text, example.output) for text, example in zip(texts, examples, strict=True)])
+    wrong = [
+        WrongText(row, examples[row].input, examples[row].output, texts[row], predictions[row].confidence)
+        for row in np.flatnonzero(~right).tolist()
+    ]
+    share = float(right.mean())
+    return TextReport(
+        rows=len(examples),
+        exact_match=share,
+        interval=wilson_interval(share, len(set(near_duplicate_groups(examples)))),
+        wrong=tuple(sorted(wrong, key=lambda each: -(each.confidence or 0.0))),
+        right=right,
+        measured=tuple(range(len(examples))),
+    )
