@@ -35,12 +35,7 @@ def extended(session: Session, tenant_id: str, body: DatasetInput) -> DatasetInp
             param="extend",
         )
     newest = tasks.version(session, tenant_id, body.task_id, None)
-    if newer := repository.version_in_progress(session, tenant_id, body.task_id, newest.version):
-        raise ConflictError(
-            f"version {newer} is still tuned, and extend would lose its examples: wait for its end, or cancel it",
-            code="version_conflict",
-            param="extend",
-        )
+    check_nothing_lost(newest.version, repository.newest_version(session, tenant_id, body.task_id))
     dataset, _ = repository.dataset_of(session, tenant_id, newest.adaptation_id)
     examples = [*body.examples, *_missing_from(body.examples, dataset.examples)]
     validation = body.validation_examples
@@ -48,6 +43,20 @@ def extended(session: Session, tenant_id: str, body: DatasetInput) -> DatasetInp
         validation = [*(validation or []), *_missing_from(validation or [], dataset.validation_examples)]
     kind = body.kind or ("multilabel" if newest.kind == "multilabel" else None)
     return body.model_copy(update={"examples": examples, "validation_examples": validation, "kind": kind})
+
+
+def check_nothing_lost(extended_version: int | None, newest: int | None) -> None:
+    """Check that the version whose examples are kept is the newest one.
+
+    Raises:
+        ConflictError: there is a newer version, whose examples would be lost.
+    """
+    if newest != extended_version:
+        raise ConflictError(
+            f"version {newest} is still tuned, and extend would lose its examples: wait for its end, or cancel it",
+            code="version_conflict",
+            param="extend",
+        )
 
 
 def forgetting_warnings(session: Session, tenant_id: str, body: DatasetInput, dataset: PreparedDataset) -> list[str]:

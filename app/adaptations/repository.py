@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from app.db.ids import new_id
-from app.db.models import FINISHED, Adaptation, AdaptationEvent, Dataset
+from app.db.models import Adaptation, AdaptationEvent, Dataset
 
 # Each state has its own partial index; one query for all states would read every row of the tenant.
 _USAGE = text("""
@@ -94,11 +94,12 @@ def dataset_of(session: Session, tenant_id: str, adaptation_id: str) -> tuple[Da
     return dataset, adaptation
 
 
-def version_in_progress(session: Session, tenant_id: str, task_id: str, after: int) -> int | None:
-    """Return the number of the task's newest version above `after` whose adaptation has not finished, if any."""
-    version = func.max(Adaptation.task_version)
-    in_progress = (Adaptation.task_id == task_id, Adaptation.task_version > after, Adaptation.state.not_in(FINISHED))
-    return session.scalar(of_tenant(tenant_id).with_only_columns(version).where(*in_progress))
+def newest_version(session: Session, tenant_id: str, task_id: str, *, before: int | None = None) -> int | None:
+    """Return the number of the task's newest version (below `before`) that can answer or is still to be tuned."""
+    versions = of_tenant(tenant_id, task_id=task_id).where(Adaptation.state.not_in(("failed", "cancelled")))
+    if before is not None:
+        versions = versions.where(Adaptation.task_version < before)
+    return session.scalar(versions.with_only_columns(func.max(Adaptation.task_version)))
 
 
 def events(

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 import ipt
 from app.adaptations import repository
 from app.adaptations.dataset_checks import prepare_dataset
-from app.adaptations.extension import extended, forgetting_warnings
+from app.adaptations.extension import check_nothing_lost, extended, forgetting_warnings
 from app.adaptations.routing import choose_model
 from app.adaptations.schemas import AdaptationInput, DatasetInput, FileSources, HyperparametersInput
 from app.db.ids import new_id
@@ -72,7 +72,8 @@ def create(
         InvalidError: no task can be tuned on this dataset.
         NotFoundError: the task or the subspace does not exist.
         InvalidError: a quota of the tenant is used up.
-        ConflictError: the key was used with another body.
+        ConflictError: the key was used with another body, or another version was created while this one was prepared
+            that extends an earlier one.
         BusyError: the tenant has too many unfinished adaptations.
         UnavailableError: no worker serves the subspace, or several models are not loaded yet.
     """
@@ -83,9 +84,17 @@ def create(
     earlier = repeated(session, requester, body_hash)
     if earlier is not None:
         return earlier
-    dataset = prepare(session, requester.settings, requester.tenant_id, body, requester.models, body.subspace)
+    tenant_id, task_id = requester.tenant_id, body.task_id if body.extend else None
+    newest = None if task_id is None else repository.newest_version(session, tenant_id, task_id)
+    dataset = prepare(session, requester.settings, tenant_id, body, requester.models, body.subspace)
     warnings = [place_of(warning) for warning in dataset.warnings]
-    return queue(session, requester, body, replace(dataset, warnings=warnings), body_hash=body_hash, source=source)
+    prepared = replace(dataset, warnings=warnings)
+    adaptation = queue(session, requester, body, prepared, body_hash=body_hash, source=source)
+    if task_id is not None:
+        # Taking the version's number locked the task: what another request added before is visible now.
+        before = repository.newest_version(session, tenant_id, task_id, before=adaptation.task_version)
+        check_nothing_lost(newest, before)
+    return adaptation
 
 
 def repeated(session: Session, requester: Requester, body_hash: str) -> Adaptation | None:

@@ -174,7 +174,7 @@ def _labels(report: dict[str, Any]) -> Table:
     for c in order[:_MOST_LABELS]:
         each = report["labels"][c]
         values = (score(each["precision"]), score(each["recall"]), score(each["f1"]), str(each["support"]))
-        cells = [Text(each["label"]), *values]
+        cells: list[Text | str] = [Text(each["label"]), *values]
         if confusion:
             others = [(count, other) for other, count in enumerate(confusion[c]) if other != c and count]
             cells.append(Text(f"{names[max(others)[1]]} ({max(others)[0]})" if others else ""))

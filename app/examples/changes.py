@@ -14,7 +14,7 @@ from ipt.data.labels import labels_alike
 class Change:
     """Examples while they are changed, and a summary of what was changed."""
 
-    def __init__(self, rows: Sequence[DatasetRow], kind: Kind, version: int) -> None:
+    def __init__(self, rows: Sequence[DatasetRow], version: int, kind: Kind = "classification") -> None:
         self.rows = list(rows)
         self._kind = kind
         self.summary: dict[str, Any] = {"version": version, "removed": 0, "relabelled": 0, "added": 0}

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.db.models import Adaptation, Dataset, HeldOutRow
 
-_KEPT = ("queued", "running", "succeeded")
+_KEPT = ("queued", "running", "paused", "succeeded")
 
 
 def of_version(
@@ -19,14 +19,6 @@ def of_version(
         query = query.where(Adaptation.task_version == version)
     row = session.execute(query.limit(1)).one_or_none()
     return None if row is None else (row[0], row[1])
-
-
-def newest_version(session: Session, tenant_id: str, task_id: str, *, before: int | None = None) -> int | None:
-    """Return the number of the newest version (below `before`) that was not cancelled and did not fail."""
-    query = _versions(tenant_id, task_id).with_only_columns(Adaptation.task_version)
-    if before is not None:
-        query = query.where(Adaptation.task_version < before)
-    return session.scalar(query.limit(1))
 
 
 def held_out_logits(session: Session, task_id: str, version: int) -> bytes | None:

@@ -4,6 +4,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 import ipt
+from app.adaptations import repository as adaptations_repository
 from app.adaptations import service as adaptations
 from app.adaptations.dataset_checks import prepare_dataset
 from app.adaptations.schemas import AdaptationInput
@@ -98,8 +99,8 @@ def change(session: Session, requester: Requester, task_id: str, body: ChangeInp
     if earlier is not None:
         return earlier
     base, dataset = of_version(session, tenant_id, task_id, body.version)
-    _check_is_newest(repository.newest_version(session, tenant_id, task_id), body.version)
-    changed = Change(rows_of(dataset, base.kind), base.kind, body.version)
+    _check_is_newest(adaptations_repository.newest_version(session, tenant_id, task_id), body.version)
+    changed = Change(rows_of(dataset, base.kind), body.version, base.kind)
     changed.apply(body)
     whole = AdaptationInput.model_validate(
         {
@@ -127,7 +128,7 @@ def change(session: Session, requester: Requester, task_id: str, body: ChangeInp
         change=changed.summary,
     )
     # Taking the version's number locked the task: what another request changed before is visible now.
-    before = repository.newest_version(session, tenant_id, task_id, before=adaptation.task_version)
+    before = adaptations_repository.newest_version(session, tenant_id, task_id, before=adaptation.task_version)
     _check_is_newest(before, body.version)
     return adaptation
 

@@ -162,7 +162,7 @@ class TextLoop(TuningLoop):
             without_prompt.by_name.get(metric),
             self.held_back_count,
             of_labels,
-            self.unknown_tokens,
+            unknown_tokens=self.unknown_tokens,
         )
         head = TaskHead(final, self.subspace.id, self.job.kind, self.labels, None, calibration=tuned.calibration)
         return AdaptedTask(head, metrics, warnings, held_out)

@@ -136,7 +136,7 @@ def test_columns_named_by_the_caller_come_before_the_default_columns() -> None:
         ("jsonl", '{"input": "x", "output": "y"}\n{"input": "x"}\n', 2, "output", "1 row has no label (line 2)"),
         ("jsonl", '{"input": null, "output": "y"}', 1, "input", "1 row has no text (line 1)"),
         ("csv", "text,label\nx,\nx,y\nz, \n,y\n", 2, "output", "2 rows have no label (lines 2, 4); 1 row has no text"),
-        ("jsonl", '{"input": "x", "output": ["y", "z"]}', 1, "output", "1 row has several labels, but one is"),
+        ("jsonl", '{"input": "x", "output": ["y", "z"]}', 1, "output", "1 row has several labels, which only tasks"),
         ("jsonl", '{"input": ["x", "z"], "output": "y"}', 1, "input", "got a list"),
         ("jsonl", '{"input": {}, "output": "y"}', 1, "input", "got an object"),
         ("jsonl", '{"input": "\\ud800", "output": "y"}', 1, "input", "lone surrogate"),
@@ -313,3 +313,38 @@ def test_invalid_json_is_rejected(text: str) -> None:
 
 def test_standard_json_is_parsed() -> None:
     assert load_json('{"a": [1, 2.5, "x", true, null]}') == {"a": [1, 2.5, "x", True, None]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "options", "expected"),
+    [
+        ("jsonl", '{"text": "x", "labels": ["a", "b"]}\n{"text": "y", "labels": []}', {}, [("a", "b"), ()]),
+        ("csv", "text,labels\nx,b; a;\ny,a\n", {"label_separator": ";"}, [("a", "b"), ("a",)]),
+        ("csv", "text,labels\nx,\"['a', 'it''s']\"\n", {}, None),
+        ("csv", 'text,labels\nx,"[""a"", ""b""]"\ny,[]\n', {"label_separator": ";"}, [("a", "b"), ()]),
+        ("csv", "text,labels\nx,\"['a', 'b c']\"\ny,a;b\n", {}, [("a", "b c"), ("a;b",)]),
+        (
+            "csv",
+            "text,bug,login,idea\nx,1,1,0\ny,0,0,1\nz,0,1,1\n",
+            {},
+            [("bug", "login"), ("idea",), ("idea", "login")],
+        ),
+    ],
+)
+def test_several_labels_are_read_from_lists_cells_and_columns(
+    name: str, text: str, options: dict[str, str], expected: list[tuple[str, ...]] | None
+) -> None:
+    read = read_dataset(text.encode(), format=name, multilabel=True, **options)
+    if expected is None:  # not a list that Python prints: one label
+        assert len(read.examples[0].labels) == 1
+    else:
+        assert [example.labels for example in read.examples] == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["text,labels\nx,\ny,a\n", "text,labels\nx,;\ny,a\n", '{"text": "x", "label": null}', '{"text": "x", "label": ""}'],
+)
+def test_a_missing_label_is_no_empty_list_of_labels(text: str) -> None:
+    with pytest.raises(DatasetFileError, match="1 row has no label"):
+        read_dataset(text.encode(), label_separator=";")
