@@ -93,6 +93,18 @@ def report(
     console.print(f"task [bold]{task_id}[/bold] version {answer['task_version']}", soft_wrap=True)
     how = {"out_of_fold": "examples, each held back once", "held_back": "held-back examples"}[answer["source"]]
     _print_report(console, answer["report"], how)
+    _print_doubts(console, answer)
+
+
+def _print_doubts(console: Console, answer: dict[str, Any]) -> None:
+    """Print the examples whose labels are probably wrong."""
+    for each in answer["suspects"][:_MOST_WRONG]:
+        rather = each["likely_label"] if each["belongs"] else f"not {each['likely_label']}"
+        line = f"perhaps a wrong label: {_shown(each['output'])}, rather {rather}: {one_line(each['input'])}"
+        console.print(Text(line, style="yellow"), no_wrap=True, overflow="ellipsis")
+    for pair in answer["near_duplicates"][:_MOST_WRONG]:
+        texts = " / ".join(f"{one_line(each['input'])} ({_shown(each['output'])})" for each in pair)
+        console.print(Text(f"hardly differ: {texts}", style="yellow"), no_wrap=True, overflow="ellipsis")
 
 
 def _print_report(console: Console, report: dict[str, Any], rows: str) -> None:

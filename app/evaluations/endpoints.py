@@ -16,7 +16,15 @@ from app.api_keys.dependencies import AdaptingTenantDep, PredictingTenantDep
 from app.db.dependencies import TransactionDep
 from app.errors import ConflictError, InvalidError, NotFoundError, PermissionDeniedError, documented
 from app.evaluations import service
-from app.evaluations.schemas import ComparisonView, EvaluationInput, EvaluationView, VersionReportView, view_of
+from app.evaluations.schemas import (
+    ComparisonView,
+    EvaluationInput,
+    EvaluationView,
+    VersionReportView,
+    near_duplicate_rows,
+    suspect_rows,
+    view_of,
+)
 from app.fairness.fair_pool import FairPool
 from app.http.dependencies import SettingsDep
 from app.http.disconnects import unless_gone
@@ -47,8 +55,15 @@ def get_report(
     None of its answers comes from a classifier that was fitted to the answered example.
     """
     with transaction() as session:
-        report, source = service.version_report(session, tenant, task_id, version)
-    return VersionReportView(task_id=task_id, task_version=version, source=source, report=view_of(report))
+        report = service.version_report(session, tenant, task_id, version)
+    return VersionReportView(
+        task_id=task_id,
+        task_version=version,
+        source=report.source,
+        report=view_of(report.report),
+        suspects=suspect_rows(report.kind, report.dataset, report.doubtful),
+        near_duplicates=near_duplicate_rows(report.kind, report.dataset, report.near_duplicates),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Request and response bodies of evaluations."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
@@ -8,6 +9,7 @@ import ipt
 from app.adaptations.schemas import ExampleInput, FileSources
 from app.db.models import Kind
 from app.http.fields import Body, Listed, VersionNumber
+from ipt.evaluation.doubtful_labels import DoubtfulLabel
 
 MOST_WRONG = 256
 """Most wrong answers that a report lists."""
@@ -219,6 +221,46 @@ def _wrong_answer(answer: Any) -> WrongAnswerView:
     return view.model_copy(update={"input": view.input[:MOST_CHARS]})
 
 
+class LabeledRowView(BaseModel):
+    row: int = Field(description="the number of the row, from 0; validation examples follow the examples")
+    input: str = Field(description=f"the first {MOST_CHARS} characters of the text")
+    output: str | list[str]
+
+    @classmethod
+    def of(cls, kind: ipt.TaskKind, dataset: Sequence[ipt.Example], row: int) -> "LabeledRowView":
+        example = dataset[row]
+        output = list(example.labels) if kind == "multilabel" else example.output
+        return cls(row=row, input=example.input[:MOST_CHARS], output=output)
+
+
+class SuspectRowView(LabeledRowView):
+    likely_label: str = Field(description="the label that fits better, or that is lacking or too many")
+    belongs: bool = Field(description="whether the row should have that label")
+    likely_probability: float
+
+
+def suspect_rows(
+    kind: ipt.TaskKind, dataset: Sequence[ipt.Example], doubtful: Sequence[DoubtfulLabel]
+) -> list[SuspectRowView]:
+    """Return the views of examples whose labels are probably wrong."""
+    return [
+        SuspectRowView(
+            **LabeledRowView.of(kind, dataset, each.row).model_dump(),
+            likely_label=each.likely_label,
+            belongs=each.belongs,
+            likely_probability=each.likely_probability,
+        )
+        for each in doubtful[:MOST_WRONG]
+    ]
+
+
+def near_duplicate_rows(
+    kind: ipt.TaskKind, dataset: Sequence[ipt.Example], pairs: Sequence[tuple[int, int]]
+) -> list[list[LabeledRowView]]:
+    """Return the views of pairs of examples that hardly differ and have different labels."""
+    return [[LabeledRowView.of(kind, dataset, row) for row in pair] for pair in pairs[:MOST_WRONG]]
+
+
 class VersionReportView(BaseModel):
     object: Literal["report"] = "report"
     task_id: str
@@ -228,6 +270,12 @@ class VersionReportView(BaseModel):
         "of the examples"
     )
     report: AnyReportView
+    suspects: list[SuspectRowView] = Field(
+        description=f"at most {MOST_WRONG} measured examples that another label fits better, the clearest first"
+    )
+    near_duplicates: list[list[LabeledRowView]] = Field(
+        description=f"at most {MOST_WRONG} pairs of examples that hardly differ and have different labels"
+    )
 
 
 class ComparisonView(BaseModel):

@@ -14,6 +14,7 @@ from app.predictions.service import Predictions
 from app.predictions.task_lookup import Question
 from app.tasks import service as tasks
 from ipt.errors import DatasetError
+from ipt.evaluation.doubtful_labels import DoubtfulLabel, doubtful_labels
 from ipt.tuning.held_out import HeldOutLogits
 
 AnyReport = ipt.Report | ipt.MultiLabelReport | ipt.TextReport
@@ -21,10 +22,22 @@ ROWS_AT_ONCE = 32
 """Rows of a test set that are asked together, as the requests of other callers are: theirs come in between."""
 
 
-def version_report(
-    session: Session, tenant_id: str, task_id: str, number: int
-) -> tuple[ipt.Report | ipt.MultiLabelReport, ScoreSource]:
-    """Return the report of the examples that a version was measured on, and how they were chosen.
+@dataclass(frozen=True, slots=True)
+class VersionReport:
+    """What a version's measured examples say about it, and about themselves."""
+
+    report: ipt.Report | ipt.MultiLabelReport
+    source: ScoreSource
+    kind: ipt.TaskKind
+    dataset: Sequence[ipt.Example]
+    """The examples, then the validation examples."""
+    doubtful: Sequence[DoubtfulLabel]
+    near_duplicates: Sequence[tuple[int, int]]
+    """Numbers of examples in the dataset."""
+
+
+def version_report(session: Session, tenant_id: str, task_id: str, number: int) -> VersionReport:
+    """Return the report of the examples that a version was measured on.
 
     Raises:
         NotFoundError: the tenant has no such task, or the task no such version.
@@ -49,7 +62,14 @@ def version_report(
     dataset = [ipt.Example(**row) for row in held_out.rows]
     logits = HeldOutLogits.from_bytes(held_out.logits, len(dataset), len(version.labels))
     report = ipt.held_out_multilabel_report if version.kind == "multilabel" else ipt.held_out_report
-    return report(version.labels, dataset, logits), held_out.source
+    return VersionReport(
+        report(version.labels, dataset, logits),
+        held_out.source,
+        version.kind,
+        dataset,
+        doubtful_labels(version.labels, dataset, logits, version.kind),
+        [(first, second) for first, second in logits.near_duplicates.tolist()],
+    )
 
 
 @dataclass(frozen=True, slots=True)

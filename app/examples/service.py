@@ -1,6 +1,5 @@
 """Read the examples of a task's versions, and queue versions with changed examples."""
 
-import numpy as np
 from sqlalchemy.orm import Session
 
 import ipt
@@ -18,7 +17,7 @@ from app.examples.schemas import ChangeInput, ExampleView, SuspectView
 from app.tasks import service as tasks
 from ipt.data.preparation import PreparedDataset
 from ipt.errors import CheckpointError
-from ipt.readout.label_errors import suspect_label_sets, suspect_labels
+from ipt.evaluation.doubtful_labels import doubtful_labels
 from ipt.tuning.held_out import HeldOutLogits
 
 
@@ -59,30 +58,16 @@ def suspects(session: Session, tenant_id: str, task_id: str, version: int | None
         raise ConflictError(
             f"what version {row.version} was measured on is damaged: adapt the task again", code="task_damaged"
         ) from error
-    examples = [rows[number] for number in held_out.rows.tolist()]
-    if row.kind == "multilabel":
-        sets = np.array([[label in example.labels for label in row.labels] for example in examples])
-        return [
-            SuspectView(
-                example=ExampleView.of(examples[each.row]),
-                likely_label=row.labels[each.label],
-                belongs=each.belongs,
-                likely_probability=each.probability,
-                given_probability=1.0 - each.probability,
-            )
-            for each in suspect_label_sets(held_out.logits, sets)
-        ]
-    class_of = {label: number for number, label in enumerate(row.labels)}
-    found = suspect_labels(held_out.logits, [class_of[example.output] for example in examples])
+    dataset_rows = [ipt.Example(each.input, each.output) for each in rows]
     return [
         SuspectView(
-            example=ExampleView.of(examples[suspect.row]),
-            likely_label=row.labels[suspect.likely],
-            belongs=True,
-            likely_probability=suspect.likely_probability,
-            given_probability=suspect.given_probability,
+            example=ExampleView.of(rows[each.row]),
+            likely_label=each.likely_label,
+            belongs=each.belongs,
+            likely_probability=each.likely_probability,
+            given_probability=each.given_probability,
         )
-        for suspect in found
+        for each in doubtful_labels(row.labels, dataset_rows, held_out, row.kind)
     ]
 
 

@@ -154,10 +154,12 @@ class EncoderLoop(TuningLoop):
         scope_bytes = None if scope is None else scope.to_bytes()
         head = TaskHead(final, self.subspace.id, self.job.kind, tuple(self.labels), readout.to_bytes(), scope_bytes)
         held_out = None
+        pairs = self._near_duplicates()
         if self.rows.score_source != "none":
-            rows = [self.rows.dataset_rows[row] for row in self.rows.measured]
-            held_out = HeldOutLogits.of(rows, tuned.logits)
-        return AdaptedTask(head, metrics, [*self._label_warnings(held_out), *warnings], held_out)
+            number = self.rows.dataset_rows
+            numbered = [(number[first], number[second]) for first, second in pairs]
+            held_out = HeldOutLogits.of([number[row] for row in self.rows.measured], tuned.logits, numbered)
+        return AdaptedTask(head, metrics, [*self._label_warnings(held_out, pairs), *warnings], held_out)
 
     def _fit_readout(self, inputs: ReadoutInputs, tuned: Blended) -> Readout:
         return fit_readout(inputs.examples, self.rows.classes, len(self.labels), tuned.weight, inputs.names)
@@ -170,7 +172,15 @@ class EncoderLoop(TuningLoop):
         yield from self._pause_before_large_fit(len(self.rows.known))
         return fit_scope(inputs.examples, self.rows.classes, len(self.labels), groups, outside)
 
-    def _label_warnings(self, held_out: HeldOutLogits | None) -> list[str]:
+    def _near_duplicates(self) -> list[tuple[int, int]]:
+        """Return pairs of examples with different labels that hardly differ for the backbone."""
+        tokens = self.rows.token_ids
+        known = self.embeddings.frozen[: len(self.rows.known)]
+        pairs = near_duplicates_across_labels(known.numpy(), self._answer_numbers())
+        # The warnings about the dataset name texts that are equal for the backbone.
+        return [(first, second) for first, second in pairs if tokens[first] != tokens[second]]
+
+    def _label_warnings(self, held_out: HeldOutLogits | None, pairs: Sequence[tuple[int, int]]) -> list[str]:
         """Return warnings about examples whose labels are probably wrong."""
         count = len(self.job.examples)
         places = [
@@ -180,11 +190,7 @@ class EncoderLoop(TuningLoop):
         warnings = []
         if held_out is not None:
             warnings = self._suspect_warnings(held_out, places)
-        tokens = self.rows.token_ids
-        pairs = near_duplicates_across_labels(self.embeddings.frozen[: len(places)].numpy(), self._answer_numbers())
-        # The warnings about the dataset name texts that are equal for the backbone.
-        different = [(first, second) for first, second in pairs if tokens[first] != tokens[second]]
-        return [*warnings, *pair_warnings(different, places)]
+        return [*warnings, *pair_warnings(pairs, places)]
 
     def _suspect_warnings(self, held_out: HeldOutLogits, places: Sequence[str]) -> list[str]:
         suspects = suspect_labels(held_out.logits, self._measured_classes.tolist())

@@ -156,15 +156,24 @@ def test_examples_with_doubtful_labels_are_listed(
     work_off()
     logits = np.full((3, 2), [3.0, 0.0], dtype=np.float32)
     logits[1] = [0.0, 3.0]
-    held_out = HeldOutLogits(np.array([0, 4, 5], dtype=np.int32), logits)
+    held_out = HeldOutLogits(np.array([0, 4, 5], dtype=np.int32), logits, np.array([[1, 6]], dtype=np.int32))
     with transaction(service_engine) as session:
         session.merge(HeldOutRow(task_id=task, version=1, logits=held_out.to_bytes()))
     [suspect] = client.get(suspects).json()["data"]
     assert suspect["example"]["input"] == EXAMPLES[5]["input"]
     assert (suspect["likely_label"], round(suspect["likely_probability"], 3)) == ("billing", 0.953)
+    report = client.get(f"/v1/tasks/{task}/versions/1/report").raise_for_status().json()
+    assert [(each["row"], each["likely_label"]) for each in report["suspects"]] == [(5, "billing")]
+    assert [[each["input"] for each in pair] for pair in report["near_duplicates"]] == [
+        [EXAMPLES[1]["input"], EXAMPLES[6]["input"]]
+    ]
     monkeypatch.setenv("IPT_API_KEY", client.headers["authorization"].removeprefix("Bearer "))
     assert run(["tasks", "examples", task, "--suspect", "--url", str(client.base_url)]) == 0
     assert suspect["example"]["id"] in capsys.readouterr().out
+    assert run(["tasks", "report", task, "--url", str(client.base_url)]) == 0
+    printed = capsys.readouterr().out
+    assert "perhaps a wrong label: login, rather billing" in printed
+    assert "hardly differ: refund my money" in printed
     with transaction(service_engine) as session:
         session.execute(update(HeldOutRow).where(HeldOutRow.task_id == task).values(logits=b"damaged"))
     assert error_of(client.get(suspects))["code"] == "task_damaged"

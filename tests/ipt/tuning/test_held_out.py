@@ -27,3 +27,12 @@ def test_the_bytes_of_held_out_logits_are_read_again() -> None:
 def test_damaged_held_out_logits_are_rejected(data: bytes, num_rows: int, num_classes: int, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         HeldOutLogits.from_bytes(data, num_rows, num_classes)
+
+
+def test_pairs_of_near_duplicates_are_kept_and_checked() -> None:
+    with_pairs = HeldOutLogits(HELD_OUT.rows, HELD_OUT.logits, np.array([[0, 3]], dtype=np.int32))
+    assert HeldOutLogits.from_bytes(with_pairs.to_bytes(), 5, 3).near_duplicates.tolist() == [[0, 3]]
+    assert HeldOutLogits.from_bytes(HELD_OUT.to_bytes(), 5, 3).near_duplicates.shape == (0, 2)
+    out_of_range = HeldOutLogits(HELD_OUT.rows, HELD_OUT.logits, np.array([[0, 5]], dtype=np.int32))
+    with pytest.raises(CheckpointError, match="below 5"):
+        HeldOutLogits.from_bytes(out_of_range.to_bytes(), 5, 3)
