@@ -182,7 +182,7 @@ def test_near_duplicates_are_measured_by_a_lane_that_saw_none_of_them(engine: ip
         measured = {rows.groups[row] for row in split.measured}
         assert {rows.classes[row].item() for row in split.measured} == {0, 1, 2}, "folds are stratified"
         assert not measured & {rows.groups[row] for row in split.fitted}
-        assert not measured & {rows.groups[row] for of_class in split.tuned_on for row in of_class}
+        assert not measured & {rows.groups[row] for of_class in split.tuned_on.values() for row in of_class}
 
 
 def test_texts_of_the_same_tokens_are_measured_by_a_lane_that_saw_none_of_them(engine: ipt.TuningEngine) -> None:
