@@ -1,4 +1,4 @@
-"""Metrics that are read at each scrape: the queue and the workers, from the database, and the state of the model."""
+"""Metrics that are read at each scrape: queue, workers and outbox, from the database, and the state of the model."""
 
 import logging
 import threading
@@ -61,6 +61,16 @@ class StateCollector(Collector):
         ages.add_metric(["running"], queue.running_seconds)
         yield ages
         yield GaugeMetricFamily("ipt_workers", "Live workers.", queue.workers)
+        yield GaugeMetricFamily(
+            "ipt_webhooks_pending",
+            "Messages that no receiver has accepted yet, with those that wait for a retry.",
+            queue.webhooks,
+        )
+        yield GaugeMetricFamily(
+            "ipt_webhook_oldest_pending_seconds",
+            "Age of the oldest pending message; 0 without any.",
+            queue.webhook_seconds,
+        )
         yield from self._unanswerable()
 
     def _unanswerable(self) -> Iterator[GaugeMetricFamily]:

@@ -1,21 +1,23 @@
-"""SQL for the state of the queue."""
+"""SQL for the state of the queue and of the outbox."""
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import Row, Select, func, select, text
+from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, func, select, text
 from sqlalchemy.orm import Session
 
 from app.db.models import Adaptation, Worker
+from app.db.webhook_models import WebhookDelivery
 from app.queue.workers import LIVE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """The numbers of queued and running adaptations and of live workers, and two ages.
+    """The numbers of queued and running adaptations, of live workers and of webhooks in the outbox, and their ages.
 
     `queued_seconds` is the time since the oldest queued adaptation was created, `running_seconds` the time since the
-    oldest running one was first claimed. Each is 0 if there is no such adaptation.
+    oldest running one was first claimed, `webhook_seconds` the age of the oldest message. Each is 0 without any.
     """
 
     queued: int
@@ -23,17 +25,22 @@ class QueueState:
     queued_seconds: float
     running_seconds: float
     workers: int
+    webhooks: int
+    webhook_seconds: float
 
 
 def queue_state(session: Session) -> QueueState:
-    """Read the state in one query, whose cost does not depend on the number of finished adaptations."""
+    """Read the state in two queries, whose cost does not depend on the number of finished adaptations."""
     row: Row[int, int, float, float, int] = session.execute(queue_query()).one()
     queued, running, queued_seconds, running_seconds, workers = row
-    return QueueState(queued, running, float(queued_seconds), float(running_seconds), workers)
+    outbox = select(func.count(), _age(func.min(WebhookDelivery.created_at))).select_from(WebhookDelivery)
+    webhooks, webhook_seconds = session.execute(outbox).one()
+    ages = (float(queued_seconds), float(running_seconds))
+    return QueueState(queued, running, *ages, workers, webhooks, float(webhook_seconds))
 
 
 def queue_query() -> Select[int, int, float, float, int]:
-    """Return the query for the fields of `QueueState`. Literal states let the planner use the partial indexes."""
+    """Return the query for adaptations and workers. Literal states let the planner use the partial indexes."""
     queued, running = text("state = 'queued'"), text("state = 'running'")
     count = select(func.count()).select_from(Adaptation)
     waiting_since = select(func.min(Adaptation.created_at)).where(queued).scalar_subquery()
@@ -42,9 +49,11 @@ def queue_query() -> Select[int, int, float, float, int]:
     return select(
         count.where(queued).scalar_subquery(),
         count.where(running).scalar_subquery(),
-        *(
-            func.greatest(func.coalesce(func.extract("epoch", func.now() - since), 0), 0)
-            for since in (waiting_since, running_since)
-        ),
+        _age(waiting_since),
+        _age(running_since),
         select(func.count()).select_from(Worker).where(live).scalar_subquery(),
     )
+
+
+def _age(since: ColumnElement[Any] | ScalarSelect[Any]) -> ColumnElement[float]:
+    return func.greatest(func.coalesce(func.extract("epoch", func.now() - since), 0), 0)

@@ -16,6 +16,7 @@ from app.db.session import transaction
 from app.http.error_handlers import log_unforeseen
 from app.openai.webhooks import repository
 from app.openai.webhooks.messages import body_of
+from app.openai.webhooks.metrics import Outcome, count_delivery
 from app.openai.webhooks.repository import ClaimedDelivery
 from app.openai.webhooks.sender import NotDeliveredError, Sender, check_accepted
 
@@ -96,16 +97,19 @@ class Deliverer:
             return list(repository.claim(session, limit, LEASE_SECONDS))
 
     def _store(self, delivery: ClaimedDelivery, error: str | None) -> None:
+        wait = wait_after(delivery.attempts)
+        outcome: Outcome = "delivered"
+        if error is not None:
+            outcome = "failed" if delivery.age + wait < KEEP_TRYING else "given_up"
         with transaction(self._engine) as session:
-            wait = wait_after(delivery.attempts)
-            if error is None:
-                repository.remove_delivery(session, delivery)
-            elif delivery.age + wait < KEEP_TRYING:
+            if outcome == "failed":
                 repository.postpone(session, delivery, wait)
             else:
-                log.warning("webhook_given_up endpoint=%s event=%s", delivery.endpoint_id, delivery.event_id)
                 repository.remove_delivery(session, delivery)
             repository.record_error(session, delivery.endpoint_id, error)
+        count_delivery(outcome)
+        if outcome == "given_up":
+            log.warning("webhook_given_up endpoint=%s event=%s", delivery.endpoint_id, delivery.event_id)
 
 
 def wait_after(attempts: int) -> timedelta:

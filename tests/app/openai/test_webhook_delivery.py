@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from ipaddress import ip_network
+from typing import get_args
 
 import openai
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import Engine, func, select, update
 
 from app.db.file_models import Batch
@@ -20,6 +22,7 @@ from app.openai.webhooks import repository, sender
 from app.openai.webhooks.addresses import Resolve, resolve
 from app.openai.webhooks.deliverer import CONCURRENCY, Deliverer
 from app.openai.webhooks.messages import new_secret
+from app.openai.webhooks.metrics import Outcome
 from app.openai.webhooks.sender import Sender
 from app.queue import lifecycle
 from app.settings import DEFAULT_TENANT
@@ -88,6 +91,10 @@ def outbox(engine: Engine) -> list[WebhookDelivery]:
         return list(session.scalars(select(WebhookDelivery).order_by(WebhookDelivery.event_id)))
 
 
+def deliveries(outcome: Outcome) -> float:
+    return REGISTRY.get_sample_value("ipt_webhook_deliveries_total", {"outcome": outcome}) or 0.0
+
+
 def last_error(engine: Engine, endpoint_id: str) -> str | None:
     with transaction(engine) as session:
         return session.get_one(WebhookEndpoint, endpoint_id).last_error
@@ -98,8 +105,10 @@ def test_messages_are_signed_and_sent_once(
 ) -> None:
     receiver = new_receiver()
     endpoint_id = add(receiver.url, 3)
+    delivered = deliveries("delivered")
     deliver()
     deliver()
+    assert deliveries("delivered") == delivered + 3
     with transaction(engine) as session:
         secret = session.get_one(WebhookEndpoint, endpoint_id).secret
     unwrap = openai.OpenAI(api_key="any").webhooks.unwrap
@@ -139,6 +148,7 @@ def test_a_receiver_that_fails_is_tried_again_for_a_day(
     receiver = new_receiver()
     receiver.status = 500
     endpoint_id = add(receiver.url)
+    counted = {outcome: deliveries(outcome) for outcome in get_args(Outcome)}
     waits = []
     while True:
         deliver()
@@ -157,6 +167,9 @@ def test_a_receiver_that_fails_is_tried_again_for_a_day(
     assert waits[0] < timedelta(seconds=10)
     assert 10 < len(waits) < 25
     assert {headers["webhook-id"] for headers, _ in receiver.messages} == {"evt_0"}
+    assert deliveries("failed") == counted["failed"] + len(waits)
+    assert deliveries("given_up") == counted["given_up"] + 1
+    assert deliveries("delivered") == counted["delivered"]
     assert last_error(engine, endpoint_id) == "the receiver answered with status 500"
 
 
