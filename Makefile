@@ -145,6 +145,7 @@ sbom: $(READY) ## write sbom.json: a CycloneDX list of the packages in .venv, wi
 bench: $(READY) ## measure speed and memory of the service; writes docs/benchmarks.md
 	@$(VENV)/bin/python -m benchmarks.service
 	@$(VENV)/bin/python -m benchmarks.openai_requests
+	@$(VENV)/bin/python -m benchmarks.openai_batch
 	@$(VENV)/bin/python -m benchmarks.scale
 
 bench-engines: $(BENCH_READY) ## measure tuning and prediction against PEFT and limits; writes docs/benchmarks.md

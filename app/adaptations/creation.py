@@ -9,17 +9,16 @@ from fastapi import Depends, Header, Request, Response
 from sqlalchemy.orm import Session
 
 from app.adaptations import service
-from app.adaptations.dependencies import CreationThreadsDep, WakerDep
+from app.adaptations.dependencies import CreationThreadsDep, QueueingDep
 from app.adaptations.schemas import AdaptationInput, AdaptationView
 from app.adaptations.service import Requester
 from app.adaptations.upload import Form, in_file, naming_lines, read_body
 from app.api_keys.dependencies import AdaptingTenantDep
-from app.db.dependencies import OpenTransaction, TransactionDep
+from app.db.dependencies import OpenTransaction
 from app.db.models import Adaptation
 from app.fairness.fair_pool import FairPool
 from app.http.dependencies import SettingsDep
 from app.predictions.dependencies import ModelsDep
-from app.queue.wake import Waker
 
 IdempotencyKey = Annotated[
     str | None,
@@ -41,8 +40,7 @@ class Creation:
     """A request that creates an adaptation."""
 
     requester: Requester
-    transaction: OpenTransaction
-    waker: Waker | None
+    queueing: OpenTransaction
     threads: FairPool
     body_bytes: int
 
@@ -54,11 +52,8 @@ class Creation:
         """
 
         def create_and_commit() -> Adaptation:
-            with self.transaction() as session:
-                adaptation = create(session, self.requester)
-            if self.waker is not None:
-                self.waker.wake()
-            return adaptation
+            with self.queueing() as session:
+                return create(session, self.requester)
 
         return await self.threads.run(self.requester.tenant_id, self.body_bytes, create_and_commit)
 
@@ -80,15 +75,14 @@ def created(adaptation: Adaptation, response: Response) -> AdaptationView:
 async def _creation(
     settings: SettingsDep,
     models: ModelsDep,
-    transaction: TransactionDep,
+    queueing: QueueingDep,
     tenant: AdaptingTenantDep,
-    waker: WakerDep,
     threads: CreationThreadsDep,
     request: Request,
     idempotency_key: IdempotencyKey = None,
 ) -> Creation:
     requester = Requester(tenant, settings, models, idempotency_key)
-    return Creation(requester, transaction, waker, threads, request.state.body_bytes)
+    return Creation(requester, queueing, threads, request.state.body_bytes)
 
 
 CreationDep = Annotated[Creation, Depends(_creation)]

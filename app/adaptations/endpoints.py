@@ -10,7 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from app.adaptations import repository, service
 from app.adaptations.creation import CREATED, CreationDep, create_from_form, created
-from app.adaptations.dependencies import OpenStreamsDep, WakerDep
+from app.adaptations.dependencies import OpenStreamsDep, QueueingDep
 from app.adaptations.event_stream import follow
 from app.adaptations.schemas import AdaptationInput, AdaptationView, EventView
 from app.adaptations.upload import Form, FormRoute, documented_form, read_form
@@ -175,15 +175,10 @@ def pause_adaptation(adaptation_id: Id, transaction: TransactionDep, tenant: Ada
     summary="Resume an adaptation",
     responses=documented([NotFoundError, ConflictError]),
 )
-def resume_adaptation(
-    adaptation_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep, waker: WakerDep
-) -> AdaptationView:
+def resume_adaptation(adaptation_id: Id, queueing: QueueingDep, tenant: AdaptingTenantDep) -> AdaptationView:
     """Queue a paused adaptation again: it continues from the step that it had reached."""
-    with transaction() as session:
-        adaptation = service.resume(session, tenant, adaptation_id)
-    if waker is not None:
-        waker.wake()
-    return AdaptationView.of(adaptation)
+    with queueing() as session:
+        return AdaptationView.of(service.resume(session, tenant, adaptation_id))
 
 
 @router.post(

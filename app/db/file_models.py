@@ -14,7 +14,10 @@ BatchState = Literal["in_progress", "cancelling", "completed", "cancelled", "exp
 
 
 class File(Base):
-    """A file below /openai/v1/files; `error` says why its content cannot be used, null if it can."""
+    """A file below /openai/v1/files; `error` says why its content cannot be used, null if it can.
+
+    `content` is empty if the file is stored in parts.
+    """
 
     __tablename__ = "files"
     __table_args__ = (Index("ix_files_tenant_id_created_at_id", "tenant_id", "created_at", "id"),)
@@ -28,6 +31,21 @@ class File(Base):
     error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     expires_at: Mapped[datetime | None]
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether the content is in rows of `FilePart`."""
+        return len(self.content) < self.size
+
+
+class FilePart(Base):
+    """A part of the content of a file that may be too large for one value."""
+
+    __tablename__ = "file_parts"
+
+    file_id: Mapped[str] = mapped_column(ForeignKey("files.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    content: Mapped[bytes]
 
 
 class Batch(Base):

@@ -42,6 +42,7 @@ def page_of(
     after: str | None,
     limit: int,
     among: Select[Any] | None = None,
+    ascending: bool = False,
 ) -> tuple[list[Any], str | None]:
     """Return the rows of one page, newest first, and the cursor of the next page, or None if there is none.
 
@@ -54,19 +55,26 @@ def page_of(
         limit: rows per page.
         among: the items that `after` may name, `query` if None. It selects more than `query` if an item can leave the
             list after the caller has seen it there.
+        ascending: oldest first.
 
     Raises:
         NotFoundError: `after` is neither a cursor nor the id of an item in `among`.
     """
     if after is not None:
-        last = _position(session, query if among is None else among, columns, after)
-        query = query.where(tuple_(*columns) < tuple_(*last))
-    ordered = query.order_by(*(column.desc() for column in columns)).limit(limit + 1)
+        position = tuple_(*columns)
+        last = tuple_(*_position(session, query if among is None else among, columns, after))
+        query = query.where(position > last if ascending else position < last)
+    ordered = query.order_by(*(column if ascending else column.desc() for column in columns)).limit(limit + 1)
     rows = list(session.scalars(ordered))
     if len(rows) <= limit:
         return rows, None
     created_at, id_ = (getattr(rows[limit - 1], column.key) for column in columns)
-    return rows[:limit], f"{id_}.{(created_at - _EPOCH) // timedelta(microseconds=1)}"
+    return rows[:limit], cursor_of(created_at, id_)
+
+
+def cursor_of(created_at: datetime, id_: str) -> str:
+    """Return the cursor of the page that begins behind an item."""
+    return f"{id_}.{(created_at - _EPOCH) // timedelta(microseconds=1)}"
 
 
 def _position(

@@ -1,13 +1,19 @@
 """Pages of lists as OpenAI's client reads them: the next page begins after the id of the last item."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel, Field
+from sqlalchemy import Select
+from sqlalchemy.orm import Session
 
+from app.db.file_models import Batch, File
+from app.db.models import Adaptation
+from app.db.webhook_models import WebhookEndpoint
 from app.http.fields import Id
+from app.http.pagination import cursor_of, page_of
 
 
 class Identified(BaseModel):
@@ -17,8 +23,10 @@ class Identified(BaseModel):
 
 
 Item = TypeVar("Item", bound=Identified)
+Row = TypeVar("Row", Adaptation, Batch, File, WebhookEndpoint)
 
 AfterId = Annotated[Id | None, Query(description="the id of the last item of the previous page")]
+PageLimit = Annotated[int, Query(ge=1, le=100, description="items per page, at most")]
 
 
 class CursorPage(BaseModel, Generic[Item]):
@@ -36,6 +44,38 @@ class CursorPage(BaseModel, Generic[Item]):
             last_id=items[-1].id if items else None,
             has_more=has_more,
         )
+
+
+def cursor_page(
+    session: Session,
+    query: Select[Row],
+    row_type: type[Row],
+    view: Callable[[Row], Item],
+    *,
+    find: Callable[[str], Row],
+    after: str | None,
+    limit: int,
+    ascending: bool = False,
+) -> CursorPage[Item]:
+    """Return one page of a tenant's rows, by time of creation.
+
+    Args:
+        session: an open transaction.
+        query: selects the rows.
+        row_type: the rows' table.
+        view: makes the response's item of a row.
+        find: returns the row of an item's id, or raises the error for an unknown id.
+        after: the id of the last item of the previous page.
+        limit: items per page.
+        ascending: oldest first.
+    """
+    cursor = None
+    if after is not None:
+        last = find(after)
+        cursor = cursor_of(last.created_at, last.id)
+    columns: tuple[Any, ...] = (row_type.created_at, row_type.id)
+    rows, following = page_of(session, query, columns, after=cursor, limit=limit, ascending=ascending)
+    return CursorPage.of([view(row) for row in rows], has_more=following is not None)
 
 
 def seconds(time: datetime) -> int:

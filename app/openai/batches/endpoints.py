@@ -1,20 +1,17 @@
 """`/openai/v1/batches`."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 
 from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import PredictingTenantDep
 from app.db.dependencies import TransactionDep
 from app.db.file_models import Batch
 from app.http.fields import Id
-from app.http.pagination import page_of
 from app.openai.batches import repository, service
 from app.openai.batches.runner import BatchRunner
 from app.openai.batches.schemas import BatchInput, BatchView
 from app.openai.dialect import PREFIX
-from app.openai.pages import AfterId, CursorPage
+from app.openai.pages import AfterId, CursorPage, PageLimit, cursor_page
 
 router = APIRouter(prefix=f"{PREFIX}/batches", tags=["openai"], route_class=AdmittingRoute)
 
@@ -36,14 +33,19 @@ def list_batches(
     transaction: TransactionDep,
     tenant: PredictingTenantDep,
     after: AfterId = None,
-    limit: Annotated[int, Query(ge=1, le=100, description="items per page, at most")] = 20,
+    limit: PageLimit = 20,
 ) -> CursorPage[BatchView]:
     """List batches, newest first."""
     with transaction() as session:
-        last = None if after is None else service.get(session, tenant, after, "after").id
-        columns = (Batch.created_at, Batch.id)
-        rows, following = page_of(session, repository.of_tenant(tenant), columns, after=last, limit=limit)
-    return CursorPage.of([BatchView.of(row) for row in rows], has_more=following is not None)
+        return cursor_page(
+            session,
+            repository.of_tenant(tenant),
+            Batch,
+            BatchView.of,
+            find=lambda id_: service.get(session, tenant, id_, "after"),
+            after=after,
+            limit=limit,
+        )
 
 
 @router.get("/{batch_id}", summary="Look at a batch")

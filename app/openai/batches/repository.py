@@ -13,7 +13,7 @@ from app.db.ids import new_id
 from app.openai.batches.requests import BatchRequest
 
 OPEN: tuple[BatchState, ...] = ("in_progress", "cancelling")
-_ROWS_AT_ONCE = 1000
+_ROWS_AT_ONCE = 500
 
 _INSERT = text("""
 INSERT INTO batch_requests (batch_id, line, custom_id, body)
@@ -158,9 +158,17 @@ def responses(session: Session, batch_id: str, *, succeeded: bool) -> Iterator[s
         BatchRequestRow.batch_id == batch_id,
         and_(BatchRequestRow.status.is_not(None), is_success if succeeded else ~is_success),
     )
-    for response in session.scalars(query.order_by(BatchRequestRow.line)):
+    query = query.order_by(BatchRequestRow.line).execution_options(yield_per=_ROWS_AT_ONCE)
+    for response in session.scalars(query):
         assert response is not None
         yield response
+
+
+def unanswered_ids(session: Session, batch_id: str) -> Iterator[str]:
+    """Yield the `custom_id` of each request that has no response, in the order of their lines."""
+    of_batch = (BatchRequestRow.batch_id == batch_id, BatchRequestRow.status.is_(None))
+    query = select(BatchRequestRow.custom_id).where(*of_batch).order_by(BatchRequestRow.line)
+    yield from session.scalars(query.execution_options(yield_per=_ROWS_AT_ONCE))
 
 
 def remove_requests(session: Session, batch_id: str) -> None:

@@ -1,7 +1,9 @@
 """Create, find, cancel and finish batches."""
 
 import json
+from collections.abc import Iterable
 from datetime import timedelta
+from itertools import chain
 
 from sqlalchemy import func
 from sqlalchemy.orm import Session
@@ -87,18 +89,17 @@ def cancel(session: Session, tenant_id: str, batch_id: str) -> Batch:
 
 def finish(session: Session, batch: Batch) -> None:
     """End a batch whose row is locked: write its files, and delete its requests."""
-    output = list(repository.responses(session, batch.id, succeeded=True))
-    errors = list(repository.responses(session, batch.id, succeeded=False))
+    errors = repository.responses(session, batch.id, succeeded=False)
     if batch.state == "cancelling":
         batch.state = "cancelled"
     elif batch.completed + batch.failed < batch.total:
         batch.state = "expired"
-        unanswered = repository.unanswered(session, batch.id, batch.total)
-        batch.failed += len(unanswered)
-        errors += [response_line(request.custom_id, None, _EXPIRED) for request in unanswered]
+        batch.failed = batch.total - batch.completed
+        expired = (response_line(id_, None, _EXPIRED) for id_ in repository.unanswered_ids(session, batch.id))
+        errors = chain(errors, expired)
     else:
         batch.state = "completed"
-    batch.output_file_id = _write(session, batch, "output", output)
+    batch.output_file_id = _write(session, batch, "output", repository.responses(session, batch.id, succeeded=True))
     batch.error_file_id = _write(session, batch, "error", errors)
     batch.finished_at = func.now()
     repository.release(batch)
@@ -111,19 +112,17 @@ def response_line(custom_id: str, response: dict[str, object] | None, error: dic
     return json.dumps(line, ensure_ascii=False)
 
 
-def _write(session: Session, batch: Batch, kind: str, lines: list[str]) -> str | None:
+def _write(session: Session, batch: Batch, kind: str, lines: Iterable[str]) -> str | None:
     """Store a result file, unless it would be empty, and return its id."""
-    if not lines:
-        return None
-    return files_repository.add(
+    file = files_repository.add_in_parts(
         session,
         batch.tenant_id,
         filename=f"{batch.id}_{kind}.jsonl",
         purpose="batch_output",
-        content="".join(f"{line}\n" for line in lines).encode(),
-        error=None,
+        pieces=(f"{line}\n".encode() for line in lines),
         lifetime=RESULT_LIFETIME,
-    ).id
+    )
+    return None if file is None else file.id
 
 
 def _found(batch: Batch | None, param: str) -> Batch:

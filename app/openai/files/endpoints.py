@@ -3,11 +3,12 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
+from fastapi.responses import StreamingResponse
 
 from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import AdaptingTenantDep
 from app.db.dependencies import TransactionDep
-from app.db.file_models import FilePurpose
+from app.db.file_models import File, FilePurpose
 from app.http.dependencies import SettingsDep
 from app.http.fields import Id
 from app.openai.dialect import PREFIX
@@ -15,13 +16,12 @@ from app.openai.files import repository, service
 from app.openai.files.schemas import DeletedFileView, FileView
 from app.openai.files.upload import FORM, Upload, read_upload
 from app.openai.fine_tuning import service as fine_tuning
-from app.openai.pages import AfterId, CursorPage
+from app.openai.pages import AfterId, CursorPage, cursor_page
 
 router = APIRouter(prefix=f"{PREFIX}/files", tags=["openai"], route_class=AdmittingRoute)
 
-_CONTENT: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/octet-stream": {"schema": {"type": "string"}}}}
-}
+_BINARY = "application/octet-stream"
+_CONTENT: dict[int | str, dict[str, Any]] = {200: {"content": {_BINARY: {"schema": {"type": "string"}}}}}
 
 
 @router.post("", summary="Upload a file", openapi_extra=FORM)
@@ -51,9 +51,16 @@ def list_files(
 ) -> CursorPage[FileView]:
     """List files by time of upload, newest first by default."""
     with transaction() as session:
-        last = None if after is None else service.get_summary(session, tenant, after, "after")
-        files = repository.page(session, tenant, purpose=purpose, after=last, limit=limit + 1, ascending=order == "asc")
-    return CursorPage.of([FileView.of(file) for file in files[:limit]], has_more=len(files) > limit)
+        return cursor_page(
+            session,
+            repository.summaries(tenant, purpose),
+            File,
+            FileView.of,
+            find=lambda id_: service.get_summary(session, tenant, id_, "after"),
+            after=after,
+            limit=limit,
+            ascending=order == "asc",
+        )
 
 
 @router.get("/{file_id}", summary="Look at a file")
@@ -80,5 +87,8 @@ def get_content(file_id: Id, transaction: TransactionDep, tenant: AdaptingTenant
     """Return the bytes of a file as they were uploaded, or a result file of a job that has succeeded."""
     with transaction() as session:
         result = fine_tuning.result_file(session, tenant, file_id)
-        content = service.get(session, tenant, file_id).content if result is None else result[0].content
-    return Response(content, media_type="application/octet-stream")
+        file = service.get(session, tenant, file_id) if result is None else result[0]
+    if isinstance(file, File) and file.in_parts:
+        parts = service.parts(transaction, tenant, file_id)
+        return StreamingResponse(parts, media_type=_BINARY, headers={"Content-Length": str(file.size)})
+    return Response(file.content, media_type=_BINARY)

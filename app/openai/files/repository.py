@@ -1,13 +1,16 @@
 """Queries on a tenant's files; expired files do not exist."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, Select, delete, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, delete, func, insert, or_, select
 from sqlalchemy.orm import Session, defer
 
-from app.db.file_models import File, FilePurpose
+from app.db.file_models import File, FilePart, FilePurpose
 from app.db.ids import new_id
+
+PART_BYTES = 256 * 1024
+"""Least bytes of a part but the last one of a file."""
 
 
 def add(
@@ -37,6 +40,45 @@ def add(
     return file
 
 
+def add_in_parts(
+    session: Session,
+    tenant_id: str,
+    *,
+    filename: str,
+    purpose: FilePurpose,
+    pieces: Iterable[bytes],
+    lifetime: timedelta | None,
+) -> File | None:
+    """Insert a file of any size without holding its content in memory; None if the content would be empty."""
+    file: File | None = None
+    for number, part in enumerate(_joined(pieces, PART_BYTES)):
+        if file is None:
+            file = add(
+                session, tenant_id, filename=filename, purpose=purpose, content=b"", error=None, lifetime=lifetime
+            )
+        session.execute(insert(FilePart).values(file_id=file.id, number=number, content=part))
+        file.size += len(part)
+    return file
+
+
+def part(session: Session, tenant_id: str, file_id: str, number: int) -> bytes | None:
+    """Return a part of a file that is stored in parts, None behind the last one."""
+    parts = select(FilePart.content).join(File).where(File.tenant_id == tenant_id, File.id == file_id, _exists())
+    return session.scalar(parts.where(FilePart.number == number))
+
+
+def _joined(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Join pieces to parts of at least `size` bytes; the last part may be smaller."""
+    part = bytearray()
+    for piece in pieces:
+        part += piece
+        if len(part) >= size:
+            yield bytes(part)
+            part.clear()
+    if part:
+        yield bytes(part)
+
+
 def totals(session: Session, tenant_id: str) -> tuple[int, int]:
     """Return the number and the bytes of a tenant's files, and delete the files of the tenant that have expired.
 
@@ -56,22 +98,13 @@ def get(session: Session, tenant_id: str, file_id: str) -> File | None:
 
 def get_summary(session: Session, tenant_id: str, file_id: str) -> File | None:
     """Return a file without its content, None if the tenant has no such file."""
-    return session.scalar(_summaries(tenant_id).where(File.id == file_id))
+    return session.scalar(summaries(tenant_id).where(File.id == file_id))
 
 
-def page(
-    session: Session, tenant_id: str, *, purpose: str | None, after: File | None, limit: int, ascending: bool
-) -> Sequence[File]:
-    """Return at most `limit` files by time of creation, without their contents, beginning behind `after`."""
-    query = _summaries(tenant_id)
-    if purpose is not None:
-        query = query.where(File.purpose == purpose)
-    position = tuple_(File.created_at, File.id)
-    if after is not None:
-        last = tuple_(after.created_at, after.id)
-        query = query.where(position > last if ascending else position < last)
-    columns = (File.created_at, File.id)
-    return session.scalars(query.order_by(*(c if ascending else c.desc() for c in columns)).limit(limit)).all()
+def summaries(tenant_id: str, purpose: str | None = None) -> Select[File]:
+    """Select a tenant's files without their contents."""
+    query = _of_tenant(tenant_id).options(defer(File.content, raiseload=True))
+    return query if purpose is None else query.where(File.purpose == purpose)
 
 
 def remove(session: Session, tenant_id: str, file_id: str) -> bool:
@@ -82,10 +115,6 @@ def remove(session: Session, tenant_id: str, file_id: str) -> bool:
 
 def _of_tenant(tenant_id: str) -> Select[File]:
     return select(File).where(File.tenant_id == tenant_id, _exists())
-
-
-def _summaries(tenant_id: str) -> Select[File]:
-    return _of_tenant(tenant_id).options(defer(File.content, raiseload=True))
 
 
 def _exists() -> ColumnElement[bool]:

@@ -1,7 +1,11 @@
 """Store, find and delete files."""
 
+import itertools
+from collections.abc import Iterator
+
 from sqlalchemy.orm import Session
 
+from app.db.dependencies import OpenTransaction
 from app.db.file_models import File
 from app.errors import BusyError, NotFoundError
 from app.openai.batches.requests import read_requests
@@ -72,6 +76,16 @@ def get_summary(session: Session, tenant_id: str, file_id: str, param: str = "fi
     if file is None:
         raise _not_found(param)
     return file
+
+
+def parts(transaction: OpenTransaction, tenant_id: str, file_id: str) -> Iterator[bytes]:
+    """Yield the content of a file that is stored in parts; no transaction is open while a caller reads a part."""
+    for number in itertools.count():
+        with transaction() as session:
+            part = repository.part(session, tenant_id, file_id, number)
+        if part is None:
+            return
+        yield part
 
 
 def remove(session: Session, tenant_id: str, file_id: str) -> None:

@@ -2,27 +2,24 @@
 
 import re
 from functools import partial
-from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 
 from app.adaptations.creation import CreationDep
-from app.adaptations.dependencies import WakerDep
+from app.adaptations.dependencies import QueueingDep
 from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import AdaptingTenantDep
 from app.db.dependencies import TransactionDep
 from app.db.models import Adaptation
 from app.errors import NotFoundError
 from app.http.fields import Id
-from app.http.pagination import page_of
 from app.openai.dialect import PREFIX
 from app.openai.fine_tuning import repository, service
 from app.openai.fine_tuning.schemas import CheckpointView, JobEventView, JobInput, JobView
-from app.openai.pages import AfterId, CursorPage
+from app.openai.pages import AfterId, CursorPage, PageLimit, cursor_page
 
 router = APIRouter(prefix=f"{PREFIX}/fine_tuning/jobs", tags=["openai"], route_class=AdmittingRoute)
 
-Limit = Annotated[int, Query(ge=1, le=100, description="items per page, at most")]
 _EVENT_ID = re.compile(r"ftevent-[0-9a-z]{24}-([0-9]{1,9})")
 
 
@@ -34,14 +31,19 @@ async def create_job(body: JobInput, creation: CreationDep) -> JobView:
 
 @router.get("", summary="List fine-tuning jobs")
 def list_jobs(
-    transaction: TransactionDep, tenant: AdaptingTenantDep, after: AfterId = None, limit: Limit = 20
+    transaction: TransactionDep, tenant: AdaptingTenantDep, after: AfterId = None, limit: PageLimit = 20
 ) -> CursorPage[JobView]:
     """List fine-tuning jobs, newest first."""
     with transaction() as session:
-        last = None if after is None else service.get(session, tenant, after, "after").id
-        columns = (Adaptation.created_at, Adaptation.id)
-        rows, following = page_of(session, repository.of_tenant(tenant), columns, after=last, limit=limit)
-    return CursorPage.of([JobView.of(row) for row in rows], has_more=following is not None)
+        return cursor_page(
+            session,
+            repository.of_tenant(tenant),
+            Adaptation,
+            JobView.of,
+            find=lambda id_: service.get(session, tenant, id_, "after"),
+            after=after,
+            limit=limit,
+        )
 
 
 @router.get("/{fine_tuning_job_id}", summary="Look at a fine-tuning job")
@@ -66,15 +68,10 @@ def pause_job(fine_tuning_job_id: Id, transaction: TransactionDep, tenant: Adapt
 
 
 @router.post("/{fine_tuning_job_id}/resume", summary="Resume a fine-tuning job")
-def resume_job(
-    fine_tuning_job_id: Id, transaction: TransactionDep, tenant: AdaptingTenantDep, waker: WakerDep
-) -> JobView:
+def resume_job(fine_tuning_job_id: Id, queueing: QueueingDep, tenant: AdaptingTenantDep) -> JobView:
     """Queue a paused job again: it continues from the step that it had reached."""
-    with transaction() as session:
-        job = service.resume(session, tenant, fine_tuning_job_id)
-    if waker is not None:
-        waker.wake()
-    return JobView.of(job)
+    with queueing() as session:
+        return JobView.of(service.resume(session, tenant, fine_tuning_job_id))
 
 
 @router.get("/{fine_tuning_job_id}/events", summary="What happened to a fine-tuning job")
@@ -83,7 +80,7 @@ def list_events(
     transaction: TransactionDep,
     tenant: AdaptingTenantDep,
     after: AfterId = None,
-    limit: Limit = 20,
+    limit: PageLimit = 20,
 ) -> CursorPage[JobEventView]:
     """List the events of a job, newest first."""
     before = None
@@ -104,7 +101,7 @@ def list_checkpoints(
     transaction: TransactionDep,
     tenant: AdaptingTenantDep,
     after: AfterId = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 10,  # noqa: ARG001 - there is at most one checkpoint
+    limit: PageLimit = 10,  # noqa: ARG001 - there is at most one checkpoint
 ) -> CursorPage[CheckpointView]:
     """Return the model of a job that has succeeded; intermediate states are not kept."""
     with transaction() as session:

@@ -1,8 +1,8 @@
 """`/openai/v1/webhook_endpoints`."""
 
-from typing import Annotated, get_args
+from typing import get_args
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
 from app.api_keys.admitting_route import AdmittingRoute
@@ -11,9 +11,8 @@ from app.db.dependencies import OpenTransaction, TransactionDep
 from app.db.webhook_models import WebhookEndpoint
 from app.http.dependencies import SettingsDep
 from app.http.fields import Id
-from app.http.pagination import page_of
 from app.openai.dialect import PREFIX
-from app.openai.pages import AfterId, CursorPage
+from app.openai.pages import AfterId, CursorPage, PageLimit, cursor_page
 from app.openai.webhooks import repository, service
 from app.openai.webhooks.schemas import (
     DeletedEndpointView,
@@ -55,14 +54,19 @@ def list_endpoints(
     transaction: TransactionDep,
     tenant: AdaptingTenantDep,
     after: AfterId = None,
-    limit: Annotated[int, Query(ge=1, le=100, description="items per page, at most")] = 20,
+    limit: PageLimit = 20,
 ) -> CursorPage[EndpointView]:
     """List webhook endpoints, newest first."""
     with transaction() as session:
-        last = None if after is None else service.get(session, tenant, after, "after").id
-        columns = (WebhookEndpoint.created_at, WebhookEndpoint.id)
-        rows, following = page_of(session, repository.of_tenant(tenant), columns, after=last, limit=limit)
-    return CursorPage.of([EndpointView.of(row) for row in rows], has_more=following is not None)
+        return cursor_page(
+            session,
+            repository.of_tenant(tenant),
+            WebhookEndpoint,
+            EndpointView.of,
+            find=lambda id_: service.get(session, tenant, id_, "after"),
+            after=after,
+            limit=limit,
+        )
 
 
 @router.get(_ENDPOINT, summary="Look at a webhook")

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import Engine, func, select, update
 
-from app.db.file_models import Batch, BatchRequestRow, File
+from app.db.file_models import Batch, BatchRequestRow, File, FilePart
 from app.db.models import Tenant
 from app.db.session import transaction
 from app.fairness.background import Foreground
@@ -16,6 +16,7 @@ from app.openai.batches import repository, runner, service
 from app.openai.batches.repository import Answered
 from app.openai.batches.requests import BatchRequest
 from app.openai.batches.runner import BatchRunner
+from app.openai.files import repository as files_repository
 
 AddBatch = Callable[..., str]
 
@@ -88,7 +89,14 @@ def read(engine: Engine, batch_id: str) -> tuple[Batch, dict[str, str]]:
     with transaction(engine) as session:
         batch = session.get_one(Batch, batch_id)
         ids = {"output": batch.output_file_id, "error": batch.error_file_id}
-        files = {name: session.get_one(File, file_id).content.decode() for name, file_id in ids.items() if file_id}
+        parts = select(FilePart.content).order_by(FilePart.number)
+        files = {
+            name: b"".join(session.scalars(parts.where(FilePart.file_id == file_id))).decode()
+            for name, file_id in ids.items()
+            if file_id
+        }
+        sizes = [session.get_one(File, file_id).size for file_id in ids.values() if file_id]
+        assert sizes == [len(content) for content in files.values()]
         return batch, files
 
 
@@ -103,6 +111,23 @@ def test_a_batch_is_answered_in_pieces(
     assert files == {"output": "1\n3\n5\n7\n9\n", "error": "2\n4\n6\n8\n10\n"}
     with transaction(engine) as session:
         assert session.execute(select(func.count()).select_from(BatchRequestRow)).scalar_one() == 0
+
+
+def test_the_files_of_a_batch_are_written_in_parts(
+    engine: Engine, batches: BatchRunner, add: AddBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files_repository, "PART_BYTES", 4)
+    monkeypatch.setattr(repository, "_ROWS_AT_ONCE", 3)
+    batch_id = add(12)
+    turns(batches)
+    batch, files = read(engine, batch_id)
+    assert files == {"output": "1\n3\n5\n7\n9\n11\n", "error": "2\n4\n6\n8\n10\n12\n"}
+    with transaction(engine) as session:
+        parts = select(FilePart.content).where(FilePart.file_id == batch.output_file_id).order_by(FilePart.number)
+        assert session.scalars(parts).all() == [b"1\n3\n", b"5\n7\n", b"9\n11\n"]
+        session.delete(session.get_one(File, batch.output_file_id))
+        session.flush()
+        assert session.scalars(parts).all() == []
 
 
 def test_the_piece_of_a_lost_process_is_answered_again_once_its_lease_has_expired(

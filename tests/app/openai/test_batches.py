@@ -11,7 +11,8 @@ from sqlalchemy import Engine, func, select
 
 from app.db.file_models import BatchRequestRow
 from app.db.session import transaction
-from app.openai.batches import service
+from app.openai.batches import requests, service
+from app.openai.files import repository as files
 from tests.app.openai.test_training_data import chat, jsonl
 from tests.support.service import WorkOff, adaptation_body
 
@@ -59,7 +60,10 @@ def responses(client: openai.OpenAI, file_id: str | None) -> dict[str, Any]:
     return {line["custom_id"]: line for line in lines}
 
 
-def test_a_batch_answers_as_its_endpoint_does(openai_client: openai.OpenAI, model: str, service_engine: Engine) -> None:
+def test_a_batch_answers_as_its_endpoint_does(
+    openai_client: openai.OpenAI, model: str, service_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PART_BYTES", 1000)
     texts = [f"login screen is broken {number}" for number in range(40)]
     lines = [request(number, question(model, text, logprobs=True)) for number, text in enumerate(texts)]
     batch = create(openai_client, CHAT, *lines, metadata={"of": "test"})
@@ -151,6 +155,14 @@ def test_a_file_that_is_no_batch_names_line_and_field(
     with pytest.raises(openai.BadRequestError) as raised:
         openai_client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
     assert words in raised.value.message
+
+
+def test_a_batch_of_too_many_requests_names_the_first_line_too_many(
+    openai_client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "MAX_REQUESTS", 2)
+    file = upload(openai_client, *(request(number, {}) for number in range(3)))
+    assert file.status_details == "line 3: a batch has at most 2 requests: split the file"
 
 
 def test_what_is_no_batch_is_named(openai_client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
