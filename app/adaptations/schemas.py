@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, ValidatorFunctionWrapHandler, WithJsonSch
 import ipt
 from app.db.models import Adaptation, AdaptationEvent, Kind, State
 from app.errors import ErrorDetail
-from app.http.fields import WHOLE, Body, Id, Listed, Metadata, Name, Storable, Text
+from app.http.fields import Body, Id, Listed, Metadata, Name, Storable, Text
 from ipt.data.examples import MAX_LABELS, VISIBLE, VISIBLE_TEXT, text_fault
 from ipt.tuning.job import BATCH_SIZE, LARGEST_LEARNING_RATE, RESTARTS, SEED, STEPS
 
@@ -50,18 +50,18 @@ class ExampleInput(Body):
 class HyperparametersInput(Body):
     """Missing fields take the service's defaults; the response contains all values."""
 
-    steps: Annotated[int, Field(ge=STEPS.smallest, le=STEPS.largest), WHOLE] | None = Field(
+    steps: Annotated[int, Field(ge=STEPS.smallest, le=STEPS.largest)] | None = Field(
         default=None,
         description="most tuning steps; early stopping on held-back examples may end it sooner; 0 keeps the start",
     )
     learning_rate: Annotated[float, Field(gt=0, le=LARGEST_LEARNING_RATE)] | None = None
-    batch_size: Annotated[int, Field(ge=BATCH_SIZE.smallest, le=BATCH_SIZE.largest), WHOLE] | None = Field(
+    batch_size: Annotated[int, Field(ge=BATCH_SIZE.smallest, le=BATCH_SIZE.largest)] | None = Field(
         default=None, description="examples in a step"
     )
-    restarts: Annotated[int, Field(ge=RESTARTS.smallest, le=RESTARTS.largest), WHOLE] | None = Field(
+    restarts: Annotated[int, Field(ge=RESTARTS.smallest, le=RESTARTS.largest)] | None = Field(
         default=None, description="runs from different starting points; the best one is kept"
     )
-    seed: Annotated[int, Field(ge=SEED.smallest, le=SEED.largest), WHOLE] | Literal["auto"] | None = Field(
+    seed: Annotated[int, Field(ge=SEED.smallest, le=SEED.largest)] | Literal["auto"] | None = Field(
         default=None,
         description="the same seed and data give the same vector; 'auto' draws one",
         examples=[0, "auto"],

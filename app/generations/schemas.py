@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 import ipt
-from app.http.fields import WHOLE, Body, Listed, Storable, Text, VersionNumber
+from app.http.fields import Body, Listed, Storable, Text, VersionNumber
 from ipt.generation.parameters import MAX_BEAMS, MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS
 from ipt.tuning.job import SEED
 
@@ -40,7 +40,7 @@ class GenerateInput(Body):
     version: VersionNumber | None = Field(
         default=None, description="the version of the task to use; the newest by default", examples=[None]
     )
-    max_new_tokens: Annotated[int, Field(ge=1, le=_LARGEST), WHOLE] | None = Field(
+    max_new_tokens: Annotated[int, Field(ge=1, le=_LARGEST)] | None = Field(
         default=None, description="most tokens of a text; 64 by default", examples=[64]
     )
     temperature: Annotated[float, Field(ge=0, le=100)] | None = Field(
@@ -51,13 +51,13 @@ class GenerateInput(Body):
         description="sample from the fewest tokens with this total probability",
         examples=[0.9],
     )
-    top_k: Annotated[int, Field(ge=1, le=_LARGEST), WHOLE] | None = Field(
+    top_k: Annotated[int, Field(ge=1, le=_LARGEST)] | None = Field(
         default=None, description="sample from this many of the most likely tokens", examples=[50]
     )
-    seed: Annotated[int, Field(ge=SEED.smallest, le=SEED.largest), WHOLE] | None = Field(
+    seed: Annotated[int, Field(ge=SEED.smallest, le=SEED.largest)] | None = Field(
         default=None, description="the same seed samples the same text", examples=[7]
     )
-    num_beams: Annotated[int, Field(ge=1, le=MAX_BEAMS), WHOLE] | None = Field(
+    num_beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] | None = Field(
         default=None, description="beam search with this many beams; excludes a temperature", examples=[None]
     )
     stop: (

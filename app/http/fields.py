@@ -56,13 +56,7 @@ Text = Annotated[
 Id = Annotated[Storable, Field(max_length=64)]
 
 
-def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-WHOLE = BeforeValidator(_whole)
-"""Makes an integer of a request body accept `47.0`, which is an integer in JSON Schema. It follows the `Field`."""
-VersionNumber = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
+VersionNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
 """The number of a task's version, in a request body."""
 
 Item = TypeVar("Item")
@@ -77,10 +71,28 @@ Metadata = Annotated[
 ]
 
 
-class Body(BaseModel):
-    """Base class of request bodies: rejects unknown fields and converts no types."""
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+class StrictBody(BaseModel):
+    """Base class of request bodies: converts no types, but takes `47.0` as an integer, which it is in JSON Schema."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _make_whole(cls, data: Any) -> Any:
+        # A field for floats makes a float of the integer again.
+        if isinstance(data, dict) and any(isinstance(value, float) for value in data.values()):
+            return {name: _whole(value) for name, value in data.items()}
+        return data
+
+
+class Body(StrictBody):
+    """Base class of the request bodies of the service's own API: rejects unknown fields."""
+
+    model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod

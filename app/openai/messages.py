@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from app.http.fields import Listed, Text
+from app.http.fields import Listed, StrictBody, Text
 
 SYSTEM_ROLES = ("system", "developer")
 ENCODER_INPUT_CHARS = 500
@@ -14,17 +14,13 @@ ENCODER_INPUT_CHARS = 500
 _PLAIN_TEXT = "only text is supported: remove images, audio and files"
 
 
-class TextPart(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class TextPart(StrictBody):
     type: Literal["text"]
     text: Text
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(StrictBody):
     """A message of a conversation; fields that OpenAI's API has besides these are ignored."""
-
-    model_config = ConfigDict(strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[Listed[TextPart], Field(min_length=1, max_length=64)]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
-from app.http.fields import Listed, Text
+from app.http.fields import Listed, StrictBody, Text
 from app.openai.json_lines import LineError, json_lines
 from app.openai.messages import SYSTEM_ROLES, ChatMessage, input_text, system_text
 from app.openai.prompts import strip_prompt, strip_stop_sequences
@@ -24,9 +24,7 @@ class TrainedMessage(ChatMessage):
         return self
 
 
-class ChatLine(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class ChatLine(StrictBody):
     messages: Listed[TrainedMessage]
     tools: Any = None
     functions: Any = None
@@ -56,16 +54,12 @@ class ChatLine(BaseModel):
         return messages
 
 
-class CompletionLine(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class CompletionLine(StrictBody):
     prompt: Text
     completion: Text
 
 
-class PairLine(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class PairLine(StrictBody):
     input: Text
     output: Text
 

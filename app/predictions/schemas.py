@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 import ipt
-from app.http.fields import WHOLE, Body, Id, Listed, Text, VersionNumber
+from app.http.fields import Body, Id, Listed, Text, VersionNumber
 from app.predictions.thresholds import Reason, Thresholds
 
-TopK = Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
+TopK = Annotated[int, Field(ge=1, le=2**31 - 1)]
 _TOP_K = "the number of scores of a prediction, highest first; by default the scores of all labels"
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from app.http.fields import WHOLE, Body, Listed, Text, VersionNumber
+from app.http.fields import Body, Listed, Text, VersionNumber
 
 MAX_INPUTS = 10_000
 MAX_COUNT = 256
@@ -18,7 +18,7 @@ class SuggestInput(Body):
         description=f"at most {MAX_INPUTS:,} texts without labels",
         examples=[["Where is my parcel?", "I was charged twice"]],
     )
-    count: Annotated[int, Field(ge=1, le=MAX_COUNT), WHOLE] = Field(default=16, description="most suggestions")
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = Field(default=16, description="most suggestions")
     version: VersionNumber | None = Field(
         default=None, description="the version of the task; by default the one that answers"
     )

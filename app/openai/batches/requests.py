@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from app.http.fields import Storable
+from app.http.fields import Storable, StrictBody
 from app.openai.json_lines import LineError, json_lines
 from app.validation_messages import explain
 
@@ -16,10 +16,8 @@ ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
 MAX_REQUESTS = 50_000
 
 
-class RequestLine(BaseModel):
+class RequestLine(StrictBody):
     """Fields that OpenAI's API has besides these are ignored."""
-
-    model_config = ConfigDict(strict=True)
 
     custom_id: Annotated[Storable, Field(min_length=1, max_length=512)]
     method: Literal["POST"]

@@ -3,18 +3,16 @@
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from app.db.file_models import Batch, BatchState
-from app.http.fields import Id, Metadata
+from app.http.fields import Id, Metadata, StrictBody
 from app.openai.batches.requests import Endpoint
 from app.openai.pages import Identified, seconds
 
 
-class BatchInput(BaseModel):
+class BatchInput(StrictBody):
     """Fields that OpenAI's API has besides these are ignored."""
-
-    model_config = ConfigDict(strict=True)
 
     input_file_id: Id = Field(description="a file of the purpose `batch`", examples=["file-8d3k5m1p9r7t2v4x6z0b1c3f"])
     endpoint: Endpoint = Field(description="that of all requests in the file")

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from app.errors import InvalidError
-from app.http.fields import WHOLE, Listed, Storable, Text, is_field_name
+from app.http.fields import Listed, Storable, StrictBody, Text, is_field_name
 from app.openai.completions.label_format import ResponseFormat
 from app.openai.messages import SYSTEM_ROLES, ChatMessage
 from ipt.generation.parameters import MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS
@@ -15,7 +15,7 @@ _SEEDS = 2**32
 _StopString = Annotated[Storable, Field(min_length=1, max_length=MAX_STOP_STRING_CHARS)]
 
 ModelName = Annotated[Storable, Field(max_length=512)]
-TokenLimit = Annotated[int, Field(ge=1, le=_LARGEST), WHOLE]
+TokenLimit = Annotated[int, Field(ge=1, le=_LARGEST)]
 _REJECTED: dict[str, tuple[Any, ...]] = {
     # Fields that would change the answer, with the values that change nothing.
     "tools": (None, []),
@@ -33,24 +33,22 @@ _REJECTED: dict[str, tuple[Any, ...]] = {
 }
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class StreamOptions(StrictBody):
     include_usage: bool | None = None
 
 
-class CompletionsInput(BaseModel):
+class CompletionsInput(StrictBody):
     """The fields that chat completions and completions share; `check_supported` sorts all other fields."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     model: ModelName = Field(description="a fine-tuned model", examples=["ft:all-MiniLM-L6-v2:default:tickets:…"])
-    n: Annotated[int, Field(ge=1, le=128), WHOLE] | None = Field(default=None, description="choices of each prompt")
+    n: Annotated[int, Field(ge=1, le=128)] | None = Field(default=None, description="choices of each prompt")
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
         default=None, description="0, the default here, takes the most likely answer; above 0 samples"
     )
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), WHOLE] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: _StopString | Annotated[Listed[_StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
     max_tokens: TokenLimit | None = Field(default=None, description="a label counts as one token")
     stream: bool | None = None
@@ -97,7 +95,7 @@ class ChatInput(CompletionsInput):
     messages: Listed[ChatMessage] = Field(min_length=1)
     max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = Field(default=None, description="for classification; a whole label counts as one token")
-    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
 
     @model_validator(mode="after")
@@ -116,8 +114,8 @@ class ChatInput(CompletionsInput):
 
 class CompletionInput(CompletionsInput):
     prompt: Text | Annotated[Listed[Text], Field(min_length=1)]
-    logprobs: Annotated[int, Field(ge=0, le=5), WHOLE] | None = None
-    best_of: Annotated[int, Field(ge=1, le=128), WHOLE] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=128)] | None = None
 
     @model_validator(mode="after")
     def _check_best_of(self) -> "CompletionInput":

@@ -6,17 +6,15 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from app.http.fields import WHOLE, Listed, Storable, Text
+from app.http.fields import Listed, Storable, StrictBody, Text
 
 EncodingFormat = Literal["float", "base64"]
 
 
-class EmbeddingInput(BaseModel):
+class EmbeddingInput(StrictBody):
     """Fields that OpenAI's API has besides these are ignored."""
-
-    model_config = ConfigDict(strict=True)
 
     model: Annotated[Storable, Field(max_length=512)] = Field(
         description="a fine-tuned model, or a base model of `/models`; names of OpenAI's models stand for the latter",
@@ -24,9 +22,7 @@ class EmbeddingInput(BaseModel):
     )
     input: Text | Annotated[Listed[Text], Field(min_length=1)] = Field(description="one text, or several")
     encoding_format: EncodingFormat | None = Field(default=None, description="`float` by default")
-    dimensions: Annotated[int, Field(ge=1), WHOLE] | None = Field(
-        default=None, description="only the model's own number"
-    )
+    dimensions: Annotated[int, Field(ge=1)] | None = Field(default=None, description="only the model's own number")
 
     @property
     def texts(self) -> list[str]:

@@ -3,9 +3,10 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from app.adaptations.schemas import HyperparametersInput
+from app.http.fields import StrictBody
 from ipt.tuning.job import BATCH_SIZE, LARGEST_LEARNING_RATE, SEED, STEPS, Hyperparameters
 
 _DEFAULTS = Hyperparameters()
@@ -13,10 +14,8 @@ Auto = Literal["auto"]
 _AUTO: Auto = "auto"
 
 
-class OpenAIHyperparameters(BaseModel):
+class OpenAIHyperparameters(StrictBody):
     """Each a number or `auto`; a number outside the range of the service's own parameter becomes the nearest one."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     n_epochs: Annotated[int, Field(ge=1, le=10_000)] | Auto = Field(
         default=_AUTO, description="steps = n_epochs x examples / batch_size, rounded up; a job may end sooner"
@@ -41,15 +40,11 @@ class OpenAIHyperparameters(BaseModel):
         )
 
 
-class SupervisedMethod(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class SupervisedMethod(StrictBody):
     hyperparameters: OpenAIHyperparameters = Field(default_factory=OpenAIHyperparameters)
 
 
-class Method(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class Method(StrictBody):
     type: Literal["supervised"]
     supervised: SupervisedMethod = Field(default_factory=SupervisedMethod)
 

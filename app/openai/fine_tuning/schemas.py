@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from app.db.models import Adaptation, AdaptationEvent
-from app.http.fields import Id, Metadata, Name, Storable
+from app.http.fields import Id, Metadata, Name, Storable, StrictBody
 from app.openai import names
 from app.openai.fine_tuning import hyperparameters
 from app.openai.fine_tuning.hyperparameters import Method, OpenAIHyperparameters, Seed
@@ -15,10 +15,8 @@ from app.openai.pages import Identified, seconds
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 
 
-class JobInput(BaseModel):
+class JobInput(StrictBody):
     """Fields that OpenAI's API has besides these are ignored."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     model: Annotated[Storable, Field(max_length=256)] = Field(
         description="a base model of `/models`; names of OpenAI's models stand for the service's backbone",

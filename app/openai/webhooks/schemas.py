@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from app.db.webhook_models import WebhookEndpoint
-from app.http.fields import Listed, Name, Storable
+from app.http.fields import Listed, Name, Storable, StrictBody
 from app.openai.pages import Identified, seconds
 
 EventType = Literal[
@@ -27,37 +27,29 @@ Url = Annotated[
 _HINT_CHARS = 4
 
 
-class EndpointInput(BaseModel):
+class EndpointInput(StrictBody):
     """Fields that OpenAI's API has besides these are ignored."""
-
-    model_config = ConfigDict(strict=True)
 
     name: Name = Field(examples=["jobs"])
     url: Url
     event_types: EventTypes
 
 
-class EndpointChanges(BaseModel):
+class EndpointChanges(StrictBody):
     """Fields that are missing stay as they are."""
-
-    model_config = ConfigDict(strict=True)
 
     name: Name | None = None
     url: Url | None = None
     event_types: EventTypes | None = None
 
 
-class RotationInput(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class RotationInput(StrictBody):
     keep_old_secret_active_for_24_hours: bool = Field(
         default=False, description="messages are signed with both secrets until then"
     )
 
 
-class SampleInput(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class SampleInput(StrictBody):
     event_type: EventType
 
 
