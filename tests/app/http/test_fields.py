@@ -56,4 +56,5 @@ def test_every_request_body_takes_whole_floats_as_integers() -> None:
         models |= new
         new = {name for model in new for name in references(schema["components"]["schemas"][model])} - models
     assert len(models) > 20
+    models.remove("JsonValue")  # any value
     assert models - {each.__name__ for each in subclasses(StrictBody)} == set()
