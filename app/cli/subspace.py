@@ -201,7 +201,14 @@ def redirect(
         list[Path] | None,
         typer.Option(help="Prompts from `ipt subspace tune-prompts --start FITTED`; repeatable. Without: random."),
     ] = None,
-    dimensions: Annotated[int, typer.Option(help="Number of dimensions to replace.", min=1, max=LARGEST_DIM)] = 125,
+    dimensions: Annotated[
+        int,
+        typer.Option(
+            help="Number of dimensions to replace. With all of them only the zero vector's prompt stays.",
+            min=1,
+            max=LARGEST_DIM,
+        ),
+    ] = 125,
     seed: Annotated[int, typer.Option(help="Seed of random directions.", min=0, max=LARGEST_SEED)] = 0,
     backbone: BackboneName = "default",
     revision: Revision = None,
@@ -209,7 +216,7 @@ def redirect(
 ) -> None:
     """Replace the dimensions that training tasks use least by directions in which whole prompts were tuned, or random.
 
-    Tuning then also finds what the training tasks do not share. The initial vectors keep their prompts.
+    Tuning then also finds what the training tasks do not share. Initial vectors keep their prompts if dimensions stay.
 
     \b
     ipt subspace fit tasks/ fitted --split seen

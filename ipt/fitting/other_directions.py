@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ipt.backbones.interface import Backbone
 from ipt.errors import SubspaceError
@@ -40,12 +41,12 @@ def with_random_directions(subspace: Subspace, backbone: Backbone, dims: int, fo
     Args:
         subspace: has task vectors, and a decoder with a hidden layer.
         backbone: that of the subspace.
-        dims: R, less than D.
+        dims: R, at most D.
         folder: where to save the new subspace.
         seed: of the random directions.
 
     Raises:
-        SubspaceError: the subspace has no task vectors or no hidden layer, or R is not less than D.
+        SubspaceError: the subspace has no task vectors or no hidden layer, or R is more than D.
     """
     _check_replaceable(subspace, dims)
     placed = subspace.placed(backbone)
@@ -69,7 +70,7 @@ def with_prompt_directions(
     Args:
         subspace: has task vectors, and a decoder with a hidden layer.
         backbone: that of the subspace.
-        dims: R, less than D.
+        dims: R, at most D.
         folder: where to save the new subspace.
         prompts: files of prompts [P, H] by task, tuned from the prompt of the subspace's zero vector.
 
@@ -102,11 +103,17 @@ def _with_directions(
     """Save a subspace whose last R dimensions are the `directions` [P · H, R] of the flattened prompt.
 
     The D − R principal directions of the training tasks' vectors are kept; their span has the initial vectors, as far
-    as it can. The prompt of the zero vector stays the same.
+    as it can. The prompt of the zero vector stays the same. If R is D, it is all that stays: the decoder is linear, and
+    the subspace has no task vectors and no other initial vector.
     """
     decoder, vectors = _check_replaceable(subspace, directions.shape[1])
     dim, hidden, replaced = decoder.intrinsic_dim, decoder.decoder_hidden, directions.shape[1]
+    training = subspace.manifest["training"] | {"other_directions": {"dimensions": replaced, **record}}
     kept = dim - replaced
+    if not kept:
+        linear = SubspaceDecoder(dim, 0, decoder.prompt_length, decoder.hidden_size)
+        linear.load_state_dict({"project.weight": directions, "project.bias": subspace.zero_prompt().flatten()})
+        return save_subspace(folder, linear, backbone, training=training)
     basis = _principal_directions(torch.cat([subspace.initial_vectors, vectors]).double(), kept).float()
     widened = SubspaceDecoder(dim, hidden + replaced, decoder.prompt_length, decoder.hidden_size)
     assert decoder.expand is not None
@@ -120,10 +127,9 @@ def _with_directions(
         widened.project.weight[:, :hidden] = decoder.project.weight
         widened.project.weight[:, hidden:] = directions * LINEAR_WITHIN
         widened.project.bias.copy_(decoder.project.bias)
-    nothing = torch.zeros(1, replaced)
 
     def in_new_coordinates(old: Tensor) -> Tensor:
-        return torch.cat([old @ basis, nothing.expand(len(old), -1)], dim=1)
+        return pad(old @ basis, (0, replaced))
 
     return save_subspace(
         folder,
@@ -131,7 +137,7 @@ def _with_directions(
         backbone,
         initial_vectors=in_new_coordinates(subspace.initial_vectors),
         task_vectors=in_new_coordinates(vectors),
-        training=subspace.manifest["training"] | {"other_directions": {"dimensions": replaced, **record}},
+        training=training,
     )
 
 
@@ -144,8 +150,8 @@ def _check_replaceable(subspace: Subspace, dims: int) -> tuple[SubspaceDecoder, 
     decoder, vectors = subspace.decoder, subspace.task_vectors
     if not isinstance(decoder, SubspaceDecoder) or decoder.expand is None or vectors is None:
         raise SubspaceError("other directions need a subspace with task vectors and a decoder with a hidden layer")
-    if not 0 < dims < decoder.intrinsic_dim:
-        most = decoder.intrinsic_dim - 1
+    if not 0 < dims <= decoder.intrinsic_dim:
+        most = decoder.intrinsic_dim
         raise SubspaceError(f"the number of dimensions to replace must be from 1 to {most}, got {dims}")
     return decoder, vectors
 

@@ -50,6 +50,16 @@ def test_prompts_of_starts_and_training_tasks_stay_and_new_directions_are_added(
     assert (ratios / RANDOM_REACH - 1.0).abs().max() < 0.6, "each layer moves by RANDOM_REACH times the spread of words"
 
 
+def test_all_dimensions_can_be_replaced_around_the_prompt_of_the_zero_vector(
+    encoder: EncoderBackbone, fitted: ipt.Subspace, tmp_path: Path
+) -> None:
+    random = with_random_directions(fitted, encoder, DIM, tmp_path / "random")
+    assert (random.task_vectors, random.initial_vectors.tolist()) == (None, [[0.0] * DIM])
+    torch.testing.assert_close(random.zero_prompt(), fitted.zero_prompt(), atol=2e-2, rtol=1e-2)  # float16
+    moved = random.decoder(torch.eye(DIM)) - random.zero_prompt()
+    assert torch.linalg.matrix_rank(moved.flatten(1)) == DIM
+
+
 def tuned_prompts(fitted: ipt.Subspace, count: int) -> dict[str, torch.Tensor]:
     """Prompts that moved from the zero vector's prompt in `RANDOM` directions, and one that stayed there."""
     start = fitted.zero_prompt()
@@ -86,8 +96,8 @@ def test_prompts_that_give_too_few_directions_are_rejected(
 
 
 def test_what_cannot_be_mixed_is_rejected(encoder: EncoderBackbone, fitted: ipt.Subspace, tmp_path: Path) -> None:
-    for count in (0, DIM):
-        with pytest.raises(ipt.SubspaceError, match="from 1 to 9"):
+    for count in (0, DIM + 1):
+        with pytest.raises(ipt.SubspaceError, match="from 1 to 10"):
             with_random_directions(fitted, encoder, count, tmp_path / "mixed")
     with pytest.raises(ipt.SubspaceError, match="task vectors"):
         with_random_directions(replace(fitted, task_vectors=None), encoder, RANDOM, tmp_path / "mixed")
