@@ -96,6 +96,15 @@ def fit(
             max=1.0,
         ),
     ] = None,
+    zero_vector_probability: Annotated[
+        float | None,
+        typer.Option(
+            help="How often a task reads the zero vector's prompt, not its own. 1 fits only the prompt that all tasks "
+            "share, for `ipt subspace redirect --dimensions` with all dimensions. Default: 0.2.",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = None,
     reconstruction_weight: Annotated[
         float | None,
         typer.Option(help="Weight of the reconstruction error in the auto-encoder's loss.", min=0, max=1e9),
@@ -131,9 +140,14 @@ def fit(
     if (method is Method.AUTOENCODER) != bool(prompts):
         raise CliError("--method autoencoder learns from tuned prompts: give --prompts FILE with it, and only with it")
     weights = without_none(reconstruction_weight=reconstruction_weight, task_weight=task_weight)
-    direct_rates = without_none(vector_learning_rate=vector_learning_rate, bias_learning_rate=bias_learning_rate)
-    if direct_rates and prompts:
-        raise CliError("--vector-learning-rate and --bias-learning-rate need --method direct")
+    of_direct_fits = without_none(
+        vector_learning_rate=vector_learning_rate,
+        bias_learning_rate=bias_learning_rate,
+        zero_vector_probability=zero_vector_probability,
+    )
+    if of_direct_fits and prompts:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in of_direct_fits)
+        raise CliError(f"{names} need --method direct")
     if weights and not prompts:
         raise CliError("--reconstruction-weight and --task-weight need --method autoencoder")
     check_folder(output)
@@ -175,7 +189,7 @@ def fit(
                     prompt_length=rows,
                     steps=steps,
                     decoder_learning_rate=learning_rate,
-                    **direct_rates,
+                    **of_direct_fits,
                 ),
             )
             running = DirectFit(prepare(options), options)

@@ -373,6 +373,10 @@ def test_a_fit_on_a_chat_model_uses_its_template(
         (["--method", "autoencoder"], "give --prompts FILE with it"),
         (["--task-weight", "2"], "need --method autoencoder"),
         (["--method", "autoencoder", "--prompts", "p", "--vector-learning-rate", "1"], "need --method direct"),
+        (
+            ["--method", "autoencoder", "--prompts", "p", "--zero-vector-probability", "1"],
+            "--zero-vector-probability need",
+        ),
     ],
 )
 def test_options_of_the_other_method_are_one_error_line(
