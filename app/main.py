@@ -56,6 +56,7 @@ from app.http.plain_bodies import PlainBodies
 from app.http.query_parameters import only_known_parameters
 from app.http.request_context import RequestContext
 from app.http.single_headers import SingleHeaders
+from app.label_studio.endpoints import router as label_studio
 from app.metrics.collector import StateCollector
 from app.metrics.endpoints import router as metrics
 from app.openai import dialect
@@ -164,7 +165,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
     )
     # Predictions first, as the most frequent requests: routes are matched in this order.
     first = (predictions, classifications)
-    of_tasks = (tasks, retuning, evaluations, examples, promotion, usage, suggestions)
+    of_tasks = (tasks, retuning, evaluations, examples, promotion, usage, suggestions, label_studio)
     for router in (*first, adaptations, datasets, *of_tasks, generations_router, subspaces_router):
         app.include_router(router, responses=responses)
     for router in (

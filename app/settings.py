@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     max_examples: int = Field(default=10_000, ge=2)
     max_text_chars: int = Field(default=10_000, ge=1)
     max_labels: int = Field(default=200, ge=2, le=200)
+    label_studio_annotations: int = Field(
+        default=16, ge=1, le=256, description="annotations of Label Studio after which a version is tuned on them"
+    )
     max_predict_inputs: int = Field(default=256, ge=1)
     max_new_tokens: int = Field(default=1024, ge=1, description="tokens of one generated text")
 

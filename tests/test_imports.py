@@ -49,6 +49,8 @@ ARROWS = {
     "app.adaptations": "app.tasks app.subspaces app.predictions app.queue app.api_keys app.http app.db "
     "app.fairness app.errors app.settings ipt",
     "app.examples": "app.adaptations app.tasks app.api_keys app.http app.db app.errors ipt",
+    "app.label_studio": "app.adaptations app.examples app.predictions app.tasks app.api_keys app.http app.db "
+    "app.errors ipt",
     "app.datasets": "app.adaptations app.predictions app.api_keys app.http app.db app.fairness app.errors app.settings "
     "ipt",
     "app.classifications": "app.adaptations app.predictions app.api_keys app.http app.fairness app.errors app.settings "
@@ -60,8 +62,9 @@ ARROWS = {
     "app.health": "app.subspaces app.predictions app.db app.errors ipt",
     "app.metrics": "app.subspaces app.predictions app.queue app.api_keys app.db app.errors",
     "app.main": "app.adaptations app.classifications app.datasets app.evaluations app.examples app.generations "
-    "app.health app.metrics app.openai app.predictions app.promotion app.queue app.subspaces app.suggestions app.tasks "
-    "app.usage app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
+    "app.health app.label_studio app.metrics app.openai app.predictions app.promotion app.queue "
+    "app.subspaces app.suggestions app.tasks app.usage app.api_keys app.http app.db app.fairness app.errors "
+    "app.settings ipt",
     # A worker registers the subspace that it has loaded.
     "worker": "app.subspaces.repository app.queue app.db app.errors app.logs app.settings ipt",
     # The only package that starts processes of the worker; no package imports it.

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Request, Response
 from sqlalchemy.orm import Session
@@ -20,6 +20,7 @@ from app.fairness.fair_pool import FairPool
 from app.http.dependencies import SettingsDep
 from app.predictions.dependencies import ModelsDep
 
+Result = TypeVar("Result")
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -44,14 +45,14 @@ class Creation:
     threads: FairPool
     body_bytes: int
 
-    async def run(self, create: Callable[[Session, Requester], Adaptation]) -> Adaptation:
+    async def run(self, create: Callable[[Session, Requester], Result]) -> Result:
         """Call `create` in a transaction, and wake a worker once it is committed.
 
         It runs in the threads for creations, in which a tenant's turn is measured in bytes of bodies. A session takes a
         connection at its first statement only, so `create` may parse files before.
         """
 
-        def create_and_commit() -> Adaptation:
+        def create_and_commit() -> Result:
             with self.queueing() as session:
                 return create(session, self.requester)
 

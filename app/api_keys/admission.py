@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
-from fastapi import Request
+from fastapi import HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBasic, HTTPBearer
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
@@ -34,6 +34,7 @@ BATCH_PATIENCE = 10.0
 
 _OPERATOR = Caller(DEFAULT_TENANT, service.OPERATOR, frozenset({"admin"}))
 
+_basic = HTTPBasic(auto_error=False)
 bearer = HTTPBearer(auto_error=False, description="an API key; none is needed on one's own machine")
 
 
@@ -133,7 +134,7 @@ class Admission:
         if settings.open_access:
             check_same_machine(request)
             return _OPERATOR
-        credentials = await bearer(request)
+        credentials = await bearer(request) or await _password(request)
         if credentials is None:
             raise AuthenticationError("send an API key: Authorization: Bearer KEY", code="api_key_missing")
         if settings.api_key is not None and _is_operators(settings.api_key, credentials):
@@ -142,6 +143,15 @@ class Admission:
         if caller is None:
             raise AuthenticationError("this API key is unknown, expired or revoked", code="api_key_unknown")
         return caller
+
+
+async def _password(request: Request) -> HTTPAuthorizationCredentials | None:
+    """Return the password of basic authentication, for clients such as Label Studio that send no bearer."""
+    try:
+        basic = await _basic(request)
+    except HTTPException:  # damaged
+        return None
+    return None if basic is None else HTTPAuthorizationCredentials(scheme="Basic", credentials=basic.password)
 
 
 def _too_many_requests() -> BusyError:

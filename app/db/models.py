@@ -148,6 +148,8 @@ class Task(Base):
     canary_share: Mapped[float | None]
     min_score: Mapped[float | None]
     min_in_scope: Mapped[float | None]
+    # Of Label Studio, by id, until a version is tuned on them: {"17": {"input": str, "labels": [str, …]}, …}
+    annotations: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True), deferred=True)
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 

@@ -31,9 +31,7 @@ router = APIRouter(
 )
 
 Version = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="by default the newest version, tuned or not")]
-Label = Annotated[
-    Storable | None, Query(max_length=10_000, description="only examples with exactly this label or text")
-]
+Label = Annotated[Storable | None, Query(max_length=1000, description="only examples with exactly this label or text")]
 Number = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="`next` of the previous page")]
 
 _FILE: dict[int | str, dict[str, Any]] = {

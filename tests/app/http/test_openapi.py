@@ -81,6 +81,19 @@ checks = {{ positive_data_acceptance = {{ enabled = false }} }}  # a change of n
 include-name = "PATCH /v1/tasks/{{task_id}}/examples"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}
 
+# A schema cannot express which labeling configurations annotate a text.
+[[operations]]
+include-name = "POST /v1/tasks/{{task_id}}/label-studio/setup"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
+
+[[operations]]
+include-name = "POST /v1/tasks/{{task_id}}/label-studio/predict"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
+
+[[operations]]
+include-name = "POST /v1/tasks/{{task_id}}/label-studio/webhook"
+checks = {{ positive_data_acceptance = {{ enabled = false }} }}
+
 [[operations]]
 include-name = "POST /v1/classify"
 checks = {{ positive_data_acceptance = {{ enabled = false }} }}

@@ -1,5 +1,7 @@
 """A version that succeeds is promoted if it is better than the one that answers, where the task asks for it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from sqlalchemy import Engine, select, update
@@ -28,9 +30,17 @@ class Versions:
         self._number = 0
 
     def add(
-        self, answers: str, sure: float = 2.0, examples: list[dict[str, str]] = FIRST, labels: str = "ab"
+        self,
+        answers: Sequence[str],
+        sure: float = 2.0,
+        examples: list[dict[str, str]] = FIRST,
+        labels: str = "ab",
+        kind: ipt.TaskKind = "classification",
     ) -> Adaptation:
-        """Add a version that answers the first held-out texts with these labels, and return its adaptation."""
+        """Add a version that answers the first held-out texts with these labels, and return its adaptation.
+
+        An answer of a multi-label version is a string of labels, of one letter each.
+        """
         adaptation_id = self._enqueue(examples=examples)
         self._number += 1
         if self.task_id is None:
@@ -38,9 +48,11 @@ class Versions:
         values = {"task_id": self.task_id, "task_version": self._number}
         with transaction(self._engine) as session:
             session.execute(update(Adaptation).where(Adaptation.id == adaptation_id).values(values))
-        logits = np.array([[sure * (label == answer) for label in labels] for answer in answers], dtype=np.float32)
+        logits = np.array(
+            [[sure * (2.0 * (label in answer) - 1.0) for label in labels] for answer in answers], dtype=np.float32
+        )
         held_out = HeldOutLogits(np.arange(len(answers), dtype=np.int32), logits) if answers else None
-        head = ipt.TaskHead(np.zeros(4, np.float32), SUBSPACE, "classification", tuple(labels), b"")
+        head = ipt.TaskHead(np.zeros(4, np.float32), SUBSPACE, kind, tuple(labels), b"")
         task = ipt.AdaptedTask(head, {"score": 0.5}, held_out=held_out)
         with transaction(self._engine) as session:
             assert lifecycle.succeed(session, claim_one(self._engine), task)
@@ -106,3 +118,23 @@ def test_other_policies_compare_nothing(versions: Versions) -> None:
     versions.set_policy("always")
     assert versions.add("bbaa").metrics == {"score": 0.5}
     assert versions.answering() == 3
+
+
+def test_a_version_with_several_labels_is_compared_by_whole_sets_and_with_its_kind_only(
+    engine: Engine, enqueue: Enqueue, row: Row
+) -> None:
+    sets = ["a", "ab", "b", "", "ab", "a", "b", ""]
+    examples = [
+        {"input": f"text {number}", "output": ipt.Example.with_labels("", labels).output}
+        for number, labels in enumerate(sets)
+    ]
+    versions = Versions(engine, enqueue, row)
+    versions.add(["b", "a", *sets[2:]], examples=examples, kind="multilabel")
+    versions.set_policy("if_better")
+    better = versions.add(sets, examples=examples, kind="multilabel").metrics
+    assert better is not None
+    assert (better["compared_right"], better["compared_right_before"], better["promoted"]) == (8, 6, 1)
+    assert versions.answering() == 2
+    other_kind = versions.add("aabb")
+    assert "was not promoted" in other_kind.warnings[-1]
+    assert versions.answering() == 2
