@@ -21,6 +21,7 @@ WITHOUT_TENANT = {("get", "/v1/subspaces"), ("get", "/healthz"), ("get", "/ready
 
 OPERATOR_ROUTES = {("get", "/metrics")}
 OPENAI = dialect.PREFIX
+LABEL_CONFIG = '<View><Text name="t" value="$text"/><Choices name="c" toName="t"/></View>'
 
 Routes = dict[tuple[str, str], dict[str, Any]]
 
@@ -307,6 +308,21 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
         ],
         ("post", "/v1/tasks/{task_id}/suggest"): [
             Attempt(f"{task}/suggest", options={"json": inputs | changes}) for changes in ({}, {"version": 1})
+        ],
+        ("get", "/v1/tasks/{task_id}/label-studio/health"): [Attempt(f"{task}/label-studio/health")],
+        ("post", "/v1/tasks/{task_id}/label-studio/setup"): [
+            Attempt(f"{task}/label-studio/setup", options={"json": {"schema": LABEL_CONFIG}})
+        ],
+        ("post", "/v1/tasks/{task_id}/label-studio/predict"): [
+            Attempt(
+                f"{task}/label-studio/predict",
+                options={"json": {"tasks": [{"id": 1, "data": {"text": "hello"}}], "label_config": LABEL_CONFIG}},
+            )
+        ],
+        ("post", "/v1/tasks/{task_id}/label-studio/webhook"): [
+            Attempt(f"{task}/label-studio/webhook", options={"json": {"action": action}, "headers": headers})
+            for action in ("START_TRAINING", "ANNOTATION_CREATED")
+            for headers in ({}, key)
         ],
         ("post", "/v1/predict"): [
             Attempt("/v1/predict", options={"json": {"requests": requests}})

@@ -127,3 +127,23 @@ def test_generations_are_counted(service: TextService) -> None:
     assert computed > 0
     assert metric("ipt_generation_prompts_total", source="computed") == computed
     assert metric("ipt_generation_prompts_total", source="kept") > kept
+
+
+def test_texts_are_evaluated_by_exact_match(service: TextService) -> None:
+    task = f"/v1/tasks/{service.tasks[0]}"
+    inputs = ["hello world", "play music"]
+    predicted = service.client.post(f"{task}/predict", json={"inputs": inputs}).json()["predictions"]
+    examples = [
+        {"input": inputs[0], "output": f" {predicted[0]['text']} "},
+        {"input": inputs[1], "output": f"not {predicted[1]['text']}"},
+    ]
+    answer = service.client.post(f"{task}/evaluate", json={"examples": examples, "compare_with": 1}).json()
+    report = answer["report"]
+    assert (report["kind"], report["rows"], report["exact_match"], report["wrong_count"]) == ("text2text", 2, 0.5, 1)
+    assert 0 < report["exact_match_low"] < 0.5 < report["exact_match_high"] < 1
+    [wrong] = report["wrong"]
+    assert (wrong["row"], wrong["expected"], wrong["predicted"]) == (1, examples[1]["output"], predicted[1]["text"])
+    assert answer["comparison"]["p_value"] == 1.0
+    refused = service.client.get(f"{task}/versions/1/report")
+    assert (refused.status_code, error_of(refused)["code"]) == (409, "report_not_available")
+    assert "evaluate" in error_of(refused)["message"]
