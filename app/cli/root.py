@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from app.cli import (
     classify,
     demo,
+    derived_subspace,
     evaluate,
     export,
     import_dataset,
@@ -58,6 +59,8 @@ tasks.commands.command()(task_versions.thresholds)
 tasks.commands.command()(task_versions.usage)
 cli.add_typer(tasks.commands, name="tasks")
 cli.add_typer(webhooks.commands, name="webhooks")
+subspace.commands.command()(derived_subspace.redirect)
+subspace.commands.command()(derived_subspace.share_lower_layers)
 subspace.commands.command()(tune_prompts.tune_prompts)
 subspace.commands.command()(evaluate.evaluate)
 subspace.commands.command()(study.study)

@@ -21,7 +21,8 @@ from app.cli.options import (
     without_none,
 )
 from app.cli.origin import origin_of_fit
-from app.cli.output import CliError, check_folder, notices, print_json, print_notes, results, score
+from app.cli.output import CliError, notices, print_json, print_notes, results, score
+from app.cli.subspace_folder import check_new_subspace, print_location
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,8 +151,7 @@ def fit(
         raise CliError(f"{names} need --method direct")
     if weights and not prompts:
         raise CliError("--reconstruction-weight and --task-weight need --method autoencoder")
-    check_folder(output)
-    _check_unfinished(output)
+    check_new_subspace(output)
     folder_tasks = read_task_folder(tasks, split).require_all()
     print_notes(row_notes(folder_tasks))
     loaded = load_in_dedicated_process(backbone, revision, device)
@@ -204,79 +204,7 @@ def fit(
         except KeyboardInterrupt:
             notices().print(f"stopped at step {running.completed}; the same command resumes there")
             raise typer.Exit(130) from None
-    _print_location(subspace.id, output, running.means, as_json=as_json)
-
-
-@commands.command()
-def redirect(
-    fitted: Annotated[str, typer.Argument(help="'default', or the folder of a fitted subspace.", metavar="FITTED")],
-    output: Annotated[Path, typer.Argument(help="Folder for the new subspace.", metavar="OUTPUT")],
-    prompts: Annotated[
-        list[Path] | None,
-        typer.Option(help="Prompts from `ipt subspace tune-prompts --start FITTED`; repeatable. Without: random."),
-    ] = None,
-    dimensions: Annotated[
-        int,
-        typer.Option(
-            help="Number of dimensions to replace. With all of them only the zero vector's prompt stays.",
-            min=1,
-            max=LARGEST_DIM,
-        ),
-    ] = 125,
-    seed: Annotated[int, typer.Option(help="Seed of random directions.", min=0, max=LARGEST_SEED)] = 0,
-    backbone: BackboneName = "default",
-    revision: Revision = None,
-    as_json: AsJson = False,
-) -> None:
-    """Replace the dimensions that training tasks use least by directions in which whole prompts were tuned, or random.
-
-    Tuning then also finds what the training tasks do not share. Initial vectors keep their prompts if dimensions stay.
-
-    \b
-    ipt subspace fit tasks/ fitted --split seen
-    ipt subspace tune-prompts tasks/ prompts.safetensors --split seen --start fitted
-    ipt subspace redirect fitted my-subspace --prompts prompts.safetensors
-    """
-    import ipt
-    from ipt.fitting.other_directions import with_prompt_directions, with_random_directions
-    from ipt.subspace.soft_prompt_files import read_prompts
-
-    check_folder(output)
-    _check_unfinished(output)
-    loaded = ipt.load_backbone(backbone, revision=revision, device="cpu")
-    source = ipt.load_subspace(fitted, loaded)
-    if prompts:
-        tuned = [read_prompts(file, source.placed(loaded)) for file in prompts]
-        subspace = with_prompt_directions(source, loaded, dimensions, output, tuned)
-    else:
-        subspace = with_random_directions(source, loaded, dimensions, output, seed)
-    _print_location(subspace.id, output, {}, as_json=as_json)
-
-
-@commands.command()
-def share_lower_layers(
-    fitted: Annotated[str, typer.Argument(help="'default', or the folder of a fitted subspace.", metavar="FITTED")],
-    output: Annotated[Path, typer.Argument(help="Folder for the new subspace.", metavar="OUTPUT")],
-    backbone: BackboneName = "default",
-    revision: Revision = None,
-    as_json: AsJson = False,
-) -> None:
-    """Let task vectors move the upper third of the layers only: tuning is several times as fast on a CPU.
-
-    All tasks share the lower layers of the zero vector's prompt. FITTED must have prompts at every layer of an encoder.
-
-    \b
-    ipt subspace fit tasks/ fitted --split seen --placement every_layer
-    ipt subspace share-lower-layers fitted my-subspace
-    """
-    import ipt
-    from ipt.fitting.shared_lower_layers import share_lower_layers
-
-    check_folder(output)
-    _check_unfinished(output)
-    loaded = ipt.load_backbone(backbone, revision=revision, device="cpu")
-    subspace = share_lower_layers(ipt.load_subspace(fitted, loaded), loaded, output)
-    _print_location(subspace.id, output, {}, as_json=as_json)
+    print_location(subspace.id, output, running.means, as_json=as_json)
 
 
 @commands.command()
@@ -335,11 +263,10 @@ def import_(
     import ipt
     from ipt.subspace.paper_checkpoints import import_checkpoint
 
-    check_folder(output)
-    _check_unfinished(output)
+    check_new_subspace(output)
     loaded = ipt.load_backbone(backbone, revision=revision, device="cpu")
     subspace = import_checkpoint(checkpoint, loaded, output)
-    _print_location(subspace.id, output, {}, as_json=as_json)
+    print_location(subspace.id, output, {}, as_json=as_json)
 
 
 @commands.command()
@@ -361,13 +288,6 @@ def compress(
         if not vector.isfinite().all():
             raise CliError(f"{prompts}: the numbers of {name} are too large for a task vector")
     print_json({"subspace_id": loaded.id, "vectors": {name: vector.tolist() for name, vector in vectors.items()}})
-
-
-def _check_unfinished(output: Path) -> None:
-    from ipt.fitting.resumable_fit import is_finished
-
-    if is_finished(output):
-        raise CliError(f"{output} has a finished subspace: choose another OUTPUT, or remove it to fit it again")
 
 
 def _read_prompts(paths: Sequence[Path], backbone: "Backbone", prompt_rows: int | None) -> "dict[str, Tensor]":
@@ -395,13 +315,6 @@ def _read_prompts(paths: Sequence[Path], backbone: "Backbone", prompt_rows: int 
             "them. Tune them with another --learning-rate, more --steps, or more examples (--per-label)"
         )
     return prompts
-
-
-def _print_location(subspace_id: str, output: Path, more: Mapping[str, float], *, as_json: bool) -> None:
-    if as_json:
-        print_json({"subspace_id": subspace_id, "folder": str(output), **more})
-    else:
-        results().print(f"{subspace_id} in {output}; use it with IPT_SUBSPACE={output}", soft_wrap=True)
 
 
 def describe_means(means: Mapping[str, float]) -> str:

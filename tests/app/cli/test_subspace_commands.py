@@ -275,7 +275,7 @@ def test_a_failed_write_is_one_error_line(tmp_path: Path, capsys: Captured, monk
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("app.cli.subspace._check_unfinished", full)
+    monkeypatch.setattr("app.cli.subspace.check_new_subspace", full)
     assert run(["subspace", "fit", str(tmp_path), str(tmp_path / "out")]) == 1
     assert one_error_line(capsys) == "error: somewhere: No space left on device\n"
 
