@@ -10,8 +10,9 @@
 from ipt.adapt import adapt
 from ipt.backbones.interface import Backbone, BackboneIdentity, Family
 from ipt.backbones.loading import load_backbone
-from ipt.data.examples import Example, TaskKind, check_examples
+from ipt.data.examples import Example, TaskKind
 from ipt.data.files.reader import read_dataset_file
+from ipt.data.preparation import PreparedDataset, check_examples, prepare
 from ipt.errors import (
     BackboneError,
     CheckpointError,
@@ -56,6 +57,7 @@ __all__ = [
     "MultiLabelReport",
     "Prediction",
     "Predictor",
+    "PreparedDataset",
     "Progress",
     "Report",
     "Subspace",
@@ -76,6 +78,7 @@ __all__ = [
     "load_backbone",
     "load_subspace",
     "multilabel_report",
+    "prepare",
     "read_dataset_file",
     "report",
     "save_subspace",

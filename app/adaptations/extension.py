@@ -1,6 +1,8 @@
-"""A new version of a task: which labels it loses, and how it keeps the examples of the version before."""
+"""A new version of a task: which labels it changes, and how it keeps the examples of the version before."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from sqlalchemy.orm import Session
 
@@ -13,6 +15,7 @@ from ipt.data.labels import labels_alike
 from ipt.data.names import is_short_name, listed
 from ipt.data.preparation import PreparedDataset
 
+_PLACE = re.compile(r"\b(examples|validation_examples)\[(\d+)\]")
 _Rows = Sequence[Mapping[str, str]]
 
 
@@ -59,8 +62,8 @@ def check_nothing_lost(extended_version: int | None, newest: int | None) -> None
         )
 
 
-def forgetting_warnings(session: Session, tenant_id: str, body: DatasetInput, dataset: PreparedDataset) -> list[str]:
-    """Return a warning that names the labels of the task's newest version that the new version cannot answer.
+def label_change_warnings(session: Session, tenant_id: str, body: DatasetInput, dataset: PreparedDataset) -> list[str]:
+    """Return warnings about labels of the task's newest version that the new version spells otherwise or forgets.
 
     Raises:
         NotFoundError: the tenant has no such task.
@@ -72,17 +75,47 @@ def forgetting_warnings(session: Session, tenant_id: str, body: DatasetInput, da
         return []
     labels = labels_of_kind(dataset.examples, dataset.kind)
     known = set(labels)
-    lost = [
-        label
-        for label in newest.labels
-        if label not in known and not any(labels_alike(label, other) for other in labels)
+    missing = [label for label in newest.labels if label not in known]
+    alike = {label: next((other for other in labels if labels_alike(label, other)), None) for label in missing}
+    respelled = [
+        f"{label!r} as {other!r}"
+        for label, other in alike.items()
+        if other is not None and is_short_name(label) and is_short_name(other)
     ]
+    warnings = []
+    if respelled:
+        warnings.append(
+            f"the new version answers labels of version {newest.version} in another spelling: {listed(respelled)}. To "
+            "keep the old spelling, send it in the examples"
+        )
+    lost = [label for label, other in alike.items() if other is None]
     if not lost:
-        return []
+        return warnings
     named = listed([repr(label) for label in lost if is_short_name(label)])
     count = "1 label" if len(lost) == 1 else f"{len(lost)} labels"
     forgotten = f"{count} of version {newest.version}{f': {named}' if named else ''}"
-    return [f'the new version forgets {forgotten}. To keep the old examples, send "extend": true']
+    return [*warnings, f'the new version forgets {forgotten}. To keep the old examples, send "extend": true']
+
+
+@contextmanager
+def naming_kept_examples(body: DatasetInput) -> Iterator[Callable[[str], str]]:
+    """Yield a function that replaces the places of kept examples in a text: the caller sent no `examples[12]`.
+
+    Errors within the context are named likewise.
+    """
+    counts = {"examples": len(body.examples), "validation_examples": len(body.validation_examples or ())}
+
+    def place(match: re.Match[str]) -> str:
+        return match[0] if int(match[2]) < counts[match[1]] else "a kept example"
+
+    def named(text: str) -> str:
+        return _PLACE.sub(place, text) if body.extend else text
+
+    try:
+        yield named
+    except InvalidError as error:
+        param = error.param if error.param is None or named(error.param) == error.param else "extend"
+        raise InvalidError(named(error.message), code=error.code, param=param) from error
 
 
 def _missing_from(examples: Sequence[ExampleInput], earlier: _Rows) -> list[ExampleInput]:

@@ -3,13 +3,22 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidatorFunctionWrapHandler, WithJsonSchema, WrapValidator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
 
 import ipt
 from app.db.models import Adaptation, AdaptationEvent, Kind, State
 from app.errors import ErrorDetail
 from app.http.fields import Body, Id, Listed, Metadata, Name, Storable, Text
 from ipt.data.examples import MAX_LABELS, VISIBLE, VISIBLE_TEXT, text_fault
+from ipt.data.names import listed
 from ipt.tuning.job import BATCH_SIZE, LARGEST_LEARNING_RATE, RESTARTS, SEED, STEPS
 
 
@@ -47,6 +56,23 @@ class ExampleInput(Body):
     )
 
 
+def _check_outputs(rows: Any) -> Any:
+    """Report all examples without an output together; anything else is checked field by field."""
+    if not isinstance(rows, list):
+        return rows
+    blank = [number for number, row in enumerate(rows) if isinstance(row, dict) and _is_blank(row.get("output"))]
+    if len(blank) > 1:
+        raise ValueError(f"{len(blank)} examples have no output: numbers {listed([str(number) for number in blank])}")
+    return rows
+
+
+def _is_blank(output: Any) -> bool:
+    return output is None or (isinstance(output, str) and not VISIBLE_TEXT.search(output))
+
+
+Examples = Annotated[Listed[ExampleInput], BeforeValidator(_check_outputs)]
+
+
 class HyperparametersInput(Body):
     """Missing fields take the service's defaults; the response contains all values."""
 
@@ -71,7 +97,7 @@ class HyperparametersInput(Body):
 class DatasetInput(Body):
     """A few-shot dataset."""
 
-    examples: Listed[ExampleInput] = Field(
+    examples: Examples = Field(
         min_length=1,
         description="about 16 per label are enough; classification needs at least 2 per label",
         examples=[
@@ -83,7 +109,7 @@ class DatasetInput(Body):
             ]
         ],
     )
-    validation_examples: Listed[ExampleInput] | None = Field(
+    validation_examples: Examples | None = Field(
         default=None, description="held-back examples to measure on; by default some of `examples` are held back"
     )
     kind: Kind | None = Field(

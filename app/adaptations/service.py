@@ -14,7 +14,12 @@ from sqlalchemy.orm import Session
 import ipt
 from app.adaptations import repository
 from app.adaptations.dataset_checks import prepare_dataset
-from app.adaptations.extension import check_nothing_lost, extended, forgetting_warnings
+from app.adaptations.extension import (
+    check_nothing_lost,
+    extended,
+    label_change_warnings,
+    naming_kept_examples,
+)
 from app.adaptations.routing import choose_model
 from app.adaptations.schemas import AdaptationInput, DatasetInput, FileSources, HyperparametersInput
 from app.db.ids import new_id
@@ -187,9 +192,11 @@ def prepare(
     """
     extended_body = extended(session, tenant_id, body)
     model = choose_model(settings, models, extended_body, subspace_id)
-    dataset = prepare_dataset(settings, extended_body, model.family)
-    warnings = [*dataset.warnings, *forgetting_warnings(session, tenant_id, extended_body, dataset)]
-    return with_reading_warnings(replace(dataset, warnings=warnings), model, models)
+    with naming_kept_examples(body) as named:
+        dataset = prepare_dataset(settings, extended_body, model.family)
+        warnings = [*dataset.warnings, *label_change_warnings(session, tenant_id, extended_body, dataset)]
+        checked = with_reading_warnings(replace(dataset, warnings=warnings), model, models)
+        return replace(checked, warnings=[named(warning) for warning in checked.warnings])
 
 
 def with_reading_warnings(dataset: PreparedDataset, model: Model, models: Models) -> PreparedDataset:

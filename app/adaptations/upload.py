@@ -237,13 +237,5 @@ def _location(location: Sequence[Any], lines: Lines) -> tuple[Any, ...]:
 
 
 def in_file(text: str, lines: Lines) -> str:
-    """Replace each `examples[3]` in a text with its file and line, `file:5`.
-
-    Examples after those of the file are those of the version before, which `extend` keeps.
-    """
-
-    def place(match: re.Match[str]) -> str:
-        of_part, number = lines[match[1]], int(match[2])
-        return f"{_PART_OF_FIELD[match[1]]}:{of_part[number]}" if number < len(of_part) else "a kept example"
-
-    return _EXAMPLE.sub(place, text)
+    """Replace each `examples[3]` in a text with its file and line, `file:5`."""
+    return _EXAMPLE.sub(lambda match: f"{_PART_OF_FIELD[match[1]]}:{lines[match[1]][int(match[2])]}", text)

@@ -1,10 +1,12 @@
-"""Texts from standard input."""
+"""Texts from standard input or from a file."""
 
 import sys
+from pathlib import Path
 
 import typer
 
 from app.cli.output import CliError
+from app.cli.upload import with_options
 
 
 def text_from_stdin() -> str:
@@ -22,6 +24,28 @@ def lines_from_stdin() -> list[str]:
     if not inputs:
         raise CliError("standard input is empty: expected one text per line")
     return inputs
+
+
+def lines_from_file(path: Path, charset: str | None) -> list[str]:
+    """Return the lines of a text file that are not blank, decoded as dataset files are.
+
+    Raises:
+        CliError: the file cannot be read, or is no text in this charset.
+    """
+    from ipt.data.files.containers import decompress
+    from ipt.data.files.encodings import decode
+    from ipt.data.files.errors import DatasetFileError
+    from ipt.data.files.reader import MAX_BYTES
+
+    try:
+        data, _ = decompress(path.read_bytes(), MAX_BYTES)
+        text, _ = decode(data, charset)
+    except OSError as error:
+        raise CliError(f"{path}: {error.strerror}") from error
+    except DatasetFileError as error:
+        place = "" if error.line is None else f":{error.line}"
+        raise CliError(f"{path}{place}: {with_options(error.message)}") from error
+    return [line for line in map(str.strip, text.splitlines()) if line]
 
 
 def _read_stdin() -> str:

@@ -7,7 +7,7 @@ import typer
 
 from app.cli.options import DEFAULT_URL, AsJson, Url, api_key
 from app.cli.output import CliError, print_json, results
-from app.cli.standard_input import lines_from_stdin
+from app.cli.standard_input import lines_from_file, lines_from_stdin
 from app.cli.tasks import one_line, resolve_task
 
 
@@ -17,6 +17,7 @@ def suggest(
         Path | None, typer.Argument(help="Text file with a text per line. Default: standard input.", metavar="FILE")
     ] = None,
     count: Annotated[int, typer.Option(help="Most texts to suggest.", min=1, max=256)] = 16,
+    charset: Annotated[str | None, typer.Option(help="Charset of a file that is not in UTF-8.")] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -28,10 +29,7 @@ def suggest(
     """
     from app.cli.client import ServiceClient
 
-    if file is None:
-        texts = lines_from_stdin()
-    else:
-        texts = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    texts = lines_from_stdin() if file is None else lines_from_file(file, charset)
     if not texts:
         raise CliError(f"{file or 'standard input'} has no text: expected a text per line")
     with ServiceClient(url, api_key()) as client:

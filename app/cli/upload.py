@@ -18,6 +18,7 @@ _ADVICE = (
     (re.compile(r"with input_column and output_column\b"), "with --input-column and --output-column"),
     (re.compile(r"send charset=([\w-]+)"), r"add --charset \1"),
     (re.compile(r"or send its charset"), "or name its charset with --charset"),
+    (re.compile(r"\(see (input|output)_column\)"), r"(see --\1-column)"),
     (re.compile(r"; for CSV, send format=csv"), ""),
     (re.compile(r"; send one of .* as format"), ""),
 )
@@ -85,7 +86,7 @@ def described(source: Json) -> str:
         source["delimiter"] and f"delimiter {source['delimiter']}",
         columns and f"columns {columns['input']!r} and {columns['output']!r}",
         source["skipped"] and f"{source['skipped']} rows skipped ({source['skipped_rows'][0]['reason']})",
-        *source["notes"],
+        *map(with_options, source["notes"]),
     ]
     return f"read as {source['format']}: " + ", ".join(part for part in parts if part)
 

@@ -9,6 +9,7 @@ from app.errors import ConflictError, NotFoundError
 from app.examples.rows import DatasetRow, output_of
 from app.examples.schemas import ChangeInput, ExampleRef
 from ipt.data.labels import labels_alike
+from ipt.data.names import listed
 
 
 class Change:
@@ -76,6 +77,9 @@ class Change:
 
     def _replace_labels(self, labels: Collection[str], to: str, param: str) -> None:
         replaced = set(labels)
-        if not replaced <= {label for row in self.rows for label in row.labels}:
-            raise NotFoundError("no example has this label", code="label_not_found", param=param)
+        labels_now = {label for row in self.rows for label in row.labels}
+        if not replaced <= labels_now:
+            alike = {each for each in labels_now for label in replaced if labels_alike(each, label)} - replaced
+            hint = f": did you mean {listed(sorted(map(repr, alike)))}?" if alike else ""
+            raise NotFoundError(f"no example has this label{hint}", code="label_not_found", param=param)
         self.rows = [row.with_labels_replaced(replaced, to) for row in self.rows]

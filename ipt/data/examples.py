@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ipt.data.names import MOST_NAMED, is_short_name
+from ipt.data.names import MOST_NAMED, is_short_name, listed
 from ipt.errors import DatasetError
 
 TaskKind = Literal["classification", "multilabel", "text2text"]
@@ -87,27 +87,6 @@ def names_of(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(labels) if descriptive else ()
 
 
-def check_examples(
-    examples: Sequence[Example],
-    validation_examples: Sequence[Example] | None = None,
-    kind: TaskKind | None = None,
-) -> TaskKind:
-    """Check a dataset, and return the kind of its task.
-
-    Args:
-        examples: the training examples.
-        validation_examples: held-back examples, if the caller has any.
-        kind: None: inferred (`infer_kind`).
-
-    Raises:
-        DatasetError: the dataset cannot be tuned on; `param` names the field at fault.
-    """
-    check_texts(examples, validation_examples or ())
-    kind = kind or infer_kind(examples)
-    check_kind(examples, validation_examples or (), kind)
-    return kind
-
-
 def check_texts(examples: Sequence[Example], validation_examples: Sequence[Example]) -> None:
     """Check that there are examples, and that every text of them can be tokenized and stored.
 
@@ -116,6 +95,7 @@ def check_texts(examples: Sequence[Example], validation_examples: Sequence[Examp
     """
     if not examples:
         raise DatasetError("the dataset is empty: give at least two examples with different outputs", param="examples")
+    empty = []
     for field, rows in (("examples", examples), ("validation_examples", validation_examples)):
         for index, example in enumerate(rows):
             if not isinstance(example, Example):
@@ -123,8 +103,14 @@ def check_texts(examples: Sequence[Example], validation_examples: Sequence[Examp
                     f"{field}[{index}] must be an ipt.Example(input, output), got {type(example).__name__}",
                     param=f"{field}[{index}]",
                 )
-            check_text(example.input, f"{field}[{index}].input")
-            check_text(example.output, f"{field}[{index}].output")
+            for name, text in (("input", example.input), ("output", example.output)):
+                param = f"{field}[{index}].{name}"
+                check_storable(text, param)
+                if not VISIBLE_TEXT.search(text):
+                    empty.append(param)
+    if empty:
+        verb = "is" if len(empty) == 1 else "are"
+        raise DatasetError(f"{listed(empty)} {verb} empty: every input and output needs some text", param=empty[0])
 
 
 def check_kind(examples: Sequence[Example], validation_examples: Sequence[Example], kind: TaskKind) -> None:
@@ -150,12 +136,22 @@ def check_text(text: object, param: str) -> str:
     Raises:
         DatasetError: it is not a string, has no visible character, or contains a NUL or a lone surrogate.
     """
+    checked = check_storable(text, param)
+    if not VISIBLE_TEXT.search(checked):
+        raise DatasetError(f"{param} is empty: every input and output needs some text", param=param)
+    return checked
+
+
+def check_storable(text: object, param: str) -> str:
+    """Return the text if it can be tokenized and stored; it may be empty.
+
+    Raises:
+        DatasetError: it is not a string, or contains a NUL or a lone surrogate.
+    """
     fault = text_fault(text)
     if fault:
         raise DatasetError(f"{param} {fault}", param=param)
     assert isinstance(text, str)
-    if not VISIBLE_TEXT.search(text):
-        raise DatasetError(f"{param} is empty: every input and output needs some text", param=param)
     return text
 
 

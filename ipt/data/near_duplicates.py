@@ -15,6 +15,8 @@ _ADDRESS = re.compile(r"://|@|\Awww\.")
 _DIGIT = re.compile(r"\d")
 _MIN_WORDS = 3
 """Words that a text must have besides what says nothing."""
+_MIN_CORRECTED_WORDS = 5
+"""Words that a text must have for its typos to be corrected: "play it" may be no typo of "pay it"."""
 
 
 def near_duplicate_groups(examples: Sequence[Example], token_ids: Sequence[Sequence[int]] | None = None) -> list[int]:
@@ -37,9 +39,11 @@ def near_duplicate_groups(examples: Sequence[Example], token_ids: Sequence[Seque
     groups.join_equal([fold.key(example.input) for example in examples])
     if token_ids is not None:
         groups.join_equal([tuple(ids) for ids in token_ids])
-    templates = without_typos([_template(example.input, fold) for example in examples])
-    groups.join(_links_of_templates(examples, templates))
-    for links in _links_by_label(examples, templates, groups):
+    templates = [_template(example.input, fold) for example in examples]
+    corrected = without_typos(templates)
+    groups.join(_links_of_templates(examples, templates, _MIN_WORDS))
+    groups.join(_links_of_templates(examples, corrected, _MIN_CORRECTED_WORDS))
+    for links in _links_by_label(examples, corrected, groups):
         groups.join(links)
     return groups.numbered()
 
@@ -123,11 +127,11 @@ def _template(text: str, fold: TextFolding) -> list[str]:
     return " ".join(words).translate(fold).split()
 
 
-def _links_of_templates(examples: Sequence[Example], templates: Sequence[Sequence[str]]) -> list[Link]:
-    """Return links between the texts of a template, if they have the same label."""
+def _links_of_templates(examples: Sequence[Example], templates: Sequence[Sequence[str]], min_words: int) -> list[Link]:
+    """Return links between the texts of a template of enough words, if they have the same label."""
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, words in enumerate(templates):
-        if len(words) >= _MIN_WORDS:
+        if len(words) >= min_words:
             rows_of["".join(words)].append(row)
     return [
         (rows[0], row) for rows in rows_of.values() if len({examples[row].output for row in rows}) == 1 for row in rows

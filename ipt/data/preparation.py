@@ -20,6 +20,7 @@ from ipt.data.examples import (
 from ipt.data.labels import label_warnings, unify_label_sets, unify_labels
 from ipt.data.names import listed
 from ipt.data.near_duplicates import TextFolding, new_rows
+from ipt.errors import DatasetError
 
 _MAX_NAMED_PAIRS = 5
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}|\d{1,2}:\d{2}")
@@ -101,6 +102,45 @@ def _no_label_warnings(examples: Sequence[Example]) -> list[str]:
         return []
     count = "1 example has" if len(without) == 1 else f"{len(without)} examples have"
     return [f"{count} no label, and count as texts that belong to none of the labels: {listed(without)}"]
+
+
+def check_examples(
+    examples: Sequence[Example],
+    validation_examples: Sequence[Example] | None = None,
+    kind: TaskKind | None = None,
+) -> TaskKind:
+    """Check a dataset as `adapt` does, and return the kind of its task.
+
+    Labels that differ only in their spelling count as one label, as in `adapt`; `prepare` also returns the unified
+    examples and the warnings.
+
+    Args:
+        examples: the training examples.
+        validation_examples: held-back examples, if the caller has any.
+        kind: None: inferred (`infer_kind`).
+
+    Raises:
+        DatasetError: the dataset cannot be tuned on; `param` names the field at fault.
+    """
+    return prepare(examples, validation_examples, kind).kind
+
+
+def check_unified(
+    examples: Sequence[Example], validation_examples: Sequence[Example] | None, kind: TaskKind | None
+) -> TaskKind:
+    """Check a dataset that is tuned as it is, as `check_examples` does.
+
+    Raises:
+        DatasetError: as in `check_examples`, or some labels differ only in their spelling.
+    """
+    validation = validation_examples or ()
+    check_texts(examples, validation)
+    kind = kind or infer_kind(examples)
+    check_kind(examples, validation, kind)
+    spellings = unify_labels(examples, validation)[2] if kind == "classification" else []
+    if spellings:
+        raise DatasetError(f"{spellings[0]}: use one spelling, or the examples of `ipt.prepare`", param="examples")
+    return kind
 
 
 def text_warnings(examples: Sequence[Example], validation_examples: Sequence[Example]) -> list[str]:

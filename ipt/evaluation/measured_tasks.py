@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 
 from ipt.backbones.interface import Family
-from ipt.data.examples import Example, check_examples, infer_kind
+from ipt.data.examples import Example, infer_kind
+from ipt.data.preparation import check_unified
 from ipt.data.sampling import few_shot, rows_lacking
 from ipt.data.task_dataset import TaskDataset, rows_hash
 from ipt.errors import DatasetError
@@ -79,7 +80,7 @@ def _fault(task: TaskDataset, per_label: int, family: Family) -> str | None:
         available, needed, rows = lacking
         return f"{task.name}: has {available} {rows} to draw from, fewer than {needed}"
     try:
-        check_examples(few_shot(task.train, max(2, per_label), 0))
+        check_unified(few_shot(task.train, max(2, per_label), 0), None, None)
     except DatasetError as error:
         return f"{task.name}: {error.message}"
     return None

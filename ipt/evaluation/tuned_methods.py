@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ipt.backbones.interface import Backbone
-from ipt.data.examples import check_examples
+from ipt.data.preparation import check_unified
 from ipt.errors import DatasetError
 from ipt.evaluation.measurements import Measurement
 from ipt.evaluation.protocol import Draw, Method, Setup
@@ -152,7 +152,7 @@ def _tune(
     engine = TuningEngine(setup.backbone, space)
     for number, draw in enumerate(draws):
         try:
-            kind = check_examples(draw.examples, None, None)
+            kind = check_unified(draw.examples, None, None)
         except DatasetError as error:
             raise DatasetError(f"{draw.task.name}: {error.message}") from None
         vectors = None if starts is None else starts[number].numpy()

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ipt.backbones.interface import Backbone
-from ipt.data.examples import Example, TaskKind, check_examples, infer_kind
+from ipt.data.examples import Example, TaskKind, infer_kind
+from ipt.data.preparation import check_unified
 from ipt.data.sampling import TEXTS_PER_LABEL, rows_lacking, rows_per_label
 from ipt.data.task_dataset import TaskDataset, row_notes
 from ipt.errors import CheckpointError, DatasetError
@@ -144,7 +145,7 @@ def _job(backbone: Backbone, task: TaskDataset, options: PromptOptions) -> Tunin
         held_back = [task.train[row] for row in order[size : 2 * size]]
     examples = [task.train[row] for row in chosen]
     try:
-        check_examples(examples, held_back, kind)
+        check_unified(examples, held_back, kind)
     except DatasetError as error:
         raise DatasetError(f"task {task.name!r}: {error.message}") from None
     return TuningJob(task.name, examples, kind, held_back or None, options.hyperparameters, early_stopping=False)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.interface import Backbone, TextBackbone
-from ipt.data.examples import check_examples
+from ipt.data.preparation import check_unified
 from ipt.errors import DatasetError, IptError
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.encoder_loop import EncoderLoop
@@ -76,7 +76,7 @@ class TuningEngine:
         """
         if job.job_id in self._jobs:
             raise IptError(f"job {job.job_id!r} is already in the engine: give each job its own id", param="job_id")
-        check_examples(job.examples, job.validation_examples, job.kind)
+        check_unified(job.examples, job.validation_examples, job.kind)
         loop = self._tuning_loop(job, checkpoint)
         self._jobs[job.job_id] = _RunningJob(loop, loop.run(), on_step)
 

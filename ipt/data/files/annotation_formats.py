@@ -11,7 +11,7 @@ from ipt.data.files.columns import is_usual_input
 
 Record = dict[str, Any]
 
-
+NOT_ANNOTATED = "not annotated"
 _ANSWERS = ("accept", "reject", "ignore")
 
 
@@ -62,7 +62,7 @@ def _read_label_studio(record: Record) -> Reading:
     values = [result["value"] for result in results if isinstance(result.get("value"), dict)]
     choices = [choice for value in values for choice in value.get("choices") or []]
     if not choices:
-        return Reading(skip="not annotated")
+        return Reading(skip=NOT_ANNOTATED)
     return Reading(_text_of(record.get("data")), list(dict.fromkeys(map(str, choices))))
 
 
@@ -77,6 +77,8 @@ def _read_prodigy(record: Record) -> Reading:
     if record.get("answer") != "accept":
         return Reading(skip=rejection(record) or "not answered")
     label = record.get("label", record.get("accept"))
+    if label == []:
+        return Reading(record.get("text"), [], skip=NOT_ANNOTATED)
     options = record.get("options")
     if isinstance(label, list) and isinstance(options, list):
         texts = {str(option.get("id")): option.get("text") for option in options if isinstance(option, dict)}
@@ -121,9 +123,9 @@ def _read_argilla(record: Record) -> Reading:
         return Reading(skip="discarded")
     if "fields" in record:
         labels = _argilla_responses(record.get("responses"))
-        return Reading(_text_of(record["fields"]), labels) if labels else Reading(skip="not annotated")
+        return Reading(_text_of(record["fields"]), labels) if labels else Reading(skip=NOT_ANNOTATED)
     if record.get("annotation") is None:
-        return Reading(skip="not annotated")
+        return Reading(skip=NOT_ANNOTATED)
     inputs = record.get("inputs", record.get("text"))
     return Reading(_text_of(inputs) if isinstance(inputs, dict) else inputs, record["annotation"])
 
@@ -153,7 +155,7 @@ def _read_argilla_dataset(record: Record) -> Reading:
     lists = [answers for name, answers in record.items() if name.endswith(_RESPONSES) and isinstance(answers, list)]
     labels = [answer for answers in lists for answer in answers if isinstance(answer, str)]
     fields = {name: value for name, value in record.items() if "." not in name and name not in _ARGILLA_COLUMNS}
-    return Reading(_text_of(fields), list(dict.fromkeys(labels))) if labels else Reading(skip="not annotated")
+    return Reading(_text_of(fields), list(dict.fromkeys(labels))) if labels else Reading(skip=NOT_ANNOTATED)
 
 
 _RESPONSES = ".responses"
@@ -173,7 +175,7 @@ def _read_doccano(record: Record) -> Reading:
     annotations = record.get("annotations")
     entries = annotations if isinstance(annotations, list) else []
     labels = [entry.get("label") for entry in entries if isinstance(entry, dict)]
-    return Reading(record.get("text"), labels) if labels else Reading(skip="not annotated")
+    return Reading(record.get("text"), labels) if labels else Reading(skip=NOT_ANNOTATED)
 
 
 def _have_instructions(records: Sequence[Record]) -> bool:
@@ -188,15 +190,23 @@ def _read_instruction(record: Record) -> Reading:
     return Reading("\n".join(part for part in parts if isinstance(part, str) and part.strip()), record.get("output"))
 
 
+_CONTENTS = ("content", "value", "parts")
+
+
+def _turns(record: Record) -> object:
+    """Return the messages of a chat, as OpenAI, ShareGPT or Gemini name them."""
+    return next((record[name] for name in ("messages", "conversations", "contents") if name in record), None)
+
+
 def _is_chat(record: Record) -> bool:
-    turns = record.get("messages", record.get("conversations"))
+    turns = _turns(record)
     return isinstance(turns, list) and len(turns) >= 2 and all(isinstance(turn, dict) for turn in turns)
 
 
 def _read_chat(record: Record) -> Reading:
-    turns = record.get("messages", record.get("conversations"))
+    turns = _turns(record)
     spoken = [
-        (turn.get("role", turn.get("from")), turn.get("content", turn.get("value")))
+        (turn.get("role", turn.get("from")), _content(next((turn[name] for name in _CONTENTS if name in turn), None)))
         for turn in (turns if isinstance(turns, list) else ())
         if isinstance(turn, dict) and turn.get("role", turn.get("from")) not in ("system", "developer")
     ]
@@ -208,6 +218,14 @@ def _read_chat(record: Record) -> Reading:
     if not all(isinstance(content, str) for content in texts):
         return Reading(None, spoken[-1][1])
     return Reading("\n".join(map(str, texts)), spoken[-1][1])
+
+
+def _content(value: object) -> object:
+    """Return the text of a message, also if it is a list of parts that are all text."""
+    if not isinstance(value, list) or not value:
+        return value
+    texts = [part.get("text") if isinstance(part, dict) else None for part in value]
+    return "\n".join(map(str, texts)) if all(isinstance(text, str) for text in texts) else value
 
 
 _PROMPT_END = re.compile(r"\s*(?:###|->|=>)\s*\Z")

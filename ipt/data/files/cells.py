@@ -8,18 +8,40 @@ from collections.abc import Sequence
 
 _MAX_CHARS = 10_000
 _FASTTEXT = "__label__"
-# A list of one text as JSON or Python prints it: ["refund"] or ['refund'].
-_LIST_OF_ONE = re.compile(r"""\[\s*(?:"([^"\\]*)"|'([^'\\]*)')\s*\]""")
 _PRINTED_TEXT = re.compile(r"""\"((?:[^"\\]|\\["\\/])+)\"|'([^'\\]+)'""")
 _PRINTED_LIST = re.compile(rf"\[\s*(?:(?:{_PRINTED_TEXT.pattern})(?:\s*,\s*(?:{_PRINTED_TEXT.pattern}))*)?\s*\]")
+# An element of a list of labels as JSON, Python or NumPy prints it, such as ["refund"], ['a', 'b'], ['a' 'b'] or [27].
+_ELEMENT = re.compile(r"""\s*(?:"([^"\\]*)"|'([^'\\]*)'|(-?\d+))\s*,?""")
 _NAMES = ("name", "label", "value")
 _PROPERTIES = frozenset([*_NAMES, "id", "node_id", "url", "color", "description", "default", "score", "confidence"])
 
 
 def are_printed_lists(values: Sequence[object]) -> bool:
-    """Return whether each label is the text of a list with one element; longer lists may be texts to write."""
-    texts = [value for value in values if isinstance(value, str) and value.strip()]
-    return bool(texts) and all(_LIST_OF_ONE.fullmatch(text.strip()[:_MAX_CHARS]) for text in texts)
+    """Return whether each label is the text of a list, with one element or with elements that repeat.
+
+    Other lists may be texts to write.
+    """
+    lists = [_elements_of(value) for value in values if isinstance(value, str) and value.strip()]
+    if not lists or None in lists:
+        return False
+    elements = [element for values in lists for element in values or ()]
+    return all(len(values or ()) < 2 for values in lists) or len(set(elements)) * 2 <= len(elements)
+
+
+def _elements_of(text: str) -> list[str] | None:
+    """Return the elements of a list that is printed as text, None for any other text."""
+    text = text.strip()
+    if len(text) > _MAX_CHARS or not (text.startswith("[") and text.endswith("]")):
+        return None
+    inner, position = text[1:-1].strip(), 0
+    elements = []
+    while position < len(inner):
+        match = _ELEMENT.match(inner, position)
+        if match is None:
+            return None
+        elements.append(next(group for group in match.groups() if group is not None))
+        position = match.end()
+    return elements
 
 
 def label_of(value: object, *, printed_lists: bool = False) -> object:
@@ -35,9 +57,8 @@ def label_of(value: object, *, printed_lists: bool = False) -> object:
         return value.removeprefix(_FASTTEXT)
     if value.startswith('{"choices"'):
         return _choices(value)
-    if printed_lists and (match := _LIST_OF_ONE.fullmatch(value.strip())):
-        return match[1] or match[2]
-    return value
+    elements = _elements_of(value) if printed_lists else None
+    return value if elements is None else elements
 
 
 def labels_in(value: object, separator: str | None) -> list[object] | None:

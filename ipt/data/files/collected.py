@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ipt.data.examples import VISIBLE_TEXT, Example, text_fault
-from ipt.data.files.annotation_formats import Reading
+from ipt.data.files.annotation_formats import NOT_ANNOTATED, Reading
 from ipt.data.files.cells import labels_in
 from ipt.data.files.errors import DatasetFileError
 from ipt.data.files.source import SkippedRow
@@ -35,7 +35,8 @@ class CollectedRows:
         """
         self._rows += 1
         place = (line, self._rows)
-        if reading.skip is not None:
+        has_no_label = self._multilabel and reading.skip == NOT_ANNOTATED and reading.label == []
+        if reading.skip is not None and not has_no_label:
             self.skipped += 1
             if len(self.skipped_rows) < MOST_NAMED:
                 self.skipped_rows.append(SkippedRow(line, reading.skip))
@@ -78,7 +79,10 @@ class CollectedRows:
         if faults:
             message = "; ".join(f"{fault} ({_listed(places)})" for _, places, fault in faults)
             field_name, places, _ = faults[0]
-            raise DatasetFileError(f"{message}: correct or remove these rows", line=places[0][0], field=field_name)
+            advice = "correct or remove these rows"
+            if len(faults) == 1 and self._several:
+                advice = "keep one label in each of these rows, or adapt a task of this kind"
+            raise DatasetFileError(f"{message}: {advice}", line=places[0][0], field=field_name)
         if not self.examples:
             skipped = f": all {self.skipped} are skipped ({self.skipped_rows[0].reason})" if self.skipped else ""
             raise DatasetFileError(f"the file has no rows{skipped}")
@@ -124,7 +128,8 @@ def _as_text(value: object, line: int, field_name: str) -> str | None:
         return "true" if value else "false"
     if not isinstance(value, str):
         kind = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else type(value).__name__
-        raise DatasetFileError(f"expected a text, got {kind}", line=line, field=field_name)
+        advice = ": put the text itself into this field" if isinstance(value, dict) else ""
+        raise DatasetFileError(f"expected a text, got {kind}{advice}", line=line, field=field_name)
     fault = text_fault(value)
     if fault:
         raise DatasetFileError(fault, line=line, field=field_name)

@@ -44,20 +44,21 @@ _OUTPUTS = _words(
 )
 # Names that are usual enough if no column has one of the names above, also in other languages than English.
 _MORE_INPUTS = _INPUTS | _words(
-    """abstract article complaint dialogue example feedback instruction issue narrative news note paragraph passage
+    """premise hypothesis sentence1 sentence2 question1 question2 text1 text2
+    abstract article complaint dialogue example feedback instruction issue narrative news note paragraph passage
     phrase request sms snippet statement ticket transcript utt verbatim
     frage kommentar nachricht satz texte texto testo frase mensaje pregunta mensagem messaggio
     текст сообщение 文本 内容 句子 问题 テキスト 文"""
 )
 _MORE_OUTPUTS = _OUTPUTS | _words(
-    """annotation status summary type
+    """annotation choice department group queue status summary team type
     kategorie klasse thema absicht étiquette catégorie etiqueta categoría categoria clase classe intención intenção
     метка категория класс 标签 类别 分类 意图 ラベル カテゴリ"""
 )
 # A column of names tells more than the numbers that stand for them.
 _NAMES_OF_LABELS = {"labeltext": "label", "labelname": "label", "classname": "class", "categoryname": "category"}
 _BOOKKEEPING = _words(
-    """id index idx no number split fold set length len lang language url link date time timestamp created updated
+    """id key index idx no number split fold set length len lang language url link date time timestamp created updated
     annotator worker file row line"""
 )
 _SEPARATORS = re.compile(r"[\s_\-.:*#\"'\u200b\ufeff]+")
@@ -140,7 +141,46 @@ def choose_columns(
     labels = [named_output] if named_output is not None else [name for name in names if _may_be_output(name)]
     if len(texts) == len(labels) == 1 and texts != labels:
         return texts[0], labels[0]
-    raise _error("no two columns have usual names, such as input and output, or text and label", names, hint)
+    raise _error(_no_choice(texts, labels), names, hint)
+
+
+def _no_choice(texts: Sequence[str], labels: Sequence[str]) -> str:
+    """Return why no two columns are chosen, from the columns that may hold the inputs and the outputs."""
+    fault = "no two columns have usual names, such as input and output, or text and label"
+    inputs, outputs = ([repr(name) for name in names if is_short_name(name)] for names in (texts, labels))
+    if len(inputs) > 1 and outputs:
+        return (
+            f"{fault}: {listed(inputs)} may all hold the inputs; if a text has several parts, join them in one column"
+        )
+    if len(outputs) > 1 and inputs:
+        return f"{fault}: {listed(outputs)} may all hold the outputs"
+    if len(inputs) == 1 and not labels:
+        return f"{fault}: {inputs[0]} may hold the inputs, but no name tells the outputs"
+    if len(outputs) == 1 and not texts:
+        return f"{fault}: {outputs[0]} may hold the outputs, but no name tells the inputs"
+    return fault
+
+
+def other_candidates(
+    names: Sequence[str], text: str, label: str, input_column: str | None, output_column: str | None
+) -> list[str]:
+    """Return notes about columns that have usual names too, if the caller has not named the column.
+
+    Args:
+        names: the columns of the file.
+        text, label: the columns that are read.
+        input_column, output_column: the caller's names.
+    """
+    numbers_of = _NAMES_OF_LABELS.get(folded(label))  # the numbers that stand for the names that are read
+    others = [name for name in names if name not in (text, label) and is_short_name(name)]
+    inputs = [repr(name) for name in others if is_usual_input(name)]
+    outputs = [repr(name) for name in others if _may_be_output(name) and folded(name) != numbers_of]
+    notes = []
+    if inputs and input_column is None:
+        notes.append(f"{listed(inputs)} may hold the inputs too, which are read from {text!r} (see input_column)")
+    if outputs and output_column is None:
+        notes.append(f"{listed(outputs)} may hold the outputs too, which are read from {label!r} (see output_column)")
+    return notes
 
 
 def check_columns(names: Sequence[str], line: int | None) -> None:

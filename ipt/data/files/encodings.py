@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import re
 
 from ipt.data.files.errors import DatasetFileError
+from ipt.data.names import listed_lines
 
 # UTF-32-LE's mark starts with UTF-16-LE's, so it must be tried first.
 _BYTE_ORDER_MARKS = (
@@ -89,6 +91,9 @@ _GUESSED = [
     "mac_roman",
 ]
 _SAMPLE_BYTES = 8192
+_UTF8_CHARACTER = re.compile("[\u0080-\ud7ff\ue000-\U0010ffff]")
+# Python decodes a byte that is not UTF-8 to one of these surrogates.
+_FAULT = re.compile("[\udc80-\udcff]")
 
 
 def decode(data: bytes, charset: str | None = None) -> tuple[str, str]:
@@ -162,11 +167,30 @@ def _not_text(data: bytes, encoding: str, skipped: int, start: int) -> DatasetFi
     offset = skipped + start
     line = _line_at(data[skipped:offset].decode(encoding), None)
     fault = f"not {encoding.upper()} text: byte 0x{data[offset]:02x} at offset {offset}"
+    if encoding == "utf-8" and (places := _few_faults(data[skipped:])):
+        count = "1 place" if len(places) == 1 else f"{len(places)} places"
+        advice = f"the rest is valid UTF-8: correct {count} on {listed_lines(list(dict.fromkeys(places)))}"
+        return DatasetFileError(f"{fault}; {advice}", line=line)
     name = likely_charset(data, offset) if encoding == "utf-8" and not skipped else None
     if name is None:
         return DatasetFileError(f"{fault}; save the file as UTF-8, or send its charset", line=line)
     advice = f"it looks like {name.title()}: send charset={name}, or save the file as UTF-8"
     return DatasetFileError(f"{fault}; {advice}", line=line)
+
+
+def _few_faults(data: bytes) -> list[int]:
+    """Return the lines of the bytes that are not UTF-8; empty if no more characters than these are UTF-8."""
+    text = data.decode(errors="surrogateescape")
+    valid = len(_UTF8_CHARACTER.findall(text))
+    faults = [match.start() for match in _FAULT.finditer(text)]
+    if len(faults) > valid:
+        return []
+    lines, before, number = [], 0, 1
+    for place in faults:
+        number += _line_at(text[before:place], None) - 1
+        before = place
+        lines.append(number)
+    return lines
 
 
 def _guess(data: bytes, offset: int) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ipt.data.files.errors import DatasetFileError
 from ipt.data.json_structure import check_structure
+from ipt.data.names import is_short_name, listed
 
 Record = dict[str, Any]
 HasBothColumns = Callable[[Sequence[str]], bool]
@@ -32,6 +33,9 @@ _WRAPPERS = (
     "items",
     "instances",
     "train",
+    "training",
+    "training_data",
+    "train_data",
     "common_examples",
     "rasa_nlu_data",
     "utterances",
@@ -40,10 +44,12 @@ _WRAPPERS = (
     "results",
     "documents",
     "dataset",
+    "hits",
 )
 # Lists of objects that are a part of one row.
 _PARTS_OF_A_ROW = ("messages", "conversations", "annotations", "completions")
-_ROW_WRAPPER = "row"
+_ROW_WRAPPERS = ("row", "_source", "fields")
+"""Objects that hold a row: of the viewer of Hugging Face, of Elasticsearch, and of Airtable."""
 _PAIR = ("text", "label")
 _EXPECTED = 'expected a JSON object such as {"input": "…", "output": "…"}'
 
@@ -63,16 +69,21 @@ def load_json(text: str) -> Any:
     return _parse(text, numbers_as_written=False)
 
 
-def json_records(text: str, has_both: HasBothColumns) -> tuple[str, Iterator[tuple[int, Record]]]:
+def json_records(text: str, has_both: HasBothColumns, notes: list[str]) -> tuple[str, Iterator[tuple[int, Record]]]:
     """Return the name of the JSON format, and each row with the line that it starts on.
 
     Numbers stay as they are written: they may be labels. Rows that are lists get the names of the first list if it is a
     header; otherwise they must be pairs of a text and a label.
+
+    Args:
+        text: the decoded file.
+        has_both: whether names of columns include those of the input and the output.
+        notes: gets a note of what is left out, while the rows are read.
     """
     number, line = _first_line(text)
     if line is None or not _is_whole(line) or (line.lstrip().startswith("[") and not _is_list_of_texts(line)):
-        return "json", _named(_values_of_document(text, has_both), has_both)
-    wrapped = _rows_of_only_line(text, line, has_both)
+        return "json", _named(_values_of_document(text, has_both, notes), has_both)
+    wrapped = _rows_of_only_line(text, line, has_both, notes)
     if wrapped is None:
         return "jsonl", _named(_values_of_lines(text), has_both)
     return "json", _named(((number, row) for row in wrapped), has_both)
@@ -107,13 +118,13 @@ def _is_spacy_pair(value: list[Any]) -> bool:
     return len(value) == len(_PAIR) and isinstance(value[1], dict) and "cats" in value[1]
 
 
-def _rows_of_only_line(text: str, line: str, has_both: HasBothColumns) -> list[Any] | None:
+def _rows_of_only_line(text: str, line: str, has_both: HasBothColumns, notes: list[str]) -> list[Any] | None:
     """Return the rows within the only line of a text, None if it has more lines or holds one row or an error."""
     if text.strip() != line.strip():
         return None
     try:
         check_structure(line, _MAX_DOCUMENT_VALUES)
-        return _rows_within(_parse(line), has_both)
+        return _rows_within(_parse(line), has_both, notes)
     except ValueError:
         return None
 
@@ -157,7 +168,7 @@ def _values_of_lines(text: str) -> Iterator[tuple[int, Any]]:
         yield number, value
 
 
-def _values_of_document(text: str, has_both: HasBothColumns) -> Iterator[tuple[int, Any]]:
+def _values_of_document(text: str, has_both: HasBothColumns, notes: list[str]) -> Iterator[tuple[int, Any]]:
     """Yield the elements of an array, or objects that follow each other, as they are parsed."""
     lines = _LineCounter(text)
     position = _skip_blank(text, 0)
@@ -185,7 +196,7 @@ def _values_of_document(text: str, has_both: HasBothColumns) -> Iterator[tuple[i
             raise DatasetFileError(f"not JSON ({error})", line=line) from None
         position = _skip_blank(text, end)
         last = position == len(text)
-        wrapped = _rows_within(value, has_both) if not in_array and not count and last else None
+        wrapped = _rows_within(value, has_both, notes) if not in_array and not count and last else None
         for row in [value] if wrapped is None else wrapped:
             yield line, row
         count += 1
@@ -219,11 +230,12 @@ def _as_record(value: object, line: int) -> Record:
         value = {"text": value[0], **value[1]}
     if not isinstance(value, dict):
         raise DatasetFileError(_EXPECTED, line=line)
-    inner = value.get(_ROW_WRAPPER)
-    return inner if isinstance(inner, dict) else value
+    if "responses" in value:  # of Argilla, which has fields too
+        return value
+    return next((value[name] for name in _ROW_WRAPPERS if isinstance(value.get(name), dict)), value)
 
 
-def _rows_within(value: object, has_both: HasBothColumns) -> list[Any] | None:
+def _rows_within(value: object, has_both: HasBothColumns, notes: list[str]) -> list[Any] | None:
     """Return the rows of an object that holds them; None if it is a row itself, or texts by label."""
     if not isinstance(value, dict):
         return None
@@ -232,12 +244,36 @@ def _rows_within(value: object, has_both: HasBothColumns) -> list[Any] | None:
     for name in _WRAPPERS:
         inner = value.get(name)
         if isinstance(inner, list) and all(isinstance(row, list | dict) for row in inner):
+            notes += _other_lists(value, name, has_both)
             return _with_header(value.get("columns"), inner)
-        if isinstance(inner, dict) and (rows := _rows_within(inner, has_both)) is not None:
+        if isinstance(inner, dict) and (rows := _rows_within(inner, has_both, notes)) is not None:
+            notes += _other_lists(value, name, has_both)
             return rows
         if isinstance(inner, dict) and all(isinstance(texts, list | dict) for texts in inner.values()):
             return [inner]
-    return _rows_of_columns(value, has_both) or _rows_of_only_list(value)
+    return _rows_of_columns(value, has_both) or _rows_of_only_list(value, has_both)
+
+
+def _other_lists(value: Record, name: str, has_both: HasBothColumns) -> list[str]:
+    """Return a note that names the other lists of rows in an object, such as those of a test split."""
+    others = [
+        f"{other!r} ({len(rows)} rows)" if isinstance(rows, list) else repr(other)
+        for other, rows in value.items()
+        if other != name and is_short_name(other) and _are_rows(rows, has_both)
+    ]
+    return [f"only the rows of {name!r} are read; left out: {listed(others)}"] if others else []
+
+
+def _are_rows(value: object, has_both: HasBothColumns) -> bool:
+    """Return whether a value is a list of rows, or an object that holds rows or columns."""
+    if isinstance(value, dict):
+        return has_both(list(value)) or any(
+            _are_rows(inner, has_both) for inner in value.values() if isinstance(inner, list)
+        )
+    if not isinstance(value, list) or not value:
+        return False
+    row = value[0]
+    return has_both(list(row)) if isinstance(row, dict) else isinstance(row, list) and len(row) == len(_PAIR)
 
 
 def _with_header(columns: object, rows: list[Any]) -> list[Any]:
@@ -261,13 +297,23 @@ def _rows_of_columns(value: Record, has_both: HasBothColumns) -> list[Any] | Non
     return None
 
 
-def _rows_of_only_list(value: Record) -> list[Any] | None:
-    """Return the only list of objects in an object, if it is no part of a row."""
+def _rows_of_only_list(value: Record, has_both: HasBothColumns) -> list[Any] | None:
+    """Return the only list of objects in an object, if it is no part of a row.
+
+    Raises:
+        DatasetFileError: it has several lists of rows, of which no name says which one to tune on.
+    """
     lists = [
         (name, inner)
         for name, inner in value.items()
         if isinstance(inner, list) and inner and all(isinstance(row, dict) for row in inner)
     ]
+    rows = [repr(name) for name, inner in lists if is_short_name(name) and has_both(list(inner[0]))]
+    if len(rows) > 1:
+        message = (
+            f"the file has several lists of rows, {listed(rows)}: name the list to tune on 'train', or send only it"
+        )
+        raise DatasetFileError(message, line=1)
     is_part = "text" in value or not lists or lists[0][0] in _PARTS_OF_A_ROW
     return lists[0][1] if len(lists) == 1 and not is_part else None
 

@@ -9,10 +9,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ipt.data.files import plain_text
-from ipt.data.files.annotation_formats import Reading, recognize, rejection
+from ipt.data.files.annotation_formats import NOT_ANNOTATED, Reading, recognize, rejection
 from ipt.data.files.cells import are_printed_lists, label_of
 from ipt.data.files.collected import CollectedRows
-from ipt.data.files.columns import MAX_COLUMNS, ColumnsError, check_columns, choose_columns
+from ipt.data.files.columns import MAX_COLUMNS, ColumnsError, check_columns, choose_columns, other_candidates
 from ipt.data.files.containers import container_of, decompress
 from ipt.data.files.delimited import DELIMITERS, Cells, find_dialect, rows_of, unwrapped_rows
 from ipt.data.files.encodings import decode, doubt_about
@@ -21,7 +21,9 @@ from ipt.data.files.grouped import Pair, pairs_of_keys, pairs_of_phrases
 from ipt.data.files.json_records import json_records, looks_like_json
 from ipt.data.files.one_hot import find_one_hot
 from ipt.data.files.source import DatasetFile, Source
-from ipt.data.files.tables import parquet_rows, workbook_rows
+from ipt.data.files.splits import find_split, without_other_splits
+from ipt.data.files.tables import parquet_rows, workbook_sheets
+from ipt.data.names import is_short_name, listed
 from ipt.errors import DatasetError
 
 MAX_BYTES = 16 * 1024 * 1024
@@ -185,10 +187,7 @@ def read_dataset(
 def _rows_of_container(data: bytes, file_format: str | None, charset: str | None, options: _Options) -> _Rows:
     container = container_of(data)
     if container == "xlsx":
-        rows, notes = _below_titles(workbook_rows(data, options.max_bytes), options)
-        table = _table("xlsx", rows, options)
-        table.notes += notes
-        return table
+        return _workbook(data, options)
     if container == "parquet":
         return _records("parquet", parquet_rows(data, options.max_bytes, options.max_rows), options)
     text, encoding = decode(data, charset)
@@ -203,8 +202,12 @@ def _rows_of_text(text: str, file_format: str | None, options: _Options) -> _Row
     if not text.strip():
         raise DatasetFileError("the file is blank: it has no rows")
     if looks_like_json(text) and (file_format not in ("csv", "tsv") or _starts_with_json_row(text)):
-        name, records = json_records(text, options.has_both)
-        return _records(name, records, options)
+        notes: list[str] = []
+        name, records = json_records(text, options.has_both, notes)
+        rows = _records(name, records, options)
+        notes += rows.notes
+        rows.notes = notes
+        return rows
     if plain_text.looks_like_fasttext(text):
         return _labeled("fastText", plain_text.fasttext_rows(text))
     if plain_text.looks_like_rasa(text):
@@ -227,6 +230,20 @@ def _rows_of_text(text: str, file_format: str | None, options: _Options) -> _Row
     return rows
 
 
+def _workbook(data: bytes, options: _Options) -> _Rows:
+    """Return the rows of the first sheet with a usual header, or of the first one with rows."""
+    sheets = [(name, *_below_titles(rows, options)) for name, rows in workbook_sheets(data, options.max_bytes)]
+    if not sheets:
+        raise DatasetFileError("the workbook has no rows")
+    number = next((number for number, sheet in enumerate(sheets) if options.has_both(sheet[1][0][1])), 0)
+    name, rows, notes = sheets[number]
+    table = _table("xlsx", iter(rows), options)
+    others = [repr(other) if is_short_name(other) else "one with a long name" for other, *_ in sheets if other != name]
+    read = f"the sheet {name!r} is read" if is_short_name(name) else f"sheet {number + 1} is read"
+    table.notes += [read + (f"; left out: {listed(others)}" if others else ""), *notes]
+    return table
+
+
 def _below_known_header(rows: Iterator[Cells], text: str, options: _Options) -> Iterator[Cells]:
     """Return the rows of a table in a file that should be JSON, if its header is a usual one."""
     try:
@@ -243,11 +260,10 @@ def _below_known_header(rows: Iterator[Cells], text: str, options: _Options) -> 
     return chain([first], rows)
 
 
-def _below_titles(rows: Iterator[Cells], options: _Options) -> tuple[Iterator[Cells], list[str]]:
+def _below_titles(rows: Sequence[Cells], options: _Options) -> tuple[Sequence[Cells], list[str]]:
     """Return the rows of a sheet from a usual header on, and a note if there are rows above it."""
-    first = list(islice(rows, _HEADER_ROWS))
-    above = next((number for number, (_, cells) in enumerate(first) if options.has_both(cells)), 0)
-    return chain(first[above:], rows), [f"rows above the header are left out: {above}"] if above else []
+    above = next((number for number, (_, cells) in enumerate(rows[:_HEADER_ROWS]) if options.has_both(cells)), 0)
+    return rows[above:], [f"rows above the header are left out: {above}"] if above else []
 
 
 def _starts_with_json_row(text: str) -> bool:
@@ -263,6 +279,8 @@ def _table(name: str, rows: Iterator[tuple[int, list[str]]], options: _Options, 
     line, header = next(rows, (1, []))
     check_columns(header, line)
     names = [cell.strip() for cell in header]
+    if names and all(name[:1] in "“„”" and name[-1:] in "“”" and len(name) > 1 for name in names):
+        raise DatasetFileError('the file has typographic quotes, such as “text”: replace them by straight ones, "text"')
     if len([name for name in names if name]) < 2 and not known_format:
         raise DatasetFileError(
             f"unknown format: neither JSON nor columns between tabs, commas or semicolons; send one of "
@@ -281,20 +299,32 @@ def _table(name: str, rows: Iterator[tuple[int, list[str]]], options: _Options, 
         if rows_of_labels is None:
             raise ColumnsError(error.message, line=line if hint else None) from None
         return rows_of_labels
-    return _plain(name, records, text, label)
+    return _plain(name, records, header, (text, label), options)
 
 
-def _plain(name: str, records: Iterator[tuple[int, Record]], text: str, label: str) -> _Rows:
-    """Return the rows whose text and label are in two columns."""
+def _plain(
+    name: str, records: Iterator[tuple[int, Record]], names: Sequence[str], columns: tuple[str, str], options: _Options
+) -> _Rows:
+    """Return the rows whose text and label are in two of the columns."""
+    text, label = columns
     first = list(islice(records, _SAMPLE_ROWS))
-    printed_lists = are_printed_lists([record.get(label) for _, record in first])
+    sample = [record for _, record in first]
+    printed_lists = are_printed_lists([record.get(label) for record in sample])
 
     def read(record: Record) -> Reading:
         skip = None if label == "answer" else rejection(record)
-        return Reading(record.get(text), label_of(record.get(label), printed_lists=printed_lists), skip)
+        output = label_of(record.get(label), printed_lists=printed_lists)
+        return Reading(record.get(text), output, NOT_ANNOTATED if output == [] else skip)
 
-    readings = ((line, read(record)) for line, record in chain(first, records))
-    return _Rows(name, readings, columns={"input": text.strip(), "output": label.strip()})
+    rows = ((line, record, read(record)) for line, record in chain(first, records))
+    split = find_split([column for column in names if column not in columns], sample)
+    readings = (
+        ((line, reading) for line, _, reading in rows)
+        if split is None
+        else without_other_splits(rows, split, options.max_rows)
+    )
+    notes = other_candidates(names, text, label, options.input_column, options.output_column)
+    return _Rows(name, readings, columns={"input": text.strip(), "output": label.strip()}, notes=notes)
 
 
 def _one_hot(
@@ -350,7 +380,7 @@ def _records(name: str, records: Iterator[tuple[int, Record]], options: _Options
         if one_hot is None:
             raise
         return one_hot
-    return _plain(name, records, text, label)
+    return _plain(name, records, names, (text, label), options)
 
 
 def _groups(name: str, records: Iterator[tuple[int, Record]], pairs_of: Callable[[Record], list[Pair] | None]) -> _Rows:

@@ -24,8 +24,8 @@ _HIDDEN = re.compile(
 _DAMAGED = "the {} is damaged: save the table as CSV"
 
 
-def workbook_rows(data: bytes, max_bytes: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line and the cells of each row of a workbook's first sheet.
+def workbook_sheets(data: bytes, max_bytes: int) -> list[tuple[str, list[tuple[int, list[str]]]]]:
+    """Return the name of each sheet of a workbook that has rows, with the line and the cells of each of them.
 
     Raises:
         DatasetFileError: the workbook cannot be read or is too large.
@@ -36,16 +36,17 @@ def workbook_rows(data: bytes, max_bytes: int) -> Iterator[tuple[int, list[str]]
     content = _rewritten(data, max_bytes)
     try:
         with CalamineWorkbook.from_filelike(io.BytesIO(content)) as workbook:
-            sheet = workbook.get_sheet_by_index(0)
-            rows = sheet.to_python(skip_empty_area=True)
-            start = sheet.start
+            sheets = [(name, _rows_of(workbook.get_sheet_by_name(name))) for name in workbook.sheet_names]
     except Exception as error:  # noqa: BLE001 - calamine raises an error type of its own for each part
         raise DatasetFileError(f"{_DAMAGED.format('Excel workbook')} ({type(error).__name__})") from None
-    first = 1 if start is None else start[0] + 1
-    for line, row in enumerate(rows, start=first):
-        cells = [_cell_text(value) for value in row]
-        if any(cell.strip() for cell in cells):
-            yield line, cells
+    return [(name, rows) for name, rows in sheets if rows]
+
+
+def _rows_of(sheet: Any) -> list[tuple[int, list[str]]]:
+    """Return the line and the cells of each row of calamine's sheet that is not blank."""
+    first = 1 if sheet.start is None else sheet.start[0] + 1
+    rows = [[_cell_text(value) for value in row] for row in sheet.to_python(skip_empty_area=True)]
+    return [(line, cells) for line, cells in enumerate(rows, start=first) if any(cell.strip() for cell in cells)]
 
 
 def parquet_rows(data: bytes, max_bytes: int, max_rows: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -126,8 +127,12 @@ def _rewritten(data: bytes, max_bytes: int) -> bytes:
         ([len(text) for text in _SHARED_END.split(content)] for content in parts.values()), key=len, default=[]
     )
     # Any part may be a sheet: the names of parts are up to the program that wrote the workbook.
+    cells = copied = 0
     for content in parts.values():
-        _check_sheet(content, shared, max_bytes, too_large)
+        cells += _cells_of(content)
+        copied += _copied_bytes(content, shared)
+        if cells > _MAX_CELLS or copied > max_bytes:
+            raise too_large
     rewritten = io.BytesIO()
     with zipfile.ZipFile(rewritten, "w") as archive:
         for name, content in parts.items():
@@ -135,7 +140,8 @@ def _rewritten(data: bytes, max_bytes: int) -> bytes:
     return rewritten.getvalue()
 
 
-def _check_sheet(content: bytes, shared: list[int], max_bytes: int, too_large: DatasetFileError) -> None:
+def _cells_of(content: bytes) -> int:
+    """Return how many cells calamine allocates for a sheet."""
     if _HIDDEN.search(content):
         raise DatasetFileError(_DAMAGED.format("Excel workbook"))
     columns = rows = 1
@@ -144,11 +150,13 @@ def _check_sheet(content: bytes, shared: list[int], max_bytes: int, too_large: D
         rows = max(rows, int(match[2]))
     if columns > MAX_COLUMNS:
         raise DatasetFileError(f"the sheet has {columns} columns, at most {MAX_COLUMNS} are supported")
-    if columns * rows > _MAX_CELLS:
-        raise too_large
+    return columns * rows
+
+
+def _copied_bytes(content: bytes, shared: list[int]) -> int:
+    """Return how many bytes of shared texts calamine copies into the cells of a sheet."""
     indices = (int(match[1]) for match in _SHARED_INDEX.finditer(content))
-    if sum(shared[index] for index in indices if index < len(shared)) > max_bytes:
-        raise too_large
+    return sum(shared[index] for index in indices if index < len(shared))
 
 
 def _column_number(letters: bytes) -> int:

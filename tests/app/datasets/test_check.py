@@ -94,6 +94,39 @@ def test_a_contradiction_of_a_kept_example_is_a_warning_of_a_file_too(client: ht
     assert any("a kept example" in warning for warning in response.json()["warnings"]), response.json()["warnings"]
 
 
+def test_outputs_that_are_missing_are_named_together(client: httpx.Client) -> None:
+    rows = [*EXAMPLES, *({"input": f"text {number}", "output": " "} for number in range(24)), {"input": "no output"}]
+    error = error_of(client.post("/v1/datasets/check", json={"examples": rows}))
+    assert error["param"] == "examples"
+    first = ", ".join(str(len(EXAMPLES) + number) for number in range(20))
+    assert error["message"] == f"25 examples have no output: numbers {first} and 5 more"
+    single = [*EXAMPLES, *({"input": f"text {number}", "output": f"label {number}"} for number in range(25))]
+    message = error_of(client.post("/v1/datasets/check", json={"examples": single, "kind": "classification"}))[
+        "message"
+    ]
+    assert message.startswith("25 labels have a single example: 'label 0' (examples[")
+    assert "and 5 more" in message
+
+
+def test_a_respelled_label_of_the_version_before_is_a_warning(client: httpx.Client, work_off: Any) -> None:
+    task_id = client.post("/v1/adaptations", json=adaptation_body()).json()["task_id"]
+    work_off()
+    respelled = [{**row, "output": row["output"].title()} for row in EXAMPLES]
+    body = {"examples": respelled, "task_id": task_id}
+    [warning] = [each for each in check_json(client, body)["warnings"] if "another spelling" in each]
+    labels = sorted({row["output"] for row in EXAMPLES})
+    assert all(f"{label!r} as {label.title()!r}" in warning for label in labels)
+    [other] = {row["output"] for row in EXAMPLES} - {EXAMPLES[0]["output"]}
+    contradicting = [{"input": f"{EXAMPLES[0]['input'].upper()}!", "output": other}, {"input": "a b", "output": other}]
+    kept = check_json(client, {"examples": contradicting, "task_id": task_id, "extend": True})["warnings"]
+    assert any("a kept example and examples[0]" in warning for warning in kept), kept
+
+
+def check_json(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = client.post("/v1/datasets/check", json=body).raise_for_status().json()
+    return answer
+
+
 def test_a_new_version_names_the_labels_that_it_forgets_and_extend_keeps_them(
     client: httpx.Client, work_off: Any
 ) -> None:

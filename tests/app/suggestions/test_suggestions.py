@@ -50,6 +50,9 @@ def test_the_command_prints_the_texts(
 ) -> None:
     monkeypatch.setenv("IPT_API_KEY", client.headers["authorization"].removeprefix("Bearer "))
     path = tmp_path / "texts.txt"
+    path.write_bytes("\n".join([*TEXTS, "déjà payé"]).encode("cp1252"))
+    assert run(["suggest", "any", str(path), "--url", str(client.base_url)]) == 1
+    assert f"{path}:10: not UTF-8 text" in capsys.readouterr().err
     path.write_text("\n".join(TEXTS) + "\n")
     assert run(["suggest", task.rpartition("/")[2], str(path), "--count", "2", "--url", str(client.base_url)]) == 0
     printed = capsys.readouterr().out.splitlines()

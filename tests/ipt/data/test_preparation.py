@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ipt
 from ipt.data.examples import MAX_LABELS, Example, TaskKind
 from ipt.data.labels import labels_alike
 from ipt.data.preparation import doubt_about_outputs, prepare
@@ -186,3 +187,23 @@ def test_validation_examples_with_other_labels_are_refused() -> None:
     with pytest.raises(DatasetError, match="no training example has: 'c'") as refused:
         prepare(rows, [Example.with_labels("new", ["a", "c"])], "multilabel")
     assert refused.value.param == "validation_examples[0].output"
+
+
+def test_the_check_counts_labels_as_adapt_does_and_the_engine_refuses_several_spellings(
+    encoder: ipt.Backbone, subspace: ipt.Subspace
+) -> None:
+    examples = [ipt.Example(f"text {number}", label) for number, label in enumerate(("Bill", "bill", "bug", "bug") * 2)]
+    assert ipt.check_examples(examples) == "classification"
+    prepared = ipt.prepare(examples)
+    assert [example.output for example in prepared.examples] == ["Bill", "Bill", "bug", "bug"] * 2
+    engine = ipt.TuningEngine(encoder, subspace)
+    with pytest.raises(ipt.DatasetError, match=r"'bill' \(examples\[1\]\) as 'Bill'.*ipt.prepare"):
+        engine.add(ipt.TuningJob("job", examples, "classification"))
+    engine.add(ipt.TuningJob("job", prepared.examples, "classification"))
+
+
+def test_empty_texts_are_named_together() -> None:
+    examples = [ipt.Example(f"text {number}", " " if number else "a") for number in range(26)]
+    with pytest.raises(ipt.DatasetError, match=r"examples\[20\].output and 5 more are empty") as caught:
+        ipt.check_examples(examples)
+    assert caught.value.param == "examples[1].output"

@@ -62,6 +62,35 @@ def test_words_in_many_pieces_are_another_language(encoder: EncoderBackbone) -> 
     assert 'see "Languages"' in warning
 
 
+def language_is_noticed(backbone: ipt.Backbone, *texts: str) -> bool:
+    read = partial(backbone.tokenize_flagged, prompt_length=4)
+    warnings = reading_warnings(backbone, 4, read, [ipt.Example(text, "a") for text in texts])
+    return any("hardly knows their language" in warning for warning in warnings)
+
+
+def test_european_languages_are_noticed_and_english_terms_are_not() -> None:
+    default = ipt.load_backbone()
+    french = ["je voudrais être remboursé de ma commande", "on m'a facturé deux fois", "le livreur n'est jamais venu"]
+    dutch = ["ik wil mijn geld terug", "waar is mijn bestelling gebleven", "er is twee keer afgeschreven deze maand"]
+    italian = ["vorrei un rimborso per il mio ordine", "mi avete addebitato due volte", "dove si trova il mio pacco"]
+    for texts in (french, dutch, italian):
+        assert language_is_noticed(default, *texts, texts[0])
+    drugs = ["prescribed atorvastatin and lisinopril daily", "acetaminophen with hydrocodone for pain"]
+    drugs += [
+        "metformin hydrochloride raised to 1000mg",
+        "omeprazole discontinued after endoscopy",
+        "clopidogrel given",
+    ]
+    software = [
+        "kubectl get pods shows CrashLoopBackOff for nginx",
+        "NullPointerException at BarImpl.run",
+        "psql refused",
+    ]
+    software += ["npm ERR! ERESOLVE unable to resolve dependency tree", "terraform segfaults on eu-west-1"]
+    assert not language_is_noticed(default, *drugs)
+    assert not language_is_noticed(default, *software)
+
+
 def test_reading_is_limited(encoder: EncoderBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ipt.tuning.reading_warnings._MOST_CHARS", 1000)
     characters = 0

@@ -310,4 +310,4 @@ def test_a_title_above_the_table_of_a_workbook_is_left_out() -> None:
     pytest.importorskip("python_calamine")
     cells = [["My tickets"], ["text", "label"], ["x", "a"]]
     source = read_dataset(workbook(cells)).source
-    assert (source.rows, source.notes) == (1, ("rows above the header are left out: 1",))
+    assert (source.rows, source.notes) == (1, ("the sheet 's' is read", "rows above the header are left out: 1"))
