@@ -71,11 +71,21 @@ def _format_of_schema(schema: Any) -> LabelFormat | None:
     if not isinstance(properties, dict) or len(properties) != 1:
         return None
     [(name, entry)] = properties.items()
-    labels = entry.get("enum") if isinstance(entry, dict) else None
+    entry = _resolved(entry, schema)
+    labels = entry.get("enum", [entry["const"]] if "const" in entry else None)
     if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
         return LabelFormat(name, frozenset(labels))
-    is_text = isinstance(entry, dict) and entry.get("type") == "string"
-    return LabelFormat(name) if labels is None and is_text else None
+    return LabelFormat(name) if labels is None and entry.get("type") == "string" else None
+
+
+def _resolved(entry: Any, schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a property; Pydantic writes an `Enum` as a reference to a definition."""
+    reference = entry.get("$ref") if isinstance(entry, dict) else None
+    if isinstance(reference, str):
+        prefix, _, name = reference.rpartition("/")
+        definitions = schema.get(prefix.removeprefix("#/"))
+        entry = definitions.get(name) if isinstance(definitions, dict) else None
+    return entry if isinstance(entry, dict) else {}
 
 
 def _is_json_object(text: str) -> bool:

@@ -1,8 +1,10 @@
 """Labels are chosen by their probabilities and written in the requested form."""
 
-from typing import Any
+import enum
+from typing import Any, Literal
 
 import pytest
+from pydantic import BaseModel
 
 from app.errors import InvalidError
 from app.openai.completions.choices import Sampling, choose, cut, logprob, top_logprobs
@@ -47,10 +49,30 @@ def test_an_enum_restricts_the_labels() -> None:
     assert only_zero.restrict(SCORES) == {"d": 1}
 
 
+def test_an_enum_is_read_as_pydantic_writes_it() -> None:
+    class Kind(enum.StrEnum):
+        A = "a"
+        C = "c"
+
+    class ByEnum(BaseModel):
+        kind: Kind
+
+    class ByLiteral(BaseModel):
+        kind: Literal["a"]
+
+    def allowed(model: type[BaseModel]) -> frozenset[str] | None:
+        return label_format(of_schema(model.model_json_schema())).allowed
+
+    assert (allowed(ByEnum), allowed(ByLiteral)) == ({"a", "c"}, {"a"})
+
+
 @pytest.mark.parametrize(
     "schema",
     [
         None,
+        {"type": "object", "properties": {"a": {"$ref": "#/$defs/missing"}}},
+        {"type": "object", "properties": {"a": {"$ref": 1}}, "$defs": []},
+        {"type": "object", "properties": {"a": {"$ref": "https://a.example/b"}}, "$defs": {"b": {"type": "string"}}},
         {"type": "array"},
         {"type": "object", "properties": {}},
         {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}}},
