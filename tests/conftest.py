@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import URL, make_url
 
+import tests.support.any_machine  # noqa: F401, for its effect
 from app.db import embedded_access, migrate
 from app.db.embedded import embedded_postgres
 from app.db.session import make_engine
@@ -23,9 +23,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Tiny models do not benefit from threads, which only contend where tests run in parallel.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
-# No test depends on how fast the machine is.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
 for _name in [name for name in os.environ if name.startswith("IPT_")]:
     del os.environ[_name]  # tests must not use the settings or the database of the developer
 

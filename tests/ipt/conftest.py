@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import ipt
+import tests.support.any_machine  # noqa: F401, for its effect
 from ipt.backbones.encoder import EncoderBackbone
 from ipt.backbones.interface import TextBackbone
 from ipt.subspace.prompt_decoder import SubspaceDecoder
