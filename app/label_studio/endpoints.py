@@ -17,7 +17,7 @@ from app.label_studio import service
 from app.label_studio.label_config import text_choices
 from app.label_studio.schemas import (
     HealthView,
-    PredictInput,
+    LabelStudioPredictInput,
     PredictView,
     SetupInput,
     SetupView,
@@ -28,10 +28,12 @@ from app.predictions.dependencies import predictions_of
 from app.predictions.service import Predictions
 from app.tasks import service as tasks
 
+_SCOPED = documented([PermissionDeniedError])
+
 router = APIRouter(
     prefix="/v1/tasks/{task_id}/label-studio",
     tags=["label studio"],
-    responses=documented([PermissionDeniedError, NotFoundError, ConflictError]),
+    responses=documented([NotFoundError, ConflictError]),
     route_class=AdmittingRoute,
 )
 
@@ -53,10 +55,10 @@ def setup(task_id: Id, body: SetupInput, transaction: TransactionDep, tenant: Te
     return SetupView(model_version=service.version_name(task_id, version))
 
 
-@router.post("/predict", summary="Predict for annotators")
+@router.post("/predict", summary="Predict for annotators", responses=_SCOPED)
 async def predict(
     task_id: Id,
-    body: PredictInput,
+    body: LabelStudioPredictInput,
     request: Request,
     tenant: PredictingTenantDep,
     predictions: Annotated[Predictions, Depends(predictions_of)],
@@ -65,7 +67,7 @@ async def predict(
     return await unless_gone(request, service.predict(predictions, tenant, task_id, body))
 
 
-@router.post("/webhook", status_code=201, summary="Take an annotation")
+@router.post("/webhook", status_code=201, summary="Take an annotation", responses=_SCOPED)
 async def webhook(task_id: Id, body: WebhookInput, creation: CreationDep, settings: SettingsDep) -> WebhookView:
     """Keep the annotation of a webhook; every `IPT_LABEL_STUDIO_ANNOTATIONS` of them a new version is tuned.
 

@@ -2,20 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from app.http.fields import Storable
+from app.http.fields import Storable, StrictBody
 from app.label_studio.label_config import MAX_CONFIG_CHARS
 
 MAX_TASKS = 1000
 LabelConfig = Annotated[Storable, Field(max_length=MAX_CONFIG_CHARS)]
 
 
-class _LabelStudioBody(BaseModel):
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-
-class SetupInput(_LabelStudioBody):
+class SetupInput(StrictBody):
     label_config: LabelConfig = Field(alias="schema", description="the project's labeling configuration")
 
 
@@ -23,12 +19,12 @@ class SetupView(BaseModel):
     model_version: str
 
 
-class LabelStudioTask(_LabelStudioBody):
+class LabelStudioTask(StrictBody):
     id: int | None = None
     data: dict[str, Any] = Field(description="the fields of the task, one of which is the text")
 
 
-class PredictInput(_LabelStudioBody):
+class LabelStudioPredictInput(StrictBody):
     tasks: list[LabelStudioTask] = Field(min_length=1, max_length=MAX_TASKS)
     label_config: LabelConfig = Field(description="the project's labeling configuration")
 
@@ -52,11 +48,11 @@ class PredictView(BaseModel):
     skipped: list[str] = Field(description="the tasks that have no text")
 
 
-class WebhookProject(_LabelStudioBody):
+class WebhookProject(StrictBody):
     label_config: LabelConfig
 
 
-class WebhookInput(_LabelStudioBody):
+class WebhookInput(StrictBody):
     action: Annotated[str, Field(max_length=64)] = Field(examples=["ANNOTATION_CREATED"])
     project: WebhookProject | None = None
     task: dict[str, Any] | None = None

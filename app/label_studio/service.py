@@ -20,7 +20,14 @@ from app.examples import service as examples
 from app.examples.rows import rows_of
 from app.examples.schemas import ChangeInput
 from app.label_studio.label_config import TextChoices, text_choices
-from app.label_studio.schemas import PredictedView, PredictInput, PredictView, RegionView, WebhookInput, WebhookView
+from app.label_studio.schemas import (
+    LabelStudioPredictInput,
+    PredictedView,
+    PredictView,
+    RegionView,
+    WebhookInput,
+    WebhookView,
+)
 from app.predictions.service import Predictions
 from app.predictions.task_lookup import Question
 from app.tasks.errors import task_not_found_error
@@ -37,7 +44,7 @@ def version_name(task_id: str, version: int) -> str:
     return f"{task_id} version {version}"
 
 
-async def predict(predictions: Predictions, tenant_id: str, task_id: str, body: PredictInput) -> PredictView:
+async def predict(predictions: Predictions, tenant_id: str, task_id: str, body: LabelStudioPredictInput) -> PredictView:
     """Answer the tasks that have a text, and name the others; raises as `Predictions.ask` does.
 
     Raises:

@@ -152,6 +152,7 @@ def test_the_commands_read_print_and_report_several_labels(
     capsys: Captured,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("IPT_API_KEY", client.headers["authorization"].removeprefix("Bearer "))
     url = ("--url", str(client.base_url))
     table = tmp_path / "tickets.csv"

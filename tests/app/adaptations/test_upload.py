@@ -349,7 +349,7 @@ def test_openapi_describes_json_and_form(client: httpx.Client) -> None:
     form = content["multipart/form-data"]["schema"]
     assert form["properties"]["format"]["enum"] == ["jsonl", "ndjson", "json", "csv", "tsv"]
     in_json = document["components"]["schemas"]["AdaptationInput"]["properties"]
-    in_form = {"file", "validation_file", "format", "charset", "input_column", "output_column"}
+    in_form = {"file", "validation_file", "format", "charset", "input_column", "output_column", "label_separator"}
     assert set(form["properties"]) == in_form | (set(in_json) - {"examples", "validation_examples"})
     for name in set(form["properties"]) - in_form:
         assert form["properties"][name] == in_json[name]

@@ -105,7 +105,7 @@ def test_an_invalid_field_is_named(client: httpx.Client, changes: dict[str, Any]
         ({"metadata": {str(n): "x" for n in range(17)}}, "has 17 entries; at most 16 are allowed"),
         ({str(n): "x" for n in range(31)}, "the body has 34 fields; at most 32 are allowed"),
         ({"unknown": 1}, "unknown field"),
-        ({"kind": "regression"}, "must be 'classification' or 'text2text'"),
+        ({"kind": "regression"}, "must be 'classification', 'multilabel' or 'text2text'"),
         ({"hyperparameters": {"steps": -1}}, "must be at least 0"),
         ({"hyperparameters": {"steps": 10_001}}, "must be at most 10000"),
         ({"hyperparameters": {"steps": "5"}}, "must be a whole number"),
