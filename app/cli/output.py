@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 PLAIN_WIDTH = 100
 """Width in columns where the output is not a terminal."""
@@ -116,6 +117,15 @@ def check_file(path: Path, suffix: str) -> None:
     if path.is_dir():
         raise CliError(f"{path} is a folder: OUTPUT must be a file name")
     check_folder(path.parent)
+
+
+def score_table() -> Table:
+    """Return an empty table for scores: a name, the score, and what it means."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    return table
 
 
 def score(value: Any) -> str:

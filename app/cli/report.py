@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.options import DEFAULT_URL, AsJson, LabelSeparator, Url, api_key
-from app.cli.output import print_json, results, score
+from app.cli.output import print_json, results, score, score_table
 from app.cli.tasks import one_line, resolve_task
 
 _MOST_LABELS = 20
@@ -132,10 +132,7 @@ def _print_wrong(console: Console, report: dict[str, Any]) -> None:
 
 
 def _summary(report: dict[str, Any], rows: str) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_column(style="dim")
+    table = score_table()
     interval = f"95 % interval {score(report['accuracy_low'])} to {score(report['accuracy_high'])}"
     table.add_row("accuracy", f"[bold]{score(report['accuracy'])}[/bold]", f"{interval}, on {report['rows']} {rows}")
     table.add_row("chance", score(report["chance"]), "always answering with the most frequent label")
@@ -147,10 +144,7 @@ def _summary(report: dict[str, Any], rows: str) -> Table:
 
 
 def _multilabel_summary(report: dict[str, Any], rows: str) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_column(style="dim")
+    table = score_table()
     interval = f"{score(report['subset_accuracy_low'])} to {score(report['subset_accuracy_high'])}"
     table.add_row("micro F1", f"[bold]{score(report['micro_f1'])}[/bold]", f"of all labels, on {report['rows']} {rows}")
     table.add_row("chance", score(report["chance"]), "the best labels that are the same for every text")
@@ -162,10 +156,7 @@ def _multilabel_summary(report: dict[str, Any], rows: str) -> Table:
 
 
 def _text_summary(report: dict[str, Any], rows: str) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_column(style="dim")
+    table = score_table()
     interval = f"95 % interval {score(report['exact_match_low'])} to {score(report['exact_match_high'])}"
     exact = f"[bold]{score(report['exact_match'])}[/bold]"
     table.add_row("exactly right", exact, f"{interval}, on {report['rows']} {rows}")

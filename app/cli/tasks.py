@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.options import DEFAULT_URL, AsJson, LabelSeparator, Url, api_key, without_none
-from app.cli.output import CliError, notices, print_json, program, results, score
+from app.cli.output import CliError, notices, print_json, program, results, score, score_table
 from app.cli.standard_input import lines_from_stdin, text_from_stdin
 
 if TYPE_CHECKING:
@@ -307,10 +307,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
         "held_back": f"{measure} on {metrics.get('held_back')} held-back examples",
         "out_of_fold": f"{measure} on {metrics.get('held_back')} examples, each held back once",
     }.get(str(metrics.get("score_source")), measure)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_column(style="dim")
+    table = score_table()
     table.add_row("this task", f"[bold]{score(metrics.get('score'))}[/bold]", how)
     for name, heading in (("token_f1", "its token F1"), ("rouge_l", "its ROUGE-L")):
         if name in metrics:

@@ -19,7 +19,7 @@ class TextChoices:
     """The field of a task's `data` that has the text."""
 
     def text_of(self, data: object) -> str | None:
-        """Return the text of a task with this `data`, None if there is none."""
+        """Return the text of a task with this `data`; None if its field is missing or has no text."""
         text = data.get(self.field) if isinstance(data, dict) else None
         return text if isinstance(text, str) and text.strip() else None
 

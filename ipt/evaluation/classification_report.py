@@ -6,7 +6,7 @@ Letters: M measured rows, C labels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -95,12 +95,7 @@ def report(examples: Sequence[Example], predictions: Sequence[Prediction]) -> Re
         DatasetError: there are no examples, they are not as many as the predictions, no label is known, or the
             predictions are not of a classification task.
     """
-    if not examples or len(examples) != len(predictions):
-        raise DatasetError(
-            f"a report needs at least one example and a prediction for each, got {len(examples)} examples and "
-            f"{len(predictions)} predictions",
-            param="examples",
-        )
+    check_answered(examples, predictions)
     scores = [prediction.scores for prediction in predictions]
     if any(row is None or row.keys() != (scores[0] or {}).keys() for row in scores):
         raise DatasetError(
@@ -109,6 +104,31 @@ def report(examples: Sequence[Example], predictions: Sequence[Prediction]) -> Re
     labels = list(scores[0] or {})
     array = np.array([[row[label] for label in labels] for row in scores if row is not None], dtype=np.float64)
     return report_scores(labels, examples, range(len(examples)), array)
+
+
+def check_answered(examples: Sequence[Example], predictions: Sequence[Prediction]) -> None:
+    """Check that there are examples, and a prediction for each.
+
+    Raises:
+        DatasetError: there are not.
+    """
+    if not examples or len(examples) != len(predictions):
+        raise DatasetError(
+            f"a report needs at least one example and a prediction for each, got {len(examples)} examples and "
+            f"{len(predictions)} predictions",
+            param="examples",
+        )
+
+
+def nothing_measured_error(unknown: Iterable[str], output: str) -> DatasetError:
+    """Return the error of a report without measured rows; `unknown` are the labels that the task does not know."""
+    named = ", ".join(repr(label[:40]) for label in list(unknown)[:5])
+    return DatasetError(
+        f"the task knows none of the labels of these examples ({named}): send examples of the task's own labels"
+        if named
+        else f"there are no examples: send at least one, with {output}",
+        param="examples",
+    )
 
 
 def held_out_report(labels: Sequence[str], dataset: Sequence[Example], held_out: HeldOutLogits) -> Report:
@@ -137,13 +157,7 @@ def report_scores(labels: Sequence[str], examples: Sequence[Example], rows: Sequ
     unknown = Counter(output for output in outputs if output not in of_output)
     known = [place for place, output in enumerate(outputs) if output in of_output]
     if not known:
-        named = ", ".join(repr(label[:40]) for label in list(unknown)[:5])
-        raise DatasetError(
-            f"the task knows none of the labels of these examples ({named}): send examples of the task's own labels"
-            if unknown
-            else "there are no examples: send at least one, with its label",
-            param="examples",
-        )
+        raise nothing_measured_error(unknown, "its label")
     examples = [examples[place] for place in known]
     scores = scores[known]
     expected = np.array([of_output[outputs[place]] for place in known])

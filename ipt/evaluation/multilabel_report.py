@@ -18,7 +18,7 @@ from ipt.data.labels import matching_labels
 from ipt.data.near_duplicates import near_duplicate_groups
 from ipt.errors import DatasetError
 from ipt.evaluation.calibration import CalibrationBin, calibration_bins, expected_calibration_error
-from ipt.evaluation.classification_report import LabelReport, Scores
+from ipt.evaluation.classification_report import LabelReport, Scores, check_answered, nothing_measured_error
 from ipt.prediction.predictor import Prediction
 from ipt.readout.thresholds import cross_fitted_thresholds
 from ipt.tuning.held_out import HeldOutLogits
@@ -70,12 +70,7 @@ def multilabel_report(examples: Sequence[Example], predictions: Sequence[Predict
         DatasetError: there are no examples, they are not as many as the predictions, no row can be measured, or the
             predictions are not of a multi-label task.
     """
-    if not examples or len(examples) != len(predictions):
-        raise DatasetError(
-            f"a report needs at least one example and a prediction for each, got {len(examples)} examples and "
-            f"{len(predictions)} predictions",
-            param="examples",
-        )
+    check_answered(examples, predictions)
     answers = [
         (each.labels, each.scores) for each in predictions if each.labels is not None and each.scores is not None
     ]
@@ -122,13 +117,7 @@ def report_label_sets(
     sets = [[matching[label] for label in example.labels if label in matching] for example in examples]
     known = [place for place, example in enumerate(examples) if sets[place] or not example.labels]
     if not known:
-        named = ", ".join(repr(label[:40]) for label in list(unknown)[:5])
-        raise DatasetError(
-            f"the task knows none of the labels of these examples ({named}): send examples of the task's own labels"
-            if unknown
-            else "there are no examples: send at least one, with its labels",
-            param="examples",
-        )
+        raise nothing_measured_error(unknown, "its labels")
     examples = [examples[place] for place in known]
     scores, answered = scores[known], answered[known]
     expected = _label_sets(labels, [sets[place] for place in known])

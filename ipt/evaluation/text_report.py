@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ipt.data.examples import Example
 from ipt.data.near_duplicates import near_duplicate_groups
 from ipt.errors import DatasetError
+from ipt.evaluation.classification_report import check_answered
 from ipt.prediction.predictor import Prediction
 from ipt.tuning.label_scores import wilson_interval
 from ipt.tuning.text_scores import exactly_matches
@@ -52,12 +53,7 @@ def text_report(examples: Sequence[Example], predictions: Sequence[Prediction]) 
     Raises:
         DatasetError: there are no examples, they are not as many as the predictions, or a prediction has no text.
     """
-    if not examples or len(examples) != len(predictions):
-        raise DatasetError(
-            f"a report needs at least one example and a prediction for each, got {len(examples)} examples and "
-            f"{len(predictions)} predictions",
-            param="examples",
-        )
+    check_answered(examples, predictions)
     texts = [prediction.text for prediction in predictions if prediction.text is not None]
     if len(texts) < len(predictions):
         raise DatasetError("a report needs predictions of a text-to-text task, with their texts", param="predictions")

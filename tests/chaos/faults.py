@@ -85,13 +85,14 @@ class FaultInjector:
 
     def _busy_one_of(self, workers: list[Process], act: Callable[[Process], object]) -> bool:
         """Act on a random worker that runs an adaptation, since an idle one has nothing to lose."""
-        running = {worker.name: running_adaptations(self._service, worker.pids()) for worker in workers}
+        running = running_adaptations(self._service)
+        hit = {worker.name: tuple(id_ for id_, pid in running if pid in worker.pids()) for worker in workers}
 
-        def hit(worker: Process) -> object:
-            self._hit = running[worker.name]
+        def hit_one(worker: Process) -> object:
+            self._hit = hit[worker.name]
             return act(worker)
 
-        return self._one_of([worker for worker in workers if running[worker.name]], hit)
+        return self._one_of([worker for worker in workers if hit[worker.name]], hit_one)
 
     def _freeze(self, process: Process) -> None:
         process.freeze()

@@ -27,17 +27,15 @@ class Interruption:
     adaptations: tuple[str, ...]
 
 
-def running_adaptations(service: Service, pids: set[int]) -> tuple[str, ...]:
-    """Return the ids of the adaptations that workers with these process ids run; () while the database is down."""
+def running_adaptations(service: Service) -> list[tuple[str, int]]:
+    """Return the id of each running adaptation with the process id of its worker; [] while the database is down."""
+    running = select(Adaptation.id, Adaptation.worker_id).where(Adaptation.state == "running")
     try:
         with transaction(service.engine) as session:
-            running = session.execute(
-                select(Adaptation.id, Adaptation.worker_id).where(Adaptation.state == "running")
-            ).all()
+            # The second part of a worker id is its process id.
+            return [(id_, int(worker_id.split(":")[1])) for id_, worker_id in session.execute(running) if worker_id]
     except SQLAlchemyError:
-        return ()
-    # The second part of a worker id is its process id.
-    return tuple(id_ for id_, worker_id in running if worker_id and int(worker_id.split(":")[1]) in pids)
+        return []
 
 
 def interrupted_now(fault: str, adaptations: tuple[str, ...]) -> Interruption:

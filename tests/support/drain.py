@@ -1,6 +1,7 @@
 """Drainers whose engine steps a test can watch, and the vectors that they store."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,15 @@ def run(drainer: Drainer, stop: threading.Event | None = None) -> None:
     assert not thread.is_alive(), "the drain loop does not end"
     if failure:
         raise failure[0]
+
+
+def drain_until_succeeded(drainer: Drainer, state: Callable[[], str]) -> None:
+    """Drain until the adaptation with this state has succeeded, which first has to lose the lease of another worker."""
+    deadline = time.monotonic() + 60
+    while state() != "succeeded":
+        assert time.monotonic() < deadline, "no other worker takes over"
+        run(drainer)
+        time.sleep(0.1)
 
 
 def stored_vector(engine: Engine, row: Adaptation) -> np.ndarray[Any, np.dtype[np.float32]]:

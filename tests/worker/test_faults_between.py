@@ -1,7 +1,6 @@
 """What happens between a worker and PostgreSQL: a lost COMMIT, a lost reply, delays, silence longer than a lease."""
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -12,7 +11,7 @@ import ipt
 from app.db.models import TaskVersion
 from app.db.server_timeouts import worker_timeouts
 from app.db.session import make_engine, transaction
-from tests.support.drain import STEPS, NewDrainer, run
+from tests.support.drain import STEPS, NewDrainer, drain_until_succeeded, run
 from tests.support.fault_proxy import Fault, RunningProxy
 from tests.support.jobs import Enqueue, Events, Row
 
@@ -76,12 +75,7 @@ def test_a_worker_that_hears_nothing_from_the_database_is_replaced_and_stores_no
     cut_off = threading.Thread(target=run, args=(new_drainer(fall_silent, behind_proxy, **short_lease),), daemon=True)
     cut_off.start()
     assert silent.wait(60)
-    other = new_drainer(**short_lease)
-    deadline = time.monotonic() + 60
-    while row(adaptation_id).state != "succeeded":
-        assert time.monotonic() < deadline, "no other worker takes over"
-        run(other)
-        time.sleep(0.1)
+    drain_until_succeeded(new_drainer(**short_lease), lambda: row(adaptation_id).state)
     proxy.set(Fault.NONE)
     cut_off.join(60)
     assert not cut_off.is_alive()

@@ -16,7 +16,7 @@ _OTHERS = frozenset(["test", "testing", "tst", "validation", "validate", "valid"
 
 
 def find_split(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the column that names the split of each of these rows, None if there is none."""
+    """Return the column that names the split of each of these rows; None if no column does."""
     for name in names:
         if folded(name) in _NAMES and rows and all(_split(row.get(name)) in _TRAIN | _OTHERS for row in rows):
             return name
