@@ -34,7 +34,8 @@ _ONE_OF_FORMATS = f"one of {', '.join(FORMATS)}"
 _FORMAT_PARTS = {
     "format": f"{_ONE_OF_FORMATS}; by default the file's content decides, and its suffix or media type in doubt",
     "charset": "the charset of a text file that is not in UTF-8, such as windows-1252",
-    "input_column": "the column of the inputs; by default one with a usual name, such as `input` or `text`",
+    "input_column": "the column of the inputs; by default one with a usual name, such as `input` or `text`. Nested "
+    "keys have dots (`data.text`); columns between commas (`title,body`) are joined",
     "output_column": "the column of the outputs; by default one with a usual name, such as `output` or `label`",
     "label_separator": "what separates the labels in a cell of a multi-label task, such as `;`; implies that `kind`",
 }

@@ -42,6 +42,8 @@ def adapt(
 
     The columns are input and output, text and label, or others with usual names, or the ones that the options name.
 
+    Dots name nested keys, such as data.text; commas join columns to one input, such as title,body.
+
     \b
     ipt adapt examples/support_tickets.jsonl
     ipt adapt questions.csv --name triage --input-column question --output-column team

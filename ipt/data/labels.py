@@ -21,6 +21,9 @@ _SEPARATORS_WITHIN = re.compile(r"(?<=\w)[\s_\-\u2010-\u2015\u2212]+(?=\w)")
 _WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 _JOINED_BY = re.compile(r"\s*([#|;,/+&])\s*")
 _ALWAYS_JOIN = ("|", "#")
+_MAY_BE_MISSING = frozenset(
+    ["na", "n/a", "<na>", "#n/a", "nan", "none", "null", "nil", "(null)", "(blank)", "-", "--", "?"]
+)
 _MAX_COMPARED = 2 * MAX_LABELS
 OUT_OF_SCOPE = "out_of_scope"
 """The output, in any spelling, of texts that belong to no label; text backbones learn it as a label."""
@@ -99,8 +102,13 @@ def unify_label_sets(
 
 
 def label_warnings(labels: Sequence[str]) -> list[str]:
-    """Return warnings about labels that are joined from several labels, and about numbers as labels."""
+    """Return warnings about labels that may stand for missing ones, joined labels, and numbers as labels."""
     warnings = []
+    if missing := [repr(label) for label in labels if label.strip().casefold() in _MAY_BE_MISSING]:
+        warnings.append(
+            f"{listed(missing)} may mean that a label is missing, but each is learned as a label: if it means that, "
+            "remove its examples"
+        )
     for separator, joined in _joined(labels).items():
         warnings.append(
             f"{listed([repr(label) for label in joined])}: several labels joined by {separator!r}? Each is learned as "

@@ -229,6 +229,10 @@ def _content(value: object) -> object:
 
 
 _PROMPT_END = re.compile(r"\s*(?:###|->|=>)\s*\Z")
+_COMPLETION_END = re.compile(r"\s*(?:###|<\|endoftext\|>|\n\nHuman:)\s*\Z")
+_END_CHARS = 20
+"""The expressions are searched in the last characters only: they would be tried from every blank of a long text."""
+_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 
 
 def _is_prompt_completion(record: Record) -> bool:
@@ -236,13 +240,28 @@ def _is_prompt_completion(record: Record) -> bool:
 
 
 def _read_prompt_completion(record: Record) -> Reading:
-    """Remove the separator after the prompt and the blank before the completion that fine-tuning guides recommend."""
+    """Remove the separators, speakers and blanks around prompt and completion that fine-tuning guides recommend."""
     if not _is_prompt_completion(record):
         return Reading(record.get("prompt"), record.get("completion"))
-    prompt = record["prompt"]
-    # Only the last characters are searched: the expression would be tried from every blank of a long text.
-    tail = _PROMPT_END.sub("", prompt[-20:])
-    return Reading((prompt[:-20] + tail).strip() or prompt, record["completion"].strip())
+    prompt, completion = record["prompt"], record["completion"]
+    text = _without_end(_PROMPT_END, _without_speakers(prompt))
+    return Reading(text or prompt, _without_end(_COMPLETION_END, completion) or completion)
+
+
+def _without_end(end: re.Pattern[str], text: str) -> str:
+    return (text[:-_END_CHARS] + end.sub("", text[-_END_CHARS:])).strip()
+
+
+def _without_speakers(prompt: str) -> str:
+    """Return the turns of a prompt that names its speakers as Anthropic's prompts do, else the prompt.
+
+    What stands above the first turn are instructions, which are left out as the system messages of chats are.
+    """
+    _, *turns = _SPEAKER.split(f"\n\n{prompt.strip()}")
+    speakers, texts = turns[::2], turns[1::2]
+    if speakers[:1] != ["Human"] or speakers[-1] != "Assistant" or texts[-1].strip():
+        return prompt
+    return "\n".join(text.strip() for text in texts[:-1])
 
 
 def _text_of(fields: object) -> object:

@@ -13,6 +13,9 @@ _PRINTED_LIST = re.compile(rf"\[\s*(?:(?:{_PRINTED_TEXT.pattern})(?:\s*,\s*(?:{_
 # An element of a list of labels as JSON, Python or NumPy prints it, such as ["refund"], ['a', 'b'], ['a' 'b'] or [27].
 _ELEMENT = re.compile(r"""\s*(?:"([^"\\]*)"|'([^'\\]*)'|(-?\d+))\s*,?""")
 _NAMES = ("name", "label", "value")
+_SPREADSHEET_ERRORS = re.compile(
+    r"#(?:N/A|REF!|VALUE!|DIV/0!|NAME\?|NUM!|NULL!|ERROR!|SPILL!|CALC!|FIELD!|GETTING_DATA|NV|BEZUG!|WERT!)|Err:5\d\d"
+)
 _PROPERTIES = frozenset([*_NAMES, "id", "node_id", "url", "color", "description", "default", "score", "confidence"])
 
 
@@ -59,6 +62,17 @@ def label_of(value: object, *, printed_lists: bool = False) -> object:
         return _choices(value)
     elements = _elements_of(value) if printed_lists else None
     return value if elements is None else elements
+
+
+def no_label(label: object, column: str) -> str | None:
+    """Return why a row has no label although its cell is not empty, None if it has one."""
+    if not isinstance(label, str):
+        return None
+    if len(label) < _MAX_CHARS and _SPREADSHEET_ERRORS.fullmatch(label.strip()):
+        return f"the label is the spreadsheet error {label.strip()}"
+    if label == "-" and column.casefold() in ("gold_label", "label_gold"):
+        return "without a gold label"  # of the Stanford corpus of natural language inference
+    return None
 
 
 def labels_in(value: object, separator: str | None) -> list[object] | None:

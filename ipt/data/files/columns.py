@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from ipt.data.files.errors import DatasetFileError
 from ipt.data.names import is_short_name, listed
@@ -27,6 +29,24 @@ _PAIRS = (
     ("reviewtext", "overall"),
     ("data", "label"),  # doccano's older exports
     ("v2", "v1"),  # the SMS Spam Collection, whose labels come first
+)
+# Two texts of one example, in the order in which they are joined.
+_TEXT_PAIRS = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("sentencea", "sentenceb"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("texta", "textb"),
+    ("1string", "2string"),  # the Microsoft Research Paraphrase Corpus
+    ("question", "context"),
+    ("question", "passage"),
+    ("question", "paragraph"),
+    ("question", "sentence"),
+    ("query", "passage"),
+    ("query", "document"),
+    ("claim", "evidence"),
+    ("claim", "perspective"),
 )
 
 
@@ -55,6 +75,10 @@ _MORE_OUTPUTS = _OUTPUTS | _words(
     kategorie klasse thema absicht étiquette catégorie etiqueta categoría categoria clase classe intención intenção
     метка категория класс 标签 类别 分类 意图 ラベル カテゴリ"""
 )
+_OUTPUTS_OF_PAIRS = _words(
+    """duplicate isduplicate paraphrase isparaphrase quality relation relevance similarity judgment judgement
+    entailment entailmentjudgment entailmentlabel"""
+)
 # A column of names tells more than the numbers that stand for them.
 _NAMES_OF_LABELS = {"labeltext": "label", "labelname": "label", "classname": "class", "categoryname": "category"}
 _BOOKKEEPING = _words(
@@ -68,6 +92,47 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 class ColumnsError(DatasetFileError):
     """The input and output columns cannot be chosen."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that a row's input and output are in; the texts of several input columns are joined."""
+
+    inputs: tuple[str, ...]
+    output: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns of the inputs, and that of the outputs."""
+        return (*self.inputs, self.output)
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """What stands before each of several texts: the column's name, without the objects that it is nested in."""
+        names = tuple(name.strip() for name in self.inputs)
+        last = tuple(name.rpartition(".")[2] or name for name in names)
+        return last if len(set(last)) == len(last) else names
+
+    def input_of(self, record: Mapping[str, Any]) -> object:
+        """Return the input of a row; of several columns every text after its column's name, None if one is missing."""
+        values = [record.get(name) for name in self.inputs]
+        if len(values) == 1:
+            return values[0]
+        parts = []
+        for heading, value in zip(self.headings, values, strict=True):
+            if not isinstance(value, str):
+                return value
+            if not value.strip():
+                return None
+            parts.append(f"{heading}: {value.strip()}")
+        return " ".join(parts)
+
+    def joined_note(self) -> list[str]:
+        """Return a note about inputs that are joined."""
+        if len(self.inputs) == 1 or not all(map(is_short_name, self.inputs)):
+            return []
+        pattern = " ".join(f"{heading}: …" for heading in self.headings)
+        return [f"columns are joined to inputs {pattern!r}: write the inputs of predictions in the same way"]
 
 
 def folded(name: str) -> str:
@@ -98,7 +163,7 @@ def is_bookkeeping(name: str) -> bool:
 
 def only_input(names: Sequence[str]) -> str | None:
     """Return the only column whose name, or a word of it, usually stands for the inputs; None if there are several."""
-    for matches in (is_usual_input, _may_be_input):
+    for matches in (is_usual_input, may_be_input):
         inputs = [name for name in names if matches(name)]
         if len(inputs) == 1:
             return inputs[0]
@@ -107,25 +172,30 @@ def only_input(names: Sequence[str]) -> str | None:
 
 def choose_columns(
     names: Sequence[str], input_column: str | None, output_column: str | None, hint: str = ""
-) -> tuple[str, str]:
-    """Return the names of the input and output columns, of which the caller may have named either.
+) -> Columns:
+    """Return the input and output columns, of which the caller may have named either.
 
     Args:
         names: the columns of the file; empty names are ignored.
-        input_column, output_column: the caller's names, None to find usual names.
+        input_column, output_column: the caller's names, None to find usual names. Several input columns stand between
+            commas.
         hint: a likely reason, for the error.
 
     Raises:
         ColumnsError: a named column is missing, or the usual names leave no choice or several.
     """
     by_folded = _by_folded(names)
-    named_input, named_output = (
-        None if column is None else _find(names, by_folded, column, hint) for column in (input_column, output_column)
-    )
-    if named_input is not None and named_input == named_output:
+    named_inputs = () if input_column is None else _find_all(names, by_folded, input_column, hint)
+    named_output = None if output_column is None else _find(names, by_folded, output_column, hint)
+    if named_output in named_inputs or len(set(named_inputs)) < len(named_inputs):
         raise _error("input_column and output_column are the same column", names, hint)
-    if named_input is not None and named_output is not None:
-        return named_input, named_output
+    if named_inputs and named_output is not None:
+        return Columns(named_inputs, named_output)
+    if len(named_inputs) > 1:
+        return _with_output(names, by_folded, named_inputs, None, hint)
+    named_input = named_inputs[0] if named_inputs else None
+    if named_input is None and (pair := text_pair(by_folded, named_output)) is not None:
+        return _with_output(names, by_folded, pair, named_output, hint)
     pairs = [*_PAIRS, *_only_combination(by_folded, named_input, named_output)]
     repeated = False
     for usual_input, usual_output in pairs:
@@ -134,14 +204,46 @@ def choose_columns(
         if text is not None and text == label:
             repeated = True
         elif text is not None and label is not None:
-            return text, label
+            return Columns((text,), label)
     if repeated:
         raise _error("input_column and output_column are the same column", names, hint)
-    texts = [named_input] if named_input is not None else [name for name in names if _may_be_input(name)]
-    labels = [named_output] if named_output is not None else [name for name in names if _may_be_output(name)]
+    texts = [named_input] if named_input is not None else [name for name in names if may_be_input(name)]
+    labels = [named_output] if named_output is not None else [name for name in names if may_be_output(name)]
     if len(texts) == len(labels) == 1 and texts != labels:
-        return texts[0], labels[0]
+        return Columns((texts[0],), labels[0])
     raise _error(_no_choice(texts, labels), names, hint)
+
+
+def text_pair(by_folded: Mapping[str, str], output: str | None = None) -> tuple[str, str] | None:
+    """Return the columns of two texts that are usually read together, None if there are none or one named input."""
+    if any(text in by_folded and label in by_folded for text, label in _PAIRS[:2]):
+        return None
+    pairs = [
+        (by_folded[first], by_folded[second]) for first, second in _TEXT_PAIRS if {first, second} <= set(by_folded)
+    ]
+    return next((pair for pair in pairs if output not in pair), None)
+
+
+def _with_output(
+    names: Sequence[str], by_folded: Mapping[str, str], inputs: tuple[str, ...], output: str | None, hint: str
+) -> Columns:
+    """Return the columns of several texts and of their output.
+
+    Raises:
+        ColumnsError: no other column, or more than one, has a usual name for outputs.
+    """
+    if output is not None:
+        return Columns(inputs, output)
+    for usual in (_OUTPUTS, _OUTPUTS_OF_PAIRS):
+        columns = {column for name, column in by_folded.items() if name in usual and column not in inputs}
+        if len(columns) == 1:
+            return Columns(inputs, columns.pop())
+    labels = [name for name in names if may_be_output(name) and name not in inputs]
+    if len(labels) == 1:
+        return Columns(inputs, labels[0])
+    shown = listed([repr(name) for name in labels if is_short_name(name)])
+    fault = f"{shown} may all hold the outputs" if labels else "no name tells the outputs"
+    raise _error(f"{listed([repr(name) for name in inputs])} hold the inputs, but {fault}", names, hint)
 
 
 def _no_choice(texts: Sequence[str], labels: Sequence[str]) -> str:
@@ -150,7 +252,8 @@ def _no_choice(texts: Sequence[str], labels: Sequence[str]) -> str:
     inputs, outputs = ([repr(name) for name in names if is_short_name(name)] for names in (texts, labels))
     if len(inputs) > 1 and outputs:
         return (
-            f"{fault}: {listed(inputs)} may all hold the inputs; if a text has several parts, join them in one column"
+            f"{fault}: {listed(inputs)} may all hold the inputs; to join the parts of a text, name all of them, as in "
+            "input_column=title,body"
         )
     if len(outputs) > 1 and inputs:
         return f"{fault}: {listed(outputs)} may all hold the outputs"
@@ -162,24 +265,27 @@ def _no_choice(texts: Sequence[str], labels: Sequence[str]) -> str:
 
 
 def other_candidates(
-    names: Sequence[str], text: str, label: str, input_column: str | None, output_column: str | None
+    names: Sequence[str], columns: Columns, input_column: str | None, output_column: str | None
 ) -> list[str]:
     """Return notes about columns that have usual names too, if the caller has not named the column.
 
     Args:
         names: the columns of the file.
-        text, label: the columns that are read.
+        columns: the columns that are read.
         input_column, output_column: the caller's names.
     """
-    numbers_of = _NAMES_OF_LABELS.get(folded(label))  # the numbers that stand for the names that are read
-    others = [name for name in names if name not in (text, label) and is_short_name(name)]
+    numbers_of = _NAMES_OF_LABELS.get(folded(columns.output))  # the numbers that stand for the names that are read
+    others = [name for name in names if name not in columns.names and is_short_name(name)]
     inputs = [repr(name) for name in others if is_usual_input(name)]
-    outputs = [repr(name) for name in others if _may_be_output(name) and folded(name) != numbers_of]
+    outputs = [repr(name) for name in others if may_be_output(name) and folded(name) != numbers_of]
     notes = []
     if inputs and input_column is None:
-        notes.append(f"{listed(inputs)} may hold the inputs too, which are read from {text!r} (see input_column)")
+        read = listed([repr(name) for name in columns.inputs])
+        notes.append(f"{listed(inputs)} may hold the inputs too, which are read from {read} (see input_column)")
     if outputs and output_column is None:
-        notes.append(f"{listed(outputs)} may hold the outputs too, which are read from {label!r} (see output_column)")
+        notes.append(
+            f"{listed(outputs)} may hold the outputs too, which are read from {columns.output!r} (see output_column)"
+        )
     return notes
 
 
@@ -221,14 +327,24 @@ def _singular(word: str) -> str:
     return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
 
 
-def _may_be_input(name: str) -> bool:
+def may_be_input(name: str) -> bool:
+    """Return whether a word of a column's name may stand for the inputs."""
     words = words_of(name)
     return not words.isdisjoint(_MORE_INPUTS) and words.isdisjoint(_MORE_OUTPUTS | _BOOKKEEPING)
 
 
-def _may_be_output(name: str) -> bool:
+def may_be_output(name: str) -> bool:
+    """Return whether a word of a column's name may stand for the outputs."""
     words = words_of(name)
     return not words.isdisjoint(_MORE_OUTPUTS) and words.isdisjoint(_BOOKKEEPING)
+
+
+def _find_all(names: Sequence[str], by_folded: dict[str, str], columns: str, hint: str) -> tuple[str, ...]:
+    """Return the column of this name, or the columns whose names stand between commas."""
+    parts = [part.strip() for part in columns.split(",") if part.strip()]
+    if len(parts) < 2 or columns in names or folded(columns) in by_folded:
+        return (_find(names, by_folded, columns, hint),)
+    return tuple(_find(names, by_folded, part, hint) for part in parts)
 
 
 def _find(names: Sequence[str], by_folded: dict[str, str], column: str, hint: str) -> str:

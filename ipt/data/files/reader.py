@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path, PurePath
-from typing import Any
 
 from ipt.data.files import plain_text
-from ipt.data.files.annotation_formats import NOT_ANNOTATED, Reading, recognize, rejection
-from ipt.data.files.cells import are_printed_lists, label_of
+from ipt.data.files.annotation_formats import Reading
 from ipt.data.files.collected import CollectedRows
-from ipt.data.files.columns import MAX_COLUMNS, ColumnsError, check_columns, choose_columns, other_candidates
+from ipt.data.files.columns import ColumnsError, check_columns, choose_columns
 from ipt.data.files.containers import container_of, decompress
 from ipt.data.files.delimited import DELIMITERS, Cells, find_dialect, rows_of, unwrapped_rows
 from ipt.data.files.encodings import decode, doubt_about
 from ipt.data.files.errors import DatasetFileError
-from ipt.data.files.grouped import Pair, pairs_of_keys, pairs_of_phrases
 from ipt.data.files.json_records import json_records, looks_like_json
-from ipt.data.files.one_hot import find_one_hot
+from ipt.data.files.record_rows import SAMPLE_ROWS, Options, Record, Rows, one_hot_rows, plain_rows, record_rows
 from ipt.data.files.source import DatasetFile, Source
-from ipt.data.files.splits import find_split, without_other_splits
 from ipt.data.files.tables import parquet_rows, workbook_sheets
 from ipt.data.names import is_short_name, listed
 from ipt.errors import DatasetError
@@ -40,43 +35,8 @@ _FORMAT_OF_TYPE = {
     "text/tab-separated-values": "tsv",
 }
 _JSON_FORMATS = ("jsonl", "ndjson", "json")
-_SAMPLE_ROWS = 50
 _HEADER_ROWS = 10
 _WORDS_OF_A_NAME = 3
-
-Record = Mapping[str, Any]
-
-
-@dataclass
-class _Rows:
-    """The rows of a file before they are checked, and how they were found."""
-
-    format: str
-    readings: Iterator[tuple[int, Reading]]
-    encoding: str | None = None
-    delimiter: str | None = None
-    columns: dict[str, str] | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Options:
-    input_column: str | None
-    output_column: str | None
-    max_rows: int
-    max_bytes: int
-
-    @property
-    def names_no_column(self) -> bool:
-        return self.input_column is None and self.output_column is None
-
-    def has_both(self, names: Sequence[str]) -> bool:
-        """Return whether names of columns include those of the input and the output."""
-        try:
-            choose_columns(names, self.input_column, self.output_column)
-        except ColumnsError:
-            return False
-        return True
 
 
 def format_of(name: str, content_type: str = "") -> str | None:
@@ -106,7 +66,8 @@ def read_dataset_file(
             compressed with gzip.
         format: one of `FORMATS`, if neither the suffix nor the content says it.
         charset: of a text file that is not in UTF-8.
-        input_column, output_column: the columns to read, if their names are not usual ones.
+        input_column, output_column: the columns to read, if their names are not usual ones; nested keys have dots, such
+            as `data.text`, and columns between commas, such as `title,body`, are joined to one input.
         multilabel: read outputs as lists of labels, for a multi-label task.
         label_separator: what separates the labels in a cell; implies `multilabel`.
 
@@ -164,7 +125,7 @@ def read_dataset(
     if not data:
         raise DatasetFileError("the file is empty: it has no rows")
     data, compressed = decompress(data, max_bytes)
-    options = _Options(input_column, output_column, max_rows, max_bytes)
+    options = Options(input_column, output_column, max_rows, max_bytes)
     rows = _rows_of_container(data, format, charset, options)
     collected = CollectedRows(multilabel=multilabel or label_separator is not None, separator=label_separator)
     for line, reading in islice(rows.readings, max_rows + 1):
@@ -184,12 +145,12 @@ def read_dataset(
     return DatasetFile(collected.examples, collected.lines, source)
 
 
-def _rows_of_container(data: bytes, file_format: str | None, charset: str | None, options: _Options) -> _Rows:
+def _rows_of_container(data: bytes, file_format: str | None, charset: str | None, options: Options) -> Rows:
     container = container_of(data)
     if container == "xlsx":
         return _workbook(data, options)
     if container == "parquet":
-        return _records("parquet", parquet_rows(data, options.max_bytes, options.max_rows), options)
+        return record_rows("parquet", parquet_rows(data, options.max_bytes, options.max_rows), options)
     text, encoding = decode(data, charset)
     table = _rows_of_text(text, file_format, options)
     table.encoding = encoding
@@ -198,13 +159,13 @@ def _rows_of_container(data: bytes, file_format: str | None, charset: str | None
     return table
 
 
-def _rows_of_text(text: str, file_format: str | None, options: _Options) -> _Rows:
+def _rows_of_text(text: str, file_format: str | None, options: Options) -> Rows:
     if not text.strip():
         raise DatasetFileError("the file is blank: it has no rows")
     if looks_like_json(text) and (file_format not in ("csv", "tsv") or _starts_with_json_row(text)):
         notes: list[str] = []
         name, records = json_records(text, options.has_both, notes)
-        rows = _records(name, records, options)
+        rows = record_rows(name, records, options)
         notes += rows.notes
         rows.notes = notes
         return rows
@@ -230,7 +191,7 @@ def _rows_of_text(text: str, file_format: str | None, options: _Options) -> _Row
     return rows
 
 
-def _workbook(data: bytes, options: _Options) -> _Rows:
+def _workbook(data: bytes, options: Options) -> Rows:
     """Return the rows of the first sheet with a usual header, or of the first one with rows."""
     sheets = [(name, *_below_titles(rows, options)) for name, rows in workbook_sheets(data, options.max_bytes)]
     if not sheets:
@@ -244,7 +205,7 @@ def _workbook(data: bytes, options: _Options) -> _Rows:
     return table
 
 
-def _below_known_header(rows: Iterator[Cells], text: str, options: _Options) -> Iterator[Cells]:
+def _below_known_header(rows: Iterator[Cells], text: str, options: Options) -> Iterator[Cells]:
     """Return the rows of a table in a file that should be JSON, if its header is a usual one."""
     try:
         first = next(rows, None)
@@ -260,7 +221,7 @@ def _below_known_header(rows: Iterator[Cells], text: str, options: _Options) -> 
     return chain([first], rows)
 
 
-def _below_titles(rows: Sequence[Cells], options: _Options) -> tuple[Sequence[Cells], list[str]]:
+def _below_titles(rows: Sequence[Cells], options: Options) -> tuple[Sequence[Cells], list[str]]:
     """Return the rows of a sheet from a usual header on, and a note if there are rows above it."""
     above = next((number for number, (_, cells) in enumerate(rows[:_HEADER_ROWS]) if options.has_both(cells)), 0)
     return rows[above:], [f"rows above the header are left out: {above}"] if above else []
@@ -271,11 +232,11 @@ def _starts_with_json_row(text: str) -> bool:
     return text.lstrip()[1:200].lstrip(" \t\r\n{[").partition(":")[0].strip().startswith('"')
 
 
-def _labeled(name: str, rows: Iterator[tuple[int, str, str]]) -> _Rows:
-    return _Rows(name, ((line, Reading(text, label)) for line, text, label in rows))
+def _labeled(name: str, rows: Iterator[tuple[int, str, str]]) -> Rows:
+    return Rows(name, ((line, Reading(text, label)) for line, text, label in rows))
 
 
-def _table(name: str, rows: Iterator[tuple[int, list[str]]], options: _Options, *, known_format: bool = True) -> _Rows:
+def _table(name: str, rows: Iterator[tuple[int, list[str]]], options: Options, *, known_format: bool = True) -> Rows:
     line, header = next(rows, (1, []))
     check_columns(header, line)
     names = [cell.strip() for cell in header]
@@ -286,58 +247,20 @@ def _table(name: str, rows: Iterator[tuple[int, list[str]]], options: _Options, 
             f"unknown format: neither JSON nor columns between tabs, commas or semicolons; send one of "
             f"{', '.join(FORMATS)} as format"
         )
-    sample = list(islice(rows, _SAMPLE_ROWS))
+    sample = list(islice(rows, SAMPLE_ROWS))
     first = [(line, dict(zip(header, cells, strict=False))) for line, cells in sample]
     records: Iterator[tuple[int, Record]] = chain(
         first, ((line, dict(zip(header, cells, strict=False))) for line, cells in rows)
     )
     hint = _missing_header_hint(names, [cells for _, cells in sample])
     try:
-        text, label = choose_columns(header, options.input_column, options.output_column, hint)
+        columns = choose_columns(header, options.input_column, options.output_column, hint)
     except ColumnsError as error:
-        rows_of_labels = _one_hot(name, header, [record for _, record in first], records, options)
+        rows_of_labels = one_hot_rows(name, header, [record for _, record in first], records, options)
         if rows_of_labels is None:
             raise ColumnsError(error.message, line=line if hint else None) from None
         return rows_of_labels
-    return _plain(name, records, header, (text, label), options)
-
-
-def _plain(
-    name: str, records: Iterator[tuple[int, Record]], names: Sequence[str], columns: tuple[str, str], options: _Options
-) -> _Rows:
-    """Return the rows whose text and label are in two of the columns."""
-    text, label = columns
-    first = list(islice(records, _SAMPLE_ROWS))
-    sample = [record for _, record in first]
-    printed_lists = are_printed_lists([record.get(label) for record in sample])
-
-    def read(record: Record) -> Reading:
-        skip = None if label == "answer" else rejection(record)
-        output = label_of(record.get(label), printed_lists=printed_lists)
-        return Reading(record.get(text), output, NOT_ANNOTATED if output == [] else skip)
-
-    rows = ((line, record, read(record)) for line, record in chain(first, records))
-    split = find_split([column for column in names if column not in columns], sample)
-    readings = (
-        ((line, reading) for line, _, reading in rows)
-        if split is None
-        else without_other_splits(rows, split, options.max_rows)
-    )
-    notes = other_candidates(names, text, label, options.input_column, options.output_column)
-    return _Rows(name, readings, columns={"input": text.strip(), "output": label.strip()}, notes=notes)
-
-
-def _one_hot(
-    name: str,
-    names: Sequence[str],
-    sample: Sequence[Record],
-    records: Iterator[tuple[int, Record]],
-    options: _Options,
-) -> _Rows | None:
-    one_hot = find_one_hot(names, sample) if options.names_no_column else None
-    if one_hot is None:
-        return None
-    return _Rows(f"{name} (one column per label)", ((line, one_hot.read(record)) for line, record in records))
+    return plain_rows(name, records, header, columns, options)
 
 
 def _missing_header_hint(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -350,44 +273,3 @@ def _missing_header_hint(names: Sequence[str], rows: Sequence[Sequence[str]]) ->
     if not long and not repeated:
         return ""
     return " (no header? the first row looks like an example: put a row with the names of the columns above it)"
-
-
-def _records(name: str, records: Iterator[tuple[int, Record]], options: _Options) -> _Rows:
-    first = list(islice(records, _SAMPLE_ROWS))
-    sample = [dict(record) for _, record in first]
-    records = chain(first, records)
-    if options.names_no_column and (known := recognize(sample)) is not None:
-        readings = ((line, known.read(dict(record))) for line, record in records)
-        rows = _Rows(f"{name} ({known.name})", readings)
-        if known.name == "prompt and completion":
-            rows.columns = {"input": "prompt", "output": "completion"}
-        return rows
-    names = list(dict.fromkeys(column for record in sample for column in islice(record, MAX_COLUMNS + 1)))
-    if not sample:
-        raise DatasetFileError("the file has no rows")
-    if options.names_no_column and all(pairs_of_phrases(record) for record in sample):
-        return _groups(name, records, pairs_of_phrases)
-    try:
-        if len(names) > MAX_COLUMNS:
-            raise ColumnsError(f"a row has more than {MAX_COLUMNS} columns: remove unused ones", line=first[0][0])
-        text, label = choose_columns(names, options.input_column, options.output_column)
-    except ColumnsError:
-        # The keys of a single object may be labels or texts, which no file has as columns of all its rows.
-        alone = all(len(record) == 1 or len(sample) == 1 for record in sample)
-        if options.names_no_column and alone and all(map(pairs_of_keys, sample)):
-            return _groups(name, records, pairs_of_keys)
-        one_hot = _one_hot(name, names, sample, records, options)
-        if one_hot is None:
-            raise
-        return one_hot
-    return _plain(name, records, names, (text, label), options)
-
-
-def _groups(name: str, records: Iterator[tuple[int, Record]], pairs_of: Callable[[Record], list[Pair] | None]) -> _Rows:
-    """Return the rows of objects that hold several texts of a label each."""
-    readings = (
-        (line, reading)
-        for line, record in records
-        for reading in [Reading(text, label) for text, label in pairs_of(record) or ()] or [Reading()]
-    )
-    return _Rows(f"{name} (texts by label)", readings)

@@ -6,6 +6,7 @@ import pytest
 
 from ipt.data.files.errors import DatasetFileError
 from ipt.data.files.reader import read_dataset
+from ipt.data.labels import label_warnings
 from tests.support.workbooks import workbook
 from tests.support.written_files import LABELS, PAIRS, lines, records, table
 
@@ -133,7 +134,7 @@ def test_rows_within_objects_of_other_programs_are_read() -> None:
 @pytest.mark.parametrize(
     ("header", "fault"),
     [
-        (("premise", "hypothesis", "label"), "'premise', 'hypothesis' may all hold the inputs; if a text"),
+        (("title", "body", "label"), "'title', 'body' may all hold the inputs; to join the parts of a text, name all"),
         (("text", "status", "type"), "'status', 'type' may all hold the outputs"),
         (("title", "a", "b"), "'title' may hold the inputs, but no name tells the outputs"),
         (("a", "b", "category name"), "'category name' may hold the outputs, but no name tells the inputs"),
@@ -150,3 +151,15 @@ def test_few_wrong_bytes_in_a_utf8_file_are_named_instead_of_another_charset() -
     assert "the rest is valid UTF-8: correct 2 places on lines 2, 3" in error_of(wrong)
     other = data.decode().encode("cp1252")
     assert "it looks like Windows-1252" in error_of(other)
+
+
+def test_labels_that_are_errors_of_a_spreadsheet_are_skipped_and_words_for_missing_labels_are_kept() -> None:
+    errors = ("#N/A", "#REF!", "#DIV/0!", " #VALUE! ", "#NAME?")
+    words = ("NA", "None", "nan", "-", "null")
+    rows = [*PAIRS, *(("x", error) for error in errors), *(("y", word) for word in words)]
+    file = read_dataset(table(rows).encode())
+    assert (file.source.rows, file.source.skipped) == (29, 5)
+    assert file.source.skipped_rows[0].reason == "the label is the spreadsheet error #N/A"
+    assert "'NA', 'None' may mean that a label is missing" in label_warnings(["NA", "refund", "None"])[0]
+    texts = read_dataset(table([("#N/A", "a"), ("#REF!", "b")]).encode())
+    assert texts.source.rows == 2

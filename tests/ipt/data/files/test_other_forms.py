@@ -85,6 +85,18 @@ ROWS: dict[str, tuple[str, str]] = {
         "json (instructions)",
     ),
     "one instruction.json": (json.dumps([{"instruction": "Sort.", "input": a, "output": b} for a, b in PAIRS]), "json"),
+    "older chats.jsonl": (
+        lines({"prompt": f"\n\nHuman: {a}\n\nAssistant:", "completion": f" {b}"} for a, b in PAIRS),
+        "jsonl (prompt and completion)",
+    ),
+    "older chats with instructions.jsonl": (
+        lines({"prompt": f"Sort.\n\nHuman: {a}\n\nAssistant: ", "completion": f" {b}\n\nHuman:"} for a, b in PAIRS),
+        "jsonl (prompt and completion)",
+    ),
+    "prompts and completions with separators.jsonl": (
+        lines({"prompt": f"{a} ->", "completion": f" {b} ###"} for a, b in PAIRS),
+        "jsonl (prompt and completion)",
+    ),
     # annotation tools
     "Label Studio, older.json": (
         json.dumps([annotated("completions", b, data={"text": a}) for a, b in PAIRS]),
@@ -203,7 +215,7 @@ def test_usual_names_are_found_in_other_forms(text: str, label: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [("text", "comment"), ("text_a", "text_b", "label"), ("text_id", "label"), ("id", "tag")]
+    "header", [("text", "comment"), ("title", "body", "label"), ("text_id", "label"), ("id", "tag")]
 )
 def test_a_header_that_leaves_a_choice_is_refused(header: tuple[str, ...]) -> None:
     with pytest.raises(DatasetFileError, match=r"no two columns have usual names.*its columns are"):
@@ -241,7 +253,7 @@ def test_outputs_to_write_are_not_taken_for_wrapped_labels() -> None:
     outputs = ['["a", "b"]', '["a"]', '{"name": "x", "age": 3}']
     read = read_dataset(table([(f"text {n}", output) for n, output in enumerate(outputs)]).encode())
     assert [example.output for example in read.examples] == outputs
-    with pytest.raises(DatasetFileError, match="expected a text, got an object"):
+    with pytest.raises(DatasetFileError, match=r"'label\.name', 'label\.value' may hold the outputs"):
         read_dataset(lines(records([("x", {"name": "Ann", "value": 3})])).encode())  # type: ignore[list-item]
 
 
