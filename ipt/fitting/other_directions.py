@@ -1,19 +1,21 @@
-"""Replace dimensions of a subspace by other directions of the prompt: those of tuned prompts, or random ones.
+"""Replace dimensions of a subspace by other directions: gradients, those of tuned prompts, or random ones.
 
 A fitted decoder has directions for what its training tasks share. A new task may ask for something else, and then
-tuning in the fitted directions gains little (docs/decisions/0049 and 0063). Whole prompts that were tuned on the
-training tasks, all from the prompt of the zero vector, show where else tuning goes. Random directions lead a little
-way towards anything.
+tuning in the fitted directions gains little (docs/decisions/0049, 0063 and 0088). The gradients of many tasks at the
+prompt of the zero vector show where tuning starts to go. Whole prompts that were tuned from there show where it ends.
+Random directions lead a little way towards anything.
 
-Letters: D intrinsic dimension, R replaced dimensions, N training tasks, P prompt length, H hidden size.
+Letters: D intrinsic dimension, R replaced dimensions, N training tasks, G gradients, P prompt length, H hidden size,
+K = P · H numbers of a prompt.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -21,14 +23,17 @@ from torch.nn.functional import pad
 from ipt.backbones.interface import Backbone
 from ipt.errors import SubspaceError
 from ipt.fitting.direct_fit import spread_of_words
+from ipt.fitting.task_losses import TaskLosses
 from ipt.subspace.full_prompt_space import word_prompts
 from ipt.subspace.prompt_decoder import SubspaceDecoder
 from ipt.subspace.store import save_subspace
 from ipt.subspace.subspace import Subspace
 
-RANDOM_REACH = 3.0
-"""Standard deviation that the random directions together give a prompt's numbers, if all their coordinates are 1;
-relative to the standard deviation of the prompts of words."""
+REACH = 3.0
+"""Standard deviation that random directions, or those of gradients, together give a prompt's numbers, if all their
+coordinates are 1; relative to the standard deviation of the prompts of words."""
+SPARE_GRADIENTS = 1.4
+"""Gradients for each direction that is made of them, at least: the weakest principal directions are noise."""
 PROMPT_REACH = 0.5
 """Length of a direction of tuned prompts if its coordinate is 1, relative to the mean way of the tuned prompts."""
 LINEAR_WITHIN = 16.0
@@ -50,12 +55,72 @@ def with_random_directions(subspace: Subspace, backbone: Backbone, dims: int, fo
     """
     _check_replaceable(subspace, dims)
     placed = subspace.placed(backbone)
-    length = subspace.decoder.prompt_length
-    spread = spread_of_words(placed, word_prompts(placed, length, seed=seed)[0].float().cpu())
+    spread = _spread(subspace, placed, seed)
     generator = torch.Generator().manual_seed(seed)
-    lengths = RANDOM_REACH / math.sqrt(dims) * spread
+    lengths = REACH / math.sqrt(dims) * spread
     directions = lengths[:, None] * torch.randn(len(spread), dims, generator=generator)
     return _with_directions(subspace, placed, directions, folder, {"from": "random", "seed": seed})
+
+
+def with_gradient_directions(
+    subspace: Subspace,
+    losses: TaskLosses,
+    dims: int,
+    folder: Path,
+    seed: int = 0,
+    on_gradient: Callable[[int, int], None] | None = None,
+) -> Subspace:
+    """Save a subspace of the same dimension, with the R principal directions of gradients in place of fitted ones.
+
+    Each task gives equally many gradients of its loss, on other rows each, with respect to the prompt of the zero
+    vector. Each layer's keys and values count alike: their gradients are divided by their root mean square over all
+    tasks, then multiplied by the spread of words there. Each gradient counts alike, too.
+
+    Args:
+        subspace: has task vectors, and a decoder with a hidden layer.
+        losses: prepared tasks, on the subspace's backbone and placement (`Subspace.placed`).
+        dims: R, at most D.
+        folder: where to save the new subspace.
+        seed: of the drawn rows.
+        on_gradient: called with (done, total) after each gradient.
+
+    Raises:
+        SubspaceError: as in `with_random_directions`; or a gradient is not finite.
+    """
+    _check_replaceable(subspace, dims)
+    tasks, backbone = losses.tasks, losses.backbone
+    rounds = math.ceil(SPARE_GRADIENTS * dims / len(tasks))
+    start = subspace.zero_prompt().float().to(backbone.device)
+    rng = np.random.default_rng([seed, dims])
+    gradients: list[Tensor] = []
+    for task in [task for task in range(len(tasks)) for _ in range(rounds)]:
+        prompt = start.clone().requires_grad_()
+        losses.measure(losses.draw([task], rng), prompt[None])[0].sum().backward()
+        assert prompt.grad is not None
+        if not prompt.grad.isfinite().all():
+            raise SubspaceError(f"the gradient of the task {tasks[task].name!r} is not finite: leave the task out")
+        gradients.append(prompt.grad.flatten().cpu())
+        if on_gradient:
+            on_gradient(len(gradients), rounds * len(tasks))
+    spread = _spread(subspace, backbone, seed)
+    directions = _directions_of_gradients(torch.stack(gradients), spread, 2 * backbone.prompted_layers or 1, dims)
+    record = {"from": "gradients", "seed": seed, "gradients_per_task": rounds, **losses.record()}
+    return _with_directions(subspace, backbone, directions, folder, record)
+
+
+def _spread(subspace: Subspace, placed: Backbone, seed: int) -> Tensor:
+    """Return how much prompts of words vary [K]."""
+    words = word_prompts(placed, subspace.decoder.prompt_length, seed=seed)
+    return spread_of_words(placed, words[0].float().cpu())
+
+
+def _directions_of_gradients(gradients: Tensor, spread: Tensor, parts: int, dims: int) -> Tensor:
+    """Return the R principal directions [K, R] of gradients [G, K] whose `parts` equal parts are scaled to `spread`."""
+    by_part = gradients.double().view(len(gradients), parts, -1)
+    by_part = by_part / by_part.square().mean(dim=(0, 2), keepdim=True).sqrt().clamp_min(1e-30)
+    scaled = by_part.flatten(1) * spread.double()
+    scaled = scaled / scaled.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    return _principal_directions(scaled, dims).float() * (REACH * spread.norm() / math.sqrt(dims))
 
 
 def with_prompt_directions(

@@ -118,6 +118,13 @@ def test_a_fitted_subspace_is_redirected_to_where_whole_prompts_were_tuned(
     assert run([*redirect, "3", "--json"]) == 0
     created = json.loads(capsys.readouterr().out)
     assert created["subspace_id"] != report["start"]
+    gradients = [*redirect[:3], str(tmp_path / "gradients"), *redirect[4:], "4", "--tasks", str(crossfit_tasks)]
+    assert run([*gradients, "--prompts", prompts]) == 1
+    assert "give one of them" in one_error_line(capsys)
+    assert run([*gradients, "--device", "cpu"]) == 0
+    assert "gradients: step 6 of 6" in capsys.readouterr().err
+    assert run([*redirect, "3", "--split", "seen"]) == 1
+    assert "give --tasks FOLDER" in one_error_line(capsys)
 
 
 def test_an_unknown_placement_is_named_with_the_known_ones(

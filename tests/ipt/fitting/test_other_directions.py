@@ -3,13 +3,25 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import ipt
 from ipt.backbones.encoder import EncoderBackbone
-from ipt.fitting.other_directions import PROMPT_REACH, RANDOM_REACH, with_prompt_directions, with_random_directions
+from ipt.data.task_dataset import TaskDataset
+from ipt.fitting.fit_rows import RowOptions
+from ipt.fitting.other_directions import (
+    PROMPT_REACH,
+    REACH,
+    with_gradient_directions,
+    with_prompt_directions,
+    with_random_directions,
+)
+from ipt.fitting.prepare_tasks import prepare_tasks
+from ipt.fitting.task_losses import TaskLosses
 from ipt.subspace.prompt_decoder import SubspaceDecoder
+from tests.support.datasets import sentiment, topics
 
 DIM, RANDOM = 10, 4
 
@@ -47,7 +59,7 @@ def test_prompts_of_starts_and_training_tasks_stay_and_new_directions_are_added(
     difference = (mixed.decoder(moved) - mixed.decoder(torch.zeros(1, DIM)))[0].view(2 * encoder.layer_count, -1)
     words = fitted.placed(encoder).prompts_of_tokens(torch.arange(20, 28)[None])[0].view(2 * encoder.layer_count, -1)
     ratios = difference.std(dim=1) / words.std(dim=1)
-    assert (ratios / RANDOM_REACH - 1.0).abs().max() < 0.6, "each layer moves by RANDOM_REACH times the spread of words"
+    assert (ratios / REACH - 1.0).abs().max() < 0.6, "each layer moves by REACH times the spread of words"
 
 
 def test_all_dimensions_can_be_replaced_around_the_prompt_of_the_zero_vector(
@@ -58,6 +70,54 @@ def test_all_dimensions_can_be_replaced_around_the_prompt_of_the_zero_vector(
     torch.testing.assert_close(random.zero_prompt(), fitted.zero_prompt(), atol=2e-2, rtol=1e-2)  # float16
     moved = random.decoder(torch.eye(DIM)) - random.zero_prompt()
     assert torch.linalg.matrix_rank(moved.flatten(1)) == DIM
+
+
+@pytest.fixture
+def losses(encoder: EncoderBackbone, fitted: ipt.Subspace) -> TaskLosses:
+    """Two prepared tasks whose steps draw all rows of each label, so that all gradients of a task are equal."""
+    tasks = [
+        TaskDataset("feelings", "a", tuple(sentiment(4)), ()),
+        TaskDataset("topics", "b", tuple(topics() * 2), ()),
+    ]
+    return prepare_tasks(fitted.placed(encoder), tasks, RowOptions(rows_per_task=64))
+
+
+def test_gradients_give_directions_in_which_each_task_improves(
+    encoder: EncoderBackbone, fitted: ipt.Subspace, losses: TaskLosses, tmp_path: Path
+) -> None:
+    seen: list[tuple[int, int]] = []
+    subspace = with_gradient_directions(
+        fitted, losses, 2, tmp_path / "gradients", on_gradient=lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(number, 4) for number in (1, 2, 3, 4)]
+    record = subspace.manifest["training"]["other_directions"]
+    assert (record["from"], record["dimensions"], record["gradients_per_task"]) == ("gradients", 2, 2)
+    assert record["tasks"] == ["feelings", "topics"]
+    torch.testing.assert_close(subspace.zero_prompt(), fitted.zero_prompt(), atol=2e-2, rtol=1e-2)
+    for task in (0, 1):
+        drawn = losses.draw([task], np.random.default_rng(1))
+        vector = torch.zeros(1, DIM, requires_grad=True)
+        before = losses.measure(drawn, subspace.decoder(vector))[0].sum()
+        before.backward()
+        assert vector.grad is not None
+        new, kept = vector.grad[0, -2:].norm(), vector.grad[0, :-2].norm()
+        assert new > 3 * kept, "the new directions change the task's loss, the kept ones hardly do"
+        with torch.no_grad():
+            after = losses.measure(drawn, subspace.decoder(vector - 0.02 * vector.grad / vector.grad.norm()))[0].sum()
+        assert after < before
+
+
+def test_each_layer_counts_alike_in_directions_of_gradients(
+    encoder: EncoderBackbone, fitted: ipt.Subspace, losses: TaskLosses, tmp_path: Path
+) -> None:
+    subspace = with_gradient_directions(fitted, losses, 2, tmp_path / "gradients")
+    moved = torch.zeros(2, DIM)
+    moved[:, -2:] = torch.eye(2)
+    directions = (subspace.decoder(moved) - subspace.zero_prompt()).view(2, 2 * encoder.layer_count, -1)
+    lengths = directions.square().sum(dim=(0, 2)).sqrt()
+    words = fitted.placed(encoder).prompts_of_tokens(torch.arange(20, 28)[None])[0].view(2 * encoder.layer_count, -1)
+    ratios = lengths / words.std(dim=1)
+    assert ratios.max() / ratios.min() < 3.0
 
 
 def tuned_prompts(fitted: ipt.Subspace, count: int) -> dict[str, torch.Tensor]:
