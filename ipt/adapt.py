@@ -39,7 +39,7 @@ def adapt(
         examples: at least two of each label.
         validation_examples: to measure on; if None, a quarter of `examples` is held back.
         kind: inferred from the outputs if None; "multilabel" for examples of `Example.with_labels`.
-        hyperparameters: the defaults if None.
+        hyperparameters: if None, `Hyperparameters.defaults` of the kind.
         initial_vectors: [K, D], where tuning may start instead of the subspace's initial vectors.
         on_step: called with the progress after every step.
 
@@ -53,7 +53,7 @@ def adapt(
         dataset.examples,
         dataset.kind,
         dataset.validation_examples,
-        hyperparameters or Hyperparameters(),
+        hyperparameters or Hyperparameters.defaults(dataset.kind),
         initial_vectors,
     )
     engine = TuningEngine(backbone, subspace)

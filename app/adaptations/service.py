@@ -132,7 +132,7 @@ def queue(
         _check_subspace(session, body.subspace, requester.models.default_subspace_ids)
     _check_quotas(repository.usage(session, tenant_id), settings)
     task_id, version = _next_version(session, tenant_id, body)
-    hyperparameters = _resolve(body.hyperparameters)
+    hyperparameters = _resolve(body.hyperparameters, dataset.kind)
     adaptation = Adaptation(
         id=new_id("adp"),
         tenant_id=tenant_id,
@@ -334,12 +334,12 @@ def _as_json(examples: Sequence[ipt.Example]) -> list[dict[str, str]]:
     return [{"input": example.input, "output": example.output} for example in examples]
 
 
-def _resolve(overrides: HyperparametersInput) -> dict[str, Any]:
+def _resolve(overrides: HyperparametersInput, kind: ipt.TaskKind) -> dict[str, Any]:
     """Return all hyperparameters, so that the defaults of a later release do not change a queued adaptation."""
     values = overrides.model_dump(exclude_none=True)
     if values.get("seed") == "auto":
         values["seed"] = secrets.randbelow(SEED.largest + 1)
-    return asdict(ipt.Hyperparameters(**values))
+    return asdict(replace(ipt.Hyperparameters.defaults(kind), **values))
 
 
 def hash_of(content: Any) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ipt
@@ -85,7 +85,8 @@ def _run(args: argparse.Namespace) -> None:
     if not isinstance(backbone, TextBackbone):
         raise IptError(f"backbone {args.backbone!r} is an encoder: name one that writes")
     subspace = ipt.load_subspace(args.subspace, backbone)
-    hyperparameters = ipt.Hyperparameters(**({} if args.steps is None else {"steps": args.steps}))
+    defaults = ipt.Hyperparameters.defaults("text2text")
+    hyperparameters = defaults if args.steps is None else replace(defaults, steps=args.steps)
     options = EvaluationOptions(args.per_label, args.test_rows, hyperparameters, args.pt_steps)
     index = read_index(args.tasks / INDEX_FILE)
     instructions = {name: str(entry["instruction"]) for name, entry in index.items() if "instruction" in entry}

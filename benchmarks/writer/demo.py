@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,8 @@ class Demo:
         self._plain = backbone.placed("user_turn" if backbone.tokenizer.chat_template else "before_input")
         self._context_tokens = min(CONTEXT_TOKENS, self._plain.max_positions // 2)
         self._subspace = subspace
-        self._hyperparameters = ipt.Hyperparameters(**({} if steps is None else {"steps": steps}))
+        defaults = ipt.Hyperparameters.defaults("text2text")
+        self._hyperparameters = defaults if steps is None else replace(defaults, steps=steps)
         self._predictor = ipt.Predictor(backbone, subspace)
         self._console = results()
 

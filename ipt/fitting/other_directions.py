@@ -29,9 +29,11 @@ from ipt.subspace.prompt_decoder import SubspaceDecoder
 from ipt.subspace.store import save_subspace
 from ipt.subspace.subspace import Subspace
 
-REACH = 3.0
-"""Standard deviation that random directions, or those of gradients, together give a prompt's numbers, if all their
-coordinates are 1; relative to the standard deviation of the prompts of words."""
+RANDOM_REACH = 3.0
+"""Standard deviation that the random directions together give a prompt's numbers, if all their coordinates are 1;
+relative to the standard deviation of the prompts of words."""
+GRADIENT_REACH = 6.0
+"""The same for directions of gradients."""
 SPARE_GRADIENTS = 1.4
 """Gradients for each direction that is made of them, at least: the weakest principal directions are noise."""
 PROMPT_REACH = 0.5
@@ -57,7 +59,7 @@ def with_random_directions(subspace: Subspace, backbone: Backbone, dims: int, fo
     placed = subspace.placed(backbone)
     spread = _spread(subspace, placed, seed)
     generator = torch.Generator().manual_seed(seed)
-    lengths = REACH / math.sqrt(dims) * spread
+    lengths = RANDOM_REACH / math.sqrt(dims) * spread
     directions = lengths[:, None] * torch.randn(len(spread), dims, generator=generator)
     return _with_directions(subspace, placed, directions, folder, {"from": "random", "seed": seed})
 
@@ -120,7 +122,7 @@ def _directions_of_gradients(gradients: Tensor, spread: Tensor, parts: int, dims
     by_part = by_part / by_part.square().mean(dim=(0, 2), keepdim=True).sqrt().clamp_min(1e-30)
     scaled = by_part.flatten(1) * spread.double()
     scaled = scaled / scaled.norm(dim=1, keepdim=True).clamp_min(1e-30)
-    return _principal_directions(scaled, dims).float() * (REACH * spread.norm() / math.sqrt(dims))
+    return _principal_directions(scaled, dims).float() * (GRADIENT_REACH * spread.norm() / math.sqrt(dims))
 
 
 def with_prompt_directions(

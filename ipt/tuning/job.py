@@ -33,7 +33,7 @@ LARGEST_LEARNING_RATE = 10
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """How a task vector is tuned. docs/results.md measures the defaults.
+    """How a task vector is tuned. docs/results.md measures the defaults of classification; `defaults` has the others.
 
     Raises:
         IptError: a value is out of its range; `param` names it.
@@ -44,6 +44,11 @@ class Hyperparameters:
     batch_size: int = 18
     restarts: int = 1
     seed: int = 0
+
+    @classmethod
+    def defaults(cls, kind: TaskKind) -> Hyperparameters:
+        """Return the defaults for a kind of task: a step of a model that writes costs several of an encoder."""
+        return cls(steps=60, batch_size=8) if kind == "text2text" else cls()
 
     def __post_init__(self) -> None:
         for name, (smallest, largest) in (

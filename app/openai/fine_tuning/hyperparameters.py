@@ -7,6 +7,7 @@ from pydantic import Field
 
 from app.adaptations.schemas import HyperparametersInput
 from app.http.fields import StrictBody
+from ipt.data.examples import TaskKind
 from ipt.tuning.job import BATCH_SIZE, LARGEST_LEARNING_RATE, SEED, STEPS, Hyperparameters
 
 _DEFAULTS = Hyperparameters()
@@ -25,13 +26,13 @@ class OpenAIHyperparameters(StrictBody):
         default=_AUTO, description="learning rate = multiplier x the service's default learning rate"
     )
 
-    def to_own(self, examples: int, seed: int | None) -> HyperparametersInput:
+    def to_own(self, examples: int, kind: TaskKind, seed: int | None) -> HyperparametersInput:
         """Return the service's hyperparameters for a number of examples; `auto` leaves a default as it is."""
         batch_size = steps = rate = None
         if isinstance(self.batch_size, int):
             batch_size = min(max(self.batch_size, BATCH_SIZE.smallest), BATCH_SIZE.largest)
         if isinstance(self.n_epochs, int):
-            steps = math.ceil(self.n_epochs * examples / (batch_size or _DEFAULTS.batch_size))
+            steps = math.ceil(self.n_epochs * examples / (batch_size or Hyperparameters.defaults(kind).batch_size))
             steps = min(steps, STEPS.largest)
         if isinstance(self.learning_rate_multiplier, float):
             rate = min(self.learning_rate_multiplier * _DEFAULTS.learning_rate, LARGEST_LEARNING_RATE)

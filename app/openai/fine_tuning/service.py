@@ -25,6 +25,7 @@ from app.openai.messages import ENCODER_INPUT_CHARS
 from app.openai.training_data import TrainingData, read_conversations, training_data
 from app.predictions.model import Model
 from app.validation_messages import explain
+from ipt.data.examples import Example, TaskKind, infer_kind
 
 _PLACE = re.compile(r"\b((?:validation_)?examples)\[(\d+)\](?:\.(input|output))?")
 _FILE_OF_FIELD = {"examples": "training_file", "validation_examples": "validation_file", "kind": "training_file"}
@@ -63,7 +64,7 @@ def create(session: Session, requester: Requester, body: JobInput) -> Adaptation
                 "name": name,
                 "examples": training.examples,
                 "validation_examples": None if validation is None else validation.examples,
-                "hyperparameters": options.to_own(len(training.examples), body.seed),
+                "hyperparameters": options.to_own(len(training.examples), _kind(model, training), body.seed),
                 "metadata": body.metadata or {},
                 "subspace": model.predictor.subspace.id if len(requester.models.all) > 1 else None,
             }
@@ -151,6 +152,12 @@ def _model_of(session: Session, requester: Requester, body: JobInput) -> Model:
     with _naming_lines({"examples": training.lines}):
         dataset = DatasetInput.model_validate({"examples": training.examples})
         return choose_model(requester.settings, requester.models, dataset, None)
+
+
+def _kind(model: Model, training: TrainingData) -> TaskKind:
+    if model.family == "encoder":
+        return "classification"
+    return infer_kind([Example(row["input"], row["output"]) for row in training.examples])
 
 
 def _max_chars(requester: Requester, model: Model) -> int:

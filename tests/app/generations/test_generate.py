@@ -26,6 +26,17 @@ def test_generate_returns_the_text_of_predict(service: TextService) -> None:
     assert metric("ipt_generation_tokens_total") - before == answer["usage"]["generated_tokens"]
 
 
+def test_an_adaptation_to_texts_has_the_hyperparameters_of_texts(service: TextService) -> None:
+    texts = [{"input": f"input {number}", "output": f"output {number}"} for number in range(8)]
+    labels = [{"input": f"input {number}", "output": "ab"[number % 2]} for number in range(8)]
+    for kind, examples, expected in (("text2text", texts, (60, 8)), ("classification", labels, (100, 18))):
+        response = service.client.post("/v1/adaptations", json={"name": "defaults", "examples": examples, "kind": kind})
+        assert response.status_code == 202, response.text
+        hyperparameters = response.json()["hyperparameters"]
+        assert (hyperparameters["steps"], hyperparameters["batch_size"]) == expected
+        service.client.post(f"/v1/adaptations/{response.json()['id']}/cancel")
+
+
 def test_several_inputs_are_answered_in_order(service: TextService) -> None:
     inputs = ["hello world", "play music", "i love my phone", "the cat sat", "me", "you"]
     answer = service.client.post(f"/v1/tasks/{service.tasks[1]}/generate", json={"inputs": inputs}).json()

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 
 from app.db.models import Adaptation, AdaptationEvent, Dataset
 from app.db.session import transaction
+from app.openai.fine_tuning.hyperparameters import OpenAIHyperparameters
 from app.openai.fine_tuning.result_files import render, result_file_ids
 from ipt.tuning.job import Hyperparameters
 from tests.app.openai.test_training_data import chat, jsonl
@@ -100,6 +101,12 @@ def test_losses_of_validations_stand_at_their_steps(source: str, validation_loss
     assert [row["step"] for row in rows] == expected
     assert [row["train_loss"] for row in rows][-3:] == ["0.5", "0.4", "0.3"]
     assert [row["valid_loss"] for row in rows] == validation_losses
+
+
+def test_an_epoch_of_text_to_text_has_the_batches_of_text_to_text() -> None:
+    options = OpenAIHyperparameters(n_epochs=2)
+    assert options.to_own(40, "text2text", seed=None).steps == 10
+    assert options.to_own(40, "classification", seed=None).steps == 5
 
 
 @pytest.mark.parametrize(
