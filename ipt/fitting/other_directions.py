@@ -122,7 +122,8 @@ def _directions_of_gradients(gradients: Tensor, spread: Tensor, parts: int, dims
     by_part = by_part / by_part.square().mean(dim=(0, 2), keepdim=True).sqrt().clamp_min(1e-30)
     scaled = by_part.flatten(1) * spread.double()
     scaled = scaled / scaled.norm(dim=1, keepdim=True).clamp_min(1e-30)
-    return _principal_directions(scaled, dims).float() * (GRADIENT_REACH * spread.norm() / math.sqrt(dims))
+    length = GRADIENT_REACH * float(spread.norm()) / math.sqrt(dims)
+    return length * _principal_directions(scaled, dims).float()
 
 
 def with_prompt_directions(
