@@ -143,21 +143,36 @@ def test_the_gpu_override_gives_workers_a_gpu_and_all_services_the_cuda_build() 
         assert services[name]["image"] == services["migrate"]["image"] != plain["services"][name]["image"]
 
 
-def test_the_image_runs_as_an_unprivileged_user_without_the_build_stage() -> None:
-    stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    build, final = stages
-    assert build.splitlines()[0].endswith(" AS build")
-    instructions = [line for line in final.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+def stages_of_dockerfile() -> tuple[dict[str, list[str]], list[str]]:
+    """Return the instructions of the named stages by name, and those of the final stage."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    *named, final = [
+        [line for line in stage.splitlines() if line and not line.startswith("#")]
+        for stage in re.split(r"^FROM ", text, flags=re.MULTILINE)[1:]
+    ]
+    return {stage[0].partition(" AS ")[2]: stage for stage in named}, final
+
+
+def test_a_change_of_code_replaces_the_last_layer_of_the_image_only() -> None:
+    named, final = stages_of_dockerfile()
+    assert [line for line in named["dependencies"] if line.startswith("COPY")] == [
+        "COPY pyproject.toml constraints.txt ./"
+    ]
+    assert [line.split()[1] for line in final if line.startswith("COPY")] == [
+        "--from=models", "--from=dependencies", "--from=package",
+    ]  # fmt: skip
+
+
+def test_the_image_runs_as_an_unprivileged_user_without_the_build_stages() -> None:
+    named, instructions = stages_of_dockerfile()
     assert "USER 10001" in instructions
     assert not any(line.startswith("RUN") for line in instructions[instructions.index("USER 10001") :])
     [entry] = [line for line in instructions if line.startswith("ENTRYPOINT")]
     assert json.loads(entry.removeprefix("ENTRYPOINT ")) == ["ipt"]
     # Build arguments can be read from the image, so none may hold a secret.
-    assert set(re.findall(r"^ARG (\w+)", "".join(stages), flags=re.MULTILINE)) <= {
-        "TORCH_INDEX_URL",
-        "BAKE_MODEL",
-        "BAKE_REVISION",
-    }
+    lines = [line for stage in (*named.values(), instructions) for line in stage]
+    arguments = {line.split()[1].partition("=")[0] for line in lines if line.startswith("ARG ")}
+    assert arguments == {"TORCH_INDEX_URL", "BAKE_MODEL", "BAKE_REVISION"}
 
 
 def test_the_documented_kubernetes_probes_and_commands_exist() -> None:
