@@ -18,7 +18,7 @@ _ADVICE = (
     (re.compile(r"with input_column and output_column\b"), "with --input-column and --output-column"),
     (re.compile(r"send charset=([\w-]+)"), r"add --charset \1"),
     (re.compile(r"or send its charset"), "or name its charset with --charset"),
-    (re.compile(r"such as input_column=(\S+)"), r"such as --input-column \1"),
+    (re.compile(r"\b(input|output)_column=([\w.,]*\w)"), r"--\1-column \2"),
     (re.compile(r"\(see (input|output)_column\)"), r"(see --\1-column)"),
     (re.compile(r"; for CSV, send format=csv"), ""),
     (re.compile(r"; send one of .* as format"), ""),

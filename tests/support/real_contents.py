@@ -78,6 +78,7 @@ def content_cases() -> list[Case]:
             "24-null-labels.csv",
             table(relabeled({"refund": "null", "shipping": "None", "account": "NA"})).encode(),
             labels={"null": 8, "None": 8, "NA": 8},
+            warnings=("'null', 'None', 'NA' may mean that a label is missing",),
         ),
         Case(
             "24b-na-texts.csv",
@@ -93,6 +94,11 @@ def content_cases() -> list[Case]:
             "25b-sheets-errors.csv",
             table([*PAIRS, ("#REF!", "refund"), ("#N/A", "account")]).encode(),
             labels={"refund": 9, "shipping": 8, "account": 9},
+        ),
+        Case(
+            "25c-error-labels.csv",
+            table([*PAIRS, ("a text", "#N/A"), ("another text", "#REF!")]).encode(),
+            skipped=2,
         ),
         Case(
             "26-comma-labels.csv",

@@ -50,6 +50,7 @@ def format_cases() -> list[Case]:
     ]
     german = {"Rückgabe": 8, "shipping": 8, "account": 8}
     spellings = "labels that differ only in case"
+    nested = lines({"review": {"body": a}, "meta": {"stars": b}} for a, b in PAIRS).encode()
     return [
         Case("01-cp1252.csv", plain.encode("cp1252"), error=("looks like Windows-1252", "charset", "windows-1252")),
         Case("37b-cp1252-charset.csv", plain.encode("cp1252"), fields={"charset": "cp1252"}),
@@ -58,6 +59,17 @@ def format_cases() -> list[Case]:
         Case("02c-utf16le-nobom.csv", plain.encode("utf-16-le"), format="csv"),
         Case("03-german-excel.csv", table(PAIRS, delimiter=";", end="\r\n").encode()),
         Case("03b-semicolon-quoted.csv", table(PAIRS, delimiter=";", quoting=csv.QUOTE_ALL).encode()),
+        Case(
+            "nested.jsonl", lines({"data": {"text": a, "id": 7}, "label": b} for a, b in PAIRS).encode(), format="jsonl"
+        ),
+        Case("nested-with-a-choice.jsonl", nested, error=("'review.body'", "'meta.stars'", "data.text")),
+        Case("nested-named.jsonl", nested, fields={"input_column": "review.body", "output_column": "meta.stars"}),
+        Case("pair.csv", table((("Yes.", a, b) for a, b in PAIRS), ("hypothesis", "premise", "label")).encode()),
+        Case(
+            "title-and-body.csv",
+            table((("Hi", a, b) for a, b in PAIRS), ("title", "body", "label")).encode(),
+            fields={"input_column": "title,body"},
+        ),
         Case("03c-pipe.csv", raw_table(PAIRS, "|").encode()),
         Case(
             "03d-semicolon-comma-in-header.csv",

@@ -178,16 +178,22 @@ def _read_doccano(record: Record) -> Reading:
     return Reading(record.get("text"), labels) if labels else Reading(skip=NOT_ANNOTATED)
 
 
+_INSTRUCTIONS = (("instruction", "input", "output"), ("instruction", "context", "response"))
+
+
 def _have_instructions(records: Sequence[Record]) -> bool:
     """Return whether the records have instructions that differ; the same one in all of them tells nothing."""
-    fields = ("instruction", "input", "output")
-    whole = all(isinstance(record.get(name), str) for record in records for name in fields)
+    whole = any(
+        all(isinstance(record.get(name), str) for record in records for name in names) for names in _INSTRUCTIONS
+    )
     return whole and len({record["instruction"] for record in records}) > 1
 
 
 def _read_instruction(record: Record) -> Reading:
-    parts = [record.get("instruction"), record.get("input")]
-    return Reading("\n".join(part for part in parts if isinstance(part, str) and part.strip()), record.get("output"))
+    named = (names for names in _INSTRUCTIONS if names[1] in record or names[2] in record)
+    _, more, output = next(named, _INSTRUCTIONS[0])
+    parts = [record.get("instruction"), record.get(more)]
+    return Reading("\n".join(part for part in parts if isinstance(part, str) and part.strip()), record.get(output))
 
 
 _CONTENTS = ("content", "value", "parts")
@@ -200,7 +206,11 @@ def _turns(record: Record) -> object:
 
 def _is_chat(record: Record) -> bool:
     turns = _turns(record)
-    return isinstance(turns, list) and len(turns) >= 2 and all(isinstance(turn, dict) for turn in turns)
+    return (
+        isinstance(turns, list)
+        and len(turns) >= 2
+        and all(isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in turns)
+    )
 
 
 def _read_chat(record: Record) -> Reading:

@@ -43,6 +43,8 @@ _TEXT_PAIRS = (
     ("question", "passage"),
     ("question", "paragraph"),
     ("question", "sentence"),
+    ("question", "article"),
+    ("question", "story"),
     ("query", "passage"),
     ("query", "document"),
     ("claim", "evidence"),
@@ -68,12 +70,12 @@ _MORE_INPUTS = _INPUTS | _words(
     abstract article complaint dialogue example feedback instruction issue narrative news note paragraph passage
     phrase request sms snippet statement ticket transcript utt verbatim
     frage kommentar nachricht satz texte texto testo frase mensaje pregunta mensagem messaggio
-    текст сообщение 文本 内容 句子 问题 テキスト 文"""
+    текст сообщение отзыв النص نص טקסט 텍스트 문장 文本 内容 句子 问题 テキスト 文"""
 )
 _MORE_OUTPUTS = _OUTPUTS | _words(
-    """annotation choice department group queue status summary team type
+    """annotation choice classification department group queue status summary team type
     kategorie klasse thema absicht étiquette catégorie etiqueta categoría categoria clase classe intención intenção
-    метка категория класс 标签 类别 分类 意图 ラベル カテゴリ"""
+    метка категория класс التصنيف الفئة תווית קטגוריה 라벨 레이블 카테고리 标签 类别 分类 意图 ラベル カテゴリ"""
 )
 _OUTPUTS_OF_PAIRS = _words(
     """duplicate isduplicate paraphrase isparaphrase quality relation relevance similarity judgment judgement
@@ -83,7 +85,7 @@ _OUTPUTS_OF_PAIRS = _words(
 _NAMES_OF_LABELS = {"labeltext": "label", "labelname": "label", "classname": "class", "categoryname": "category"}
 _BOOKKEEPING = _words(
     """id key index idx no number split fold set length len lang language url link date time timestamp created updated
-    annotator worker file row line"""
+    annotator confidence probability worker file row line"""
 )
 _SEPARATORS = re.compile(r"[\s_\-.:*#\"'\u200b\ufeff]+")
 _WORD = re.compile(r"[^\W_]+")
@@ -185,7 +187,7 @@ def choose_columns(
         ColumnsError: a named column is missing, or the usual names leave no choice or several.
     """
     by_folded = _by_folded(names)
-    named_inputs = () if input_column is None else _find_all(names, by_folded, input_column, hint)
+    named_inputs = () if input_column is None else named_columns(names, input_column, hint)
     named_output = None if output_column is None else _find(names, by_folded, output_column, hint)
     if named_output in named_inputs or len(set(named_inputs)) < len(named_inputs):
         raise _error("input_column and output_column are the same column", names, hint)
@@ -212,6 +214,19 @@ def choose_columns(
     if len(texts) == len(labels) == 1 and texts != labels:
         return Columns((texts[0],), labels[0])
     raise _error(_no_choice(texts, labels), names, hint)
+
+
+def named_columns(names: Sequence[str], columns: str, hint: str = "") -> tuple[str, ...]:
+    """Return the column of this name, or the columns whose names stand between commas.
+
+    Raises:
+        ColumnsError: the file has no such column.
+    """
+    by_folded = _by_folded(names)
+    parts = [part.strip() for part in columns.split(",") if part.strip()]
+    if len(parts) < 2 or columns in names or folded(columns) in by_folded:
+        return (_find(names, by_folded, columns, hint),)
+    return tuple(_find(names, by_folded, part, hint) for part in parts)
 
 
 def text_pair(by_folded: Mapping[str, str], output: str | None = None) -> tuple[str, str] | None:
@@ -276,7 +291,7 @@ def other_candidates(
     """
     numbers_of = _NAMES_OF_LABELS.get(folded(columns.output))  # the numbers that stand for the names that are read
     others = [name for name in names if name not in columns.names and is_short_name(name)]
-    inputs = [repr(name) for name in others if is_usual_input(name)]
+    inputs = [repr(name) for name in others if may_be_input(name)]
     outputs = [repr(name) for name in others if may_be_output(name) and folded(name) != numbers_of]
     notes = []
     if inputs and input_column is None:
@@ -302,7 +317,8 @@ def check_columns(names: Sequence[str], line: int | None) -> None:
     for number, name in enumerate(names, start=1):
         first = first_of.setdefault(name, number)
         if first != number and name.strip():
-            raise DatasetFileError(f"columns {first} and {number} of the header have the same name", line=line)
+            fault = f"columns {first} and {number} of the header have the same name: rename or remove one of them"
+            raise DatasetFileError(fault, line=line)
 
 
 def _by_folded(names: Sequence[str]) -> dict[str, str]:
@@ -337,14 +353,6 @@ def may_be_output(name: str) -> bool:
     """Return whether a word of a column's name may stand for the outputs."""
     words = words_of(name)
     return not words.isdisjoint(_MORE_OUTPUTS) and words.isdisjoint(_BOOKKEEPING)
-
-
-def _find_all(names: Sequence[str], by_folded: dict[str, str], columns: str, hint: str) -> tuple[str, ...]:
-    """Return the column of this name, or the columns whose names stand between commas."""
-    parts = [part.strip() for part in columns.split(",") if part.strip()]
-    if len(parts) < 2 or columns in names or folded(columns) in by_folded:
-        return (_find(names, by_folded, columns, hint),)
-    return tuple(_find(names, by_folded, part, hint) for part in parts)
 
 
 def _find(names: Sequence[str], by_folded: dict[str, str], column: str, hint: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 import zlib
 from typing import Literal
@@ -47,6 +48,9 @@ _UNREADABLE = (
     (b"\x78\x9c", "compressed with zlib, as spaCy's files are: save the examples as JSON lines"),
     (b"\x78\xda", "compressed with zlib, as spaCy's files are: save the examples as JSON lines"),
 )
+# A first line from one tag to another; a header with markup is not known.
+_MARKUP = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:[!?]|[A-Za-z][^\r\n]*>\s*(?:[\r\n]|\Z)|html|body|table)", re.IGNORECASE)
+_MARKUP_BYTES = 4096
 _START_BYTES = 256
 _TAR_MARK = slice(257, 262)
 _IN_ARCHIVE = (
@@ -103,6 +107,12 @@ def container_of(data: bytes) -> Container:
             return "xlsx"
         if "content.xml" in names and "mimetype" in names:
             raise DatasetFileError("the file is an OpenDocument file: save the table as XLSX or CSV")
+        texts = [name for name in names if name.lower().endswith(".txt")]
+        if len(texts) > 1:
+            raise DatasetFileError(
+                f"the file is a ZIP archive of {len(texts):,} texts: save them as one CSV or JSON lines file with the "
+                "columns text and label"
+            )
         raise DatasetFileError(
             "the file is a ZIP archive: unpack it and send the file itself, or compress it with gzip"
         )
@@ -112,7 +122,7 @@ def container_of(data: bytes) -> Container:
             raise DatasetFileError(f"the file is {kind}")
     if data[_TAR_MARK] == b"ustar":
         raise DatasetFileError("the file is a tar archive: unpack it and send the file itself")
-    if data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+    if _MARKUP.match(data[:_MARKUP_BYTES]):
         raise DatasetFileError("the file is a web page or XML: save the table as CSV or JSON lines")
     return "text"
 

@@ -111,7 +111,7 @@ def decode(data: bytes, charset: str | None = None) -> tuple[str, str]:
         raise _not_text(data, encoding, len(mark), error.start) from None
     nul = text.find("\x00")
     if nul >= 0:
-        message = "a NUL character is not allowed in text: save the file as UTF-8"
+        message = "a NUL character is not allowed in text: remove it, or save the file as UTF-8"
         raise DatasetFileError(message, line=_line_at(text, nul))
     return text.lstrip("\ufeff"), charset_name(encoding)
 

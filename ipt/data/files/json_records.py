@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ipt.data.files.errors import DatasetFileError
+from ipt.data.files.json_faults import explained
 from ipt.data.json_structure import check_structure
 from ipt.data.names import is_short_name, listed
 
@@ -22,8 +23,6 @@ _MAX_DIGITS = 300
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _LIST_OF_TEXTS = re.compile(r'\s*\[\s*"')
 _BLANK = re.compile(r"[ \t\r\n]*")
-_SINGLE_QUOTED_KEY = re.compile(r"[\[{\s]*'")
-_TRAILING_COMMA = re.compile(r",\s*[}\]]")
 # Lists of rows that other tools and this API put into an object, and the object that each row may be wrapped in.
 _WRAPPERS = (
     "examples",
@@ -42,6 +41,7 @@ _WRAPPERS = (
     "intents",
     "samples",
     "results",
+    "result",
     "documents",
     "dataset",
     "hits",
@@ -155,14 +155,15 @@ def _is_whole(line: str) -> bool:
 
 
 def _values_of_lines(text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in _lines(text):
+    for number, line_as_written in _lines(text):
+        line = line_as_written.lstrip("\ufeff")  # of files that were put together
         if not line.strip():
             continue
         try:
             check_structure(line, _MAX_ROW_VALUES)
             value = _parse(line)
         except ValueError as error:
-            reason = _explained(line, str(error))
+            reason = explained(line, str(error))
             message = f"not JSON ({reason}); every line must be one JSON object"
             raise DatasetFileError(message, line=number) from None
         yield number, value
@@ -189,7 +190,7 @@ def _values_of_document(text: str, has_both: HasBothColumns, notes: list[str]) -
         try:
             value, end = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
-            reason = _explained(text[position : position + 1000], error.msg)
+            reason = explained(text[position : position + 1000], error.msg)
             message = f"not JSON ({reason} at character {error.colno})"
             raise DatasetFileError(message, line=lines.at(error.pos)) from None
         except ValueError as error:
@@ -316,17 +317,6 @@ def _rows_of_only_list(value: Record, has_both: HasBothColumns) -> list[Any] | N
         raise DatasetFileError(message, line=1)
     is_part = "text" in value or not lists or lists[0][0] in _PARTS_OF_A_ROW
     return lists[0][1] if len(lists) == 1 and not is_part else None
-
-
-def _explained(text: str, reason: str) -> str:
-    """Return the parser's reason, or a more likely one."""
-    if _SINGLE_QUOTED_KEY.match(text):
-        return "single quotes, as Python prints objects: write the file with json.dumps"
-    if "Extra data" in reason and text.rstrip().endswith(","):
-        return "a comma after the object: remove it, or put all objects between [ and ]"
-    if ("double quotes" in reason or "trailing comma" in reason) and _TRAILING_COMMA.search(text):
-        return "a comma before the closing bracket: remove it"
-    return reason
 
 
 def _parse(text: str, *, numbers_as_written: bool = True) -> Any:

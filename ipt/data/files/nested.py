@@ -14,6 +14,7 @@ from ipt.data.files.columns import (
     is_usual_output,
     may_be_input,
     may_be_output,
+    named_columns,
     text_pair,
 )
 from ipt.data.names import is_short_name, listed
@@ -21,7 +22,7 @@ from ipt.data.names import is_short_name, listed
 Record = Mapping[str, Any]
 
 _MAX_DEPTH = 8
-_GENERIC = frozenset(["name", "value", "text", "title", "label", "choices"])
+_GENERIC = frozenset(["name", "displayName", "value", "text", "title", "label", "choices"])
 """Names within an object that the object's own name explains, as in {"label": {"name": "…"}}."""
 
 
@@ -57,14 +58,14 @@ def choose_fields(paths: Sequence[str], input_column: str | None, output_column:
     if input_column is not None and output_column is not None:
         return choose_columns(paths, input_column, output_column)
     roles = {path: _role(path) for path in paths}
-    named = None if input_column is None and output_column is None else _named(paths, input_column, output_column)
-    inputs = named if named and input_column is not None else _inputs(roles)
-    outputs = named if named and output_column is not None else _outputs(roles)
+    inputs = _inputs(roles) if input_column is None else named_columns(paths, input_column)
+    outputs = _outputs(roles) if output_column is None else named_columns(paths, output_column)
     outputs = tuple(path for path in outputs if path not in inputs)
     is_joined = input_column is not None or _pair(roles) == inputs
     if inputs and len(outputs) == 1 and (len(inputs) == 1 or is_joined):
-        objects = {path.rpartition(".")[0] for path in (*inputs, *outputs)}
-        if named or len(objects) == 1 or "" in objects:
+        objects = {_object_of(path) for path in (*inputs, *outputs)}
+        is_named = input_column is not None or output_column is not None
+        if is_named or len(objects) == 1 or "" in objects:
             return Columns(inputs, outputs[0])
         raise _choice("the input and the output are in different objects", inputs, outputs)
     if inputs and outputs:
@@ -72,18 +73,20 @@ def choose_fields(paths: Sequence[str], input_column: str | None, output_column:
     raise _choice(f"no two have usual names ({listed([repr(path) for path in paths if is_short_name(path)])})", (), ())
 
 
-def _named(paths: Sequence[str], input_column: str | None, output_column: str | None) -> tuple[str, ...]:
-    """Return the fields that the caller names, of which there are only inputs or only an output."""
-    if input_column is not None:
-        return choose_columns([*paths, "output"], input_column, "output").inputs
-    return (choose_columns([*paths, "input"], "input", output_column).output,)
-
-
 def _role(path: str) -> str:
     """Return the name that says what a field holds: its own, or that of its object if that says more."""
     parents, _, last = path.rpartition(".")
     parent = parents.rpartition(".")[2]
-    return parent if last in _GENERIC and is_usual_output(parent) else last if last != "value" or not parent else parent
+    # A number of MongoDB is {"$numberInt": "5"}; a value is what its object is called.
+    if last.startswith("$") or (last == "value" and parent) or (last in _GENERIC and may_be_output(parent)):
+        return parent
+    return last
+
+
+def _object_of(path: str) -> str:
+    """Return the dotted name of the object that has a field; that of its object, if the field only says its value."""
+    parents, _, last = path.rpartition(".")
+    return parents if _role(path) == last else parents.rpartition(".")[0]
 
 
 def _pair(roles: Mapping[str, str]) -> tuple[str, ...]:
@@ -106,7 +109,8 @@ def _choice(fault: str, inputs: Sequence[str], outputs: Sequence[str]) -> Column
         for what, fields in (("inputs", inputs), ("outputs", outputs))
         if (paths := [path for path in fields if is_short_name(path)])
     ]
+    join = ", or input_column=title,body to join several inputs" if len(inputs) > 1 else ""
     return ColumnsError(
         f"the rows have nested fields, and {fault}{': ' if found else ''}{', '.join(found)}: name two of them with "
-        "input_column and output_column, such as input_column=data.text"
+        f"input_column and output_column, such as input_column=data.text{join}"
     )

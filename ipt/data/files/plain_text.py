@@ -22,12 +22,33 @@ _ENTITY = re.compile(r"\[([^\[\]]{1,1000})\](?:\([^()]{0,1000}\)|\{[^{}]{0,1000}
 
 _OTHERS = (
     (
-        re.compile(r"(?:\s*#.*\n|---\s*\n|\s*[\w-]+:[ ]*\n)*\s*-[ ]+[\w-]+:(?:[ ]|\n)"),
+        re.compile(r"(?:\s*#.*\n|---\s*\n|\s*[\w-]+:[ ]*\n)*\s*-[ ]+[\w-]+:(?:[ ]|\n)|[\w-]+:[ ]*\r?\n\s*-[ ]\S"),
         "the file looks like YAML: save its rows as JSON lines or CSV",
     ),
+    (re.compile(r"\s*(?:INSERT INTO|CREATE TABLE)\s"), "the file looks like SQL: export the table as CSV"),
+    (re.compile(r"[A-Za-z_]\w*\s*=\s*[\[({]"), "the file looks like Python: write its rows with json.dumps"),
     (
         re.compile(r"\s*(?:export\s|const\s|let\s|var\s|module\.exports)"),
         "the file looks like JavaScript: save the array, from [ to ], as JSON",
+    ),
+    (
+        re.compile(r"(?:[A-Z]{2,12}:[A-Za-z]{1,20}[ ]\S.*\r?(?:\n|\Z)){2}"),
+        "the file looks like lines of TREC, a label before a text: save it as CSV with the columns label and text",
+    ),
+    (
+        re.compile(r"-DOCSTART-|(?:#.*\r?\n)*1\t\S+\t\S+\t[A-Z]+\t|(?:(?:\S+[ \t]){1,3}(?:O|[BI]-\w+)\r?\n){2}"),
+        "the file looks like CoNLL, which labels words: a task needs one label for each text, as CSV or JSON lines",
+    ),
+    (
+        re.compile(r"[+-]?\d+(?:\.\d+)?(?:[ ]\d+:\S+)+[ ]*\r?(?:\n|\Z)"),
+        "the file looks like LibSVM, which has numbers instead of texts: send the texts as CSV or JSON lines",
+    ),
+    (
+        re.compile(
+            r"From \S+@|(?:Return-Path|Received|Delivered-To|Message-ID|MIME-Version|From|Date|Subject): .*\n\S+:",
+            re.IGNORECASE,
+        ),
+        "the file looks like an e-mail or a mailbox: save the text and the label of each message as CSV or JSON lines",
     ),
     (re.compile(r"(?:\s*%.*\n)*\s*@relation\b", re.IGNORECASE), "the file looks like ARFF: save its data as CSV"),
 )
@@ -48,7 +69,7 @@ def looks_like_rasa(text: str) -> bool:
 
 
 def other_language(text: str) -> str | None:
-    """Return what to do with a text that is YAML, JavaScript or ARFF, None for any other text."""
+    """Return what to do with a text in another language, such as YAML or an e-mail, None for any other text."""
     start = text[:8192]
     return next((fault for pattern, fault in _OTHERS if pattern.match(start)), None)
 

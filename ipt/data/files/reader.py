@@ -244,8 +244,8 @@ def _table(name: str, rows: Iterator[tuple[int, list[str]]], options: Options, *
         raise DatasetFileError('the file has typographic quotes, such as “text”: replace them by straight ones, "text"')
     if len([name for name in names if name]) < 2 and not known_format:
         raise DatasetFileError(
-            f"unknown format: neither JSON nor columns between tabs, commas or semicolons; send one of "
-            f"{', '.join(FORMATS)} as format"
+            "unknown format: neither JSON nor columns between tabs, commas or semicolons: save it as CSV with a header "
+            f"such as text,label, or as JSON lines; send one of {', '.join(FORMATS)} as format"
         )
     sample = list(islice(rows, SAMPLE_ROWS))
     first = [(line, dict(zip(header, cells, strict=False))) for line, cells in sample]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -69,13 +70,14 @@ def parquet_rows(data: bytes, max_bytes: int, max_rows: int) -> Iterator[tuple[i
             raise DatasetFileError(f"decompressed, the file has more than {max_bytes:,} bytes: send a smaller file")
         number = 0
         room = max_bytes
+        names_of = _label_names(file.schema_arrow.metadata)
         for batch in file.iter_batches(batch_size=512):
             room -= batch.nbytes
             if room < 0:
                 raise DatasetFileError(f"decompressed, the file has more than {max_bytes:,} bytes: send a smaller file")
             for record in batch.to_pylist():
                 number += 1
-                yield number, {name: _value(value) for name, value in record.items()}
+                yield number, {name: _value(value, names_of.get(name)) for name, value in record.items()}
             if number > max_rows:
                 return
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -96,8 +98,19 @@ def _cell_text(value: object) -> str:
     return str(value)
 
 
-def _value(value: object) -> object:
-    """Return a number as text: it may be a label."""
+def _label_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
+    """Return the names of the labels that stand as numbers in a column, as datasets of Hugging Face have them."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: feature["names"] for name, feature in features.items() if isinstance(feature.get("names"), list)}
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+        return {}
+
+
+def _value(value: object, names: list[str] | None = None) -> object:
+    """Return the name of a label, or a number as text: it may be a label."""
+    if names and isinstance(value, int) and 0 <= value < len(names):
+        return str(names[value])
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 

@@ -255,6 +255,13 @@ def test_a_parquet_file_is_read_under_any_suffix(tmp_path: Path) -> None:
     file = ipt.read_dataset_file(tmp_path / "a.csv")
     assert [(row.input, row.output) for row in file.examples] == PAIRS
     assert file.source.format == "parquet"
+    numbers = pa.table({"text": [p[0] for p in PAIRS], "label": [LABELS.index(p[1]) for p in PAIRS], "index": range(9)})
+    features = {"label": {"names": LABELS, "_type": "ClassLabel"}}
+    named = numbers.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    for table, labels in ((numbers, ["0", "1", "2"]), (named, LABELS)):
+        parquet.write_table(table, tmp_path / "labels.parquet")
+        examples = ipt.read_dataset_file(tmp_path / "labels.parquet").examples
+        assert [example.output for example in examples] == [labels[LABELS.index(label)] for _, label in PAIRS]
     parquet.write_table(pa.table({"text": ["x" * 100] * 1000, "label": ["y"] * 1000}), tmp_path / "big")
     with pytest.raises(DatasetFileError, match="more than 50,000 bytes"):
         read_dataset((tmp_path / "big").read_bytes(), max_bytes=50_000)

@@ -17,6 +17,21 @@ RECORDS: dict[str, tuple[Any, str, str]] = {
     ),
     "a name of a label": (lambda a, b: {"text": a, "label": {"id": 3, "name": b}}, "text", "label.name"),
     "a list of labels": (lambda a, b: {"doc": {"text": a}, "labels": [b]}, "doc.text", "labels"),
+    "a name of an intent": (
+        lambda a, b: {"message": {"text": a}, "intent": {"name": b, "confidence": 0.9}},
+        "message.text",
+        "intent.name",
+    ),
+    "an annotation of Vertex AI": (
+        lambda a, b: {"textContent": a, "classificationAnnotation": {"displayName": b}, "labels_of": {"ml_use": "x"}},
+        "textContent",
+        "classificationAnnotation.displayName",
+    ),
+    "an export of MongoDB": (
+        lambda a, b: {"_id": {"$oid": "5f"}, "text": a, "label": {"$numberInt": b}},
+        "text",
+        "label.$numberInt",
+    ),
     "a sender and a language": (
         lambda a, b: {"message": {"text": a, "sender": "x", "lang": "en"}, "intent": b},
         "message.text",

@@ -97,6 +97,16 @@ ROWS: dict[str, tuple[str, str]] = {
         lines({"prompt": f"{a} ->", "completion": f" {b} ###"} for a, b in PAIRS),
         "jsonl (prompt and completion)",
     ),
+    "instructions with a context.jsonl": (
+        lines({"instruction": a, "context": "", "response": b, "category": "x"} for a, b in PAIRS),
+        "jsonl (instructions)",
+    ),
+    "files put together.jsonl": ("".join("\ufeff" + line + "\n" for line in lines(records()).splitlines()), "jsonl"),
+    "result within an answer.json": (json.dumps({"status": "ok", "result": {"items": records()}}), "json"),
+    "properties of GeoJSON.json": (
+        json.dumps({"features": [{"type": "Feature", "properties": row} for row in records()]}),
+        "json",
+    ),
     # annotation tools
     "Label Studio, older.json": (
         json.dumps([annotated("completions", b, data={"text": a}) for a, b in PAIRS]),
@@ -206,6 +216,9 @@ def test_the_file_is_read_to_the_same_rows(name: str) -> None:
         ("文本", "标签"),
         ("reviews.text", "reviews.rating"),
         ("dialogue", "summary"),
+        ("Text", "Classification Topic"),
+        ("النص", "التصنيف"),
+        ("텍스트", "카테고리"),
     ],
 )
 def test_usual_names_are_found_in_other_forms(text: str, label: str) -> None:
@@ -305,6 +318,30 @@ BINARY = bytes(range(256))
         (b"export const data = [{}]", "JavaScript: save the array"),
         (b"- text: x\n  label: y\n", "YAML"),
         (b"@relation x\n@attribute text string\n", "ARFF"),
+        (b"DESC:manner How did it start ?\nHUM:ind Who was first ?\n", "TREC, a label before a text"),
+        (b"-DOCSTART- -X- O O\n\nEU NNP I-NP I-ORG\n", "CoNLL, which labels words"),
+        (b"EU B-ORG\nrejects O\n", "CoNLL, which labels words"),
+        (b"# sent_id = 1\n1\tThey\tthey\tPRON\tPRP\n", "CoNLL, which labels words"),
+        (b"+1 1:0.43 3:0.12\n-1 2:0.1\n", "LibSVM, which has numbers"),
+        (b"From ann@example.com Mon Jan 1\nSubject: Hi\n\nHello\n", "a mailbox: save the text and the label"),
+        (b"Received: from x by y\nSubject: Hi\n\nHello, there\n", "an e-mail"),
+        (b"INSERT INTO t VALUES ('x', 'a');\n", "SQL: export the table"),
+        (b'rows = [("x", "a"), ("y", "b")]\n', "Python: write its rows"),
+        (b"refund:\n  - give me money\n", "YAML"),
+        (b'{"text": "x", "label": "a"}{"text": "y", "label": "b"}', "two objects on a line: put each"),
+        (b'{"text": "x", "label": None}', "None, True or False, as Python prints them"),
+        (b"<table><tr><td>text</td></tr></table>", "a web page or XML"),
+        (b"<!-- mine -->\n<p>Hi</p>", "a web page or XML"),
+        (b"<data>\n  <row/>\n</data>\n", "a web page or XML"),
+        (
+            archive("aclImdb/train/pos/0_9.txt", "aclImdb/train/neg/0_1.txt"),
+            "a ZIP archive of 2 texts: save them as one",
+        ),
+        (b'{"text": "x", "label": "y"}\n// the end\n', "a comment, which JSON does not have"),
+        (b'{"text": "x", "label": "y"} # mine\n{"text": "x", "label": "y"}\n', "a comment, which JSON does not have"),
+        (b"text,label,label\nx,a,b\n", "columns 2 and 3 .* the same name: rename or remove"),
+        (b"text,label\nx\0y,a\n", "a NUL character is not allowed in text: remove it"),
+        (lines([{"conversations": [{"id": 1, "body": "x"}, {"id": 2, "body": "y"}]}] * 2).encode(), "'conversations'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",  # compressed contents have the time in them
 )
