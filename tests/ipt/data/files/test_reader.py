@@ -121,7 +121,7 @@ def test_columns_named_by_the_caller_come_before_the_default_columns() -> None:
         ("csv", "", None, None, "no rows"),
         ("csv", "text,label\n", None, None, "no rows"),
         ("jsonl", '{"input": "x", "output": "y"}\n\n{"input": "x"\n', 3, None, "not JSON"),
-        ("jsonl", '{"input": "x", "output": "y"}{"input": "x", "output": "y"}', 1, None, "character 30"),
+        ("jsonl", '{"input": "x", "output": "y"}{"input": "x", "output": "y"}', 1, None, "two objects on a line"),
         ("jsonl", '{"input": "x", "output": "y",}', 1, None, "not JSON"),
         ("jsonl", "{'input': 'x', 'output': 'y'}", 1, None, "not JSON"),
         ("jsonl", '{"input": "x\n", "output": "y"}', 1, None, "not JSON"),
