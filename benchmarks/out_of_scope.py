@@ -5,8 +5,8 @@
 TASKS is a folder of tasks with index.json. Each task of CLINC150 with 16 examples of each label is asked its own test
 rows, and as many texts of other domains: half of them rows of CLINC150 whose labels the task does not have, half rows
 of other families. BANKING77 is left out, which is in the domain of some tasks, and the task whose labels are the
-domains themselves. Writes docs/out-of-scope.md, and the measurements next to it; a run may be interrupted, and the
-same command resumes it.
+domains themselves. Writes docs/out-of-scope.md, or docs/out-of-scope-tuned.md of vectors that were tuned, and the
+measurements next to it; a run may be interrupted, and the same command resumes it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 file.write(json.dumps({"run": run, "task": task.name, **stored[task.name]}) + "\n")
             print(task.name, stored[task.name], flush=True)
         command = f"python -m benchmarks.out_of_scope TASKS --steps {args.steps}"
-        REPORT.write_text(_report(stored, provenance(command), subspace.id), encoding="utf-8")
+        report = REPORT if args.steps == 0 else REPORT.with_stem("out-of-scope-tuned")
+        report.write_text(_report(stored, provenance(command), subspace.id), encoding="utf-8")
 
 
 def _stored(run: dict[str, object]) -> dict[str, Figures]:

@@ -39,12 +39,15 @@ ARROWS = {
     "app.http": "app.db app.fairness app.errors app.settings app.validation_messages ipt.data",
     "app.api_keys": "app.http app.db app.fairness app.errors app.settings",
     "app.usage": "app.tasks app.api_keys app.http app.db app.errors app.logs ipt",
-    "app.predictions": "app.usage app.tasks app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
+    "app.kept_texts": "app.db ipt",
+    "app.predictions": "app.kept_texts app.usage app.tasks app.api_keys app.http app.db app.fairness app.errors "
+    "app.settings ipt",
     "app.generations": "app.predictions app.api_keys app.http app.db app.fairness app.errors app.settings ipt",
     "app.subspaces": "app.predictions app.queue app.api_keys app.http app.db app.errors ipt",
     "app.tenants": "app.db app.settings",
     "app.tasks": "app.api_keys app.http app.db app.errors",
-    "app.suggestions": "app.predictions app.api_keys app.http app.errors ipt",
+    "app.suggestions": "app.kept_texts app.examples app.predictions app.tasks app.api_keys app.http app.db app.errors "
+    "ipt",
     "app.promotion": "app.tasks app.api_keys app.http app.db app.errors",
     "app.adaptations": "app.tasks app.subspaces app.predictions app.queue app.api_keys app.http app.db "
     "app.fairness app.errors app.settings ipt",
@@ -62,7 +65,7 @@ ARROWS = {
     "app.health": "app.subspaces app.predictions app.db app.errors ipt",
     "app.metrics": "app.subspaces app.predictions app.queue app.api_keys app.db app.errors",
     "app.main": "app.adaptations app.classifications app.datasets app.evaluations app.examples app.generations "
-    "app.health app.label_studio app.metrics app.openai app.predictions app.promotion app.queue "
+    "app.health app.kept_texts app.label_studio app.metrics app.openai app.predictions app.promotion app.queue "
     "app.subspaces app.suggestions app.tasks app.usage app.api_keys app.http app.db app.fairness app.errors "
     "app.settings ipt",
     # A worker registers the subspace that it has loaded.

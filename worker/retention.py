@@ -21,8 +21,6 @@ class Retention:
     def run(self) -> None:
         """Delete a batch of everything that has aged out, unless another worker does so at this moment."""
         settings = self._settings
-        if settings.keep_events_days is settings.keep_failed_days is settings.keep_versions is None:
-            return
         events, versions = self._events, self._versions
         with transaction(self._database) as session:
             if not retention.take_turn(session):
@@ -33,4 +31,5 @@ class Retention:
                 versions = retention.delete_superseded(session, settings.keep_versions, versions)
             if settings.keep_failed_days is not None:
                 retention.delete_unsuccessful(session, timedelta(days=settings.keep_failed_days))
+            retention.delete_kept_texts(session, timedelta(days=settings.keep_texts_days))
         self._events, self._versions = events, versions

@@ -159,9 +159,9 @@ class ServiceClient:
         """Return the predictions for `inputs` by examples, and warnings about the examples."""
         return self._in_parts("/v1/classify", {"examples": list(examples)}, inputs)
 
-    def suggest(self, task_id: str, inputs: Sequence[str], count: int) -> Json:
-        """Return which of the unlabelled `inputs` to label next, without a timeout."""
-        body = {"inputs": list(inputs), "count": count}
+    def suggest(self, task_id: str, inputs: Sequence[str] | None, count: int) -> Json:
+        """Return which of the unlabelled `inputs`, or of the texts that the service kept, to label next; no timeout."""
+        body = {"inputs": inputs, "count": count}
         return self._send("POST", f"/v1/tasks/{task_id}/suggest", body, timeout_seconds=None)
 
     def _in_parts(self, path: str, body: Json, inputs: Sequence[str]) -> Json:

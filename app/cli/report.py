@@ -160,6 +160,8 @@ def _text_summary(report: dict[str, Any], rows: str) -> Table:
     interval = f"95 % interval {score(report['exact_match_low'])} to {score(report['exact_match_high'])}"
     exact = f"[bold]{score(report['exact_match'])}[/bold]"
     table.add_row("exactly right", exact, f"{interval}, on {report['rows']} {rows}")
+    table.add_row("token F1", score(report["token_f1"]), "words in common with the expected text")
+    table.add_row("ROUGE-L", score(report["rouge_l"]), "words in the same order")
     return table
 
 

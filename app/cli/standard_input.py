@@ -20,10 +20,17 @@ def lines_from_stdin() -> list[str]:
     """Return the lines of standard input that are not blank."""
     if sys.stdin.isatty():
         raise typer.BadParameter("give texts as arguments, or one per line on standard input", param_hint="TEXTS")
-    inputs = [line for line in map(str.strip, _read_stdin().splitlines()) if line]
+    inputs = piped_lines()
     if not inputs:
         raise CliError("standard input is empty: expected one text per line")
     return inputs
+
+
+def piped_lines() -> list[str]:
+    """Return the lines of standard input that are not blank; none if it is a terminal."""
+    if sys.stdin.isatty():
+        return []
+    return [line for line in map(str.strip, _read_stdin().splitlines()) if line]
 
 
 def lines_from_file(path: Path, charset: str | None) -> list[str]:

@@ -1,7 +1,8 @@
-"""`ipt tenants`: list, export and delete tenants directly in the database."""
+"""`ipt tenants`: list, export, delete and switch tenants directly in the database."""
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +19,17 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(
     no_args_is_help=True,
-    help="List, export and delete tenants in the database of IPT_DATABASE_URL. Without it, in the embedded database, "
-    "which needs a running `ipt serve`.",
+    help="List, export and delete tenants, and switch the keeping of texts, in the database of IPT_DATABASE_URL. "
+    "Without it, in the embedded database, which needs a running `ipt serve`.",
 )
+
+
+class Switch(StrEnum):
+    """Whether texts are kept."""
+
+    ON = "on"
+    OFF = "off"
+
 
 Name = Annotated[str, typer.Argument(help="The tenant, as `ipt tenants list` shows it.", metavar="TENANT")]
 
@@ -46,6 +55,7 @@ def list_tenants(as_json: AsJson = False) -> None:
                 "tasks": tenant.tasks,
                 "adaptations": tenant.adaptations,
                 "bytes": tenant.bytes,
+                "keep_texts": tenant.keep_texts,
                 "created_at": tenant.created_at.isoformat(timespec="seconds"),
             }
             for tenant in tenants
@@ -56,9 +66,10 @@ def list_tenants(as_json: AsJson = False) -> None:
     table.add_column("tenant")
     for heading in ("keys", "tasks", "adaptations", "bytes"):
         table.add_column(heading, justify="right")
+    table.add_column("keeps texts")
     for tenant in tenants:
         counts = (tenant.keys, tenant.tasks, tenant.adaptations, tenant.bytes)
-        table.add_row(Text(tenant.id), *(f"{count:,}" for count in counts))
+        table.add_row(Text(tenant.id), *(f"{count:,}" for count in counts), "yes" if tenant.keep_texts else "no")
     results().print(table)
 
 
@@ -107,6 +118,27 @@ def delete(
             typer.confirm(f"Delete tenant {tenant} with all its tasks and examples?", abort=True, err=True)
         repository.remove(session, tenant)
     notices().print(Text(f"tenant {tenant} is deleted"), soft_wrap=True)
+
+
+@commands.command("keep-texts")
+def keep_texts(
+    tenant: Name,
+    switch: Annotated[Switch, typer.Argument(help="`off` also deletes the texts that were kept.")],
+) -> None:
+    """Keep the texts that a tenant's tasks are asked, so that `ipt suggest TASK` can choose among them; off by default.
+
+    At most 10,000 texts and 8 MiB of a task are kept, each for IPT_KEEP_TEXTS_DAYS (30 days).
+
+    \b
+    ipt tenants keep-texts acme on
+    """
+    from app.tenants import repository
+
+    with database_session() as session:
+        _check_exists(session, tenant)
+        repository.switch_kept_texts(session, tenant, on=switch is Switch.ON)
+    state = "texts are kept from now on" if switch is Switch.ON else "no text is kept, and the kept texts are deleted"
+    notices().print(Text(f"tenant {tenant}: {state}"), soft_wrap=True)
 
 
 def _check_exists(session: "Session", tenant: str) -> None:

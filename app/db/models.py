@@ -62,6 +62,7 @@ class Tenant(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     served_at: Mapped[datetime | None]
     waiting_since: Mapped[datetime | None]
+    keep_texts: Mapped[bool] = mapped_column(server_default=text("false"))  # see KeptTextRow
 
 
 class ApiKey(Base):
@@ -331,6 +332,18 @@ class TaskUsage(Base):
     label: Mapped[str] = mapped_column(primary_key=True)
     count: Mapped[int] = mapped_column(BigInteger)
     score_sum: Mapped[float]
+
+
+class KeptTextRow(Base):
+    """A text that a task of a tenant with `keep_texts` was asked; `digest` is its SHA-256."""
+
+    __tablename__ = "kept_texts"
+    __table_args__ = (Index("ix_kept_texts_kept_at", "kept_at"),)
+
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[bytes] = mapped_column(primary_key=True)
+    text: Mapped[str] = mapped_column(Text)
+    kept_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class SchemaFloor(Base):

@@ -179,6 +179,8 @@ class TextReportView(BaseModel):
     exact_match: float = Field(description="share of the texts that are right word by word")
     exact_match_low: float = Field(description="lower end of the 95 % interval")
     exact_match_high: float
+    token_f1: float = Field(description="the mean F1 of the words in common with the expected text, as in SQuAD")
+    rouge_l: float = Field(description="the mean F1 of the longest common subsequence of words")
     wrong_count: int
     wrong: list[WrongTextView] = Field(description=f"at most {MOST_WRONG}, the most confident first")
 
@@ -190,6 +192,8 @@ class TextReportView(BaseModel):
             exact_match=report.exact_match,
             exact_match_low=low,
             exact_match_high=high,
+            token_f1=report.token_f1,
+            rouge_l=report.rouge_l,
             wrong_count=len(report.wrong),
             wrong=[
                 WrongTextView(

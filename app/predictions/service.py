@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import ipt
 from app.errors import BusyError, ConflictError
 from app.fairness.shared_capacity import SharedCapacity
+from app.kept_texts.recorder import TextRecorder
 from app.predictions import metrics
 from app.predictions.answer_size import check_answer_size
 from app.predictions.batcher import Answer, Embedding
@@ -50,10 +51,13 @@ class EmbeddedTexts:
 class Predictions:
     """Answers for all tasks of all tenants in this process."""
 
-    def __init__(self, settings: Settings, models: Models, lookup: TaskLookup, usage: UsageRecorder) -> None:
+    def __init__(
+        self, settings: Settings, models: Models, lookup: TaskLookup, usage: UsageRecorder, kept_texts: TextRecorder
+    ) -> None:
         self._models = models
         self._lookup = lookup
         self._usage = usage
+        self._kept_texts = kept_texts
         self._capacity = SharedCapacity(settings.predict_queue_rows, _too_many_texts)
         self._lanes = {model: Lane(settings, model) for model in models.all}
 
@@ -62,7 +66,8 @@ class Predictions:
     ) -> AnsweredQuestions:
         """Answer each question; the caller sends only the `top_k` highest scores of each answer, all if None.
 
-        If they are `counted`, the answers are part of the tasks' usage, and canaries answer their share.
+        If they are `counted`, the answers are part of the tasks' usage, canaries answer their share, and the texts of
+        a tenant that keeps its texts are kept.
 
         Raises:
             NotFoundError: the tenant has no such task, or the task no such version.
@@ -77,6 +82,7 @@ class Predictions:
             answered = await self._answer(tenant_id, lookup, texts, top_k)
         if counted:
             self._usage.record(answered.keys, answered.answer.predictions)
+            self._kept_texts.record(tenant_id, answered.keys, texts, answered.answer.predictions)
         return answered
 
     async def answer(

@@ -11,7 +11,7 @@ from app.db.models import Adaptation
 from app.db.unused_datasets import delete_unused_datasets
 
 BATCH = 500
-"""Most adaptations that one call looks at."""
+"""Most adaptations or kept texts that one call looks at."""
 # The key of the advisory lock that lets only one worker at a time delete.
 _LOCK = 71_107_868
 
@@ -32,6 +32,11 @@ SELECT adaptation_id FROM (
     FROM task_versions WHERE task_id = ANY(:task_ids)
 ) AS ranked JOIN tasks ON tasks.id = ranked.task_id
 WHERE place > :keep AND version IS DISTINCT FROM promoted_version AND version IS DISTINCT FROM canary_version
+""")
+_DELETE_KEPT_TEXTS = text("""
+DELETE FROM kept_texts WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM kept_texts WHERE kept_at < now() - :age LIMIT :batch FOR UPDATE SKIP LOCKED
+))
 """)
 _UNSUCCESSFUL = text("""
 SELECT id FROM adaptations WHERE state IN ('failed', 'cancelled') AND finished_at < now() - :age
@@ -73,6 +78,11 @@ def delete_superseded(session: Session, keep: int, after: Position) -> Position:
 def delete_unsuccessful(session: Session, age: timedelta) -> None:
     """Delete failed and cancelled adaptations that ended longer ago than `age`, with their unused datasets."""
     _delete_adaptations(session, session.scalars(_UNSUCCESSFUL, {"age": age, "batch": BATCH}).all())
+
+
+def delete_kept_texts(session: Session, age: timedelta) -> None:
+    """Delete kept texts that are older than `age`."""
+    session.execute(_DELETE_KEPT_TEXTS, {"age": age, "batch": BATCH})
 
 
 def _next_finished(session: Session, age: timedelta, after: Position) -> tuple[list[str], list[str], Position]:

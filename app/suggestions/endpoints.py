@@ -1,9 +1,11 @@
 """`POST /v1/tasks/{task_id}/suggest`."""
 
 from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
 
 from app.api_keys.admitting_route import AdmittingRoute
-from app.api_keys.dependencies import PredictingTenantDep
+from app.api_keys.dependencies import CallerDep, PredictingTenantDep
+from app.db.dependencies import TransactionDep
 from app.errors import ConflictError, InvalidError, NotFoundError, PermissionDeniedError, documented
 from app.http.dependencies import settings_of
 from app.http.disconnects import unless_gone
@@ -21,17 +23,29 @@ router = APIRouter(prefix="/v1/tasks", tags=["tasks"], route_class=AdmittingRout
     summary="Suggest what to label next",
     responses=documented([PermissionDeniedError, NotFoundError, ConflictError]),
 )
-async def suggest_texts(task_id: Id, body: SuggestInput, tenant: PredictingTenantDep, request: Request) -> SuggestView:
+async def suggest_texts(
+    task_id: Id,
+    body: SuggestInput,
+    tenant: PredictingTenantDep,
+    caller: CallerDep,
+    transaction: TransactionDep,
+    request: Request,
+) -> SuggestView:
     """Choose the unlabelled texts that are most useful to label: uncertain ones that differ from each other.
 
     Needs an encoder. It takes as long as predicting all texts twice.
     """
-    if len(body.inputs) > MAX_INPUTS:
-        raise InvalidError(
-            f"at most {MAX_INPUTS:,} texts, got {len(body.inputs):,}: send a sample of them",
-            code="too_many_inputs",
-            param="inputs",
-        )
-    for index, text in enumerate(body.inputs):
+    for index, text in enumerate(body.inputs or ()):
+        if index == MAX_INPUTS:
+            raise InvalidError(
+                f"at most {MAX_INPUTS:,} texts, got {len(body.inputs or ()):,}: send a sample of them",
+                code="too_many_inputs",
+                param="inputs",
+            )
         check_text_length(settings_of(request), text, f"inputs[{index}]")
-    return await unless_gone(request, service.suggest(predictions_of(request), tenant, task_id, body))
+    if body.inputs is None:
+        texts = await run_in_threadpool(service.kept_texts, transaction, caller, task_id)
+    else:
+        texts = body.inputs
+    suggested = service.suggest(predictions_of(request), tenant, task_id, texts, body)
+    return await unless_gone(request, suggested)

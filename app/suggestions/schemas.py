@@ -13,9 +13,11 @@ MAX_COUNT = 256
 class SuggestInput(Body):
     """Unlabelled texts, and how many of them to label next."""
 
-    inputs: Listed[Text] = Field(
+    inputs: Listed[Text] | None = Field(
+        default=None,
         min_length=1,
-        description=f"at most {MAX_INPUTS:,} texts without labels",
+        description=f"at most {MAX_INPUTS:,} texts without labels; by default the texts that the service has kept for "
+        "this task, which needs the scope `adapt`",
         examples=[["Where is my parcel?", "I was charged twice"]],
     )
     count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = Field(default=16, description="most suggestions")
@@ -25,7 +27,8 @@ class SuggestInput(Body):
 
 
 class SuggestionView(BaseModel):
-    index: int = Field(description="the position of the text in `inputs`")
+    index: int | None = Field(description="the position of the text in `inputs`; null if it is a kept text")
+    text: str
     label: str = Field(description="the most probable label; of a multi-label task the most doubtful one")
     uncertainty: float = Field(
         description="1 less the margin between the two most probable labels, or between a label and its absence"

@@ -3,19 +3,19 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
+import psycopg
 from sqlalchemy import BigInteger, ColumnElement, Table, delete, func, literal_column, select
 from sqlalchemy.orm import Session
 
-from app.db.models import Adaptation, ApiKey, Dataset, SchemaFloor, SubspaceRow, Task, Tenant, Worker
+from app.db.models import Adaptation, ApiKey, Dataset, KeptTextRow, SchemaFloor, SubspaceRow, Task, Tenant, Worker
 from app.db.tables import METADATA
 from app.settings import DEFAULT_TENANT
 
 OPERATORS_TABLES = frozenset(each.__tablename__ for each in (SubspaceRow, Worker, SchemaFloor))
 """Tables that belong to no tenant."""
 _SECRET_COLUMNS = {"sha256", "secret", "former_secret"}
-_ROWS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class TenantSummary:
     tasks: int
     adaptations: int
     bytes: int
+    keep_texts: bool
 
 
 def listed(session: Session) -> list[TenantSummary]:
@@ -41,7 +42,9 @@ def listed(session: Session) -> list[TenantSummary]:
         .where(Dataset.tenant_id == Tenant.id)
         .scalar_subquery()
     )
-    query = select(Tenant.id, Tenant.created_at, count(ApiKey), count(Task), count(Adaptation), stored)
+    query = select(
+        Tenant.id, Tenant.created_at, count(ApiKey), count(Task), count(Adaptation), stored, Tenant.keep_texts
+    )
     rows = session.execute(query.order_by(Tenant.id)).all()
     return [TenantSummary(*row) for row in rows]
 
@@ -54,15 +57,19 @@ def exists(session: Session, tenant_id: str) -> bool:
 def rows(session: Session, tenant_id: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield every row that belongs to a tenant with the name of its table, parents first, without hashes and secrets.
 
-    Bytes are in hexadecimal.
+    Bytes are in hexadecimal. One row at a time is in memory, since the content of a single file can be large.
     """
+    connection = session.connection()
     for table in METADATA.sorted_tables:
         if table.name in OPERATORS_TABLES:
             continue
         row = func.to_jsonb(literal_column(f'"{table.name}"'))
         query = select(row).select_from(table).where(_belongs_to(table, tenant_id)).order_by(*table.primary_key)
-        for values in session.scalars(query.execution_options(yield_per=_ROWS_AT_ONCE)):
-            yield table.name, {name: value for name, value in values.items() if name not in _SECRET_COLUMNS}
+        compiled = query.compile(connection)
+        # SQLAlchemy can only fetch a number of rows at once, or wait for the server once for each.
+        with cast(psycopg.Connection, connection.connection.driver_connection).cursor() as cursor:
+            for (values,) in cursor.stream(str(compiled), compiled.params):
+                yield table.name, {name: value for name, value in values.items() if name not in _SECRET_COLUMNS}
 
 
 def remove(session: Session, tenant_id: str) -> None:
@@ -71,6 +78,16 @@ def remove(session: Session, tenant_id: str) -> None:
     if tenant_id == DEFAULT_TENANT:
         session.add(Tenant(id=DEFAULT_TENANT))
         session.flush()
+
+
+def switch_kept_texts(session: Session, tenant_id: str, *, on: bool) -> None:
+    """Let a tenant keep the texts that its tasks are asked, or keep none any more and delete those that were kept."""
+    # Waits for texts that are being stored, and lets none be stored until this transaction ends.
+    tenant = session.get_one(Tenant, tenant_id, with_for_update=True)
+    tenant.keep_texts = on
+    if not on:
+        tasks = select(Task.id).where(Task.tenant_id == tenant_id)
+        session.execute(delete(KeptTextRow).where(KeptTextRow.task_id.in_(tasks)))
 
 
 def _belongs_to(table: Table, tenant_id: str) -> ColumnElement[bool]:

@@ -9,14 +9,13 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 import ipt
+from app.db.periodic_writer import WRITE_SECONDS, PeriodicWriter
 from app.db.session import transaction
 from app.usage import repository
 from app.usage.repository import HOUR_SECONDS, Count, Counter
 
-FLUSH_SECONDS = 2.0
 MAX_COUNTERS = 100_000
 """Most counters in memory while the database is unreachable; predictions that would need another are not counted."""
-_CLOSE_SECONDS = 3.0
 
 log = logging.getLogger(__name__)
 
@@ -24,17 +23,14 @@ log = logging.getLogger(__name__)
 class UsageRecorder:
     """Counts of the predictions of this process; a process that is killed loses those of the last seconds."""
 
-    def __init__(self, engine: Engine, flush_seconds: float = FLUSH_SECONDS) -> None:
-        """Start the thread that writes to the database every `flush_seconds`."""
+    def __init__(self, engine: Engine, write_seconds: float = WRITE_SECONDS) -> None:
+        """Start the thread that writes to the database every `write_seconds`."""
         self._engine = engine
-        self._flush_seconds = flush_seconds
         self._counts: dict[Counter, Count] = {}
         self._dropped = 0
         self._lock = threading.Lock()
-        self._closing = threading.Event()
         self._pruned_hour = 0
-        self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
-        self._thread.start()
+        self._writer = PeriodicWriter("usage", self.flush, write_seconds)
 
     def record(self, keys: Sequence[tuple[str, int]], predictions: Sequence[ipt.Prediction]) -> None:
         """Count predictions by the task and version that answered each; never waits for the database.
@@ -78,8 +74,7 @@ class UsageRecorder:
 
     def close(self) -> None:
         """Write the last counts and end the thread, but wait for it no longer than a few seconds."""
-        self._closing.set()
-        self._thread.join(_CLOSE_SECONDS)
+        self._writer.close()
 
     def _add(self, counter: Counter, count: Count) -> None:
         earlier = self._counts.get(counter)
@@ -87,12 +82,3 @@ class UsageRecorder:
             self._dropped += count.predictions
         else:
             self._counts[counter] = count if earlier is None else earlier.plus(count)
-
-    def _run(self) -> None:
-        ends = False
-        while not ends:
-            ends = self._closing.wait(self._flush_seconds)
-            try:
-                self.flush()
-            except SQLAlchemyError as error:
-                log.warning("usage_not_stored: %s", type(error).__name__)

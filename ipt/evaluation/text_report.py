@@ -1,4 +1,4 @@
-"""The report of a text-to-text task: how many texts are exactly right, and the wrong ones.
+"""The report of a text-to-text task: how many texts are right, how near the others are, and the wrong ones.
 
 Letters: M rows.
 """
@@ -17,7 +17,7 @@ from ipt.errors import DatasetError
 from ipt.evaluation.classification_report import check_answered
 from ipt.prediction.predictor import Prediction
 from ipt.tuning.label_scores import wilson_interval
-from ipt.tuning.text_scores import exactly_matches
+from ipt.tuning.text_scores import exactly_matches, mean_scores
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class TextReport:
     exact_match: float
     interval: tuple[float, float]
     """The 95 % interval of the exact match on different inputs (Wilson, 1927)."""
+    token_f1: float
+    """Mean F1 of the words that a text and the expected one have in common."""
+    rouge_l: float
+    """Mean F1 of their longest common subsequence of words."""
     wrong: tuple[WrongText, ...]
     """The most confident first."""
     right: NDArray[np.bool_] = field(repr=False, compare=False)
@@ -63,10 +67,13 @@ def text_report(examples: Sequence[Example], predictions: Sequence[Prediction]) 
         for row in np.flatnonzero(~right).tolist()
     ]
     share = float(right.mean())
+    means = mean_scores(texts, [example.output for example in examples])
     return TextReport(
         rows=len(examples),
         exact_match=share,
         interval=wilson_interval(share, len(set(near_duplicate_groups(examples)))),
+        token_f1=means["token_f1"],
+        rouge_l=means["rouge_l"],
         wrong=tuple(sorted(wrong, key=lambda each: -(each.confidence or 0.0))),
         right=right,
         measured=tuple(range(len(examples))),

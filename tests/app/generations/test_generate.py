@@ -152,6 +152,7 @@ def test_texts_are_evaluated_by_exact_match(service: TextService) -> None:
     report = answer["report"]
     assert (report["kind"], report["rows"], report["exact_match"], report["wrong_count"]) == ("text2text", 2, 0.5, 1)
     assert 0 < report["exact_match_low"] < 0.5 < report["exact_match_high"] < 1
+    assert report["exact_match"] < min(report["token_f1"], report["rouge_l"]) <= 1
     [wrong] = report["wrong"]
     assert (wrong["row"], wrong["expected"], wrong["predicted"]) == (1, examples[1]["output"], predicted[1]["text"])
     assert answer["comparison"]["p_value"] == 1.0

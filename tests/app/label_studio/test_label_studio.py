@@ -4,9 +4,14 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import Engine
 
+from app.db.models import Task
+from app.db.session import transaction
 from app.label_studio.label_config import text_choices
+from app.tenants import repository as tenants
 from tests.support.service import EXAMPLES, WorkOff, adaptation_body, error_of
+from tests.support.tables import contents
 
 CONFIG = (
     '<View><Text name="text" value="$message"/><Choices name="topic" toName="text" choice="single">'
@@ -123,6 +128,20 @@ def test_annotations_are_kept_changed_and_deleted_until_training_starts(
     work_off()
     examples = client.get(f"{backend.removesuffix('label-studio')}examples").json()
     assert examples["labels"] == {"billing": 5, "login": 4, "a new label": 2}
+
+
+def test_waiting_annotations_are_exported_with_the_tenant_and_deleted_with_the_task(
+    client: httpx.Client, backend: str, service_engine: Engine
+) -> None:
+    task_id = backend.split("/")[3]
+    client.post(f"{backend}/webhook", json=annotated(1, "of an annotator", "login")).raise_for_status()
+    with transaction(service_engine) as session:
+        tenant_id = session.get_one(Task, task_id).tenant_id
+        exported = [row for table, row in tenants.rows(session, tenant_id) if table == "tasks"]
+    assert [row["annotations"] for row in exported] == [{"1": {"input": "of an annotator", "labels": ["login"]}}]
+    assert "of an annotator" in str(contents(service_engine))
+    client.delete(f"/v1/tasks/{task_id}").raise_for_status()
+    assert "of an annotator" not in str(contents(service_engine))
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def lookup() -> Lookup:
 def predictions(predictor: Predictor, lookup: Lookup) -> Iterator[Predictions]:
     settings = Settings(predict_queue_rows=40, predict_wait_ms=0)
     models = MagicMock(all=[MagicMock(predictor=predictor)])
-    predictions = Predictions(settings, cast(Any, models), cast(Any, lookup), MagicMock())
+    predictions = Predictions(settings, cast(Any, models), cast(Any, lookup), MagicMock(), MagicMock())
     yield predictions
     predictor.gate.set()
     predictions.close()

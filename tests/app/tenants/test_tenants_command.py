@@ -1,6 +1,7 @@
 """`ipt tenants`: the operator lists, exports and deletes tenants."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from app.cli.root import run
 from app.db.ids import new_id
 from app.db.session import transaction
 from app.db.tables import METADATA
+from app.tenants import repository
 from app.tenants.repository import OPERATORS_TABLES
 from tests.support.cli import Captured
 from tests.support.tables import contents, fill_empty_tables
@@ -48,6 +50,34 @@ def test_every_table_is_exported_without_secrets(
             assert line["row"] in stored[line["table"]]
         assert {"sha256", "secret", "former_secret"}.isdisjoint(line["row"])
     assert f"{len(lines)} rows" in capsys.readouterr().err
+
+
+def test_an_export_has_one_row_in_memory(engine: Engine) -> None:
+    with transaction(engine) as session:
+        session.execute(
+            text("INSERT INTO files (id, tenant_id, filename, purpose, size, content) SELECT number, 'default', 'f',"
+                 " 'batch', 1000000, convert_to(repeat('x', 1000000), 'UTF8') FROM generate_series(1, 20) AS number")
+        )  # fmt: skip
+        tracemalloc.start()
+        try:
+            sizes = [len(row["content"]) for table, row in repository.rows(session, "default") if table == "files"]
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert sizes == [2_000_002] * 20
+    assert peak < 16_000_000
+
+
+def test_texts_are_kept_for_a_tenant_that_is_switched_on(tenants: Tenants, capsys: Captured, engine: Engine) -> None:
+    assert tenants("keep-texts", "other", "on") == 0
+    assert "texts are kept" in capsys.readouterr().err
+    assert tenants("keep-texts", "default", "off") == 0
+    assert contents(engine)["kept_texts"] == []
+    assert tenants("list", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)["data"]
+    assert {tenant["id"]: tenant["keep_texts"] for tenant in listed} == {"default": False, "other": True}
+    assert tenants("keep-texts", "nobody", "on") == 1
+    assert "no tenant" in capsys.readouterr().err
 
 
 def test_a_deleted_tenant_leaves_no_row(tenants: Tenants, engine: Engine) -> None:

@@ -23,7 +23,7 @@ def recorder(engine: Engine) -> Iterator[UsageRecorder]:
     """A recorder that writes only when it is told to, with a task `t`."""
     with transaction(engine) as session:
         session.add(Task(id="t", tenant_id="default", name="task"))
-    recorder = UsageRecorder(engine, flush_seconds=1000)
+    recorder = UsageRecorder(engine, write_seconds=1000)
     yield recorder
     recorder.close()
 
@@ -40,7 +40,7 @@ def stored(engine: Engine) -> list[tuple[str, int, str, int, float]]:
 
 
 def test_counts_of_several_processes_add_up(recorder: UsageRecorder, engine: Engine) -> None:
-    other = UsageRecorder(engine, flush_seconds=1000)
+    other = UsageRecorder(engine, write_seconds=1000)
     record(recorder, 0.5, 0.75)
     record(other, 0.25)
     record(other, 0.9, label="b", version=2)
