@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from app.db.models import Kind
 from app.errors import ConflictError, NotFoundError
@@ -10,6 +10,8 @@ from app.examples.rows import DatasetRow, output_of
 from app.examples.schemas import ChangeInput, ExampleRef
 from ipt.data.labels import labels_alike
 from ipt.data.names import listed
+
+RefT = TypeVar("RefT", bound=ExampleRef)
 
 
 class Change:
@@ -27,10 +29,10 @@ class Change:
             NotFoundError: no example has the id, the input or the label that a change names.
             ConflictError: a label would be renamed to one that exists.
         """
-        removed = {row for numbers in self._named(body.remove, "remove") for row in numbers}
+        removed = {row for numbers, _ in self._named(body.remove, "remove") for row in numbers}
         self.rows = [row for number, row in enumerate(self.rows) if number not in removed]
         self.summary["removed"] = len(removed)
-        for relabelling, numbers in zip(body.relabel, self._named(body.relabel, "relabel"), strict=True):
+        for numbers, relabelling in self._named(body.relabel, "relabel"):
             for number in numbers:
                 self.rows[number] = self.rows[number].relabelled(relabelling.output)
             self.summary["relabelled"] += len(numbers)
@@ -45,24 +47,22 @@ class Change:
         ]
         self.summary["added"] = len(body.add)
 
-    def _named(self, refs: Sequence[ExampleRef], param: str) -> list[list[int]]:
-        """Return the numbers of the rows that each reference names."""
+    def _named(self, refs: Sequence[RefT], param: str) -> list[tuple[list[int], RefT]]:
+        """Return the numbers of the rows that references name; of two references with the same name, the last one."""
         by_name: dict[tuple[str, str], list[int]] = defaultdict(list)
         if refs:
             for number, row in enumerate(self.rows):
                 by_name["id", row.id].append(number)
                 by_name["input", row.input].append(number)
-        named = []
         for index, ref in enumerate(refs):
-            field, value = ("id", ref.id) if ref.input is None else ("input", ref.input)
-            if (field, value) not in by_name:
+            field, _ = ref.name
+            if ref.name not in by_name:
                 raise NotFoundError(
                     f"no example of this version has this {field}; GET /v1/tasks/{{task_id}}/examples lists them",
                     code="example_not_found",
                     param=f"{param}[{index}].{field}",
                 )
-            named.append(by_name[field, str(value)])
-        return named
+        return [(by_name[name], ref) for name, ref in {ref.name: ref for ref in refs}.items()]
 
     def _rename(self, label: str, to: str, param: str) -> None:
         others = {other for row in self.rows for other in row.labels} - {label}

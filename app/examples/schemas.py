@@ -11,6 +11,7 @@ from app.db.models import State
 from app.examples.rows import DatasetRow
 from app.http.fields import Body, Listed, Text, VersionNumber
 from app.http.pagination import Page
+from ipt.data.examples import MAX_LABELS
 
 Split = Literal["examples", "validation_examples"]
 
@@ -78,8 +79,10 @@ class ExampleRef(Body):
             raise ValueError("needs either id or input")
         return self
 
-    def names(self, row: DatasetRow) -> bool:
-        return row.id == self.id if self.input is None else row.input == self.input
+    @property
+    def name(self) -> tuple[str, str]:
+        """The field that names examples, and its value."""
+        return ("id", self.id or "") if self.input is None else ("input", self.input)
 
 
 class Relabelling(ExampleRef):
@@ -109,8 +112,8 @@ class ChangeInput(Body):
     )
     remove: Listed[ExampleRef] = Field(default_factory=list)
     relabel: Listed[Relabelling] = Field(default_factory=list)
-    rename_labels: Listed[Renaming] = Field(default_factory=list)
-    merge_labels: Listed[Merging] = Field(default_factory=list)
+    rename_labels: Listed[Renaming] = Field(default_factory=list, max_length=MAX_LABELS)
+    merge_labels: Listed[Merging] = Field(default_factory=list, max_length=MAX_LABELS)
     add: Listed[ExampleInput] = Field(default_factory=list)
     hyperparameters: HyperparametersInput = Field(default_factory=HyperparametersInput)
 

@@ -255,7 +255,7 @@ def attempts(a: Owner, b: Owner) -> dict[tuple[str, str], list[Attempt]]:
             for changes in ({}, {"version": 1}, {"stream": True})
         ],
         ("post", "/v1/tasks/{task_id}/suggest"): [
-            Attempt(f"{task}/suggest", options={"json": inputs | changes}) for changes in ({}, {"version": 1})
+            Attempt(f"{task}/suggest", options={"json": body}) for body in (inputs, inputs | {"version": 1}, {})
         ],
         ("get", "/v1/tasks/{task_id}/label-studio/health"): [Attempt(f"{task}/label-studio/health")],
         ("post", "/v1/tasks/{task_id}/label-studio/setup"): [

@@ -68,3 +68,13 @@ def test_a_wrong_change_names_its_place(fields: dict[str, Any], code: str, param
 def test_a_removed_row_cannot_be_relabelled() -> None:
     with pytest.raises(AppError, match="no example"):
         changed(remove=[{"id": ROWS[0].id}], relabel=[{"input": "one", "output": "b"}])
+
+
+def test_an_example_that_is_named_often_is_changed_once() -> None:
+    often = 100_000  # times 50,000 rows would take minutes
+    change = Change([DatasetRow("examples", "same", "a")] * 50_000, version=1)
+    relabel = [{"input": "same", "output": "c"}] * (often - 1) + [{"input": "same", "output": "b"}]
+    change.apply(ChangeInput.model_validate({"version": 1, "relabel": relabel}))
+    assert (change.summary["relabelled"], {row.output for row in change.rows}) == (50_000, {"b"})
+    with pytest.raises(ValueError, match="at most 200 items"):
+        changed(rename_labels=[{"label": "a", "to": "a"}] * 201)
