@@ -81,7 +81,9 @@ def logistic_regression(
     probabilities = {}
     for label in sorted({label for example in train for label in example.labels}):
         has_label = [label in example.labels for example in train]
-        regression = LogisticRegressionCV(Cs=np.logspace(-1, 4, 6), cv=3, scoring="f1", max_iter=1000)
+        regression = LogisticRegressionCV(
+            Cs=np.logspace(-1, 4, 6), l1_ratios=(0,), cv=3, scoring="f1", max_iter=1000, use_legacy_attributes=False
+        )
         probabilities[label] = regression.fit(known, has_label).predict_proba(asked)[:, 1].tolist()
     scores = [{label: of_rows[row] for label, of_rows in probabilities.items()} for row in range(len(test))]
     return [

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Path, Request
 
 from app.adaptations.dataset_checks import core_examples
 from app.adaptations.dependencies import CreationThreadsDep
-from app.adaptations.schemas import FileSources
+from app.adaptations.schemas import FileSources, LabelSet
 from app.adaptations.upload import Form, FormRoute, documented_form, form_reader, naming_lines, read_body
 from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import AdaptingTenantDep, PredictingTenantDep
@@ -94,6 +94,13 @@ class _Evaluator:
         examples = core_examples(body.examples, self.settings.max_text_chars, model.family)
         answer = partial(service.answer_test_set, predictions, self.tenant, self.task_id)
         answered = await answer(body.version, examples)
+        lists = [number for number, each in enumerate(body.examples) if isinstance(each.output, LabelSet)]
+        if lists and answered.kind != "multilabel":
+            raise InvalidError(
+                "this task has one label for each text: send one, not a list",
+                code="invalid_value",
+                param=f"examples[{lists[0]}].output",
+            )
         other = None if body.compare_with is None else await answer(body.compare_with, examples)
         return await self.in_thread(partial(_view, self.task_id, answered, other, source))
 

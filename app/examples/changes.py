@@ -66,6 +66,8 @@ class Change:
 
     def _rename(self, label: str, to: str, param: str) -> None:
         others = {other for row in self.rows for other in row.labels} - {label}
+        if label == to:
+            raise ConflictError("the label has this name already", code="label_exists", param=f"{param}.to")
         if any(labels_alike(other, to) for other in others):
             raise ConflictError(
                 "this label exists already: to put the examples of both under one label, send merge_labels",

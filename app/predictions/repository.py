@@ -53,14 +53,13 @@ _numbered = (
     .table_valued(column("tenant_id", Text), column("task_id", Text), column("version", Integer), name="numbered")
     .render_derived()
 )
-_VERSIONS = select(TaskVersion).join(
-    _numbered,
-    and_(
-        _numbered.c.tenant_id == TaskVersion.tenant_id,
-        _numbered.c.task_id == TaskVersion.task_id,
-        _numbered.c.version == TaskVersion.version,
-    ),
+_is_numbered = and_(
+    _numbered.c.tenant_id == TaskVersion.tenant_id,
+    _numbered.c.task_id == TaskVersion.task_id,
+    _numbered.c.version == TaskVersion.version,
 )
+_VERSIONS = select(TaskVersion).join(_numbered, _is_numbered)
+_EXISTING = select(TaskVersion.task_id, TaskVersion.version).join(_numbered, _is_numbered)
 
 
 def answering_numbers(session: Session, owned: Collection[OwnedTask]) -> dict[OwnedTask, Answering]:
@@ -94,11 +93,19 @@ def answering_versions(
 
 def versions(session: Session, keys: Collection[tuple[str, str, int]]) -> list[TaskVersion]:
     """Return the rows of the versions (tenant id, task id, number) that exist."""
+    return list(session.scalars(_VERSIONS, _numbered_arrays(keys))) if keys else []
+
+
+def existing(session: Session, keys: Collection[tuple[str, str, int]]) -> set[tuple[str, int]]:
+    """Return the task id and the number of each of the versions (tenant id, task id, number) that exists."""
     if not keys:
-        return []
-    numbers = [number for *_, number in keys]
+        return set()
+    return {(task_id, number) for task_id, number in session.execute(_EXISTING, _numbered_arrays(keys))}
+
+
+def _numbered_arrays(keys: Collection[tuple[str, str, int]]) -> dict[str, list[str] | list[int]]:
     owned = _arrays([(tenant_id, task_id) for tenant_id, task_id, _ in keys])
-    return list(session.scalars(_VERSIONS, owned | {"versions": numbers}))
+    return owned | {"versions": [number for *_, number in keys]}
 
 
 def _arrays(owned: Collection[OwnedTask]) -> dict[str, list[str] | list[int]]:

@@ -62,7 +62,8 @@ class _Request:
 class TaskLookup:
     """Reads tasks from memory or the database, and the number of the answering version from the database every time.
 
-    The number is never cached, because any process may delete a task, tune it again or promote another version.
+    The number is never cached, because any process may delete a task, tune it again or promote another version. Nor is
+    whether a version exists that a request names.
     """
 
     def __init__(self, engine: Engine, models: Models, cached_tasks: int, cached_bytes: int) -> None:
@@ -102,6 +103,11 @@ class TaskLookup:
             tasks = {key: task for key in keys if (task := self._cache.get(key)) is not None}
             rows_by_key = {(row.task_id, row.version): row for row in rows}
             owners = {task_id: tenant_id for tenant_id, task_id in answering}
+            # What a request names by number may have been deleted since; what answers by itself was read just now.
+            named = tasks.keys() - _answering_keys(answering)
+            existing = repository.existing(session, {(owners[task_id], task_id, number) for task_id, number in named})
+            for key in named - existing:
+                del tasks[key]
             missing = keys - tasks.keys() - rows_by_key.keys()
             rows = repository.versions(session, {(owners[task_id], task_id, number) for task_id, number in missing})
             rows_by_key |= {(row.task_id, row.version): row for row in rows}
@@ -156,6 +162,16 @@ class TaskLookup:
                 code="task_damaged",
                 param=param,
             ) from error
+
+
+def _answering_keys(answering: Mapping[OwnedTask, Answering]) -> set[TaskKey]:
+    """Return the versions that answer requests which name no version."""
+    return {
+        (task_id, number)
+        for (_, task_id), candidates in answering.items()
+        for number in (candidates.version, candidates.canary)
+        if number is not None
+    }
 
 
 def _keys(request: _Request, answering: Mapping[OwnedTask, Answering]) -> list[TaskKey] | AppError:

@@ -82,6 +82,8 @@ class CollectedRows:
             advice = "correct or remove these rows"
             if len(faults) == 1 and self._several:
                 advice = "keep one label in each of these rows, or adapt a task of this kind"
+            elif self._multilabel and self._missing["output"]:
+                advice += ", or write [] for a text of no label"
             raise DatasetFileError(f"{message}: {advice}", line=places[0][0], field=field_name)
         if not self.examples:
             skipped = f": all {self.skipped} are skipped ({self.skipped_rows[0].reason})" if self.skipped else ""

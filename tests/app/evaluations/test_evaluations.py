@@ -117,6 +117,7 @@ def test_bad_test_sets_are_rejected(client: httpx.Client, adapt: Callable[..., d
         ({"json": {"examples": []}}, 422, "invalid_value", "examples"),
         (file(""), 422, "invalid_dataset_file", "file"),
         ({"json": {"examples": TEST_SET[-1:]}}, 422, "no_known_label", "examples"),
+        ({"json": {"examples": [{"input": "x", "output": ["a"]}]}}, 422, "invalid_value", "examples[0].output"),
         (file(unknown), 422, "no_known_label", "file"),
         ({"json": {"examples": TEST_SET, "compare_with": 7}}, 404, "version_not_found", "version"),
         (file(first, version="x"), 422, "invalid_json", "version"),

@@ -55,6 +55,7 @@ def test_labels_are_merged_into_one_of_them_and_swapped_through_a_third() -> Non
         ({"relabel": [{"id": "exm_0", "output": "a"}]}, "example_not_found", "relabel[0].id"),
         ({"rename_labels": [{"label": "z", "to": "y"}]}, "label_not_found", "rename_labels[0].label"),
         ({"rename_labels": [{"label": "a", "to": "b"}]}, "label_exists", "rename_labels[0].to"),
+        ({"rename_labels": [{"label": "a", "to": "a"}]}, "label_exists", "rename_labels[0].to"),
         ({"rename_labels": [{"label": "a", "to": " B"}]}, "label_exists", "rename_labels[0].to"),
         ({"merge_labels": [{"labels": ["a", "z"], "into": "b"}]}, "label_not_found", "merge_labels[0].labels"),
     ],

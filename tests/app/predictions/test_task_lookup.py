@@ -125,6 +125,19 @@ def test_a_request_as_large_as_a_batch_has_its_own_transaction(
     assert len(begun) == 5
 
 
+def test_a_deleted_version_does_not_answer_from_memory(
+    lookup: TaskLookup, owners: list[tuple[str, str]], service_engine: Engine
+) -> None:
+    (alpaca, alpaca_task), _ = owners
+    named = Question(alpaca_task, 1, "", "here")
+    assert outcome(lookup.find(alpaca, [named])) == [(alpaca_task, 1)]
+    with transaction(service_engine) as session:
+        session.execute(delete(HeldOutRow).where(HeldOutRow.task_id == alpaca_task))
+        session.execute(update(TaskVersion).where(TaskVersion.task_id == alpaca_task).values(version=2))
+    assert outcome(lookup.find(alpaca, [Question(alpaca_task, None, "", "here")])) == [(alpaca_task, 2)]
+    assert outcome(lookup.find(alpaca, [named])) == ("version_not_found", "version")
+
+
 def test_a_version_deleted_during_its_lookup_is_named(
     lookup: TaskLookup, owners: list[tuple[str, str]], service_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -346,5 +346,5 @@ def test_several_labels_are_read_from_lists_cells_and_columns(
     ["text,labels\nx,\ny,a\n", "text,labels\nx,;\ny,a\n", '{"text": "x", "label": null}', '{"text": "x", "label": ""}'],
 )
 def test_a_missing_label_is_no_empty_list_of_labels(text: str) -> None:
-    with pytest.raises(DatasetFileError, match="1 row has no label"):
+    with pytest.raises(DatasetFileError, match=r"1 row has no label .*: .* or write \[\] for a text of no label"):
         read_dataset(text.encode(), label_separator=";")
