@@ -110,8 +110,11 @@ class Columns:
 
     @property
     def headings(self) -> tuple[str, ...]:
-        """What stands before each of several texts: the column's name, without the objects that it is nested in."""
-        names = tuple(name.strip() for name in self.inputs)
+        """What stands before each of several texts: the column's name, without the objects that it is nested in.
+
+        It is cut, since it is repeated in every row.
+        """
+        names = tuple(name.strip()[:MAX_NAME_CHARS] for name in self.inputs)
         last = tuple(name.rpartition(".")[2] or name for name in names)
         return last if len(set(last)) == len(last) else names
 
@@ -234,7 +237,10 @@ def text_pair(by_folded: Mapping[str, str], output: str | None = None) -> tuple[
     if any(text in by_folded and label in by_folded for text, label in _PAIRS[:2]):
         return None
     pairs = [
-        (by_folded[first], by_folded[second]) for first, second in _TEXT_PAIRS if {first, second} <= set(by_folded)
+        (by_folded[first], by_folded[second])
+        for first, second in _TEXT_PAIRS
+        # Columns that are numbered on, up to question3, are a list, as in a survey.
+        if first in by_folded and second in by_folded and f"{first[:-1]}3" not in by_folded
     ]
     return next((pair for pair in pairs if output not in pair), None)
 

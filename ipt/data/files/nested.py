@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from ipt.data.files.columns import (
+    MAX_COLUMNS,
+    MAX_NAME_CHARS,
     Columns,
     ColumnsError,
     choose_columns,
@@ -33,13 +36,19 @@ def is_nested(records: Iterable[Record], columns: Columns) -> bool:
 
 
 def flattened(record: Record, depth: int = _MAX_DEPTH) -> dict[str, Any]:
-    """Return a record whose nested fields have dotted names, such as data.text."""
+    """Return a record whose nested fields have dotted names, such as data.text.
+
+    Objects with long names are kept, and fields beyond one more than `MAX_COLUMNS` left out: each field repeats the
+    names of its objects.
+    """
     fields: dict[str, Any] = {}
     for name, value in record.items():
-        if isinstance(value, dict) and value and depth > 0:
+        if isinstance(value, dict) and value and depth > 0 and len(name) <= MAX_NAME_CHARS:
             fields |= {f"{name}.{path}": inner for path, inner in flattened(value, depth - 1).items()}
         else:
             fields[name] = value
+        if len(fields) > MAX_COLUMNS:
+            return dict(islice(fields.items(), MAX_COLUMNS + 1))
     return fields
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
@@ -115,14 +115,14 @@ def record_rows(name: str, records: Iterator[tuple[int, Record]], options: Optio
     if options.names_no_column and all(pairs_of_phrases(record) for record in sample):
         return _groups(name, records, pairs_of_phrases)
     try:
-        names = _names(first)
+        names = _names(sample, first[0][0])
         columns = choose_columns(names, options.input_column, options.output_column)
     except ColumnsError:
         # The keys of a single object may be labels or texts, which no file has as columns of all its rows.
         alone = all(len(record) == 1 or len(sample) == 1 for record in sample)
         if options.names_no_column and alone and all(map(pairs_of_keys, sample)):
             return _groups(name, records, pairs_of_keys)
-        if (one_hot := one_hot_rows(name, _names(first), sample, records, options)) is not None:
+        if (one_hot := one_hot_rows(name, _names(sample, first[0][0]), sample, records, options)) is not None:
             return one_hot
         if not any(isinstance(value, dict) for record in sample for value in record.values()):
             raise
@@ -132,21 +132,23 @@ def record_rows(name: str, records: Iterator[tuple[int, Record]], options: Optio
     return plain_rows(name, records, names, columns, options)
 
 
-def _names(records: Sequence[tuple[int, Record]]) -> list[str]:
-    """Return the names of the records' fields.
+def _names(records: Iterable[Record], line: int) -> list[str]:
+    """Return the names of the fields of records, of which the first one is on a line.
 
     Raises:
         ColumnsError: there are too many.
     """
-    names = list(dict.fromkeys(name for _, record in records for name in islice(record, MAX_COLUMNS + 1)))
-    if len(names) > MAX_COLUMNS:
-        raise ColumnsError(f"a row has more than {MAX_COLUMNS} columns: remove unused ones", line=records[0][0])
-    return names
+    names: dict[str, None] = {}
+    for record in records:
+        names |= dict.fromkeys(islice(record, MAX_COLUMNS + 1))
+        if len(names) > MAX_COLUMNS:
+            raise ColumnsError(f"a row has more than {MAX_COLUMNS} columns: remove unused ones", line=line)
+    return list(names)
 
 
 def _nested(name: str, records: Iterator[tuple[int, Record]], sample: Sequence[Record], options: Options) -> Rows:
     """Return the rows of records with nested fields."""
-    paths = _names([(1, flattened(record)) for record in sample])
+    paths = _names(map(flattened, sample), 1)
     columns = choose_fields(paths, options.input_column, options.output_column)
     return plain_rows(name, ((line, flattened(record)) for line, record in records), paths, columns, options)
 

@@ -50,6 +50,12 @@ def test_a_row_that_lacks_a_part_is_missing_its_text() -> None:
         read_dataset(table([("x", "y", "a"), ("x", " ", "a")], ("premise", "hypothesis", "label")).encode())
 
 
+def test_a_long_name_is_not_repeated_in_every_row() -> None:
+    header = ("premise" + "_" * 50_000, "hypothesis", "label")
+    examples = read_dataset(table([("x", "y", "a")] * 100, header).encode()).examples
+    assert sum(len(example.input) for example in examples) < 50_000
+
+
 def test_text_and_label_come_before_a_pair() -> None:
     row: dict[str, Any] = {"text": "x", "label": "a", "question1": "y", "question2": "z"}
     assert read_dataset(lines([row]).encode()).examples[0].input == "x"
@@ -59,6 +65,7 @@ def test_text_and_label_come_before_a_pair() -> None:
     ("header", "fault"),
     [
         (("premise", "hypothesis", "more"), "'premise', 'hypothesis' hold the inputs, but no name tells the outputs"),
+        (("question1", "question2", "question3", "label"), "no two columns have usual names"),
         (("premise", "hypothesis", "label", "score"), "but 'label', 'score' may all hold the outputs"),
     ],
 )

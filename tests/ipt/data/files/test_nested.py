@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from ipt.data.files.errors import DatasetFileError
+from ipt.data.files.nested import flattened
 from ipt.data.files.reader import read_dataset
 from tests.support.written_files import PAIRS, lines
 
@@ -46,6 +47,15 @@ def test_nested_fields_with_usual_names_are_read(kind: str) -> None:
     file = read_dataset(lines(record(*pair) for pair in PAIRS).encode())
     assert [(row.input, row.output) for row in file.examples] == PAIRS
     assert file.source.columns == {"input": text, "output": label}
+
+
+def test_names_of_objects_are_not_repeated_without_limit() -> None:
+    fields = {str(number): "x" for number in range(3000)}
+    for name in ("k" * 100_000, "k" * 200):
+        assert sum(map(len, flattened({name: fields}))) < 500_000
+    record = {"text": "x", "label": {"name": "a"}, "k": fields}
+    with pytest.raises(DatasetFileError, match="more than 1000 columns"):
+        read_dataset(lines([record] * 60).encode())
 
 
 REVIEWS = lines({"review": {"body": text, "title": "t"}, "meta": {"stars": label}} for text, label in PAIRS).encode()
