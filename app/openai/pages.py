@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel, Field
@@ -13,7 +13,7 @@ from app.db.file_models import Batch, File
 from app.db.models import Adaptation
 from app.db.webhook_models import WebhookEndpoint
 from app.http.fields import Id
-from app.http.pagination import cursor_of, page_of
+from app.http.pagination import page_of
 
 
 class Identified(BaseModel):
@@ -49,12 +49,11 @@ class CursorPage(BaseModel, Generic[Item]):
 def cursor_page(
     session: Session,
     query: Select[Row],
-    row_type: type[Row],
     view: Callable[[Row], Item],
     *,
-    find: Callable[[str], Row],
     after: str | None,
     limit: int,
+    among: Select[Row] | None = None,
     ascending: bool = False,
 ) -> CursorPage[Item]:
     """Return one page of a tenant's rows, by time of creation.
@@ -62,19 +61,18 @@ def cursor_page(
     Args:
         session: an open transaction.
         query: selects the rows.
-        row_type: the rows' table.
         view: makes the response's item of a row.
-        find: returns the row of an item's id, or raises the error for an unknown id.
-        after: the id of the last item of the previous page.
+        after: the id of the last row of the previous page.
         limit: items per page.
+        among: the rows that `after` may name, `query` if None.
         ascending: oldest first.
+
+    Raises:
+        NotFoundError: no row has the id `after`.
     """
-    cursor = None
-    if after is not None:
-        last = find(after)
-        cursor = cursor_of(last.created_at, last.id)
-    columns: tuple[Any, ...] = (row_type.created_at, row_type.id)
-    rows, following = page_of(session, query, columns, after=cursor, limit=limit, ascending=ascending)
+    row_type = query.column_descriptions[0]["entity"]
+    columns = (row_type.created_at, row_type.id)
+    rows, following = page_of(session, query, columns, after=after, limit=limit, among=among, ascending=ascending)
     return CursorPage.of([view(row) for row in rows], has_more=following is not None)
 
 

@@ -7,11 +7,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
+from app.adaptations.schemas import LabelSet, Output
 from app.http.fields import Listed, StrictBody, Text
 from app.openai.json_lines import LineError, json_lines
 from app.openai.messages import SYSTEM_ROLES, ChatMessage, input_text, system_text
 from app.openai.prompts import strip_prompt, strip_stop_sequences
 from app.validation_messages import explain
+from ipt.data.examples import VISIBLE_TEXT, Example
+from ipt.errors import DatasetError
 
 
 class TrainedMessage(ChatMessage):
@@ -61,7 +64,7 @@ class CompletionLine(StrictBody):
 
 class PairLine(StrictBody):
     input: Text
-    output: Text
+    output: Output
 
 
 Line = ChatLine | CompletionLine | PairLine
@@ -93,6 +96,8 @@ class TrainingData:
     """Whether system messages are part of the inputs, because they differ."""
     notes: list[str]
     """What was left out of the texts."""
+    has_label_lists: bool
+    """Whether the answers are lists of labels, of which a text can have several."""
 
 
 def read_conversations(content: bytes) -> Iterator[Conversation]:
@@ -145,7 +150,18 @@ def training_data(
         if stop_sequence is not None:
             notes.append(f"The stop sequence {stop_sequence!r} was left out of the completions.")
     examples = [{"input": text, "output": answer} for text, answer in zip(inputs, outputs, strict=True)]
-    return TrainingData(examples, [conversation.line for conversation in conversations], with_system, notes)
+    lines = [conversation.line for conversation in conversations]
+    has_label_lists = any(isinstance(output, LabelSet) for output in outputs) or _repeat_in_lists(outputs)
+    return TrainingData(examples, lines, with_system, notes, has_label_lists)
+
+
+def _repeat_in_lists(answers: Sequence[str]) -> bool:
+    """Return whether all answers are JSON lists of names that occur twice or more on average, as labels do."""
+    try:
+        names = [name for answer in answers for name in Example("", answer).labels]
+    except DatasetError:
+        return False
+    return all(map(VISIBLE_TEXT.search, names)) and 0 < 2 * len(set(names)) <= len(names)
 
 
 def _parse(number: int, record: dict[str, Any], line_type: type[BaseModel]) -> Any:

@@ -5,7 +5,6 @@ from fastapi import APIRouter, Request
 from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import PredictingTenantDep
 from app.db.dependencies import TransactionDep
-from app.db.file_models import Batch
 from app.http.fields import Id
 from app.openai.batches import repository, service
 from app.openai.batches.runner import BatchRunner
@@ -37,15 +36,7 @@ def list_batches(
 ) -> CursorPage[BatchView]:
     """List batches, newest first."""
     with transaction() as session:
-        return cursor_page(
-            session,
-            repository.of_tenant(tenant),
-            Batch,
-            BatchView.of,
-            find=lambda id_: service.get(session, tenant, id_, "after"),
-            after=after,
-            limit=limit,
-        )
+        return cursor_page(session, repository.of_tenant(tenant), BatchView.of, after=after, limit=limit)
 
 
 @router.get("/{batch_id}", summary="Look at a batch")

@@ -60,13 +60,13 @@ def create(session: Session, tenant_id: str, body: BatchInput) -> Batch:
     )
 
 
-def get(session: Session, tenant_id: str, batch_id: str, param: str = "batch_id") -> Batch:
+def get(session: Session, tenant_id: str, batch_id: str) -> Batch:
     """Return one batch.
 
     Raises:
         NotFoundError: the tenant has no such batch.
     """
-    return _found(repository.get(session, tenant_id, batch_id), param)
+    return _found(repository.get(session, tenant_id, batch_id))
 
 
 def cancel(session: Session, tenant_id: str, batch_id: str) -> Batch:
@@ -76,7 +76,7 @@ def cancel(session: Session, tenant_id: str, batch_id: str) -> Batch:
         NotFoundError: the tenant has no such batch.
         ConflictError: the batch has completed or expired.
     """
-    batch = _found(repository.get(session, tenant_id, batch_id, lock=True), "batch_id")
+    batch = _found(repository.get(session, tenant_id, batch_id, lock=True))
     if batch.state in ("completed", "expired"):
         raise ConflictError(f"this batch has already {batch.state}", code="batch_finished", param="batch_id")
     if batch.state == "in_progress":
@@ -125,7 +125,7 @@ def _write(session: Session, batch: Batch, kind: str, lines: Iterable[str]) -> s
     return None if file is None else file.id
 
 
-def _found(batch: Batch | None, param: str) -> Batch:
+def _found(batch: Batch | None) -> Batch:
     if batch is None:
-        raise NotFoundError("there is no batch with this id", code="batch_not_found", param=param)
+        raise NotFoundError("there is no batch with this id", code="batch_not_found", param="batch_id")
     return batch

@@ -80,8 +80,7 @@ class Answering:
         for text in texts:
             check_text_length(self.settings, text, param)
         check_input_count(self.settings, len(texts) * body.choices, "n" if len(texts) == 1 else param)
-        if await self.completions.kind(tenant_id, task_id) == "classification":
-            answers.check_labels()
+        if not await self.completions.writes_text(tenant_id, task_id):
             return Begun(answers, await self.completions.classify(tenant_id, task_id, texts))
         answers.check_text()
         if body.choices > 1 and body.seed is not None and body.temperature:

@@ -12,8 +12,8 @@ import ipt
 from app.db.ids import new_id
 from app.errors import InvalidError
 from app.generations.streaming import EventForm
-from app.openai.completions.choices import Sampling, choose, cut
-from app.openai.completions.label_format import label_format
+from app.openai.completions.choices import Chosen, Sampling, choose, choose_sets, cut
+from app.openai.completions.label_format import ResponseFormat, label_format
 from app.openai.completions.schemas import ChatInput, CompletionInput, CompletionsInput
 from app.openai.completions.service import LabelScores
 from app.openai.completions.views import (
@@ -38,20 +38,27 @@ _END = b"data: [DONE]\n\n"
 class Answers(EventForm):
     """Writes the answers of one request."""
 
-    def __init__(self, body: CompletionsInput, id_prefix: str) -> None:
+    def __init__(
+        self, body: CompletionsInput, id_prefix: str, *, top: int | None, requested: ResponseFormat | None = None
+    ) -> None:
         self.body = body
+        self.top = top
+        """The number of labels with a logarithm of their probability, None if no logarithms were requested."""
+        self.requested = requested
         self.common: dict[str, Any] = {
             "id": new_id(id_prefix, "-"),
             "created": int(time.time()),
             "model": body.model,
         }
 
-    def check_labels(self) -> None:
-        """Check the request for a classification task.
+    def check_text(self) -> None:
+        """Check the request for a text-to-text task.
 
         Raises:
-            InvalidError: it asks for JSON of a form that a label cannot have.
+            InvalidError: it asks for what only classification tasks have.
         """
+        if self.top is not None:
+            raise InvalidError("only models that classify have logprobs", code="unsupported_value", param="logprobs")
 
     def text_schema(self) -> dict[str, Any] | None:
         """Return the JSON schema that texts have to fit, None if any text will do.
@@ -59,18 +66,37 @@ class Answers(EventForm):
         Raises:
             InvalidError: the request asks for JSON without a schema.
         """
-        return None
+        if self.requested is None or self.requested.type == "text":
+            return None
+        schema = (self.requested.json_schema or {}).get("schema")
+        if self.requested.type == "json_object" or not isinstance(schema, dict):
+            message = "a model that writes text needs a schema: ask for the type json_schema, with json_schema.schema"
+            raise InvalidError(message, code="unsupported_value", param="response_format")
+        return schema
+
+    def of_labels(self, answered: Sequence[LabelScores]) -> BaseModel:
+        """Return the response of a classification task, given the scores for each prompt; raises as `_choose` does."""
+        chosen = self._choose(answered)
+        return self.labels_view(chosen, UsageView.of_labels(answered, chosen))
+
+    def stream_labels(self, answered: Sequence[LabelScores]) -> bytes:
+        """Return the whole stream of a classification task, whose answer is known at once; raises as `_choose` does."""
+        chosen = self._choose(answered)
+        chunks = [_event(chunk) for chunk in self.label_chunks(chosen)]
+        if self.body.with_usage:
+            chunks.append(_event(self.usage_chunk(UsageView.of_labels(answered, chosen))))
+        return b"".join([*chunks, _END])
 
     @abstractmethod
-    def of_labels(self, answered: Sequence[LabelScores]) -> BaseModel:
-        """Return the response of a classification task, given the scores for each prompt."""
+    def labels_view(self, chosen: Sequence[Chosen], usage: UsageView) -> BaseModel:
+        """Return the response of a classification task, given the choices of all prompts."""
 
     @abstractmethod
     def of_texts(self, texts: Sequence[ipt.TextFinished]) -> BaseModel:
         """Return the response of a text-to-text task, given the texts of all choices."""
 
     @abstractmethod
-    def label_chunks(self, answered: Sequence[LabelScores]) -> Iterator[BaseModel]:
+    def label_chunks(self, chosen: Sequence[Chosen]) -> Iterator[BaseModel]:
         """Yield the chunks of a classification task's stream."""
 
     @abstractmethod
@@ -84,13 +110,6 @@ class Answers(EventForm):
     @abstractmethod
     def usage_chunk(self, usage: UsageView) -> BaseModel:
         """Return the chunk of the usage, which ends a stream on request."""
-
-    def stream_labels(self, answered: Sequence[LabelScores]) -> bytes:
-        """Return the whole stream of a classification task, whose answer is known at once."""
-        chunks = [_event(chunk) for chunk in self.label_chunks(answered)]
-        if self.body.with_usage:
-            chunks.append(_event(self.usage_chunk(UsageView.of_labels(answered, self.body.choices))))
-        return b"".join([*chunks, _END])
 
     def begun(self, texts: int) -> bytes:
         return b"".join(map(_event, self.first_chunks(texts)))
@@ -108,47 +127,44 @@ class Answers(EventForm):
         usage = _event(self.usage_chunk(UsageView.of_texts(texts, self.body.choices))) if self.body.with_usage else b""
         return usage + _END
 
-    def choose(self, scores: dict[str, float]) -> list[str]:
-        """Return the labels of all choices of one prompt."""
+    def _choose(self, answered: Sequence[LabelScores]) -> list[Chosen]:
+        """Return the choices of all prompts.
+
+        Raises:
+            InvalidError: the request asks for JSON of a form that the labels cannot have.
+        """
         body = self.body
-        return choose(scores, body.choices, Sampling(body.temperature, body.top_p, body.own_seed))
+        sampling = Sampling(body.temperature, body.top_p, body.own_seed)
+        chosen = []
+        for each in answered:
+            form = label_format(self.requested, several=each.answered is not None)
+            scores = form.restrict(each.scores)
+            if each.answered is None:
+                sets = [[label] for label in choose(scores, body.choices, sampling)]
+            else:
+                sets = choose_sets(scores, each.answered, body.choices, sampling)
+            chosen += [Chosen(labels, scores, cut(form.write(labels), body.stops)) for labels in sets]
+        return chosen
 
 
 class ChatAnswers(Answers):
     """Answers of `/chat/completions`."""
 
     def __init__(self, body: ChatInput) -> None:
-        super().__init__(body, "chatcmpl")
-        self._requested = body.response_format
-        self._top = (body.top_logprobs or 0) if body.logprobs else None
+        top = (body.top_logprobs or 0) if body.logprobs else None
+        super().__init__(body, "chatcmpl", top=top, requested=body.response_format)
 
-    def check_text(self) -> None:
-        """Check the request for a text-to-text task.
-
-        Raises:
-            InvalidError: it asks for what only classification tasks have.
-        """
-        if self._top is not None:
-            raise InvalidError("only models that classify have logprobs", code="unsupported_value", param="logprobs")
-
-    def check_labels(self) -> None:
-        label_format(self._requested)
-
-    def text_schema(self) -> dict[str, Any] | None:
-        if self._requested is None or self._requested.type == "text":
-            return None
-        schema = (self._requested.json_schema or {}).get("schema")
-        if self._requested.type == "json_object" or not isinstance(schema, dict):
-            message = "a model that writes text needs a schema: ask for the type json_schema, with json_schema.schema"
-            raise InvalidError(message, code="unsupported_value", param="response_format")
-        return schema
-
-    def of_labels(self, answered: Sequence[LabelScores]) -> BaseModel:
+    def labels_view(self, chosen: Sequence[Chosen], usage: UsageView) -> BaseModel:
         choices = [
-            ChatChoice(index=index, message=MessageView(content=content), logprobs=logprobs, finish_reason="stop")
-            for index, (content, logprobs) in enumerate(self._labels(answered))
+            ChatChoice(
+                index=index,
+                message=MessageView(content=choice.text),
+                logprobs=self._logprobs(choice),
+                finish_reason="stop",
+            )
+            for index, choice in enumerate(chosen)
         ]
-        return ChatView(**self.common, choices=choices, usage=UsageView.of_labels(answered, self.body.choices))
+        return ChatView(**self.common, choices=choices, usage=usage)
 
     def of_texts(self, texts: Sequence[ipt.TextFinished]) -> BaseModel:
         choices = [
@@ -159,10 +175,10 @@ class ChatAnswers(Answers):
         ]
         return ChatView(**self.common, choices=choices, usage=UsageView.of_texts(texts, self.body.choices))
 
-    def label_chunks(self, answered: Sequence[LabelScores]) -> Iterator[BaseModel]:
-        for index, (content, logprobs) in enumerate(self._labels(answered)):
+    def label_chunks(self, chosen: Sequence[Chosen]) -> Iterator[BaseModel]:
+        for index, choice in enumerate(chosen):
             yield self._chunk(index, DeltaView(role="assistant", content=""))
-            yield self._chunk(index, DeltaView(content=content), logprobs)
+            yield self._chunk(index, DeltaView(content=choice.text), self._logprobs(choice))
             yield self._chunk(index, DeltaView(), reason="stop")
 
     def first_chunks(self, choices: int) -> Iterator[BaseModel]:
@@ -175,14 +191,8 @@ class ChatAnswers(Answers):
     def usage_chunk(self, usage: UsageView) -> BaseModel:
         return ChatChunk(**self.common, choices=[], usage=usage)
 
-    def _labels(self, answered: Sequence[LabelScores]) -> Iterator[tuple[str, ChatLogprobs | None]]:
-        """Yield the content of each choice; a conversation is one prompt."""
-        form = label_format(self._requested)
-        for each in answered:
-            scores = form.restrict(each.scores)
-            for label in self.choose(scores):
-                logprobs = None if self._top is None else ChatLogprobs.of_label(label, scores, self._top)
-                yield cut(form.write(label), self.body.stops), logprobs
+    def _logprobs(self, choice: Chosen) -> ChatLogprobs | None:
+        return None if self.top is None else ChatLogprobs.of_labels(choice, self.top)
 
     def _chunk(
         self,
@@ -199,17 +209,10 @@ class CompletionAnswers(Answers):
     """Answers of `/completions`."""
 
     def __init__(self, body: CompletionInput) -> None:
-        super().__init__(body, "cmpl")
-        self._top = body.logprobs
+        super().__init__(body, "cmpl", top=body.logprobs)
 
-    def check_text(self) -> None:
-        """As `ChatAnswers.check_text`."""
-        if self._top is not None:
-            raise InvalidError("only models that classify have logprobs", code="unsupported_value", param="logprobs")
-
-    def of_labels(self, answered: Sequence[LabelScores]) -> BaseModel:
-        usage = UsageView.of_labels(answered, self.body.choices)
-        return TextView(**self.common, choices=list(self._label_choices(answered)), usage=usage)
+    def labels_view(self, chosen: Sequence[Chosen], usage: UsageView) -> BaseModel:
+        return TextView(**self.common, choices=list(self._label_choices(chosen)), usage=usage)
 
     def of_texts(self, texts: Sequence[ipt.TextFinished]) -> BaseModel:
         choices = [
@@ -218,8 +221,8 @@ class CompletionAnswers(Answers):
         ]
         return TextView(**self.common, choices=choices, usage=UsageView.of_texts(texts, self.body.choices))
 
-    def label_chunks(self, answered: Sequence[LabelScores]) -> Iterator[BaseModel]:
-        for choice in self._label_choices(answered):
+    def label_chunks(self, chosen: Sequence[Chosen]) -> Iterator[BaseModel]:
+        for choice in self._label_choices(chosen):
             yield TextView(**self.common, choices=[choice])
 
     def first_chunks(self, choices: int) -> Iterator[BaseModel]:  # noqa: ARG002 - only chats announce a role
@@ -231,12 +234,10 @@ class CompletionAnswers(Answers):
     def usage_chunk(self, usage: UsageView) -> BaseModel:
         return TextView(**self.common, choices=[], usage=usage)
 
-    def _label_choices(self, answered: Sequence[LabelScores]) -> Iterator[TextChoice]:
-        labels = ((label, each.scores) for each in answered for label in self.choose(each.scores))
-        for index, (label, scores) in enumerate(labels):
-            logprobs = None if self._top is None else TextLogprobs.of_label(label, scores, self._top)
-            text = cut(label, self.body.stops)
-            yield TextChoice(index=index, text=text, logprobs=logprobs, finish_reason="stop")
+    def _label_choices(self, chosen: Sequence[Chosen]) -> Iterator[TextChoice]:
+        for index, choice in enumerate(chosen):
+            logprobs = None if self.top is None else TextLogprobs.of_labels(choice, self.top)
+            yield TextChoice(index=index, text=choice.text, logprobs=logprobs, finish_reason="stop")
 
 
 def _event(chunk: BaseModel) -> bytes:

@@ -11,7 +11,6 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine
 
 import ipt
-from app.db.models import Kind
 from app.db.session import read_transaction
 from app.errors import ConflictError, InvalidError, NotFoundError
 from app.generations.service import Generation, Generations
@@ -31,6 +30,8 @@ class LabelScores:
     """The probabilities of all labels for one prompt, and the tokens of the prompt."""
 
     scores: dict[str, float]
+    answered: tuple[str, ...] | None
+    """The labels that reach their thresholds; None if the task has one label for each text."""
     prompt_tokens: int
 
 
@@ -49,19 +50,18 @@ class Completions:
         self._with_system: OrderedDict[tuple[str, str], bool] = OrderedDict()
         self._lock = threading.Lock()
 
-    async def kind(self, tenant_id: str, task_id: str) -> Kind:
-        """Return how a task answers.
+    async def writes_text(self, tenant_id: str, task_id: str) -> bool:
+        """Return whether a task answers with texts instead of labels.
 
         Raises:
             NotFoundError: the tenant has no such task, or it cannot answer yet.
         """
         if all(model.family == "encoder" for model in self._models.all):
-            return "classification"
-        kind = (await self._task(tenant_id, task_id)).head.kind
-        return "text2text" if kind == "text2text" else "classification"
+            return False
+        return (await self._task(tenant_id, task_id)).head.kind == "text2text"
 
     async def family(self, tenant_id: str, task_id: str) -> ipt.Family | None:
-        """Return the family of the backbone that answers a task, None while the only one loads; raises as `kind`."""
+        """Return the family of the backbone that answers a task, None while it loads; raises as `writes_text`."""
         if len(self._models.all) == 1:
             return self._models.all[0].family
         return self._models.of_task(await self._task(tenant_id, task_id)).family
@@ -88,7 +88,7 @@ class Completions:
         except (NotFoundError, ConflictError) as error:
             raise as_model_error(error) from error
         predictions = zip(answered.answer.predictions, answered.tokens, strict=True)
-        return [LabelScores(prediction.scores or {}, tokens) for prediction, tokens in predictions]
+        return [LabelScores(prediction.scores or {}, prediction.labels, tokens) for prediction, tokens in predictions]
 
     async def generate(
         self, tenant_id: str, task_id: str, texts: Sequence[str], options: dict[str, Any], stopping: threading.Event

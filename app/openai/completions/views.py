@@ -1,12 +1,13 @@
 """Response bodies of chat completions and completions, with OpenAI's field names."""
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
 import ipt
-from app.openai.completions.choices import logprob, top_logprobs
+from app.openai.completions.choices import Chosen, logprob, top_logprobs
 from app.openai.completions.service import LabelScores
 
 FinishReason = Literal["stop", "length"]
@@ -23,9 +24,9 @@ class UsageView(BaseModel):
         return cls(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, total_tokens=total)
 
     @classmethod
-    def of_labels(cls, answered: Sequence[LabelScores], choices: int) -> "UsageView":
+    def of_labels(cls, answered: Sequence[LabelScores], chosen: Sequence[Chosen]) -> "UsageView":
         """A label counts as one token."""
-        return cls.of(sum(each.prompt_tokens for each in answered), len(answered) * choices)
+        return cls.of(sum(each.prompt_tokens for each in answered), sum(len(choice.labels) for choice in chosen))
 
     @classmethod
     def of_texts(cls, texts: Sequence[ipt.TextFinished], choices: int) -> "UsageView":
@@ -48,14 +49,14 @@ class ChosenLogprob(LabelLogprob):
 
 
 class ChatLogprobs(BaseModel):
-    content: Annotated[list[ChosenLogprob], Field(description="one entry: a whole label counts as one token")]
+    content: Annotated[list[ChosenLogprob], Field(description="one entry for each label, which counts as one token")]
     refusal: None = None
 
     @classmethod
-    def of_label(cls, label: str, scores: dict[str, float], top: int) -> "ChatLogprobs":
-        tops = [LabelLogprob.of(*entry) for entry in top_logprobs(scores, top)]
-        chosen = LabelLogprob.of(label, logprob(scores[label]))
-        return cls(content=[ChosenLogprob(**chosen.model_dump(), top_logprobs=tops)])
+    def of_labels(cls, chosen: Chosen, top: int) -> "ChatLogprobs":
+        tops = [LabelLogprob.of(*entry) for entry in top_logprobs(chosen.scores, top)]
+        tokens = [LabelLogprob.of(label, logprob(chosen.scores[label])) for label in chosen.labels]
+        return cls(content=[ChosenLogprob(**token.model_dump(), top_logprobs=tops) for token in tokens])
 
 
 class MessageView(BaseModel):
@@ -108,12 +109,14 @@ class TextLogprobs(BaseModel):
     text_offset: list[int]
 
     @classmethod
-    def of_label(cls, label: str, scores: dict[str, float], top: int) -> "TextLogprobs":
+    def of_labels(cls, chosen: Chosen, top: int) -> "TextLogprobs":
+        tops = dict(top_logprobs(chosen.scores, top))
         return cls(
-            tokens=[label],
-            token_logprobs=[logprob(scores[label])],
-            top_logprobs=[dict(top_logprobs(scores, top))],
-            text_offset=[0],
+            tokens=chosen.labels,
+            token_logprobs=[logprob(chosen.scores[label]) for label in chosen.labels],
+            top_logprobs=[tops for _ in chosen.labels],
+            # Behind the quotation mark in a list; a single label is the text, and begins it.
+            text_offset=[chosen.text.find(json.dumps(label, ensure_ascii=False)) + 1 for label in chosen.labels],
         )
 
 

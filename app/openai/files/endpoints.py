@@ -54,11 +54,10 @@ def list_files(
         return cursor_page(
             session,
             repository.summaries(tenant, purpose),
-            File,
             FileView.of,
-            find=lambda id_: service.get_summary(session, tenant, id_, "after"),
             after=after,
             limit=limit,
+            among=repository.of_tenant(tenant),
             ascending=order == "asc",
         )
 

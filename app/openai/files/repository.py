@@ -91,9 +91,14 @@ def totals(session: Session, tenant_id: str) -> tuple[int, int]:
     return count, int(size)
 
 
+def of_tenant(tenant_id: str) -> Select[File]:
+    """Select a tenant's files."""
+    return select(File).where(File.tenant_id == tenant_id, _exists())
+
+
 def get(session: Session, tenant_id: str, file_id: str) -> File | None:
     """Return a file with its content, None if the tenant has no such file."""
-    return session.scalar(_of_tenant(tenant_id).where(File.id == file_id))
+    return session.scalar(of_tenant(tenant_id).where(File.id == file_id))
 
 
 def get_summary(session: Session, tenant_id: str, file_id: str) -> File | None:
@@ -103,7 +108,7 @@ def get_summary(session: Session, tenant_id: str, file_id: str) -> File | None:
 
 def summaries(tenant_id: str, purpose: str | None = None) -> Select[File]:
     """Select a tenant's files without their contents."""
-    query = _of_tenant(tenant_id).options(defer(File.content, raiseload=True))
+    query = of_tenant(tenant_id).options(defer(File.content, raiseload=True))
     return query if purpose is None else query.where(File.purpose == purpose)
 
 
@@ -111,10 +116,6 @@ def remove(session: Session, tenant_id: str, file_id: str) -> bool:
     """Delete a file; False if the tenant has no such file."""
     deletion = delete(File).where(File.tenant_id == tenant_id, File.id == file_id, _exists()).returning(File.id)
     return session.scalar(deletion) is not None
-
-
-def _of_tenant(tenant_id: str) -> Select[File]:
-    return select(File).where(File.tenant_id == tenant_id, _exists())
 
 
 def _exists() -> ColumnElement[bool]:

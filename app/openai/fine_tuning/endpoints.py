@@ -10,7 +10,6 @@ from app.adaptations.dependencies import QueueingDep
 from app.api_keys.admitting_route import AdmittingRoute
 from app.api_keys.dependencies import AdaptingTenantDep
 from app.db.dependencies import TransactionDep
-from app.db.models import Adaptation
 from app.errors import NotFoundError
 from app.http.fields import Id
 from app.openai.dialect import PREFIX
@@ -35,15 +34,8 @@ def list_jobs(
 ) -> CursorPage[JobView]:
     """List fine-tuning jobs, newest first."""
     with transaction() as session:
-        return cursor_page(
-            session,
-            repository.of_tenant(tenant),
-            Adaptation,
-            JobView.of,
-            find=lambda id_: service.get(session, tenant, id_, "after"),
-            after=after,
-            limit=limit,
-        )
+        last = None if after is None else service.get(session, tenant, after, "after").id
+        return cursor_page(session, repository.of_tenant(tenant), JobView.of, after=last, limit=limit)
 
 
 @router.get("/{fine_tuning_job_id}", summary="Look at a fine-tuning job")

@@ -30,6 +30,7 @@ from ipt.data.examples import Example, TaskKind, infer_kind
 _PLACE = re.compile(r"\b((?:validation_)?examples)\[(\d+)\](?:\.(input|output))?")
 _FILE_OF_FIELD = {"examples": "training_file", "validation_examples": "validation_file", "kind": "training_file"}
 _DEFAULT_NAME = "fine-tune"
+_SEVERAL_LABELS = "The answers are lists, so a text can have several labels."
 
 Lines = Mapping[str, Sequence[int]]
 """The line of each example in its file, by the field of the adaptation."""
@@ -58,13 +59,15 @@ def create(session: Session, requester: Requester, body: JobInput) -> Adaptation
     filename = files.get_summary(session, tenant_id, body.training_file, "training_file").filename
     name = body.suffix or names.safe_part(PurePath(filename).stem) or _DEFAULT_NAME
     options = body.hyperparameters if body.method is None else body.method.supervised.hyperparameters
+    kind = _kind(model, training)
     with _naming_lines(lines):
         request = AdaptationInput.model_validate(
             {
                 "name": name,
                 "examples": training.examples,
                 "validation_examples": None if validation is None else validation.examples,
-                "hyperparameters": options.to_own(len(training.examples), _kind(model, training), body.seed),
+                "kind": kind if kind == "multilabel" else None,
+                "hyperparameters": options.to_own(len(training.examples), kind, body.seed),
                 "metadata": body.metadata or {},
                 "subspace": model.predictor.subspace.id if len(requester.models.all) > 1 else None,
             }
@@ -78,7 +81,7 @@ def create(session: Session, requester: Requester, body: JobInput) -> Adaptation
             validation_file=body.validation_file,
             examples=len(training.examples),
             with_system=training.with_system,
-            notes=training.notes,
+            notes=[*training.notes, _SEVERAL_LABELS] if kind == "multilabel" else training.notes,
         ).model_dump()
     return adaptation
 
@@ -150,13 +153,14 @@ def _model_of(session: Session, requester: Requester, body: JobInput) -> Model:
     max_chars = _max_chars(requester, requester.models.for_kind("text2text"))
     training = _read(session, requester.tenant_id, body.training_file, "training_file", max_chars, None)
     with _naming_lines({"examples": training.lines}):
-        dataset = DatasetInput.model_validate({"examples": training.examples})
+        kind = "multilabel" if training.has_label_lists else None
+        dataset = DatasetInput.model_validate({"examples": training.examples, "kind": kind})
         return choose_model(requester.settings, requester.models, dataset, None)
 
 
 def _kind(model: Model, training: TrainingData) -> TaskKind:
     if model.family == "encoder":
-        return "classification"
+        return "multilabel" if training.has_label_lists else "classification"
     return infer_kind([Example(row["input"], row["output"]) for row in training.examples])
 
 

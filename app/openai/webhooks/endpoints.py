@@ -58,15 +58,7 @@ def list_endpoints(
 ) -> CursorPage[EndpointView]:
     """List webhook endpoints, newest first."""
     with transaction() as session:
-        return cursor_page(
-            session,
-            repository.of_tenant(tenant),
-            WebhookEndpoint,
-            EndpointView.of,
-            find=lambda id_: service.get(session, tenant, id_, "after"),
-            after=after,
-            limit=limit,
-        )
+        return cursor_page(session, repository.of_tenant(tenant), EndpointView.of, after=after, limit=limit)
 
 
 @router.get(_ENDPOINT, summary="Look at a webhook")

@@ -42,13 +42,13 @@ def create(session: Session, tenant_id: str, body: EndpointInput, allowed: Seque
     return _stored(session, endpoint)
 
 
-def get(session: Session, tenant_id: str, endpoint_id: str, param: str = "webhook_endpoint_id") -> WebhookEndpoint:
+def get(session: Session, tenant_id: str, endpoint_id: str) -> WebhookEndpoint:
     """Return one endpoint.
 
     Raises:
         NotFoundError: the tenant has no such endpoint.
     """
-    return _found(repository.get(session, tenant_id, endpoint_id), param)
+    return _found(repository.get(session, tenant_id, endpoint_id))
 
 
 def update(
@@ -138,11 +138,13 @@ def _stored(session: Session, endpoint: WebhookEndpoint) -> WebhookEndpoint:
     return endpoint
 
 
-def _found(endpoint: WebhookEndpoint | None, param: str = "webhook_endpoint_id") -> WebhookEndpoint:
+def _found(endpoint: WebhookEndpoint | None) -> WebhookEndpoint:
     if endpoint is None:
-        raise _not_found(param)
+        raise _not_found()
     return endpoint
 
 
-def _not_found(param: str = "webhook_endpoint_id") -> NotFoundError:
-    return NotFoundError("there is no webhook endpoint with this id", code="webhook_endpoint_not_found", param=param)
+def _not_found() -> NotFoundError:
+    return NotFoundError(
+        "there is no webhook endpoint with this id", code="webhook_endpoint_not_found", param="webhook_endpoint_id"
+    )

@@ -91,6 +91,23 @@ def test_pairs_are_taken_as_they_are() -> None:
     assert (data.examples, data.notes) == ([{"input": " a ->", "output": "x END"}], [])
 
 
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        (['["a", "b"]', '["a"]', '["b"]', "[]"], True),
+        (['["a", "b"]', '["c", "d"]', '["a"]'], False),  # names that do not repeat, as in an extraction
+        (['["a", "b"]', '["a"]', '["b"]', "a"], False),
+        (['["a", ""]', '["a", ""]'], False),
+        (["[1]", "[1]"], False),
+        ([["a", "b"], "c"], True),
+        (["[]"], False),
+    ],
+)
+def test_lists_of_names_that_repeat_are_lists_of_labels(outputs: list[Any], expected: bool) -> None:
+    pairs = jsonl(*({"input": f"text {number}", "output": output} for number, output in enumerate(outputs)))
+    assert data_of(pairs).has_label_lists is expected
+
+
 def test_a_byte_order_mark_line_ends_and_blank_lines_do_not_matter() -> None:
     data = data_of(b"\xef\xbb\xbf" + chat("a", "x") + b"\r\n\r\n" + chat("b", "y") + b"\r\n")
     assert (data.lines, len(data.examples)) == ([1, 3], 2)
