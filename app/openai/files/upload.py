@@ -77,8 +77,8 @@ def _split(parts: FormData) -> tuple[dict[str, str], UploadFile]:
     texts: dict[str, str] = {}
     file: UploadFile | None = None
     for name, value in parts.multi_items():
-        if name == "file" and isinstance(value, UploadFile):
-            file = value
+        if name == "file":
+            file = value if isinstance(value, UploadFile) else None
         elif name in texts:
             raise _invalid("sent more than once", name)
         elif name in _TEXTS and isinstance(value, str):

@@ -1,5 +1,6 @@
 """Request and response bodies of fine-tuning jobs, with OpenAI's field names."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
@@ -11,6 +12,8 @@ from app.openai.fine_tuning import hyperparameters
 from app.openai.fine_tuning.hyperparameters import Method, OpenAIHyperparameters, Seed
 from app.openai.fine_tuning.result_files import result_file_ids
 from app.openai.pages import Identified, seconds
+
+_EXAMPLE = re.compile(r"\bexamples\[([0-9]+)\]")
 
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 
@@ -45,6 +48,15 @@ class FineTuning(BaseModel):
     examples: int
     with_system: bool
     notes: list[str]
+    lines: list[int] | None = None
+    """The line of each example in the training file; empty if each line is one example. Earlier jobs have None."""
+
+    def with_lines(self, text: str) -> str:
+        """Return a text that names lines of the training file instead of examples."""
+        if self.lines is None:
+            return text
+        lines = self.lines or range(1, self.examples + 1)
+        return _EXAMPLE.sub(lambda match: f"line {lines[int(match[1])]}", text)
 
 
 class JobError(BaseModel):
@@ -129,7 +141,8 @@ class JobEventView(Identified):
             case "requeued":
                 level, message = "warn", f"Fine-tuning job is queued again ({event.data['reason']})"
             case "succeeded":
-                message = " ".join(["The job has successfully completed.", *event.data["warnings"]])
+                warnings = map(FineTuning.model_validate(job.fine_tuning).with_lines, event.data["warnings"])
+                message = " ".join(["The job has successfully completed.", *warnings])
             case "failed":
                 level, message = "error", event.data["error"]["message"]
             case _:

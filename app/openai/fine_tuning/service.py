@@ -82,6 +82,7 @@ def create(session: Session, requester: Requester, body: JobInput) -> Adaptation
             examples=len(training.examples),
             with_system=training.with_system,
             notes=[*training.notes, _SEVERAL_LABELS] if kind == "multilabel" else training.notes,
+            lines=[] if training.lines == list(range(1, len(training.lines) + 1)) else training.lines,
         ).model_dump()
     return adaptation
 

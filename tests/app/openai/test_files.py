@@ -79,6 +79,13 @@ def test_a_wrong_part_is_rejected(openai_client: openai.OpenAI, options: dict[st
     assert (raised.value.type, raised.value.param) == ("invalid_request_error", param)
 
 
+def test_a_file_needs_a_name(client: httpx.Client) -> None:
+    form = {"purpose": (None, "fine-tune"), "file": ("", CHAT)}
+    response = client.post("/openai/v1/files", files=form)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "file")
+    assert "with a file name" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("options", [{}, {"json": {}}, {"data": {"purpose": "fine-tune"}}])
 def test_a_body_that_is_no_form_is_rejected(client: httpx.Client, options: dict[str, Any]) -> None:
     response = client.post("/openai/v1/files", **options)

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import ANY
 
@@ -18,6 +19,7 @@ from app.db.models import Adaptation, AdaptationEvent, Dataset
 from app.db.session import transaction
 from app.openai.fine_tuning.hyperparameters import OpenAIHyperparameters
 from app.openai.fine_tuning.result_files import render, result_file_ids
+from app.openai.fine_tuning.schemas import FineTuning, JobEventView
 from ipt.tuning.job import Hyperparameters
 from tests.app.openai.test_training_data import chat, jsonl
 from tests.support.service import EXAMPLES, WorkOff, adaptation_body
@@ -28,6 +30,7 @@ MANY_LABELS = jsonl(*({"input": f"{copy} {label}", "output": f"l{label}"} for la
 QUICK = {"n_epochs": 1, "batch_size": 8}
 DEFAULTS = Hyperparameters()
 DOUBLE = 2 * DEFAULTS.learning_rate
+WARNING = "examples[1] and examples[2]"
 AUTO_EPOCHS = round(DEFAULTS.steps * DEFAULTS.batch_size / len(EXAMPLES))
 NewJob = Callable[..., FineTuningJob]
 
@@ -159,6 +162,25 @@ def test_events_are_listed_newest_first_in_pages(
     assert events[0].message.startswith("The job has successfully completed.")
     assert "system message" in events[-1].message
     assert len({event.id for event in events}) == len(events) == 3
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"), [([], "line 2 and line 3"), ([1, 1, 4], "line 1 and line 4"), (None, WARNING)]
+)
+def test_warnings_name_lines_of_the_training_file(lines: list[int] | None, expected: str) -> None:
+    own = FineTuning(
+        model="backbone",
+        name="tickets",
+        training_file="file-1",
+        validation_file=None,
+        examples=3,
+        with_system=False,
+        notes=[],
+        lines=lines,
+    )
+    job = Adaptation(id="adp_1", fine_tuning=own.model_dump())
+    event = AdaptationEvent(type="succeeded", seq=1, data={"warnings": [WARNING]}, created_at=datetime.now(UTC))
+    assert JobEventView.of(job, event).message == f"The job has successfully completed. {expected}"
 
 
 def test_jobs_are_listed_newest_first_without_native_adaptations(
