@@ -9,6 +9,7 @@ import psycopg
 from sqlalchemy import BigInteger, ColumnElement, Table, delete, func, literal_column, select
 from sqlalchemy.orm import Session
 
+from app.db.file_models import Batch
 from app.db.models import Adaptation, ApiKey, Dataset, KeptTextRow, SchemaFloor, SubspaceRow, Task, Tenant, Worker
 from app.db.tables import METADATA
 from app.settings import DEFAULT_TENANT
@@ -74,6 +75,8 @@ def rows(session: Session, tenant_id: str) -> Iterator[tuple[str, Mapping[str, A
 
 def remove(session: Session, tenant_id: str) -> None:
     """Delete a tenant with everything that belongs to it; the default tenant exists again, empty."""
+    # Batches first: a process that ends a batch locks the batch, and then the tenant of its result files.
+    session.execute(delete(Batch).where(Batch.tenant_id == tenant_id))
     session.execute(delete(Tenant).where(Tenant.id == tenant_id))
     if tenant_id == DEFAULT_TENANT:
         session.add(Tenant(id=DEFAULT_TENANT))

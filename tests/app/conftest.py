@@ -8,14 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Engine, delete
+from sqlalchemy import Engine
 
 import ipt
 from app.api_keys import service as api_keys
 from app.db.ids import new_id
-from app.db.models import Tenant
 from app.db.session import make_engine, transaction
 from app.settings import Settings
+from app.tenants import repository as tenants
 from tests.support.fault_proxy import proxy  # noqa: F401, a fixture
 from tests.support.service import Serve, WorkOff, running, work_off_queue
 
@@ -79,7 +79,7 @@ def new_client(shared: Shared) -> Iterator[Callable[..., httpx.Client]]:
 
         def remove(tenant: str) -> None:
             with transaction(shared.engine) as session:
-                session.execute(delete(Tenant).where(Tenant.id == tenant))
+                tenants.remove(session, tenant)
 
         yield new_client
 

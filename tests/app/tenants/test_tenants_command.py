@@ -3,19 +3,24 @@
 import json
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, func, text
 
 from app.cli.root import run
+from app.db.file_models import Batch
 from app.db.ids import new_id
+from app.db.models import Tenant
 from app.db.session import transaction
 from app.db.tables import METADATA
+from app.openai.files import repository as files
 from app.tenants import repository
 from app.tenants.repository import OPERATORS_TABLES
 from tests.support.cli import Captured
+from tests.support.processes import until
 from tests.support.tables import contents, fill_empty_tables
 
 Tenants = Callable[..., int]
@@ -110,3 +115,34 @@ def test_deleting_needs_a_confirmation_and_a_tenant(tenants: Tenants, capsys: Ca
         assert tenants(*arguments) == 1
         assert "no tenant" in capsys.readouterr().err
     assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_a_tenant_is_deleted_while_one_of_its_batches_ends(engine: Engine) -> None:
+    with transaction(engine) as session:
+        session.add(Tenant(id="leaving"))
+        session.flush()
+        session.add(
+            Batch(
+                id="batch_1", tenant_id="leaving", endpoint="/v1/embeddings", input_file_id="file-1", total=1,
+                expires_at=func.now(),
+            )
+        )  # fmt: skip
+
+    def delete() -> None:
+        with transaction(engine) as session:
+            repository.remove(session, "leaving")
+
+    def waits() -> bool:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        with transaction(engine) as session:
+            return session.execute(text(query)).scalar_one() == 1
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(engine) as session:
+            session.get_one(Batch, "batch_1", with_for_update=True)
+            deletion = pool.submit(delete)
+            until(waits)
+            files.add(session, "leaving", filename="a", purpose="batch_output", content=b"", error=None, lifetime=None)
+        deletion.result()
+    with transaction(engine) as session:
+        assert session.get(Tenant, "leaving") is None
