@@ -209,10 +209,8 @@ def _start(app: Api, settings: Settings, database_url: str | None, timeout: Clie
     stack.callback(gc.unfreeze)
     task_lookup = TaskLookup(lookups, models, settings.predict_cached_tasks, settings.predict_cached_bytes)
     stack.callback(task_lookup.close)
-    recorder = UsageRecorder(engine)
-    stack.callback(recorder.close)
-    kept_texts = TextRecorder(engine)
-    stack.callback(kept_texts.close)
+    recorder, kept_texts = UsageRecorder(engine), TextRecorder(engine)
+    stack.callback(_close_together, recorder, kept_texts)
     state.predictions = Predictions(settings, models, task_lookup, recorder, kept_texts)
     stack.callback(state.predictions.close)
     state.classifications = Classifications(settings, models, state.predictions)
@@ -241,6 +239,14 @@ def _start(app: Api, settings: Settings, database_url: str | None, timeout: Clie
     stack.callback(state.readiness.close)
     state.collector = StateCollector(engine, models, coverage)
     state.event_streams = OpenStreams(settings.max_event_streams)
+
+
+def _close_together(*recorders: UsageRecorder | TextRecorder) -> None:
+    """Close recorders; with a database that does not answer, they wait at the same time."""
+    for recorder in recorders:
+        recorder.begin_close()
+    for recorder in recorders:
+        recorder.close()
 
 
 def _on_loaded(engine: Engine, loaded: Sequence[ipt.Subspace]) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,13 +22,20 @@ class PeriodicWriter:
         self._write = write
         self._seconds = seconds
         self._closing = threading.Event()
+        self._close_by = 0.0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
+    def begin_close(self) -> None:
+        """Let the thread write for the last time and end, without waiting for it; idempotent."""
+        if not self._closing.is_set():
+            self._close_by = time.monotonic() + _CLOSE_SECONDS
+            self._closing.set()
+
     def close(self) -> None:
-        """Write for the last time and end the thread, but wait for it no longer than a few seconds."""
-        self._closing.set()
-        self._thread.join(_CLOSE_SECONDS)
+        """Write for the last time and end the thread, but wait no longer than a few seconds after `begin_close`."""
+        self.begin_close()
+        self._thread.join(max(0.0, self._close_by - time.monotonic()))
 
     def _run(self) -> None:
         ends = False

@@ -72,6 +72,10 @@ class TextRecorder:
             self._tenants = frozenset()
             raise
 
+    def begin_close(self) -> None:
+        """Let the thread write for the last time, without waiting for it."""
+        self._writer.begin_close()
+
     def close(self) -> None:
         """Store the last texts and end the thread, but wait for it no longer than a few seconds."""
         self._writer.close()

@@ -72,6 +72,10 @@ class UsageRecorder:
             raise
         self._pruned_hour = hour
 
+    def begin_close(self) -> None:
+        """Let the thread write for the last time, without waiting for it."""
+        self._writer.begin_close()
+
     def close(self) -> None:
         """Write the last counts and end the thread, but wait for it no longer than a few seconds."""
         self._writer.close()
