@@ -46,7 +46,8 @@ def prediction_views(answered: AnsweredQuestions, top_k: int | None, asked: Thre
 def _no_scope_error(version: int) -> ConflictError:
     return ConflictError(
         f"version {version} cannot tell which texts belong to no label: tune the task again with POST "
-        "/v1/tasks/{task_id}/retune, or leave out min_in_scope. Tasks of backbones that write text never can",
+        "/v1/tasks/{task_id}/retune, or leave out min_in_scope. Tasks of several labels and tasks of backbones that "
+        "write text never can",
         code="scope_not_available",
         param="min_in_scope",
     )
