@@ -35,17 +35,17 @@ async def suggest_texts(
 
     Needs an encoder. It takes as long as predicting all texts twice.
     """
-    for index, text in enumerate(body.inputs or ()):
-        if index == MAX_INPUTS:
-            raise InvalidError(
-                f"at most {MAX_INPUTS:,} texts, got {len(body.inputs or ()):,}: send a sample of them",
-                code="too_many_inputs",
-                param="inputs",
-            )
-        check_text_length(settings_of(request), text, f"inputs[{index}]")
     if body.inputs is None:
         texts = await run_in_threadpool(service.kept_texts, transaction, caller, task_id)
     else:
         texts = body.inputs
+        if len(texts) > MAX_INPUTS:
+            raise InvalidError(
+                f"at most {MAX_INPUTS:,} texts, got {len(texts):,}: send a sample of them",
+                code="too_many_inputs",
+                param="inputs",
+            )
+        for index, text in enumerate(texts):
+            check_text_length(settings_of(request), text, f"inputs[{index}]")
     suggested = service.suggest(predictions_of(request), tenant, task_id, texts, body)
     return await unless_gone(request, suggested)

@@ -119,8 +119,8 @@ def record_rows(name: str, records: Iterator[tuple[int, Record]], options: Optio
         columns = choose_columns(names, options.input_column, options.output_column)
     except ColumnsError:
         # The keys of a single object may be labels or texts, which no file has as columns of all its rows.
-        alone = all(len(record) == 1 or len(sample) == 1 for record in sample)
-        if options.names_no_column and alone and all(map(pairs_of_keys, sample)):
+        may_be_pairs = len(sample) == 1 or all(len(record) == 1 for record in sample)
+        if options.names_no_column and may_be_pairs and all(map(pairs_of_keys, sample)):
             return _groups(name, records, pairs_of_keys)
         if (one_hot := one_hot_rows(name, _names(sample, first[0][0]), sample, records, options)) is not None:
             return one_hot
