@@ -1,5 +1,6 @@
 """Check the examples of a request: the limits of the settings, and whether a task can be tuned on them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ from app.adaptations.schemas import DatasetInput, ExampleInput, LabelSet
 from app.errors import InvalidError
 from app.http.text_limits import check_text_length
 from app.settings import Settings
-from ipt.data.examples import labels_of_kind
+from ipt.data.examples import MAX_LABEL_CHARS, labels_of_kind
 from ipt.data.labels import labels_in_scope
 from ipt.data.names import listed
 from ipt.data.preparation import PreparedDataset, doubt_about_outputs, prepare
@@ -49,14 +50,17 @@ def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family |
         raise InvalidError(error.message, code="invalid_dataset", param=error.param) from error
     labels = labels_of_kind(dataset.examples, dataset.kind)
     if dataset.kind != "text2text" and len(labels) > settings.max_labels:
-        too_many = f"at most {settings.max_labels} labels, got {len(labels)}"
+        too_many, known = f"at most {settings.max_labels} labels, got {len(labels)}", set(labels[: settings.max_labels])
         if kind is not None or family in ("encoder", None):
             advice = (
                 ": merge some"
                 if family != "encoder"
                 else (": merge some, or use a service whose backbone writes text, which tunes the outputs as texts")
             )
-            raise InvalidError(too_many + advice, code="too_many_labels", param="examples")
+            first = next(
+                i for i, row in enumerate(dataset.examples) if set(labels_of_kind([row], dataset.kind)) - known
+            )
+            raise InvalidError(too_many + advice, code="too_many_labels", param=f"examples[{first}].output")
         texts = prepare(examples, validation, "text2text")
         dataset = replace(texts, warnings=[f"{too_many}: the outputs are tuned as texts", *texts.warnings])
     if dataset.kind == "multilabel" and family not in ("encoder", None):
@@ -73,9 +77,16 @@ def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family |
             + "The backbone is an encoder, which classifies but does not write text: outputs must be "
             "labels, with at least two examples of each",
             code="kind_not_supported",
-            param="kind",
+            param="kind" if body.kind else f"examples[{_first_text(dataset.examples)}].output",
         )
     return replace(dataset, warnings=[*dataset.warnings, *_cut_warnings(settings, fields)])
+
+
+def _first_text(examples: Sequence[ipt.Example]) -> int:
+    """Return the number of the first example whose output is no label: it is too long, or occurs once."""
+    counts = Counter(example.output for example in examples)
+    texts = (i for i, row in enumerate(examples) if counts[row.output] == 1 or len(row.output) > MAX_LABEL_CHARS)
+    return next(texts, 0)
 
 
 def kind_of_lists(fields: Mapping[str, Sequence[ExampleInput]]) -> ipt.TaskKind | None:

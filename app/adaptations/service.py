@@ -113,7 +113,7 @@ def repeated(session: Session, requester: Requester, body_hash: str) -> Adaptati
     earlier = repository.by_idempotency_key(session, requester.tenant_id, requester.idempotency_key)
     if earlier is not None and earlier.body_hash != body_hash:
         raise ConflictError(
-            "this Idempotency-Key was used with another body: send a new key for a new adaptation",
+            "this Idempotency-Key was used with another body: send a new key with a new body",
             code="idempotency_key_reused",
             param="Idempotency-Key",
         )
@@ -231,7 +231,7 @@ def cancel(session: Session, tenant_id: str, adaptation_id: str) -> Adaptation:
     if adaptation is None:
         raise _not_found()
     if adaptation.state in ("succeeded", "failed"):
-        raise ConflictError(f"this adaptation has already {adaptation.state}", code="adaptation_finished")
+        raise _finished(adaptation.state)
     return adaptation
 
 
@@ -255,8 +255,13 @@ def _unfinished(adaptation: Adaptation | None) -> Adaptation:
         raise _not_found()
     if adaptation.state in FINISHED or adaptation.cancel_requested:
         state = "been cancelled" if adaptation.cancel_requested else adaptation.state
-        raise ConflictError(f"this adaptation has already {state}", code="adaptation_finished")
+        raise _finished(state)
     return adaptation
+
+
+def _finished(state: str) -> ConflictError:
+    message = f"it has already {state}, and only an unfinished adaptation or fine-tuning job can be changed"
+    return ConflictError(message, code="adaptation_finished")
 
 
 def _not_found() -> NotFoundError:
@@ -266,15 +271,16 @@ def _not_found() -> NotFoundError:
 def _check_quotas(usage: repository.Usage, settings: Settings) -> None:
     if usage.open >= settings.max_open_adaptations:
         raise BusyError(
-            f"{settings.max_open_adaptations} of your adaptations have not finished, which is the limit: wait for some "
-            "to end, or cancel some",
+            f"you have {usage.open} unfinished adaptations and fine-tuning jobs, of at most "
+            f"{settings.max_open_adaptations}: wait for some to end, or cancel some",
             code="too_many_adaptations",
             retry_after=_QUEUE_RETRY_SECONDS,
         )
     remedy = "delete tasks that you no longer need with DELETE /v1/tasks/{task_id}, which deletes their datasets too"
     if usage.stored >= settings.max_stored_adaptations:
         raise InvalidError(
-            f"you have {usage.stored:,} adaptations, of at most {settings.max_stored_adaptations:,}: {remedy}",
+            f"you have {usage.stored:,} adaptations and fine-tuning jobs, of at most "
+            f"{settings.max_stored_adaptations:,}: {remedy}",
             code="quota_exceeded",
         )
     if usage.bytes >= settings.max_stored_bytes:

@@ -37,6 +37,8 @@ _CODES = {
     "extra_forbidden": "unknown_field",
     "string_type": "not_text",
 }
+_OF_ANOTHER_TYPE = ("_type", "_parsing", "literal_error")
+"""Ends of the error types of values whose type is not the expected one."""
 # What is expected of a value that a client fills in by itself, as browsers do; by its location.
 _EXPECTED = {("header", "last-event-id"): "the `seq` of the last event that you received"}
 
@@ -100,9 +102,7 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
         message = f"the body is not valid JSON: at line {line}, column {column}: {reason[0].lower()}{reason[1:]}"
         return respond(BadRequestError(message, code="invalid_json"))
     param = _param(first["loc"])
-    # A field of a union type has one error per member; that it may be null does not help the caller.
-    members = (each for each in errors if _param(each["loc"]) == param and each["type"] != "none_required")
-    message = ", or ".join(dict.fromkeys(map(explain, members)))
+    message = ", or ".join(dict.fromkeys(map(explain, _of_same_type(errors, param))))
     if first["loc"][:2] in _EXPECTED:
         message = f"{message}: send {_EXPECTED[first['loc'][:2]]}"
     if first["loc"] == ("body",):
@@ -111,6 +111,16 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
         if "json" not in request.headers.get("content-type", ""):
             return respond(BadRequestError(message if kind == "missing" else expected, code="not_json"))
     return respond(InvalidError(message, code=_CODES.get(kind, "invalid_value"), param=param))
+
+
+def _of_same_type(errors: Sequence[Any], param: str | None) -> list[Any]:
+    """Return the errors of a field that help the caller.
+
+    A field of a union type has one error per member. That it may be null does not help, and neither do members of
+    other types than the value's if one of the same type says what is wrong.
+    """
+    members = [each for each in errors if _param(each["loc"]) == param and each["type"] != "none_required"]
+    return [each for each in members if not each["type"].endswith(_OF_ANOTHER_TYPE)] or members
 
 
 def _param(location: Sequence[Any]) -> str | None:
@@ -183,7 +193,7 @@ def _database_error(request: Request, error: Exception) -> JSONResponse:
 def _outcome_unknown() -> UnavailableError:
     return UnavailableError(
         "the database was lost while it saved this request, so the outcome is unknown: send the request again with the "
-        "same Idempotency-Key, or look for the adaptation in GET /v1/adaptations; repeat a cancel or a deletion",
+        "same Idempotency-Key, or look for what it creates in the list (GET); repeat a cancel or a deletion",
         code="outcome_unknown",
         retry_after=_DATABASE_RETRY_SECONDS,
     )

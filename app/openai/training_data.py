@@ -108,10 +108,14 @@ def read_conversations(content: bytes) -> Iterator[Conversation]:
     """
     first_format = None
     for number, record in json_lines(content):
-        line_format = next((entry for entry in _FORMATS if entry[0] in record), None)
-        if line_format is None:
+        formats = [entry for entry in _FORMATS if entry[0] in record]
+        if not formats:
             named = ", or ".join(name for _, name, _ in _FORMATS)
             raise LineError(f"expected an object with {named}", line=number)
+        if len(formats) > 1:
+            fields = " and ".join(field for field, _, _ in formats)
+            raise LineError(f"has both {fields}: keep the fields of one format", line=number)
+        (line_format,) = formats
         first_format = first_format or line_format
         if line_format is not first_format:
             message = f"has {line_format[1]}, but the lines before have {first_format[1]}: use one format in a file"

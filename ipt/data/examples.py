@@ -182,14 +182,14 @@ def _check_labels(examples: Sequence[Example], validation_examples: Sequence[Exa
             if len(example.output) > MAX_LABEL_CHARS:
                 raise DatasetError(
                     f"this label has {len(example.output)} characters, at most {MAX_LABEL_CHARS} are supported: "
-                    "shorten it, or set kind to 'text2text' on a backbone that writes text",
+                    "shorten it, or use a backbone that writes text, with the kind text2text",
                     param=f"{field}[{index}].output",
                 )
     if len(examples) == 1:
         raise DatasetError(
             "the dataset has a single example: give at least 2 examples of each of 2 labels, or, for text to text, "
             f"{MIN_TEXT_PAIRS} pairs of texts",
-            param="examples",
+            param="examples[0]",
         )
     counts = Counter(example.output for example in examples)
     if len(counts) < MIN_LABELS:
@@ -197,10 +197,11 @@ def _check_labels(examples: Sequence[Example], validation_examples: Sequence[Exa
             f"all examples have the same output: a classifier needs at least {MIN_LABELS} labels", param="examples"
         )
     if len(counts) > MAX_LABELS:
+        first = [example.output for example in examples].index(list(counts)[MAX_LABELS])
         raise DatasetError(
             f"the examples have {len(counts)} labels, at most {MAX_LABELS} are supported: "
-            "merge labels, or set kind to 'text2text' on a backbone that writes text",
-            param="examples",
+            "merge labels, or use a backbone that writes text, with the kind text2text",
+            param=f"examples[{first}].output",
         )
     _check_no_single_example(examples, counts)
     unknown = [index for index, example in enumerate(validation_examples) if example.output not in counts]
@@ -229,9 +230,11 @@ def _check_label_sets(examples: Sequence[Example], validation_examples: Sequence
     if not counts:
         raise DatasetError("no example has a label: give at least 2 examples of each label", param="examples")
     if len(counts) > MAX_LABELS:
+        further = list(counts)[MAX_LABELS]
+        first = next(index for index, example in enumerate(examples) if further in example.labels)
         raise DatasetError(
             f"the examples have {len(counts)} labels, at most {MAX_LABELS} are supported: merge labels",
-            param="examples",
+            param=f"examples[{first}].output",
         )
     most = len(examples) - MIN_EXAMPLES_PER_LABEL
     for index, example in enumerate(examples):
@@ -272,7 +275,7 @@ def _check_no_single_example(examples: Sequence[Example], counts: Counter[str]) 
         return
     advice = "give at least 2 examples of every label"
     if len(single) == len(examples):
-        advice += "; or, if the outputs are texts to write, set kind to 'text2text' on a backbone that writes text"
+        advice += "; or, if the outputs are texts to write, use a backbone that writes text, with the kind text2text"
     subject = "this label has" if len(single) == 1 else f"{len(single)} labels have"
     raise DatasetError(
         f"{subject} a single example: {_named_labels(examples, single, 'examples')}: {advice}",

@@ -35,7 +35,7 @@ def create(session: Session, tenant_id: str, body: BatchInput) -> Batch:
     """
     file = files.get(session, tenant_id, body.input_file_id, "input_file_id")
     if file.purpose != "batch":
-        message = f"this file has the purpose {file.purpose}: upload it with the purpose batch"
+        message = f"this file has the purpose {file.purpose!r}: upload it with the purpose 'batch'"
         raise InvalidError(message, code="invalid_batch_file", param="input_file_id")
     try:
         requests = list(read_requests(file.content))

@@ -6,12 +6,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from app.errors import InvalidError
+from app.errors import ConflictError, InvalidError, NotFoundError
 from app.generations.service import Generation
 from app.http.text_limits import check_input_count, check_text_length
 from app.openai.completions.answers import ChatAnswers, CompletionAnswers
 from app.openai.completions.schemas import ChatInput, CompletionInput, CompletionsInput
 from app.openai.completions.service import Completions, LabelScores, task_of
+from app.openai.errors import as_model_error
 from app.openai.messages import ENCODER_INPUT_CHARS, input_text
 from app.openai.prompts import strip_prompt
 from app.settings import Settings
@@ -51,11 +52,14 @@ class Answering:
             BusyError: too many texts of the tenant are waiting.
             UnavailableError: the model is not loaded, is out of memory, or the service is stopping.
         """
-        if isinstance(body, ChatInput):
-            return await self._begin_chat(tenant_id, body)
-        assert isinstance(body, CompletionInput)
-        prompts = [strip_prompt(prompt) for prompt in body.prompts]
-        return await self._begin(tenant_id, CompletionAnswers(body), prompts, "prompt", body.max_tokens)
+        try:
+            if isinstance(body, ChatInput):
+                return await self._begin_chat(tenant_id, body)
+            assert isinstance(body, CompletionInput)
+            prompts = [strip_prompt(prompt) for prompt in body.prompts]
+            return await self._begin(tenant_id, CompletionAnswers(body), prompts, "prompt", body.max_tokens)
+        except (NotFoundError, ConflictError) as error:
+            raise as_model_error(body.model, error) from error
 
     async def _begin_chat(self, tenant_id: str, body: ChatInput) -> Begun:
         task_id = task_of(body.model)

@@ -12,10 +12,10 @@ from sqlalchemy import Engine
 
 import ipt
 from app.db.session import read_transaction
-from app.errors import ConflictError, InvalidError, NotFoundError
+from app.errors import InvalidError
 from app.generations.service import Generation, Generations
 from app.openai import names
-from app.openai.errors import as_model_error, model_not_found
+from app.openai.errors import model_not_found
 from app.openai.fine_tuning import repository
 from app.predictions.models import Models
 from app.predictions.service import Predictions
@@ -54,7 +54,8 @@ class Completions:
         """Return whether a task answers with texts instead of labels.
 
         Raises:
-            NotFoundError: the tenant has no such task, or it cannot answer yet.
+            NotFoundError: the tenant has no such task.
+            ConflictError: the task cannot answer yet.
         """
         if all(model.family == "encoder" for model in self._models.all):
             return False
@@ -83,10 +84,7 @@ class Completions:
     async def classify(self, tenant_id: str, task_id: str, texts: Sequence[str]) -> list[LabelScores]:
         """Return the probabilities of all labels for each text; raises as `Predictions.ask` does."""
         questions = [Question(task_id, None, text, "model") for text in texts]
-        try:
-            answered = await self._predictions.ask(tenant_id, questions)
-        except (NotFoundError, ConflictError) as error:
-            raise as_model_error(error) from error
+        answered = await self._predictions.ask(tenant_id, questions)
         predictions = zip(answered.answer.predictions, answered.tokens, strict=True)
         return [LabelScores(prediction.scores or {}, prediction.labels, tokens) for prediction, tokens in predictions]
 
@@ -100,15 +98,10 @@ class Completions:
         except InvalidError as error:
             param = {"max_new_tokens": "max_tokens", "format": "response_format"}.get(error.param or "", error.param)
             raise InvalidError(error.message, code=error.code, param=param) from error
-        except (NotFoundError, ConflictError) as error:
-            raise as_model_error(error) from error
 
     async def _task(self, tenant_id: str, task_id: str) -> ipt.BoundTask:
         question = Question(task_id, None, "", "model")
-        try:
-            found = await asyncio.wrap_future(self._lookup.find(tenant_id, [question], canaries=False))
-        except (NotFoundError, ConflictError) as error:
-            raise as_model_error(error) from error
+        found = await asyncio.wrap_future(self._lookup.find(tenant_id, [question], canaries=False))
         return found.tasks[0]
 
     def _read_rule(self, tenant_id: str, task_id: str) -> bool:
@@ -124,5 +117,7 @@ def task_of(model: str) -> str:
     """
     task_id = names.task_of_model(model)
     if task_id is None:
-        raise model_not_found("only fine-tuned models answer: name one of GET /openai/v1/models that begins with ft:")
+        raise model_not_found(
+            model, "only fine-tuned models answer: name one of GET /openai/v1/models that begins with ft:"
+        )
     return task_id

@@ -50,7 +50,7 @@ class Embeddings:
         try:
             embedded = await self.predictions.embed(tenant_id, question, body.texts, model)
         except (NotFoundError, ConflictError) as error:
-            raise as_model_error(error) from error
+            raise as_model_error(body.model, error) from error
         return EmbeddingsView.of(body, embedded.embeddings, sum(embedded.tokens))
 
     async def _model(self, tenant_id: str, name: str, question: Question | None) -> Model:
@@ -59,9 +59,9 @@ class Embeddings:
             try:
                 return await self.predictions.model_of(tenant_id, question)
             except (NotFoundError, ConflictError) as error:
-                raise as_model_error(error) from error
+                raise as_model_error(name, error) from error
         # Encoders first: only they embed.
         for model in sorted(self.models.all, key=lambda model: model.family != "encoder"):
             if names.names_embedder(name, base_model_of(model)):
                 return model
-        raise model_not_found("name one of GET /openai/v1/models")
+        raise model_not_found(name, "name one of GET /openai/v1/models")

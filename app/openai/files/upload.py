@@ -101,14 +101,14 @@ def _purpose(texts: dict[str, str]) -> FilePurpose:
     for purpose in _PURPOSES:
         if texts.get("purpose") == purpose:
             return purpose
-    raise _invalid(f"must be {' or '.join(_PURPOSES)}", "purpose")
+    raise _invalid(f"must be {' or '.join(map(repr, _PURPOSES))}", "purpose")
 
 
 def _lifetime(texts: dict[str, str]) -> timedelta | None:
     if _ANCHOR not in texts and _SECONDS not in texts:
         return None
     if texts.get(_ANCHOR) != "created_at":
-        raise _invalid("must be created_at", _ANCHOR)
+        raise _invalid("must be 'created_at'", _ANCHOR)
     digits = texts.get(_SECONDS, "")
     if not (_DIGITS.fullmatch(digits) and _LEAST_SECONDS <= int(digits) <= _MOST_SECONDS):
         raise _invalid(f"must be a whole number from {_LEAST_SECONDS} to {_MOST_SECONDS}", _SECONDS)

@@ -42,7 +42,7 @@ class OpenAIHyperparameters(StrictBody):
 
 
 class SupervisedMethod(StrictBody):
-    hyperparameters: OpenAIHyperparameters = Field(default_factory=OpenAIHyperparameters)
+    hyperparameters: OpenAIHyperparameters | None = None
 
 
 class Method(StrictBody):

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from app.db.models import Adaptation, AdaptationEvent
 from app.http.fields import Id, Metadata, Name, Storable, StrictBody
@@ -32,10 +32,26 @@ class JobInput(StrictBody):
     )
     seed: Seed | None = Field(default=None, description="drawn if it is missing")
     method: Method | None = None
-    hyperparameters: OpenAIHyperparameters = Field(
-        default_factory=OpenAIHyperparameters, description="instead of `method`, as older clients send them"
+    hyperparameters: OpenAIHyperparameters | None = Field(
+        default=None, description="instead of those in `method`, as older clients send them"
     )
     metadata: Metadata | None = None
+
+    @model_validator(mode="after")
+    def _one_set_of_hyperparameters(self) -> "JobInput":
+        both = self._of_method, self.hyperparameters
+        if None not in both and both[0] != both[1]:
+            raise ValueError("has two different sets of hyperparameters: send only those in method.supervised")
+        return self
+
+    @property
+    def _of_method(self) -> OpenAIHyperparameters | None:
+        return None if self.method is None else self.method.supervised.hyperparameters
+
+    @property
+    def options(self) -> OpenAIHyperparameters:
+        """The hyperparameters, wherever the client sent them."""
+        return self._of_method or self.hyperparameters or OpenAIHyperparameters()
 
 
 class FineTuning(BaseModel):

@@ -58,7 +58,6 @@ def create(session: Session, requester: Requester, body: JobInput) -> Adaptation
         lines["validation_examples"] = validation.lines
     filename = files.get_summary(session, tenant_id, body.training_file, "training_file").filename
     name = body.suffix or names.safe_part(PurePath(filename).stem) or _DEFAULT_NAME
-    options = body.hyperparameters if body.method is None else body.method.supervised.hyperparameters
     kind = _kind(model, training)
     with _naming_lines(lines):
         request = AdaptationInput.model_validate(
@@ -67,7 +66,7 @@ def create(session: Session, requester: Requester, body: JobInput) -> Adaptation
                 "examples": training.examples,
                 "validation_examples": None if validation is None else validation.examples,
                 "kind": kind if kind == "multilabel" else None,
-                "hyperparameters": options.to_own(len(training.examples), kind, body.seed),
+                "hyperparameters": body.options.to_own(len(training.examples), kind, body.seed),
                 "metadata": body.metadata or {},
                 "subspace": model.predictor.subspace.id if len(requester.models.all) > 1 else None,
             }
@@ -148,7 +147,9 @@ def _model_of(session: Session, requester: Requester, body: JobInput) -> Model:
         return models[bases.index(body.model)]
     if not names.names_backbone(body.model, bases[0]):
         listed = " or ".join(f"'{name}'" for name in bases)
-        raise model_not_found(f"fine-tune the base model {listed}; a fine-tuned model cannot be fine-tuned again")
+        raise model_not_found(
+            body.model, f"fine-tune the base model {listed}; a fine-tuned model cannot be fine-tuned again"
+        )
     if len(models) == 1:
         return models[0]
     max_chars = _max_chars(requester, requester.models.for_kind("text2text"))
@@ -174,7 +175,7 @@ def _read(
 ) -> TrainingData:
     file = files.get(session, tenant_id, file_id, param)
     if file.purpose != "fine-tune":
-        message = f"this file has the purpose {file.purpose}: upload it with the purpose fine-tune"
+        message = f"this file has the purpose {file.purpose!r}: upload it with the purpose 'fine-tune'"
         raise InvalidError(message, code="invalid_training_file", param=param)
     if file.error is not None:
         raise InvalidError(f"this file cannot be used: {file.error}", code="invalid_training_file", param=param)

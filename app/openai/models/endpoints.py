@@ -42,7 +42,7 @@ def get_model(name: ModelName, transaction: TransactionDep, backbones: Backbones
     with transaction() as session:
         row = None if task_id is None else repository.get(session, tenant, task_id)
     if row is None:
-        raise model_not_found("see GET /openai/v1/models")
+        raise model_not_found(name, "see GET /openai/v1/models")
     task, subspace_id = row
     return ModelView.of(task, backbones.of_subspace(subspace_id))
 
@@ -53,6 +53,6 @@ def delete_model(name: ModelName, transaction: TransactionDep, tenant: AdaptingT
     task_id = names.task_of_model(name)
     with transaction() as session:
         if task_id is None or repository.get(session, tenant, task_id) is None:
-            raise model_not_found("see GET /openai/v1/models; base models cannot be deleted")
+            raise model_not_found(name, "see GET /openai/v1/models; base models cannot be deleted")
         tasks.remove(session, tenant, task_id)
     return DeletedModelView(id=name)

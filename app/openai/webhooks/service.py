@@ -19,6 +19,7 @@ from app.openai.webhooks.sender import NotDeliveredError, Sender
 MAX_ENDPOINTS = 10
 """Endpoints of one tenant."""
 _KEEP_FORMER_SECRET = timedelta(hours=24)
+_HIGHEST_PORT = 65_535
 
 
 def create(session: Session, tenant_id: str, body: EndpointInput, allowed: Sequence[Network]) -> WebhookEndpoint:
@@ -120,10 +121,18 @@ def _checked(url: str, allowed: Sequence[Network]) -> str:
         host = parsed.raw_host.decode()
     except (httpx.InvalidURL, UnicodeError):
         parsed, host = httpx.URL(), ""
-    if parsed.scheme not in ("https", "http") or not host or parsed.userinfo or parsed.fragment or "%" in host:
+    port_is_valid = parsed.port is None or 0 < parsed.port <= _HIGHEST_PORT
+    if (
+        parsed.scheme not in ("https", "http")
+        or not host
+        or not port_is_valid
+        or parsed.userinfo
+        or parsed.fragment
+        or "%" in host
+    ):
         message = "is not a URL of a receiver: expected https://HOST/PATH, without user name and fragment"
         raise InvalidError(message, code="invalid_webhook_url", param="url")
-    if parsed.port == 0 or not host_may_be_reached(host, allowed):
+    if not host_may_be_reached(host, allowed):
         message = (
             "is a private address: webhooks reach public addresses, and the networks that the operator of the service "
             "lists in IPT_WEBHOOK_PRIVATE_NETWORKS"

@@ -45,7 +45,7 @@ def _examples(**changes: object) -> list[dict[str, object]]:
         ({"examples": EXAMPLES[:4]}, "examples"),
         ({"examples": [*EXAMPLES, {"input": "x", "output": "rare"}], "kind": "classification"}, "examples[8].output"),
         ({"examples": EXAMPLES * 1251}, "examples"),
-        ({"examples": [{"input": "x", "output": str(n // 2)} for n in range(402)]}, "examples"),
+        ({"examples": [{"input": "x", "output": str(n // 2)} for n in range(402)]}, "examples[400].output"),
         ({"validation_examples": [{"input": "x", "output": "unseen"}]}, "validation_examples[0].output"),
         ({"kind": "regression"}, "kind"),
         ({"kind": "text2text"}, "kind"),

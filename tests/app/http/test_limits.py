@@ -247,7 +247,7 @@ def test_the_limits_of_a_dataset(serve: Serve) -> None:
         assert send(rows, validation_examples=rows[:2]).status_code == 202
         for too_many in (send(rows + rows[:3]), send(rows, validation_examples=rows[:3])):
             assert _error(too_many) == (422, "too_many_examples", "examples")
-        assert _error(send(rows + third)) == (422, "too_many_labels", "examples")
+        assert _error(send(rows + third)) == (422, "too_many_labels", "examples[4].output")
         assert _error(send([rows[0] | {"output": "x" * 21}, *rows[1:]])) == (
             422,
             "text_too_long",

@@ -180,7 +180,7 @@ def test_what_is_no_batch_is_named(openai_client: openai.OpenAI, monkeypatch: py
     fails(openai.NotFoundError, "input_file_id", input_file_id="file-1")
     training = openai_client.files.create(file=("t.jsonl", chat("a", "b")), purpose="fine-tune")
     fails(openai.BadRequestError, "input_file_id", input_file_id=training.id)
-    with pytest.raises(openai.BadRequestError, match="purpose fine-tune"):
+    with pytest.raises(openai.BadRequestError, match="purpose 'fine-tune'"):
         openai_client.fine_tuning.jobs.create(model="gpt-4o", training_file=file.id)
     monkeypatch.setattr(service, "MAX_OPEN", 0)
     error = fails(openai.RateLimitError, None)

@@ -110,6 +110,8 @@ def test_a_json_object_has_the_label(ask: Any, scores: dict[str, float]) -> None
 def test_a_stop_string_ends_the_label(ask: Any, scores: dict[str, float]) -> None:
     label = best(scores)
     assert ask(stop=[label[2:4], "zzz"]).choices[0].message.content == label[:2]
+    with pytest.raises(openai.BadRequestError, match="400 - has 5 entries; at most 4"):
+        ask(stop=list("abcde"))
 
 
 def test_fields_without_effect_are_ignored_and_named(openai_client: openai.OpenAI, model: str) -> None:

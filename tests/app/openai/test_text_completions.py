@@ -115,5 +115,5 @@ def test_a_model_that_is_deleted_while_it_streams_completes_its_answer(
     received += chunks
     assert "".join(chunk.choices[0].delta.content or "" for chunk in received) == whole.message.content
     assert received[-1].choices[0].finish_reason == whole.finish_reason
-    with pytest.raises(openai.NotFoundError, match="no such model"):
+    with pytest.raises(openai.NotFoundError, match=f"the model '{model}' does not exist"):
         ask(model=model)

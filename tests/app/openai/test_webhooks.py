@@ -48,6 +48,7 @@ def test_an_endpoint_is_registered_changed_and_deleted(openai_client: openai.Ope
         ({"url": "http://127.0.0.1/"}, "url", "IPT_WEBHOOK_PRIVATE_NETWORKS"),
         ({"url": "http://localhost:8000/hook"}, "url", "private address"),
         ({"url": "http://[::ffff:169.254.169.254]/"}, "url", "private address"),
+        ({"url": "https://example.com:99999"}, "url", "expected https://HOST/PATH"),
         ({"url": "ftp://example.com"}, "url", "expected https://HOST/PATH"),
         ({"url": "https://user:password@example.com"}, "url", "without user name"),
         ({"url": "example.com/hook"}, "url", "expected https://HOST/PATH"),

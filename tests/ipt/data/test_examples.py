@@ -29,7 +29,7 @@ def test_repeated_outputs_are_labels_and_other_outputs_are_text() -> None:
         ([ipt.Example("a", "x"), ipt.Example("\ud800", "y")], "examples[1].input", "surrogate"),
         ([ipt.Example(1, "x"), ipt.Example("b", "y")], "examples[0].input", "must be a string, got int"),  # type: ignore[arg-type]
         ([("a", "x"), ("b", "y")], "examples[0]", r"must be an ipt.Example\(input, output\), got tuple"),
-        ([ipt.Example("a", f"l{n}") for n in range(MAX_LABELS + 1) for _ in "ab"], "examples", "201 labels"),
+        ([ipt.Example("a", f"l{n // 2}") for n in range(2 * MAX_LABELS + 2)], "examples[400].output", "201 labels"),
     ],
 )
 def test_an_invalid_dataset_is_rejected_naming_the_field(examples: list[ipt.Example], param: str, message: str) -> None:
