@@ -15,7 +15,7 @@ from ipt.data.labels import labels_alike
 from ipt.data.names import is_short_name, listed
 from ipt.data.preparation import PreparedDataset
 
-_PLACE = re.compile(r"\b(examples|validation_examples)\[(\d+)\]")
+PLACE = re.compile(r"\b(examples|validation_examples)\[(\d+)\]")
 _Rows = Sequence[Mapping[str, str]]
 
 
@@ -109,7 +109,7 @@ def naming_kept_examples(body: DatasetInput) -> Iterator[Callable[[str], str]]:
         return match[0] if int(match[2]) < counts[match[1]] else "a kept example"
 
     def named(text: str) -> str:
-        return _PLACE.sub(place, text) if body.extend else text
+        return PLACE.sub(place, text) if body.extend else text
 
     try:
         yield named

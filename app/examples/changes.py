@@ -47,6 +47,12 @@ class Change:
         ]
         self.summary["added"] = len(body.add)
 
+    def name_of(self, split: str, number: int) -> str:
+        """Return how a client knows a row of a split: by its place in the change, or else by its id."""
+        rows = [row for row in self.rows if row.split == split]
+        added = number - (len(rows) - self.summary["added"])
+        return f"add[{added}]" if split == "examples" and added >= 0 else rows[number].id
+
     def _named(self, refs: Sequence[RefT], param: str) -> list[tuple[list[int], RefT]]:
         """Return the numbers of the rows that references name; of two references with the same name, the last one."""
         by_name: dict[tuple[str, str], list[int]] = defaultdict(list)

@@ -6,6 +6,7 @@ import ipt
 from app.adaptations import repository as adaptations_repository
 from app.adaptations import service as adaptations
 from app.adaptations.dataset_checks import prepare_dataset
+from app.adaptations.extension import PLACE
 from app.adaptations.schemas import AdaptationInput
 from app.adaptations.service import Requester
 from app.db.models import Adaptation, Dataset
@@ -100,7 +101,7 @@ def change(session: Session, requester: Requester, task_id: str, body: ChangeInp
         }
     )
     model = requester.models.for_kind(base.kind)
-    checked = _checked(requester, whole, model.family)
+    checked = _checked(requester, whole, model.family, changed)
     prepared = adaptations.with_reading_warnings(checked, model, requester.models)
     start = tasks.newest_version(session, tenant_id, task_id)
     adaptation = adaptations.queue(
@@ -118,11 +119,14 @@ def change(session: Session, requester: Requester, task_id: str, body: ChangeInp
     return adaptation
 
 
-def _checked(requester: Requester, whole: AdaptationInput, family: ipt.Family | None) -> PreparedDataset:
+def _checked(
+    requester: Requester, whole: AdaptationInput, family: ipt.Family | None, changed: Change
+) -> PreparedDataset:
     try:
         return prepare_dataset(requester.settings, whole, family)
-    except InvalidError as error:  # whose `param` is no field of the request
-        raise InvalidError(f"the examples after this change: {error.message}", code=error.code) from error
+    except InvalidError as error:  # whose places are no fields of the request
+        message = PLACE.sub(lambda match: changed.name_of(match[1], int(match[2])), error.message)
+        raise InvalidError(f"the examples after this change: {message}", code=error.code) from error
 
 
 def _check_is_newest(newest: int | None, version: int) -> None:

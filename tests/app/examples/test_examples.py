@@ -116,7 +116,12 @@ def test_a_label_with_one_example_left_is_an_error_and_changes_nothing(client: h
     refs = [{"input": example["input"]} for example in EXAMPLES[:3]]
     response = change(client, examples, remove=refs)
     assert (response.status_code, error_of(response)["code"]) == (422, "invalid_dataset")
-    assert "single example" in error_of(response)["message"]
+    message = error_of(response)["message"]
+    assert "single example" in message
+    [left] = [row for row in client.get(examples).json()["data"] if row["input"] == EXAMPLES[3]["input"]]
+    assert left["id"] in message
+    response = change(client, examples, add=[EXAMPLES[0], {"input": "x", "output": "rare"}])
+    assert "'rare' (add[1])" in error_of(response)["message"]
     assert [entry["version"] for entry in client.get(f"{examples}/history").json()["data"]] == [1]
     response = client.patch(examples, json={"version": 1})
     assert response.status_code == 422
