@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,6 +178,54 @@ def _read_doccano(record: Record) -> Reading:
     return Reading(record.get("text"), labels) if labels else Reading(skip=NOT_ANNOTATED)
 
 
+def _is_labelbox(record: Record) -> bool:
+    row = record.get("data_row")
+    return isinstance(row, dict) and isinstance(row.get("row_data"), str) and isinstance(record.get("projects"), dict)
+
+
+def _read_labelbox(record: Record) -> Reading:
+    row, projects = record.get("data_row"), record.get("projects")
+    answers = [
+        answer["name"]
+        for project in _dicts(projects.values() if isinstance(projects, dict) else ())
+        for entry in _dicts(project.get("labels"))
+        for question in _dicts(_member(entry.get("annotations"), "classifications"))
+        for answer in _dicts([question.get("radio_answer"), *(question.get("checklist_answers") or ())])
+        if isinstance(answer.get("name"), str)
+    ]
+    return Reading(_member(row, "row_data"), list(dict.fromkeys(answers))) if answers else Reading(skip=NOT_ANNOTATED)
+
+
+_GROUND_TRUTH = "-metadata"
+
+
+def _is_ground_truth(record: Record) -> bool:
+    return isinstance(record.get("source"), str) and any(
+        name.endswith(_GROUND_TRUTH) and _ground_truth_labels(value) for name, value in record.items()
+    )
+
+
+def _read_ground_truth(record: Record) -> Reading:
+    labels = [
+        label for name, value in record.items() if name.endswith(_GROUND_TRUTH) for label in _ground_truth_labels(value)
+    ]
+    return Reading(record.get("source"), labels) if labels else Reading(skip=NOT_ANNOTATED)
+
+
+def _ground_truth_labels(metadata: object) -> list[Any]:
+    """Return the labels that an entry of SageMaker's manifests names: one, or several by their numbers."""
+    name, names = _member(metadata, "class-name"), _member(metadata, "class-map")
+    return [name] if isinstance(name, str) else list(names.values()) if isinstance(names, dict) else []
+
+
+def _member(value: object, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _dicts(values: object) -> list[Record]:
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, Iterable) else []
+
+
 _INSTRUCTIONS = (("instruction", "input", "output"), ("instruction", "context", "response"))
 
 
@@ -306,6 +354,8 @@ _FORMATS = (
     AnnotationFormat("spaCy", _all(_is_spacy_2), _read_spacy_2),
     AnnotationFormat("Argilla", _all(_is_argilla), _read_argilla),
     AnnotationFormat("Argilla", _all(_is_argilla_dataset), _read_argilla_dataset),
+    AnnotationFormat("Labelbox", _all(_is_labelbox), _read_labelbox),
+    AnnotationFormat("SageMaker Ground Truth", _all(_is_ground_truth), _read_ground_truth),
     AnnotationFormat("doccano", _all(_is_doccano), _read_doccano),
     AnnotationFormat("chat", _all(_is_chat), _read_chat),
     AnnotationFormat("prompt and completion", _all(_is_prompt_completion), _read_prompt_completion),

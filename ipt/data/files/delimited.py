@@ -72,7 +72,7 @@ def find_dialect(text: str, preferred: str, is_known_header: HasBothColumns, max
     header = _header(text, dialect)
     if len(header) > 1 and all(cell.startswith(" ") for cell in header[1:]):
         dialect = replace(dialect, blanks=True)
-    if header and all(len(cell) > 2 and cell[0] == cell[-1] == "'" for cell in map(str.strip, header)):
+    if _is_in_single_quotes(header) or _rows_are_in_single_quotes(text, dialect):
         dialect = replace(dialect, quoting="single quotes")
     return _find_quoting(text, dialect, max_rows)
 
@@ -169,6 +169,20 @@ def _cells(text: str, delimiter: str) -> list[str]:
         return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
     except csv.Error:
         return []
+
+
+def _is_in_single_quotes(cells: Sequence[str]) -> bool:
+    return bool(cells) and all(len(cell) > 2 and cell[0] == cell[-1] == "'" for cell in map(str.strip, cells))
+
+
+def _rows_are_in_single_quotes(text: str, dialect: Dialect) -> bool:
+    """Return whether each of the first lines below the header is cells in single quotes."""
+    sample = text[dialect.start : dialect.start + _SAMPLE_CHARS]
+    lines = [line.strip() for line in sample.splitlines()[: _SAMPLE_ROWS + 1] if line.strip()][1:]
+    if len(sample) == _SAMPLE_CHARS:  # the last line may be cut
+        del lines[_SAMPLE_ROWS - 1 :]
+    between = f"'{dialect.delimiter}'"
+    return bool(lines) and all(line[0] == line[-1] == "'" and between in line for line in lines)
 
 
 def _with_known_header(text: str, is_known_header: HasBothColumns) -> Dialect | None:

@@ -1,4 +1,4 @@
-"""JSON objects that hold several texts of one label, such as an intent with its phrases."""
+"""JSON objects that hold several rows: an intent with its phrases, or a passage with its questions."""
 
 from __future__ import annotations
 
@@ -36,6 +36,24 @@ def pairs_of_phrases(record: Mapping[str, Any]) -> list[Pair] | None:
     phrases = _phrases(by_name)
     has_text = any(isinstance(value, str) and is_usual_input(key) for key, value in record.items())
     return None if label is None or phrases is None or has_text else [(text, label) for text in phrases]
+
+
+def pairs_of_questions(record: Mapping[str, Any]) -> list[Pair] | None:
+    """Return each question with its passage, and its first answer, of an article of SQuAD; None for any other object.
+
+    Questions without an answer are left out.
+    """
+    paragraphs = record.get("paragraphs")
+    pairs: list[Pair] = []
+    for paragraph in paragraphs if isinstance(paragraphs, list) else ():
+        if not isinstance(paragraph, dict) or not isinstance(paragraph.get("context"), str):
+            return None
+        for entry in paragraph.get("qas") or ():
+            answers = entry.get("answers") if isinstance(entry, dict) else None
+            if answers and isinstance(answers[0], dict) and isinstance(entry.get("question"), str):
+                text = f"question: {entry['question'].strip()} context: {paragraph['context'].strip()}"
+                pairs.append((text, str(answers[0].get("text", ""))))
+    return pairs or None
 
 
 def pairs_of_keys(record: Mapping[str, Any]) -> list[Pair] | None:

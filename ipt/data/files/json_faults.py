@@ -12,8 +12,8 @@ _PYTHON_VALUE = re.compile(r"[:\[,]\s*(?:None|True|False)\b")
 _TRAILING_COMMA = re.compile(r",\s*[}\]]")
 
 
-def explained(text: str, reason: str) -> str:
-    """Return the parser's reason, or a more likely one."""
+def explained(text: str, reason: str, *, at_end: bool = False) -> str:
+    """Return the parser's reason, or a more likely one; `at_end`: the text ended where more was expected."""
     if _SINGLE_QUOTED_KEY.match(text):
         return "single quotes, as Python prints objects: write the file with json.dumps"
     if _COMMENT.match(text) or ("Extra data" in reason and _COMMENT_AFTER.search(text)):
@@ -26,4 +26,6 @@ def explained(text: str, reason: str) -> str:
         return "a comma after the object: remove it, or put all objects between [ and ]"
     if ("double quotes" in reason or "trailing comma" in reason) and _TRAILING_COMMA.search(text):
         return "a comma before the closing bracket: remove it"
+    if at_end:
+        return "the text ends within a value: is it cut off, or does it contain a line break?"
     return reason

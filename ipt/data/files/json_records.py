@@ -45,6 +45,7 @@ _WRAPPERS = (
     "documents",
     "dataset",
     "hits",
+    "assets",
 )
 # Lists of objects that are a part of one row.
 _PARTS_OF_A_ROW = ("messages", "conversations", "annotations", "completions")
@@ -163,7 +164,9 @@ def _values_of_lines(text: str) -> Iterator[tuple[int, Any]]:
             check_structure(line, _MAX_ROW_VALUES)
             value = _parse(line)
         except ValueError as error:
-            reason = explained(line, str(error))
+            cause = error.__cause__
+            at_end = isinstance(cause, json.JSONDecodeError) and _is_cut(cause, line)
+            reason = explained(line, str(error), at_end=at_end)
             message = f"not JSON ({reason}); every line must be one JSON object"
             raise DatasetFileError(message, line=number) from None
         yield number, value
@@ -190,8 +193,8 @@ def _values_of_document(text: str, has_both: HasBothColumns, notes: list[str]) -
         try:
             value, end = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
-            reason = explained(text[position : position + 1000], error.msg)
-            message = f"not JSON ({reason} at character {error.colno})"
+            reason = explained(text[position : position + 1000], error.msg, at_end=_is_cut(error, text))
+            message = f"not JSON ({reason}, at character {error.colno})"
             raise DatasetFileError(message, line=lines.at(error.pos)) from None
         except ValueError as error:
             raise DatasetFileError(f"not JSON ({error})", line=line) from None
@@ -210,6 +213,11 @@ def _values_of_document(text: str, has_both: HasBothColumns, notes: list[str]) -
             position = following
 
 
+def _is_cut(error: json.JSONDecodeError, text: str) -> bool:
+    """Return whether a text ends before its JSON value does."""
+    return error.msg.startswith("Unterminated string") or error.pos >= len(text.rstrip())
+
+
 def _after_element(text: str, position: int, lines: _LineCounter) -> int | None:
     """Return where the next element of an array starts, None if the array ends."""
     if text.startswith(",", position):
@@ -219,6 +227,8 @@ def _after_element(text: str, position: int, lines: _LineCounter) -> int | None:
         return position
     if not text.startswith("]", position):
         message = "not JSON (expected a comma or the end of the array)"
+        if position == len(text):
+            message = "not JSON (the array does not end: is the file cut off?)"
         raise DatasetFileError(message, line=lines.at(min(position, len(text) - 1)))
     end = _skip_blank(text, position + 1)
     if end < len(text):
@@ -324,7 +334,7 @@ def _parse(text: str, *, numbers_as_written: bool = True) -> Any:
     try:
         return decoder.decode(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{error.msg} at character {error.pos + 1}") from None
+        raise ValueError(f"{error.msg} at character {error.pos + 1}") from error
 
 
 def _decoder(*, numbers_as_written: bool = True) -> json.JSONDecoder:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
 
 from ipt.data.files.errors import DatasetFileError
 
 _LABEL = "__label__"
+_MAX_LABELS = 200
+"""Most labels before a text, and behind it."""
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _INTENT = re.compile(r"\s*(?:-|##)\s+intent:\s*(\S.*)")
 _COMMENT = re.compile(r"\s+(?:#.*|<!--.*-->\s*)")
@@ -54,10 +57,18 @@ _OTHERS = (
 )
 
 
+_SECTIONS = re.compile(r"(?:\s*[#;].*\n)*\s*\[\[?[A-Za-z_][\w .:-]{0,99}\]?\][ \t]*\r?\n\s*[\w.-]{1,100}[ \t]*=")
+
+
+def looks_like_sections(text: str) -> bool:
+    """Return whether a text starts as INI or TOML does: a name in brackets, and a key with a value below it."""
+    return _SECTIONS.match(text[:8192]) is not None
+
+
 def looks_like_fasttext(text: str) -> bool:
     """Return whether the first line starts or ends with a label of fastText."""
     line = text[:65_536].lstrip().partition("\n")[0].rstrip()
-    return line.startswith(_LABEL) or _words_at_end(line)[1].startswith(_LABEL)
+    return any(word.startswith(_LABEL) for word in (line, *line.rsplit(None, 1)[-1:]))
 
 
 def looks_like_rasa(text: str) -> bool:
@@ -74,20 +85,19 @@ def other_language(text: str) -> str | None:
     return next((fault for pattern, fault in _OTHERS if pattern.match(start)), None)
 
 
-def fasttext_rows(text: str) -> Iterator[tuple[int, str, str]]:
-    """Yield the line, the text and the label of each row."""
+def fasttext_rows(text: str) -> Iterator[tuple[int, str, list[str]]]:
+    """Yield the line, the text and the labels of each row."""
     for number, line in enumerate(map(str.strip, _LINE_END.split(text)), start=1):
         if not line:
             continue
-        label, rest = _words_at_start(line)
-        if not label.startswith(_LABEL):
-            rest, label = _words_at_end(line)
-        if not label.startswith(_LABEL):
+        before = _labels_among(line.split(None, _MAX_LABELS))
+        rest = "".join(line.split(None, len(before))[len(before) :])
+        after = _labels_among(reversed(rest.rsplit(None, _MAX_LABELS)))
+        labels = [*before, *reversed(after)]
+        if not labels:
             message = f"expected a line of fastText, which starts or ends with {_LABEL}"
             raise DatasetFileError(message, line=number)
-        if rest.startswith(_LABEL) or _words_at_end(rest)[1].startswith(_LABEL):
-            raise DatasetFileError("a text has several labels, but one is supported: keep one of them", line=number)
-        yield number, rest, label.removeprefix(_LABEL)
+        yield number, "".join(rest.rsplit(None, len(after))[: -len(after) or None]), labels
 
 
 def rasa_rows(text: str) -> Iterator[tuple[int, str, str]]:
@@ -111,13 +121,6 @@ def rasa_rows(text: str) -> Iterator[tuple[int, str, str]]:
             yield number, _ENTITY.sub(r"\1", example).strip(), intent
 
 
-def _words_at_start(line: str) -> tuple[str, str]:
-    """Return the first word of a line, and the rest."""
-    first, *rest = line.split(None, 1) or [""]
-    return first, "".join(rest)
-
-
-def _words_at_end(line: str) -> tuple[str, str]:
-    """Return a line without its last word, and that word."""
-    *rest, last = line.rsplit(None, 1) or [""]
-    return "".join(rest), last
+def _labels_among(words: Iterable[str]) -> list[str]:
+    """Return the labels that the words start with."""
+    return [word.removeprefix(_LABEL) for word in takewhile(lambda word: word.startswith(_LABEL), words)]

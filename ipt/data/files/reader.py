@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path, PurePath
 
@@ -162,6 +162,8 @@ def _rows_of_container(data: bytes, file_format: str | None, charset: str | None
 def _rows_of_text(text: str, file_format: str | None, options: Options) -> Rows:
     if not text.strip():
         raise DatasetFileError("the file is blank: it has no rows")
+    if plain_text.looks_like_sections(text):
+        raise DatasetFileError("the file looks like INI or TOML: save its rows as JSON lines or CSV")
     if looks_like_json(text) and (file_format not in ("csv", "tsv") or _starts_with_json_row(text)):
         notes: list[str] = []
         name, records = json_records(text, options.has_both, notes)
@@ -232,7 +234,7 @@ def _starts_with_json_row(text: str) -> bool:
     return text.lstrip()[1:200].lstrip(" \t\r\n{[").partition(":")[0].strip().startswith('"')
 
 
-def _labeled(name: str, rows: Iterator[tuple[int, str, str]]) -> Rows:
+def _labeled(name: str, rows: Iterable[tuple[int, str, object]]) -> Rows:
     return Rows(name, ((line, Reading(text, label)) for line, text, label in rows))
 
 

@@ -11,12 +11,13 @@ from ipt.data.files.annotation_formats import NOT_ANNOTATED, Reading, recognize,
 from ipt.data.files.cells import are_printed_lists, label_of, no_label
 from ipt.data.files.columns import MAX_COLUMNS, Columns, ColumnsError, choose_columns, other_candidates
 from ipt.data.files.errors import DatasetFileError
-from ipt.data.files.grouped import Pair, pairs_of_keys, pairs_of_phrases
+from ipt.data.files.grouped import Pair, pairs_of_keys, pairs_of_phrases, pairs_of_questions
 from ipt.data.files.nested import choose_fields, flattened, is_nested
 from ipt.data.files.one_hot import find_one_hot
 from ipt.data.files.splits import find_split, without_other_splits
 
 SAMPLE_ROWS = 50
+_AROUND_NAMES = " \t\ufeff"
 
 Record = Mapping[str, Any]
 
@@ -65,6 +66,8 @@ def plain_rows(
     printed_lists = are_printed_lists([record.get(label) for record in sample])
 
     def read(record: Record) -> Reading:
+        if all(isinstance(value, str) and value.strip(_AROUND_NAMES) == name for name, value in record.items()):
+            return Reading(skip="the header again")
         output = label_of(record.get(label), printed_lists=printed_lists)
         skip = no_label(output, label) or (None if label == "answer" else rejection(record))
         return Reading(columns.input_of(record), output, NOT_ANNOTATED if output == [] else skip)
@@ -114,6 +117,10 @@ def record_rows(name: str, records: Iterator[tuple[int, Record]], options: Optio
         raise DatasetFileError("the file has no rows")
     if options.names_no_column and all(pairs_of_phrases(record) for record in sample):
         return _groups(name, records, pairs_of_phrases)
+    if options.names_no_column and all(map(pairs_of_questions, sample)):
+        rows = _groups(name, records, pairs_of_questions)
+        rows.format = f"{name} (SQuAD)"
+        return rows
     try:
         names = _names(sample, first[0][0])
         columns = choose_columns(names, options.input_column, options.output_column)

@@ -163,3 +163,8 @@ def test_labels_that_are_errors_of_a_spreadsheet_are_skipped_and_words_for_missi
     assert "'NA', 'None' may mean that a label is missing" in label_warnings(["NA", "refund", "None"])[0]
     texts = read_dataset(table([("#N/A", "a"), ("#REF!", "b")]).encode())
     assert texts.source.rows == 2
+
+
+def test_the_header_of_a_further_file_is_skipped() -> None:
+    source = read_dataset("text,label\nx,a\n\ufefftext,label\ny,b\n".encode()).source
+    assert (source.rows, source.skipped, source.skipped_rows[0].reason) == (2, 1, "the header again")

@@ -1,5 +1,6 @@
 """Records whose texts and labels are in nested objects: read if usual names tell one of each, else refused by name."""
 
+import json
 from typing import Any
 
 import pytest
@@ -82,3 +83,11 @@ def test_dotted_names_name_nested_fields(output_column: str | None) -> None:
     assert [(row.input, row.output) for row in file.examples] == PAIRS
     with pytest.raises(DatasetFileError, match=r"no column of this name; its columns are 'review\.body', "):
         read_dataset(REVIEWS, input_column="review.text", output_column=output_column)
+
+
+def test_questions_of_squad_are_read_with_their_passages() -> None:
+    questions = [{"question": "Who?", "answers": [{"text": "Ann"}]}, {"question": "Why?", "answers": []}]
+    article = {"title": "t", "paragraphs": [{"context": "Ann is here.", "qas": questions}] * 2}
+    read = read_dataset(json.dumps({"version": "2.0", "data": [article]}).encode())
+    assert read.source.format == "json (SQuAD)"
+    assert [(row.input, row.output) for row in read.examples] == [("question: Who? context: Ann is here.", "Ann")] * 2

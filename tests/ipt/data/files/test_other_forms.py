@@ -36,6 +36,7 @@ ROWS: dict[str, tuple[str, str]] = {
     "broken bars.txt": ("".join(f"{a}¦{b}\n" for a, b in [("text", "label"), *PAIRS]), "csv"),
     "rows in quotes.csv": (WRAPPED, "csv"),
     "single quotes.csv": ("".join(f"'{a}','{b}'\n" for a, b in [("text", "label"), *PAIRS]), "csv"),
+    "single quotes below the header.csv": ("text,label\n" + "".join(f"'{a}','{b}'\n" for a, b in PAIRS), "csv"),
     "blank after the comma.csv": ("".join(f'"{b}", "{a}"\n' for a, b in [("text", "label"), *PAIRS]), "csv"),
     "comment above the header.csv": ("# exported, by me\n# today\n" + table(PAIRS), "csv"),
     "title above the header.csv": ("My tickets,\n,\n" + table(PAIRS), "csv"),
@@ -143,6 +144,33 @@ ROWS: dict[str, tuple[str, str]] = {
     "doccano's ids.jsonl": (
         lines({"text": a, "annotations": [{"label": b, "user": 1}]} for a, b in PAIRS),
         "jsonl (doccano)",
+    ),
+    "Labelbox.jsonl": (
+        lines(
+            {
+                "data_row": {"id": n, "row_data": a},
+                "projects": {"p": {"labels": [{"annotations": {"classifications": [{"radio_answer": {"name": b}}]}}]}},
+            }
+            for n, (a, b) in enumerate(PAIRS)
+        ),
+        "jsonl (Labelbox)",
+    ),
+    "SageMaker Ground Truth.manifest": (
+        lines({"source": a, "team": LABELS.index(b), "team-metadata": {"class-name": b}} for a, b in PAIRS),
+        "jsonl (SageMaker Ground Truth)",
+    ),
+    "Azure's language understanding.json": (
+        json.dumps(
+            {
+                "metadata": {"projectKind": "Conversation"},
+                "assets": {
+                    "intents": [{"category": b} for b in LABELS],
+                    "entities": [],
+                    "utterances": [{"text": a, "intent": b, "entities": [], "dataset": "Train"} for a, b in PAIRS],
+                },
+            }
+        ),
+        "json",
     ),
     "fastText with tabs.txt": ("".join(f"__label__{b}\t{a}\n" for a, b in PAIRS), "fastText"),
     "fastText, label last.txt": ("".join(f"{a} __label__{b}\n" for a, b in PAIRS), "fastText"),

@@ -323,6 +323,7 @@ def test_standard_json_is_parsed() -> None:
         ("csv", "text,labels\nx,\"['a', 'it''s']\"\n", {}, None),
         ("csv", 'text,labels\nx,"[""a"", ""b""]"\ny,[]\n', {"label_separator": ";"}, [("a", "b"), ()]),
         ("csv", "text,labels\nx,\"['a', 'b c']\"\ny,a;b\n", {}, [("a", "b c"), ("a;b",)]),
+        ("txt", "__label__a __label__b x\ny __label__c\n", {}, [("a", "b"), ("c",)]),
         (
             "csv",
             "text,bug,login,idea\nx,1,1,0\ny,0,0,1\nz,0,1,1\n",
