@@ -77,7 +77,7 @@ def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family |
             + "The backbone is an encoder, which classifies but does not write text: outputs must be "
             "labels, with at least two examples of each",
             code="kind_not_supported",
-            param="kind" if body.kind else f"examples[{_first_text(dataset.examples)}].output",
+            param="kind" if body.kind or doubt else f"examples[{_first_text(dataset.examples)}].output",
         )
     return replace(dataset, warnings=[*dataset.warnings, *_cut_warnings(settings, fields)])
 
