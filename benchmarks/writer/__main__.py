@@ -113,10 +113,19 @@ def _run(args: argparse.Namespace) -> None:
     if not args.report:
         _measure(entries, file, [task for tasks in splits.values() for task in tasks], SEEDS[: args.seeds])
     names = {split: [task.name for task in tasks] for split, tasks in splits.items()}
-    command = f"make bench-writer TASKS={args.tasks.name}"
     families = {name: str(entry.get("family", name)) for name, entry in index.items()}
-    report.write(args.output, provenance(command), main_evaluation, names, families, file.measurements)
+    report.write(args.output, provenance(_command(args)), main_evaluation, names, families, file.measurements)
     print(f"written to {args.output}")
+
+
+def _command(args: argparse.Namespace) -> str:
+    """Return the command that makes these measurements, with all settings that are not the defaults."""
+    names = ("per_label", "seeds", "test_rows", "unseen_tasks", "seen_tasks", "steps", "pt_steps", "lora_steps")
+    parser = _parser()
+    changed = [name for name in names if getattr(args, name) != parser.get_default(name)]
+    settings = [f"--{name.replace('_', '-')} {getattr(args, name)}" for name in changed]
+    extra = f" WRITER_ARGS='{' '.join(settings)}'" if settings else ""
+    return f"make bench-writer TASKS={args.tasks.name}{extra}"
 
 
 def _entries(evaluation: Evaluation, instructions: dict[str, str], args: argparse.Namespace) -> list[Entry]:
