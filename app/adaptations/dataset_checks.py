@@ -11,7 +11,7 @@ from app.http.text_limits import check_text_length
 from app.settings import Settings
 from ipt.data.examples import MAX_LABEL_CHARS, labels_of_kind
 from ipt.data.labels import labels_in_scope
-from ipt.data.names import listed
+from ipt.data.names import is_short_name, listed
 from ipt.data.preparation import PreparedDataset, doubt_about_outputs, prepare
 from ipt.errors import DatasetError
 
@@ -65,28 +65,42 @@ def prepare_dataset(settings: Settings, body: DatasetInput, family: ipt.Family |
         dataset = replace(texts, warnings=[f"{too_many}: the outputs are tuned as texts", *texts.warnings])
     if dataset.kind == "multilabel" and family not in ("encoder", None):
         raise InvalidError(
-            "The backbone writes text, not several labels at once: use a service with an encoder, or send the labels "
-            "as one text, with kind text2text",
+            "The backbone writes text, not several labels at once: use a service with an encoder, or write the labels "
+            "as one text",
             code="kind_not_supported",
-            param="kind",
+            param="kind" if body.kind else f"examples[{_first_list(body.examples)}].output",
         )
     if dataset.kind == "text2text" and family == "encoder":
         doubt = doubt_about_outputs(dataset.examples)
+        first, why_text = _first_text(dataset.examples)
         raise InvalidError(
-            (f"{doubt} " if doubt else "")
-            + "The backbone is an encoder, which classifies but does not write text: outputs must be "
-            "labels, with at least two examples of each",
+            f"{doubt or why_text}. The backbone is an encoder, which classifies but does not write text: outputs must "
+            "be labels, with at least two examples of each",
             code="kind_not_supported",
-            param="kind" if body.kind or doubt else f"examples[{_first_text(dataset.examples)}].output",
+            param="kind" if body.kind or doubt else f"examples[{first}].output",
         )
     return replace(dataset, warnings=[*dataset.warnings, *_cut_warnings(settings, fields)])
 
 
-def _first_text(examples: Sequence[ipt.Example]) -> int:
-    """Return the number of the first example whose output is no label: it is too long, or occurs once."""
+def _first_list(examples: Sequence[ExampleInput]) -> int:
+    return next((index for index, example in enumerate(examples) if isinstance(example.output, LabelSet)), 0)
+
+
+def _first_text(examples: Sequence[ipt.Example]) -> tuple[int, str]:
+    """Return the number of the first example whose output makes the task text to text, and why it does.
+
+    A single long output does so; otherwise the outputs that occur once do.
+    """
+    for index, example in enumerate(examples):
+        if len(example.output) > MAX_LABEL_CHARS:
+            return index, f"this output has {len(example.output)} characters, a label at most {MAX_LABEL_CHARS}"
     counts = Counter(example.output for example in examples)
-    texts = (i for i, row in enumerate(examples) if counts[row.output] == 1 or len(row.output) > MAX_LABEL_CHARS)
-    return next(texts, 0)
+    single = [index for index, example in enumerate(examples) if counts[example.output] == 1]
+    if not single:
+        return 0, "the kind is text2text"
+    output = examples[single[0]].output
+    named = f"the output {output!r}" if is_short_name(output) else "this output"
+    return single[0], f"{named} has a single example"
 
 
 def kind_of_lists(fields: Mapping[str, Sequence[ExampleInput]]) -> ipt.TaskKind | None:

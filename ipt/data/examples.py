@@ -182,7 +182,7 @@ def _check_labels(examples: Sequence[Example], validation_examples: Sequence[Exa
             if len(example.output) > MAX_LABEL_CHARS:
                 raise DatasetError(
                     f"this label has {len(example.output)} characters, at most {MAX_LABEL_CHARS} are supported: "
-                    "shorten it, or use a backbone that writes text, with the kind text2text",
+                    "shorten it, or tune it as a text to write, on a backbone that writes text",
                     param=f"{field}[{index}].output",
                 )
     if len(examples) == 1:
@@ -200,7 +200,7 @@ def _check_labels(examples: Sequence[Example], validation_examples: Sequence[Exa
         first = [example.output for example in examples].index(list(counts)[MAX_LABELS])
         raise DatasetError(
             f"the examples have {len(counts)} labels, at most {MAX_LABELS} are supported: "
-            "merge labels, or use a backbone that writes text, with the kind text2text",
+            "merge labels, or tune them as texts to write, on a backbone that writes text",
             param=f"examples[{first}].output",
         )
     _check_no_single_example(examples, counts)
@@ -275,7 +275,7 @@ def _check_no_single_example(examples: Sequence[Example], counts: Counter[str]) 
         return
     advice = "give at least 2 examples of every label"
     if len(single) == len(examples):
-        advice += "; or, if the outputs are texts to write, use a backbone that writes text, with the kind text2text"
+        advice += "; or, if the outputs are texts to write, tune on a backbone that writes text"
     subject = "this label has" if len(single) == 1 else f"{len(single)} labels have"
     raise DatasetError(
         f"{subject} a single example: {_named_labels(examples, single, 'examples')}: {advice}",

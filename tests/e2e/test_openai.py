@@ -11,6 +11,7 @@ import re
 import runpy
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,8 +22,9 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 from sqlalchemy import Engine, func, select, update
 
-from app.cli.service_process import running_service
+from app.cli.service_process import child_process, running_service
 from app.db.file_models import Batch
+from app.db.models import Dataset
 from app.db.session import transaction
 from app.settings import Settings
 from tests.app.openai.test_training_data import chat
@@ -248,6 +250,35 @@ def test_the_story_with_curl(base_url: str, tmp_path: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError) as raised:
         post("/chat/completions", question)
     assert json.loads(raised.value.stdout)["error"]["code"] == "model_not_found"
+
+
+def test_a_job_that_fails_sends_a_webhook_and_says_why(
+    settings: Settings,  # noqa: F811
+    engine: Engine,
+    receiver: Receiver,
+    tmp_path: Path,
+) -> None:
+    variables = environment(settings) | {"IPT_API_KEY": KEY, "IPT_WEBHOOK_PRIVATE_NETWORKS": "127.0.0.1"}
+    with running_service(tmp_path / "log", variables) as service:
+        client = openai.OpenAI(base_url=f"{service.url}/openai/v1", api_key=KEY)
+        webhook = client.webhooks.create(name="failures", url=receiver.url, event_types=["fine_tuning.job.failed"])
+        file = client.files.create(file=("tickets.jsonl", TRAINING), purpose="fine-tune")
+        method = {"type": "supervised", "supervised": {"hyperparameters": ENDLESS}}
+        job = client.fine_tuning.jobs.create(training_file=file.id, model="gpt-4o-mini", method=method)
+        client.fine_tuning.jobs.pause(job.id)
+        until(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "paused")
+        with transaction(engine) as session:  # as if the stored examples were damaged
+            session.execute(update(Dataset).values(examples=[each | {"output": "same"} for each in EXAMPLES]))
+        client.fine_tuning.jobs.resume(job.id)
+        with child_process([sys.executable, "-m", "worker"], tmp_path / "worker.log", variables):
+            until(lambda: receiver.messages)
+        [(headers, body)] = receiver.messages
+        event = client.webhooks.unwrap(body, headers, secret=webhook.signing_secret)
+        assert (event.type, event.data.id) == ("fine_tuning.job.failed", job.id)
+        job = client.fine_tuning.jobs.retrieve(job.id)
+        assert (job.status, job.fine_tuned_model) == ("failed", None)
+        assert job.error is not None
+        assert "all examples have the same output" in job.error.message
 
 
 def test_a_batch_whose_service_is_killed_is_completed_by_the_next_one(

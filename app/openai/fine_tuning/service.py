@@ -194,7 +194,9 @@ def _naming_lines(lines: Lines) -> Iterator[None]:
         param = _FILE_OF_FIELD[str(field)]
         raise InvalidError(message, code="invalid_training_file", param=param) from None
     except InvalidError as error:
-        place = _PLACE.fullmatch(error.param or "")
+        # A fault of all outputs is named at the first of them.
+        of_all = error.param in ("examples", "kind") and error.code in ("invalid_dataset", "kind_not_supported")
+        place = _PLACE.fullmatch("examples[0].output" if of_all else error.param or "")
         field = place[1] if place else error.param or ""
         message = _in_files(error.message, lines)
         if place:

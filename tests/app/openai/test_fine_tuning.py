@@ -27,6 +27,10 @@ from tests.support.service import EXAMPLES, WorkOff, adaptation_body
 CHAT = b"\n".join(chat(example["input"], example["output"]) for example in EXAMPLES)
 TEXTS = jsonl(*({"input": f"input {number}", "output": f"output {number}"} for number in range(20)))
 MANY_LABELS = jsonl(*({"input": f"{copy} {label}", "output": f"l{label}"} for label in range(201) for copy in "ab"))
+SAME = jsonl(*({"input": f"input {number}", "output": "same"} for number in range(4)))
+NUMBERS = jsonl(*({"input": f"input {number}", "output": str(number)} for number in range(20)))
+LONG = CHAT + b"\n" + chat("a", "x" * 300)
+RARE = jsonl(*({"input": f"input {word}", "output": word} for word in ("a1", "a1", "b1", "b1", "rare", "odd", "new")))
 QUICK = {"n_epochs": 1, "batch_size": 8}
 DEFAULTS = Hyperparameters()
 DOUBLE = 2 * DEFAULTS.learning_rate
@@ -259,6 +263,16 @@ def test_a_native_task_is_a_model_as_soon_as_it_can_answer(
         (chat("a", "b"), {}, openai.BadRequestError, "training_file", "line 1: .*single example"),
         (CHAT + b"\n" + chat("a", "rare"), {}, openai.BadRequestError, "training_file", "single example"),
         (TEXTS, {}, openai.BadRequestError, "training_file", "line 1, output: .*encoder"),
+        (SAME, {}, openai.BadRequestError, "training_file", "line 1, output: all examples have the same output"),
+        (
+            NUMBERS,
+            {},
+            openai.BadRequestError,
+            "training_file",
+            "line 1, output: .*different number: .*high. The backbone is an encoder",
+        ),
+        (LONG, {}, openai.BadRequestError, "training_file", "line 9, output: .*300 characters.*at most 200.*encoder"),
+        (RARE, {}, openai.BadRequestError, "training_file", "line 5, output: the output 'rare' has a single example"),
         (
             MANY_LABELS,
             {},
