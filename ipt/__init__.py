@@ -24,7 +24,7 @@ from ipt.errors import (
 from ipt.evaluation.classification_report import Report, held_out_report, report
 from ipt.evaluation.comparison import Comparison, compare
 from ipt.evaluation.multilabel_report import MultiLabelReport, held_out_multilabel_report, multilabel_report
-from ipt.evaluation.text_report import TextReport, text_report
+from ipt.evaluation.text_report import TextReport, held_out_text_report, text_report
 from ipt.generation.batch import GenerationRequest
 from ipt.generation.engine import GenerationEngine
 from ipt.generation.events import GenerationEvent, TextDelta, TextFinished
@@ -75,6 +75,7 @@ __all__ = [
     "compare",
     "held_out_multilabel_report",
     "held_out_report",
+    "held_out_text_report",
     "load_backbone",
     "load_subspace",
     "multilabel_report",

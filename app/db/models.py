@@ -300,7 +300,8 @@ class TaskVersion(Base):
 
 
 class HeldOutRow(Base):
-    """What a version was measured on, for reports; `logits` are the bytes of `ipt.tuning.held_out.HeldOutLogits`.
+    """What a version was measured on, for reports; `logits` are the bytes of `ipt.tuning.held_out.HeldOutLogits`, or
+    of `HeldOutTexts` for a text-to-text task.
 
     Apart from `TaskVersion`, which predictions read. Versions of earlier releases have no such row.
     """

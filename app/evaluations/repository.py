@@ -13,16 +13,16 @@ ScoreSource = Literal["out_of_fold", "held_back"]
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """The bytes of a version's held-out logits, and the rows of its dataset as the logits number them."""
+    """The bytes of a version's held-out logits or texts, and the rows of its dataset as they number them."""
 
-    logits: bytes
+    data: bytes
     rows: list[dict[str, Any]]
     """The examples, then the validation examples."""
     source: ScoreSource
 
 
 def held_out(session: Session, version: TaskVersion) -> HeldOut | None:
-    """Return what a version was measured on, None if it keeps no logits."""
+    """Return what a version was measured on, None if it keeps nothing of that."""
     row = session.execute(
         select(HeldOutRow.logits, Dataset.examples, Dataset.validation_examples, Adaptation.metrics)
         .select_from(TaskVersion)

@@ -16,6 +16,7 @@ from app.tasks import service as tasks
 from ipt.errors import DatasetError
 from ipt.evaluation.doubtful_labels import DoubtfulLabel, doubtful_labels
 from ipt.tuning.held_out import HeldOutLogits
+from ipt.tuning.held_out_texts import HeldOutTexts
 
 AnyReport = ipt.Report | ipt.MultiLabelReport | ipt.TextReport
 ROWS_AT_ONCE = 32
@@ -26,7 +27,7 @@ ROWS_AT_ONCE = 32
 class VersionReport:
     """What a version's measured examples say about it, and about themselves."""
 
-    report: ipt.Report | ipt.MultiLabelReport
+    report: AnyReport
     source: ScoreSource
     kind: ipt.TaskKind
     dataset: Sequence[ipt.Example]
@@ -41,26 +42,22 @@ def version_report(session: Session, tenant_id: str, task_id: str, number: int) 
 
     Raises:
         NotFoundError: the tenant has no such task, or the task no such version.
-        ConflictError: the version writes texts, or keeps nothing that it was measured on.
+        ConflictError: the version keeps nothing that it was measured on.
     """
     version = tasks.version(session, tenant_id, task_id, number)
-    if version.kind == "text2text":
-        raise ConflictError(
-            "a version that writes texts keeps no report: its adaptation's metrics say how similar its texts are to "
-            "the expected ones, and POST /v1/tasks/{task_id}/evaluate measures it on a test set",
-            code="report_not_available",
-            param="task_id",
-        )
     held_out = repository.held_out(session, version)
     if held_out is None:
         raise ConflictError(
-            "this version keeps no measured examples: an earlier release tuned it, or its labels have too few texts to "
-            "hold any back. POST /v1/tasks/{task_id}/evaluate measures it on a test set",
+            "this version keeps no measured examples: an earlier release tuned it, or it has too few texts to hold any "
+            "back. POST /v1/tasks/{task_id}/evaluate measures it on a test set",
             code="report_not_available",
             param="version",
         )
     dataset = [ipt.Example(**row) for row in held_out.rows]
-    logits = HeldOutLogits.from_bytes(held_out.logits, len(dataset), len(version.labels))
+    if version.kind == "text2text":
+        texts = HeldOutTexts.from_bytes(held_out.data, len(dataset))
+        return VersionReport(ipt.held_out_text_report(dataset, texts), held_out.source, version.kind, dataset, (), ())
+    logits = HeldOutLogits.from_bytes(held_out.data, len(dataset), len(version.labels))
     report = ipt.held_out_multilabel_report if version.kind == "multilabel" else ipt.held_out_report
     return VersionReport(
         report(version.labels, dataset, logits),

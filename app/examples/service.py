@@ -41,14 +41,14 @@ def of_version(session: Session, tenant_id: str, task_id: str, version: int | No
 def suspects(session: Session, tenant_id: str, task_id: str, version: int | None) -> list[SuspectView]:
     """Return the examples of a version whose labels are probably wrong, the clearest first.
 
-    Empty for a version without held-out logits, such as one of a text-to-text task or of an earlier release.
+    Empty for a text-to-text task, and for a version of an earlier release, which keeps no held-out logits.
 
     Raises:
         NotFoundError: the tenant has no such task, or the task no such version.
         ConflictError: the task has no version yet, or the version's held-out logits are damaged.
     """
     row = tasks.version(session, tenant_id, task_id, version)
-    logits = repository.held_out_logits(session, task_id, row.version)
+    logits = None if row.kind == "text2text" else repository.held_out_logits(session, task_id, row.version)
     if logits is None:
         return []
     _, dataset = of_version(session, tenant_id, task_id, row.version)

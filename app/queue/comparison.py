@@ -1,6 +1,6 @@
 """Promotes a version that has just succeeded if it is better than the one that answers, for tasks that ask for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from app.db.models import Adaptation, Dataset, HeldOutRow, Task, TaskVersion
 if TYPE_CHECKING:  # as in `lifecycle`
     from ipt import AdaptedTask
     from ipt.tuning.held_out import HeldOutLogits
+    from ipt.tuning.held_out_texts import HeldOutTexts
 
 Metrics = dict[str, float | int | str | None]
 
@@ -26,6 +27,11 @@ class _Measured:
     labels: Sequence[str]
     scores: Mapping[str, NDArray[np.float64]]
     """By text: the probability of each label [C]."""
+
+    @property
+    def texts(self) -> Set[str]:
+        """The measured texts."""
+        return self.scores.keys()
 
     @classmethod
     def of(cls, labels: Sequence[str], dataset: Dataset, held_out: "HeldOutLogits") -> "_Measured":
@@ -54,6 +60,11 @@ class _MeasuredSets:
     answers: Mapping[str, frozenset[str]]
     """By text: the labels that are answered, with thresholds that were chosen on other texts."""
 
+    @property
+    def texts(self) -> Set[str]:
+        """The measured texts."""
+        return self.scores.keys()
+
     @classmethod
     def of(cls, labels: Sequence[str], dataset: Dataset, held_out: "HeldOutLogits") -> "_MeasuredSets":
         from ipt import Example, held_out_multilabel_report
@@ -81,11 +92,40 @@ class _MeasuredSets:
         return right, probability
 
 
+@dataclass(frozen=True, slots=True)
+class _MeasuredTexts:
+    """The same for a version of a text-to-text task."""
+
+    answers: Mapping[str, str]
+    """By input: the text that is written."""
+
+    @property
+    def texts(self) -> Set[str]:
+        """The inputs."""
+        return self.answers.keys()
+
+    @classmethod
+    def of(cls, dataset: Dataset, held_out: "HeldOutTexts") -> "_MeasuredTexts":
+        inputs = [row["input"] for row in _rows(dataset)]
+        return cls({inputs[row]: text for row, text in zip(held_out.rows.tolist(), held_out.texts, strict=True)})
+
+    def judge(self, truth: Mapping[str, str]) -> tuple[int, float]:
+        """Return how many texts are exactly right, and the sum of their token F1."""
+        from ipt.tuning.text_scores import exactly_matches, token_f1
+
+        pairs = [(self.answers[text], output) for text, output in truth.items()]
+        return sum(exactly_matches(*pair) for pair in pairs), sum(token_f1(*pair) for pair in pairs)
+
+
+_AnyMeasured = _Measured | _MeasuredSets | _MeasuredTexts
+
+
 def promote_if_better(session: Session, row: Adaptation, task: "AdaptedTask") -> tuple[Metrics, list[str]]:
     """Compare the stored version of an adaptation with the one that answers, and promote it if it is better.
 
     The better one is right more often on the texts that both were measured on without being fitted to them, by the
-    labels of the new dataset; if both are right as often, it gives the right labels a higher probability.
+    outputs of the new dataset; if both are right as often, it gives the right labels a higher probability, or its texts
+    a higher token F1.
 
     Returns:
         the figures of the comparison, for the adaptation's metrics; and a warning if nothing can be compared. Both are
@@ -99,12 +139,7 @@ def promote_if_better(session: Session, row: Adaptation, task: "AdaptedTask") ->
     if task.held_out is not None:
         dataset = session.get_one(Dataset, row.dataset_id)
         new = _measured(task.head.kind, task.head.labels, dataset, task.held_out)
-    if (
-        old is None
-        or new is None
-        or type(old) is not type(new)
-        or not (common := new.scores.keys() & old.scores.keys())
-    ):
+    if old is None or new is None or type(old) is not type(new) or not (common := new.texts & old.texts):
         doubt = (
             f"version {row.task_version} was not promoted: no text was held out both for it and for version "
             f"{answering}, which answers. Compare them on examples of your own, and promote the better one"
@@ -127,16 +162,21 @@ def promote_if_better(session: Session, row: Adaptation, task: "AdaptedTask") ->
 
 
 def _measured(
-    kind: str, labels: Sequence[str], dataset: Dataset, held_out: "HeldOutLogits"
-) -> _Measured | _MeasuredSets:
+    kind: str, labels: Sequence[str], dataset: Dataset, held_out: "HeldOutLogits | HeldOutTexts"
+) -> _AnyMeasured:
+    from ipt.tuning.held_out_texts import HeldOutTexts
+
+    if isinstance(held_out, HeldOutTexts):
+        return _MeasuredTexts.of(dataset, held_out)
     measured = _MeasuredSets if kind == "multilabel" else _Measured
     return measured.of(labels, dataset, held_out)
 
 
-def _earlier(session: Session, task_id: str, version: int) -> _Measured | _MeasuredSets | None:
+def _earlier(session: Session, task_id: str, version: int) -> _AnyMeasured | None:
     """Return what an earlier version answers; None for one of a release that did not keep it."""
     from ipt.errors import CheckpointError
     from ipt.tuning.held_out import HeldOutLogits
+    from ipt.tuning.held_out_texts import HeldOutTexts
 
     query = (
         select(TaskVersion.kind, TaskVersion.labels, Dataset, HeldOutRow.logits)
@@ -148,10 +188,12 @@ def _earlier(session: Session, task_id: str, version: int) -> _Measured | _Measu
     found = session.execute(query).one_or_none()
     if found is None:
         return None
-    kind, labels, dataset, logits = found
+    kind, labels, dataset, data = found
+    rows = len(_rows(dataset))
     try:
-        held_out = HeldOutLogits.from_bytes(logits, len(_rows(dataset)), len(labels))
-        return _measured(kind, labels, dataset, held_out)
+        if kind == "text2text":
+            return _measured(kind, labels, dataset, HeldOutTexts.from_bytes(data, rows))
+        return _measured(kind, labels, dataset, HeldOutLogits.from_bytes(data, rows, len(labels)))
     except CheckpointError:
         return None
 

@@ -16,6 +16,7 @@ from ipt.data.near_duplicates import near_duplicate_groups
 from ipt.errors import DatasetError
 from ipt.evaluation.classification_report import check_answered
 from ipt.prediction.predictor import Prediction
+from ipt.tuning.held_out_texts import HeldOutTexts
 from ipt.tuning.label_scores import wilson_interval
 from ipt.tuning.text_scores import exactly_matches, mean_scores
 
@@ -61,10 +62,28 @@ def text_report(examples: Sequence[Example], predictions: Sequence[Prediction]) 
     texts = [prediction.text for prediction in predictions if prediction.text is not None]
     if len(texts) < len(predictions):
         raise DatasetError("a report needs predictions of a text-to-text task, with their texts", param="predictions")
+    return _report(range(len(examples)), examples, texts, [prediction.confidence for prediction in predictions])
+
+
+def held_out_text_report(dataset: Sequence[Example], held_out: HeldOutTexts) -> TextReport:
+    """Report how an adaptation answers the examples that it was measured on.
+
+    Args:
+        dataset: the examples, then the validation examples, of the adaptation.
+        held_out: of the same adaptation.
+    """
+    rows = held_out.rows.tolist()
+    return _report(rows, [dataset[row] for row in rows], held_out.texts, held_out.confidences.tolist())
+
+
+def _report(
+    rows: Sequence[int], examples: Sequence[Example], texts: Sequence[str], confidences: Sequence[float | None]
+) -> TextReport:
+    """Report texts [M] that are written for examples [M], whose numbers are `rows` [M]."""
     right = np.array([exactly_matches(text, example.output) for text, example in zip(texts, examples, strict=True)])
     wrong = [
-        WrongText(row, examples[row].input, examples[row].output, texts[row], predictions[row].confidence)
-        for row in np.flatnonzero(~right).tolist()
+        WrongText(rows[i], examples[i].input, examples[i].output, texts[i], confidences[i])
+        for i in np.flatnonzero(~right).tolist()
     ]
     share = float(right.mean())
     means = mean_scores(texts, [example.output for example in examples])
@@ -76,5 +95,5 @@ def text_report(examples: Sequence[Example], predictions: Sequence[Prediction]) 
         rouge_l=means["rouge_l"],
         wrong=tuple(sorted(wrong, key=lambda each: -(each.confidence or 0.0))),
         right=right,
-        measured=tuple(range(len(examples))),
+        measured=tuple(rows),
     )

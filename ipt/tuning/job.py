@@ -12,6 +12,7 @@ from ipt.data.examples import Example, TaskKind
 from ipt.errors import IptError
 from ipt.prediction.task_head import TaskHead
 from ipt.tuning.held_out import HeldOutLogits
+from ipt.tuning.held_out_texts import HeldOutTexts
 
 Metrics = dict[str, float | int | str | None]
 """What was measured of an adaptation, by name; docs/api.md lists the names."""
@@ -112,8 +113,8 @@ class AdaptedTask:
     head: TaskHead
     metrics: Metrics
     warnings: list[str] = field(default_factory=list)
-    held_out: HeldOutLogits | None = field(default=None, repr=False)
-    """What the score of a classification was measured on; None if no row could be measured."""
+    held_out: HeldOutLogits | HeldOutTexts | None = field(default=None, repr=False)
+    """What the score was measured on, texts of text to text; None if no row could be measured."""
 
     def moved_from(self, start: NDArray[np.float32]) -> bool:
         """Return whether tuning replaced this start (D floats, in any shape) with a better vector."""

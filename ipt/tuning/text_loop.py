@@ -29,6 +29,7 @@ from ipt.readout.calibration import IDENTITY, Calibration
 from ipt.subspace.subspace import Subspace
 from ipt.tuning.checkpoint import TuningState
 from ipt.tuning.held_out import HeldOutLogits
+from ipt.tuning.held_out_texts import HeldOutTexts
 from ipt.tuning.job import AdaptedTask, Metrics, TuningJob
 from ipt.tuning.label_scores import score_labels
 from ipt.tuning.losses import MeanLoss
@@ -54,6 +55,8 @@ class _Scores(NamedTuple):
     """Of a classification: the logits of the labels [B, C]."""
     calibration: Calibration = IDENTITY
     """Of the confidences of texts."""
+    answers: Sequence[Answer] = ()
+    """Of text to text: what is written for each row."""
 
 
 class TextLoop(TuningLoop):
@@ -145,8 +148,10 @@ class TextLoop(TuningLoop):
             "best_step": 0 if self.state is None else self.state.best_step,
             "seconds": round(time.monotonic() - self.started, 3),
         }
-        of_labels = held_out = None
+        of_labels = None
+        held_out: HeldOutLogits | HeldOutTexts | None = None
         if self.job.kind == "text2text":
+            held_out = self._held_out_texts(tuned)
             for prefix, scores in (("", tuned), ("start_", untuned), ("baseline_", without_prompt)):
                 metrics |= {f"{prefix}{name}": scores.by_name.get(name) for name in TEXT_SCORES}
         elif tuned.logits is not None:
@@ -193,7 +198,16 @@ class TextLoop(TuningLoop):
         targets = [self.examples[row].output for row in self.validation_rows]
         right = [exactly_matches(*pair) for pair in zip(texts, targets, strict=True)]
         calibration = Calibration.fit([answer.confidence for answer in answers], right)
-        return _Scores(mean_scores(texts, targets), calibration=calibration)
+        return _Scores(mean_scores(texts, targets), calibration=calibration, answers=answers)
+
+    def _held_out_texts(self, tuned: _Scores) -> HeldOutTexts | None:
+        if not tuned.answers:
+            return None
+        return HeldOutTexts(
+            np.asarray(self.validation_dataset_rows, dtype=np.int32),
+            tuple(answer.text for answer in tuned.answers),
+            np.array([tuned.calibration(answer.confidence) for answer in tuned.answers], dtype=np.float32),
+        )
 
     def _label_scores(self, vector: Tensor | None) -> Generator[Work, Result, Tensor]:
         """Return the label scores [B, C] of the validation rows, on the CPU."""

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.support.service import WorkOff, adaptation_body, error_of
-from tests.support.text_service import TextService, messages, metric
+from tests.support.text_service import PAIRS, TextService, messages, metric
 
 
 def test_generate_returns_the_text_of_predict(service: TextService) -> None:
@@ -140,6 +140,21 @@ def test_generations_are_counted(service: TextService) -> None:
     assert metric("ipt_generation_prompts_total", source="kept") > kept
 
 
+def test_a_version_reports_the_texts_of_its_held_back_examples(service: TextService) -> None:
+    task = service.client.get(f"/v1/tasks/{service.tasks[0]}").json()
+    metrics = task["versions"][0]["metrics"]
+    answer = service.client.get(f"/v1/tasks/{service.tasks[0]}/versions/1/report").json()
+    report = answer["report"]
+    assert (answer["source"], report["kind"]) == ("held_back", "text2text")
+    assert (report["rows"], report["exact_match"]) == (metrics["held_back"], metrics["exact_match"])
+    assert report["token_f1"] == pytest.approx(metrics["token_f1"])
+    assert (answer["suspects"], answer["near_duplicates"]) == ([], [])
+    wrong = report["wrong"][0]
+    assert {"input": wrong["input"], "output": wrong["expected"]} == PAIRS[wrong["row"]]
+    predicted = service.client.post(f"/v1/tasks/{service.tasks[0]}/predict", json={"inputs": [wrong["input"]]}).json()
+    assert predicted["predictions"][0]["text"].startswith(wrong["predicted"])
+
+
 def test_texts_are_evaluated_by_exact_match(service: TextService) -> None:
     task = f"/v1/tasks/{service.tasks[0]}"
     inputs = ["hello world", "play music"]
@@ -156,6 +171,3 @@ def test_texts_are_evaluated_by_exact_match(service: TextService) -> None:
     [wrong] = report["wrong"]
     assert (wrong["row"], wrong["expected"], wrong["predicted"]) == (1, examples[1]["output"], predicted[1]["text"])
     assert answer["comparison"]["p_value"] == 1.0
-    refused = service.client.get(f"{task}/versions/1/report")
-    assert (refused.status_code, error_of(refused)["code"]) == (409, "report_not_available")
-    assert "evaluate" in error_of(refused)["message"]

@@ -12,6 +12,7 @@ from app.db.models import Adaptation, Promotion, Task
 from app.db.session import transaction
 from app.queue import lifecycle
 from ipt.tuning.held_out import HeldOutLogits
+from ipt.tuning.held_out_texts import HeldOutTexts
 from tests.support.claims import SUBSPACE, claim_one
 from tests.support.jobs import Enqueue, Row
 
@@ -39,7 +40,7 @@ class Versions:
     ) -> Adaptation:
         """Add a version that answers the first held-out texts with these labels, and return its adaptation.
 
-        An answer of a multi-label version is a string of labels, of one letter each.
+        An answer of a multi-label version is a string of labels, of one letter each; one of text to text is a text.
         """
         adaptation_id = self._enqueue(examples=examples)
         self._number += 1
@@ -51,7 +52,10 @@ class Versions:
         logits = np.array(
             [[sure * (2.0 * (label in answer) - 1.0) for label in labels] for answer in answers], dtype=np.float32
         )
-        held_out = HeldOutLogits(np.arange(len(answers), dtype=np.int32), logits) if answers else None
+        numbers = np.arange(len(answers), dtype=np.int32)
+        held_out: HeldOutLogits | HeldOutTexts | None = HeldOutLogits(numbers, logits) if answers else None
+        if kind == "text2text":
+            labels, held_out = "", HeldOutTexts(numbers, tuple(answers), np.full(len(answers), 0.5, np.float32))
         head = ipt.TaskHead(np.zeros(4, np.float32), SUBSPACE, kind, tuple(labels), b"")
         task = ipt.AdaptedTask(head, {"score": 0.5}, held_out=held_out)
         with transaction(self._engine) as session:
@@ -138,3 +142,23 @@ def test_a_version_with_several_labels_is_compared_by_whole_sets_and_with_its_ki
     other_kind = versions.add("aabb")
     assert "was not promoted" in other_kind.warnings[-1]
     assert versions.answering() == 2
+
+
+def test_a_version_that_writes_texts_is_compared_by_exact_matches_and_then_by_words(
+    engine: Engine, enqueue: Enqueue, row: Row
+) -> None:
+    outputs = ["red shoes", "two green hats", "a blue coat"]
+    examples = [{"input": f"order {number}", "output": text} for number, text in enumerate(outputs)]
+    versions = Versions(engine, enqueue, row)
+    versions.add(["red shoes", "hats", "gloves"], examples=examples, kind="text2text")
+    versions.set_policy("if_better")
+    more_words = versions.add(["red shoes", "two hats", "gloves"], examples=examples, kind="text2text").metrics
+    assert more_words is not None
+    figures = [more_words[name] for name in ("compared_right", "compared_right_before", "promoted")]
+    assert figures == [1, 1, 1]
+    worse = versions.add(["shoes", "two green hat", "blue coats"], examples=examples, kind="text2text").metrics
+    assert worse is not None
+    assert worse["promoted"] == 0
+    assert versions.answering() == 2
+    other_kind = versions.add("aab", examples=examples)
+    assert "was not promoted" in other_kind.warnings[-1]

@@ -15,6 +15,8 @@ from ipt.backbones.text_backbone import PromptedTextBackbone
 from ipt.errors import DatasetError
 from ipt.readout.calibration import Calibration
 from ipt.subspace.prompt_decoder import SubspaceDecoder
+from ipt.tuning.held_out import HeldOutLogits
+from ipt.tuning.held_out_texts import HeldOutTexts
 from ipt.tuning.optimizer import CLIP_NORM, scheduled_rate
 from ipt.tuning.text_loop import TextLoop
 from ipt.tuning.text_scores import mean_scores
@@ -168,16 +170,26 @@ def test_scores_are_reported_with_those_of_the_start_and_of_no_prompt(engine: ip
             assert metrics["exact_match"] == metrics["score"]
 
 
-def test_the_held_out_logits_are_those_of_the_score(engine: ipt.TuningEngine) -> None:
+def test_what_was_held_out_is_that_of_the_score(engine: ipt.TuningEngine) -> None:
     examples = topics()
     tasks = run(engine, [text_job("labels", examples, "classification"), text_job("texts", PAIRS)])
     held_out = tasks["labels"].held_out
-    assert held_out is not None
+    assert isinstance(held_out, HeldOutLogits)
     assert len(held_out.rows) == tasks["labels"].metrics["held_back"]
     answers = [tasks["labels"].head.labels[c] for c in held_out.logits.argmax(axis=1)]
     right = [answer == examples[row].output for answer, row in zip(answers, held_out.rows, strict=True)]
     assert np.mean(right) == pytest.approx(tasks["labels"].metrics["score"])
-    assert tasks["texts"].held_out is None
+    texts = tasks["texts"].held_out
+    assert isinstance(texts, HeldOutTexts)
+    report = ipt.held_out_text_report(PAIRS, texts)
+    metrics = tasks["texts"].metrics
+    assert report.rows == metrics["held_back"]
+    assert (report.exact_match, report.token_f1) == (metrics["exact_match"], pytest.approx(metrics["token_f1"]))
+    predictor = ipt.Predictor(engine.backbone, engine.subspace)
+    [written] = predictor.predict([(tasks["texts"].head, PAIRS[report.measured[0]].input)])
+    assert written.text is not None
+    assert written.text.startswith(texts.texts[0])
+    assert ((texts.confidences > 0) & (texts.confidences < 1)).all()
 
 
 def test_text_similarity_is_measured_on_the_held_back_examples(
@@ -202,6 +214,7 @@ def test_text_similarity_is_measured_on_the_held_back_examples(
 
 def test_without_enough_examples_to_hold_back_there_is_a_warning_instead_of_a_score(engine: ipt.TuningEngine) -> None:
     task = run(engine, [text_job("job", PAIRS[:3], steps=1)])["job"]
+    assert task.held_out is None
     assert (task.metrics["score"], task.metrics["score_source"]) == (None, "none")
     assert "validation_examples" in task.warnings[0]
 
