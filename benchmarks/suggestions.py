@@ -1,6 +1,6 @@
 """What suggestions are worth: accuracy after labelling texts that `ipt.suggest` chose, and texts chosen at random.
 
-    python -m benchmarks.suggestions TASKS [--seeds 3] [--pool 300]
+    python -m benchmarks.suggestions TASKS [--seeds 10] [--pool 300]
 
 TASKS is a folder of tasks whose index.json names unseen tasks. Each task begins with two examples per label; three
 times, 16 texts of a pool are labelled. The classifier is logistic regression on the backbone's frozen embeddings, which
@@ -35,7 +35,7 @@ Choose = Callable[[NDArray[np.float64], NDArray[np.float32], int, int], list[int
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.suggestions", description=__doc__.partition("\n")[0])
     parser.add_argument("tasks", type=Path, help="folder of tasks, with index.json")
-    parser.add_argument("--seeds", type=int, default=3, help="number of draws of pools and first examples")
+    parser.add_argument("--seeds", type=int, default=10, help="number of draws of pools and first examples")
     parser.add_argument("--pool", type=int, default=300, help="most unlabelled texts of a task")
     args = parser.parse_args(arguments)
     backbone = load_minilm(None, "cpu")
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     print(f"{'task':32}{'random':>8}{'suggested':>11}")
     for task in read_task_folder(args.tasks, "unseen").tasks:
-        accuracies = [measure(task, predictor, seed, args.pool) for seed in range(args.seeds)]
+        embeddings = Embeddings(predictor)
+        accuracies = [measure(task, embeddings, seed, args.pool) for seed in range(args.seeds)]
         random, suggested = (100 * mean(column) for column in zip(*accuracies, strict=True))
         rows.append((random, suggested))
         print(f"{task.name:32}{random:8.1f}{suggested:11.1f}", flush=True)
@@ -52,7 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{name:32}{mean(row[0] for row in kept):8.1f}{mean(row[1] for row in kept):11.1f}")
 
 
-def measure(task: TaskDataset, predictor: Predictor, seed: int, pool_size: int) -> tuple[float, float]:
+class Embeddings:
+    """Frozen embeddings of texts, computed once each: the draws of a task share most of its texts."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._known: dict[str, NDArray[np.float32]] = {}
+
+    def of(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the embeddings [N, H] of the texts."""
+        new = list(dict.fromkeys(text for text in texts if text not in self._known))
+        if new:
+            self._known.update(zip(new, self._predictor.embed_frozen(new), strict=True))
+        return np.stack([self._known[text] for text in texts])
+
+
+def measure(task: TaskDataset, frozen: Embeddings, seed: int, pool_size: int) -> tuple[float, float]:
     """Return the accuracies after all rounds of random texts and of suggested texts, from the same start."""
     rng = np.random.default_rng(seed)
     train, test = list(task.train), list(task.test)
@@ -64,7 +80,7 @@ def measure(task: TaskDataset, predictor: Predictor, seed: int, pool_size: int) 
     first: list[int] = []
     for number in range(len(labels)):
         first += np.flatnonzero(pool_classes == number)[:FIRST_PER_LABEL].tolist()
-    embedded = np.stack(predictor.embed_frozen([example.input for example in [*pool, *held_out]]))
+    embedded = frozen.of([example.input for example in [*pool, *held_out]])
     embeddings, test_embeddings = embedded[: len(pool)], embedded[len(pool) :]
     test_classes = np.array([class_of.get(example.output, -1) for example in held_out])
 
