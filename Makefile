@@ -158,6 +158,7 @@ bench: $(READY) ## measure speed and memory of the service; writes docs/benchmar
 	@$(VENV)/bin/python -m benchmarks.service
 	@$(VENV)/bin/python -m benchmarks.openai_requests
 	@$(VENV)/bin/python -m benchmarks.openai_batch
+	@$(VENV)/bin/python -m benchmarks.neighbor
 	@$(VENV)/bin/python -m benchmarks.scale
 
 bench-engines: $(BENCH_READY) ## measure tuning and prediction against PEFT and limits; writes docs/benchmarks.md

@@ -90,8 +90,9 @@ from app.tasks.endpoints import router as tasks
 from app.usage.endpoints import router as usage
 from app.usage.recorder import UsageRecorder
 
-SWITCH_SECONDS = 0.0005
-"""Interpreter switch interval, a tenth of the default: the model's thread often waits this long for the lock."""
+SWITCH_SECONDS = 0.0001
+"""Interpreter switch interval, a fiftieth of the default: the model's thread waits this long for the lock, hundreds of
+times for a prediction beside a thread that checks a dataset."""
 ADMISSION_SECONDS = 10
 """Seconds after the body deadline before a connection with an incomplete request is closed."""
 LOOKUP_SECONDS = 10
@@ -99,7 +100,7 @@ LOOKUP_SECONDS = 10
 
 PARSED_BYTES = 64 * 1024
 """Bytes of a tenant's turn in the parsing of large bodies and datasets."""
-CREATION_THREADS = 4
+CREATION_THREADS = 2
 """Threads that read datasets and create adaptations."""
 
 log = logging.getLogger(__name__)

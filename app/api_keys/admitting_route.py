@@ -27,6 +27,8 @@ class AdmittingRoute(APIRoute):
         scopes = _scopes(self.dependant)
         answers = "predict" in scopes
         in_thread = not inspect.iscoroutinefunction(self.endpoint)
+        # Of several parameters FastAPI makes one field, which has each of them by name.
+        field = self.body_field if len(self.dependant.body_params) == 1 else None
 
         async def admit_and_handle(request: Request) -> Response:
             admission = admission_of(request)
@@ -35,7 +37,7 @@ class AdmittingRoute(APIRoute):
             with admission.in_progress(request), foreground:
                 thread = admission.threads.use(request.state.caller.tenant_id) if in_thread else nullcontext()
                 async with thread:
-                    return await handle(JsonRequest(request.scope, request.receive))
+                    return await handle(JsonRequest(request.scope, request.receive, field))
 
         return admit_and_handle
 

@@ -35,8 +35,12 @@ class FairPool:
         with self._lock:
             self._tasks.append(tenant_id, task)
         self._threads.submit(self._run_next)
-        result: Result = await asyncio.wrap_future(task.future)
-        return result
+        future: asyncio.Future[Result] = asyncio.wrap_future(task.future)
+        try:
+            return await future
+        finally:
+            # An exception's traceback holds this frame, which would hold the exception: a cycle around the body.
+            del task, future
 
     def close(self) -> None:
         """Finish the work that has begun or waits."""
@@ -51,3 +55,4 @@ class FairPool:
             task.future.set_result(task.work())
         except BaseException as error:  # noqa: BLE001 - raised again where the result is awaited
             task.future.set_exception(error)
+            del task  # as in `run`

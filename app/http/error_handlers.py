@@ -147,6 +147,8 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, AppError):  # raised while FastAPI read the body
         return _app_error(request, error.__cause__)
+    if isinstance(error.__cause__, RequestValidationError):  # of a large body
+        return _validation_error(request, error.__cause__)
     code, message = {
         404: ("route_not_found", "unknown path; see /docs"),
         405: ("method_not_allowed", f"this path does not accept {request.method}"),

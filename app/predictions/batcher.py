@@ -31,6 +31,10 @@ PATIENCE = 0.2
 """Longest wait for returning callers, as a fraction of the last batch's time."""
 TURN_TOKENS = 256
 """Tokens of a tenant's turn: every batch of the default size has room for 16 turns."""
+BATCH_SECONDS = 0.1
+"""Time that a batch of an encoder should take: the next text of every tenant waits for it."""
+MIN_BATCH_TOKENS = 256
+"""Tokens that a batch may have however slow the model is: fewer use it badly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +74,13 @@ class _Request:
     predictions: list[ipt.Prediction] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Part:
     """The rows of one request that belong to one batch."""
 
     request: _Request
     rows: list[Row] = field(default_factory=list)
+    tokens: int = 0
 
 
 class Batcher:
@@ -85,9 +90,11 @@ class Batcher:
     together, the next batch also waits until as many requests are queued again, for at most `patience` of the last
     batch's time: their callers tend to return at once, and the batch would otherwise contain only the first few.
 
-    A batch has at most `batch_rows` rows and `batch_tokens` tokens including prompts, but at least one row. Within a
-    batch, tenants take turns of `TURN_TOKENS` tokens. A tenant's requests are answered in the order of their arrival,
-    but a request that does not fit into one batch continues behind the requests that arrived in the meantime.
+    A batch has at most `batch_rows` rows and `batch_tokens` tokens including prompts, but at least one row. With
+    `batch_seconds`, which may be known later, it also has no more tokens than the model reads in this time, by its
+    speed in the last batches: on a processor a batch of long texts would take seconds. Within a batch, tenants take
+    turns of `TURN_TOKENS` tokens. A tenant's requests are answered in the order of their arrival, but a request that
+    does not fit into one batch continues behind the requests that arrived in the meantime.
     """
 
     def __init__(
@@ -97,11 +104,14 @@ class Batcher:
         wait_seconds: float,
         batch_rows: int,
         batch_tokens: int,
+        batch_seconds: Callable[[], float | None] = lambda: None,
         patience: float = PATIENCE,
     ) -> None:
         self._predict = predict
         self._patience = patience
         self._batch_tokens = batch_tokens
+        self._batch_seconds = batch_seconds
+        self._fitting_tokens = MIN_BATCH_TOKENS  # until the speed is known
         self._wait_seconds = wait_seconds
         self._batch_rows = batch_rows
         self._queue: FairQueue[_Request] = FairQueue(TURN_TOKENS)
@@ -189,13 +199,13 @@ class Batcher:
 
     def _is_full(self) -> bool:
         """Return whether waiting longer cannot add rows to the batch, or the batcher is closed."""
-        rows, tokens = self._waiting_rows >= self._batch_rows, self._waiting_tokens >= self._batch_tokens
+        rows, tokens = self._waiting_rows >= self._batch_rows, self._waiting_tokens >= self._most_tokens()
         return rows or tokens or self._closed
 
     def _take_batch(self) -> list[_Part]:
         """Take rows from the queue, up to a batch; none if all their callers have disconnected."""
         parts: dict[_Request, _Part] = {}
-        rows, tokens = 0, 0
+        rows, tokens, most_tokens = 0, 0, self._most_tokens()
         for request in self._continuing:
             self._queue.move_behind(request.tenant_id)
         # Their callers have disconnected, or an earlier part failed.
@@ -205,9 +215,11 @@ class Batcher:
         while self._queue and rows < self._batch_rows:
             request = self._queue.first()
             row_tokens = request.tokens[request.batched]
-            if rows and tokens + row_tokens > self._batch_tokens:
+            if rows and tokens + row_tokens > most_tokens:
                 break
-            parts.setdefault(request, _Part(request)).rows.append(request.rows[request.batched])
+            part = parts.setdefault(request, _Part(request))
+            part.rows.append(request.rows[request.batched])
+            part.tokens += row_tokens
             request.batched += 1
             rows, tokens = rows + 1, tokens + row_tokens
             if request.batched == len(request.rows):
@@ -219,6 +231,19 @@ class Batcher:
         self._waiting_tokens -= tokens
         self._continuing = [request for request in parts if request.batched < len(request.rows)]
         return list(parts.values())
+
+    def _adapt_to(self, tokens: int, seconds: float) -> None:
+        """Set the tokens of the next batches by the time of this one; a small batch says little about a full one."""
+        batch_seconds = self._batch_seconds()
+        if batch_seconds is None or 2 * tokens < self._fitting_tokens:
+            return
+        fitting = min(self._batch_tokens, tokens * batch_seconds / max(seconds, 1e-6))
+        # Half of the way, because times are noisy.
+        self._fitting_tokens = max(MIN_BATCH_TOKENS, round((self._fitting_tokens + fitting) / 2))
+
+    def _most_tokens(self) -> int:
+        """Return how many tokens the next batch may have."""
+        return self._batch_tokens if self._batch_seconds() is None else min(self._batch_tokens, self._fitting_tokens)
 
     def _answer(self, parts: list[_Part]) -> None:
         start = time.monotonic()
@@ -237,6 +262,7 @@ class Batcher:
         seconds = time.monotonic() - start
         self._queued_behind = len(self._queue)  # before any of the callers answered below can return
         metrics.count_batch(predictions)
+        self._adapt_to(sum(part.tokens for part in parts), seconds)
         position = 0
         for part in parts:
             request = part.request

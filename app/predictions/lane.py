@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import ipt
 from app.db.coalescer import Coalescer
-from app.predictions.batcher import Answer, Batcher, Embedding, Row
+from app.predictions.batcher import BATCH_SECONDS, Answer, Batcher, Embedding, Row
 from app.predictions.model import Model
 from app.settings import Settings
 
@@ -28,6 +28,9 @@ class Lane:
             wait_seconds=settings.predict_wait_ms / 1000,
             batch_rows=settings.predict_batch_rows,
             batch_tokens=settings.predict_batch_tokens,
+            # The time of a batch that writes depends on the texts that it writes, and more rows hardly add to it. The
+            # family is known once the model is loaded.
+            batch_seconds=lambda: BATCH_SECONDS if model.family == "encoder" else None,
         )
 
     def read(self, tenant_id: str, texts: Sequence[str]) -> "list[asyncio.Future[list[TokenizedText]]]":

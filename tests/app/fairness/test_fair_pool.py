@@ -1,7 +1,9 @@
 """A pool's threads are bounded, and a tenant waits only for a turn of the others."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 
@@ -58,3 +60,26 @@ def test_results_errors_and_context_belong_to_the_caller(pool: FairPool) -> None
         assert names == ["test_0"] * 3
 
     run(work)
+
+
+def test_what_failing_work_held_is_freed_at_once(pool: FairPool) -> None:
+    class Body:
+        pass
+
+    held: list[weakref.ref[Body]] = []
+
+    def failing() -> None:
+        body = Body()
+        held.append(weakref.ref(body))
+        raise ValueError
+
+    async def work() -> None:
+        with pytest.raises(ValueError):
+            await pool.run("a", 1, failing)
+
+    gc.disable()
+    try:
+        run(work)
+        assert held[0]() is None, "only the garbage collector would free the body of a refused request"
+    finally:
+        gc.enable()

@@ -10,7 +10,7 @@ import torch
 
 import ipt
 from app.errors import UnavailableError
-from app.predictions.batcher import Batcher, PredictionFailedError, Row
+from app.predictions.batcher import MIN_BATCH_TOKENS, Batcher, PredictionFailedError, Row
 
 Predict = Callable[[Sequence[Row]], Sequence[ipt.Prediction]]
 NewBatcher = Callable[..., Batcher]
@@ -182,6 +182,27 @@ def test_batches_are_limited_by_tokens_including_prompts(new_batcher: NewBatcher
     model.batches.clear()
     assert texts(new_batcher(wait_seconds=0, batch_tokens=1).submit("a", rows("a", "b"), 16)) == ["a", "b"]
     assert [len(batch) for batch in model.batches] == [1, 1]
+
+
+@pytest.mark.parametrize("seconds_per_token", [0.0, 0.001])
+def test_batches_of_a_slow_model_are_small(model: Recorder, seconds_per_token: float) -> None:
+    def predict(batch: Sequence[Row]) -> Sequence[ipt.Prediction]:
+        time.sleep(seconds_per_token * sum(len(ids) + 16 for _, ids in batch))
+        return model(batch)
+
+    batcher = Batcher(predict, wait_seconds=0, batch_rows=128, batch_tokens=4096, batch_seconds=lambda: 0.1)
+    try:
+        names = ["x" * 98 + f"{number:02}" for number in range(60)]
+        assert texts(batcher.submit("a", rows(*names), 16)) == names
+    finally:
+        batcher.close()
+    sizes = [len(batch) for batch in model.batches]
+    fitting = MIN_BATCH_TOKENS // 116
+    assert sizes[0] == fitting
+    if seconds_per_token:
+        assert set(sizes) == {fitting}
+    else:
+        assert 10 * fitting < max(sizes) <= 4096 // 116
 
 
 def test_a_failing_request_does_not_fail_others(new_batcher: NewBatcher) -> None:

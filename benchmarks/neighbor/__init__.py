@@ -1,0 +1,1 @@
+"""What one tenant's abuse of the service costs another tenant."""
