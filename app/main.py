@@ -147,6 +147,7 @@ def create_app(settings: Settings | None = None, *, database_url: str | None = N
         description=_DESCRIPTION,
         lifespan=lifespan,
         dependencies=[Depends(only_known_parameters)],
+        openapi_url=None,  # `api_reference` serves it
         docs_url=None,
         redoc_url=None,
     )
