@@ -19,6 +19,9 @@ REQUEST_SECONDS = "request_seconds"
 """The key of the lifespan state for the seconds within which a request must arrive completely."""
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 100
+MAX_PIPELINED = 64
+"""Most requests that a connection may send before the first one is answered. Parsing thousands at once would keep the
+event loop from every other connection; clients other than attackers hardly ever send a second one."""
 _MOST_CONNECTIONS = 4096
 
 
@@ -35,8 +38,14 @@ def _max_connections() -> int:
 MAX_CONNECTIONS = _max_connections()
 
 
+class _PipelineFullError(Exception):
+    """A connection has sent too many requests before the first one was answered."""
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """Closes a connection whose request is not complete in time or has too large a head, or whose response is not read.
+
+    A connection that sends many requests before the first one is answered is closed too.
 
     The time for a request starts with the connection, and again with the first byte of each request. A response may
     take as long as it needs, as long as the client reads what has been written.
@@ -100,6 +109,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Wait for the rest of this request."""
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise _PipelineFullError
         super().on_message_begin()
         self._waiting_since = self.loop.time()
         self._head_open = True
@@ -124,10 +135,12 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse a request that cannot be parsed, or whose head is too large."""
+        """Refuse a request that cannot be parsed, whose head is too large, or that is one too many."""
         context = sys.exc_info()[1]
         cause = None if context is None else context.__context__
-        if isinstance(cause, AppError):
+        if isinstance(cause, _PipelineFullError):
+            self.transport.abort()  # an error would stand in place of an earlier response, or in the middle of one
+        elif isinstance(cause, AppError):
             self._refuse(cause)
         else:
             super().send_400_response(msg)

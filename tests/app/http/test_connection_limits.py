@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 import httpx
@@ -15,7 +15,7 @@ import pytest
 
 from app import main
 from app.http import connection_limits, unread_responses
-from app.http.connection_limits import MAX_HEAD_BYTES, MAX_HEADERS, LimitedProtocol
+from app.http.connection_limits import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, LimitedProtocol
 from app.http.unread_responses import UnreadResponse, UnreadResponses
 from tests.support.service import Serve, adaptation_body
 
@@ -186,6 +186,23 @@ def test_a_client_that_does_not_read_is_disconnected(limited: httpx.Client, monk
     with connected(limited) as connection:
         connection.sendall(DOCUMENT * 60)  # more than the buffers of both systems hold
         assert lost.wait(30)
+
+
+def test_a_connection_that_sends_many_requests_at_once_is_closed(limited: httpx.Client) -> None:
+    with connected(limited) as connection:
+        connection.sendall(WHOLE * MAX_PIPELINED)
+        received = b""
+        while received.count(b"HTTP/1.1 200 ") < MAX_PIPELINED:
+            received += connection.recv(1 << 16)
+    with connected(limited) as connection:
+        with suppress(ConnectionError):
+            connection.sendall(WHOLE * 20 * MAX_PIPELINED)
+        received = b""
+        with suppress(ConnectionError):
+            while piece := connection.recv(1 << 16):
+                received += piece
+    assert received.count(b"HTTP/1.1 200 ") <= MAX_PIPELINED
+    assert limited.get("/healthz").status_code == 200
 
 
 def test_a_client_that_reads_slowly_gets_everything(limited: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
