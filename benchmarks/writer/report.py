@@ -9,6 +9,7 @@ from statistics import fmean
 import numpy as np
 
 from benchmarks.writer.draws import NUMBERS, TOKENS_READ
+from benchmarks.writer.vectors import VECTORS, read_vectors
 from ipt.evaluation.evaluation import Evaluation
 from ipt.evaluation.measurements import Measurement
 from ipt.evaluation.study import geometry, plots
@@ -171,12 +172,15 @@ def _tasks(measured: Measured) -> str:
 
 
 def _nearest(path: Path, subspace: Subspace, families: Mapping[str, str]) -> list[str]:
-    """Return the section on the vectors of the tasks that the subspace was found from, if it has them."""
-    names = [str(name) for name in subspace.manifest["training"].get("tasks", [])]
-    if subspace.task_vectors is None or len(names) < 3:
+    """Return the section on task vectors: those that were tuned for it, or those of the fit of the subspace."""
+    tuned = read_vectors(path.with_suffix("") / VECTORS.name, subspace.id)
+    names, vectors = tuned.names, tuned.vectors
+    if not names and subspace.task_vectors is not None:
+        names = [str(name) for name in subspace.manifest["training"].get("tasks", [])]
+        vectors = subspace.task_vectors.double().numpy()
+    if len(names) < 3:
         return []
     plots.check_installed()
-    vectors = subspace.task_vectors.double().numpy()
     of_tasks = [families.get(name, name) for name in names]
     cosines = geometry.cosine_similarities(vectors)
     within, between = geometry.within_and_between(cosines, of_tasks)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 import ipt
 from benchmarks.writer import __main__ as benchmark
-from benchmarks.writer import demo
+from benchmarks.writer import demo, vectors
 from benchmarks.writer.context import answers_after
 from benchmarks.writer.draws import TextDraw
 from benchmarks.writer.report import IN_CONTEXT, INSTRUCTION, IST, LORA, PT, RANDOM, ZERO, nearest_family
@@ -79,6 +80,26 @@ def test_an_interrupted_run_resumes_and_the_page_compares_all_methods(
     assert "E_rel, seen tasks" in page
     monkeypatch.setattr(benchmark, "_measure", None)
     assert run(folder, output, "--methods", *METHODS, "--report") == (lines, page)
+
+
+def test_vectors_of_shared_families_are_tuned_once_and_shown(folder: Path, tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks"
+    shutil.copytree(folder / "tasks", tasks)
+    shutil.copy(tasks / "order.jsonl", tasks / "parcel.jsonl")
+    families = {"order": "things", "parcel": "things", "color": "colors"}
+    index = {name: {"split": "unseen", "family": family} for name, family in families.items()}
+    (tasks / "index.json").write_text(json.dumps(index))
+    places = ["--backbone", str(folder / "backbone"), "--subspace", str(folder / "subspace"), "--device", "cpu"]
+    output = tmp_path / "page" / "vectors.jsonl"
+    options = ["--per-label", "3", "--steps", "1", "--output", str(output)]
+    for _ in range(2):
+        vectors.main([str(tasks), *places, *options])
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["task"] for line in lines] == ["order", "parcel"]
+    np.testing.assert_allclose(lines[0]["vector"], lines[1]["vector"])  # the same rows
+    read = vectors.read_vectors(output, lines[0]["subspace"])
+    assert read.vectors.shape == (2, len(lines[0]["vector"]))
+    assert vectors.read_vectors(output, "sub_other").names == []
 
 
 @pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="PEFT is not installed")
