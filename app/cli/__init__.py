@@ -38,9 +38,7 @@ def main() -> None:
 def _end_at_once(code: int) -> None:
     """End the process without freeing its objects, which takes two seconds after a model was loaded.
 
-    The service has stopped by then: its threads, its worker and its database have ended.
+    The service has stopped by then: its threads, its worker and its database have ended, and `run` has flushed stdout.
     """
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(code)

@@ -3,7 +3,7 @@
     python -m benchmarks.neighbor [--quick]
 
 Starts the service in a temporary folder with default settings; `IPT_*` variables are ignored. One tenant predicts a
-short text a few times a second, alone and beside each kind of abuse by another tenant. Writes docs/benchmarks.md.
+short text a few times a second: first alone, then while another tenant abuses the service. Writes docs/benchmarks.md.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 LONG_TEXT = "The parcel never came and nobody answers my letters. " * 180
-NEVER = b""
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ ABUSES = {
         4,
         lambda target: _predict(target, [f"{number} {LONG_TEXT}" for number in range(256)]),
     ),
-    "answers that nobody reads": Abuse(
+    "unread answers": Abuse(
         "8 callers ask for predictions of 256 texts again and again and read no answer",
         8,
         lambda target: _predict(target, ["hello"] * 256),
@@ -144,8 +143,10 @@ def _use(connection: socket.socket, abuse: Abuse, data: bytes) -> None:
     answers = _answers(connection)
     while True:
         connection.sendall(data)
-        while abuse.reads and next(answers) != NEVER and abuse.once:
-            pass
+        if abuse.reads:
+            next(answers)
+        while abuse.once:
+            next(answers)
 
 
 def _answers(connection: socket.socket) -> Iterator[bytes]:
